@@ -1,0 +1,416 @@
+"""All that a hardening run needs, as values: built by hosts, executed by the backend.
+
+Every class is frozen, keyword-only, checked at birth and survives a round trip through JSON
+(`backend/plan_file.py`). Rates and shares run from 0 to 1; steps count from 1.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import InitVar, dataclass, field
+from typing import Literal
+
+from .errors import ConfigError
+
+Method = Literal["lora", "full", "dreambooth"]
+Optimiser = Literal["sgd", "adamw"]
+LearningRateSchedule = Literal["constant", "linear", "cosine"]
+Simulate = Literal["shared", "adapter", "full"]
+SolverMethod = Literal["first_order", "richardson", "cg", "minres"]
+HessianProducts = Literal["finite_difference", "exact"]
+HarmLoss = Literal["ascent", "redirect"]
+Precision = Literal["fp32", "bf16", "fp16"]
+TARGETS = ("attention", "cross_attention_kv", "feed_forward", "convolution")
+RETAIN = "retain"  # FineTuneConfig.data: the plan's own retain set
+
+
+def _choice(owner: str, name: str, value: str, allowed: Iterable[str]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{owner}: {name} is {value!r}; choose from {', '.join(allowed)}")
+
+
+def _within(
+    owner: str, name: str, value: float, low: float, high: float, hint: str = "", *, above: bool = False
+) -> None:
+    """`low` ≤ value ≤ `high`, or `low` < value where `above`."""
+    if not (low < value if above else low <= value) or not value <= high:
+        bound = f"more than {low:g}" if above else f"at least {low:g}"
+        limit = "" if high == float("inf") else f" and at most {high:g}"
+        raise ConfigError(f"{owner}: {name} is {value:g}; it must be {bound}{limit}{hint}")
+
+
+_INFINITY = float("inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSet:
+    """Images with captions: a folder, or prompts to synthesise from the checkpoint itself.
+
+    folder: images with kohya `.txt` captions beside them, or `metadata.jsonl` / `.csv`.
+    prompts: synthesise from these instead (latents are kept, nothing is decoded to disk).
+    images: how many to synthesise; they cycle through the prompts.
+    caption: used for images that have none; empty means that such an image is an error.
+    """
+
+    folder: str = ""
+    prompts: tuple[str, ...] = ()
+    images: int = 64
+    sampling_steps: int = 25
+    guidance: float = 7.5
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompts", tuple(self.prompts))
+        if bool(self.folder) == bool(self.prompts):
+            raise ConfigError(
+                "image set: give either a folder of images or prompts to synthesise from"
+                + (", not both" if self.folder else "")
+            )
+        _within("image set", "images", self.images, 1, 1_000_000)
+        _within("image set", "sampling_steps", self.sampling_steps, 1, 1000)
+        _within("image set", "guidance", self.guidance, 0, 50)
+
+
+@dataclass(frozen=True, slots=True)
+class Concept:
+    """What is to be removed.
+
+    prompts: ways to ask for it; used to synthesise the forget set, and by the redirect loss.
+    anchor: what it should become (redirect loss); empty means the unconditional prompt.
+    images: its forget set; None means synthesised from `prompts`.
+    weight: its share among several concepts, relative to the others.
+    """
+
+    name: str
+    prompts: tuple[str, ...] = ()
+    anchor: str = ""
+    images: ImageSet | None = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompts", tuple(self.prompts))
+        if not self.name.strip():
+            raise ConfigError("concept: the name is empty")
+        if not self.prompts and self.images is None:
+            raise ConfigError(f"concept {self.name}: give prompts, or images of it, or both")
+        if any(not prompt.strip() for prompt in self.prompts):
+            raise ConfigError(f"concept {self.name}: one of its prompts is empty")
+        _within(f"concept {self.name}", "weight", self.weight, 0, _INFINITY, above=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FineTuneConfig:
+    """One way in which a user may fine-tune the published checkpoint.
+
+    data: folder of images with captions, or "retain" for the plan's retain set.
+    concept_share: share of each batch that is drawn from the forget set instead.
+    prior_data, prior_weight: DreamBooth's prior preservation set ("retain" or a folder).
+    """
+
+    name: str
+    data: str = RETAIN
+    learning_rate: float = 1e-4
+    steps: int = 20
+    method: Method = "lora"
+    optimiser: Optimiser = "adamw"
+    schedule: LearningRateSchedule = "constant"
+    weight_decay: float = 0.0
+    batch: int = 1
+    rank: int = 4
+    concept_share: float = 0.0
+    caption_dropout: float = 0.0
+    prior_data: str = RETAIN
+    prior_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        who = f"fine-tuning {self.name or '(no name)'}"
+        if not self.name.strip() or not self.data.strip():
+            raise ConfigError(f"{who}: name and data must not be empty")
+        _choice(who, "method", self.method, ("lora", "full", "dreambooth"))
+        _choice(who, "optimiser", self.optimiser, ("sgd", "adamw"))
+        _choice(who, "schedule", self.schedule, ("constant", "linear", "cosine"))
+        hint = "; fine-tuning of Stable Diffusion uses 1e-6 to 1e-3"
+        _within(who, "learning_rate", self.learning_rate, 0, 1, hint, above=True)
+        _within(who, "steps", self.steps, 1, 100_000)
+        _within(who, "batch", self.batch, 1, 4096)
+        _within(who, "rank", self.rank, 1, 1024)
+        _within(who, "weight_decay", self.weight_decay, 0, 1)
+        _within(who, "concept_share", self.concept_share, 0, 1)
+        _within(who, "caption_dropout", self.caption_dropout, 0, 1)
+        _within(who, "prior_weight", self.prior_weight, 0, _INFINITY)
+
+
+def fine_tune_grid(
+    *,
+    data: Iterable[str] = (RETAIN,),
+    method: Iterable[Method] = ("lora",),
+    optimiser: Iterable[Optimiser] = ("adamw",),
+    learning_rate: Iterable[float] = (1e-4, 1e-5),
+    steps: Iterable[int] = (5, 20),
+    **common: object,
+) -> tuple[FineTuneConfig, ...]:
+    """Every combination as one configuration, named after what sets it apart."""
+    return tuple(
+        FineTuneConfig(
+            name=f"{d}/{m}/{o}/{rate:g}x{n}",
+            data=d, method=m, optimiser=o, learning_rate=rate, steps=n,
+            **common,  # type: ignore[arg-type]
+        )
+        for d, m, o, rate, n in itertools.product(data, method, optimiser, learning_rate, steps)
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterConfig:
+    """Shape of θ. alpha 0 means alpha = rank (strength 1).
+
+    targets: `attention` (q, k, v, out of self- and cross-attention), `cross_attention_kv`,
+    `feed_forward`, `convolution`; several may be given.
+    """
+
+    rank: int = 4
+    alpha: float = 0.0
+    targets: tuple[str, ...] = ("attention",)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "targets", tuple(self.targets))
+        _within("adapter", "rank", self.rank, 1, 1024)
+        _within("adapter", "alpha", self.alpha, 0, 1024)
+        if not self.targets:
+            raise ConfigError(f"adapter: targets is empty; choose from {', '.join(TARGETS)}")
+        for target in self.targets:
+            _choice("adapter", "targets", target, TARGETS)
+
+    @property
+    def effective_alpha(self) -> float:
+        return self.alpha or float(self.rank)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HarmConfig:
+    """How the concept's loss is formed.
+
+    ascent: −mean(cap · tanh(m / cap)) of the per-sample denoising error m; without the
+        saturation utility collapses. Good caps are about 5 to 10 times the model's usual error.
+    redirect: distance to the frozen model's prediction for the anchor prompt, pushed away from
+        the concept by `guidance` (ESD: Gandikota et al., arXiv:2303.07345).
+    """
+
+    loss: HarmLoss = "ascent"
+    cap: float = 0.5
+    guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        _choice("harm", "loss", self.loss, ("ascent", "redirect"))
+        _within("harm", "cap", self.cap, 0, 1e6, above=True)
+        _within("harm", "guidance", self.guidance, 0, 100)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SolverConfig:
+    """The linear solve behind the implicit gradient, (I + γH) x = g.
+
+    iterations: Hessian-vector products at most. gamma: γ, the proximal radius. epsilon: length
+    of the weight move of a finite difference (absolute; 1e-3 to 1e-2 holds for LoRA tensors).
+    batch: samples in the frozen batch whose Hessian is used; 0 means the inner loop's batch.
+    on_divergence: `skip` counts and shows the step and uses the first-order gradient, `stop`
+    ends the run with the state before it saved.
+    """
+
+    method: SolverMethod = "first_order"
+    iterations: int = 5
+    gamma: float = 1.0
+    products: HessianProducts = "finite_difference"
+    epsilon: float = 3e-3
+    tolerance: float = 1e-4
+    batch: int = 0
+    on_divergence: Literal["skip", "stop"] = "skip"
+
+    def __post_init__(self) -> None:
+        _choice("solver", "method", self.method, ("first_order", "richardson", "cg", "minres"))
+        _choice("solver", "products", self.products, ("finite_difference", "exact"))
+        _choice("solver", "on_divergence", self.on_divergence, ("skip", "stop"))
+        _within("solver", "iterations", self.iterations, 1, 1000)
+        _within("solver", "gamma", self.gamma, 0, 1e6, above=True)
+        _within("solver", "epsilon", self.epsilon, 0, 10, above=True)
+        _within("solver", "tolerance", self.tolerance, 0, 1)
+        _within("solver", "batch", self.batch, 0, 4096)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegulatorConfig:
+    """Keeps the simulated user worth hardening against.
+
+    q = L_harm(θ*) / L_harm(θ) is what is left of the harm loss after the simulated run: 1 means
+    that it brought nothing back, 0 that it brought everything back. Above `high` the inner
+    loop grows by `factor`, below `low` it shrinks, within `min_steps` to `max_steps`. After
+    `patience` steps in a row above `high` at full length a warning names the knob.
+    """
+
+    enabled: bool = True
+    low: float = 0.6
+    high: float = 0.8
+    factor: float = 1.1
+    min_steps: int = 4
+    max_steps: int = 40
+    patience: int = 10
+
+    def __post_init__(self) -> None:
+        _within("regulator", "low", self.low, 0, 1)
+        _within("regulator", "high", self.high, self.low, 1, " (low to 1)")
+        _within("regulator", "factor", self.factor, 1, 10, above=True)
+        _within("regulator", "min_steps", self.min_steps, 1, 100_000)
+        _within("regulator", "max_steps", self.max_steps, self.min_steps, 100_000)
+        _within("regulator", "patience", self.patience, 1, 100_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ramp:
+    """A weight that changes over the run: from `start` to `end` between two shares of it.
+
+    shape: `linear` or `sigmoid` (slope 10, the published schedule). `begin` and `until` are
+    shares of the steps the weight applies to.
+    """
+
+    start: float
+    end: float
+    shape: Literal["linear", "sigmoid"] = "linear"
+    begin: float = 0.0
+    until: float = 1.0
+
+    def __post_init__(self) -> None:
+        _choice("ramp", "shape", self.shape, ("linear", "sigmoid"))
+        _within("ramp", "start", self.start, 0, 1e6)
+        _within("ramp", "end", self.end, 0, 1e6)
+        _within("ramp", "begin", self.begin, 0, 1)
+        _within("ramp", "until", self.until, self.begin, 1, " (begin to 1)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HardeningPlan:
+    """Everything a hardening run is, apart from the checkpoint it is applied to.
+
+    The objective of an outer step is L_harm(θ) + λ·mean_j[L_harm(θ*_j) − L_harm(θ)]
+    + μ·L_retain(θ); see docs/method.md.
+
+    concepts: what to remove; `concept=` is the short form for one.
+    forget_set: images of the concepts, where they bring none of their own.
+    retain_set: what must stay; None synthesises from the shipped retain prompts.
+    fine_tunes: the pool of simulated users; empty means plain unlearning (λ has no effect).
+    configurations_per_step: J, drawn without replacement for each outer step.
+    simulate: what a simulated user trains: `shared` the safety adapter itself (the paper),
+        `adapter` a fresh LoRA on the hardened weights (configurations with method `full` then
+        train all weights), `full` all denoiser weights.
+    proximal: adds ‖φ − φ0‖² / 2γ to the simulated user's loss, so that θ* is the stationary
+        point the implicit gradient assumes; off, it is plain fine-tuning (as published).
+    outer_steps: updates of θ in all, `warm_up_steps` of which are plain unlearning (λ = 0).
+    learning_rate, final_learning_rate: of AdamW on θ; constant in the warm-up, then falling
+        linearly to the second. 0 means no fall.
+    resilience_weight: λ, a number or a Ramp over the steps after the warm-up.
+    retain_weight: μ, a number or a Ramp over all steps.
+    gradient_norm: clips the outer gradient to this L2 norm; 0 means no clipping.
+    save_every: outer steps between two saved states.
+    """
+
+    concepts: tuple[Concept, ...] = ()
+    concept: InitVar[Concept | None] = None
+    forget_set: ImageSet | None = None
+    retain_set: ImageSet | None = None
+    fine_tunes: tuple[FineTuneConfig, ...] = ()
+    configurations_per_step: int = 1
+    simulate: Simulate = "shared"
+    proximal: bool = False
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    harm: HarmConfig = field(default_factory=HarmConfig)
+    solver: SolverConfig = field(default_factory=SolverConfig)
+    regulator: RegulatorConfig = field(default_factory=RegulatorConfig)
+    outer_steps: int = 160
+    warm_up_steps: int = 60
+    learning_rate: float = 2e-4
+    final_learning_rate: float = 0.0
+    weight_decay: float = 0.01
+    gradient_norm: float = 1.0
+    forget_batch: int = 4
+    retain_batch: int = 4
+    resilience_weight: float | Ramp = 0.8
+    retain_weight: float | Ramp = 8.0
+    caption_dropout: float = 0.1
+    resolution: int = 0
+    precision: Precision = "fp32"
+    gradient_checkpointing: bool = False
+    skip_broken_images: bool = False
+    save_every: int = 5
+    seed: int = 0
+
+    def __post_init__(self, concept: Concept | None) -> None:
+        concepts = tuple(self.concepts) + ((concept,) if isinstance(concept, Concept) else ())
+        object.__setattr__(self, "concepts", concepts)
+        object.__setattr__(self, "fine_tunes", tuple(self.fine_tunes))
+        self._check_names()
+        _choice("plan", "simulate", self.simulate, ("shared", "adapter", "full"))
+        _choice("plan", "precision", self.precision, ("fp32", "bf16", "fp16"))
+        for name in ("outer_steps", "forget_batch", "retain_batch", "save_every"):
+            _within("plan", name, getattr(self, name), 1, 1_000_000)
+        _within("plan", "warm_up_steps", self.warm_up_steps, 0, self.outer_steps)
+        _within("plan", "learning_rate", self.learning_rate, 0, 1, above=True)
+        _within("plan", "final_learning_rate", self.final_learning_rate, 0, 1)
+        _within("plan", "weight_decay", self.weight_decay, 0, 1)
+        _within("plan", "gradient_norm", self.gradient_norm, 0, _INFINITY)
+        _within("plan", "caption_dropout", self.caption_dropout, 0, 1)
+        for name in ("resilience_weight", "retain_weight"):
+            value = getattr(self, name)
+            if not isinstance(value, Ramp):
+                _within("plan", name, value, 0, 1e6)
+        _within("plan", "seed", self.seed, 0, 2**63 - 1)
+        _within("plan", "resolution", self.resolution, 0, 4096)
+        if self.resolution % 8:
+            raise ConfigError(f"plan: resolution is {self.resolution}; it must be a multiple of 8")
+
+    def _check_names(self) -> None:
+        if not self.concepts:
+            raise ConfigError("plan: name at least one concept to remove")
+        for kind, items in (("concept", self.concepts), ("fine-tuning", self.fine_tunes)):
+            names = [item.name for item in items]
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            if repeated:
+                raise ConfigError(f"plan: two {kind} entries are called {repeated[0]!r}")
+        pool = len(self.fine_tunes)
+        _within("plan", "configurations_per_step (J)", self.configurations_per_step, 1, _INFINITY)
+        if pool and self.configurations_per_step > pool:
+            raise ConfigError(
+                f"plan: configurations_per_step is {self.configurations_per_step}, but only "
+                f"{pool} fine-tuning configurations are given; they are drawn without replacement"
+            )
+
+    @property
+    def resilience_steps(self) -> int:
+        """Outer steps after the warm-up."""
+        return self.outer_steps - self.warm_up_steps
+
+
+Device = str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One run of the command line: a plan, the checkpoint it hardens, and where things go.
+
+    output: the hardened checkpoint (a file, or a folder where the source is a folder).
+    lora: also write the LoRA here; empty means beside the output.
+    run_folder: plan, records, state, adapter; empty means `<output>.run`.
+    device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+    """
+
+    checkpoint: str
+    output: str
+    plan: HardeningPlan
+    lora: str = ""
+    run_folder: str = ""
+    device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.checkpoint.strip():
+            raise ConfigError("checkpoint: name the file or diffusers folder to harden")
+        if not self.output.strip():
+            raise ConfigError("output: name the file to write the hardened checkpoint to")

@@ -1,0 +1,40 @@
+"""What can go wrong through no fault of the program.
+
+ResAlignError                 a user can mend it; the command line prints it and exits with 2
+├── ConfigError               a field of a plan
+├── CheckpointError           a model file that cannot be read, or is not of a supported family
+├── DataError                 concepts, images, captions, prompts
+├── DivergenceError           the optimisation left the rails; the last good state is saved
+├── ExportError               the result cannot be written (disk, target, mismatch)
+└── RunError                  a run folder that cannot be used or resumed
+
+Each message names the file or field, what was found there, and what to do.
+"""
+
+
+class ResAlignError(Exception):
+    """Base of everything a user can mend."""
+
+
+class ConfigError(ResAlignError):
+    """A plan asks for something that cannot be done."""
+
+
+class CheckpointError(ResAlignError):
+    """A file is no checkpoint we can read, and why."""
+
+
+class DataError(ResAlignError):
+    """Concepts, images, captions or prompts that cannot be used."""
+
+
+class DivergenceError(ResAlignError):
+    """Losses or a linear solve became infinite; names the knobs that usually cause it."""
+
+
+class ExportError(ResAlignError):
+    """The hardened file cannot be written as asked."""
+
+
+class RunError(ResAlignError):
+    """A run folder cannot be created, resumed or read."""
