@@ -1,0 +1,1 @@
+"""ComfyUI nodes. None exist yet; this file keeps the folder from merging with ComfyUI's `nodes`."""

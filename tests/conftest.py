@@ -1,0 +1,55 @@
+"""Makes the package importable as `resalign`, whatever its folder is called.
+
+By default that is this checkout; with RESALIGN_TEST_WHEEL=1 it is whatever is installed, so that
+CI tests what it ships. Tests import `resalign`, and helpers (`fakes`) from this folder.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TESTS_THE_WHEEL = os.environ.get("RESALIGN_TEST_WHEEL") == "1"
+
+
+def import_package(name: str, root: Path):
+    """Import the folder `root` as the package `name`, as the loaders of the hosts do."""
+    spec = importlib.util.spec_from_file_location(
+        name, root / "__init__.py", submodule_search_locations=[str(root)]
+    )
+    assert spec and spec.loader, root
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+if TESTS_THE_WHEEL:
+    import resalign
+
+    assert ROOT not in Path(resalign.__file__).resolve().parents, (
+        "RESALIGN_TEST_WHEEL=1, but `resalign` is this checkout: install the built wheel first"
+    )
+else:
+    import_package("resalign", ROOT)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository's folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def package_folder() -> Path:
+    """The folder of the package under test: the checkout's, or that of the installed wheel."""
+    return Path(sys.modules["resalign"].__file__ or "").resolve().parent
