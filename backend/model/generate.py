@@ -1,0 +1,173 @@
+"""Sampling: prompts to latents to images, without a pipeline object.
+
+DPM-Solver++ of second order (Lu et al., arXiv:2211.01095, diffusers' multistep scheduler) with
+classifier-free guidance (Ho & Salimans, arXiv:2207.12598):
+
+    prediction = unconditional + guidance · (conditional − unconditional)
+
+Each image has its own seed and its own generator on the CPU, so it depends neither on the batch
+it is made in nor on the device its noise is drawn for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from diffusers import DPMSolverMultistepScheduler
+from torch import Tensor
+
+from ..errors import DataError
+from ..progress import Progress, ProgressCallback, silent
+from .denoiser import Conditioning
+from .encode import decode_latents, encode_prompts
+from .model import Model
+from .schedule import NoiseSchedule
+
+_SMALLEST_ALPHA = 2.0**-24  # ᾱ of a zero-terminal-SNR schedule, as diffusers sets it
+
+
+@torch.no_grad()
+def generate_latents(
+    model: Model,
+    prompts: Sequence[str] | Conditioning,
+    *,
+    seeds: Sequence[int],
+    steps: int = 20,
+    guidance: float = 7.5,
+    height: int | None = None,
+    width: int | None = None,
+    batch: int = 8,
+    negative: str | Conditioning | None = None,
+    on_progress: ProgressCallback = silent,
+) -> Tensor:
+    """One latent per seed, [len(seeds), 4, height / 8, width / 8] in float32.
+
+    Args:
+        prompts: one per seed, or a single one for all of them; text or encoded.
+        seeds: one generator per image.
+        guidance: strength w of classifier-free guidance; 1 or less skips the second pass.
+        height, width: in pixels, multiples of 8; the model's native resolution by default.
+        batch: images at a time; no image depends on it, to rounding.
+        negative: what to steer away from; the empty prompt by default.
+    """
+    height, width = height or model.resolution, width or model.resolution
+    if height % 8 or width % 8:
+        raise DataError(f"images of {width} x {height} pixels: both sides must be multiples of 8")
+    conditioning = _conditioning(model, prompts, len(seeds), (height, width))
+    unconditional = None
+    if guidance > 1:
+        if negative is None or isinstance(negative, str):
+            negative = encode_prompts(model, [negative or ""], size=(height, width))
+        unconditional = _cast(negative, model)
+    shape = (model.unet.config["in_channels"], height // 8, width // 8)
+    done = []
+    with _evaluating(model.unet):
+        for start in range(0, len(seeds), batch):
+            chunk = slice(start, start + batch)
+            noise = torch.stack([_noise(shape, seed) for seed in seeds[chunk]]).to(model.device)
+            done.append(
+                _solve(
+                    model, noise, conditioning[chunk], unconditional, guidance, steps,
+                    lambda step, at=start: on_progress(
+                        Progress(
+                            stage="sampling", step=at, total=len(seeds),
+                            micro_step=step, micro_total=steps,
+                        )
+                    ),
+                )
+            )  # fmt: skip
+    on_progress(Progress(stage="sampling", step=len(seeds), total=len(seeds)))
+    return torch.cat(done)
+
+
+def generate_images(
+    model: Model,
+    prompts: Sequence[str] | Conditioning,
+    *,
+    seeds: Sequence[int],
+    steps: int = 20,
+    guidance: float = 7.5,
+    height: int | None = None,
+    width: int | None = None,
+    batch: int = 8,
+    negative: str | Conditioning | None = None,
+    on_progress: ProgressCallback = silent,
+) -> Tensor:
+    """The same, decoded: [len(seeds), 3, height, width] in float32 from -1 to 1."""
+    latents = generate_latents(
+        model, prompts, seeds=seeds, steps=steps, guidance=guidance, height=height, width=width,
+        batch=batch, negative=negative, on_progress=on_progress,
+    )  # fmt: skip
+    return decode_latents(model, latents, batch=batch)
+
+
+def build_scheduler(schedule: NoiseSchedule, steps: int) -> DPMSolverMultistepScheduler:
+    """Diffusers' DPM-Solver++ over this very schedule (any ᾱ), set to a number of steps."""
+    alphas = schedule.alphas_cumprod.double().clamp(min=_SMALLEST_ALPHA).cpu()
+    betas = 1 - alphas / torch.cat([torch.ones(1, dtype=torch.float64), alphas[:-1]])
+    scheduler = DPMSolverMultistepScheduler(
+        num_train_timesteps=schedule.steps,
+        trained_betas=betas.float().numpy(),
+        prediction_type=schedule.prediction_type,
+    )
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+def _solve(model, noise, conditioning, unconditional, guidance, steps, on_step) -> Tensor:
+    """One batch from noise (float32) to clean latents."""
+    scheduler = build_scheduler(model.schedule, steps)
+    count = len(noise)
+    if unconditional is not None:
+        conditioning = Conditioning.cat([unconditional.expand(count), conditioning])
+    latents = noise * scheduler.init_noise_sigma
+    for step, timestep in enumerate(scheduler.timesteps, start=1):
+        doubled = latents if unconditional is None else torch.cat([latents, latents])
+        times = timestep.to(model.device).expand(len(doubled))
+        prediction = model.denoise(doubled.to(model.dtype), times, conditioning).float()
+        if unconditional is not None:
+            without, with_prompt = prediction.chunk(2)
+            prediction = without + guidance * (with_prompt - without)
+        latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+        on_step(step)
+    return latents
+
+
+def _conditioning(
+    model: Model, prompts: Sequence[str] | Conditioning, count: int, size: tuple[int, int]
+) -> Conditioning:
+    if not isinstance(prompts, Conditioning):
+        if isinstance(prompts, str):
+            prompts = [prompts]
+        distinct = list(dict.fromkeys(prompts))
+        where = torch.tensor([distinct.index(prompt) for prompt in prompts], device=model.device)
+        prompts = encode_prompts(model, distinct, size=size)[where]
+    if len(prompts) == 1:
+        prompts = prompts.expand(count)
+    if len(prompts) != count:
+        raise DataError(f"{len(prompts)} prompts for {count} seeds: give one seed per image")
+    return _cast(prompts, model)
+
+
+def _cast(conditioning: Conditioning, model: Model) -> Conditioning:
+    """On the denoiser's device and in its type, but sizes in pixels stay exact."""
+    cast = conditioning.to(model.device, model.dtype)
+    ids = conditioning.time_ids
+    return Conditioning(cast.context, cast.pooled, None if ids is None else ids.to(model.device))
+
+
+def _noise(shape: tuple[int, ...], seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@contextmanager
+def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode for a block, then the mode it was in."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
