@@ -1,0 +1,164 @@
+"""The denoiser with the safety adapter θ on it: switched on, off, or under a user's training.
+
+The LoRA layers are PEFT's. θ lives in their parameters and is changed in place; with the
+adapter off the same network *is* the frozen model, so no second copy is ever needed. A
+simulated user trains either θ itself, a fresh LoRA beside it, or all base weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from ..config import AdapterConfig, Precision
+from ..seeds import generator
+from ..errors import ConfigError
+from ..model.denoiser import Conditioning
+from ..model.model import Model
+from .lora import Adapter
+from .targets import target_modules
+
+_SAFETY = "safety"
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class AdaptedDenoiser:
+    """A model's denoiser carrying θ. Close it (or use `with`) to get the bare network back.
+
+    theta: the adapter's parameters, `<module>.lora_A.weight` and `.lora_B.weight`, float32 on
+    the model's device. A starts normal with variance 1 / fan-in, B at 0: θ is the identity.
+    """
+
+    def __init__(
+        self, model: Model, config: AdapterConfig, *, seed: int = 0, precision: Precision = "fp32"
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.loss_scale = 1024.0 if precision == "fp16" else 1.0
+        self._autocast = _AUTOCAST.get(precision)
+        self._modules = target_modules(model.unet, config.targets)
+        model.unet.requires_grad_(False)
+        self._users: set[str] = set()
+        self.theta = self._add(_SAFETY, config.rank, config.effective_alpha, seed)
+
+    def __enter__(self) -> AdaptedDenoiser:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __call__(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """ε or v in float32; shapes as in `Model.denoise`."""
+        device, dtype = latents.device, self.model.dtype
+        mixed = torch.autocast(device.type, self._autocast) if self._autocast else nullcontext()
+        with mixed:
+            predicted = self.model.denoise(
+                latents.to(dtype), timesteps, conditioning.to(device, dtype)
+            )
+        return predicted.float()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """The original model: every adapter off, no graph."""
+        layers = self._layers()
+        for layer in layers:
+            layer.enable_adapters(False)
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
+
+    @contextmanager
+    def fresh_lora(self, rank: int, seed: int) -> Iterator[dict[str, Tensor]]:
+        """A user's new LoRA on top of the hardened weights; its parameters φ by name."""
+        name = f"user{rank}"
+        phi = self._add(name, rank, float(rank), seed, reuse=name in self._users)
+        self._users.add(name)
+        self._activate([_SAFETY, name])
+        try:
+            yield phi
+        finally:
+            self._activate([_SAFETY])
+
+    @contextmanager
+    def base_weights(self) -> Iterator[dict[str, Tensor]]:
+        """All weights of the denoiser, trainable; put back to the bit afterwards."""
+        phi = {n: p for n, p in self.model.unet.named_parameters() if ".lora_" not in n}
+        if any(p.dtype != torch.float32 for p in phi.values()):
+            raise ConfigError(
+                "simulating full fine-tuning needs the denoiser in fp32 (its updates are smaller "
+                "than half precision resolves): load the checkpoint with dtype=torch.float32"
+            )
+        start = {name: tensor.detach().clone() for name, tensor in phi.items()}
+        for tensor in phi.values():
+            tensor.requires_grad_(True)
+        try:
+            yield dict(phi)
+        finally:
+            with torch.no_grad():
+                for name, tensor in phi.items():
+                    tensor.copy_(start[name]).requires_grad_(False)
+
+    def training(self, checkpointing: bool) -> None:
+        """Trade time for memory: recompute activations in the backward pass."""
+        if checkpointing:
+            self.model.unet.enable_gradient_checkpointing()
+            self.model.unet.train()  # diffusers checkpoints in training mode only
+        else:
+            self.model.unet.disable_gradient_checkpointing()
+            self.model.unet.eval()
+
+    def adapter(self) -> Adapter:
+        """θ as it stands now, as a value on the CPU."""
+        tensors = {name: t.detach().float().cpu().clone() for name, t in self.theta.items()}
+        return Adapter(tensors, self.config.rank, self.config.effective_alpha)
+
+    def load(self, adapter: Adapter) -> None:
+        """Set θ; the adapter must have been made for the same modules and rank."""
+        with torch.no_grad():
+            for name, tensor in self.theta.items():
+                tensor.copy_(adapter.tensors[name])
+
+    def close(self) -> None:
+        """Take every LoRA layer off again; the network is as it was."""
+        for name in self._modules:
+            module: Any = self.model.unet.get_submodule(name)
+            if isinstance(module, BaseTunerLayer):
+                parent, _, child = name.rpartition(".")
+                setattr(self.model.unet.get_submodule(parent), child, module.get_base_layer())
+        self.training(False)
+        if hasattr(self.model.unet, "peft_config"):
+            del self.model.unet.peft_config
+
+    def _layers(self) -> list[Any]:
+        return [self.model.unet.get_submodule(name) for name in self._modules]
+
+    def _activate(self, names: list[str]) -> None:
+        for layer in self._layers():
+            layer.set_adapter(names)
+
+    def _add(
+        self, name: str, rank: int, alpha: float, seed: int, *, reuse: bool = False
+    ) -> dict[str, Tensor]:
+        if not reuse:
+            config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(self._modules))  # type: ignore[arg-type]
+            inject_adapter_in_model(config, self.model.unet, adapter_name=name)
+        parameters: dict[str, Tensor] = {}
+        random = generator(seed, "lora", name)
+        for module, layer in zip(self._modules, self._layers(), strict=True):
+            a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+            fan_in = a[0].numel()
+            a.data = a.data.float()
+            b.data = nn.init.zeros_(b.data.float())
+            a.data.copy_(torch.randn(a.shape, generator=random) / fan_in**0.5)
+            parameters[f"{module}.lora_A.weight"] = a
+            parameters[f"{module}.lora_B.weight"] = b
+        return parameters

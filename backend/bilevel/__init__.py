@@ -1,0 +1,1 @@
+"""The bilevel engine: simulated fine-tuning, its implicit gradient, and the losses around it."""

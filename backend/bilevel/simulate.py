@@ -1,0 +1,100 @@
+"""One simulated user: train as they would, judge the harm, differentiate through it.
+
+`shared` moves θ itself; `adapter` a fresh LoRA on the hardened weights, or all weights for
+configurations whose method is `full`; `full` always all weights. Whatever moved is put back to
+the bit before this returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..adapter.apply import AdaptedDenoiser
+from ..config import FineTuneConfig, HardeningPlan, Simulate
+from .hypergradient import Hypergradient, hypergradient
+from .inner_loop import InnerRun, inner_loop
+from .objective import Harm, Loss
+from .vectors import Parameters, assign, snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedUser:
+    """A run and what it taught. `gradient` is dL_harm(θ*)/dθ by name."""
+
+    fine_tune: FineTuneConfig
+    run: InnerRun
+    result: Hypergradient
+
+    @property
+    def gradient(self) -> dict[str, Tensor]:
+        return self.result.tensors
+
+
+def simulate_user(
+    denoiser: AdaptedDenoiser,
+    plan: HardeningPlan,
+    fine_tune: FineTuneConfig,
+    steps: int,
+    *,
+    loss: Callable[[int], Loss],
+    harm: Harm,
+    seed: int,
+    on_step: Callable[[int], None] | None = None,
+) -> SimulatedUser:
+    """Fine-tune for `steps`, then take the hypergradient of `harm` there.
+
+    Args:
+        loss: the fine-tuning loss of inner step 1 to `steps`, as a frozen closure; `loss(0)`
+            is the frozen batch whose Hessian the solve uses.
+        seed: of the fresh LoRA, where one is made.
+    """
+    scale = denoiser.loss_scale
+    with _trained(denoiser, plan.simulate, fine_tune, seed) as phi:
+        run = inner_loop(
+            phi,
+            lambda step: loss(step)(),
+            fine_tune,
+            steps,
+            gamma=plan.solver.gamma if plan.proximal else None,
+            scale=scale,
+            on_step=on_step,
+        )
+        result = hypergradient(
+            harm.loss, loss(0), denoiser.theta, phi, plan.solver, scale=scale
+        )
+        # The gradients may be views of, or computed from, weights about to be put back.
+        detached = {name: part.detach().clone() for name, part in result.tensors.items()}
+    outcome = Hypergradient(detached, result.harm_after, result.solution, result.skipped)
+    return SimulatedUser(fine_tune, run, outcome)
+
+
+@contextmanager
+def _trained(
+    denoiser: AdaptedDenoiser, simulate: Simulate, fine_tune: FineTuneConfig, seed: int
+) -> Iterator[Parameters]:
+    """The parameters that this user trains; put back on leaving, whatever happened."""
+    if simulate == "shared":
+        start = snapshot(denoiser.theta)
+        try:
+            yield denoiser.theta
+        finally:
+            assign(denoiser.theta, start)
+    elif simulate == "full" or fine_tune.method == "full":
+        with denoiser.base_weights() as phi:
+            yield phi
+    else:
+        with denoiser.fresh_lora(fine_tune.rank, seed) as phi:
+            yield phi
+
+
+def accumulate(
+    total: dict[str, Tensor], gradients: Parameters | tuple[Tensor, ...], weight: float
+) -> None:
+    """total += weight · gradients, in place."""
+    parts = list(gradients.values()) if isinstance(gradients, dict) else list(gradients)  # type: ignore[arg-type]
+    torch._foreach_add_(list(total.values()), parts, alpha=weight)

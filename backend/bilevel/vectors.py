@@ -1,0 +1,64 @@
+"""Tensors by name as one flat vector, and back: the solvers know nothing of networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+Parameters = Mapping[str, Tensor]
+
+
+def flatten(tensors: Sequence[Tensor]) -> Tensor:
+    """All values one after the other in float32 or wider, [n]."""
+    parts = [tensor.detach().reshape(-1) for tensor in tensors]
+    flat = torch.cat(parts)
+    return flat if flat.dtype == torch.float64 else flat.float()
+
+
+def unflatten(vector: Tensor, like: Parameters) -> dict[str, Tensor]:
+    """Views of `vector` in the shapes and under the names of `like`."""
+    sizes = [tensor.numel() for tensor in like.values()]
+    return {
+        name: part.view_as(tensor)
+        for (name, tensor), part in zip(like.items(), vector.split(sizes), strict=True)
+    }
+
+
+def snapshot(parameters: Parameters) -> dict[str, Tensor]:
+    """Copies that later in-place changes do not touch."""
+    return {name: tensor.detach().clone() for name, tensor in parameters.items()}
+
+
+@torch.no_grad()
+def assign(parameters: Parameters, values: Parameters) -> None:
+    """Write `values` into the parameters, in place, to the bit."""
+    for name, tensor in parameters.items():
+        tensor.copy_(values[name])
+
+
+def distance(parameters: Parameters, start: Parameters) -> Tensor:
+    """L2 length of the move from `start`, over all tensors together; a scalar."""
+    moves = [(tensor.detach() - start[name]).float() for name, tensor in parameters.items()]
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(moves)))
+
+
+def gradient(
+    loss: Callable[[], Tensor], parameters: Parameters, *, scale: float = 1.0
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The loss (detached) and its gradient; the graph is gone when this returns.
+
+    `scale` multiplies the loss for the backward pass only, so that small gradients survive
+    half precision. A parameter that the loss does not touch has gradient 0.
+    """
+    value = loss()
+    found = torch.autograd.grad(value * scale if scale != 1 else value, list(parameters.values()),
+                                allow_unused=True)  # fmt: skip
+    gradients = tuple(
+        torch.zeros_like(tensor) if part is None else part
+        for part, tensor in zip(found, parameters.values(), strict=True)
+    )
+    if scale != 1:
+        torch._foreach_mul_(list(gradients), 1 / scale)
+    return value.detach(), gradients

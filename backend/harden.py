@@ -1,0 +1,333 @@
+"""ResAlign on one page: harden a model so that it stays safe when others fine-tune it.
+
+    F(θ) = L_harm(θ) + λ · mean_j [L_harm(θ*_j) − L_harm(θ)] + μ · L_retain(θ)
+
+After a warm-up of plain unlearning (λ = 0), each outer step draws J fine-tuning configurations,
+simulates those users from θ to θ*_j, and descends the hypergradient of F with AdamW. Gradients
+are accumulated term by term: only one graph is alive at a time.
+Source: Li et al., arXiv:2507.16302, algorithm 2; what differs is in docs/method.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .adapter.apply import AdaptedDenoiser
+from .adapter.lora import Adapter
+from .bilevel.objective import Harm, Loss, Objective
+from .bilevel.losses import remaining_harm
+from .bilevel.regulator import Regulator
+from .bilevel.simulate import SimulatedUser, accumulate, simulate_user
+from .bilevel.vectors import assign, gradient, snapshot
+from .bilevel.weights import learning_rate, resilience_weight, retain_weight
+from .config import FineTuneConfig, HardeningPlan
+from .data.batches import Draw, EncodedData, draw, prepare_data
+from .errors import DivergenceError
+from .model.model import Model
+from .progress import Progress, ProgressCallback, silent
+from .records import SimulationRecord, StepRecord
+from .run_folder import RunFolder
+from .seeds import generator
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HardenResult:
+    """What a run ends with. `seconds` is wall time of this call, without the data's."""
+
+    adapter: Adapter
+    records: tuple[StepRecord, ...]
+    plan: HardeningPlan
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+def harden(
+    model: Model,
+    plan: HardeningPlan,
+    *,
+    run_folder: RunFolder | Path | str | None = None,
+    data: EncodedData | None = None,
+    on_progress: ProgressCallback = silent,
+) -> HardenResult:
+    """Find the adapter θ that makes `model` safe and keeps it so. The model is left as it was.
+
+    Args:
+        run_folder: where plan, records and state go; a folder that holds an unfinished run of
+            the same plan is continued. None keeps nothing.
+        data: sets encoded before; None encodes what the plan names.
+        on_progress: called at every inner step; raise from it to stop (the last complete
+            outer step is then saved).
+
+    Raises:
+        ConfigError, DataError: the plan does not fit the model or the data.
+        DivergenceError: a loss is not finite; the state before it is saved.
+    """
+    folder = RunFolder.of(run_folder, plan)
+    if data is None:
+        cache = folder.path / "cache" if folder else None
+        data = prepare_data(model, plan, cache=cache, on_progress=on_progress)
+    with AdaptedDenoiser(model, plan.adapter, seed=plan.seed, precision=plan.precision) as denoiser:
+        run = _Run(denoiser, plan, data.to(model.device, torch.float32), folder, on_progress)
+        return run.to_the_end()
+
+
+def resume(
+    model: Model, run_folder: Path | str, *, on_progress: ProgressCallback = silent
+) -> HardenResult:
+    """Continue the run in `run_folder`; ends with the same bytes as one never interrupted."""
+    folder = RunFolder.open(run_folder)
+    return harden(model, folder.plan, run_folder=folder, on_progress=on_progress)
+
+
+@dataclass
+class _Run:
+    """The state of a run between two outer steps, and the steps themselves."""
+
+    denoiser: AdaptedDenoiser
+    plan: HardeningPlan
+    data: EncodedData
+    folder: RunFolder | None
+    on_progress: ProgressCallback
+    records: list[StepRecord] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        plan, self.theta = self.plan, self.denoiser.theta
+        self.schedule = self.denoiser.model.schedule.to(self.denoiser.model.device)
+        self.objective = Objective(self.denoiser, self.schedule, plan.harm)
+        self.regulator = Regulator(plan.regulator)
+        self.optimiser = torch.optim.AdamW(
+            self.theta.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay
+        )
+        self.step = self._load() if self.folder else 0
+
+    def to_the_end(self) -> HardenResult:
+        started = time.perf_counter()
+        self.denoiser.training(self.plan.gradient_checkpointing)
+        while self.step < self.plan.outer_steps:
+            before = snapshot(self.theta)
+            try:
+                record = self.outer_step(self.step + 1)
+            except BaseException:  # interrupt, bug or divergence: keep the last complete step
+                assign(self.theta, before)
+                self._save()
+                raise
+            self.step += 1
+            self.records.append(record)
+            if self.folder:
+                self.folder.append(record.to_json())
+            if self.step % self.plan.save_every == 0:
+                self._save()
+            self._tell(record.values(), self.step)
+        self._save()
+        adapter = self.denoiser.adapter()
+        seconds = time.perf_counter() - started
+        return HardenResult(adapter, tuple(self.records), self.plan, seconds, tuple(self.warnings))
+
+    def outer_step(self, step: int) -> StepRecord:
+        """One update of θ: the three terms, one after the other, then AdamW."""
+        started = time.perf_counter()
+        strength, retention = resilience_weight(self.plan, step), retain_weight(self.plan, step)
+        total = {name: torch.zeros_like(tensor) for name, tensor in self.theta.items()}
+        scale = self.denoiser.loss_scale
+
+        harm = self._harm(step)
+        harm_now, gradients = gradient(harm.loss, self.theta, scale=scale)
+        accumulate(total, gradients, 1 - strength)
+
+        retain = self.objective.retain(self._retain(step))
+        retain_now, gradients = gradient(retain, self.theta, scale=scale)
+        accumulate(total, gradients, retention)
+
+        users = []
+        if strength > 0:
+            chosen = self._configurations(step)
+            for number, fine_tune in enumerate(chosen):
+                user = self._simulate(step, number, fine_tune, harm)
+                accumulate(total, user.gradient, strength / len(chosen))
+                users.append(user)
+
+        norm = self._norm_and_clip(total)
+        self._check_finite(step, harm=harm_now, retain=retain_now, gradient=norm)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.plan, step)
+        for tensor, part in zip(self.theta.values(), total.values(), strict=True):
+            tensor.grad = part
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return StepRecord(
+            step=step,
+            harm=float(harm_now),
+            retain=float(retain_now),
+            resilience_weight=strength,
+            retain_weight=retention,
+            learning_rate=learning_rate(self.plan, step),
+            gradient_norm=float(norm),
+            seconds=time.perf_counter() - started,
+            simulations=tuple(self._judge(user, harm, harm_now) for user in users),
+        )
+
+    def _simulate(
+        self, step: int, number: int, fine_tune: FineTuneConfig, harm: Harm
+    ) -> SimulatedUser:
+        steps = self.regulator.steps(fine_tune)
+        return simulate_user(
+            self.denoiser,
+            self.plan,
+            fine_tune,
+            steps,
+            loss=lambda inner: self._fine_tuning(step, number, inner, fine_tune),
+            harm=harm,
+            seed=int(torch.randint(2**31, (), generator=self._random("user", step, number))),
+            on_step=lambda inner: self._tell({}, step - 1, inner, steps, fine_tune.name),
+        )
+
+    def _judge(self, user: SimulatedUser, harm: Harm, harm_now: Tensor) -> SimulationRecord:
+        """Regulate by q, and put the run into figures."""
+        q = float(remaining_harm(user.result.harm_after, harm_now, harm.base))
+        record = SimulationRecord.of(user, q)
+        if q != q or abs(q) == float("inf"):
+            raise DivergenceError(
+                f"simulated user {user.fine_tune.name} diverged in {user.run.steps} steps: lower "
+                f"its learning_rate ({user.fine_tune.learning_rate:g}) or its steps"
+            )
+        warning = self.regulator.update(user.fine_tune, q)
+        if warning:
+            log.warning(warning)
+            self.warnings.append(warning)
+        return record
+
+    def _norm_and_clip(self, total: dict[str, Tensor]) -> Tensor:
+        parts = list(total.values())
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(parts)))
+        if self.plan.gradient_norm:
+            factor = torch.clamp(self.plan.gradient_norm / (norm + 1e-6), max=1.0)
+            torch._foreach_mul_(parts, factor)
+        return norm
+
+    def _check_finite(self, step: int, **values: Tensor) -> None:
+        bad = [name for name, value in values.items() if not bool(torch.isfinite(value))]
+        if bad:
+            raise DivergenceError(
+                f"outer step {step}: {', '.join(bad)} is not finite; the state after step "
+                f"{step - 1} is kept. Lower learning_rate ({self.plan.learning_rate:g}), lower "
+                "harm.cap, raise retain_weight, or use precision fp32 or bf16"
+            )
+
+    # What each step is fed: drawn from the seed, the use and the step alone.
+
+    def _random(self, *use: str | int) -> torch.Generator:
+        return generator(self.plan.seed, *use)
+
+    def _draw(self, encoded: object, count: int, dropout: float, *use: str | int) -> Draw:
+        return draw(
+            encoded,  # type: ignore[arg-type]
+            self._random(*use),
+            count,
+            schedule_steps=self.schedule.steps,
+            caption_dropout=dropout,
+        )
+
+    def _harm(self, step: int) -> Harm:
+        counts = self._concept_counts(self.plan.forget_batch, "concepts", step)
+        draws = [self._draw(self.data.forget[n], c, 0.0, "forget", n, step) for n, c in counts]
+        return self.objective.harm(draws, [self.data.anchors[n] for n, _ in counts])
+
+    def _retain(self, step: int) -> Draw:
+        plan = self.plan
+        return self._draw(
+            self.data.retain, plan.retain_batch, plan.caption_dropout, "retain", step
+        )
+
+    def _concept_counts(self, total: int, *use: str | int) -> list[tuple[str, int]]:
+        """How many of `total` samples each concept gets, drawn by the concepts' weights."""
+        weights = torch.tensor([concept.weight for concept in self.plan.concepts])
+        picks = torch.multinomial(weights, total, replacement=True, generator=self._random(*use))
+        counts = torch.bincount(picks, minlength=len(weights)).tolist()
+        names = [concept.name for concept in self.plan.concepts]
+        return [(name, count) for name, count in zip(names, counts, strict=True) if count]
+
+    def _configurations(self, step: int) -> list[FineTuneConfig]:
+        pool = self.plan.fine_tunes
+        order = torch.randperm(len(pool), generator=self._random("configurations", step))
+        return [pool[int(i)] for i in order[: self.plan.configurations_per_step]]
+
+    def _fine_tuning(self, step: int, number: int, inner: int, fine_tune: FineTuneConfig) -> Loss:
+        """The loss of one inner step: its data, some of the concept, the DreamBooth prior."""
+        use = ("inner", step, number, inner)
+        count = fine_tune.batch
+        if inner == 0 and self.plan.solver.batch:
+            count = self.plan.solver.batch
+        chance = torch.rand((), generator=self._random(*use, "share")).item()
+        harmful = min(count, int(count * fine_tune.concept_share + chance))
+        drop = fine_tune.caption_dropout
+        parts: list[tuple[Draw, float]] = []
+        if count > harmful:
+            own = self._draw(self.data.fine_tunes[fine_tune.data], count - harmful, drop, *use)
+            parts.append((own, (count - harmful) / count))
+        if harmful:
+            for name, n in self._concept_counts(harmful, *use, "concepts"):
+                some = self._draw(self.data.forget[name], n, drop, *use, "concept", name)
+                parts.append((some, n / count))
+        if fine_tune.method == "dreambooth":
+            prior = self._draw(self.data.fine_tunes[fine_tune.prior_data], count, 0.0, *use, "prior")
+            parts.append((prior, fine_tune.prior_weight))
+        return self.objective.fine_tuning([p for p, _ in parts], [w for _, w in parts])
+
+    # Keeping and telling.
+
+    def _load(self) -> int:
+        assert self.folder is not None
+        saved = self.folder.load_state()
+        if saved is None:
+            return 0
+        step, tensors, values = saved
+        for index, (name, tensor) in enumerate(self.theta.items()):
+            with torch.no_grad():
+                tensor.copy_(tensors["theta." + name])
+            if step:
+                self.optimiser.state[tensor] = {
+                    "step": torch.tensor(float(step)),
+                    "exp_avg": tensors[f"exp_avg.{index}"].to(tensor.device),
+                    "exp_avg_sq": tensors[f"exp_avg_sq.{index}"].to(tensor.device),
+                }
+        self.regulator.restore(values["regulator"])
+        self.warnings = list(values["warnings"])
+        self.records = [StepRecord.from_json(r) for r in self.folder.records()[:step]]
+        return step
+
+    def _save(self) -> None:
+        if self.folder is None:
+            return
+        tensors = {"theta." + name: t.detach().cpu() for name, t in self.theta.items()}
+        for index, tensor in enumerate(self.theta.values()):
+            for part in ("exp_avg", "exp_avg_sq") if self.step else ():
+                tensors[f"{part}.{index}"] = self.optimiser.state[tensor][part].cpu()
+        values = {"regulator": self.regulator.state(), "warnings": self.warnings}
+        self.folder.save_state(self.step, tensors, values)
+        self.folder.save_adapter(self.denoiser.adapter(), {"step": str(self.step)})
+
+    def _tell(
+        self,
+        values: dict[str, float],
+        step: int,
+        micro: int = 0,
+        of: int = 0,
+        message: str = "",
+    ) -> None:
+        self.on_progress(
+            Progress(
+                stage="harden", step=step, total=self.plan.outer_steps,
+                micro_step=micro, micro_total=of, values=values, message=message,
+            )
+        )  # fmt: skip
+
+
