@@ -1,0 +1,1 @@
+"""Checkpoint files: what they are, reading them strictly, writing them atomically."""
