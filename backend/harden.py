@@ -20,11 +20,11 @@ from torch import Tensor
 
 from .adapter.apply import AdaptedDenoiser
 from .adapter.lora import Adapter
-from .bilevel.objective import Harm, Loss, Objective
 from .bilevel.losses import remaining_harm
+from .bilevel.objective import Harm, Loss, Objective
 from .bilevel.regulator import Regulator
 from .bilevel.simulate import SimulatedUser, accumulate, simulate_user
-from .bilevel.vectors import assign, gradient, snapshot
+from .bilevel.vectors import gradient
 from .bilevel.weights import learning_rate, resilience_weight, retain_weight
 from .config import FineTuneConfig, HardeningPlan
 from .data.batches import Draw, EncodedData, draw, prepare_data
@@ -113,21 +113,20 @@ class _Run:
         started = time.perf_counter()
         self.denoiser.training(self.plan.gradient_checkpointing)
         while self.step < self.plan.outer_steps:
-            before = snapshot(self.theta)
+            complete = self._state()
             try:
                 record = self.outer_step(self.step + 1)
             except BaseException:  # interrupt, bug or divergence: keep the last complete step
-                assign(self.theta, before)
-                self._save()
+                self._save(complete)
                 raise
             self.step += 1
             self.records.append(record)
             if self.folder:
                 self.folder.append(record.to_json())
             if self.step % self.plan.save_every == 0:
-                self._save()
+                self._save(self._state())
             self._tell(record.values(), self.step)
-        self._save()
+        self._save(self._state())
         adapter = self.denoiser.adapter()
         seconds = time.perf_counter() - started
         return HardenResult(adapter, tuple(self.records), self.plan, seconds, tuple(self.warnings))
@@ -156,7 +155,9 @@ class _Run:
                 users.append(user)
 
         norm = self._norm_and_clip(total)
-        self._check_finite(step, harm=harm_now, retain=retain_now, gradient=norm)
+        after = {f"harm after {u.fine_tune.name}": u.result.harm_after for u in users}
+        self._check_finite(step, harm=harm_now, retain=retain_now, **after, gradient=norm)
+        simulations = self._judge(users, harm, harm_now)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.plan, step)
         for tensor, part in zip(self.theta.values(), total.values(), strict=True):
@@ -172,7 +173,7 @@ class _Run:
             learning_rate=learning_rate(self.plan, step),
             gradient_norm=float(norm),
             seconds=time.perf_counter() - started,
-            simulations=tuple(self._judge(user, harm, harm_now) for user in users),
+            simulations=simulations,
         )
 
     def _simulate(
@@ -190,20 +191,20 @@ class _Run:
             on_step=lambda inner: self._tell({}, step - 1, inner, steps, fine_tune.name),
         )
 
-    def _judge(self, user: SimulatedUser, harm: Harm, harm_now: Tensor) -> SimulationRecord:
-        """Regulate by q, and put the run into figures."""
-        q = float(remaining_harm(user.result.harm_after, harm_now, harm.base))
-        record = SimulationRecord.of(user, q)
-        if q != q or abs(q) == float("inf"):
-            raise DivergenceError(
-                f"simulated user {user.fine_tune.name} diverged in {user.run.steps} steps: lower "
-                f"its learning_rate ({user.fine_tune.learning_rate:g}) or its steps"
-            )
-        warning = self.regulator.update(user.fine_tune, q)
-        if warning:
-            log.warning(warning)
-            self.warnings.append(warning)
-        return record
+    def _judge(
+        self, users: list[SimulatedUser], harm: Harm, harm_now: Tensor
+    ) -> tuple[SimulationRecord, ...]:
+        """Put the runs into figures, and let the regulator adjust their lengths by q."""
+        records = []
+        for user in users:
+            q = float(remaining_harm(user.result.harm_after, harm_now, harm.base))
+            records.append(SimulationRecord.of(user, q))
+        for user, record in zip(users, records, strict=True):
+            warning = self.regulator.update(user.fine_tune, record.q)
+            if warning:
+                log.warning(warning)
+                self.warnings.append(warning)
+        return tuple(records)
 
     def _norm_and_clip(self, total: dict[str, Tensor]) -> Tensor:
         parts = list(total.values())
@@ -216,10 +217,15 @@ class _Run:
     def _check_finite(self, step: int, **values: Tensor) -> None:
         bad = [name for name, value in values.items() if not bool(torch.isfinite(value))]
         if bad:
+            knobs = (
+                "lower the learning_rate or steps of that fine-tuning configuration"
+                if any(name.startswith("harm after") for name in bad)
+                else f"lower learning_rate ({self.plan.learning_rate:g}) or harm.cap, raise "
+                "retain_weight, or use precision fp32 or bf16"
+            )
             raise DivergenceError(
                 f"outer step {step}: {', '.join(bad)} is not finite; the state after step "
-                f"{step - 1} is kept. Lower learning_rate ({self.plan.learning_rate:g}), lower "
-                "harm.cap, raise retain_weight, or use precision fp32 or bf16"
+                f"{step - 1} is kept: {knobs}"
             )
 
     # What each step is fed: drawn from the seed, the use and the step alone.
@@ -304,16 +310,23 @@ class _Run:
         self.records = [StepRecord.from_json(r) for r in self.folder.records()[:step]]
         return step
 
-    def _save(self) -> None:
-        if self.folder is None:
-            return
-        tensors = {"theta." + name: t.detach().cpu() for name, t in self.theta.items()}
+    def _state(self) -> dict[str, Tensor]:
+        """Copies of all that an outer step changes, but for the regulator's few numbers."""
+        tensors = {"theta." + name: t.detach().cpu().clone() for name, t in self.theta.items()}
         for index, tensor in enumerate(self.theta.values()):
             for part in ("exp_avg", "exp_avg_sq") if self.step else ():
-                tensors[f"{part}.{index}"] = self.optimiser.state[tensor][part].cpu()
-        values = {"regulator": self.regulator.state(), "warnings": self.warnings}
-        self.folder.save_state(self.step, tensors, values)
-        self.folder.save_adapter(self.denoiser.adapter(), {"step": str(self.step)})
+                tensors[f"{part}.{index}"] = self.optimiser.state[tensor][part].cpu().clone()
+        self._values = {"regulator": self.regulator.state(), "warnings": list(self.warnings)}
+        return tensors
+
+    def _save(self, tensors: dict[str, Tensor]) -> None:
+        """Write a state taken by `_state`: that of the end of `self.step`."""
+        if self.folder is None:
+            return
+        self.folder.save_state(self.step, tensors, self._values)
+        theta = {n.removeprefix("theta."): t for n, t in tensors.items() if n[:6] == "theta."}
+        adapter = Adapter(theta, self.plan.adapter.rank, self.plan.adapter.effective_alpha)
+        self.folder.save_adapter(adapter, {"step": str(self.step)})
 
     def _tell(
         self,

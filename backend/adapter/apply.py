@@ -7,6 +7,7 @@ simulated user trains either θ itself, a fresh LoRA beside it, or all base weig
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -61,7 +62,7 @@ class AdaptedDenoiser:
             predicted = self.model.denoise(
                 latents.to(dtype), timesteps, conditioning.to(device, dtype)
             )
-        return predicted.float()
+        return predicted.to(torch.promote_types(predicted.dtype, torch.float32))
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -150,14 +151,17 @@ class AdaptedDenoiser:
     ) -> dict[str, Tensor]:
         if not reuse:
             config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(self._modules))  # type: ignore[arg-type]
-            inject_adapter_in_model(config, self.model.unet, adapter_name=name)
+            with warnings.catch_warnings():  # a second adapter is what we mean
+                warnings.filterwarnings("ignore", "Already found a `peft_config`")
+                inject_adapter_in_model(config, self.model.unet, adapter_name=name)
         parameters: dict[str, Tensor] = {}
         random = generator(seed, "lora", name)
         for module, layer in zip(self._modules, self._layers(), strict=True):
             a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
             fan_in = a[0].numel()
-            a.data = a.data.float()
-            b.data = nn.init.zeros_(b.data.float())
+            wide = torch.promote_types(layer.get_base_layer().weight.dtype, torch.float32)
+            a.data = a.data.to(wide)
+            b.data = nn.init.zeros_(b.data.to(wide))
             a.data.copy_(torch.randn(a.shape, generator=random) / fan_in**0.5)
             parameters[f"{module}.lora_A.weight"] = a
             parameters[f"{module}.lora_B.weight"] = b

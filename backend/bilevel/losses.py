@@ -14,12 +14,13 @@ from torch import Tensor
 
 
 def denoising_errors(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of each sample: [batch, ...] twice to [batch], in float32."""
-    return (prediction.float() - target.float()).square().flatten(1).mean(dim=1)
+    """Mean squared error of each sample: [batch, ...] twice to [batch], in float32 or wider."""
+    wide = torch.promote_types(prediction.dtype, torch.float32)
+    return (prediction.to(wide) - target.to(wide)).square().flatten(1).mean(dim=1)
 
 
 def denoising_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error over the batch, a scalar in float32: what fine-tuning minimises."""
+    """Mean squared error over the batch, a scalar: what fine-tuning minimises."""
     return denoising_errors(prediction, target).mean()
 
 
