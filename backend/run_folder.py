@@ -4,7 +4,7 @@
     plan.json              the plan, every default spelled out
     steps.jsonl            one record per outer step, appended and flushed
     state.safetensors      all that continuing needs, as of the last saved step
-    adapter.safetensors    the result, once there is one
+    adapter.safetensors    the adapter of that step; the result, once all steps are done
     run.lock               held by the process that works on the run
 
 The state is written beside the old one, synced, and put in its place in one move, after the
@@ -18,7 +18,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -28,19 +28,18 @@ from .adapter.lora import Adapter
 from .config import HardeningPlan, Job
 from .errors import ConfigError, RunError
 from .plan_file import differences, from_json, plan_hash, to_json
-from .run_lock import take_lock
+from .run_lock import RunLock
 
-STATE, ADAPTER = "state.safetensors", "adapter.safetensors"
+STEPS, STATE, ADAPTER = "steps.jsonl", "state.safetensors", "adapter.safetensors"
 _HEADER = "resalign"  # the one metadata key, holding JSON: safetensors shuffles several keys
 
 
 class RunFolder:
     """A run on disk. Use as a context manager, or call `close`, to let go of the lock."""
 
-    def __init__(self, path: Path, plan: HardeningPlan, job: Job | None, lock: IO[str] | None):
+    def __init__(self, path: Path, plan: HardeningPlan, job: Job | None, lock: RunLock | None):
         self.path, self.plan, self.job = path, plan, job
         self._lock = lock
-        self._steps: IO[str] | None = None
 
     @classmethod
     def create(cls, path: Path | str, work: Job | HardeningPlan) -> RunFolder:
@@ -54,23 +53,23 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"run folder {path} cannot be created: {error}") from None
-        lock = take_lock(path)
+        lock = RunLock(path)
         try:
             if (path / "plan.json").exists():
-                _check_same_plan(path, plan)
-                if (path / STATE).exists() or (path / ADAPTER).exists():
+                _check_same_plan(path, _read_plan(path), plan)
+                if (path / STATE).exists():
                     raise RunError(
                         f"{path} already holds a run of this plan: continue it with "
                         f"`resalign resume {path}`, or choose another run folder"
                     )
-            (path / "steps.jsonl").unlink(missing_ok=True)
+            (path / STEPS).unlink(missing_ok=True)
             _write_json(path / "plan.json", to_json(plan))
             if job is not None:
                 without_plan = {k: v for k, v in to_json(job).items() if k != "plan"}
                 _write_json(path / "job.json", without_plan)
             return cls(path, plan, job or _read_job(path, plan), lock)
         except BaseException:
-            lock.close()
+            lock.release()
             raise
 
     @classmethod
@@ -84,24 +83,33 @@ class RunFolder:
         path = Path(path)
         if not (path / "plan.json").is_file():
             raise RunError(f"{path} is no run folder: it has no plan.json")
-        lock = None if read_only else take_lock(path)
+        lock = None if read_only else RunLock(path)
         try:
-            if plan is not None:
-                _check_same_plan(path, plan)
             stored = _read_plan(path)
+            if plan is not None:
+                _check_same_plan(path, stored, plan)
             return cls(path, stored, _read_job(path, stored), lock)
         except BaseException:
             if lock:
-                lock.close()
+                lock.release()
             raise
+
+    @classmethod
+    def of(cls, folder: RunFolder | Path | str | None, plan: HardeningPlan) -> RunFolder | None:
+        """`folder` opened where it holds a run of this plan, created where it holds none."""
+        if folder is None:
+            return None
+        if isinstance(folder, RunFolder):
+            _check_same_plan(folder.path, folder.plan, plan)
+            return folder
+        exists = (Path(folder) / "plan.json").is_file()
+        return cls.open(folder, plan) if exists else cls.create(folder, plan)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one step's record (it must have `step`); figures that are not finite become null."""
         self._check_writable()
-        if self._steps is None:
-            self._steps = (self.path / "steps.jsonl").open("a", encoding="utf-8", newline="\n")
-        self._steps.write(json.dumps(_finite(record), allow_nan=False) + "\n")
-        self._steps.flush()
+        with (self.path / STEPS).open("a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
 
     def records(self) -> list[dict[str, Any]]:
         """All records so far; a last line that was cut off by a crash is left out."""
@@ -112,8 +120,8 @@ class RunFolder:
     ) -> None:
         """Replace the saved state. values: anything JSON can hold (NaN and infinity included)."""
         self._check_writable()
-        if self._steps is not None:
-            os.fsync(self._steps.fileno())
+        if (self.path / STEPS).exists():
+            _sync(self.path / STEPS)
         header = {"step": step, "values": dict(values)}
         _write_tensors(self.path / STATE, tensors, header)
 
@@ -131,31 +139,29 @@ class RunFolder:
         return state
 
     def save_adapter(self, adapter: Adapter, metadata: Mapping[str, Any] | None = None) -> Path:
-        """Write the adapter in our own names; returns the file."""
+        """Write the adapter as it is by now, in our own names; returns the file."""
         self._check_writable()
         header = {"rank": adapter.rank, "alpha": adapter.alpha, "metadata": dict(metadata or {})}
         _write_tensors(self.path / ADAPTER, adapter.tensors, header)
         return self.path / ADAPTER
 
     def load_adapter(self) -> tuple[Adapter, dict[str, Any]]:
-        """The result and its metadata."""
+        """The adapter as of the last save, and its metadata."""
         if not (self.path / ADAPTER).exists():
             raise RunError(
-                f"{self.path} has no result yet: `resalign resume {self.path}` finishes the run"
+                f"{self.path} has no adapter yet: `resalign resume {self.path}` continues the run"
             )
         tensors, header = _read_tensors(self.path / ADAPTER)
         return Adapter(tensors, header["rank"], header["alpha"]), header["metadata"]
 
     @property
-    def finished(self) -> bool:
-        return (self.path / ADAPTER).exists()
+    def steps_saved(self) -> int:
+        """Outer steps that the saved state contains; all of `plan.outer_steps` when finished."""
+        return _read_header(self.path / STATE)["step"] if (self.path / STATE).exists() else 0
 
     def close(self) -> None:
-        if self._steps is not None:
-            self._steps.close()
-            self._steps = None
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
             self._lock = None
 
     def __enter__(self) -> RunFolder:
@@ -169,7 +175,7 @@ class RunFolder:
             raise RuntimeError(f"{self.path} was opened read-only or is closed")
 
     def _records_with_ends(self) -> list[tuple[dict[str, Any], int]]:
-        path = self.path / "steps.jsonl"
+        path = self.path / STEPS
         if not path.exists():
             return []
         found, end = [], 0
@@ -184,17 +190,13 @@ class RunFolder:
         return found
 
     def _cut_records(self, step: int) -> None:
-        if self._steps is not None:
-            self._steps.close()
-            self._steps = None
-        path = self.path / "steps.jsonl"
+        path = self.path / STEPS
         if path.exists():
             kept = [end for record, end in self._records_with_ends() if record["step"] <= step]
             os.truncate(path, max(kept, default=0))
 
 
-def _check_same_plan(path: Path, plan: HardeningPlan) -> None:
-    stored = _read_plan(path)
+def _check_same_plan(path: Path, stored: HardeningPlan, plan: HardeningPlan) -> None:
     if plan_hash(stored) != plan_hash(plan):
         fields = "; ".join(differences(to_json(stored), to_json(plan))[:5])
         raise RunError(
@@ -240,18 +242,22 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, 
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    header = _read_header(path)
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+
+
+def _read_header(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads(file.metadata()[_HEADER])
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+            return json.loads(file.metadata()[_HEADER])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is damaged and cannot be read: {error}") from None
 
 
 def _replace(temporary: Path, path: Path) -> None:
     """Put a finished file in its place; both its bytes and its name are on disk afterwards."""
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
+    _sync(temporary)
     os.replace(temporary, path)
     if os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)
@@ -259,6 +265,11 @@ def _replace(temporary: Path, path: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _finite(value: Any) -> Any:

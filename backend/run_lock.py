@@ -2,45 +2,70 @@
 
 The lock is the operating system's own on `run.lock`, so it ends with its process, however that
 ends: no stale lock is ever left to detect. The file holds the process number for the message.
+Within one process the folder may be opened again (a traceback may keep the first one alive).
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import IO
 
 from .errors import RunError
 
+_held: dict[Path, tuple[int, int]] = {}  # folder -> (file descriptor, how many hold it)
 
-def take_lock(path: Path) -> IO[str]:
-    """Lock the folder `path`; closing the returned file lets go."""
-    file = (path / "run.lock").open("a+", encoding="utf-8")
+
+class RunLock:
+    """Held from birth until `release` or the end of its last reference."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder.resolve()
+        descriptor, holders = _held.get(self._folder, (-1, 0))
+        if not holders:
+            descriptor = _lock_file(folder)
+        _held[self._folder] = descriptor, holders + 1
+        self._holds = True
+
+    def release(self) -> None:
+        if not self._holds:
+            return
+        self._holds = False
+        descriptor, holders = _held.pop(self._folder)
+        if holders > 1:
+            _held[self._folder] = descriptor, holders - 1
+        else:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        if getattr(self, "_holds", False):
+            self.release()
+
+
+def _lock_file(folder: Path) -> int:
+    path = folder / "run.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         if os.name == "nt":
             import msvcrt
 
-            file.seek(1 << 20)  # a byte nobody reads, so that the holder's number stays readable
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+            os.lseek(descriptor, 1 << 20, os.SEEK_SET)  # beyond the number, which stays readable
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
         else:
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        file.seek(0)
-        holder = file.read().strip() or "unknown"
-        file.close()
-        raise RunError(
-            f"{path} is in use by another run (process {holder}): wait for it, stop it, or choose "
-            "another run folder"
-        ) from None
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        file.close()
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError | PermissionError):
+            holder = path.read_text(encoding="utf-8").strip() or "unknown"
+            raise RunError(
+                f"{folder} is in use by another run (process {holder}): wait for it, stop it, or "
+                "choose another run folder"
+            ) from None
         raise RunError(
-            f"{path} cannot be locked ({error}): put the run folder on a local disk"
+            f"{folder} cannot be locked ({error}): put the run folder on a local disk"
         ) from None
-    file.seek(0)
-    file.truncate()
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
+    os.ftruncate(descriptor, 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.write(descriptor, str(os.getpid()).encode())
+    return descriptor

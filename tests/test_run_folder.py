@@ -148,16 +148,32 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         RunFolder.open(tmp_path)
 
 
-def test_two_users_of_one_run_are_refused_and_the_first_is_named(tmp_path):
-    with RunFolder.create(tmp_path, PLAN):
-        with pytest.raises(ra.RunError, match=f"in use.*process {os.getpid()}"):
-            RunFolder.open(tmp_path)
-        RunFolder.open(tmp_path, read_only=True)
-    RunFolder.open(tmp_path).close()
+def test_a_run_that_exists_is_continued_and_another_one_begun(tmp_path):
+    saved(tmp_path / "old", step=2)
+    with RunFolder.of(tmp_path / "old", PLAN) as run:
+        assert run.steps_saved == 2
+        assert RunFolder.of(run, PLAN) is run
+    with RunFolder.of(tmp_path / "new", PLAN) as run:
+        assert run.steps_saved == 0
+    assert RunFolder.of(None, PLAN) is None
+    with pytest.raises(ra.RunError, match="seed: 0, not 3"):
+        RunFolder.of(tmp_path / "old", OTHER)
+
+
+def test_a_run_that_was_never_closed_can_be_opened_again_in_its_process(tmp_path):
+    first = RunFolder.create(tmp_path, PLAN)
+    second = RunFolder.open(tmp_path)
+    first.close()
+    second.append({"step": 1})
+    second.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        second.append({"step": 2})
 
 
 @pytest.mark.skipif(os.name == "nt", reason="kill -9")
-def test_a_killed_process_leaves_no_lock_and_a_state_that_loads(tmp_path, package_folder):
+def test_a_process_has_its_run_to_itself_and_when_killed_leaves_a_state_that_loads(
+    tmp_path, package_folder
+):
     code = f"""
         import importlib.util, sys
         root = {str(package_folder)!r}
