@@ -17,6 +17,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +36,15 @@ def size_ids(
 ) -> list[float]:
     """SDXL's six numbers, all (height, width) or (top, left) in pixels."""
     return [float(value) for value in (*original, *crop, *target)]
+
+
+def conditioning_to(
+    conditioning: Conditioning, device: torch.device | str, dtype: torch.dtype | None = None
+) -> Conditioning:
+    """As `Conditioning.to`, but SDXL's sizes in pixels keep their type, and so stay exact."""
+    ids = conditioning.time_ids
+    moved = conditioning.to(device, dtype)
+    return replace(moved, time_ids=None if ids is None else ids.to(device))
 
 
 @torch.no_grad()
@@ -127,14 +138,14 @@ def decode_latents(model: Model, latents: Tensor, *, batch: int = 8) -> Tensor:
 
 def offload_encoders(model: Model) -> None:
     """Move text encoders and VAE to the CPU; they still work there, only slower."""
-    for module in (*model.text_encoders, model.vae):
+    for module in _encoders(model):
         module.to("cpu")
 
 
 @contextmanager
 def encoders_on_device(model: Model) -> Iterator[None]:
     """Text encoders and VAE on the denoiser's device for a block, then back where they were."""
-    modules = (*model.text_encoders, model.vae)
+    modules = _encoders(model)
     homes = [_device(module) for module in modules]
     try:
         for module in modules:
@@ -146,7 +157,7 @@ def encoders_on_device(model: Model) -> Iterator[None]:
 
 
 @contextmanager
-def _in_float32(vae):
+def _in_float32(vae: Any) -> Iterator[Any]:
     """The VAE in float32 for a block: SDXL's overflows in half precision, and images are
     encoded once. Half to float32 and back is lossless."""
     dtype = next(vae.parameters()).dtype
@@ -159,5 +170,9 @@ def _in_float32(vae):
         vae.to(dtype)
 
 
-def _device(module) -> torch.device:
+def _encoders(model: Model) -> tuple[torch.nn.Module, ...]:
+    return *model.text_encoders, model.vae
+
+
+def _device(module: torch.nn.Module) -> torch.device:
     return next(module.parameters()).device

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..progress import Progress, ProgressCallback, silent
 from .denoiser import Conditioning
-from .encode import decode_latents, encode_prompts
+from .encode import conditioning_to, decode_latents, encode_prompts, encoders_on_device
 from .model import Model
 from .schedule import NoiseSchedule
 
@@ -52,15 +52,17 @@ def generate_latents(
         batch: images at a time; no image depends on it, to rounding.
         negative: what to steer away from; the empty prompt by default.
     """
+    if not seeds:
+        raise ValueError("generate_latents was given no seeds")
     height, width = height or model.resolution, width or model.resolution
     if height % 8 or width % 8:
         raise DataError(f"images of {width} x {height} pixels: both sides must be multiples of 8")
-    conditioning = _conditioning(model, prompts, len(seeds), (height, width))
-    unconditional = None
+    size = height, width
+    conditioning, unconditional = _conditioning(model, prompts, len(seeds), size), None
     if guidance > 1:
-        if negative is None or isinstance(negative, str):
-            negative = encode_prompts(model, [negative or ""], size=(height, width))
-        unconditional = _cast(negative, model)
+        if not isinstance(negative, Conditioning):
+            negative = encode_prompts(model, [negative or ""], size=size)
+        unconditional = conditioning_to(negative, model.device, model.dtype)
     shape = (model.unet.config["in_channels"], height // 8, width // 8)
     done = []
     with _evaluating(model.unet):
@@ -95,12 +97,20 @@ def generate_images(
     negative: str | Conditioning | None = None,
     on_progress: ProgressCallback = silent,
 ) -> Tensor:
-    """The same, decoded: [len(seeds), 3, height, width] in float32 from -1 to 1."""
+    """The same, decoded: [len(seeds), 3, height, width] in float32 from -1 to 1.
+
+    Text encoders and VAE work on the denoiser's device, and go back to where they were.
+    """
+    with encoders_on_device(model):
+        if not isinstance(prompts, Conditioning):
+            size = height or model.resolution, width or model.resolution
+            prompts = _conditioning(model, prompts, len(seeds), size)
     latents = generate_latents(
         model, prompts, seeds=seeds, steps=steps, guidance=guidance, height=height, width=width,
         batch=batch, negative=negative, on_progress=on_progress,
     )  # fmt: skip
-    return decode_latents(model, latents, batch=batch)
+    with encoders_on_device(model):
+        return decode_latents(model, latents, batch=batch)
 
 
 def build_scheduler(schedule: NoiseSchedule, steps: int) -> DPMSolverMultistepScheduler:
@@ -148,14 +158,7 @@ def _conditioning(
         prompts = prompts.expand(count)
     if len(prompts) != count:
         raise DataError(f"{len(prompts)} prompts for {count} seeds: give one seed per image")
-    return _cast(prompts, model)
-
-
-def _cast(conditioning: Conditioning, model: Model) -> Conditioning:
-    """On the denoiser's device and in its type, but sizes in pixels stay exact."""
-    cast = conditioning.to(model.device, model.dtype)
-    ids = conditioning.time_ids
-    return Conditioning(cast.context, cast.pooled, None if ids is None else ids.to(model.device))
+    return conditioning_to(prompts, model.device, model.dtype)
 
 
 def _noise(shape: tuple[int, ...], seed: int) -> Tensor:

@@ -1,0 +1,1 @@
+"""Concepts, prompts and images, and their latents and text embeddings, encoded once."""

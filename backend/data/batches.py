@@ -1,0 +1,200 @@
+"""What a plan's data come to, and the batches drawn from them.
+
+Draws know no history: each asks for a generator by name (`generator(seed, "forget", step)`), so
+a run resumed at any step sees the same samples, noise and timesteps as one never interrupted.
+All randomness is drawn on the CPU, the same for each device.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..config import RETAIN, Concept, HardeningPlan, ImageSet
+from ..errors import DataError
+from ..model.denoiser import Conditioning
+from ..model.encode import (
+    conditioning_to,
+    encode_prompts,
+    encoders_on_device,
+    offload_encoders,
+)
+from ..model.model import Model
+from ..progress import Progress, ProgressCallback, silent
+from ..seeds import generator
+from .concept import near_neighbours, retain_prompts
+from .encoded_set import EncodedSet, merge
+from .latents import encode_image_set
+
+__all__ = [
+    "Draw", "EncodedData", "EncodedSet", "draw", "draw_noise", "draw_timesteps", "generator",
+    "merge", "prepare_data",
+]  # fmt: skip
+
+RETAIN_IMAGES = 128  # synthesised where a plan gives no retain set
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One batch with its randomness: all that a denoising loss needs beside the weights.
+
+    latents, noise: [batch, 4, height / 8, width / 8]; timesteps: [batch], integers.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    conditioning: Conditioning
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+
+def draw_noise(
+    shape: tuple[int, ...] | torch.Size,
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """ε of unit variance: drawn on the CPU in float32, then moved."""
+    return torch.randn(shape, generator=generator).to(device, dtype)
+
+
+def draw_timesteps(batch: int, steps: int, generator: torch.Generator) -> Tensor:
+    """[batch] integers, each of 0 to steps − 1 equally likely; on the CPU."""
+    return torch.randint(0, steps, (batch,), generator=generator)
+
+
+def draw(
+    encoded_set: EncodedSet,
+    generator: torch.Generator,
+    batch: int,
+    schedule_steps: int = 1000,
+    caption_dropout: float = 0.0,
+) -> Draw:
+    """Samples of one size with their noise and timesteps, on the set's device and in its type."""
+    latents, conditioning = encoded_set.draw(generator, batch, caption_dropout=caption_dropout)
+    noise = draw_noise(latents.shape, generator, latents.device, latents.dtype)
+    timesteps = draw_timesteps(batch, schedule_steps, generator).to(latents.device)
+    return Draw(latents, noise, timesteps, conditioning)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedData:
+    """All sets of a plan, encoded.
+
+    forget, anchors: by name of the concept; an anchor is [1]. empty: the empty prompt, [1].
+    fine_tunes: by `FineTuneConfig.data` and `prior_data`; "retain" is the retain set itself.
+    """
+
+    forget: dict[str, EncodedSet]
+    retain: EncodedSet
+    anchors: dict[str, Conditioning]
+    empty: Conditioning
+    fine_tunes: dict[str, EncodedSet]
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> EncodedData:
+        """Latents and embeddings on a device and in a type; a set used twice is moved once."""
+        moved: dict[int, EncodedSet] = {}
+
+        def move(encoded: EncodedSet) -> EncodedSet:
+            return moved.setdefault(id(encoded), encoded.to(device, dtype))
+
+        return EncodedData(
+            forget={name: move(part) for name, part in self.forget.items()},
+            retain=move(self.retain),
+            anchors={
+                name: conditioning_to(part, device, dtype) for name, part in self.anchors.items()
+            },
+            empty=conditioning_to(self.empty, device, dtype),
+            fine_tunes={name: move(part) for name, part in self.fine_tunes.items()},
+        )
+
+
+def prepare_data(
+    model: Model,
+    plan: HardeningPlan,
+    *,
+    cache: Path | str | None = None,
+    on_progress: ProgressCallback = silent,
+) -> EncodedData:
+    """Encode everything a plan names; text encoders and VAE then leave the device.
+
+    A concept's forget set is its own images, else the plan's forget set, else synthesised from
+    its prompts. Without a retain set, one is synthesised from the shipped retain prompts and the
+    near neighbours of those concepts that are presets. Each folder is encoded once. Synthesis
+    does not depend on `plan.seed`: runs that differ in their seed share the data.
+    """
+    resolution = plan.resolution or model.resolution
+    done: dict[ImageSet, EncodedSet] = {}
+
+    def encoded(image_set: ImageSet, what: str) -> EncodedSet:
+        if image_set not in done:
+            done[image_set] = encode_image_set(
+                model, image_set, resolution=resolution, cache=cache,
+                skip_broken=plan.skip_broken_images, on_progress=_saying(what, on_progress),
+            )  # fmt: skip
+        return done[image_set]
+
+    with encoders_on_device(model):
+        forget = {
+            concept.name: encoded(_forget_set(concept, plan), f"forget set of {concept.name}")
+            for concept in plan.concepts
+        }
+        retain = encoded(plan.retain_set or _shipped_retain_set(plan), "retain set")
+        fine_tunes = {
+            name: retain if name == RETAIN else encoded(ImageSet(folder=name), f"data {name}")
+            for name in _data_names(plan)
+        }
+        size = resolution, resolution
+        anchors = [concept.anchor for concept in plan.concepts]
+        texts = encode_prompts(model, ["", *anchors], batch=1, size=size)
+    offload_encoders(model)
+    return EncodedData(
+        forget=forget,
+        retain=retain,
+        anchors={
+            concept.name: texts[index : index + 1]
+            for index, concept in enumerate(plan.concepts, start=1)
+        },
+        empty=texts[:1],
+        fine_tunes=fine_tunes,
+    )
+
+
+def _forget_set(concept: Concept, plan: HardeningPlan) -> ImageSet:
+    if concept.images or plan.forget_set:
+        return concept.images or plan.forget_set  # type: ignore[return-value]
+    return ImageSet(prompts=concept.prompts)
+
+
+def _shipped_retain_set(plan: HardeningPlan) -> ImageSet:
+    """Shipped prompts, less those that name a concept of the plan: they must not be kept."""
+    names = [re.escape(concept.name) for concept in plan.concepts]
+    named = re.compile(rf"\b({'|'.join(names)})\b", re.IGNORECASE)
+    neighbours = [p for concept in plan.concepts for p in near_neighbours(concept.name)]
+    prompts = [p for p in (*neighbours, *retain_prompts()) if not named.search(p)]
+    if not prompts:
+        raise DataError("no retain prompt is left beside the concepts: give a retain_set")
+    return ImageSet(prompts=tuple(prompts[:RETAIN_IMAGES]), images=RETAIN_IMAGES)
+
+
+def _data_names(plan: HardeningPlan) -> list[str]:
+    """Each data name of the simulated users once; prior data where DreamBooth uses them."""
+    names = [fine_tune.data for fine_tune in plan.fine_tunes]
+    names += [part.prior_data for part in plan.fine_tunes if part.method == "dreambooth"]
+    return list(dict.fromkeys(names))
+
+
+def _saying(what: str, on_progress: ProgressCallback) -> ProgressCallback:
+    def tell(progress: Progress, /) -> None:
+        on_progress(replace(progress, message=progress.message or what))
+
+    return tell

@@ -1,0 +1,129 @@
+"""A folder of encoded tensors, addressed by the content they were made from.
+
+One small `.safetensors` file per image, caption or synthesised batch; its name is the SHA-256 of
+everything the tensors depend on, so nothing is ever out of date, and any number of runs may
+share the folder. Entries carry a checksum: one that is damaged is encoded again, with a warning.
+No pixels and no text are in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ..errors import DataError
+
+ENCODING_VERSION = 1  # raise it when the same content comes to mean other tensors
+_CHECKSUM = "sha256"
+_SAMPLES = 64  # values of each tensor that enter a fingerprint as they are
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+log = logging.getLogger(__name__)
+
+
+class EncodingCache:
+    """Tensors by key. Without a folder it keeps nothing, and every look-up misses."""
+
+    def __init__(self, folder: Path | str | None) -> None:
+        self.folder = None if folder is None else Path(folder)
+
+    def __bool__(self) -> bool:
+        return self.folder is not None
+
+    def holds(self, key: str) -> bool:
+        """Whether there is an entry; `load` tells whether it is sound."""
+        path = self._path(key)
+        return path is not None and path.is_file()
+
+    def load(self, key: str) -> dict[str, Tensor] | None:
+        """The tensors stored under a key, on the CPU; None where there are none or damaged."""
+        path = self._path(key)
+        if path is None or not self.holds(key):
+            return None
+        try:
+            tensors = safetensors.torch.load(path.read_bytes())
+            checksum = tensors.pop(_CHECKSUM, torch.empty(0))
+        except (SafetensorError, ValueError) as error:
+            log.warning("cache entry %s is damaged (%s): encoding again", path.name, error)
+            return None
+        if bytes(checksum.tolist()) != _digest(tensors):
+            log.warning("cache entry %s is damaged (wrong checksum): encoding again", path.name)
+            return None
+        return tensors
+
+    def save(self, key: str, tensors: dict[str, Tensor]) -> None:
+        """Store tensors under a key: wholly or not at all, also when the process is killed."""
+        path = self._path(key)
+        if path is None:
+            return
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        checksum = torch.tensor(list(_digest(tensors)), dtype=torch.uint8)
+        blob = safetensors.torch.save({**tensors, _CHECKSUM: checksum})
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(blob)
+            os.replace(temporary, path)
+        except BaseException as error:
+            Path(temporary).unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise self._unwritable(error) from error
+            raise
+
+    def _path(self, key: str) -> Path | None:
+        return None if self.folder is None else self.folder / f"{key}.safetensors"
+
+    def _unwritable(self, error: OSError) -> DataError:
+        return DataError(
+            f"cache {self.folder}: cannot be written ({error.strerror or error}); free some space "
+            "or choose another folder"
+        )
+
+
+def content_key(kind: str, *parts: str | bytes | int | float | None) -> str:
+    """The address of an entry: its kind and the SHA-256 of all that it depends on."""
+    plain = [hashlib.sha256(p).hexdigest() if isinstance(p, bytes) else p for p in parts]
+    text = json.dumps([ENCODING_VERSION, kind, *plain])
+    return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:40]}"
+
+
+@torch.no_grad()
+def fingerprint(*modules: torch.nn.Module) -> str:
+    """What the weights of networks are, in seconds even for SDXL, on the device they lie on.
+
+    Of each parameter: name, shape, type, 64 evenly spaced values, and the exact sum of all its
+    bits read as integers, which any retraining, merge or cast changes. It is no cryptographic
+    hash of the weights: a cache has no adversary. It reads the memory, not the source file, so
+    it also holds for models that a host handed over.
+    """
+    found = hashlib.sha256()
+    for module in modules:
+        for name, tensor in sorted(module.named_parameters()):
+            bits = tensor.detach().reshape(-1).view(_INTEGERS[tensor.element_size()])
+            picks = torch.linspace(0, max(len(bits) - 1, 0), min(_SAMPLES, len(bits)))
+            values = bits[picks.long().to(bits.device)].tolist()
+            total = bits.sum(dtype=torch.int64).item()
+            found.update(json.dumps([name, list(tensor.shape), str(tensor.dtype)]).encode())
+            found.update(json.dumps([values, total]).encode())
+    return found.hexdigest()
+
+
+def _digest(tensors: dict[str, Tensor]) -> bytes:
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.digest()

@@ -1,0 +1,139 @@
+"""A set of images as the denoiser meets it: latents by size, and each distinct caption once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..model.denoiser import Conditioning
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """The samples of one size.
+
+    latents: [n, 4, height / 8, width / 8], times the VAE's scaling factor. captions: [n], index
+    into the set's texts. weights: [n], float64, the chance of each relative to the others.
+    time_ids: SDXL's size and crop, [n, 6] in float32; None elsewhere.
+    `captions` and `weights` stay on the CPU, where draws are made.
+    """
+
+    latents: Tensor
+    captions: Tensor
+    weights: Tensor
+    time_ids: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedSet:
+    """Latents with their conditioning, drawn from in batches of one size.
+
+    texts: the distinct captions. conditioning: of each text. empty: of the empty prompt, [1];
+    what a dropped caption becomes. Time ids are the samples', so neither has any.
+    """
+
+    buckets: tuple[Bucket, ...]
+    texts: tuple[str, ...]
+    conditioning: Conditioning
+    empty: Conditioning
+
+    def __len__(self) -> int:
+        return sum(len(bucket) for bucket in self.buckets)
+
+    def draw(
+        self, generator: torch.Generator, batch: int, *, caption_dropout: float = 0.0
+    ) -> tuple[Tensor, Conditioning]:
+        """Latents [batch, 4, h, w] and their conditioning, by the generator alone.
+
+        A bucket is drawn by its weight, then samples of it, none twice unless the bucket holds
+        fewer than `batch`. Captions are dropped with the chance `caption_dropout`; size and
+        crop are not.
+        """
+        totals = torch.stack([bucket.weights.sum() for bucket in self.buckets])
+        bucket = self.buckets[int(torch.multinomial(totals, 1, generator=generator))]
+        rounds = -(-batch // len(bucket))
+        picks = torch.cat(
+            [
+                torch.multinomial(bucket.weights, min(batch, len(bucket)), generator=generator)
+                for _ in range(rounds)
+            ]
+        )[:batch]
+        dropped = torch.rand(batch, generator=generator) < caption_dropout
+        device = bucket.latents.device
+        captions, picks = bucket.captions[picks].to(device), picks.to(device)
+        conditioning = _replaced(self.conditioning[captions], self.empty, dropped.to(device))
+        ids = None if bucket.time_ids is None else bucket.time_ids[picks]
+        return bucket.latents[picks], replace(conditioning, time_ids=ids)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> EncodedSet:
+        """Latents and embeddings on a device and in a type; sizes in pixels stay exact."""
+        return replace(
+            self,
+            buckets=tuple(
+                replace(
+                    bucket,
+                    latents=bucket.latents.to(device, dtype),
+                    time_ids=None if bucket.time_ids is None else bucket.time_ids.to(device),
+                )
+                for bucket in self.buckets
+            ),
+            conditioning=self.conditioning.to(device, dtype),
+            empty=self.empty.to(device, dtype),
+        )
+
+
+def _replaced(conditioning: Conditioning, empty: Conditioning, dropped: Tensor) -> Conditioning:
+    """The empty prompt where `dropped`, [batch], says so."""
+    context = torch.where(dropped[:, None, None], empty.context, conditioning.context)
+    if conditioning.pooled is None or empty.pooled is None:
+        return Conditioning(context)
+    return Conditioning(context, torch.where(dropped[:, None], empty.pooled, conditioning.pooled))
+
+
+def merge(sets: Sequence[EncodedSet], weights: Sequence[float] | None = None) -> EncodedSet:
+    """One set of several, encoded by the same model.
+
+    weights: the share of draws that each set gets, relative to the others, however large it
+        is; by default each sample is as likely as any other.
+    """
+    if not sets or (weights is not None and len(weights) != len(sets)):
+        raise ValueError(f"merge: {len(sets)} sets, {weights} weights")
+    if weights is not None and min(weights) <= 0:
+        raise ValueError(f"merge: weights must be more than 0, not {list(weights)}")
+    texts = tuple(dict.fromkeys(text for part in sets for text in part.texts))
+    place = {text: index for index, text in enumerate(texts)}
+    first_use: dict[str, Conditioning] = {}
+    sizes: dict[tuple[int, ...], list[Bucket]] = {}
+    for index, part in enumerate(sets):
+        total = sum(float(bucket.weights.sum()) for bucket in part.buckets)
+        factor = 1.0 if weights is None else weights[index] / total
+        places = torch.tensor([place[text] for text in part.texts])
+        for number, text in enumerate(part.texts):
+            first_use.setdefault(text, part.conditioning[number : number + 1])
+        for bucket in part.buckets:
+            moved = replace(
+                bucket, captions=places[bucket.captions], weights=bucket.weights * factor
+            )
+            sizes.setdefault(tuple(bucket.latents.shape[2:]), []).append(moved)
+    return EncodedSet(
+        buckets=tuple(_joined(sizes[size]) for size in sorted(sizes)),
+        texts=texts,
+        conditioning=Conditioning.cat([first_use[text] for text in texts]),
+        empty=sets[0].empty,
+    )
+
+
+def _joined(parts: list[Bucket]) -> Bucket:
+    ids = [part.time_ids for part in parts if part.time_ids is not None]
+    return Bucket(
+        torch.cat([part.latents for part in parts]),
+        torch.cat([part.captions for part in parts]),
+        torch.cat([part.weights for part in parts]),
+        torch.cat(ids) if ids else None,
+    )

@@ -1,0 +1,194 @@
+"""Images and prompts to encoded sets, each piece of content encoded once.
+
+Every latent is encoded by itself and every caption by itself, so that neither depends on what
+else is in the set: the tensors are the same from the cache, from a set that grew, and after an
+interruption. Synthesised sets are latents from the start and are never decoded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ..config import ImageSet
+from ..errors import DataError
+from ..model.encode import encode_images
+from ..model.generate import generate_latents
+from ..model.model import Model
+from ..progress import Progress, ProgressCallback, silent
+from ..seeds import generator
+from .assembly import Sample, assemble, require_finite
+from .cache import EncodingCache, content_key, fingerprint
+from .encoded_set import EncodedSet
+from .image_set import CaptionedImage, listed, read_image_set, reason
+from .pixels import BROKEN, frame, open_image
+
+SYNTHESIS_BATCH = 8  # images made, and cached, together
+
+log = logging.getLogger(__name__)
+
+
+def encode_image_set(
+    model: Model,
+    image_set: ImageSet,
+    *,
+    resolution: int = 0,
+    cache: Path | str | None = None,
+    skip_broken: bool = False,
+    seed: int = 0,
+    on_progress: ProgressCallback = silent,
+) -> EncodedSet:
+    """Encode a folder, or synthesise from the set's prompts; on the denoiser's device.
+
+    Args:
+        resolution: side of a square bucket in pixels; 0 is the model's native one.
+        cache: folder to keep the tensors in; None keeps nothing.
+        skip_broken: leave out images that cannot be decoded, with a warning that lists them;
+            otherwise they are an error that does, before anything is encoded.
+        seed: of the synthesis; a folder needs none.
+    """
+    if image_set.prompts:
+        return synthesise(
+            model, image_set.prompts, image_set.images, steps=image_set.sampling_steps,
+            guidance=image_set.guidance, resolution=resolution, seed=seed, cache=cache,
+            on_progress=on_progress,
+        )  # fmt: skip
+    images = read_image_set(image_set)
+    resolution = resolution or model.resolution
+    store = EncodingCache(cache)
+    weights = fingerprint(model.vae) if store else ""
+    keys = [content_key("image", _bytes(image), resolution, weights) for image in images]
+    usable = _usable(images, keys, store, image_set.folder, skip_broken)
+    samples = []
+    for number, (image, key) in enumerate(usable, start=1):
+        samples.append(_encoded(model, image, key, resolution, store))
+        on_progress(Progress(stage="encoding", step=number, total=len(usable)))
+    _warn_of_enlarging(samples, image_set.folder)
+    return assemble(model, samples, store)
+
+
+def synthesise(
+    model: Model,
+    prompts: Sequence[str],
+    images: int,
+    *,
+    steps: int = 25,
+    guidance: float = 7.5,
+    resolution: int = 0,
+    seed: int = 0,
+    cache: Path | str | None = None,
+    on_progress: ProgressCallback = silent,
+) -> EncodedSet:
+    """A set made by the checkpoint itself: `images` latents that cycle through the prompts.
+
+    The caption of each is its prompt. Image i depends on its prompt, on seed and i alone, so a
+    larger set begins with the smaller one (to rounding where a batch was cut short).
+    """
+    if not prompts:
+        raise DataError("synthesis: give at least one prompt")
+    resolution = resolution or model.resolution
+    store = EncodingCache(cache)
+    weights = _sampler_fingerprint(model) if store else ""
+    samples = []
+    for start in range(0, images, SYNTHESIS_BATCH):
+        indices = range(start, min(start + SYNTHESIS_BATCH, images))
+        texts = [prompts[index % len(prompts)] for index in indices]
+        seeds = [generator(seed, "synthesis", index).initial_seed() for index in indices]
+        key = content_key("synthetic", *texts, *seeds, steps, guidance, resolution, weights)
+        stored = store.load(key)
+        if stored is None:
+            latents = generate_latents(
+                model, texts, seeds=seeds, steps=steps, guidance=guidance, height=resolution,
+                width=resolution, batch=SYNTHESIS_BATCH,
+                on_progress=_part_of(on_progress, start, images),
+            ).cpu()  # fmt: skip
+            require_finite(latents, f"synthesis of {texts[0]!r} and the prompts after it")
+            stored = {"latents": latents}
+            store.save(key, stored)
+        size = resolution, resolution
+        samples += [
+            Sample(latents, text, size, (0, 0))
+            for latents, text in zip(stored["latents"], texts, strict=True)
+        ]
+        on_progress(Progress(stage="synthesising", step=len(samples), total=images))
+    return assemble(model, samples, store)
+
+
+def _bytes(image: CaptionedImage) -> bytes:
+    try:
+        return image.path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{image.path}: cannot be read ({error.strerror})") from error
+
+
+def _usable(
+    images: Sequence[CaptionedImage],
+    keys: Sequence[str],
+    store: EncodingCache,
+    folder: str,
+    skip_broken: bool,
+) -> list[tuple[CaptionedImage, str]]:
+    """The images that decode (what is in the cache once did)."""
+    usable, broken = [], []
+    for image, key in zip(images, keys, strict=True):
+        try:
+            if not store.holds(key):
+                open_image(image.path)
+        except BROKEN as error:
+            broken.append(f"{image.name} ({reason(error)})")
+        else:
+            usable.append((image, key))
+    if broken and not skip_broken:
+        raise DataError(
+            f"image set {folder}: {len(broken)} of {len(images)} images are broken: "
+            f"{listed(broken)}; mend or remove them, or allow skipping (skip_broken_images)"
+        )
+    if broken:
+        log.warning("image set %s: %d images skipped: %s", folder, len(broken), listed(broken))
+    if not usable:
+        raise DataError(f"image set {folder}: not one of its {len(images)} images can be read")
+    return usable
+
+
+def _encoded(
+    model: Model, image: CaptionedImage, key: str, resolution: int, store: EncodingCache
+) -> Sample:
+    stored = store.load(key)
+    if stored is None:
+        framed = frame(open_image(image.path), resolution)
+        latents = encode_images(model, framed.pixels[None])[0].cpu()
+        require_finite(latents, f"image {image.path}")
+        stored = {"latents": latents, "frame": torch.tensor([*framed.original, *framed.crop])}
+        store.save(key, stored)
+    height, width, top, left = stored["frame"].tolist()
+    return Sample(stored["latents"], image.caption, (height, width), (top, left))
+
+
+def _warn_of_enlarging(samples: Sequence[Sample], folder: str) -> None:
+    small = [sample for sample in samples if sample.enlarged]
+    if small:
+        log.warning(
+            "image set %s: %d of %d images are smaller than the size they are trained at, and "
+            "were enlarged to it", folder, len(small), len(samples),
+        )  # fmt: skip
+
+
+def _sampler_fingerprint(model: Model) -> str:
+    """Of everything that turns a prompt and a seed into latents."""
+    schedule = model.schedule.alphas_cumprod.tolist()
+    weights = fingerprint(model.unet, *model.text_encoders)
+    return content_key("sampler", weights, model.family, model.schedule.prediction_type, *schedule)
+
+
+def _part_of(on_progress: ProgressCallback, start: int, total: int) -> ProgressCallback:
+    """Progress of one batch told as that of the whole set."""
+
+    def tell(progress: Progress, /) -> None:
+        if progress.micro_total:
+            on_progress(replace(progress, stage="synthesising", step=start, total=total))
+
+    return tell

@@ -1,0 +1,100 @@
+"""From a picture to the pixels the VAE is given: orientation, aspect buckets, size and crop.
+
+Buckets as in the field's trainers (after NovelAI's description): sides in steps of 64 pixels,
+area at most resolution², sides from half to twice the resolution. A picture goes to the bucket
+of the nearest aspect ratio, is resized by the smallest factor that covers it, and cropped in the
+centre; so it is enlarged only where it is smaller than its bucket, and no more than needed.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+Size = tuple[int, int]  # (height, width) in pixels, or (top, left)
+
+# What Pillow's readers raise on damaged files; anything else is a bug and keeps its traceback.
+BROKEN = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error,
+    zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Framed:
+    """A picture as the model will see it.
+
+    pixels: [3, height, width] from -1 to 1. original: the size before. crop: (top, left) of the
+    cut in the resized picture. SDXL is told both, see `size_ids`.
+    """
+
+    pixels: Tensor
+    original: Size
+    crop: Size
+
+    @property
+    def size(self) -> Size:
+        return self.pixels.shape[1], self.pixels.shape[2]
+
+
+@cache
+def buckets(resolution: int) -> tuple[Size, ...]:
+    """Every bucket of a resolution, sorted; in steps of 8 pixels where that is below 256 (or no
+    multiple of 64), as the latents of tiny models would leave no choice otherwise."""
+    step = 64 if resolution >= 256 and resolution % 64 == 0 else 8
+    low, high = max(resolution // 2 // step, 1) * step, resolution * 2
+    found = {(resolution, resolution)}
+    for side in range(low, high + 1, step):
+        other = min(resolution**2 // side // step * step, high)
+        if other >= low:
+            found |= {(side, other), (other, side)}
+    return tuple(sorted(found))
+
+
+def choose_bucket(height: int, width: int, resolution: int) -> Size:
+    """The bucket of the nearest aspect ratio; of two, the larger."""
+    aspect = math.log(width / height)
+    return min(
+        buckets(resolution),
+        key=lambda size: (abs(math.log(size[1] / size[0]) - aspect), -size[0] * size[1], size),
+    )
+
+
+def open_image(source: Path | bytes) -> Image.Image:
+    """A picture in RGB, upright by its EXIF tag, transparency laid on white.
+
+    Of an animation the first frame. Raises one of `BROKEN` where the file is damaged.
+    """
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+        opened.load()
+        image = ImageOps.exif_transpose(opened) or opened
+        if image.mode.startswith("I"):  # 16 bits a pixel: Pillow would clip, not scale
+            image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).astype(np.uint8))
+        if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+        return image.convert("RGB")
+
+
+def frame(image: Image.Image, resolution: int) -> Framed:
+    """Resize to cover the picture's bucket and crop its centre."""
+    height, width = choose_bucket(image.height, image.width, resolution)
+    scale = max(height / image.height, width / image.width)
+    tall = max(height, round(image.height * scale))
+    wide = max(width, round(image.width * scale))
+    top, left = (tall - height) // 2, (wide - width) // 2
+    resized = image.resize((wide, tall), Image.Resampling.LANCZOS)
+    cut = np.asarray(resized.crop((left, top, left + width, top + height)), dtype=np.float32)
+    pixels = torch.from_numpy(cut / 127.5 - 1).permute(2, 0, 1).contiguous()
+    return Framed(pixels, (image.height, image.width), (top, left))
