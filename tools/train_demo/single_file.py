@@ -32,6 +32,19 @@ OVERRIDES = {
     "vae": {"norm_num_groups": GROUPS},
     "text_encoder": {"num_attention_heads": HEADS},
 }
+SCHEDULER = {  # that of SD 1.5
+    "_class_name": "PNDMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
 UNET_RULES = (
     (r"^time_embedding\.linear_(\d)", lambda m: f"time_embed.{2 * int(m[1]) - 2}"),
     (r"^conv_in", "input_blocks.0.0"),
@@ -176,8 +189,6 @@ def export(folder: Path, path: Path, unet_folder: str = "unet") -> None:
 
 def write_config(folder: Path, models: Path, tokenizer: Path) -> None:
     """A folder as `from_single_file(config=...)` wants it: configurations and no weights."""
-    from diffusers import PNDMScheduler
-
     classes = {
         "scheduler": ("diffusers", "PNDMScheduler"),
         "text_encoder": ("transformers", "CLIPTextModel"),
@@ -198,14 +209,9 @@ def write_config(folder: Path, models: Path, tokenizer: Path) -> None:
             config["scaling_factor"] = SCALING_FACTOR
         (folder / name).mkdir(exist_ok=True)
         (folder / name / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    PNDMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        skip_prk_steps=True,
-        steps_offset=1,
-        clip_sample=False,
-    ).save_config(folder / "scheduler")
+    (folder / "scheduler").mkdir(exist_ok=True)
+    text = json.dumps(SCHEDULER)
+    (folder / "scheduler" / "scheduler_config.json").write_text(text, encoding="utf-8")
     shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)
 
 
