@@ -70,7 +70,7 @@ def harden(
         ConfigError, DataError: the plan does not fit the model or the data.
         DivergenceError: a loss is not finite; the state before it is saved.
     """
-    folder = RunFolder.of(run_folder, plan)
+    folder = _open_run(run_folder, plan)
     if data is None:
         cache = folder.path / "cache" if folder else None
         data = prepare_data(model, plan, cache=cache, on_progress=on_progress)
@@ -85,6 +85,15 @@ def resume(
     """Continue the run in `run_folder`; ends with the same bytes as one never interrupted."""
     folder = RunFolder.open(run_folder)
     return harden(model, folder.plan, run_folder=folder, on_progress=on_progress)
+
+
+def _open_run(run_folder: RunFolder | Path | str | None, plan: HardeningPlan) -> RunFolder | None:
+    """A folder that holds a run of this plan is continued; any other plan's is refused."""
+    if run_folder is None or isinstance(run_folder, RunFolder):
+        return run_folder
+    if (Path(run_folder) / "plan.json").exists():
+        return RunFolder.open(run_folder, plan)
+    return RunFolder.create(run_folder, plan)
 
 
 @dataclass
@@ -113,7 +122,7 @@ class _Run:
         started = time.perf_counter()
         self.denoiser.training(self.plan.gradient_checkpointing)
         while self.step < self.plan.outer_steps:
-            complete = self._state()
+            complete = self._state() if self.folder else {}
             try:
                 record = self.outer_step(self.step + 1)
             except BaseException:  # interrupt, bug or divergence: keep the last complete step
@@ -123,11 +132,13 @@ class _Run:
             self.records.append(record)
             if self.folder:
                 self.folder.append(record.to_json())
-            if self.step % self.plan.save_every == 0:
+            if self.folder and self.step % self.plan.save_every == 0:
                 self._save(self._state())
             self._tell(record.values(), self.step)
-        self._save(self._state())
         adapter = self.denoiser.adapter()
+        if self.folder:
+            self._save(self._state())
+            self.folder.save_adapter(adapter, {"step": self.step})
         seconds = time.perf_counter() - started
         return HardenResult(adapter, tuple(self.records), self.plan, seconds, tuple(self.warnings))
 
@@ -324,9 +335,6 @@ class _Run:
         if self.folder is None:
             return
         self.folder.save_state(self.step, tensors, self._values)
-        theta = {n.removeprefix("theta."): t for n, t in tensors.items() if n[:6] == "theta."}
-        adapter = Adapter(theta, self.plan.adapter.rank, self.plan.adapter.effective_alpha)
-        self.folder.save_adapter(adapter, {"step": str(self.step)})
 
     def _tell(
         self,

@@ -1,0 +1,283 @@
+"""The recipe as a whole: what it optimises, determinism, stopping, resuming, diverging."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from fakes import encoded_data, tiny_model
+
+from resalign.backend.config import (
+    AdapterConfig,
+    Concept,
+    FineTuneConfig,
+    HardeningPlan,
+    HarmConfig,
+    RegulatorConfig,
+    SolverConfig,
+)
+from resalign.backend.errors import DivergenceError, RunError
+from resalign.backend.harden import harden
+from resalign.backend.run_folder import RunFolder
+
+FAST = FineTuneConfig(name="fast", learning_rate=5e-2, steps=2, batch=2, concept_share=0.5)
+SLOW = FineTuneConfig(
+    name="slow", learning_rate=1e-2, steps=3, batch=2, optimiser="sgd", schedule="cosine"
+)
+
+
+def plan(**changes) -> HardeningPlan:
+    settings = {
+        "concepts": (Concept("bad", prompts=("bad",)),),
+        "fine_tunes": (FAST, SLOW),
+        "adapter": AdapterConfig(rank=2),
+        "outer_steps": 6,
+        "warm_up_steps": 2,
+        "learning_rate": 1e-2,
+        "harm": HarmConfig(cap=4.0),  # an untrained network's error is about 1
+        "regulator": RegulatorConfig(enabled=False),
+        "save_every": 2,
+    }
+    return HardeningPlan(**(settings | changes))
+
+
+def run(hardening_plan: HardeningPlan, folder: Path | None = None, on_progress=None):
+    options = {"on_progress": on_progress} if on_progress else {}
+    return harden(tiny_model(), hardening_plan, run_folder=folder, data=encoded_data(), **options)
+
+
+def same(one, other) -> bool:
+    return one.adapter.tensors.keys() == other.adapter.tensors.keys() and all(
+        torch.equal(tensor, other.adapter.tensors[name])
+        for name, tensor in one.adapter.tensors.items()
+    )
+
+
+def test_unlearning_raises_the_error_on_the_concept_and_keeps_the_rest():
+    """L_harm falls towards −cap while L_retain stays small."""
+    result = run(plan(outer_steps=40, warm_up_steps=40, learning_rate=2e-2))
+    first, last = result.records[0], result.records[-1]
+    assert last.harm < first.harm - 0.02
+    assert last.retain < 0.1 * abs(last.harm)
+
+
+@pytest.mark.parametrize("simulate", ["shared", "adapter", "full"])
+@pytest.mark.parametrize("method", ["first_order", "minres"])
+def test_every_way_of_simulating_runs_and_is_recorded(simulate, method):
+    """q, inner steps, weight move, residual: all in the record, warm-up has none."""
+    solver = SolverConfig(method=method, iterations=4, gamma=0.1)
+    fast = FAST if simulate != "full" else replace(FAST, learning_rate=1e-3)
+    result = run(
+        plan(simulate=simulate, solver=solver, configurations_per_step=2, fine_tunes=(fast, SLOW))
+    )
+    warm_up, last = result.records[0], result.records[-1]
+    assert warm_up.simulations == () and warm_up.resilience_weight == 0
+    assert {s.name for s in last.simulations} == {"fast", "slow"}
+    for simulation in last.simulations:
+        assert simulation.move > 0
+        assert 0 < simulation.q < 2
+        assert simulation.steps == (2 if simulation.name == "fast" else 3)
+        if method == "minres":
+            assert simulation.residual is not None and simulation.residual < 1
+            assert simulation.curvature is not None and simulation.curvature > 0
+            assert simulation.products > 0
+
+
+def test_the_shared_step_descends_the_stated_objective():
+    """The gradient of one step is (1 − λ)∇L_h(θ) + λ∇L_h(θ*) + μ∇L_retain, first order."""
+    tensors = {}
+    for lam in (0.0, 0.5, 1.0):
+        hardening_plan = plan(
+            outer_steps=1, warm_up_steps=0, resilience_weight=lam, gradient_norm=0,
+            fine_tunes=(FAST,),
+        )  # fmt: skip
+        seen = {}
+        _watch_gradient(hardening_plan, seen)
+        tensors[lam] = torch.cat([seen[name].reshape(-1) for name in sorted(seen)])
+    torch.testing.assert_close(
+        tensors[0.5], (tensors[0.0] + tensors[1.0]) / 2, rtol=1e-4, atol=1e-7
+    )
+    assert (tensors[0.0] - tensors[1.0]).norm() > 1e-3 * tensors[0.0].norm()
+
+
+def _watch_gradient(hardening_plan: HardeningPlan, seen: dict[str, torch.Tensor]) -> None:
+    original = torch.optim.AdamW.step
+
+    def step(self, *args, **kwargs):
+        parameters = self.param_groups[0]["params"]
+        if hardening_plan.weight_decay == self.param_groups[0]["weight_decay"]:
+            seen.update({str(i): p.grad.clone() for i, p in enumerate(parameters)})
+        return original(self, *args, **kwargs)
+
+    torch.optim.AdamW.step = step  # type: ignore[method-assign]
+    try:
+        run(hardening_plan)
+    finally:
+        torch.optim.AdamW.step = original  # type: ignore[method-assign]
+
+
+def test_the_same_seed_gives_the_same_bytes():
+    """Two runs end with identical adapters; another seed does not."""
+    assert same(run(plan()), run(plan()))
+    assert not same(run(plan()), run(plan(seed=1)))
+
+
+def test_the_model_is_left_as_it_was():
+    """Hardening returns an adapter; the network it was found on is bit-identical."""
+    model = tiny_model()
+    before = {name: tensor.clone() for name, tensor in model.unet.state_dict().items()}
+    harden(model, plan(simulate="full"), data=encoded_data())
+    after = model.unet.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+class Stop(BaseException):
+    """As a host's interrupt: no Exception."""
+
+
+@pytest.mark.parametrize("step", [0, 1, 3, 5])
+def test_cancelling_at_a_micro_step_keeps_the_last_step_and_resumes_to_the_same_bytes(
+    tmp_path, step
+):
+    """Whatever the callback raises comes out; the run continues to the uninterrupted result."""
+
+    def stop(progress):
+        if progress.step == step and (step < 2 or progress.micro_step == 2):
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(plan(), tmp_path / "run", stop if step else _stop_at_once)
+    continued = run(plan(), tmp_path / "run")
+    assert [record.step for record in continued.records] == [1, 2, 3, 4, 5, 6]
+    assert same(continued, run(plan()))
+
+
+def _stop_at_once(progress):
+    raise Stop
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path):
+    """kill -9 between two saves: nothing is lost but the steps since, and the end is the same."""
+    script = textwrap.dedent(
+        f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import conftest, os, signal, torch
+        torch.set_num_threads(1)
+        import test_harden
+        def kill(progress):
+            if progress.step == 3 and progress.micro_step == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+        test_harden.run(test_harden.plan(), {str(tmp_path / "run")!r}, kill)
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=os.environ, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    with RunFolder.open(tmp_path / "run", read_only=True) as folder:
+        saved = folder.load_state()
+        assert saved is not None and saved[0] == 2
+        assert not (tmp_path / "run" / "adapter.safetensors").exists()
+    assert same(run(plan(), tmp_path / "run"), run(plan()))
+
+
+def test_the_regulators_state_is_part_of_what_resumes(tmp_path):
+    """Inner steps that had grown stay grown after an interruption."""
+    regulated = plan(
+        regulator=RegulatorConfig(low=0.0, high=0.01, factor=1.5, min_steps=1, max_steps=9),
+        outer_steps=8,
+        fine_tunes=(SLOW,),
+    )
+
+    def stop(progress):
+        if progress.step == 6 and progress.micro_step == 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(regulated, tmp_path / "run", stop)
+    continued = run(regulated, tmp_path / "run")
+    steps = [s.steps for record in continued.records for s in record.simulations]
+    assert steps == [3, 4, 7, 9, 9, 9]  # 3 · 1.5 = 4.5, 6.75, 10.1 → 9
+    assert same(continued, run(regulated))
+
+
+def test_a_users_who_never_relapses_is_a_warning_that_names_the_knob():
+    """Nothing to harden against: said once per `patience` runs in a row."""
+    idle = plan(
+        fine_tunes=(replace(SLOW, learning_rate=1e-9),),
+        regulator=RegulatorConfig(enabled=False, patience=3),
+        outer_steps=8,
+    )
+    result = run(idle)
+    assert len(result.warnings) == 2
+    assert "learning_rate" in result.warnings[0] and "slow" in result.warnings[0]
+
+
+def test_a_divergence_stops_with_the_state_before_it_saved(tmp_path):
+    """NaN in the outer step names the knobs; the folder holds the last good θ."""
+    hardening_plan = plan(learning_rate=0.9, gradient_norm=0, outer_steps=40, warm_up_steps=40,
+                          retain_weight=1e6, harm=HarmConfig(cap=1e6))  # fmt: skip
+    model, data = tiny_model(), encoded_data(poison_after=3)
+    with pytest.raises(DivergenceError, match="learning_rate"):
+        harden(model, hardening_plan, run_folder=tmp_path / "run", data=data)
+    with RunFolder.open(tmp_path / "run", read_only=True) as folder:
+        saved = folder.load_state()
+    assert saved is not None and saved[0] == 3
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in saved[1].values())
+
+
+def test_another_plan_does_not_continue_a_run(tmp_path):
+    """The fields that differ are named."""
+    run(plan(), tmp_path / "run")
+    with pytest.raises(RunError, match="seed"):
+        run(plan(seed=3), tmp_path / "run")
+
+
+def test_redirect_moves_the_concept_towards_its_anchor():
+    """The redirect loss falls, and its q counts from the base model's loss."""
+    redirect = plan(
+        harm=HarmConfig(loss="redirect"), outer_steps=30, warm_up_steps=25, learning_rate=1e-2
+    )
+    result = run(redirect)
+    assert result.records[-1].harm < 0.8 * result.records[0].harm
+    assert all(s.q < 1.5 for record in result.records for s in record.simulations)
+
+
+def test_several_concepts_share_the_forget_batch_by_weight():
+    """Each concept is drawn; the heavier one more often."""
+    concepts = (Concept("bad", prompts=("bad",), weight=3), Concept("worse", prompts=("worse",)))
+    data = encoded_data(concepts=("bad", "worse"))
+    result = harden(
+        tiny_model(), plan(concepts=concepts, outer_steps=3, warm_up_steps=1), data=data
+    )
+    assert len(result.records) == 3
+
+
+def test_dreambooth_adds_the_prior_to_the_users_loss():
+    """With prior preservation the simulated run ends elsewhere than without."""
+    dreambooth = replace(FAST, method="dreambooth", prior_weight=2.0)
+    with_prior = run(plan(fine_tunes=(dreambooth,)))
+    without = run(plan(fine_tunes=(FAST,)))
+    assert not same(with_prior, without)
+
+
+def test_half_precision_runs_with_a_float32_adapter():
+    """bf16 base weights under autocast; θ and the records stay finite float32."""
+    model = tiny_model(dtype=torch.bfloat16)
+    result = harden(model, plan(precision="bf16"), data=encoded_data())
+    assert {t.dtype for t in result.adapter.tensors.values()} == {torch.float32}
+    assert all(bool(torch.isfinite(t).all()) for t in result.adapter.tensors.values())
+
+
+def test_gradient_checkpointing_changes_no_result():
+    """Same adapter up to rounding."""
+    one, other = run(plan()), run(plan(gradient_checkpointing=True))
+    for name, tensor in one.adapter.tensors.items():
+        torch.testing.assert_close(tensor, other.adapter.tensors[name], rtol=1e-3, atol=1e-4)
