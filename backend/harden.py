@@ -70,7 +70,7 @@ def harden(
         ConfigError, DataError: the plan does not fit the model or the data.
         DivergenceError: a loss is not finite; the state before it is saved.
     """
-    folder = _open_run(run_folder, plan)
+    folder = RunFolder.of(run_folder, plan)
     if data is None:
         cache = folder.path / "cache" if folder else None
         data = prepare_data(model, plan, cache=cache, on_progress=on_progress)
@@ -85,15 +85,6 @@ def resume(
     """Continue the run in `run_folder`; ends with the same bytes as one never interrupted."""
     folder = RunFolder.open(run_folder)
     return harden(model, folder.plan, run_folder=folder, on_progress=on_progress)
-
-
-def _open_run(run_folder: RunFolder | Path | str | None, plan: HardeningPlan) -> RunFolder | None:
-    """A folder that holds a run of this plan is continued; any other plan's is refused."""
-    if run_folder is None or isinstance(run_folder, RunFolder):
-        return run_folder
-    if (Path(run_folder) / "plan.json").exists():
-        return RunFolder.open(run_folder, plan)
-    return RunFolder.create(run_folder, plan)
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""The measurement: fine-tune for real, generate, score."""

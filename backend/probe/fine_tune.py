@@ -1,0 +1,81 @@
+"""Fine-tuning for real: what a user does to a published checkpoint, with a fresh LoRA or in full.
+
+Unlike the simulated users of hardening this trains the model as it is on disk (adapter merged),
+for as long as the configuration says. The weights are put back to the bit afterwards, so that
+one loaded model serves any number of attacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor
+
+from ..adapter.apply import AdaptedDenoiser
+from ..bilevel.inner_loop import inner_loop
+from ..bilevel.losses import denoising_loss
+from ..config import AdapterConfig, FineTuneConfig
+from ..data.batches import draw
+from ..data.encoded_set import EncodedSet
+from ..model.model import Model
+from ..seeds import generator
+
+
+@contextmanager
+def fine_tuned(
+    model: Model,
+    config: FineTuneConfig,
+    data: EncodedSet,
+    *,
+    concept: EncodedSet | None = None,
+    seed: int = 0,
+    marks: Sequence[int] = (),
+    on_mark: Callable[[int], None] | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> Iterator[Model]:
+    """Train `model` in place by `config`; inside the context it is the fine-tuned one.
+
+    Args:
+        data: what the user trains on. concept: the forget set, of which `concept_share` of the
+            batches consists.
+        seed: of batches, noise and LoRA.
+        marks, on_mark: steps after which to look at the model in between.
+        on_step: called after each update; may raise to stop.
+    """
+    schedule = model.schedule.to(model.device)
+
+    def loss(step: int) -> Tensor:
+        random = generator(seed, "fine-tune", step)
+        harmful = 0
+        if concept is not None:
+            chance = float(torch.rand((), generator=random))
+            harmful = min(config.batch, int(config.batch * config.concept_share + chance))
+        total = torch.zeros((), device=model.device)
+        for encoded, count in ((data, config.batch - harmful), (concept, harmful)):
+            if encoded is None or count == 0:
+                continue
+            batch = draw(encoded, random, count, schedule.steps, config.caption_dropout)
+            noised = schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
+            target = schedule.target(batch.latents, batch.noise, batch.timesteps)
+            prediction = model.denoise(noised, batch.timesteps, batch.conditioning)
+            total = total + denoising_loss(prediction, target) * (count / config.batch)
+        return total
+
+    def after(step: int) -> None:
+        if on_step:
+            on_step(step)
+        if on_mark and step in marks:
+            on_mark(step)
+
+    with ExitStack() as stack:
+        denoiser = stack.enter_context(
+            AdaptedDenoiser(model, AdapterConfig(rank=config.rank), seed=seed)
+        )
+        weights = denoiser.theta
+        if config.method == "full":
+            denoiser.close()
+            weights = stack.enter_context(denoiser.base_weights())
+        inner_loop(weights, loss, config, config.steps, on_step=after)
+        yield model
