@@ -8,6 +8,38 @@ relative import at its top level.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the same names for editors and type checkers; a test compares
+    from .backend.adapter.formats import load_lora as load_lora
+    from .backend.adapter.formats import save_lora as save_lora
+    from .backend.adapter.lora import Adapter as Adapter
+    from .backend.checkpoint.inspect import inspect as inspect
+    from .backend.checkpoint.load import load_checkpoint as load_checkpoint
+    from .backend.checkpoint.save import export_merged as export_merged
+    from .backend.config import AdapterConfig as AdapterConfig
+    from .backend.config import Concept as Concept
+    from .backend.config import FineTuneConfig as FineTuneConfig
+    from .backend.config import HardeningPlan as HardeningPlan
+    from .backend.config import HarmConfig as HarmConfig
+    from .backend.config import ImageSet as ImageSet
+    from .backend.config import Job as Job
+    from .backend.config import Ramp as Ramp
+    from .backend.config import RegulatorConfig as RegulatorConfig
+    from .backend.config import SolverConfig as SolverConfig
+    from .backend.config import fine_tune_grid as fine_tune_grid
+    from .backend.errors import CheckpointError as CheckpointError
+    from .backend.errors import ConfigError as ConfigError
+    from .backend.errors import DataError as DataError
+    from .backend.errors import DivergenceError as DivergenceError
+    from .backend.errors import ExportError as ExportError
+    from .backend.errors import ResAlignError as ResAlignError
+    from .backend.errors import RunError as RunError
+    from .backend.harden import HardenResult as HardenResult
+    from .backend.harden import harden as harden
+    from .backend.harden import resume as resume
+    from .backend.progress import Progress as Progress
+
 __version__ = "0.1.0"
 WEB_DIRECTORY = "./web"  # ComfyUI serves the scripts of this folder to its page
 
@@ -45,7 +77,7 @@ _MODULE_OF = {
 __all__ = ["WEB_DIRECTORY", "__version__", *_MODULE_OF]
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     """The public name `name`, imported from its module on first use."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

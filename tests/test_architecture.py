@@ -1,0 +1,186 @@
+"""The import rule of the project, checked on the source without importing it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+HOSTS = {
+    "comfy", "comfy_api", "comfy_execution", "folder_paths", "nodes", "server", "modules",
+    "modules_forge", "gradio", "launch", "ldm", "sgm",
+}  # fmt: skip
+# Downwards only: a part may import from itself and from parts further down this list.
+LAYERS = [
+    {"cli", "__main__"},
+    {"demo"},
+    {"harden", "card", "plots", "report"},
+    {"probe"},
+    {"bilevel"},
+    {"checkpoint", "data", "run_folder", "records"},
+    {"model", "adapter"},
+    {"plan_template"},
+    {"plan_comments"},
+    {"plan_presets", "plan_file", "run_lock", "seeds"},
+    {"config", "progress"},
+    {"errors"},
+]
+LEVEL = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in layer}
+# Neighbours in one layer that may use one another, in this direction.
+BESIDE = {
+    ("__main__", "cli"),
+    ("card", "records"),
+    ("model", "adapter"),
+    ("adapter", "model"),
+}
+MOST_LINES = 400
+LONGER = {"backend/config.py"}  # all that a plan is, in one place
+
+
+def sources(folder: Path) -> list[Path]:
+    skipped = {"build", "dist", "__pycache__"}
+    return sorted(
+        path
+        for path in folder.rglob("*.py")
+        if not any(part in skipped or part.startswith(".") for part in path.parts[1:])
+    )
+
+
+def part_of(path: Path, root: Path) -> str:
+    """`backend/harden.py` and `backend/model/model.py` as `harden` and `model`."""
+    return path.relative_to(root / "backend").parts[0].removesuffix(".py")
+
+
+def imports(path: Path, root: Path) -> list[tuple[int, str, int, bool]]:
+    """(line, module, level, is it for the type checker only) of each import in a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for_types |= {inner for statement in node.body for inner in ast.walk(statement)}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name, 0, node in for_types) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [node.module] if node.module else [alias.name for alias in node.names]
+            found += [(node.lineno, name, node.level, node in for_types) for name in modules]
+    return found
+
+
+def absolute(path: Path, root: Path, module: str, level: int) -> str:
+    """A relative import as a path from the package's root: `backend.model.schedule`."""
+    folder = path.relative_to(root).parent.parts
+    return ".".join((*folder[: len(folder) - level + 1], module))
+
+
+@pytest.fixture(params=["backend", "nodes", "scripts"])
+def shipped(request, package_folder):
+    folder = package_folder / request.param
+    return package_folder, request.param, sources(folder) if folder.is_dir() else []
+
+
+def test_imports_inside_the_package_are_relative(shipped):
+    """An absolute import breaks in every host, as each loads the package by another name."""
+    root, _, files = shipped
+    ours = {"resalign", "backend", "nodes", "scripts", "resalign_ext"}
+    wrong = [
+        f"{path.relative_to(root)}:{line} imports {module}"
+        for path in files
+        for line, module, level, _ in imports(path, root)
+        if level == 0 and module.split(".")[0] in ours
+    ]
+    assert wrong == []
+
+
+def test_the_backend_knows_no_host_and_no_front_end(package_folder):
+    wrong = []
+    for path in sources(package_folder / "backend"):
+        for line, module, level, _ in imports(path, package_folder):
+            top = module.split(".")[0]
+            if level:
+                target = absolute(path, package_folder, module, level)
+                bad = not target.startswith("backend.")
+            else:
+                bad = top in HOSTS
+            if bad:
+                wrong.append(f"{path.relative_to(package_folder)}:{line} imports {module}")
+    assert wrong == []
+
+
+def test_the_front_ends_do_not_know_each_other(shipped):
+    root, name, files = shipped
+    others = {"nodes": "scripts", "scripts": "nodes", "backend": "scripts"}
+    wrong = [
+        f"{path.relative_to(root)}:{line}"
+        for path in files
+        for line, module, level, _ in imports(path, root)
+        if level and absolute(path, root, module, level).split(".")[0] == others[name]
+    ]
+    assert wrong == []
+
+
+def test_every_part_of_the_backend_has_its_layer(package_folder):
+    parts = {part_of(p, package_folder) for p in sources(package_folder / "backend")}
+    assert parts - {"__init__"} <= set(LEVEL), "place it in LAYERS"
+
+
+def test_imports_go_downwards_only(package_folder):
+    wrong = []
+    for path in sources(package_folder / "backend"):
+        here = part_of(path, package_folder)
+        for line, module, level, for_types in imports(path, package_folder):
+            if not level or for_types or here == "__init__":
+                continue
+            target = absolute(path, package_folder, module, level).split(".")[1]
+            if target != here and LEVEL[target] >= LEVEL[here] and (here, target) not in BESIDE:
+                wrong.append(f"{path.relative_to(package_folder)}:{line}: {here} imports {target}")
+    assert wrong == []
+
+
+def test_only_the_command_line_prints(package_folder):
+    wrong = [
+        f"{path.relative_to(package_folder)}:{node.lineno}"
+        for path in sources(package_folder / "backend")
+        if part_of(path, package_folder) not in ("cli", "__main__")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
+    ]
+    assert wrong == []
+
+
+def test_files_stay_readable_in_one_sitting(shipped):
+    root, _, files = shipped
+    long = {
+        path.relative_to(root).as_posix(): lines
+        for path in files
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > MOST_LINES
+    }
+    assert long.keys() <= LONGER, long
+
+
+def test_folders_that_hosts_share_are_packages_or_are_not(root):
+    """Forge's `backend` and ComfyUI's `nodes` must not merge with ours; `scripts` must."""
+    assert (root / "backend" / "__init__.py").is_file()
+    assert (root / "nodes" / "__init__.py").is_file()
+    assert not (root / "scripts" / "__init__.py").exists()
+    assert not (root / "tests" / "__init__.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("from ..config import x", "ok"),
+        ("from ..harden import x", "model imports harden"),
+        ("if TYPE_CHECKING:\n    from ..harden import x", "ok"),
+        ("def f():\n    from ..bilevel import x", "model imports bilevel"),
+    ],
+)
+def test_the_rule_itself_finds_what_breaks_it(tmp_path, source, message):
+    path = tmp_path / "backend" / "model" / "new.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(source)
+    if message == "ok":
+        test_imports_go_downwards_only(tmp_path)
+    else:
+        with pytest.raises(AssertionError, match=message):
+            test_imports_go_downwards_only(tmp_path)
