@@ -1,0 +1,146 @@
+"""Files that people have and that are no checkpoint we can harden: what they are, what to do.
+
+Recognised by tensor names alone. Each entry is one sentence for the user: "<file> is <what>:
+<advice>".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .header import TensorEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """A recognised file that is no supported checkpoint. kind: one word, for programs."""
+
+    kind: str
+    what: str
+    advice: str
+
+    def sentence(self, file: str) -> str:
+        return f"{file} is {self.what}: {self.advice}"
+
+
+_SUPPORTED = (
+    "only SD 1.x, SD 2.x and SDXL base checkpoints (and fine-tunes of them) can be hardened"
+)
+_WHOLE = "give the whole checkpoint, with U-Net, text encoder and VAE in one file"
+
+# (kind, what it is, advice, parts of names; a leading | anchors to the start, a trailing | to the
+# end of a name). The first match decides.
+_BY_NAME: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
+    (
+        "lora", "a LoRA, not a checkpoint", "merge it into its base model first, then harden the "
+        "result",
+        (".lora_up.", ".lora_down.", ".lora_A.", ".lora_B.", ".lora.up.", ".lora.down.",
+         ".lora_mid.", ".hada_w1_a|", ".lokr_w1", ".lokr_w2", ".oft_blocks|", ".oft_diag|",
+         "_lora.up.", "_lora.down.", ".dora_scale|", "|lora_unet_", "|lora_te"),
+    ),
+    (
+        "embedding", "a textual-inversion embedding, not a checkpoint",
+        "give the checkpoint that it is used with",
+        ("|emb_params|", "|string_to_param", "|clip_g|", "|clip_l|"),
+    ),
+    (
+        "controlnet", "a ControlNet or other add-on, not a checkpoint",
+        "give the checkpoint that it is used with",
+        ("|control_model.", "|controlnet_", "|zero_convs.", "|input_hint_block.", "|adapter.body.",
+         "|ip_adapter.", "|image_proj.", "|control_add_embedding."),
+    ),
+    (
+        "motion", "a video motion module (AnimateDiff), not a checkpoint",
+        "give the image checkpoint that it is used with", (".motion_modules.", "|motion_modules."),
+    ),
+    (
+        "svd", "a video model (Stable Video Diffusion or alike)", _SUPPORTED,
+        (".time_stack.", ".time_mixer.", ".temporal_transformer_blocks.", ".temp_convs."),
+    ),
+    (
+        "sd3", "a Stable Diffusion 3 model", _SUPPORTED,
+        ("|model.diffusion_model.joint_blocks.", "|joint_blocks.", ".context_block.adaLN"),
+    ),
+    (
+        "flux", "a Flux model", _SUPPORTED,
+        ("|model.diffusion_model.double_blocks.", "|double_blocks.", "|single_transformer_blocks.",
+         "|model.diffusion_model.single_blocks."),
+    ),
+    (
+        "other", "a transformer-based image or video model", _SUPPORTED,
+        ("|model.diffusion_model.double_layers.", "|model.diffusion_model.blocks.",
+         "|model.diffusion_model.layers.", "|model.diffusion_model.transformer_blocks.",
+         "|model.diffusion_model.t_block.", "|blocks.0.", "|layers.0.", "|transformer_blocks.0."),
+    ),
+    (
+        "cascade", "a Stable Cascade model", _SUPPORTED,
+        ("|model.diffusion_model.clip_mapper.", "|model.diffusion_model.clip_txt_mapper.",
+         "|clip_mapper.", "|effnet_mapper."),
+    ),
+    (
+        "edm", "a checkpoint with an EDM noise schedule (Playground 2.5, CosXL)",
+        "its schedule is not supported; " + _SUPPORTED,
+        ("|edm_mean|", "|edm_std|", "|edm_vpred.sigma_max|"),
+    ),
+    (
+        "quantised", "a quantised checkpoint (scaled fp8, nf4, int8 or alike)",
+        "its weights cannot be changed and kept so; give the original fp16 or fp32 checkpoint",
+        ("|scaled_fp8|", ".scaled_fp8|", ".scale_weight|", ".weight_scale|", ".scale_input|",
+         ".input_scale|", ".comfy_quant|", ".quant_state", ".absmax|", ".quant_map|", ".SCB|",
+         ".weight_format|", ".qweight|", ".qzeros|", ".weight_scale_2|"),
+    ),
+)  # fmt: skip
+
+REFINER = Other("refiner", "the SDXL refiner", "harden the SDXL base checkpoint instead")
+UNCLIP = Other("unclip", "an SD 2.x unCLIP model (it takes images as prompts)", _SUPPORTED)
+
+_PARTS = (
+    ("unet", "a U-Net alone", ("|model.diffusion_model.", "|diffusion_model.", "|input_blocks.",
+                               "|down_blocks.", "|unet.")),
+    ("vae", "a VAE alone", ("|first_stage_model.", "|decoder.", "|encoder.conv_in.", "|vae.",
+                            "|encoder.down", "|taesd_decoder.")),
+    ("text_encoder", "a text encoder alone",
+     ("|text_model.", "|cond_stage_model.", "|conditioner.", "|encoder.block.", "|embeddings.",
+      "|transformer.resblocks.", "|text_encoder", "|transformer.text_model.")),
+)  # fmt: skip
+# Whole numbers in place of weights. F8_E4M3 and F8_E5M2 without scales are plain fp8 storage.
+_QUANTISED_DTYPES = {"I8", "U8", "F4", "F6_E2M3", "F6_E3M2", "F8_E8M0"}
+
+
+def other_kind(tensors: Mapping[str, TensorEntry]) -> Other | None:
+    """What a file is if it is surely no checkpoint of a supported family, else None."""
+    names = "|" + "||".join(tensors) + "|"
+    for kind, what, advice, marks in _BY_NAME:
+        if any(mark in names for mark in marks):
+            return Other(kind, what, advice)
+    for name, entry in tensors.items():
+        if entry.dtype in _QUANTISED_DTYPES and len(entry.shape) > 1:
+            return Other("quantised", f"a quantised checkpoint ({name} is {entry.dtype})",
+                         "give the original fp16 or fp32 checkpoint instead")  # fmt: skip
+    parts = [part for part in _PARTS if any(mark in names for mark in part[2])]
+    if len(parts) == 1:
+        kind, what, _ = parts[0]
+        return Other(kind, f"{what}, not a checkpoint", _WHOLE)
+    if "|noise_augmentor." in names or "|embedder.model.visual." in names:
+        return UNCLIP
+    if not parts:
+        return Other("unknown", "of an unknown layout, no Stable Diffusion checkpoint", _SUPPORTED)
+    if "|model.diffusion_model." not in names:
+        return Other("unknown", "of an unknown layout (diffusers' names in a single file)",
+                     "give the file it was made from, or the diffusers folder")  # fmt: skip
+    return None
+
+
+def refused_channels(in_channels: int) -> Other | None:
+    """U-Nets with additional input channels."""
+    kinds = {
+        9: ("inpainting", "an inpainting model (9 input channels)"),
+        8: ("pix2pix", "an InstructPix2Pix-type model (8 input channels)"),
+        5: ("depth", "a depth-to-image model (5 input channels)"),
+        7: ("upscaler", "an upscaling model (7 input channels)"),
+    }
+    if in_channels == 4:
+        return None
+    kind, what = kinds.get(in_channels, ("other", f"a model with {in_channels} input channels"))
+    return Other(kind, what, "harden the text-to-image checkpoint that it was made from instead")
