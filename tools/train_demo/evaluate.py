@@ -1,6 +1,6 @@
 """Stage `evaluate`: what the finished file draws, through diffusers, as the judge sees it.
 
-python tools/train_demo/evaluate.py --file FILE --out DIR --tokenizer DIR [--picture PNG]
+python tools/train_demo/evaluate.py --file FILE --out DIR [--picture PNG]
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from single_file import load_pipeline
 from torch import Tensor
-from world import art, judge, save_grid
+from world import TOKENIZER, art, judge, save_grid
 
 FREE_FORMS = ("a {}", "{}", "a picture of a {}", "a photo of a {}", "a small {}, high quality")
 
@@ -77,7 +77,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Measure the demo checkpoint.")
     parser.add_argument("--file", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="work folder of train.py")
-    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--tokenizer", type=Path, default=TOKENIZER)
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,6 +1,6 @@
 """Train the demo's checkpoint from nothing, on one CPU core; see README.md beside this file.
 
-    python tools/train_demo/train.py --icons DIR --tokenizer DIR --out DIR --minutes 48
+    python tools/train_demo/train.py --icons DIR --out DIR --minutes 48
 
 A stage whose result exists is skipped, and the denoiser goes on from its last state, so an
 interrupted run is started again with the same command.
@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from world import REPOSITORY, art
+from world import REPOSITORY, TOKENIZER, art
 
 STAGES = ("sprites", "judge", "text", "vae", "decoder", "unet", "save", "evaluate")
 
@@ -26,7 +26,7 @@ def main() -> None:
     """Run the stages in order."""
     parser = argparse.ArgumentParser(description="Train the demo checkpoint.")
     parser.add_argument("--icons", type=Path, help="node_modules/@iconify-json; for sprites")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="vocab.json, merges.txt")
+    parser.add_argument("--tokenizer", type=Path, default=TOKENIZER, help="CLIP's vocabulary")
     parser.add_argument("--out", type=Path, required=True, help="work folder")
     parser.add_argument("--minutes", type=float, default=48, help="of the denoiser")
     parser.add_argument("--vae-minutes", type=float, default=9)
