@@ -165,9 +165,9 @@ def _in_float32(vae: Any) -> Iterator[Any]:
         yield vae
         return
     try:
-        yield vae.to(torch.float32)
+        yield torch.nn.Module.to(vae, torch.float32)  # diffusers' own `to` warns of each cast
     finally:
-        vae.to(dtype)
+        torch.nn.Module.to(vae, dtype)
 
 
 def _encoders(model: Model) -> tuple[torch.nn.Module, ...]:

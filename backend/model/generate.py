@@ -11,6 +11,7 @@ it is made in nor on the device its noise is drawn for.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -122,7 +123,9 @@ def build_scheduler(schedule: NoiseSchedule, steps: int) -> DPMSolverMultistepSc
         trained_betas=betas.float().numpy(),
         prediction_type=schedule.prediction_type,
     )
-    scheduler.set_timesteps(steps)
+    with warnings.catch_warnings():  # diffusers hands torch tensors to np.array
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        scheduler.set_timesteps(steps)
     return scheduler
 
 
