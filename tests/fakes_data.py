@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from fakes import tiny_unet
 from PIL import Image
 
+from fakes import tiny_unet
 from resalign.backend.model.model import Model
 from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
 
@@ -31,18 +31,9 @@ def tiny_tokenizer(pad: str = END) -> Any:
     with TemporaryDirectory() as folder:
         Path(folder, "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}))
         Path(folder, "merges.txt").write_text("#version: 0.2\n")
-        Path(folder, "tokenizer_config.json").write_text(
-            json.dumps(
-                {
-                    "tokenizer_class": "CLIPTokenizer",
-                    "model_max_length": 77,
-                    "bos_token": START,
-                    "eos_token": END,
-                    "unk_token": END,
-                    "pad_token": pad,
-                }
-            )  # fmt: skip
-        )
+        special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": pad}
+        config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **special}
+        Path(folder, "tokenizer_config.json").write_text(json.dumps(config))
         return CLIPTokenizer.from_pretrained(folder)
 
 

@@ -168,9 +168,13 @@ def test_encoders_come_to_the_device_for_a_block_and_go_back_even_after_an_error
     for index, module in enumerate((*model.text_encoders, model.vae)):
         monkeypatch.setattr(module, "to", lambda where, i=index: moves.append((i, str(where))))
 
-    with pytest.raises(KeyError), encoders_on_device(model):
-        assert moves == [(0, "cpu"), (1, "cpu"), (2, "cpu")]
-        raise KeyError
+    def fail():
+        with encoders_on_device(model):
+            assert moves == [(0, "cpu"), (1, "cpu"), (2, "cpu")]
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert len(moves) == 6
     offload_encoders(model)
     assert moves[6:] == [(0, "cpu"), (1, "cpu"), (2, "cpu")]
