@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -124,6 +125,27 @@ def write_tiny_folder(
     }
     (path / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=1))
     return path
+
+
+def write_sparse(
+    path: str | Path, tensors: Mapping[str, Tensor], dtype: str = "F16", metadata=None
+) -> Path:
+    """Write a file with these tensors' shapes and zeros for data, which take no room on disk.
+
+    For files of the true size: `tensors` may be on the meta device. dtype: as in the format.
+    """
+    width = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1}[dtype]
+    header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
+    end = 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + tensor.numel() * width
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with Path(path).open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    return Path(path)
 
 
 def ldm_tensors(

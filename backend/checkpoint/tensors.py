@@ -59,7 +59,7 @@ class TensorFile:
 
     def _bytes(self, name: str, begin: int, size: int) -> Tensor:
         data = torch.empty(size, dtype=torch.uint8)
-        target = memoryview(data.numpy())
+        target = data.numpy().data
         self._file.seek(self.header.data_start + begin)
         done = 0
         while done < size:

@@ -1,0 +1,179 @@
+"""What a file or folder is, for a reader and for a program, from its header alone.
+
+A file that cannot be read at all (truncated, a pickle) is an error; one that can be read and is no
+checkpoint we harden is described, with what to do about it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+from ..progress import ProgressCallback, silent
+from .detect import CONFIG_KEY, CheckpointInfo, detect, detect_ldm, dtypes_of
+from .header import Header, read_header
+from .refuse import other_kind
+
+_OURS = "resalign."
+_SAID = ("method", "concepts", "source", "source_sha256", "plan_sha256", "probe")
+_WIDTH = 16  # of the labels' column
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What was found.
+
+    kind: `checkpoint`; else what it is by its names (`lora`, `vae`, `flux`, `quantised` ...), or
+        `unsupported` for a checkpoint that differs in its shapes (inpainting, KOALA ...).
+    problem: why it cannot be hardened and what to do; empty for a supported checkpoint.
+    dtypes: storage types of each component (of `all` where it is no checkpoint).
+    bytes: size of the weight files. resolution: native side in pixels.
+    sha256: of the file, as hosts show it, if asked for; of a folder, of the lines that
+        `sha256sum` prints for its weight files in order.
+    hardened: the `resalign.*` fields of its header, empty if it was never hardened.
+    metadata: all of the header's fields.
+    """
+
+    path: str
+    kind: str
+    problem: str = ""
+    family: str = ""
+    title: str = ""
+    layout: str = ""
+    prediction_type: str = ""
+    resolution: int = 0
+    dtypes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    tensor_count: int = 0
+    bytes: int = 0
+    keeps_moving_average: bool = False
+    sha256: str = ""
+    hardened: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def supported(self) -> bool:
+        return not self.problem
+
+    def to_json(self) -> dict[str, Any]:
+        return json.loads(json.dumps({"supported": self.supported, **asdict(self)}))
+
+    def to_text(self) -> str:
+        """A few lines for a terminal."""
+        rows = [("file" if self.layout != "diffusers" else "folder", self.path)]
+        if self.family:
+            kind = "ε" if self.prediction_type == "epsilon" else "v"
+            rows.append(("model", f"{self.title}, predicts {kind}, {self.resolution} px"))
+            rows.append(("layout", "one file" if self.layout == "ldm" else "diffusers folder"))
+        else:
+            rows.append(("kind", self.kind))
+        size = f"{self.bytes:,} bytes in {self.tensor_count:,} tensors"
+        rows.append(("size", size + ", with moving averages" * self.keeps_moving_average))
+        rows += [("stored as" if not i else "", f"{name}: {', '.join(dtypes)}")
+                 for i, (name, dtypes) in enumerate(self.dtypes.items())]  # fmt: skip
+        if self.sha256:
+            rows.append(("sha256", self.sha256))
+        if self.hardened:
+            rows += [
+                ("hardened" if not i else "", f"{key}: {_short(self.hardened[key])}")
+                for i, key in enumerate(key for key in _SAID if key in self.hardened)
+            ]
+        elif self.kind == "checkpoint":
+            rows.append(("hardened", "no record of it in the file"))
+        if self.problem:
+            rows.append(("not supported", self.problem))
+        return "\n".join(f"{label:{_WIDTH}}{value}" for label, value in rows)
+
+    __str__ = to_text
+
+
+def inspect(
+    path: str | Path,
+    *,
+    hash: bool = False,  # noqa: A002
+    on_progress: ProgressCallback = silent,
+) -> Inspection:
+    """What `path` is, in milliseconds; with `hash`, its SHA-256 too (seconds per GB)."""
+    path = Path(path)
+    if path.is_dir():
+        info = detect(path)
+        return _of_checkpoint(info, _hash_all(info, on_progress) if hash else "")
+    header = read_header(path)
+    sha256 = _sha256(path, on_progress) if hash else ""
+    other = other_kind(header.tensors)
+    if other:
+        return _of_other(path, header, other.kind, other.sentence(path.name), sha256)
+    try:
+        info = detect_ldm(path, header)
+    except CheckpointError as error:
+        return _of_other(path, header, "unsupported", str(error), sha256)
+    return _of_checkpoint(info, sha256)
+
+
+def _of_checkpoint(info: CheckpointInfo, sha256: str) -> Inspection:
+    names = (name for header in info.headers.values() for name in header.tensors)
+    return Inspection(
+        path=str(info.path),
+        kind="checkpoint",
+        family=info.family,
+        title=info.title,
+        layout=info.layout,
+        prediction_type=info.prediction_type,
+        resolution=info.resolution,
+        dtypes=info.dtypes,
+        tensor_count=info.tensor_count,
+        bytes=info.bytes,
+        keeps_moving_average=any(name.startswith("model_ema.") for name in names),
+        sha256=sha256,
+        hardened=_hardened(info.metadata),
+        metadata=info.metadata,
+    )
+
+
+def _of_other(path: Path, header: Header, kind: str, problem: str, sha256: str) -> Inspection:
+    return Inspection(
+        path=str(path),
+        kind=kind,
+        problem=problem,
+        dtypes={"all": dtypes_of([header])},
+        tensor_count=len(header.tensors),
+        bytes=header.data_start + header.data_bytes,
+        sha256=sha256,
+        hardened=_hardened(header.metadata),
+        metadata=header.metadata,
+    )
+
+
+def _hardened(metadata: dict[str, str]) -> dict[str, Any]:
+    """The `resalign.*` fields; JSON where they are JSON, text where they are text."""
+    found: dict[str, Any] = {}
+    for key, text in metadata.items():
+        if key.startswith(_OURS) and key != CONFIG_KEY:
+            try:
+                found[key.removeprefix(_OURS)] = json.loads(text)
+            except (ValueError, RecursionError):
+                found[key.removeprefix(_OURS)] = text
+    return found
+
+
+def _sha256(path: Path, on_progress: ProgressCallback) -> str:
+    from .hashing import sha256_of  # brings threads along, which a look at a header needs not
+
+    return sha256_of(path, on_progress=on_progress)
+
+
+def _hash_all(info: CheckpointInfo, on_progress: ProgressCallback) -> str:
+    lines = sorted(
+        (file.relative_to(info.path).as_posix(), _sha256(file, on_progress))
+        for file in info.headers
+    )
+    text = "".join(f"{digest}  {name}\n" for name, digest in lines)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else text[:200] + " ..."
