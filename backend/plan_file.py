@@ -83,10 +83,11 @@ def from_json(cls: type[T], data: Any, *, where: str = "", folder: Path | None =
 def load_job(path: Path | str) -> Job:
     """A job from a `.toml` or `.json` file."""
     path = Path(path)
+    data = read_file(path)
     try:
-        return from_json(Job, read_file(path), folder=path.resolve().parent)
+        return from_json(Job, data, folder=path.resolve().parent)
     except ConfigError as error:
-        raise ConfigError(f"{path.name}: {str(error).removeprefix(f'{path.name}: ')}") from None
+        raise ConfigError(f"{path.name}: {error}") from None
 
 
 def read_file(path: Path) -> dict[str, Any]:

@@ -1,0 +1,203 @@
+"""The commands, their arguments and their help."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .console import Console
+
+Run = Callable[[argparse.Namespace, "Console"], int]
+
+EPILOG = """\
+examples:
+  resalign demo                                see it work: no download, a few minutes on a CPU
+  resalign plan new plan.toml                  a plan file to edit, every field explained
+  resalign check plan.toml                     look at everything before any weight is loaded
+  resalign harden plan.toml                    harden, and write checkpoint, LoRA and report
+  resalign harden --checkpoint model.safetensors --concept weapons --output hardened.safetensors
+  resalign resume hardened.safetensors.run     go on after a crash or Ctrl-C
+  resalign inspect hardened.safetensors        what a file is, and what was done to it
+
+exit codes: 0 done, 2 a mistake that you can mend (one line says which), 130 interrupted"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="resalign",
+        description="Harden text-to-image checkpoints so that removed concepts stay removed, also "
+        "after other people fine-tune them.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action=_Version)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    demo = _command(commands, "demo", _demo, "harden the embedded demo and show before and after")
+    demo.add_argument("folder", nargs="?", default="demo-run", help="where it writes (demo-run)")
+    demo.add_argument("--quick", action="store_true", help="fewer steps and pictures")
+    demo.add_argument("--seed", type=int, default=0, metavar="N")
+
+    check = _command(
+        commands, "check", _check, "look at all that a plan names before any weight is loaded",
+        "checks paths, images, captions, disk, memory (an estimate) and device",
+    )  # fmt: skip
+    _job_arguments(check)
+
+    harden = _command(
+        commands, "harden", _harden, "harden a checkpoint",
+        "A plan file, or flags, or a plan file some of whose fields the flags replace.",
+    )  # fmt: skip
+    _job_arguments(harden)
+
+    resume = _command(commands, "resume", _resume, "go on with a run that was stopped")
+    resume.add_argument("run_folder", metavar="RUN", help="its folder")
+    resume.add_argument("--device", metavar="D", help="another device than before")
+    resume.add_argument("--overwrite", action="store_true", help="replace existing results")
+
+    export = _command(commands, "export", _export, "write the hardened checkpoint of a run again")
+    export.add_argument("run_folder", metavar="RUN", help="the run's folder")
+    export.add_argument("--output", required=True, metavar="FILE", help="the hardened checkpoint")
+    export.add_argument("--checkpoint", metavar="FILE", help="the source, where it has moved")
+    _export_arguments(export)
+
+    lora = _command(commands, "lora", _lora, "write the adapter of a run as a LoRA")
+    lora.add_argument("run_folder", metavar="RUN", help="the run's folder")
+    lora.add_argument("--output", required=True, metavar="FILE", help="the LoRA (.safetensors)")
+    lora.add_argument(
+        "--format", choices=("kohya", "diffusers"), default="kohya",
+        help="kohya: ComfyUI, A1111, Forge, diffusers (default); diffusers: PEFT's names",
+    )  # fmt: skip
+    _export_arguments(lora)
+
+    inspect = _command(commands, "inspect", _inspect, "what a checkpoint is, from its header alone")
+    inspect.add_argument("file", metavar="FILE", help="a .safetensors file or a diffusers folder")
+    inspect.add_argument("--hash", action="store_true", help="its sha256 too (reads all of it)")
+
+    plan = commands.add_parser("plan", help="write plan files", description="Write plan files.")
+    actions = plan.add_subparsers(dest="action", metavar="ACTION", required=True)
+    new = _command(actions, "new", _plan_new, "write a plan file with every field explained")
+    new.add_argument("file", metavar="FILE", help="a .toml file that does not exist yet")
+    new.add_argument("--preset", default="balanced", metavar="P", help=_PRESET_HELP)
+    new.add_argument("--concept", action="append", default=[], metavar="C", help=_CONCEPT_HELP)
+    new.add_argument("--checkpoint", default="model.safetensors", metavar="FILE")
+    new.add_argument("--output", default="model-hardened.safetensors", metavar="FILE")
+    new.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+    _command(commands, "presets", _presets, "list the concepts and plans that come along")
+    return parser
+
+
+_PRESET_HELP = "start from balanced (default), quick or paper: see `resalign presets`"
+_CONCEPT_HELP = "a concept that comes along, or a file of your own; may be repeated"
+
+
+def _command(
+    commands: argparse._SubParsersAction, name: str, run: Run, help: str, more: str = ""
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name, help=help, description=f"{help[0].upper()}{help[1:]}. {more}".strip()
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object per line on stdout")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _job_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("plan", nargs="?", metavar="PLAN", help="a plan file (.toml, .json)")
+    parser.add_argument("--checkpoint", metavar="FILE", help="the .safetensors or folder to harden")
+    parser.add_argument("--output", metavar="FILE", help="the hardened checkpoint")
+    parser.add_argument("--concept", action="append", default=[], metavar="C", help=_CONCEPT_HELP)
+    parser.add_argument("--preset", metavar="P", help=_PRESET_HELP)
+    parser.add_argument("--forget", metavar="FOLDER", help="images of the concepts")
+    parser.add_argument("--retain", metavar="FOLDER", help="images of what must stay")
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="outer steps; the warm-up keeps its share of them"
+    )
+    parser.add_argument("--seed", type=int, metavar="N")
+    parser.add_argument("--resolution", type=int, metavar="PIXELS", help="0: the checkpoint's own")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"))
+    parser.add_argument(
+        "--gradient-checkpointing", action="store_true", default=None, help="less memory, slower"
+    )
+    parser.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--lora", metavar="FILE", help="the adapter as a LoRA")
+    parser.add_argument("--run-folder", metavar="FOLDER", help="records and state (OUTPUT.run)")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing results")
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    parser.add_argument(
+        "--unfinished", action="store_true", help="as it is, although steps are left to do"
+    )
+
+
+class _Version(argparse.Action):
+    def __init__(self, option_strings: list[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="print the version and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from ... import __version__
+
+        print(f"resalign {__version__}")
+        parser.exit()
+
+
+# Each command's module is imported when it runs.
+
+
+def _demo(args: argparse.Namespace, console: Console) -> int:
+    from .commands import demo
+
+    return demo(args, console)
+
+
+def _check(args: argparse.Namespace, console: Console) -> int:
+    from .hardening import check
+
+    return check(args, console)
+
+
+def _harden(args: argparse.Namespace, console: Console) -> int:
+    from .hardening import harden
+
+    return harden(args, console)
+
+
+def _resume(args: argparse.Namespace, console: Console) -> int:
+    from .hardening import resume
+
+    return resume(args, console)
+
+
+def _export(args: argparse.Namespace, console: Console) -> int:
+    from .commands import export
+
+    return export(args, console)
+
+
+def _lora(args: argparse.Namespace, console: Console) -> int:
+    from .commands import lora
+
+    return lora(args, console)
+
+
+def _inspect(args: argparse.Namespace, console: Console) -> int:
+    from .commands import inspect
+
+    return inspect(args, console)
+
+
+def _plan_new(args: argparse.Namespace, console: Console) -> int:
+    from .commands import plan_new
+
+    return plan_new(args, console)
+
+
+def _presets(args: argparse.Namespace, console: Console) -> int:
+    from .commands import presets
+
+    return presets(args, console)
