@@ -6,9 +6,11 @@ import collections
 
 import pytest
 import torch
+from fakes_checkpoint import write_tiny_checkpoint
 from fakes_data import Calls, picture, save_pictures, tiny_family
 
 from fakes import random_conditioning, random_set
+from resalign.backend.checkpoint.load import load_checkpoint
 from resalign.backend.config import Concept, FineTuneConfig, HardeningPlan, ImageSet
 from resalign.backend.data import batches, latents
 from resalign.backend.data.batches import (
@@ -299,3 +301,23 @@ def test_progress_says_which_set_is_worked_on(folders):
     prepare_data(tiny_family(), make_plan(folders), on_progress=moments.append)
 
     assert {m.message for m in moments} == {"forget set of bad", "retain set"}
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_a_checkpoint_file_of_each_family_feeds_its_own_denoiser(family, folders, tmp_path):
+    path = write_tiny_checkpoint(tmp_path / "tiny.safetensors", family)
+    model = load_checkpoint(path, device="cpu", dtype=torch.float32)
+    plan = make_plan(
+        folders,
+        concept=Concept("bad", images=ImageSet(prompts=("a bomb",), images=2, sampling_steps=2)),
+        retain_set=ImageSet(folder=folders["retain"]),
+    )
+
+    data = prepare_data(model, plan, cache=tmp_path / "cache").to("cpu", torch.float32)
+
+    for encoded in (data.forget["bad"], data.retain):
+        found = draw(encoded, generator(0), 2, caption_dropout=0.5)
+        noised = model.schedule.add_noise(found.latents, found.noise, found.timesteps)
+        prediction = model.denoise(noised, found.timesteps, found.conditioning)
+        assert prediction.shape == (2, 4, 8, 8) and prediction.isfinite().all()
+    assert model.denoise(noised[:1], found.timesteps[:1], data.anchors["bad"]).isfinite().all()

@@ -82,6 +82,18 @@ def test_hidden_files_and_other_files_are_no_images(tmp_path):
     assert list(captions(tmp_path)) == ["a.png"]
 
 
+def test_linked_folders_belong_to_the_set_even_where_links_loop(tmp_path):
+    save_pictures(tmp_path / "elsewhere", {"a.png": "x"})
+    save_pictures(tmp_path / "set", {"b.png": "x"})
+    try:
+        (tmp_path / "set" / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+        (tmp_path / "set" / "loop").symlink_to(tmp_path / "set", target_is_directory=True)
+    except OSError:
+        pytest.skip("this system does not let us make links")
+
+    assert list(captions(tmp_path / "set")) == ["b.png", "linked/a.png"]
+
+
 @pytest.mark.parametrize("make", [True, False])
 def test_a_folder_without_images_or_no_folder_at_all_is_named(tmp_path, make):
     folder = tmp_path / "set"

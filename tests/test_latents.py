@@ -151,12 +151,12 @@ def test_latents_that_are_not_finite_name_the_image(model, folder):
         encode(model, folder)
 
 
-def test_progress_counts_the_images(model, folder):
+def test_progress_counts_the_images_checked_and_encoded(model, folder):
     moments = []
     encode(model, folder, on_progress=moments.append)
 
     assert [(m.stage, m.step, m.total) for m in moments] == [
-        ("encoding", n, 4) for n in range(1, 5)
+        (stage, step, 4) for stage in ("checking images", "encoding") for step in range(1, 5)
     ]
 
 

@@ -43,10 +43,10 @@ class CaptionedImage:
 
 def read_image_set(image_set: ImageSet) -> tuple[CaptionedImage, ...]:
     """The images of a folder in the order of their names; no pixels are read."""
-    folder = Path(image_set.folder)
+    folder = Path(image_set.folder).expanduser()
     if not folder.is_dir():
         raise DataError(f"image set {folder}: there is no such folder")
-    files = sorted(path for path in folder.rglob("*") if _belongs(path, folder))
+    files = sorted(_files(folder))
     captions = _metadata(folder, files)
     images = [path for path in files if path.suffix.lower() in SUFFIXES]
     if not images:
@@ -92,9 +92,17 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _belongs(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return path.is_file() and not hidden
+def _files(folder: Path) -> Iterator[Path]:
+    """All files but hidden ones, in linked folders too; each folder once, so links may loop."""
+    seen = set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(here, name) for name in names if not name.startswith("."))
 
 
 def _sidecar(path: Path) -> str:

@@ -60,9 +60,7 @@ def encode_image_set(
     images = read_image_set(image_set)
     resolution = resolution or model.resolution
     store = EncodingCache(cache)
-    weights = fingerprint(model.vae) if store else ""
-    keys = [content_key("image", _bytes(image), resolution, weights) for image in images]
-    usable = _usable(images, keys, store, image_set.folder, skip_broken)
+    usable = _usable(model, images, image_set.folder, resolution, store, skip_broken, on_progress)
     samples = []
     for number, (image, key) in enumerate(usable, start=1):
         samples.append(_encoded(model, image, key, resolution, store))
@@ -126,22 +124,28 @@ def _bytes(image: CaptionedImage) -> bytes:
 
 
 def _usable(
+    model: Model,
     images: Sequence[CaptionedImage],
-    keys: Sequence[str],
-    store: EncodingCache,
     folder: str,
+    resolution: int,
+    store: EncodingCache,
     skip_broken: bool,
+    on_progress: ProgressCallback,
 ) -> list[tuple[CaptionedImage, str]]:
-    """The images that decode (what is in the cache once did)."""
+    """The images that decode (what is in the cache once did), each with its cache key."""
+    weights = fingerprint(model.vae) if store else ""
     usable, broken = [], []
-    for image, key in zip(images, keys, strict=True):
+    for number, image in enumerate(images, start=1):
+        data = _bytes(image)
+        key = content_key("image", data, resolution, weights) if store else ""
         try:
             if not store.holds(key):
-                open_image(image.path)
+                open_image(data)
         except BROKEN as error:
             broken.append(f"{image.name} ({reason(error)})")
         else:
             usable.append((image, key))
+        on_progress(Progress(stage="checking images", step=number, total=len(images)))
     if broken and not skip_broken:
         raise DataError(
             f"image set {folder}: {len(broken)} of {len(images)} images are broken: "
