@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 FAMILIES = ("sd1", "sd2", "sdxl")
-TEXT_WIDTH = 32
+TEXT_WIDTH, SECOND_TEXT_WIDTH = 32, 64
 
 
 def build_networks(family: str = "sd1", *, seed: int = 0) -> dict[str, nn.Module]:
@@ -42,7 +43,7 @@ def build_networks(family: str = "sd1", *, seed: int = 0) -> dict[str, nn.Module
         first = CLIPTextConfig(**_text_config("gelu" if family == "sd2" else "quick_gelu"))
         networks["text_encoder"] = CLIPTextModel(first)
         if family == "sdxl":
-            second = CLIPTextConfig(**_text_config("gelu"))
+            second = CLIPTextConfig(**_text_config("gelu", SECOND_TEXT_WIDTH))
             networks["text_encoder_2"] = CLIPTextModelWithProjection(second)
         networks["vae"] = vae
         for network in networks.values():
@@ -69,7 +70,7 @@ def write_tiny_checkpoint(
     prediction_type: None leaves the file without a marker (ε); `v_prediction` adds `v_pred`.
     extra: tensors to add or replace, by their names in the file. drop: names to leave out.
     """
-    tensors = ldm_tensors(build_networks(family, seed=seed), family, seed=seed)
+    tensors = _random_tensors(family, seed)
     stored = {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
     if prediction_type == "v_prediction":
         stored["v_pred"] = torch.tensor([])
@@ -175,6 +176,11 @@ def ldm_tensors(
     return {name: tensor for name, tensor in found.items() if "position_ids" not in name}
 
 
+@lru_cache(maxsize=4)
+def _random_tensors(family: str, seed: int) -> dict[str, Tensor]:
+    return ldm_tensors(build_networks(family, seed=seed), family, seed=seed)
+
+
 def _unet_config(family: str) -> dict[str, object]:
     common = {"sample_size": 8, "layers_per_block": 2}
     if family == "sdxl":
@@ -184,11 +190,11 @@ def _unet_config(family: str) -> dict[str, object]:
             "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
             "transformer_layers_per_block": (1, 2, 10),
             "attention_head_dim": (1, 1, 1),
-            "cross_attention_dim": 2 * TEXT_WIDTH,
+            "cross_attention_dim": TEXT_WIDTH + SECOND_TEXT_WIDTH,
             "use_linear_projection": True,
             "addition_embed_type": "text_time",
             "addition_time_embed_dim": 256,
-            "projection_class_embeddings_input_dim": TEXT_WIDTH + 6 * 256,
+            "projection_class_embeddings_input_dim": SECOND_TEXT_WIDTH + 6 * 256,
         }
     linear = family == "sd2"
     return common | {
@@ -200,15 +206,15 @@ def _unet_config(family: str) -> dict[str, object]:
     }
 
 
-def _text_config(activation: str) -> dict[str, object]:
+def _text_config(activation: str, width: int = TEXT_WIDTH) -> dict[str, object]:
     return {
         "vocab_size": 49408,
-        "hidden_size": TEXT_WIDTH,
+        "hidden_size": width,
         "intermediate_size": 64,
         "num_hidden_layers": 3,
         "num_attention_heads": 1,
         "max_position_embeddings": 77,
-        "projection_dim": TEXT_WIDTH,
+        "projection_dim": width,
         "hidden_act": activation,
         "bos_token_id": 49406,
         "eos_token_id": 49407,
@@ -216,7 +222,7 @@ def _text_config(activation: str) -> dict[str, object]:
 
 
 def _config_of(network: nn.Module) -> dict[str, object]:
-    return _text_config(network.config.hidden_act)
+    return _text_config(network.config.hidden_act, network.config.hidden_size)
 
 
 def _old_text_name(name: str) -> str:
