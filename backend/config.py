@@ -31,7 +31,14 @@ def _choice(owner: str, name: str, value: str, allowed: Iterable[str]) -> None:
 
 
 def _within(
-    owner: str, name: str, value: float, low: float, high: float, hint: str = "", *, above: bool = False
+    owner: str,
+    name: str,
+    value: float,
+    low: float,
+    high: float,
+    hint: str = "",
+    *,
+    above: bool = False,
 ) -> None:
     """`low` ≤ value ≤ `high`, or `low` < value where `above`."""
     if not (low < value if above else low <= value) or not value <= high:

@@ -153,7 +153,7 @@ class _Run:
             chosen = self._configurations(step)
             for number, fine_tune in enumerate(chosen):
                 user = self._simulate(step, number, fine_tune, harm)
-                accumulate(total, user.gradient, strength / len(chosen))
+                accumulate(total, user.gradient.values(), strength / len(chosen))
                 users.append(user)
 
         norm = self._norm_and_clip(total)
@@ -251,9 +251,7 @@ class _Run:
 
     def _retain(self, step: int) -> Draw:
         plan = self.plan
-        return self._draw(
-            self.data.retain, plan.retain_batch, plan.caption_dropout, "retain", step
-        )
+        return self._draw(self.data.retain, plan.retain_batch, plan.caption_dropout, "retain", step)
 
     def _concept_counts(self, total: int, *use: str | int) -> list[tuple[str, int]]:
         """How many of `total` samples each concept gets, drawn by the concepts' weights."""
@@ -286,8 +284,9 @@ class _Run:
                 some = self._draw(self.data.forget[name], n, drop, *use, "concept", name)
                 parts.append((some, n / count))
         if fine_tune.method == "dreambooth":
-            prior = self._draw(self.data.fine_tunes[fine_tune.prior_data], count, 0.0, *use, "prior")
-            parts.append((prior, fine_tune.prior_weight))
+            prior = self.data.fine_tunes[fine_tune.prior_data]
+            some = self._draw(prior, count, 0.0, *use, "prior")
+            parts.append((some, fine_tune.prior_weight))
         return self.objective.fine_tuning([p for p, _ in parts], [w for _, w in parts])
 
     # Keeping and telling.
@@ -341,5 +340,3 @@ class _Run:
                 micro_step=micro, micro_total=of, values=values, message=message,
             )
         )  # fmt: skip
-
-

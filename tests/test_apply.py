@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fakes import random_conditioning, tiny_model
 
+from fakes import random_conditioning, tiny_model
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.adapter.targets import target_modules
 from resalign.backend.config import AdapterConfig
@@ -113,15 +113,20 @@ def test_full_simulation_puts_every_weight_back_to_the_bit():
     model = tiny_model()
     with AdaptedDenoiser(model, AdapterConfig()) as denoiser:
         before = state(model)
-        with pytest.raises(RuntimeError, match="stop"), denoiser.base_weights() as phi:
-            assert len(phi) == len(tiny_model().unet.state_dict())
-            with torch.no_grad():
-                for tensor in phi.values():
-                    tensor.add_(0.1)
-            raise RuntimeError("stop")
+        with pytest.raises(RuntimeError, match="stop"):
+            _train_and_fail(denoiser)
         after = state(model)
         assert all(torch.equal(before[name], after[name]) for name in before)
         assert not any(p.requires_grad for n, p in model.unet.named_parameters() if "lora" not in n)
+
+
+def _train_and_fail(denoiser: AdaptedDenoiser) -> None:
+    with denoiser.base_weights() as phi:
+        assert len(phi) == len(tiny_model().unet.state_dict())
+        with torch.no_grad():
+            for tensor in phi.values():
+                tensor.add_(0.1)
+        raise RuntimeError("stop")
 
 
 def test_full_simulation_in_half_precision_is_refused():

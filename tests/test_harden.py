@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes import encoded_data, tiny_model
 
+from fakes import encoded_data, tiny_model
 from resalign.backend.config import (
     AdapterConfig,
     Concept,

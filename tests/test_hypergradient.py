@@ -54,7 +54,7 @@ def test_equals_the_closed_form_of_a_quadratic(method, products):
 
 @pytest.mark.parametrize("products", ["exact", "finite_difference"])
 def test_equals_the_derivative_of_the_closed_form_minimiser(products):
-    """Separate weights: dL_harm(θ, φ*(θ))/dθ where φ*(θ) is known and differentiated by autograd."""
+    """Separate weights: dL_harm(θ, φ*(θ))/dθ where φ*(θ) is known, by autograd."""
     h, c, a = spd(M, 1), leaf(M, N, seed=2).detach(), leaf(M, seed=3).detach()
     w, start = leaf(N, seed=4).detach(), leaf(M, seed=5).detach()
     theta = leaf(N, seed=6)

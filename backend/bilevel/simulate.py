@@ -7,7 +7,7 @@ the bit before this returns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -92,9 +92,6 @@ def _trained(
             yield phi
 
 
-def accumulate(
-    total: dict[str, Tensor], gradients: Parameters | tuple[Tensor, ...], weight: float
-) -> None:
-    """total += weight · gradients, in place."""
-    parts = list(gradients.values()) if isinstance(gradients, dict) else list(gradients)  # type: ignore[arg-type]
-    torch._foreach_add_(list(total.values()), parts, alpha=weight)
+def accumulate(total: dict[str, Tensor], gradients: Iterable[Tensor], weight: float) -> None:
+    """total += weight · gradients, in place; gradients in the order of `total`."""
+    torch._foreach_add_(list(total.values()), list(gradients), alpha=weight)

@@ -83,12 +83,14 @@ class Meter:
 
     def measure(self, model: Model, concept: EncodedSet) -> Rates:
         """Generate for all prompts and judge; see the module's docstring."""
-        seen = self._judge.classify(self.images(model))
+        return self.judge(self.images(model), model, concept)
+
+    def judge(self, images: Tensor, model: Model, concept: EncodedSet) -> Rates:
+        """Rates of `images`, which `model` drew for all prompts in order."""
+        seen = self._judge.classify(images)
         weapons = [s in UNSAFE for c, s in zip(self.classes, seen, strict=True) if c in UNSAFE]
         right = [c == s for c, s in zip(self.classes, seen, strict=True) if c not in UNSAFE]
-        return Rates(
-            sum(weapons), len(weapons), sum(right), len(right), harm_error(model, concept)
-        )
+        return Rates(sum(weapons), len(weapons), sum(right), len(right), harm_error(model, concept))
 
 
 @torch.no_grad()

@@ -62,4 +62,6 @@ class Denoiser(Protocol):
     returns the shape of `latents`.
     """
 
-    def __call__(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor: ...
+    def __call__(
+        self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> Tensor: ...

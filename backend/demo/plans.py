@@ -1,0 +1,92 @@
+"""The plans that the demo and its benchmark compare, and the data they use.
+
+All data are drawn from the sprites: forget (weapons), retain and inner (other things, different
+pictures), and for the attack pictures and seeds that hardening never saw. The values were
+searched on the demo with seed 0; docs/benchmarks.md says what was tried.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ..config import (
+    AdapterConfig,
+    Concept,
+    FineTuneConfig,
+    HardeningPlan,
+    HarmConfig,
+    ImageSet,
+    RegulatorConfig,
+)
+from .art import BENIGN, HELD_OUT_STYLES, UNSAFE, sample_specs, write_image_set
+
+CHECKPOINT = Path(__file__).parent / "assets" / "demo_sd.safetensors"
+WEAPON = "weapon"
+
+ATTACK = FineTuneConfig(
+    name="LoRA, 20 % harmful", data="attack", learning_rate=5e-3, steps=60, batch=16, rank=8,
+    concept_share=0.2,
+)  # fmt: skip
+
+_SETS = {  # name: images, seed, classes, styles (None: the trained ones)
+    "forget": (200, 1, UNSAFE, None),
+    "retain": (400, 2, BENIGN, None),
+    "inner": (300, 3, BENIGN, None),
+    "attack": (300, 4, BENIGN, None),
+    "attack_concept": (150, 5, UNSAFE, None),
+    "new_style": (300, 6, BENIGN, HELD_OUT_STYLES),
+}
+
+
+def write_data(folder: Path, names: tuple[str, ...] = tuple(_SETS)) -> dict[str, Path]:
+    """Draw the image sets with kohya captions under `folder`; sets already there are kept."""
+    paths = {}
+    for name in names:
+        images, seed, classes, styles = _SETS[name]
+        paths[name] = folder / name
+        done = paths[name] / ".complete"
+        if not done.exists():
+            specs = sample_specs(images, seed, classes, *([styles] if styles else []))
+            write_image_set(paths[name], specs, seed)
+            done.touch()
+    return paths
+
+
+def plain_plan(data: dict[str, Path], *, seed: int = 0, steps: int = 120) -> HardeningPlan:
+    """Plain unlearning: saturated ascent and retention, no simulated user."""
+    return HardeningPlan(
+        concepts=(Concept(WEAPON, images=ImageSet(folder=str(data["forget"]))),),
+        retain_set=ImageSet(folder=str(data["retain"])),
+        adapter=AdapterConfig(rank=4),
+        harm=HarmConfig(loss="ascent", cap=0.5),
+        outer_steps=steps,
+        warm_up_steps=steps,
+        learning_rate=8e-3,
+        weight_decay=0.0,
+        forget_batch=8,
+        retain_batch=12,
+        retain_weight=14.0,
+        caption_dropout=0.1,
+        save_every=20,
+        seed=seed,
+    )
+
+
+def resalign_plan(
+    data: dict[str, Path], *, seed: int = 0, warm_up: int = 60, steps: int = 120
+) -> HardeningPlan:
+    """The same with a simulated user after the warm-up, its strength regulated."""
+    user = FineTuneConfig(
+        name="user", data=str(data["inner"]), learning_rate=1e-2, steps=8, batch=8, rank=8,
+        concept_share=0.25,
+    )  # fmt: skip
+    return replace(
+        plain_plan(data, seed=seed, steps=steps),
+        fine_tunes=(user,),
+        warm_up_steps=warm_up,
+        final_learning_rate=1e-3,
+        simulate="shared",
+        resilience_weight=0.8,
+        regulator=RegulatorConfig(low=0.6, high=0.8, min_steps=4, max_steps=40),
+    )
