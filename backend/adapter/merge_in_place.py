@@ -9,18 +9,18 @@ import torch
 
 from ..model.model import Model
 from .lora import Adapter
+from .merge import merged_weight
 
 
 @contextmanager
 def merged(model: Model, adapter: Adapter) -> Iterator[Model]:
     """Inside, the model's weights are W + ΔW; afterwards W again, to the bit."""
-    weights = {name: model.unet.get_submodule(name).weight for name in adapter.modules}
+    weights = {name: model.unet.get_parameter(f"{name}.weight") for name in adapter.modules}
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     try:
         with torch.no_grad():
             for name, weight in weights.items():
-                delta = adapter.delta(name).to(weight.device)
-                weight.copy_((weight.float() + delta).to(weight.dtype))
+                weight.copy_(merged_weight(weight, adapter.delta(name), name).weight)
         yield model
     finally:
         with torch.no_grad():
