@@ -1,0 +1,256 @@
+"""The adapter as a LoRA file: written so that every module loads elsewhere, and read back.
+
+`kohya` is `lora_unet_<module with _>.lora_down.weight`, `.lora_up.weight`, `.alpha`: the form that
+ComfyUI, A1111, Forge and diffusers all read completely, convolutions and strength included.
+Which module names it uses depends on the family, as it does in the field:
+
+    SD 1.x, 2.x   diffusers' (`down_blocks_0_...`): what kohya's trainer writes; diffusers' SD
+                  pipeline reads no other.
+    SDXL          SGM's (`input_blocks_4_1_...`): what kohya's trainer writes. With diffusers'
+                  names A1111 drops `up_blocks.0.upsamplers.0.conv`, since its name conversion
+                  assumes that the first up block has no attention, as in SD 1.x
+                  (`convert_diffusers_name_to_compvis` in its extensions-builtin/Lora/networks.py).
+
+`diffusers` is PEFT's `unet.<module>.lora_A.weight`, `.lora_B.weight`. It has no place for alpha
+that all versions read (diffusers 0.31 takes alpha = rank, later ones read a JSON in the metadata),
+so alpha / rank is multiplied into B. ComfyUI drops most attention tensors of this form with only
+a line in its log: give its users the kohya file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from ..errors import CheckpointError, ExportError
+from .lora import A, Adapter, B
+from .names import flat_name, module_name
+
+LoraFormat = Literal["kohya", "diffusers"]
+_DOWN, _UP, _ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
+_KOHYA, _DIFFUSERS = "lora_unet_", "unet."
+_BASE = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}  # kohya's names
+_ARCHITECTURE = {
+    "sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2",
+    "sdxl": "stable-diffusion-xl-v1-base",
+}  # fmt: skip
+
+
+def save_lora(
+    adapter: Adapter,
+    path: str | Path,
+    *,
+    format: LoraFormat = "kohya",  # noqa: A002
+    dtype: torch.dtype = torch.float32,
+    family: str = "",
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write the adapter as a LoRA; the same adapter gives the same bytes. Returns the path.
+
+    family: `sd1`, `sd2` or `sdxl`; empty means guessed from the modules and their widths.
+    metadata: added to the file's own (strings).
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ExportError(f"{path.name}: a LoRA is written as .safetensors; change the ending")
+    if path.exists() and not overwrite:
+        raise ExportError(f"{path} exists: choose another name, or allow overwriting")
+    if not path.parent.is_dir():
+        raise ExportError(f"{path.parent} is no folder: create it first")
+    family = family or guess_family(adapter)
+    tensors = _kohya(adapter, family) if format == "kohya" else _peft(adapter)
+    tensors = {name: _cast(name, tensor, dtype) for name, tensor in tensors.items()}
+    about = {
+        "format": "pt",
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"{_ARCHITECTURE[family]}/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": path.stem,
+        # A1111 hides a LoRA from models of another family, which it reads off these
+        "ss_base_model_version": _BASE[family],
+        "ss_v2": str(family == "sd2"),
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(adapter.rank),
+        "ss_network_alpha": f"{adapter.alpha if format == 'kohya' else adapter.rank:g}",
+    }
+    _write(path, with_metadata(to_bytes(tensors), {**about, **(metadata or {})}))
+    return path
+
+
+def load_lora(path: str | Path) -> Adapter:
+    """A LoRA on the U-Net from either form. Anything more than that is refused by name.
+
+    Where modules differ in rank or alpha, each strength is multiplied into its B and alpha is
+    the largest rank.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            names = set(file.keys())
+            _refuse(path, names)
+            read = _read_kohya if any(name.endswith(_DOWN) for name in names) else _read_peft
+            return _uniform(path, read(path, file, names, metadata))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist: check the path") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path.name} is no readable .safetensors LoRA: {error}") from None
+
+
+def guess_family(adapter: Adapter) -> str:
+    """`sdxl` has several transformer blocks per attention; `sd2` a text width of 1024."""
+    if any(re.search(r"transformer_blocks\.[1-9]", module) for module in adapter.modules):
+        return "sdxl"
+    widths = {
+        adapter.tensors[module + A].shape[1]
+        for module in adapter.modules
+        if module.endswith((".attn2.to_k", ".attn2.to_v"))
+    }
+    return "sdxl" if 2048 in widths else "sd2" if 1024 in widths else "sd1"
+
+
+def with_metadata(file: bytes, metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file with this metadata, sorted (the library's own order is random)."""
+    length = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + length])
+    header.pop("__metadata__", None)
+    text = json.dumps({"__metadata__": dict(sorted(metadata.items())), **header}).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + file[8 + length :]
+
+
+def _kohya(adapter: Adapter, family: str) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for module in adapter.modules:
+        name = _KOHYA + flat_name(module, sgm=family == "sdxl")
+        tensors[name + _DOWN] = adapter.tensors[module + A]
+        tensors[name + _UP] = adapter.tensors[module + B]
+        tensors[name + _ALPHA] = torch.tensor(float(adapter.alpha))
+    return tensors
+
+
+def _peft(adapter: Adapter) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for module in adapter.modules:
+        tensors[_DIFFUSERS + module + A] = adapter.tensors[module + A]
+        tensors[_DIFFUSERS + module + B] = adapter.tensors[module + B] * adapter.scale
+    return tensors
+
+
+def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    cast = tensor.detach().to("cpu", dtype).contiguous()
+    if not torch.isfinite(cast.float()).all():
+        raise ExportError(
+            f"{name} is not finite in {str(dtype).removeprefix('torch.')}: "
+            + ("write float32" if torch.isfinite(tensor).all() else "the adapter has diverged")
+        )
+    return cast
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(path.name + ".resalign-partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise ExportError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+Pair = tuple[Tensor, Tensor, float]  # A, B, alpha
+
+
+def _refuse(path: Path, names: set[str]) -> None:
+    kinds = {
+        "LoHa": ("hada_",), "LoKr": ("lokr_",), "DoRA": ("dora_scale", "lora_magnitude_vector"),
+        "LoCon with a middle tensor": ("lora_mid",), "OFT": ("oft_",), "GLoRA": (".a1.weight",),
+        "text-encoder LoRA": ("lora_te", "text_encoder"),
+    }  # fmt: skip
+    for kind, marks in kinds.items():
+        found = next((name for name in sorted(names) if any(m in name for m in marks)), None)
+        if found:
+            raise CheckpointError(
+                f"{path.name} holds {found!r}, of a {kind}; only a plain LoRA on the U-Net is "
+                "read: give the LoRA that ResAlign wrote"
+            )
+
+
+def _read_kohya(path: Path, file, names: set[str], metadata: dict[str, str]) -> dict[str, Pair]:
+    pairs: dict[str, Pair] = {}
+    left = set(names)
+    for name in sorted(n for n in names if n.endswith(_DOWN)):
+        stem = name.removesuffix(_DOWN)
+        module = module_name(stem.removeprefix(_KOHYA)) if stem.startswith(_KOHYA) else None
+        if module is None:
+            raise CheckpointError(f"{path.name}: {name!r} names no module of a U-Net we know")
+        if stem + _UP not in names:
+            raise CheckpointError(f"{path.name}: {name!r} has no {_UP} beside it")
+        a, b = file.get_tensor(name).float(), file.get_tensor(stem + _UP).float()
+        alpha = file.get_tensor(stem + _ALPHA).item() if stem + _ALPHA in names else len(a)
+        pairs[module] = (a, b, float(alpha))
+        left -= {name, stem + _UP, stem + _ALPHA}
+    _refuse_rest(path, left)
+    return pairs
+
+
+def _read_peft(path: Path, file, names: set[str], metadata: dict[str, str]) -> dict[str, Pair]:
+    try:
+        about = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    except ValueError:
+        raise CheckpointError(f"{path.name}: its lora_adapter_metadata is not JSON") from None
+    for field in ("alpha_pattern", "use_dora", "use_rslora"):
+        if about.get(f"unet.{field}"):
+            raise CheckpointError(f"{path.name} uses PEFT's {field}, which is not read")
+    pairs: dict[str, Pair] = {}
+    left = set(names)
+    for name in sorted(n for n in names if n.endswith(A) and n.startswith(_DIFFUSERS)):
+        stem = name.removesuffix(A)
+        if stem + B not in names:
+            raise CheckpointError(f"{path.name}: {name!r} has no {B} beside it")
+        a, b = file.get_tensor(name).float(), file.get_tensor(stem + B).float()
+        pairs[stem.removeprefix(_DIFFUSERS)] = (a, b, float(about.get("unet.lora_alpha", len(a))))
+        left -= {name, stem + B}
+    _refuse_rest(path, left)
+    return pairs
+
+
+def _refuse_rest(path: Path, left: set[str]) -> None:
+    if left:
+        raise CheckpointError(
+            f"{path.name} holds {min(left)!r} and {len(left) - 1} more tensors that are no LoRA "
+            "on the U-Net: give the LoRA that ResAlign wrote"
+        )
+
+
+def _uniform(path: Path, pairs: dict[str, Pair]) -> Adapter:
+    if not pairs:
+        raise CheckpointError(f"{path.name} holds no LoRA tensors")
+    for module, (a, b, alpha) in pairs.items():
+        good = a.dim() in (2, 4) and b.dim() == a.dim() and a.shape[0] == b.shape[1] > 0
+        if not good or (b.dim() == 4 and b.shape[2:] != (1, 1)):
+            raise CheckpointError(f"{path.name}: shapes of {module} do not fit together")
+        if not (torch.isfinite(a).all() and torch.isfinite(b).all() and alpha == alpha):
+            raise CheckpointError(f"{path.name}: {module} is not finite")
+    shapes = {(len(a), alpha) for a, _, alpha in pairs.values()}
+    (rank, alpha), uniform = max(shapes), len(shapes) == 1
+    tensors: dict[str, Tensor] = {}
+    for module, (a, b, own_alpha) in pairs.items():
+        tensors[module + A] = a
+        tensors[module + B] = b if uniform else b * (own_alpha / len(a))
+    return Adapter(tensors, rank, alpha if uniform else float(rank))

@@ -1,0 +1,59 @@
+"""Adapters for tiny checkpoints, for the tests of what goes out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from resalign.backend.adapter.lora import Adapter
+from resalign.backend.adapter.targets import target_modules
+from resalign.backend.config import TARGETS
+
+
+def random_adapter(
+    unet: Any,
+    targets: tuple[str, ...] = TARGETS,
+    *,
+    rank: int = 3,
+    alpha: float = 1.5,
+    seed: int = 0,
+    size: float = 0.3,
+) -> Adapter:
+    """Random tensors for every module that the targets select; ‖ΔW‖ is about `size`² of ‖W‖."""
+    random = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for module in target_modules(unet, targets):
+        shape = unet.get_submodule(module).weight.shape
+        fan_in = shape[1:].numel()
+        a = torch.randn(rank, *shape[1:], generator=random) * size / fan_in**0.5
+        b = torch.randn(shape[0], rank, *[1] * (len(shape) - 2), generator=random) * size
+        tensors[f"{module}.lora_A.weight"] = a
+        tensors[f"{module}.lora_B.weight"] = b
+    return Adapter(tensors, rank, alpha)
+
+
+@torch.no_grad()
+def with_adapter(unet: Any, adapter: Adapter) -> Any:
+    """Add the adapter into the network's weights, in place; returns the network."""
+    for module in adapter.modules:
+        weight = unet.get_submodule(module).weight
+        weight += adapter.delta(module).to(weight)
+    return unet
+
+
+@torch.no_grad()
+def prediction(unet: Any, seed: int = 0) -> torch.Tensor:
+    """What the U-Net predicts for random latents, text and (SDXL) sizes."""
+    random = torch.Generator().manual_seed(seed)
+    latents = torch.randn(2, 4, 8, 8, generator=random)
+    context = torch.randn(2, 5, unet.config.cross_attention_dim, generator=random)
+    added = None
+    if unet.config.addition_embed_type == "text_time":
+        pooled = unet.config.projection_class_embeddings_input_dim - 6 * 256
+        added = {
+            "text_embeds": torch.randn(2, pooled, generator=random),
+            "time_ids": torch.full((2, 6), 64.0),
+        }
+    timesteps = torch.tensor([10, 700])
+    return unet(latents, timesteps, context, added_cond_kwargs=added, return_dict=False)[0]
