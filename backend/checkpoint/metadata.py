@@ -1,0 +1,153 @@
+"""What an exported checkpoint says of itself in its header: ModelSpec and where it came from.
+
+ModelSpec 1.0.1 (https://github.com/Stability-AI/ModelSpec): `sai_model_spec`, `architecture`,
+`implementation`, `title`, `resolution` must be there; `date` and `hash_sha256` should: the latter
+is SHA-256 of all bytes after the header, with `0x` before it. Fields of the source are kept,
+except those that no longer hold: title, date and hashes.
+
+`resalign.*` is ours: one key per field of `Provenance`, text as it is, anything else as JSON. Only
+the standard library is used, so that reading a header stays a matter of milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib import metadata as installed
+from typing import Any
+
+from ..errors import ConfigError
+
+PREFIX = "resalign."
+NO_HASH = "0" * 64  # holds the place of a SHA-256 until it is known
+_IMPLEMENTATION = {  # as kohya's trainer writes it, which hosts already know
+    "ldm": "https://github.com/Stability-AI/generative-models", "diffusers": "diffusers",
+}  # fmt: skip
+_STALE = ("modelspec.hash_", "sshs_")  # of weights that are no longer these
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where a hardened checkpoint came from. All of it ends in the file's header: no paths.
+
+    method: how it was made, in words. plan_sha256: of the plan in canonical JSON. seed: the plan's.
+    source: file or folder name. source_sha256: of the whole file (of the U-Net's file in a
+    folder), source_tensor_sha256: of the bytes after its header; filled in by the export.
+    base_model: id or URL of the source, license: of the result, where the publisher gives them.
+    training: figures of the run; probe: of the measurement after it, empty where not measured.
+    versions: of the packages that wrote the file; filled in by the export.
+    """
+
+    method: str = "ResAlign"
+    concepts: tuple[str, ...] = ()
+    plan_sha256: str = ""
+    seed: int | None = None
+    source: str = ""
+    source_sha256: str = ""
+    source_tensor_sha256: str = ""
+    touched_tensors: int = 0
+    base_model: str = ""
+    license: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    probe: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "concepts", tuple(self.concepts))
+
+    def to_json(self) -> dict[str, Any]:
+        return json.loads(json.dumps(asdict(self), allow_nan=False))
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> Provenance:
+        unknown = sorted(set(record) - _FIELDS)
+        if unknown:
+            raise ConfigError(
+                f"provenance: unknown field {unknown[0]!r}; it was written by a newer version"
+            )
+        return Provenance(**record)
+
+    def to_metadata(self) -> dict[str, str]:
+        """As header fields; empty ones are left out, probe excepted: `not measured` is news too."""
+        record = {
+            key: value for key, value in self.to_json().items() if value not in ("", [], {}, None)
+        }
+        record.setdefault("probe", "not measured")
+        return {
+            PREFIX + key: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+            for key, value in record.items()
+        }
+
+    @staticmethod
+    def from_metadata(metadata: Mapping[str, str]) -> Provenance | None:
+        """Of a file's header; None where the file is not hardened."""
+        if PREFIX + "method" not in metadata:
+            return None
+        record: dict[str, Any] = {}
+        for each in fields(Provenance):
+            text = metadata.get(PREFIX + each.name)
+            if text is None or (each.name == "probe" and text == "not measured"):
+                continue
+            record[each.name] = text if each.type == "str" else json.loads(text)
+        return Provenance(**record)
+
+
+_FIELDS = {each.name for each in fields(Provenance)}
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that decide what is written."""
+    found = {}
+    for name in ("resalign", "torch", "diffusers"):
+        try:
+            found[name] = installed.version(name)
+        except installed.PackageNotFoundError:
+            if name == "resalign":  # run from a checkout, not installed
+                found[name] = "unreleased"
+    return found
+
+
+def architecture(family: str, prediction_type: str) -> str:
+    """ModelSpec's name of the architecture."""
+    if family == "sd2":
+        return f"stable-diffusion-v2-{'768-v' if prediction_type == 'v_prediction' else '512'}"
+    return "stable-diffusion-xl-v1-base" if family == "sdxl" else "stable-diffusion-v1"
+
+
+def hardened_metadata(
+    source: Mapping[str, str],
+    provenance: Provenance,
+    *,
+    family: str,
+    layout: str,
+    prediction_type: str,
+    resolution: int,
+    title: str,
+    date: str,
+    tensor_sha256: str,
+) -> dict[str, str]:
+    """The header of the result: the source's, brought up to date.
+
+    title: used where the source has none. date: ISO 8601. tensor_sha256: hex, of the result.
+    An earlier `resalign.*` block is kept as JSON in `resalign.previous`.
+    """
+    kept = {key: value for key, value in source.items() if not key.startswith(_STALE)}
+    ours = {PREFIX + name for name in _FIELDS} | {PREFIX + "previous"}
+    previous = {key: kept.pop(key) for key in sorted(ours & set(kept))}
+    own_title = kept.pop("modelspec.title", "").strip() or title
+    filled = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": architecture(family, prediction_type),
+        "modelspec.implementation": _IMPLEMENTATION[layout],
+        "modelspec.resolution": f"{resolution}x{resolution}",
+        "modelspec.prediction_type": "v" if prediction_type == "v_prediction" else "epsilon",
+    }
+    renewed = {
+        "modelspec.title": own_title if previous else f"{own_title} (hardened)",
+        "modelspec.date": date,
+        "modelspec.hash_sha256": "0x" + tensor_sha256,
+    }
+    if previous:
+        renewed[PREFIX + "previous"] = json.dumps(previous)
+    return {**filled, **kept, **renewed, **provenance.to_metadata()}

@@ -1,0 +1,164 @@
+"""Export a hardened diffusers folder: a copy in which only the U-Net's files are rewritten.
+
+Everything else is copied byte for byte: saving it anew would write text encoders that older
+transformers read as *random* weights (names without `text_model.`, no vocab.json). Each variant of
+the U-Net (fp16, non_ema, shards) is hardened, since a loader may pick any of them; what would
+still give out the unhardened U-Net (pickles, other formats, whole checkpoints beside) stays behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from ..errors import ExportError
+from .header import Header, read_header
+from .save import Export, ExportReport, check_target, now
+from .stream import PARTIAL, Hashes, rewrite, sync_folder
+from .touch import Tally, check_touched
+
+SIDECAR = "resalign.json"
+_WEIGHTS = {
+    ".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".onnx", ".onnx_data", ".pb",
+    ".gguf", ".h5",
+}  # fmt: skip
+_NOT_COPIED = {".git", ".cache", "__pycache__"}
+_SHARD = re.compile(r"-\d{5}-of-\d{5}")
+
+
+def export_folder(job: Export) -> ExportReport:
+    """Write `job.target`, a folder; it appears under its name in one move, or not at all."""
+    started = time.monotonic()
+    source, target = job.info.path, job.target
+    unet = {path: read_header(path) for path in sorted((source / "unet").glob("*.safetensors"))}
+    _check_variants(job, unet)
+    if target.is_file():
+        raise ExportError(f"{target} is a file, but {source.name} is a diffusers folder")
+    inside = (target.resolve(), source.resolve())
+    if any(one in other.parents for one, other in (inside, inside[::-1])):
+        raise ExportError(f"{target} and the source lie within each other: choose another place")
+    copied, left = _sort(source)
+    size = sum(path.stat().st_size for path in [*copied, *unet])
+    check_target(source, target, overwrite=job.overwrite, size=size + (1 << 20))
+
+    tally, date, hashes = Tally(), now(), {}
+    partial = target.with_name(target.name + PARTIAL)
+    _remove(partial)
+    try:
+        partial.mkdir()
+        _copy(source, partial, copied)
+        (partial / "unet").mkdir(exist_ok=True)
+        for path, header in unet.items():
+            hashes[path] = _rewrite(job, path, header, partial, tally, date)
+        first = hashes[job.info.files["unet"][0]]
+        _write_sidecar(partial / SIDECAR, job, first, {p: hashes[p] for p in unet})
+        sync_folder(partial)
+        _move(partial, target)
+    except BaseException:
+        _remove(partial)
+        raise
+    sync_folder(target.parent)
+    names = ", ".join(str(path.relative_to(source)) for path in left)
+    note = f"left out, since they hold the unhardened U-Net: {names}"
+    return job.report(
+        tally,
+        first,
+        untouched=sum(len(header.tensors) for header in unet.values()) - tally.touched,
+        size=sum(path.stat().st_size for path in target.rglob("*") if path.is_file()),
+        seconds=time.monotonic() - started,
+        warnings=(note,) if left else (),
+    )
+
+
+def _check_variants(job: Export, unet: dict[Path, Header]) -> None:
+    """Every variant, all its shards taken together, must have every touched tensor."""
+    variants: dict[str, list[Header]] = {}
+    for path, header in unet.items():
+        variants.setdefault(_SHARD.sub("", path.name), []).append(header)
+    for name, headers in variants.items():
+        check_touched(f"unet/{name}", headers, job.names, job.adapter)
+
+
+def _sort(source: Path) -> tuple[list[Path], list[Path]]:
+    """Files to copy, and weight files to leave out."""
+    copied, left = [], []
+    for path in sorted(source.rglob("*")):
+        parts = path.relative_to(source).parts
+        if _NOT_COPIED & set(parts) or not path.is_file() or parts == (SIDECAR,):
+            continue
+        if path.suffix in _WEIGHTS and (len(parts) == 1 or parts[0] == "unet"):
+            if parts[0] != "unet" or len(parts) != 2 or path.suffix != ".safetensors":
+                left.append(path)
+        else:
+            copied.append(path)
+    return copied, left
+
+
+def _rewrite(
+    job: Export, path: Path, header: Header, partial: Path, tally: Tally, date: str
+) -> Hashes:
+    changes = {
+        name: tally.change(name, module, job.adapter)
+        for name, module in job.names.items()
+        if name in header.tensors
+    }
+    return rewrite(
+        path,
+        partial / "unet" / path.name,
+        header,
+        changes,
+        lambda hashes: job.metadata(header.metadata, hashes, date),
+        on_progress=job.on_progress,
+    )
+
+
+def _copy(source: Path, partial: Path, files: Iterable[Path]) -> None:
+    for path in files:
+        place = partial / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(path, place)  # links are followed: a hub cache holds nothing else
+            shutil.copymode(path, place)
+            with place.open("rb+") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise ExportError(f"{place} cannot be written: {error.strerror or error}") from error
+
+
+def _write_sidecar(path: Path, job: Export, first: Hashes, files: dict[Path, Hashes]) -> None:
+    record = {
+        "provenance": job.provenance_with(first).to_json(),
+        "files": {
+            f"unet/{p.name}": {"sha256": h.result, "source_sha256": h.source}
+            for p, h in files.items()
+        },
+    }
+    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _move(partial: Path, target: Path) -> None:
+    """Folders cannot be replaced in one move: an old target steps aside first, then goes."""
+    old = target.with_name(target.name + ".resalign-old")
+    _remove(old)
+    if os.path.lexists(target):
+        os.replace(target, old)
+    try:
+        os.replace(partial, target)
+    except OSError as error:
+        if os.path.lexists(old):
+            os.replace(old, target)
+        raise ExportError(f"{target} cannot be written: {error.strerror or error}") from error
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink()
+    with suppress(FileNotFoundError):
+        shutil.rmtree(path)

@@ -1,0 +1,105 @@
+"""Proof that an export changed what it should and nothing else: both files read byte by byte."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..adapter.lora import Adapter
+from ..errors import ExportError
+from .detect import detect
+from .header import Header, read_header
+from .save_folder import SIDECAR
+from .stream import CHUNK
+from .touch import Tally, touched_names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """changed, identical: names of tensors; in a folder those of the U-Net, as `file:tensor`.
+
+    files: other files of a folder, found identical.
+    """
+
+    changed: tuple[str, ...]
+    identical: tuple[str, ...]
+    files: tuple[str, ...] = ()
+
+
+def verify_export(
+    source: str | Path, target: str | Path, adapter: Adapter | None = None
+) -> Verification:
+    """Compare an export with its source.
+
+    Raises an ExportError if the two differ in names, types, shapes or order of tensors. With the
+    adapter, also if a tensor it does not touch has changed, or one it touches is not W + ΔW.
+    """
+    source, target = Path(source), Path(target)
+    names = touched_names(detect(source), adapter) if adapter else None
+    if source.is_file():
+        changed, identical = _compare(source, target, adapter, names)
+        return Verification(changed=tuple(changed), identical=tuple(identical))
+    all_changed: list[str] = []
+    all_identical: list[str] = []
+    files: list[str] = []
+    for path in sorted(p for p in target.rglob("*") if p.is_file()):
+        own = path.relative_to(target)
+        if own.parts[0] == "unet" and path.suffix == ".safetensors":
+            changed, identical = _compare(source / own, path, adapter, names)
+            all_changed += [f"{own.as_posix()}:{name}" for name in changed]
+            all_identical += [f"{own.as_posix()}:{name}" for name in identical]
+        elif own.name != SIDECAR:
+            if not _same_bytes(source / own, path):
+                raise ExportError(f"{own.as_posix()} differs from the source's")
+            files.append(own.as_posix())
+    return Verification(
+        changed=tuple(all_changed), identical=tuple(all_identical), files=tuple(files)
+    )
+
+
+def _compare(
+    source: Path, target: Path, adapter: Adapter | None, names: dict[str, str] | None
+) -> tuple[list[str], list[str]]:
+    old, new = read_header(source), read_header(target)
+    if list(old.tensors.items()) != list(new.tensors.items()):
+        raise ExportError(f"{target.name} has other tensors than {source.name}")
+    changed: list[str] = []
+    identical: list[str] = []
+    with source.open("rb") as one, target.open("rb") as other:
+        for name, entry in sorted(old.tensors.items(), key=lambda item: item[1].begin):
+            one.seek(old.data_start + entry.begin)
+            other.seek(new.data_start + entry.begin)
+            same = all(one.read(size) == other.read(size) for size in _chunks(entry.nbytes))
+            (identical if same else changed).append(name)
+            if names is None:
+                continue
+            if not same and name not in names:
+                raise ExportError(
+                    f"{target.name}: {name} changed, which the adapter does not touch"
+                )
+            if name in names and adapter:
+                _check_merged(one, other, old, new, name, names[name], adapter)
+    return changed, identical
+
+
+def _check_merged(
+    one, other, old: Header, new: Header, name: str, module: str, adapter: Adapter
+) -> None:
+    entry = old.tensors[name]
+    one.seek(old.data_start + entry.begin)
+    other.seek(new.data_start + entry.begin)
+    expected = Tally().change(name, module, adapter)(entry, bytearray(one.read(entry.nbytes)))
+    if expected.tobytes() != other.read(entry.nbytes):
+        raise ExportError(f"{name} is not the source's weight plus the adapter's change")
+
+
+def _same_bytes(one: Path, other: Path) -> bool:
+    if not one.is_file() or one.stat().st_size != other.stat().st_size:
+        return False
+    with one.open("rb") as first, other.open("rb") as second:
+        return all(first.read(n) == second.read(n) for n in _chunks(one.stat().st_size))
+
+
+def _chunks(size: int):
+    for start in range(0, size, CHUNK):
+        yield min(CHUNK, size - start)
