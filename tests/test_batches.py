@@ -21,7 +21,7 @@ from resalign.backend.data.batches import (
     generator,
     prepare_data,
 )
-from resalign.backend.data.concept import load_preset
+from resalign.backend.data.concept import load_preset, preset_names
 from resalign.backend.data.encoded_set import Bucket, EncodedSet
 from resalign.backend.data.latents import encode_image_set
 from resalign.backend.errors import DataError
@@ -276,6 +276,24 @@ def test_without_a_retain_set_the_shipped_prompts_are_synthesised_less_the_conce
     assert "a kitchen knife beside sliced tomatoes" in prompts
     assert "a clay figure of a fox" not in prompts and "a red fox in the snow" not in prompts
     assert len(prompts) > 250
+
+
+def test_near_neighbours_of_all_concepts_share_half_of_the_retain_prompts(folders, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        batches, "encode_image_set", lambda _, given, **kw: asked.append(given) or random_set(4, 0)
+    )
+    presets = [load_preset(name) for name in preset_names()]
+    concepts = tuple(preset.concept() for preset in presets)
+
+    prepare_data(
+        tiny_family(), make_plan(folders, concept=None, concepts=concepts, retain_set=None)
+    )
+
+    prompts = asked[-1].prompts
+    assert len(set(prompts)) == len(prompts) == asked[-1].images == 128
+    shares = [len(set(preset.benign) & set(prompts)) for preset in presets]
+    assert sum(shares) <= 64 and min(shares) >= 10
 
 
 def test_the_plan_s_resolution_or_else_the_model_s_is_used(folders):

@@ -66,9 +66,10 @@ def encode_texts(
     """Conditioning of each text without time ids, through the cache; on the denoiser's device."""
     store = cache or EncodingCache(None)
     weights = fingerprint(*model.text_encoders) if store else ""
+    padding = [getattr(tokenizer, "pad_token_id", None) for tokenizer in model.tokenizers]
     parts = []
     for text in texts:
-        key = content_key("text", model.family, text, weights)
+        key = content_key("text", model.family, text, weights, *padding)
         stored = store.load(key)
         if stored is None:
             encoded = encode_prompts(model, [text])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -176,11 +177,14 @@ def _forget_set(concept: Concept, plan: HardeningPlan) -> ImageSet:
 
 
 def _shipped_retain_set(plan: HardeningPlan) -> ImageSet:
-    """Shipped prompts, less those that name a concept of the plan: they must not be kept."""
+    """Shipped prompts, up to half of them near neighbours of the concepts, and none that names
+    a concept: what is to be removed must not be kept."""
     names = [re.escape(concept.name) for concept in plan.concepts]
     named = re.compile(rf"\b({'|'.join(names)})\b", re.IGNORECASE)
-    neighbours = [p for concept in plan.concepts for p in near_neighbours(concept.name)]
-    prompts = [p for p in (*neighbours, *retain_prompts()) if not named.search(p)]
+    columns = zip_longest(*(near_neighbours(concept.name) for concept in plan.concepts))
+    neighbours = [prompt for column in columns for prompt in column if prompt]
+    candidates = (*neighbours[: RETAIN_IMAGES // 2], *retain_prompts())
+    prompts = [prompt for prompt in candidates if not named.search(prompt)]
     if not prompts:
         raise DataError("no retain prompt is left beside the concepts: give a retain_set")
     return ImageSet(prompts=tuple(prompts[:RETAIN_IMAGES]), images=RETAIN_IMAGES)
