@@ -3,7 +3,9 @@
 import ctypes
 import gc
 import json
+import re
 import socket
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ from resalign.backend.checkpoint.load import _dtype_of, load_checkpoint
 from resalign.backend.errors import CheckpointError
 
 SOME = "model.diffusion_model.input_blocks.1.1.proj_in.weight"
+LAST = "model.diffusion_model.out.2.bias"
 
 
 def networks_of(model):
@@ -41,14 +44,35 @@ def assert_same_networks(model, networks, dtype=torch.float32):
             assert torch.equal(ours[name], tensor.to(dtype).float()), (component, name)
 
 
-@pytest.mark.parametrize("write", [write_tiny_checkpoint, write_tiny_folder])
+original = lru_cache(build_networks)  # never changed here
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """A float32 file of each family, loaded; never changed here."""
+    folder = tmp_path_factory.mktemp("loaded")
+    paths = {family: folder / f"{family}.safetensors" for family in FAMILIES}
+    return {
+        family: load_checkpoint(write_tiny_checkpoint(path, family, torch.float32))
+        for family, path in paths.items()
+    }
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_weight_arrives_bit_for_bit(tmp_path, family, write):
-    path = write(tmp_path / "model.safetensors", family, torch.float32, seed=3)
+def test_every_weight_of_a_file_arrives_bit_for_bit(loaded, family):
+    model = loaded[family]
+
+    assert_same_networks(model, original(family))
+    assert (model.family, model.source.suffix, model.resolution) == (family, ".safetensors", 64)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_weight_of_a_folder_arrives_bit_for_bit(tmp_path, family):
+    path = write_tiny_folder(tmp_path / "folder", family, torch.float32)
 
     model = load_checkpoint(path)
 
-    assert_same_networks(model, build_networks(family, seed=3))
+    assert_same_networks(model, original(family))
     assert (model.family, model.source, model.resolution) == (family, path, 64)
 
 
@@ -58,32 +82,28 @@ def test_every_weight_arrives_bit_for_bit(tmp_path, family, write):
 def test_other_storage_becomes_float32_on_the_cpu_without_further_loss(tmp_path, dtype):
     path = write_tiny_checkpoint(tmp_path / "model.safetensors", dtype=dtype)
 
-    assert_same_networks(load_checkpoint(path), build_networks(), dtype)
+    assert_same_networks(load_checkpoint(path), original(), dtype)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_loaded_denoiser_computes_what_the_original_does(tmp_path, family):
-    path = write_tiny_checkpoint(tmp_path / "model.safetensors", family, torch.float32)
-    unet = build_networks(family)["unet"]
+def test_the_loaded_denoiser_computes_what_the_original_does(loaded, family):
+    unet = original(family)["unet"]
     noise = torch.Generator().manual_seed(0)
     latents = torch.randn(1, 4, 8, 8, generator=noise)
     context = torch.randn(1, 77, unet.config.cross_attention_dim, generator=noise)
     added = {"text_embeds": torch.ones(1, 64), "time_ids": torch.ones(1, 6)}
 
-    model = load_checkpoint(path)
-
     with torch.no_grad():
         expected, found = (
             each(latents, torch.tensor([5]), context, added_cond_kwargs=added).sample
-            for each in (unet, model.unet)
+            for each in (unet, loaded[family].unet)
         )
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-def test_a_loaded_model_is_in_eval_mode_and_frozen(tmp_path):
-    model = load_checkpoint(write_tiny_checkpoint(tmp_path / "model.safetensors", "sdxl"))
-
-    for network in networks_of(model).values():
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_loaded_model_is_in_eval_mode_and_frozen(loaded, family):
+    for network in networks_of(loaded[family]).values():
         assert not network.training
         assert not any(tensor.requires_grad for tensor in network.parameters())
         assert {t.device.type for t in (*network.parameters(), *network.buffers())} == {"cpu"}
@@ -129,10 +149,8 @@ def test_prediction_type_and_schedule_arrive(tmp_path):
 @pytest.mark.parametrize(
     ("family", "padding"), [("sd1", [49407]), ("sd2", [0]), ("sdxl", [49407, 0])]
 )
-def test_tokenizers_are_those_of_the_family(tmp_path, family, padding):
-    path = write_tiny_checkpoint(tmp_path / "m.safetensors", family)
-
-    tokenizers = load_checkpoint(path).tokenizers
+def test_tokenizers_are_those_of_the_family(loaded, family, padding):
+    tokenizers = loaded[family].tokenizers
 
     assert [tokenizer.pad_token_id for tokenizer in tokenizers] == padding
     for tokenizer in tokenizers:
@@ -148,8 +166,8 @@ def test_nothing_is_fetched(tmp_path, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
 
-    load_checkpoint(write_tiny_checkpoint(tmp_path / "m.safetensors", "sd2"))
-    load_checkpoint(write_tiny_folder(tmp_path / "folder", "sdxl"))
+    load_checkpoint(write_tiny_checkpoint(tmp_path / "m.safetensors"))
+    load_checkpoint(write_tiny_folder(tmp_path / "folder"))
 
 
 def test_weights_outlive_their_file(tmp_path):
@@ -158,18 +176,14 @@ def test_weights_outlive_their_file(tmp_path):
 
     path.write_bytes(bytes(path.stat().st_size))
 
-    assert_same_networks(model, build_networks())
+    assert_same_networks(model, original())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_missing_tensor_is_named(tmp_path, family):
-    path = write_tiny_checkpoint(
-        tmp_path / "m.safetensors", family, drop=("model.diffusion_model.out.2.bias",)
-    )
+    path = write_tiny_checkpoint(tmp_path / "m.safetensors", family, drop=(LAST,))
 
-    with pytest.raises(
-        CheckpointError, match=r"1 missing \(model\.diffusion_model\.out\.2\.bias\)"
-    ):
+    with pytest.raises(CheckpointError, match=re.escape(f"1 missing ({LAST})")):
         load_checkpoint(path)
 
 
@@ -242,16 +256,16 @@ def test_known_extras_do_no_harm(tmp_path, family, names):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_diffusers_own_loader_reads_the_same_from_the_config_folder(tmp_path, family):
+def test_diffusers_own_loader_reads_the_same_from_the_config_folder(tmp_path, loaded, family):
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-    path = write_tiny_checkpoint(tmp_path / "m.safetensors", family, torch.float32)
+    model = loaded[family]
+    path = model.source
     folder = config_folder(detect(path), tmp_path / "config")
     kind = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
 
     pipe = kind.from_single_file(str(path), config=str(folder), local_files_only=True)
 
-    model = load_checkpoint(path)
     for component, network in networks_of(model).items():
         theirs = getattr(pipe, component).state_dict()
         for name, tensor in network.state_dict().items():
@@ -271,7 +285,7 @@ def test_text_encoders_as_new_transformers_write_them_are_read(tmp_path):
     path = write_tiny_folder(tmp_path / "folder", dtype=torch.float32)
     rename(path / "text_encoder" / "model.safetensors", lambda n: n.removeprefix("text_model."))
 
-    assert_same_networks(load_checkpoint(path), build_networks())
+    assert_same_networks(load_checkpoint(path), original())
 
 
 def test_folders_of_old_diffusers_are_read(tmp_path):
@@ -286,7 +300,7 @@ def test_folders_of_old_diffusers_are_read(tmp_path):
 
     rename(path / "vae" / "diffusion_pytorch_model.safetensors", as_before, as_convolution=True)
 
-    assert_same_networks(load_checkpoint(path), build_networks())
+    assert_same_networks(load_checkpoint(path), original())
 
 
 def test_a_sharded_folder_is_read(tmp_path):
@@ -303,7 +317,7 @@ def test_a_sharded_folder_is_read(tmp_path):
     index = whole.with_name("diffusion_pytorch_model.safetensors.index.json")
     index.write_text(json.dumps({"weight_map": weight_map}))
 
-    assert_same_networks(load_checkpoint(path), build_networks())
+    assert_same_networks(load_checkpoint(path), original())
 
 
 def test_the_fp16_variant_of_a_folder_is_read_where_it_is_all_there_is(tmp_path):
@@ -311,7 +325,7 @@ def test_the_fp16_variant_of_a_folder_is_read_where_it_is_all_there_is(tmp_path)
     for file in list(path.rglob("*.safetensors")):
         file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
 
-    assert_same_networks(load_checkpoint(path), build_networks(), torch.float16)
+    assert_same_networks(load_checkpoint(path), original(), torch.float16)
 
 
 def rename(path, new_name, *, as_convolution=False):
@@ -345,7 +359,7 @@ def wide_tensors():
     """An SD 1.x checkpoint of some 40 million parameters, without storage."""
     from diffusers import UNet2DConditionModel
 
-    networks = build_networks()
+    networks = dict(original())
     options = dict(networks["unet"].config) | {"block_out_channels": (64, 128, 256, 256)}
     with torch.device("meta"):
         networks["unet"] = UNet2DConditionModel.from_config(options)

@@ -43,6 +43,7 @@ def load_checkpoint(
     """
     info = detect(path)
     device = torch.device(device)
+    schedule = load_schedule(info)
     networks = {name: build_network(info, name) for name in info.components}
     check_tensors(info, networks)
     for name, network in networks.items():
@@ -54,7 +55,7 @@ def load_checkpoint(
         text_encoders=tuple(networks[name] for name in texts),
         tokenizers=load_tokenizers(info.family),
         vae=networks["vae"],  # type: ignore[arg-type]
-        schedule=load_schedule(info).to(device),
+        schedule=schedule.to(device),
         resolution=info.resolution,
         source=info.path,
     )
