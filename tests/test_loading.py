@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import resalign as ra
+from resalign.backend.plan_file import read_file
 
 
 def run_python(code: str, *, cwd: Path, **environment: str) -> str:
@@ -151,6 +152,17 @@ def test_loads_as_a1111_and_forge_do_beside_forge_s_own_backend(package_folder, 
 def test_pytest_can_execute_the_root_file_as_a_plain_module(package_folder):
     code = (package_folder / "__init__.py").read_text()
     exec(compile(code, "__init__.py", "exec"), {"__name__": "anything"})  # noqa: S102
+
+
+def test_every_folder_with_modules_is_listed_as_a_package(root):
+    """What is forgotten in pyproject.toml works from a checkout, and is missing from the wheel."""
+    pyproject = read_file(root / "pyproject.toml")
+    folders = {path.parent for top in ("backend", "nodes") for path in (root / top).rglob("*.py")}
+    names = {".".join(("resalign", *folder.relative_to(root).parts)) for folder in folders}
+    assert names | {"resalign"} == set(pyproject["tool"]["setuptools"]["packages"])
+    assert pyproject["project"]["version"] == ra.__version__
+    for folder in folders:
+        assert (folder / "__init__.py").is_file(), folder
 
 
 # The wheel. With RESALIGN_TEST_WHEEL=1 the whole suite runs against an installed one as well.
