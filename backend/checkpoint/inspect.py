@@ -65,7 +65,7 @@ class Inspection:
         """A few lines for a terminal."""
         rows = [("file" if self.layout != "diffusers" else "folder", self.path)]
         if self.family:
-            kind = "ε" if self.prediction_type == "epsilon" else "v"
+            kind = self.prediction_type.removesuffix("_prediction")
             rows.append(("model", f"{self.title}, predicts {kind}, {self.resolution} px"))
             rows.append(("layout", "one file" if self.layout == "ldm" else "diffusers folder"))
         else:
