@@ -178,7 +178,8 @@ def test_broken_images_are_found_by_decoding_every_one(tmp_path):
 
 
 def test_a_list_of_names_stays_readable():
-    assert listed([str(n) for n in range(25)]).endswith("18, 19 and 5 more")
+    assert listed([str(n) for n in range(105)]).endswith("98, 99 and 5 more")
+    assert listed(["a", "b"]) == "a, b"
 
 
 # Pixels.

@@ -29,7 +29,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 CAPTION_SUFFIXES = (".txt", ".caption")
 METADATA = ("metadata.jsonl", "metadata.csv")
 CAPTION_COLUMNS = ("text", "caption", "prompt")
-_SHOWN = 20  # names in an error message
+_SHOWN = 100  # names in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def reason(error: BaseException) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names for a message: all of them up to twenty, then how many more."""
+    """Names for a message: all of them up to a hundred, then how many more."""
     names = list(names)
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -24,7 +24,7 @@ from ..seeds import generator
 from .assembly import Sample, assemble, require_finite
 from .cache import EncodingCache, content_key, fingerprint
 from .encoded_set import EncodedSet
-from .image_set import CaptionedImage, listed, read_image_set, reason
+from .image_set import CaptionedImage, read_image_set, reason
 from .pixels import BROKEN, frame, open_image
 
 SYNTHESIS_BATCH = 8  # images made, and cached, together
@@ -149,10 +149,10 @@ def _usable(
     if broken and not skip_broken:
         raise DataError(
             f"image set {folder}: {len(broken)} of {len(images)} images are broken: "
-            f"{listed(broken)}; mend or remove them, or allow skipping (skip_broken_images)"
+            f"{', '.join(broken)}; mend or remove them, or allow skipping (skip_broken_images)"
         )
     if broken:
-        log.warning("image set %s: %d images skipped: %s", folder, len(broken), listed(broken))
+        log.warning("image set %s: %d images skipped: %s", folder, len(broken), ", ".join(broken))
     if not usable:
         raise DataError(f"image set {folder}: not one of its {len(images)} images can be read")
     return usable
