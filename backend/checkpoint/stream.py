@@ -66,9 +66,13 @@ def rewrite(
             file.write(bytes(room))
             text = reader.read(header.data_start)
             hasher.feed(text, "source")
+            feeds = ["source", "source_tensors"]
             for begin, old, change in _pieces(reader, header, changes, hasher):
+                if change and len(feeds) == 2:  # up to here the result's data are the source's
+                    hasher.fork("tensors", of="source_tensors")
+                    feeds.append("tensors")
                 if change is None:
-                    hasher.feed(old, "source", "source_tensors", "tensors")
+                    hasher.feed(old, *feeds)
                     file.write(old)
                 else:
                     new = change[1](change[0], old)
@@ -77,6 +81,8 @@ def rewrite(
                     file.write(new)
                 done = begin + len(old)
                 on_progress(progress("export", done, total))
+            if len(feeds) == 2:
+                hasher.fork("tensors", of="source_tensors")
             hashes = Hashes(**hasher.digests())
         after = os.fstat(reader.fileno())
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
