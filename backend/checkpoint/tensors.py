@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .header import Header, TensorEntry
+from .header import Header
 from .keys import Part, Source
 
 TORCH_DTYPES = {
@@ -81,8 +81,3 @@ def part_shape(shape: tuple[int, ...], part: Part) -> tuple[int, ...]:
     if part == "matrix" and shape[2:] in ((1, 1), (1,)):
         return shape[:2]
     return shape
-
-
-def is_readable(entry: TensorEntry) -> bool:
-    """Whether the storage type is one of floating-point weights that are read as they are."""
-    return entry.dtype in FLOATS
