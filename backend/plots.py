@@ -20,17 +20,19 @@ def plot_records(records: Sequence[StepRecord], path: Path | str, *, warm_up: in
     harm, retain, q = figure.subplots(3, 1, sharex=True)
 
     harm.plot(steps, [record.harm for record in records], label="L_harm(θ)")
-    harm.plot(later, [r.harm_after for r in simulated], label="L_harm(θ*), after fine-tuning")
+    harm.plot(later, [r.harm_after for r in simulated], linestyle="--",
+              label="L_harm(θ*), after simulated fine-tuning")  # fmt: skip
     harm.set_ylabel("harm loss (lower: safer)")
     retain.plot(steps, [record.retain for record in records], color="tab:green")
     retain.set_ylabel("L_retain (lower: less has changed)")
     q.plot(later, [record.q for record in simulated], color="tab:red")
     q.set_ylabel("q (1: nothing came back)", color="tab:red")
-    q.set_ylim(bottom=0)
+    q.set_ylim(0, max([1.05, *(1.05 * (record.q or 0) for record in simulated)]))
     q.set_xlabel("outer step")
     length = q.twinx()
     lengths = [sum(s.steps for s in r.simulations) / len(r.simulations) for r in simulated]
     length.step(later, lengths, where="mid", color="tab:gray", alpha=0.7)
+    length.set_ylim(0, 1.25 * max([1.0, *lengths]))
     length.set_ylabel("inner steps", color="tab:gray")
     for axes in (harm, retain, q):
         axes.grid(alpha=0.3)
