@@ -1,5 +1,6 @@
 import pytest
 from PIL import Image
+
 from resalign.backend.plots import plot_records
 from resalign.backend.records import SimulationRecord, StepRecord
 
