@@ -222,7 +222,7 @@ def test_int8_weights_are_quantised_even_without_scales(tmp_path):
 @pytest.mark.parametrize(
     ("channels", "says"),
     [
-        (9, "an inpainting model"),
+        (9, "inpainting"),
         (8, "InstructPix2Pix"),
         (5, "depth"),
         (7, "upscaling"),
