@@ -36,7 +36,7 @@ def import_package(name: str, root: Path):
 if TESTS_THE_WHEEL:
     import resalign
 
-    assert ROOT not in Path(resalign.__file__).resolve().parents, (
+    assert Path(resalign.__file__).resolve().parent != ROOT, (
         "RESALIGN_TEST_WHEEL=1, but `resalign` is this checkout: install the built wheel first"
     )
 else:
