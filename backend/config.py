@@ -316,6 +316,8 @@ class HardeningPlan:
         linearly to the second. 0 means no fall.
     resilience_weight: λ, a number or a Ramp over the steps after the warm-up.
     retain_weight: μ, a number or a Ramp over all steps.
+    retain_after_weight: ν, adds ν · mean_j L_retain(θ*_j): the model stays useful when others
+        fine-tune it, instead of breaking. 0, the paper's objective, leaves that to chance.
     gradient_norm: clips the outer gradient to this L2 norm; 0 means no clipping.
     save_every: outer steps between two saved states.
     """
@@ -342,6 +344,7 @@ class HardeningPlan:
     retain_batch: int = 4
     resilience_weight: float | Ramp = 0.8
     retain_weight: float | Ramp = 8.0
+    retain_after_weight: float = 0.0
     caption_dropout: float = 0.1
     resolution: int = 0
     precision: Precision = "fp32"
@@ -369,6 +372,7 @@ class HardeningPlan:
             value = getattr(self, name)
             if not isinstance(value, Ramp):
                 _within("plan", name, value, 0, 1e6)
+        _within("plan", "retain_after_weight", self.retain_after_weight, 0, 1e6)
         _within("plan", "seed", self.seed, 0, 2**63 - 1)
         _within("plan", "resolution", self.resolution, 0, 4096)
         if self.resolution % 8:

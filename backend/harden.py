@@ -147,12 +147,13 @@ class _Run:
         retain = self.objective.retain(self._retain(step))
         retain_now, gradients = gradient(retain, self.theta, scale=scale)
         accumulate(total, gradients, retention)
+        keep = self.plan.retain_after_weight / strength if strength else 0.0
 
         users = []
         if strength > 0:
             chosen = self._configurations(step)
             for number, fine_tune in enumerate(chosen):
-                user = self._simulate(step, number, fine_tune, harm)
+                user = self._simulate(step, number, fine_tune, harm, retain, keep)
                 accumulate(total, user.gradient.values(), strength / len(chosen))
                 users.append(user)
 
@@ -179,7 +180,13 @@ class _Run:
         )
 
     def _simulate(
-        self, step: int, number: int, fine_tune: FineTuneConfig, harm: Harm
+        self,
+        step: int,
+        number: int,
+        fine_tune: FineTuneConfig,
+        harm: Harm,
+        retain: Loss,
+        retain_weight: float,
     ) -> SimulatedUser:
         steps = self.regulator.steps(fine_tune)
         return simulate_user(
@@ -189,6 +196,8 @@ class _Run:
             steps,
             loss=lambda inner: self._fine_tuning(step, number, inner, fine_tune),
             harm=harm,
+            retain=retain,
+            retain_weight=retain_weight,
             seed=int(torch.randint(2**31, (), generator=self._random("user", step, number))),
             on_step=lambda inner: self._tell({}, step - 1, inner, steps, fine_tune.name),
         )

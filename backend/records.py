@@ -16,7 +16,8 @@ class SimulationRecord:
     steps: inner steps taken. move: L2 length of the weight move. q: L_harm(θ*) / L_harm(θ),
     what is left of the harm loss (1: no relapse). residual, curvature (≥ γ‖H‖ / its lower
     bound) and products are the solve's; None for first order. skipped: why a solve failed and
-    the first-order gradient was used, or empty.
+    the first-order gradient was used, or empty. retain_after: L_retain(θ*), where the plan's
+    retain_after_weight asks for it.
     """
 
     name: str
@@ -28,12 +29,13 @@ class SimulationRecord:
     last_loss: float
     residual: float | None = None
     curvature: float | None = None
+    retain_after: float | None = None
     products: int = 0
     skipped: str = ""
 
     @staticmethod
     def of(user: SimulatedUser, q: float) -> SimulationRecord:
-        solution = user.result.solution
+        solution, kept = user.result.solution, user.result.retain_after
         return SimulationRecord(
             name=user.fine_tune.name,
             steps=user.run.steps,
@@ -44,6 +46,7 @@ class SimulationRecord:
             last_loss=float(user.run.last_loss),
             residual=solution.residual if solution else None,
             curvature=solution.curvature if solution else None,
+            retain_after=None if kept is None else float(kept),
             products=solution.products if solution else 0,
             skipped=user.result.skipped,
         )

@@ -31,12 +31,16 @@ Loss = Callable[[], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Hypergradient:
-    """dL_harm(θ*)/dθ by name, L_harm(θ*), the solve (None: first order), why it was skipped."""
+    """The gradient by name, L_harm(θ*), the solve (None: first order), why it was skipped.
+
+    retain_after: L_retain(θ*), where the objective asks for it.
+    """
 
     tensors: dict[str, Tensor]
     harm_after: Tensor
     solution: Solution | None
     skipped: str = ""
+    retain_after: Tensor | None = None
 
 
 def hypergradient(
@@ -47,11 +51,15 @@ def hypergradient(
     solver: SolverConfig,
     *,
     scale: float = 1.0,
+    retain: Loss | None = None,
+    retain_weight: float = 0.0,
 ) -> Hypergradient:
     """At φ* as it stands in the weights; `phi` is `theta` itself in the shared simulation.
 
     Args:
         harm: L_harm on a frozen batch.
+        retain, retain_weight: L_retain on a frozen batch, and its weight relative to L_harm's:
+            the gradient is then that of L_harm(θ*) + weight · L_retain(θ*).
         fine_tuning: L_ft on a frozen batch, without the proximal term.
         theta, phi: parameters in place.
         solver: method, γ, products; with `on_divergence="skip"` a failed solve gives the
@@ -67,21 +75,25 @@ def hypergradient(
         ("φ", n): t for n, t in phi.items()
     }  # fmt: skip
     after, gradients = gradient(harm, both, scale=scale)  # type: ignore[arg-type]
+    kept = None
+    if retain is not None and retain_weight > 0:
+        kept, more = gradient(retain, both, scale=scale)  # type: ignore[arg-type]
+        torch._foreach_add_(list(gradients), list(more), alpha=retain_weight)
     direct, g = gradients[: len(theta)], gradients if shared else gradients[len(theta) :]
     first_order = dict(zip(theta, direct, strict=True))
     if solver.method == "first_order":
-        return Hypergradient(first_order, after, None)
+        return Hypergradient(first_order, after, None, "", kept)
     try:
         implicit, solution = _implicit(fine_tuning, theta, phi, flatten(g), solver, scale)
     except DivergenceError as error:
         if solver.on_divergence == "stop":
             raise
-        return Hypergradient(first_order, after, None, str(error))
+        return Hypergradient(first_order, after, None, str(error), kept)
     if shared:
-        return Hypergradient(unflatten(implicit, theta), after, solution)
+        return Hypergradient(unflatten(implicit, theta), after, solution, "", kept)
     change = unflatten(implicit, theta)
     total = {name: part - change[name].to(part.dtype) for name, part in first_order.items()}
-    return Hypergradient(total, after, solution)
+    return Hypergradient(total, after, solution, "", kept)
 
 
 def _implicit(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -44,6 +44,8 @@ def simulate_user(
     loss: Callable[[int], Loss],
     harm: Harm,
     seed: int,
+    retain: Loss | None = None,
+    retain_weight: float = 0.0,
     on_step: Callable[[int], None] | None = None,
 ) -> SimulatedUser:
     """Fine-tune for `steps`, then take the hypergradient of `harm` there.
@@ -52,6 +54,7 @@ def simulate_user(
         loss: the fine-tuning loss of inner step 1 to `steps`, as a frozen closure; `loss(0)`
             is the frozen batch whose Hessian the solve uses.
         seed: of the fresh LoRA, where one is made.
+        retain, retain_weight: L_retain and its weight relative to L_harm's at θ*.
     """
     scale = denoiser.loss_scale
     with _trained(denoiser, plan.simulate, fine_tune, seed) as phi:
@@ -65,11 +68,12 @@ def simulate_user(
             on_step=on_step,
         )
         result = hypergradient(
-            harm.loss, loss(0), denoiser.theta, phi, plan.solver, scale=scale
-        )
+            harm.loss, loss(0), denoiser.theta, phi, plan.solver, scale=scale,
+            retain=retain, retain_weight=retain_weight,
+        )  # fmt: skip
         # The gradients may be views of, or computed from, weights about to be put back.
         detached = {name: part.detach().clone() for name, part in result.tensors.items()}
-    outcome = Hypergradient(detached, result.harm_after, result.solution, result.skipped)
+    outcome = replace(result, tensors=detached)
     return SimulatedUser(fine_tune, run, outcome)
 
 
