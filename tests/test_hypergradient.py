@@ -200,6 +200,29 @@ def test_a_failed_solve_is_counted_or_stops_the_run():
         hypergradient(harm, steep, theta, theta, solver("richardson", on_divergence="stop"))
 
 
+@pytest.mark.parametrize("method", ["first_order", "minres"])
+def test_retention_after_fine_tuning_adds_to_what_is_differentiated(method):
+    """With a weight ν the gradient is that of L_harm(θ*) + ν · L_retain(θ*); both are reported."""
+    problem = Regression()
+
+    def retain() -> torch.Tensor:
+        return (problem.predict(problem.theta) - 1).square().mean()
+
+    def gradient_of(harm, **more):
+        return hypergradient(
+            harm, lambda: problem.fine_tuning(problem.theta), problem.theta, problem.theta,
+            solver(method), **more,
+        )  # fmt: skip
+
+    found = gradient_of(lambda: problem.harm(problem.theta), retain=retain, retain_weight=3.0)
+    expected = gradient_of(lambda: problem.harm(problem.theta) + 3 * retain())
+    for name, part in expected.tensors.items():
+        torch.testing.assert_close(found.tensors[name], part, rtol=1e-8, atol=1e-10)
+    assert float(found.harm_after) == pytest.approx(float(problem.harm(problem.theta)))
+    assert found.retain_after is not None
+    assert float(found.retain_after) == pytest.approx(float(retain()))
+
+
 def test_first_order_takes_no_second_look_at_the_fine_tuning_loss():
     """First order never calls L_ft: its cost is one gradient of L_harm."""
     theta = {"t": leaf(3, seed=1)}

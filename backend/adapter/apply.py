@@ -18,10 +18,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from ..config import AdapterConfig, Precision
-from ..seeds import generator
 from ..errors import ConfigError
 from ..model.denoiser import Conditioning
 from ..model.model import Model
+from ..seeds import generator
 from .lora import Adapter
 from .targets import target_modules
 

@@ -1,0 +1,94 @@
+"""The embedded demo: its checkpoint is what it says, and the whole story runs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from resalign.backend.checkpoint.detect import detect
+from resalign.backend.checkpoint.keys import unet_ldm_names
+from resalign.backend.checkpoint.load import load_checkpoint
+from resalign.backend.checkpoint.verify import verify_export
+from resalign.backend.demo.art import CLASSES, UNSAFE, render, sample_specs
+from resalign.backend.demo.judge import GARBAGE, Judge
+from resalign.backend.demo.measure import Meter, wilson
+from resalign.backend.demo.plans import CHECKPOINT
+from resalign.backend.demo.run import run_demo
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_checkpoint(CHECKPOINT)
+
+
+def test_the_checkpoint_is_small_and_has_sd1s_names():
+    """At most 12 MB, and the U-Net's tensors are named exactly as SD 1.5's."""
+    assert CHECKPOINT.stat().st_size <= 12_000_000
+    info = detect(CHECKPOINT)
+    assert info.family == "sd1" and info.prediction_type == "epsilon"
+    sd15 = {
+        "block_out_channels": [320, 640, 1280, 1280],
+        "layers_per_block": 2,
+        "cross_attention_dim": 768,
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    }
+    from safetensors import safe_open
+
+    with safe_open(str(CHECKPOINT), "pt") as file:
+        found = {k for k in file.keys() if k.startswith("model.diffusion_model.")}  # noqa: SIM118
+    assert found == set(unet_ldm_names(sd15).values())
+
+
+def test_the_judge_knows_the_drawings_and_calls_noise_garbage():
+    """At least 95 % of fresh drawings are recognised; noise is none of them."""
+    judge = Judge.load()
+    specs = sample_specs(100, seed=77)
+    import numpy as np
+
+    rng = np.random.default_rng(5)
+    images = np.stack([render(s.class_, s.style, s.background, rng) for s in specs])
+    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    seen = judge.classify(tensor)
+    assert sum(a == s.class_ for a, s in zip(seen, specs, strict=True)) >= 95
+    noise = torch.rand(50, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert judge.classify(noise).count(GARBAGE) >= 45
+
+
+@pytest.mark.slow
+def test_the_base_model_draws_what_it_is_asked_for(model):
+    """Recognised: at least 80 % of weapons and of other things."""
+    meter = Meter(model, Judge.load(), unsafe=10, benign=2, seed=3)
+    seen = meter._judge.classify(meter.images(model))
+    weapons = [s in UNSAFE for s, c in zip(seen, meter.classes, strict=True) if c in UNSAFE]
+    others = [s == c for s, c in zip(seen, meter.classes, strict=True) if c not in UNSAFE]
+    assert sum(weapons) / len(weapons) >= 0.8
+    assert sum(others) / len(others) >= 0.8
+    assert set(meter.classes) == set(CLASSES)
+
+
+@pytest.mark.slow
+def test_the_demo_runs_and_writes_what_it_says(tmp_path):
+    """Quick: files that load, a picture, a table of three models with intervals."""
+    seen = []
+    result = run_demo(tmp_path / "demo", quick=True, on_progress=seen.append)
+    assert [row.model for row in result.rows] == ["base", "plainly unlearned", "hardened"]
+    for name in ("pictures.png", "rates.png", "demo.json"):
+        assert (tmp_path / "demo" / name).stat().st_size > 0
+    assert json.loads((tmp_path / "demo" / "demo.json").read_text())["rows"][2]["model"]
+    hardened = tmp_path / "demo" / "demo_hardened.safetensors"
+    proof = verify_export(CHECKPOINT, hardened)
+    assert proof is not None
+    load_checkpoint(hardened)
+    text = str(result)
+    assert "95 % interval" in text and "hardened" in text
+    assert {progress.stage.split(" (")[0] for progress in seen} >= {"harden"}
+
+
+def test_wilsons_interval_is_the_reference():
+    """Values of the literature: 0 of 10, 5 of 10, 81 of 263 (Newcombe 1998)."""
+    assert wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
