@@ -28,7 +28,7 @@ from world import GROUPS, HEADS, SCALING_FACTOR
 
 POSTERIOR_DEVIATION = 0.03
 OVERRIDES = {
-    "unet": {"attention_head_dim": HEADS, "norm_num_groups": GROUPS},
+    "unet": {"attention_head_dim": HEADS, "norm_num_groups": GROUPS, "sample_size": 8},
     "vae": {"norm_num_groups": GROUPS},
     "text_encoder": {"num_attention_heads": HEADS},
 }
@@ -212,7 +212,11 @@ def write_config(folder: Path, models: Path, tokenizer: Path) -> None:
     (folder / "scheduler").mkdir(exist_ok=True)
     text = json.dumps(SCHEDULER)
     (folder / "scheduler" / "scheduler_config.json").write_text(text, encoding="utf-8")
-    shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)
+    (folder / "tokenizer").mkdir(exist_ok=True)
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copyfile(tokenizer / name, folder / "tokenizer" / name)
+    text = json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77})
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
 
 def load_pipeline(path: Path, models: Path, tokenizer: Path) -> StableDiffusionPipeline:
