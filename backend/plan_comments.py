@@ -69,6 +69,10 @@ COMMENTS: dict[type, dict[str, str]] = {
             "μ: weight of keeping everything else. A number, or a ramp over all steps. Raise it\n"
             "when pictures of other things suffer."
         ),
+        "retain_after_weight": (
+            "ν: weight of keeping everything else after simulated fine-tuning too; 0: off, as\n"
+            "published."
+        ),
         "caption_dropout": "Share of retain samples shown without their caption; 0 to 1.",
         "resolution": "Side in pixels, a multiple of 8; 0: the checkpoint's own.",
         "precision": "Of the forward passes: fp32, bf16, fp16. The adapter itself stays fp32.",
