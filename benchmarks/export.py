@@ -133,11 +133,12 @@ def export_once(source: Path, target: Path) -> None:
             out, width = info.headers[source].tensors[names[name]].shape
             tensors[module + ".lora_A.weight"] = torch.randn(4, width, generator=random) * 0.02
             tensors[module + ".lora_B.weight"] = torch.randn(out, 4, generator=random) * 0.02
-    base, begun = peak_bytes(), time.monotonic()
+    base, begun, cpu = peak_bytes(), time.monotonic(), time.process_time()
     report = export_merged(source, Adapter(tensors, 4, 4.0), target)
     ended = time.monotonic()
     print(json.dumps({
         "seconds": ended - begun, "with_imports": ended - started,
+        "cpu": time.process_time() - cpu,
         "peak": peak_bytes(), "base": base, "touched": report.touched,
     }))  # fmt: skip
 
@@ -196,6 +197,8 @@ def measure(family: str, scratch: Path, repeats: int) -> dict:
         "copy_seconds": copies,
         "export_seconds": [run["seconds"] for run in exports],
         "export_with_imports_seconds": [run["with_imports"] for run in exports],
+        "export_cpu_seconds": [run["cpu"] for run in exports],
+        "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
         "ratio": exported / copied,
         "ratio_of_best": min(run["seconds"] for run in exports) / min(copies),
         "peak_bytes": peak,
