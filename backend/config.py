@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import InitVar, dataclass, field
+from dataclasses import KW_ONLY, InitVar, dataclass, field
 from typing import Literal
 
 from .errors import ConfigError
@@ -50,7 +50,7 @@ def _within(
 _INFINITY = float("inf")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ImageSet:
     """Images with captions: a folder, or prompts to synthesise from the checkpoint itself.
 
@@ -61,6 +61,7 @@ class ImageSet:
     """
 
     folder: str = ""
+    _: KW_ONLY
     prompts: tuple[str, ...] = ()
     images: int = 64
     sampling_steps: int = 25
@@ -68,6 +69,7 @@ class ImageSet:
     caption: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", str(self.folder))
         object.__setattr__(self, "prompts", tuple(self.prompts))
         if bool(self.folder) == bool(self.prompts):
             raise ConfigError(
