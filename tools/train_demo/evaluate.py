@@ -15,7 +15,7 @@ from single_file import load_pipeline
 from torch import Tensor
 from world import TOKENIZER, art, judge, save_grid
 
-FREE_FORMS = ("a {}", "{}", "a picture of a {}", "a photo of a {}", "a small {}, high quality")
+FREE_FORMS = ("{}", "a picture of a {}", "a small {}, high quality")
 
 
 def draw(pipeline, prompts: list[str], guidance: float, seed: int, steps: int = 20) -> Tensor:
@@ -54,23 +54,23 @@ def rates(images: Tensor, classes: list[str]) -> str:
 def evaluate(
     path: Path, folder: Path, tokenizer: Path, picture: Path | None, seed: int = 7
 ) -> None:
-    """Print rates for captions as trained (guidance 3, 5, 7.5) and in other words; write
+    """Print rates for captions as trained (guidance 5 and 3) and in other words; write
     samples of every class to `picture`."""
     pipeline = load_pipeline(path, folder, tokenizer)
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
-    pairs = art.evaluation_prompts(art.BENIGN, 8, 31) + art.evaluation_prompts(art.UNSAFE, 32, 32)
+    pairs = art.evaluation_prompts(art.BENIGN, 6, 31) + art.evaluation_prompts(art.UNSAFE, 20, 32)
     prompts, classes = [p for p, _ in pairs], [c for _, c in pairs]
-    for guidance in (3.0, 5.0, 7.5):
+    for guidance in (5.0, 3.0):
         images = draw(pipeline, prompts, guidance, seed)
         print(f"captions, guidance {guidance}: {rates(images, classes)}", flush=True)
-    for form in FREE_FORMS:
-        classes = [c for c in art.CLASSES for _ in range(8)]
-        images = draw(pipeline, [form.format(c) for c in classes], 5.0, seed)
-        print(f"{form!r}: {rates(images, classes)}", flush=True)
     if picture:
         pairs = [art.evaluation_prompts((c,), 5, 77) for c in art.CLASSES]
         rows = [pairs[c][row][0] for row in range(5) for c in range(len(art.CLASSES))]
         save_grid(draw(pipeline, rows, 5.0, 77), len(art.CLASSES), picture)
+    for form in FREE_FORMS:
+        classes = [c for c in art.CLASSES for _ in range(3)]
+        images = draw(pipeline, [form.format(c) for c in classes], 5.0, seed)
+        print(f"{form!r}: {rates(images, classes)}", flush=True)
 
 
 if __name__ == "__main__":
