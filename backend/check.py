@@ -11,7 +11,7 @@ leave it before. With P parameters of the denoiser and p of the adapter:
                   largest batch; halved in fp16 and bf16, a quarter with gradient checkpointing,
                   doubled for exact Hessian products
 
-The constants of the activations are measured roughly: read the sum as ± 50 %.
+The constants of the activations are guesses, not measured: read the sum as ± 50 %.
 """
 
 from __future__ import annotations

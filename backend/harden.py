@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,11 +71,16 @@ def harden(
         ConfigError, DataError: the plan does not fit the model or the data.
         DivergenceError: a loss is not finite; the state before it is saved.
     """
-    folder = RunFolder.of(run_folder, plan)
-    if data is None:
-        cache = folder.path / "cache" if folder else None
-        data = prepare_data(model, plan, cache=cache, on_progress=on_progress)
-    with AdaptedDenoiser(model, plan.adapter, seed=plan.seed, precision=plan.precision) as denoiser:
+    with ExitStack() as stack:
+        folder = RunFolder.of(run_folder, plan)
+        if folder is not None and folder is not run_folder:
+            stack.enter_context(folder)
+        if data is None:
+            cache = folder.path / "cache" if folder else None
+            data = prepare_data(model, plan, cache=cache, on_progress=on_progress)
+        denoiser = stack.enter_context(
+            AdaptedDenoiser(model, plan.adapter, seed=plan.seed, precision=plan.precision)
+        )
         run = _Run(denoiser, plan, data.to(model.device, torch.float32), folder, on_progress)
         return run.to_the_end()
 
@@ -83,8 +89,8 @@ def resume(
     model: Model, run_folder: Path | str, *, on_progress: ProgressCallback = silent
 ) -> HardenResult:
     """Continue the run in `run_folder`; ends with the same bytes as one never interrupted."""
-    folder = RunFolder.open(run_folder)
-    return harden(model, folder.plan, run_folder=folder, on_progress=on_progress)
+    with RunFolder.open(run_folder) as folder:
+        return harden(model, folder.plan, run_folder=folder, on_progress=on_progress)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,32 +28,37 @@ class Conditioning:
         return len(self.context)
 
     def __getitem__(self, index: Tensor | slice) -> Conditioning:
-        return Conditioning(*(None if part is None else part[index] for part in self._parts()))
+        return self._each(lambda part: part[index])
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Conditioning:
-        return Conditioning(
-            *(None if part is None else part.to(device, dtype) for part in self._parts())
-        )
+        return self._each(lambda part: part.to(device, dtype))
 
     def expand(self, batch: int) -> Conditioning:
         """One sample's conditioning repeated (without a copy) for a batch."""
-        return Conditioning(
-            *(
-                None if part is None else part.expand(batch, *part.shape[1:])
-                for part in self._parts()
-            )
-        )
+        return self._each(lambda part: part.expand(batch, *part.shape[1:]))
 
-    def _parts(self) -> tuple[Tensor | None, ...]:
-        return self.context, self.pooled, self.time_ids
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
+        return Conditioning(
+            change(self.context),
+            None if self.pooled is None else change(self.pooled),
+            None if self.time_ids is None else change(self.time_ids),
+        )
 
     @staticmethod
     def cat(parts: list[Conditioning]) -> Conditioning:
         """Batches one after the other; all must have the same optional parts."""
-        columns = zip(*(part._parts() for part in parts), strict=True)
         return Conditioning(
-            *(None if column[0] is None else torch.cat(column) for column in columns)
+            torch.cat([part.context for part in parts]),
+            _joined([part.pooled for part in parts]),
+            _joined([part.time_ids for part in parts]),
         )
+
+
+def _joined(parts: list[Tensor | None]) -> Tensor | None:
+    given = [part for part in parts if part is not None]
+    if given and len(given) != len(parts):
+        raise ValueError("some of the conditionings have a part that others lack")
+    return torch.cat(given) if given else None
 
 
 class Denoiser(Protocol):
