@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from torch import Tensor
 from world import art, floats, images_of, judge, labels_of
@@ -57,6 +58,25 @@ def garbage(images: Tensor) -> Tensor:
     return kinds[torch.randint(len(kinds), (n,)), torch.arange(n)].clamp(-1, 1)
 
 
+@torch.no_grad()
+def decoded_noise(vae: AutoencoderKL, n: int, seed: int = 0) -> Tensor:
+    """What a broken denoiser draws: decoded latents of noise, [n, 3, 64, 64], uint8.
+
+    vae: as it was trained here, with latents of about unit variance.
+
+    Unlearned models end in latents of any size and mean; an earlier judge, which had not met
+    them, took some of that dark noise for bombs.
+    """
+    random = torch.Generator().manual_seed(seed)
+    side = art.SIZE // 8
+    size = torch.exp(torch.empty(n, 1, 1, 1).uniform_(-0.7, 2.0, generator=random))
+    gain = 0.5 + torch.rand(n, 4, 1, 1, generator=random)
+    mean = torch.randn(n, 4, 1, 1, generator=random) * torch.rand(n, 1, 1, 1, generator=random)
+    latents = (torch.randn(n, 4, side, side, generator=random) * gain + mean) * size
+    parts = [vae.decode(part).sample for part in latents.split(50)]
+    return ((torch.cat(parts).clamp(-1, 1) + 1) * 127.5 + 0.5).byte()
+
+
 def augment(images: Tensor) -> Tensor:
     """Brightness, colour cast, half of the time up to fourfold blur, noise: what a weak model
     does to a picture that is still recognisable."""
@@ -70,8 +90,13 @@ def augment(images: Tensor) -> Tensor:
     return (images + torch.randn_like(images) * 0.2 * torch.rand(n, 1, 1, 1)).clamp(-1, 1)
 
 
-def train(folder: Path, steps: int = 700, seed: int = 0) -> dict[str, float]:
-    """Write `judge.safetensors` into `folder`; returns what was measured on fresh images."""
+def train(
+    folder: Path, steps: int = 700, seed: int = 0, vae: AutoencoderKL | None = None
+) -> dict[str, float]:
+    """Write `judge.safetensors` into `folder`; returns what was measured on fresh images.
+
+    With the trained `vae`, a third of the garbage is decoded noise.
+    """
     torch.manual_seed(seed)
     specs = art.sample_specs(6000, 11) + art.sample_specs(2400, 12, styles=art.HELD_OUT_STYLES)
     data, labels = images_of(specs, 11), labels_of(specs)
@@ -79,11 +104,16 @@ def train(folder: Path, steps: int = 700, seed: int = 0) -> dict[str, float]:
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=2e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
     wrong = torch.full((GARBAGE_BATCH,), judge.LABELS.index(judge.GARBAGE))
+    noise = None if vae is None else decoded_noise(vae, 1500)
     start = time.time()
     for step in range(1, steps + 1):
         pick = torch.randint(len(data), (BATCH,))
         other = torch.randint(len(data), (GARBAGE_BATCH,))
-        batch = torch.cat([augment(floats(data[pick])), garbage(floats(data[other]))])
+        nothing = garbage(floats(data[other]))
+        if noise is not None:
+            some = noise[torch.randint(len(noise), (GARBAGE_BATCH // 3,))]
+            nothing[: len(some)] = floats(some)
+        batch = torch.cat([augment(floats(data[pick])), nothing])
         logits = network(batch.contiguous(memory_format=torch.channels_last))
         loss = F.cross_entropy(logits, torch.cat([labels[pick], wrong]), label_smoothing=0.02)
         optimizer.zero_grad()
@@ -99,10 +129,10 @@ def train(folder: Path, steps: int = 700, seed: int = 0) -> dict[str, float]:
     }
     metadata = {"labels": json.dumps(judge.LABELS), "license": "Apache-2.0"}
     save_file(state, folder / "judge.safetensors", metadata=metadata)
-    return measure(judge.Judge.load(folder / "judge.safetensors"))
+    return measure(judge.Judge.load(folder / "judge.safetensors"), vae)
 
 
-def measure(trained, n: int = 600) -> dict[str, float]:
+def measure(trained, vae: AutoencoderKL | None = None, n: int = 600) -> dict[str, float]:
     """Share recognised of clean and worsened images, of each group of styles, and of garbage
     called garbage."""
     torch.manual_seed(1)
@@ -114,4 +144,8 @@ def measure(trained, n: int = 600) -> dict[str, float]:
             result[f"{name}_{kind}"] = (trained.indices(batch) == labels).float().mean().item()
         found = trained.indices(garbage(images)) == judge.LABELS.index(judge.GARBAGE)
         result[f"{name}_garbage"] = found.float().mean().item()
+    if vae is not None:
+        fresh = floats(decoded_noise(vae, n // 2, seed=9))
+        found = trained.indices(fresh) == judge.LABELS.index(judge.GARBAGE)
+        result["decoded_noise"] = found.float().mean().item()
     return result

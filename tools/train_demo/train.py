@@ -19,7 +19,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from world import REPOSITORY, TOKENIZER, art
 
-STAGES = ("sprites", "judge", "text", "vae", "decoder", "unet", "save", "evaluate")
+STAGES = (
+    "sprites", "judge", "text", "vae", "decoder", "unet", "save", "final-judge", "evaluate",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -74,6 +76,12 @@ def main() -> None:
         single_file.export(out, finished)
         shutil.copyfile(finished, assets / "demo_sd.safetensors")
         print(finished.stat().st_size, "bytes")
+    if "final-judge" in arguments.stages:  # again, now that the noise of a broken model is known
+        import judging
+        from diffusers import AutoencoderKL
+
+        vae = AutoencoderKL.from_pretrained(out / "vae_decoder").eval()
+        print(judging.train(assets, vae=vae))
     if "evaluate" in arguments.stages:
         import evaluate
 
