@@ -3,11 +3,11 @@
 # A plain `pip install torch` on Linux fetches several GB of CUDA libraries. On a machine without
 # an NVIDIA GPU, the CPU build is 10 times smaller:
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
-# Another version, or another wheel:   make demo TORCH=torch==2.13.0
+# The version is the one that CI tests. Another:   make demo TORCH="torch>=2.4"
 
 PYTHON ?= python3
 VENV ?= .venv
-TORCH ?= torch>=2.4
+TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=

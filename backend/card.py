@@ -158,7 +158,6 @@ def _done(provenance: Provenance, report: ExportReport | None) -> list[tuple[str
         ("Seed", _said(provenance.seed)),
         ("Plan (SHA-256)", _hash(provenance.plan_sha256)),
         ("Source (SHA-256)", _hash(provenance.source_sha256)),
-        ("Source, tensors only", _hash(provenance.source_tensor_sha256)),
     ]
     if report:
         rows += [

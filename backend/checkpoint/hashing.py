@@ -66,12 +66,6 @@ class Hasher:
         self._pending.append((self._held, work))
         self._held = None
 
-    def fork(self, name: str, of: str) -> None:
-        """Let `name` have been fed all that `of` was: the same start is hashed only once."""
-        while self._pending:
-            self._finish()
-        self._digests[name] = self._digests[of].copy()
-
     def digests(self) -> dict[str, str]:
         while self._pending:
             self._finish()

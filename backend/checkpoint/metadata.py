@@ -33,7 +33,7 @@ class Provenance:
 
     method: how it was made, in words. plan_sha256: of the plan in canonical JSON. seed: the plan's.
     source: file or folder name. source_sha256: of the whole file (of the U-Net's file in a
-    folder), source_tensor_sha256: of the bytes after its header; filled in by the export.
+    folder); filled in by the export.
     base_model: id or URL of the source, license: of the result, where the publisher gives them.
     training: figures of the run; probe: of the measurement after it, empty where not measured.
     versions: of the packages that wrote the file; filled in by the export.
@@ -45,7 +45,6 @@ class Provenance:
     seed: int | None = None
     source: str = ""
     source_sha256: str = ""
-    source_tensor_sha256: str = ""
     touched_tensors: int = 0
     base_model: str = ""
     license: str = ""

@@ -100,7 +100,6 @@ class Export:
             self.provenance,
             source=self.provenance.source or self.info.path.name,
             source_sha256=hashes.source,
-            source_tensor_sha256=hashes.source_tensors,
             touched_tensors=len(self.names),
             versions={**versions(), **self.provenance.versions},
         )

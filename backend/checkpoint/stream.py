@@ -39,7 +39,6 @@ class Hashes:
     """SHA-256 in hex: of the files, and of the bytes after their headers."""
 
     source: str = NO_HASH
-    source_tensors: str = NO_HASH
     tensors: str = NO_HASH
     result: str = NO_HASH
 
@@ -62,27 +61,21 @@ def rewrite(
     total = header.data_bytes
     with open_partial(target) as (file, partial), source.open("rb", buffering=0) as reader:
         before = os.fstat(reader.fileno())
-        with Hasher("source", "source_tensors", "tensors") as hasher:
+        with Hasher("source", "tensors") as hasher:
             file.write(bytes(room))
             text = reader.read(header.data_start)
             hasher.feed(text, "source")
-            feeds = ["source", "source_tensors"]
             for begin, old, change in _pieces(reader, header, changes, hasher):
-                if change and len(feeds) == 2:  # up to here the result's data are the source's
-                    hasher.fork("tensors", of="source_tensors")
-                    feeds.append("tensors")
                 if change is None:
-                    hasher.feed(old, *feeds)
+                    hasher.feed(old, "source", "tensors")
                     file.write(old)
                 else:
                     new = change[1](change[0], old)
-                    hasher.feed(old, "source", "source_tensors")
+                    hasher.feed(old, "source")
                     hasher.feed(new, "tensors")
                     file.write(new)
                 done = begin + len(old)
                 on_progress(progress("export", done, total))
-            if len(feeds) == 2:
-                hasher.fork("tensors", of="source_tensors")
             hashes = Hashes(**hasher.digests())
         after = os.fstat(reader.fileno())
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
