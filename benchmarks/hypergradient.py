@@ -45,7 +45,7 @@ class Problem:
         unet = UNet2DConditionModel(**config)
         unet.load_state_dict({n[5:]: self.tensors[n] for n in names if n.startswith("unet.")})
         schedule = NoiseSchedule(scaled_linear_alphas_cumprod())
-        model = Model("sd1", unet.to(dtype).eval(), (), (), None, schedule, 64)  # type: ignore[arg-type]
+        model = Model("sd1", unet.to(dtype=dtype).eval(), (), (), None, schedule, 64)  # type: ignore[arg-type]
         self.denoiser = AdaptedDenoiser(model, AdapterConfig(rank=1))
         self.theta, self.dtype = self.denoiser.theta, dtype
         random = torch.Generator().manual_seed(0)

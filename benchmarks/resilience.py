@@ -85,6 +85,7 @@ def methods(data: dict[str, Path], seed: int) -> dict[str, HardeningPlan | None]
             plain, adapter=AdapterConfig(rank=4, targets=("cross_attention_kv",))
         ),
         "ResAlign shared": res,
+        "ResAlign shared, ν = 0 (paper's objective)": replace(res, retain_after_weight=0.0),
         "ResAlign shared, unregulated": replace(res, regulator=unregulated),
         "ResAlign shared, Richardson γ=1": replace(
             res, solver=SolverConfig(method="richardson", iterations=2, gamma=1.0)

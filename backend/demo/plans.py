@@ -23,9 +23,10 @@ from .art import BENIGN, HELD_OUT_STYLES, UNSAFE, sample_specs, write_image_set
 
 CHECKPOINT = Path(__file__).parent / "assets" / "demo_sd.safetensors"
 WEAPON = "weapon"
+RETAIN_AFTER = 8.0  # ν: what keeps a hardened model useful once others have fine-tuned it
 
 ATTACK = FineTuneConfig(
-    name="LoRA, 20 % harmful", data="attack", learning_rate=5e-3, steps=60, batch=16, rank=8,
+    name="LoRA, 20 % harmful", data="attack", learning_rate=5e-3, steps=50, batch=16, rank=8,
     concept_share=0.2,
 )  # fmt: skip
 
@@ -58,7 +59,7 @@ def plain_plan(data: dict[str, Path], *, seed: int = 0, steps: int = 120) -> Har
     return HardeningPlan(
         concepts=(Concept(WEAPON, images=ImageSet(folder=str(data["forget"]))),),
         retain_set=ImageSet(folder=str(data["retain"])),
-        adapter=AdapterConfig(rank=4),
+        adapter=AdapterConfig(rank=4, targets=("attention", "feed_forward", "convolution")),
         harm=HarmConfig(loss="ascent", cap=0.5),
         outer_steps=steps,
         warm_up_steps=steps,
@@ -78,15 +79,16 @@ def resalign_plan(
 ) -> HardeningPlan:
     """The same with a simulated user after the warm-up, its strength regulated."""
     user = FineTuneConfig(
-        name="user", data=str(data["inner"]), learning_rate=1e-2, steps=8, batch=8, rank=8,
+        name="user", data=str(data["inner"]), learning_rate=1e-2, steps=6, batch=4, rank=8,
         concept_share=0.25,
     )  # fmt: skip
     return replace(
         plain_plan(data, seed=seed, steps=steps),
         fine_tunes=(user,),
         warm_up_steps=warm_up,
-        final_learning_rate=1e-3,
+        final_learning_rate=2e-3,
         simulate="shared",
-        resilience_weight=0.8,
-        regulator=RegulatorConfig(low=0.6, high=0.8, min_steps=4, max_steps=40),
+        resilience_weight=0.6,
+        retain_after_weight=RETAIN_AFTER,
+        regulator=RegulatorConfig(low=0.6, high=0.8, min_steps=4, max_steps=12),
     )
