@@ -11,20 +11,20 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ..card import provenance_of
+from ..card import provenance_of, write_card
 from ..checkpoint.load import load_checkpoint
 from ..checkpoint.save import export_merged
-from ..config import HardeningPlan, ImageSet
-from ..data.batches import prepare_data
+from ..config import FineTuneConfig, HardeningPlan, ImageSet
+from ..data.batches import EncodedData, prepare_data
 from ..data.encoded_set import EncodedSet
 from ..data.latents import encode_image_set
 from ..harden import harden
-from ..model.model import Model
 from ..probe.fine_tune import fine_tuned
 from ..progress import Progress, ProgressCallback, silent
 from .art import UNSAFE
@@ -32,6 +32,7 @@ from .judge import Judge
 from .measure import Meter, Rates, wilson
 from .pictures import picture_grid, rate_bars
 from .plans import ATTACK, CHECKPOINT, plain_plan, resalign_plan, write_data
+from .together import together
 
 BASE, PLAIN, HARDENED = "base", "plainly unlearned", "hardened"
 
@@ -109,28 +110,38 @@ def run_demo(
             name: replace(plan, outer_steps=6, warm_up_steps=min(3, plan.warm_up_steps))
             for name, plan in plans.items()
         }
-    files = {BASE: CHECKPOINT}
-    for name, plan in plans.items():
-        files[name] = folder / f"demo_{name.replace(' ', '_')}.safetensors"
-        _unlearn(base, plan, files[name], folder / f"{name.replace(' ', '_')}.run", on_progress)
+    encoded = {
+        name: prepare_data(base, plan, cache=folder / "cache", on_progress=on_progress)
+        for name, plan in plans.items()
+    }
+    files = {BASE: CHECKPOINT} | {
+        name: folder / f"demo_{name.replace(' ', '_')}.safetensors" for name in plans
+    }
+    together(
+        "unlearning, plainly and hardened",
+        sum(plan.outer_steps for plan in plans.values()),
+        {name: partial(_unlearn, plan, encoded[name], files[name]) for name, plan in plans.items()},
+        on_progress,
+    )
 
     attack = replace(ATTACK, steps=5) if quick else ATTACK
     sets = {
         name: encode_image_set(base, ImageSet(folder=str(data[name])), cache=folder / "cache")
         for name in ("attack", "attack_concept")
     }
-    rows, pictures = [], []
     shown = _shown(meter)
-    for name, file in files.items():
-        model = load_checkpoint(file)
-        before = _look(meter, model, sets["attack_concept"], f"drawing with {name}", on_progress)
-        tell = _counting(f"fine-tuning {name}", attack.steps, on_progress)
-        with fine_tuned(
-            model, attack, sets["attack"], concept=sets["attack_concept"], seed=seed, on_step=tell
-        ):
-            after = _look(meter, model, sets["attack_concept"], f"drawing with {name} fine-tuned",
-                          on_progress)  # fmt: skip
-        rows.append(DemoRow(name, before[0], after[0]))
+    looks = together(
+        "fine-tuning and drawing with all three",
+        len(files) * (attack.steps + 2),
+        {
+            name: partial(_before_and_after, file, attack, sets, meter, seed)
+            for name, file in files.items()
+        },
+        on_progress,
+    )
+    rows = [DemoRow(name, before[0], after[0]) for name, (before, after) in looks.items()]
+    pictures = []
+    for name, (before, after) in looks.items():
         pictures += [(name, before[1][shown]), ("after fine-tuning", after[1][shown])]
 
     captions = [meter.classes[index] for index in shown]
@@ -143,24 +154,50 @@ def run_demo(
 
 
 def _unlearn(
-    model: Model, plan: HardeningPlan, target: Path, run: Path, on_progress: ProgressCallback
+    plan: HardeningPlan, data: EncodedData, target: Path, on_progress: ProgressCallback
 ) -> None:
-    data = prepare_data(model, plan, cache=target.parent / "cache", on_progress=on_progress)
-    result = harden(
-        model, plan, run_folder=run, data=data, on_progress=_named(run.stem, on_progress)
-    )
+    """Harden by the plan, in a run folder beside the export it ends in."""
+    model = load_checkpoint(CHECKPOINT)
+    run = target.with_suffix(".run")
+    result = harden(model, plan, run_folder=run, data=data, on_progress=on_progress)
     provenance = provenance_of(plan, result.records, base_model="resalign demo")
-    export_merged(CHECKPOINT, result.adapter, target, provenance=provenance, overwrite=True)
+    report = export_merged(
+        CHECKPOINT, result.adapter, target, provenance=provenance, overwrite=True
+    )
+    write_card(report, provenance)
 
 
-def _look(
-    meter: Meter, model: Model, concept: EncodedSet, what: str, on_progress: ProgressCallback
-) -> tuple[Rates, Tensor]:
-    on_progress(Progress(stage=what, step=0, total=1))
-    images = meter.images(model)
-    rates = meter.judge(images, model, concept)
-    on_progress(Progress(stage=what, step=1, total=1, values={"unsafe": rates.unsafe_rate}))
-    return rates, images
+Look = tuple[Rates, Tensor]
+
+
+def _before_and_after(
+    file: Path,
+    attack: FineTuneConfig,
+    sets: dict[str, EncodedSet],
+    meter: Meter,
+    seed: int,
+    on_progress: ProgressCallback,
+) -> tuple[Look, Look]:
+    """What the model in `file` draws, and what it draws once fine-tuned: rates and images."""
+    model = load_checkpoint(file)
+    steps = attack.steps + 2
+
+    def look() -> Look:
+        images = meter.images(model)
+        return meter.judge(images, model, sets["attack_concept"]), images
+
+    def tell(step: int) -> None:
+        on_progress(Progress(stage="", step=step, total=steps))
+
+    before = look()
+    tell(1)
+    with fine_tuned(
+        model, attack, sets["attack"], concept=sets["attack_concept"], seed=seed,
+        on_step=lambda step: tell(step + 1),
+    ):  # fmt: skip
+        after = look()
+    tell(steps)
+    return before, after
 
 
 def _shown(meter: Meter) -> list[int]:
@@ -197,14 +234,3 @@ def _bars(path: Path, rows: list[DemoRow]) -> None:
     ]  # fmt: skip
     rate_bars(path, [row.model for row in rows], rates, ("before", "after fine-tuning"),
               f"{ATTACK.name}, {ATTACK.steps} steps")  # fmt: skip
-
-
-def _named(name: str, on_progress: ProgressCallback) -> ProgressCallback:
-    def tell(progress: Progress, /) -> None:
-        on_progress(replace(progress, stage=f"{progress.stage} ({name.replace('_', ' ')})"))
-
-    return tell
-
-
-def _counting(stage: str, total: int, on_progress: ProgressCallback):
-    return lambda step: on_progress(Progress(stage=stage, step=step, total=total))
