@@ -1,7 +1,7 @@
 """All that a hardening run needs, as values: built by hosts, executed by the backend.
 
-Every class is frozen, keyword-only, checked at birth and survives a round trip through JSON
-(`backend/plan_file.py`). Rates and shares run from 0 to 1; steps count from 1.
+Every class is frozen, checked at birth and survives a round trip through JSON (`plan_file.py`).
+Rates and shares run from 0 to 1; steps count from 1.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import KW_ONLY, InitVar, dataclass, field
 from typing import Literal
 
+from .bounds import choice, within
 from .errors import ConfigError
 
 Method = Literal["lora", "full", "dreambooth"]
@@ -23,29 +24,6 @@ HarmLoss = Literal["ascent", "redirect"]
 Precision = Literal["fp32", "bf16", "fp16"]
 TARGETS = ("attention", "cross_attention_kv", "feed_forward", "convolution")
 RETAIN = "retain"  # FineTuneConfig.data: the plan's own retain set
-
-
-def _choice(owner: str, name: str, value: str, allowed: Iterable[str]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{owner}: {name} is {value!r}; choose from {', '.join(allowed)}")
-
-
-def _within(
-    owner: str,
-    name: str,
-    value: float,
-    low: float,
-    high: float,
-    hint: str = "",
-    *,
-    above: bool = False,
-) -> None:
-    """`low` ≤ value ≤ `high`, or `low` < value where `above`."""
-    if not (low < value if above else low <= value) or not value <= high:
-        bound = f"more than {low:g}" if above else f"at least {low:g}"
-        limit = "" if high == float("inf") else f" and at most {high:g}"
-        raise ConfigError(f"{owner}: {name} is {value:g}; it must be {bound}{limit}{hint}")
-
 
 _INFINITY = float("inf")
 
@@ -73,12 +51,11 @@ class ImageSet:
         object.__setattr__(self, "prompts", tuple(self.prompts))
         if bool(self.folder) == bool(self.prompts):
             raise ConfigError(
-                "image set: give either a folder of images or prompts to synthesise from"
-                + (", not both" if self.folder else "")
+                "image set: give a folder, or prompts to synthesise from, and not both"
             )
-        _within("image set", "images", self.images, 1, 1_000_000)
-        _within("image set", "sampling_steps", self.sampling_steps, 1, 1000)
-        _within("image set", "guidance", self.guidance, 0, 50)
+        within("image set", "images", self.images, 1, 1_000_000)
+        within("image set", "sampling_steps", self.sampling_steps, 1, 1000)
+        within("image set", "guidance", self.guidance, 0, 50)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +82,7 @@ class Concept:
             raise ConfigError(f"concept {self.name}: give prompts, or images of it, or both")
         if any(not prompt.strip() for prompt in self.prompts):
             raise ConfigError(f"concept {self.name}: one of its prompts is empty")
-        _within(f"concept {self.name}", "weight", self.weight, 0, _INFINITY, above=True)
+        within(f"concept {self.name}", "weight", self.weight, 0, _INFINITY, above=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,18 +113,18 @@ class FineTuneConfig:
         who = f"fine-tuning {self.name or '(no name)'}"
         if not self.name.strip() or not self.data.strip():
             raise ConfigError(f"{who}: name and data must not be empty")
-        _choice(who, "method", self.method, ("lora", "full", "dreambooth"))
-        _choice(who, "optimiser", self.optimiser, ("sgd", "adamw"))
-        _choice(who, "schedule", self.schedule, ("constant", "linear", "cosine"))
+        choice(who, "method", self.method, ("lora", "full", "dreambooth"))
+        choice(who, "optimiser", self.optimiser, ("sgd", "adamw"))
+        choice(who, "schedule", self.schedule, ("constant", "linear", "cosine"))
         hint = "; fine-tuning of Stable Diffusion uses 1e-6 to 1e-3"
-        _within(who, "learning_rate", self.learning_rate, 0, 1, hint, above=True)
-        _within(who, "steps", self.steps, 1, 100_000)
-        _within(who, "batch", self.batch, 1, 4096)
-        _within(who, "rank", self.rank, 1, 1024)
-        _within(who, "weight_decay", self.weight_decay, 0, 1)
-        _within(who, "concept_share", self.concept_share, 0, 1)
-        _within(who, "caption_dropout", self.caption_dropout, 0, 1)
-        _within(who, "prior_weight", self.prior_weight, 0, _INFINITY)
+        within(who, "learning_rate", self.learning_rate, 0, 1, hint, above=True)
+        within(who, "steps", self.steps, 1, 100_000)
+        within(who, "batch", self.batch, 1, 4096)
+        within(who, "rank", self.rank, 1, 1024)
+        within(who, "weight_decay", self.weight_decay, 0, 1)
+        within(who, "concept_share", self.concept_share, 0, 1)
+        within(who, "caption_dropout", self.caption_dropout, 0, 1)
+        within(who, "prior_weight", self.prior_weight, 0, _INFINITY)
 
 
 def fine_tune_grid(
@@ -184,12 +161,12 @@ class AdapterConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", tuple(self.targets))
-        _within("adapter", "rank", self.rank, 1, 1024)
-        _within("adapter", "alpha", self.alpha, 0, 1024)
+        within("adapter", "rank", self.rank, 1, 1024)
+        within("adapter", "alpha", self.alpha, 0, 1024)
         if not self.targets:
             raise ConfigError(f"adapter: targets is empty; choose from {', '.join(TARGETS)}")
         for target in self.targets:
-            _choice("adapter", "targets", target, TARGETS)
+            choice("adapter", "targets", target, TARGETS)
 
     @property
     def effective_alpha(self) -> float:
@@ -211,9 +188,9 @@ class HarmConfig:
     guidance: float = 1.0
 
     def __post_init__(self) -> None:
-        _choice("harm", "loss", self.loss, ("ascent", "redirect"))
-        _within("harm", "cap", self.cap, 0, 1e6, above=True)
-        _within("harm", "guidance", self.guidance, 0, 100)
+        choice("harm", "loss", self.loss, ("ascent", "redirect"))
+        within("harm", "cap", self.cap, 0, 1e6, above=True)
+        within("harm", "guidance", self.guidance, 0, 100)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,14 +214,14 @@ class SolverConfig:
     on_divergence: Literal["skip", "stop"] = "skip"
 
     def __post_init__(self) -> None:
-        _choice("solver", "method", self.method, ("first_order", "richardson", "cg", "minres"))
-        _choice("solver", "products", self.products, ("finite_difference", "exact"))
-        _choice("solver", "on_divergence", self.on_divergence, ("skip", "stop"))
-        _within("solver", "iterations", self.iterations, 1, 1000)
-        _within("solver", "gamma", self.gamma, 0, 1e6, above=True)
-        _within("solver", "epsilon", self.epsilon, 0, 10, above=True)
-        _within("solver", "tolerance", self.tolerance, 0, 1)
-        _within("solver", "batch", self.batch, 0, 4096)
+        choice("solver", "method", self.method, ("first_order", "richardson", "cg", "minres"))
+        choice("solver", "products", self.products, ("finite_difference", "exact"))
+        choice("solver", "on_divergence", self.on_divergence, ("skip", "stop"))
+        within("solver", "iterations", self.iterations, 1, 1000)
+        within("solver", "gamma", self.gamma, 0, 1e6, above=True)
+        within("solver", "epsilon", self.epsilon, 0, 10, above=True)
+        within("solver", "tolerance", self.tolerance, 0, 1)
+        within("solver", "batch", self.batch, 0, 4096)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,12 +243,12 @@ class RegulatorConfig:
     patience: int = 10
 
     def __post_init__(self) -> None:
-        _within("regulator", "low", self.low, 0, 1)
-        _within("regulator", "high", self.high, self.low, 1, " (low to 1)")
-        _within("regulator", "factor", self.factor, 1, 10, above=True)
-        _within("regulator", "min_steps", self.min_steps, 1, 100_000)
-        _within("regulator", "max_steps", self.max_steps, self.min_steps, 100_000)
-        _within("regulator", "patience", self.patience, 1, 100_000)
+        within("regulator", "low", self.low, 0, 1)
+        within("regulator", "high", self.high, self.low, 1, " (low to 1)")
+        within("regulator", "factor", self.factor, 1, 10, above=True)
+        within("regulator", "min_steps", self.min_steps, 1, 100_000)
+        within("regulator", "max_steps", self.max_steps, self.min_steps, 100_000)
+        within("regulator", "patience", self.patience, 1, 100_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,11 +266,11 @@ class Ramp:
     until: float = 1.0
 
     def __post_init__(self) -> None:
-        _choice("ramp", "shape", self.shape, ("linear", "sigmoid"))
-        _within("ramp", "start", self.start, 0, 1e6)
-        _within("ramp", "end", self.end, 0, 1e6)
-        _within("ramp", "begin", self.begin, 0, 1)
-        _within("ramp", "until", self.until, self.begin, 1, " (begin to 1)")
+        choice("ramp", "shape", self.shape, ("linear", "sigmoid"))
+        within("ramp", "start", self.start, 0, 1e6)
+        within("ramp", "end", self.end, 0, 1e6)
+        within("ramp", "begin", self.begin, 0, 1)
+        within("ramp", "until", self.until, self.begin, 1, " (begin to 1)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -360,23 +337,21 @@ class HardeningPlan:
         object.__setattr__(self, "concepts", concepts)
         object.__setattr__(self, "fine_tunes", tuple(self.fine_tunes))
         self._check_names()
-        _choice("plan", "simulate", self.simulate, ("shared", "adapter", "full"))
-        _choice("plan", "precision", self.precision, ("fp32", "bf16", "fp16"))
+        choice("plan", "simulate", self.simulate, ("shared", "adapter", "full"))
+        choice("plan", "precision", self.precision, ("fp32", "bf16", "fp16"))
         for name in ("outer_steps", "forget_batch", "retain_batch", "save_every"):
-            _within("plan", name, getattr(self, name), 1, 1_000_000)
-        _within("plan", "warm_up_steps", self.warm_up_steps, 0, self.outer_steps)
-        _within("plan", "learning_rate", self.learning_rate, 0, 1, above=True)
-        _within("plan", "final_learning_rate", self.final_learning_rate, 0, 1)
-        _within("plan", "weight_decay", self.weight_decay, 0, 1)
-        _within("plan", "gradient_norm", self.gradient_norm, 0, _INFINITY)
-        _within("plan", "caption_dropout", self.caption_dropout, 0, 1)
-        for name in ("resilience_weight", "retain_weight"):
-            value = getattr(self, name)
-            if not isinstance(value, Ramp):
-                _within("plan", name, value, 0, 1e6)
-        _within("plan", "retain_after_weight", self.retain_after_weight, 0, 1e6)
-        _within("plan", "seed", self.seed, 0, 2**63 - 1)
-        _within("plan", "resolution", self.resolution, 0, 4096)
+            within("plan", name, getattr(self, name), 1, 1_000_000)
+        within("plan", "warm_up_steps", self.warm_up_steps, 0, self.outer_steps)
+        within("plan", "learning_rate", self.learning_rate, 0, 1, above=True)
+        within("plan", "final_learning_rate", self.final_learning_rate, 0, 1)
+        within("plan", "weight_decay", self.weight_decay, 0, 1)
+        within("plan", "gradient_norm", self.gradient_norm, 0, _INFINITY)
+        within("plan", "caption_dropout", self.caption_dropout, 0, 1)
+        for name in ("resilience_weight", "retain_weight", "retain_after_weight"):
+            if not isinstance(getattr(self, name), Ramp):
+                within("plan", name, getattr(self, name), 0, 1e6)
+        within("plan", "seed", self.seed, 0, 2**63 - 1)
+        within("plan", "resolution", self.resolution, 0, 4096)
         if self.resolution % 8:
             raise ConfigError(f"plan: resolution is {self.resolution}; it must be a multiple of 8")
 
@@ -389,7 +364,7 @@ class HardeningPlan:
             if repeated:
                 raise ConfigError(f"plan: two {kind} entries are called {repeated[0]!r}")
         pool = len(self.fine_tunes)
-        _within("plan", "configurations_per_step (J)", self.configurations_per_step, 1, _INFINITY)
+        within("plan", "configurations_per_step (J)", self.configurations_per_step, 1, _INFINITY)
         if pool and self.configurations_per_step > pool:
             raise ConfigError(
                 f"plan: configurations_per_step is {self.configurations_per_step}, but only "
@@ -400,9 +375,6 @@ class HardeningPlan:
     def resilience_steps(self) -> int:
         """Outer steps after the warm-up."""
         return self.outer_steps - self.warm_up_steps
-
-
-Device = str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -420,10 +392,9 @@ class Job:
     plan: HardeningPlan
     lora: str = ""
     run_folder: str = ""
-    device: Device = "auto"
+    device: str = "auto"
 
     def __post_init__(self) -> None:
-        if not self.checkpoint.strip():
-            raise ConfigError("checkpoint: name the file or diffusers folder to harden")
-        if not self.output.strip():
-            raise ConfigError("output: name the file to write the hardened checkpoint to")
+        for name, what in (("checkpoint", "to harden"), ("output", "to write the result to")):
+            if not getattr(self, name).strip():
+                raise ConfigError(f"{name}: name the file or diffusers folder {what}")
