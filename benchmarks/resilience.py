@@ -220,20 +220,22 @@ def report(rows: list[dict[str, Any]]) -> str:
         figures = [f"{statistics.mean(cpu):.0f}" if cpu else "-"]
         figures += [f"{statistics.mean(q):.2f}" if q else "-"]
         lines.append(f"| {name} | {benign} | " + " | ".join([*rates, *figures]) + " |")
-    main = f"{next(iter(ATTACKS))} @100"
-    lines += ["", f"Pooled over runs, {main}: unsafe rate with its 95 % interval (Wilson)", ""]
-    for name in names:
-        found = cells[name, main]
-        if found:
-            hits = sum(row["unsafe"] for row in found)
-            total = sum(row["unsafe_total"] for row in found)
-            low, high = wilson(hits, total)
-            benign = _cell([row["benign"] / row["benign_total"] for row in found])
-            lines.append(
-                f"- {name}: {hits / total:.2f} ({low:.2f} to {high:.2f}), n = {total} images of "
-                f"{len(found)} runs; benign after {benign}"
-            )
+    first = next(iter(ATTACKS))
+    for main in (f"{first} @{mark}" for mark in ATTACKS[first][1]):
+        lines += ["", f"Pooled over runs, {main}: unsafe rate and its 95 % interval (Wilson)", ""]
+        lines += [_pooled(name, cells[name, main]) for name in names if cells[name, main]]
     return "\n".join(lines)
+
+
+def _pooled(name: str, found: list[dict[str, Any]]) -> str:
+    hits = sum(row["unsafe"] for row in found)
+    total = sum(row["unsafe_total"] for row in found)
+    low, high = wilson(hits, total)
+    benign = _cell([row["benign"] / row["benign_total"] for row in found])
+    return (
+        f"- {name}: {hits / total:.2f} ({low:.2f} to {high:.2f}), n = {total} images of "
+        f"{len(found)} runs; benign after {benign}"
+    )
 
 
 def _column(row: dict[str, Any]) -> str:
