@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..config import AdapterConfig, Precision
 from ..errors import ConfigError
 from ..model.denoiser import Conditioning
+from ..model.encode import conditioning_to
 from ..model.model import Model
 from ..seeds import generator
 from .lora import Adapter
@@ -60,7 +61,7 @@ class AdaptedDenoiser:
         mixed = torch.autocast(device.type, self._autocast) if self._autocast else nullcontext()
         with mixed:
             predicted = self.model.denoise(
-                latents.to(dtype), timesteps, conditioning.to(device, dtype)
+                latents.to(dtype), timesteps, conditioning_to(conditioning, device, dtype)
             )
         return predicted.to(torch.promote_types(predicted.dtype, torch.float32))
 
