@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from fakes_checkpoint import write_tiny_checkpoint
+from fakes_checkpoint import write_tiny_checkpoint, write_tiny_folder
 from PIL import Image
 
 import resalign as ra
@@ -102,3 +102,35 @@ def test_a_forget_set_is_synthesised_and_never_decoded(folders, monkeypatch):
     assert len(result.records) == 1
     pictures = [p for p in (folders / "run").rglob("*") if p.suffix in {".png", ".jpg", ".webp"}]
     assert pictures == []
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+@pytest.mark.parametrize("layout", ["file", "folder"])
+def test_every_family_hardens_and_exports_from_both_layouts(folders, family, layout):
+    """SD 2 with v-prediction and SDXL: two steps, exported, loaded again, changed as in memory."""
+    source = folders / ("model.safetensors" if layout == "file" else "model")
+    write = write_tiny_checkpoint if layout == "file" else write_tiny_folder
+    prediction = "v_prediction" if family == "sd2" else None
+    write(source, family=family, dtype=torch.float32, prediction_type=prediction)
+    model = ra.load_checkpoint(source)
+    plan = ra.HardeningPlan(
+        concept=ra.Concept("nudity", prompts=("a nude person",)),
+        forget_set=ra.ImageSet(folders / "forget"),
+        retain_set=ra.ImageSet(folders / "retain"),
+        fine_tunes=ra.fine_tune_grid(learning_rate=(1e-3,), steps=(2,)),
+        adapter=ra.AdapterConfig(rank=2, targets=("attention", "convolution")),
+        learning_rate=1e-2,
+        outer_steps=2,
+        warm_up_steps=1,
+        resolution=64,
+    )
+    result = ra.harden(model, plan)
+    assert result.records[-1].q is not None
+    target = folders / ("hardened.safetensors" if layout == "file" else "hardened")
+    ra.export_merged(source, result.adapter, target)
+    hardened = ra.load_checkpoint(target)
+    assert hardened.schedule.prediction_type == model.schedule.prediction_type
+    for module in result.adapter.modules:
+        expected = model.unet.get_parameter(f"{module}.weight") + result.adapter.delta(module)
+        found = hardened.unet.get_parameter(f"{module}.weight")
+        torch.testing.assert_close(found, expected.detach(), rtol=0, atol=1e-6)
