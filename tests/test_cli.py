@@ -109,8 +109,7 @@ def events(text: str) -> list[dict]:
 def test_help_takes_less_than_a_tenth_of_a_second_and_loads_nothing_heavy(package_folder, tmp_path):
     """The time is that of building the parser: a busy machine's start of Python is not ours."""
     code = f"""
-        import signal, sys, time
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
+        import sys, time
         from importlib.util import module_from_spec, spec_from_file_location
         root = {str(package_folder)!r}
         spec = spec_from_file_location(
@@ -328,7 +327,8 @@ def test_the_live_line_shows_the_figures_in_a_fixed_order():
 def test_a_signal_ends_a_process_with_130_and_its_state(stop, package_folder, tmp_path):
     """The program itself, in a process of its own, with an engine that only sleeps."""
     code = f"""
-        import sys, time
+        import signal, sys, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
         from importlib.util import module_from_spec, spec_from_file_location
         root = {str(package_folder)!r}
         spec = spec_from_file_location(
