@@ -69,6 +69,17 @@ def test_a_diverging_solve_is_an_error_not_a_smaller_gradient(b):
         solve("richardson", lambda v: matrix @ v, b, iterations=5, tolerance=1e-6)
 
 
+def test_products_with_a_little_noise_are_no_divergence(b):
+    """Finite differences in float32 carry noise: the iteration ends at its floor, unrefused."""
+    matrix, random = symmetric(-0.01, 0.01), torch.Generator().manual_seed(4)
+
+    def noisy(v: torch.Tensor) -> torch.Tensor:
+        return matrix @ v + 1e-5 * torch.randn(N, dtype=torch.float64, generator=random)
+
+    found = solve("richardson", noisy, b, iterations=10, tolerance=0)
+    torch.testing.assert_close(found.x, dense(matrix, b), rtol=1e-3, atol=1e-4)
+
+
 def test_minres_solves_an_indefinite_system_that_cg_refuses(b):
     """I + M with eigenvalues of both signs: MINRES is exact, CG says why it cannot."""
     matrix = symmetric(-3.3, 2.0)
