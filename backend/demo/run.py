@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..card import provenance_of, write_card
@@ -97,8 +98,18 @@ def run_demo(
 
     quick: a tenth of the steps and few prompts, to see that it works; its rates mean nothing.
     """
+    threads = torch.get_num_threads()
+    # Networks this small gain nothing from several threads per operation, and lose much where
+    # the cores are shared; `together` uses the cores instead.
+    torch.set_num_threads(1)
+    try:
+        return _run(Path(folder), quick, seed, on_progress)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(folder: Path, quick: bool, seed: int, on_progress: ProgressCallback) -> DemoResult:
     started = time.perf_counter()
-    folder = Path(folder)
     data = write_data(folder / "data", ("forget", "retain", "inner", "attack", "attack_concept"))
     judge = Judge.load()
     sizes = {"unsafe": 3, "benign": 1} if quick else {"unsafe": 12, "benign": 2}
