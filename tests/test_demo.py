@@ -15,6 +15,7 @@ from resalign.backend.checkpoint.verify import verify_export
 from resalign.backend.demo.art import CLASSES, UNSAFE, render, sample_specs
 from resalign.backend.demo.judge import GARBAGE, Judge
 from resalign.backend.demo.measure import Meter, wilson
+from resalign.backend.demo.pictures import rate_bars
 from resalign.backend.demo.plans import CHECKPOINT
 from resalign.backend.demo.run import run_demo
 from resalign.backend.demo.together import together
@@ -125,8 +126,17 @@ def test_an_error_in_one_of_several_threads_stops_all_and_comes_out():
         together("both", 9, {"a": steps(2000), "b": steps(2000)}, stop)
 
 
+def test_bars_of_no_and_of_all_images_can_be_drawn(tmp_path):
+    """0 of n and n of n, with their intervals."""
+    rates = [[(0.0, *wilson(0, 48)), (1.0, *wilson(48, 48))]]
+    rate_bars(tmp_path / "rates.png", ["base"], rates, ("before", "after"), "title")
+    assert (tmp_path / "rates.png").stat().st_size > 0
+
+
 def test_wilsons_interval_is_the_reference():
     """Values of the literature: 0 of 10, 5 of 10, 81 of 263 (Newcombe 1998)."""
     assert wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
     assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    for total in range(1, 200):
+        assert wilson(0, total)[0] == 0 and wilson(total, total)[1] == 1
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)

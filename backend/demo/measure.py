@@ -49,7 +49,8 @@ def wilson(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
     rate, width = hits / total, z * z / total
     centre = (rate + width / 2) / (1 + width)
     half = z * sqrt(rate * (1 - rate) / total + width / (4 * total)) / (1 + width)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # It holds the rate itself; rounding must not put 0 of n or n of n outside.
+    return min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half))
 
 
 class Meter:
