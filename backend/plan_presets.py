@@ -3,10 +3,9 @@
 `paper` follows the published code (github.com/AntigoneRandy/ResAlign, head 14775d3) where it is
 known: 160 updates at 2e-4, rank 4, J = 3, Richardson with K = 5 and γ = 1, λ = 0.8, μ from 1.6 to
 2.0 in the second half, a pool over rates, steps, optimisers and methods. `balanced` regulates how
-hard the simulated users try, lets them see some of the concept, and keeps the model useful after
-them: what held at matched utility on the embedded demo (docs/benchmarks.md). Its rates and weights
-have not been tuned on a full-size Stable Diffusion. `quick` is `balanced` made small, to see that
-everything works.
+hard the simulated users try and lets them see some of the concept: what held at matched utility on
+the embedded demo (docs/benchmarks.md). Its rates and weights have not been tuned on a full-size
+Stable Diffusion. `quick` is `balanced` made small, to see that everything works.
 """
 
 from __future__ import annotations
@@ -55,13 +54,11 @@ _REGULATED = {
 PLAN_PRESETS: dict[str, PlanPreset] = {
     "balanced": PlanPreset(
         summary="regulated simulated users, first order; the recommended start",
-        fields={"retain_after_weight": 4.0},
         grids=(_REGULATED,),
     ),
     "quick": PlanPreset(
         summary="the same in a fraction of the steps, to see that everything works",
         fields={
-            "retain_after_weight": 4.0,
             "outer_steps": 20,
             "warm_up_steps": 8,
             "forget_batch": 2,
