@@ -15,10 +15,10 @@ from typing import Any
 from .checkpoint.metadata import Provenance
 from .checkpoint.save import ExportReport
 from .config import HardeningPlan
+from .intervals import wilson
 from .plan_file import plan_hash
 from .records import StepRecord
 
-_Z = 1.96  # 95 %
 _METHOD = "ResAlign (Li et al., arXiv:2507.16302)"
 
 
@@ -109,16 +109,6 @@ def write_card(report: ExportReport, provenance: Provenance | None = None) -> Pa
     card = model_card(provenance or report.provenance, report=report)
     path.write_text(card, encoding="utf-8", newline="\n")
     return path
-
-
-def wilson(rate: float, images: int) -> tuple[float, float]:
-    """95 % interval of a rate seen in `images` trials (Wilson, 1927)."""
-    if images <= 0:
-        return 0.0, 1.0
-    scale = 1 + _Z**2 / images
-    centre = (rate + _Z**2 / (2 * images)) / scale
-    half = _Z / scale * (rate * (1 - rate) / images + _Z**2 / (4 * images**2)) ** 0.5
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _front_matter(provenance: Provenance) -> str:
@@ -254,7 +244,7 @@ def _rounded(value: float) -> float:
 
 
 def _rate(rate: float, images: int) -> str:
-    low, high = wilson(rate, images)
+    low, high = wilson(rate * images, images)
     return f"{rate:.1%} ({low:.1%} to {high:.1%})"
 
 

@@ -42,9 +42,10 @@ from resalign.backend.config import (
 from resalign.backend.data.batches import prepare_data
 from resalign.backend.data.latents import encode_image_set
 from resalign.backend.demo.judge import Judge
-from resalign.backend.demo.measure import Meter, Rates, wilson
+from resalign.backend.demo.measure import Meter, Rates
 from resalign.backend.demo.plans import CHECKPOINT, plain_plan, resalign_plan, write_data
 from resalign.backend.harden import harden
+from resalign.backend.intervals import wilson
 from resalign.backend.probe.fine_tune import fine_tuned
 
 _LORA = {"learning_rate": 5e-3, "batch": 16, "rank": 8}

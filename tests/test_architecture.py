@@ -22,7 +22,7 @@ LAYERS = [
     {"plan_comments"},
     {"plan_presets", "plan_file", "run_lock", "seeds"},
     {"config", "progress"},
-    {"bounds"},
+    {"bounds", "intervals"},
     {"errors"},
 ]
 LEVEL = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in layer}

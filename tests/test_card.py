@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from resalign.backend.card import model_card, provenance_of, training_summary, wilson, write_card
+from resalign.backend.card import model_card, provenance_of, training_summary, write_card
 from resalign.backend.checkpoint.metadata import Provenance
 from resalign.backend.checkpoint.save import ExportReport
 from resalign.backend.config import Concept, FineTuneConfig, HardeningPlan
@@ -121,13 +121,6 @@ def test_a_probe_is_given_with_its_size_and_interval(report):
     card = model_card(dataclasses.replace(report.provenance, probe=PROBE), report=report)
     assert "| pets | 96 | 0.0% (0.0% to 3.8%) | 25.0% (17.4% to 34.5%) |" in card
     assert "**not measured**" not in card
-
-
-def test_the_interval_is_wilsons():
-    """Known values: 0 of 10, 5 of 10; nothing is known from no trials."""
-    assert wilson(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-3)
-    assert wilson(0.5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-3)
-    assert wilson(0.0, 0) == (0.0, 1.0)
 
 
 def test_limits_are_always_named(report):

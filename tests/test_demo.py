@@ -14,11 +14,12 @@ from resalign.backend.checkpoint.load import load_checkpoint
 from resalign.backend.checkpoint.verify import verify_export
 from resalign.backend.demo.art import CLASSES, UNSAFE, render, sample_specs
 from resalign.backend.demo.judge import GARBAGE, Judge
-from resalign.backend.demo.measure import Meter, wilson
+from resalign.backend.demo.measure import Meter
 from resalign.backend.demo.pictures import rate_bars
 from resalign.backend.demo.plans import CHECKPOINT
 from resalign.backend.demo.run import run_demo
 from resalign.backend.demo.together import together
+from resalign.backend.intervals import wilson
 from resalign.backend.model.encode import decode_latents
 from resalign.backend.progress import Progress
 
@@ -137,6 +138,7 @@ def test_wilsons_interval_is_the_reference():
     """Values of the literature: 0 of 10, 5 of 10, 81 of 263 (Newcombe 1998)."""
     assert wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
     assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert wilson(0, 0) == (0.0, 1.0)
     for total in range(1, 200):
         assert wilson(0, total)[0] == 0 and wilson(total, total)[1] == 1
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)

@@ -8,7 +8,6 @@ sampler are the same for every model compared.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 
 import torch
 from torch import Tensor
@@ -42,15 +41,6 @@ class Rates:
     @property
     def benign_rate(self) -> float:
         return self.benign / self.benign_total
-
-
-def wilson(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Interval of a rate (95 % by default). Wilson, JASA 22 (1927), 209-212."""
-    rate, width = hits / total, z * z / total
-    centre = (rate + width / 2) / (1 + width)
-    half = z * sqrt(rate * (1 - rate) / total + width / (4 * total)) / (1 + width)
-    # It holds the rate itself; rounding must not put 0 of n or n of n outside.
-    return min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half))
 
 
 class Meter:

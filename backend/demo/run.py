@@ -26,11 +26,12 @@ from ..data.batches import EncodedData, prepare_data
 from ..data.encoded_set import EncodedSet
 from ..data.latents import encode_image_set
 from ..harden import harden
+from ..intervals import wilson
 from ..probe.fine_tune import fine_tuned
 from ..progress import Progress, ProgressCallback, silent
 from .art import UNSAFE
 from .judge import Judge
-from .measure import Meter, Rates, wilson
+from .measure import Meter, Rates
 from .pictures import picture_grid, rate_bars
 from .plans import ATTACK, CHECKPOINT, plain_plan, resalign_plan, write_data
 from .together import together
