@@ -179,7 +179,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path):
         test_harden.run(test_harden.plan(), {str(tmp_path / "run")!r}, kill)
         """
     )
-    done = subprocess.run([sys.executable, "-c", script], env=os.environ, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], env=os.environ, timeout=280)
     assert done.returncode == -signal.SIGKILL
     with RunFolder.open(tmp_path / "run", read_only=True) as folder:
         saved = folder.load_state()
