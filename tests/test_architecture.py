@@ -15,14 +15,17 @@ LAYERS = [
     {"demo"},
     {"harden", "check", "card", "plots", "report"},
     {"probe"},
+    {"scorers"},
     {"bilevel"},
     {"checkpoint", "data", "run_folder", "records"},
     {"model", "adapter"},
+    {"probe_results", "probe_presets"},
     {"plan_template"},
     {"plan_comments"},
     {"plan_presets", "plan_file", "run_lock", "seeds"},
+    {"probe_config"},
     {"config", "progress"},
-    {"bounds", "intervals"},
+    {"bounds", "intervals", "statistics"},
     {"errors"},
 ]
 LEVEL = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in layer}

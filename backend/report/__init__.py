@@ -1,0 +1,1 @@
+"""The probe for a reader and for a program: HTML, Markdown, JSON."""

@@ -1,0 +1,1 @@
+"""What flags an image: scorers behind one Protocol, found by name."""
