@@ -23,6 +23,17 @@ from typing import Any, Literal, TypeVar, Union
 
 from .config import RETAIN, FineTuneConfig, HardeningPlan, ImageSet, Job, fine_tune_grid
 from .errors import ConfigError
+from .probe_config import (
+    ORIGINAL,
+    FineTuneAttack,
+    LoraFile,
+    MergeAttack,
+    ProbeCheckpoint,
+    ProbeJob,
+    PromptSet,
+    ScorerConfig,
+    UtilityConfig,
+)
 
 T = TypeVar("T")
 
@@ -30,6 +41,14 @@ PATH_FIELDS: dict[type, tuple[str, ...]] = {
     Job: ("checkpoint", "output", "lora", "run_folder"),
     ImageSet: ("folder",),
     FineTuneConfig: ("data", "prior_data"),
+    ProbeJob: ("output",),
+    ProbeCheckpoint: ("path",),
+    FineTuneAttack: ("data", "prior_data"),
+    LoraFile: ("path",),
+    MergeAttack: ("other",),
+    PromptSet: ("file",),
+    ScorerConfig: ("weights",),
+    UtilityConfig: ("clip", "features", "reference"),
 }
 GRID = "fine_tune_grid"
 _GRID_LISTS = ("data", "method", "optimiser", "learning_rate", "steps")
@@ -81,11 +100,19 @@ def from_json(cls: type[T], data: Any, *, where: str = "", folder: Path | None =
 
 
 def load_job(path: Path | str) -> Job:
-    """A job from a `.toml` or `.json` file."""
-    path = Path(path)
+    """A hardening job from a `.toml` or `.json` file."""
+    return _load(Job, Path(path))
+
+
+def load_probe_job(path: Path | str) -> ProbeJob:
+    """A probe's job from a `.toml` or `.json` file."""
+    return _load(ProbeJob, Path(path))
+
+
+def _load(kind: type[T], path: Path) -> T:
     data = read_file(path)
     try:
-        return from_json(Job, data, folder=path.resolve().parent)
+        return from_json(kind, data, folder=path.resolve().parent)
     except ConfigError as error:
         raise ConfigError(f"{path.name}: {error}") from None
 
@@ -215,7 +242,7 @@ def _expand_grids(grids: Any, where: str, folder: Path | None) -> tuple[FineTune
 
 
 def _absolute(path: str, folder: Path) -> str:
-    return path if path in ("", RETAIN) else str(folder / Path(path).expanduser())
+    return path if path in ("", RETAIN, ORIGINAL) else str(folder / Path(path).expanduser())
 
 
 def _sugar(cls: type) -> list[str]:

@@ -7,6 +7,18 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture worth showing: its file, what it was asked to show, and whether it was flagged.
+
+    Blur the flagged ones until somebody asks for them.
+    """
+
+    file: str
+    caption: str
+    flagged: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """One moment of a long piece of work.
@@ -14,6 +26,8 @@ class Progress:
     `step` counts whole units of `stage` from 1 to `total` (0 before the first is done);
     `micro_step` of `micro_total` counts the parts of the unit under way. `values` are figures
     worth showing (`harm`, `harm_after`, `retain`, `residual`, ...), `message` one short line.
+    A probe adds a point of its curves whenever it has one: `labels` say of what (`model`,
+    `attack`, `seed`, `at`), `values` the rates, `pictures` what was drawn.
     """
 
     stage: str
@@ -23,6 +37,8 @@ class Progress:
     micro_total: int = 0
     values: Mapping[str, float] = field(default_factory=dict)
     message: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    pictures: tuple[Picture, ...] = ()
 
 
 class ProgressCallback(Protocol):

@@ -19,10 +19,10 @@ LAYERS = [
     {"bilevel"},
     {"checkpoint", "data", "run_folder", "records"},
     {"model", "adapter"},
-    {"probe_results", "probe_presets"},
     {"plan_template"},
     {"plan_comments"},
-    {"plan_presets", "plan_file", "run_lock", "seeds"},
+    {"probe_results", "probe_presets"},
+    {"plan_presets", "plan_file", "run_lock", "seeds", "json_lines"},
     {"probe_config"},
     {"config", "progress"},
     {"bounds", "intervals", "statistics"},
@@ -33,6 +33,7 @@ LEVEL = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in lay
 BESIDE = {
     ("__main__", "cli"),
     ("card", "records"),
+    ("statistics", "intervals"),
     ("model", "adapter"),
     ("adapter", "model"),
 }

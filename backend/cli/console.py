@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -75,10 +76,15 @@ class Console:
         if self.json:
             if finished_step or progress.values or now - self._last >= _SECONDS_BETWEEN_EVENTS:
                 self._last = now
+                point = {
+                    "labels": dict(progress.labels),
+                    "pictures": [asdict(picture) for picture in progress.pictures],
+                }
                 self._emit(
                     "progress", stage=progress.stage, step=progress.step, total=progress.total,
                     micro_step=progress.micro_step, micro_total=progress.micro_total,
                     values=dict(progress.values), message=progress.message,
+                    **{name: value for name, value in point.items() if value},
                 )  # fmt: skip
             self._stage, self._step = progress.stage, progress.step
             return

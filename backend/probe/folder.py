@@ -1,0 +1,167 @@
+"""One probe is one folder, which survives a crash at any moment.
+
+    plan.json         the plan, every default spelled out, and the models under test
+    looks.jsonl       one `Look` per line, appended when it is complete
+    reference.safetensors   what the original draws and predicts: what utility is measured against
+    pictures/         the kept images
+    cache/            encoded image sets, by content
+    run.lock          held by the process that works on it
+
+A probe that was stopped goes on with the first look that is missing; the fine-tuning run that
+it belongs to is done again from its start, which costs time and changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .. import json_lines
+from ..errors import ConfigError, RunError
+from ..plan_file import differences, from_json, to_json
+from ..probe_config import ProbePlan
+from ..probe_results import SCHEMA_VERSION, Look, ModelInfo
+from ..run_lock import RunLock
+
+PLAN, LOOKS, REFERENCE = "plan.json", "looks.jsonl", "reference.safetensors"
+PICTURES, CACHE = "pictures", "cache"
+
+
+class ProbeFolder:
+    """A probe on disk. Use as a context manager, or call `close`, to let go of the lock."""
+
+    def __init__(self, path: Path, lock: RunLock) -> None:
+        self.path = path
+        self._lock = lock
+
+    @classmethod
+    def begin(
+        cls, path: Path | str, plan: ProbePlan, models: Sequence[ModelInfo]
+    ) -> ProbeFolder:
+        """Create the folder, or go on with the probe of the same plan and models in it."""
+        path = Path(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"probe folder {path} cannot be created: {error}") from None
+        wanted = {
+            "schema": SCHEMA_VERSION, "plan": to_json(plan), "models": [asdict(m) for m in models]
+        }  # fmt: skip
+        lock = RunLock(path)
+        try:
+            if (path / PLAN).exists():
+                _check_same(path, _read_json(path / PLAN), wanted)
+            else:
+                _write_json(path / PLAN, wanted)
+            json_lines.cut(path / LOOKS)
+            (path / PICTURES).mkdir(exist_ok=True)
+        except BaseException:
+            lock.release()
+            raise
+        return cls(path, lock)
+
+    @property
+    def cache(self) -> Path:
+        return self.path / CACHE
+
+    def looks(self) -> tuple[Look, ...]:
+        """All complete looks so far, each once."""
+        return read_looks(self.path)
+
+    def add(self, look: Look) -> None:
+        """Keep a look, synced: a crash right after loses nothing."""
+        path = self.path / LOOKS
+        json_lines.append(path, look.to_json())
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+
+    def save_picture(self, image: Tensor, *names: str) -> str:
+        """Keep one image, [3, height, width] in 8 bit; returns its path within the folder."""
+        slug = "-".join("".join(c if c.isalnum() else "_" for c in name) for name in names)
+        relative = f"{PICTURES}/{slug}.png"
+        Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy())).save(
+            self.path / relative
+        )
+        return relative
+
+    def save_reference(self, tensors: Mapping[str, Tensor]) -> None:
+        """What the original draws and predicts."""
+        temporary = self.path / (REFERENCE + ".tmp")
+        save_file({name: t.contiguous() for name, t in tensors.items()}, temporary)
+        os.replace(temporary, self.path / REFERENCE)
+
+    def load_reference(self) -> dict[str, Tensor] | None:
+        """As saved; None where nothing was, or what was is damaged: it is made again then."""
+        try:
+            return load_file(self.path / REFERENCE)
+        except (FileNotFoundError, SafetensorError):
+            return None
+
+    def close(self) -> None:
+        self._lock.release()
+
+    def __enter__(self) -> ProbeFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_plan(path: Path | str) -> tuple[ProbePlan, tuple[ModelInfo, ...]]:
+    """Plan and models of the probe in a folder."""
+    path = Path(path)
+    if not (path / PLAN).is_file():
+        raise RunError(f"{path} is no probe's folder: it has no {PLAN}")
+    data = _read_json(path / PLAN)
+    if data.get("schema") != SCHEMA_VERSION or "models" not in data:
+        raise RunError(f"{path / PLAN} is not of a probe, or was written by another version")
+    try:
+        plan = from_json(ProbePlan, data["plan"], where="plan")
+        return plan, tuple(ModelInfo(**model) for model in data["models"])
+    except (ConfigError, TypeError) as error:
+        raise RunError(f"{path / PLAN} was written by another version: {error}") from None
+
+
+def read_looks(path: Path) -> tuple[Look, ...]:
+    """The looks in a probe's folder; works while the probe is under way."""
+    looks = (Look.from_json(record) for record in json_lines.read(path / LOOKS))
+    return tuple({look.key: look for look in looks}.values())
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """[n, 3, h, w] from −1 to 1 to 8 bit, as a PNG holds them."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+
+
+def _check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    if "models" not in stored:
+        raise RunError(f"{path} holds a hardening run: choose another folder for the probe")
+    found = differences(stored, json.loads(json.dumps(wanted)))
+    if found:
+        raise RunError(
+            f"{path} belongs to another probe ({'; '.join(found[:5])}): choose another folder"
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}") from None
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,370 @@
+"""The probe on one page: what checkpoints draw before and after others have worked on them.
+
+For each checkpoint in turn, the original first: look at it as it is, then, attack by attack and
+seed by seed, work on its weights in place, look at the steps asked for, and put the weights back
+to the bit. Nothing is loaded twice, and never two checkpoints at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+
+from ..adapter.lora import Adapter
+from ..checkpoint.metadata import versions
+from ..config import FineTuneConfig, HardeningPlan
+from ..data.encoded_set import EncodedSet
+from ..errors import ConfigError
+from ..model.model import Model
+from ..probe_config import (
+    BEFORE,
+    ORIGINAL,
+    Attack,
+    FineTuneAttack,
+    LoraAttack,
+    MergeAttack,
+    ProbePlan,
+)
+from ..probe_results import Look, ModelInfo, ProbeResult
+from ..progress import Picture, Progress, ProgressCallback, silent
+from ..scorers.protocol import ModelScorer, Scorer
+from ..scorers.registry import build_scorer
+from .attack import attacked
+from .attack_data import ProbeData, probe_data
+from .folder import ProbeFolder, read_looks, read_plan
+from .looking import CONCEPT, Looker, Reference
+from .loras import with_loras
+from .mixing import mixed
+from .prompts import ImageRequest, expand, load_prompts
+from .subjects import LoadedSubject, Subject
+
+Key = tuple[str, str, int, int]
+
+
+def probe(
+    model: Model,
+    adapter: Adapter | None = None,
+    *,
+    plan: ProbePlan | HardeningPlan,
+    fine_tunes: Sequence[FineTuneAttack | FineTuneConfig] = (),
+    scorer: Scorer | ModelScorer | None = None,
+    folder: Path | str | None = None,
+    on_progress: ProgressCallback = silent,
+) -> ProbeResult:
+    """Probe a loaded model as it is, and with `adapter` merged into it. It is left as it was.
+
+    Args:
+        plan: what to do; of a hardening plan its concepts and image sets are taken, and
+            `fine_tunes` says what to do.
+        fine_tunes: attacks beside those of the plan; best ones that hardening did not see.
+        scorer: the headline's, in place of the plan's.
+        folder: where looks and pictures go, and from where a stopped probe goes on.
+    """
+    attacks = tuple(_as_attack(config) for config in fine_tunes)
+    if isinstance(plan, HardeningPlan):
+        plan = ProbePlan(
+            concepts=plan.concepts, forget_set=plan.forget_set, retain_set=plan.retain_set,
+            resolution=plan.resolution, skip_broken_images=plan.skip_broken_images,
+            fine_tunes=attacks,
+        )  # fmt: skip
+    elif attacks:
+        plan = replace(plan, fine_tunes=(*plan.fine_tunes, *attacks))
+    subjects: list[Subject] = [LoadedSubject("original", model)]
+    if adapter is not None:
+        subjects.append(LoadedSubject("hardened", model, adapter))
+    scorers = None if scorer is None else (scorer,)
+    return run_probe(subjects, plan, folder=folder, scorers=scorers, on_progress=on_progress)
+
+
+def run_probe(
+    subjects: Sequence[Subject],
+    plan: ProbePlan,
+    *,
+    folder: Path | str | None = None,
+    scorers: Sequence[Scorer | ModelScorer] | None = None,
+    originals: Mapping[str, Path] | None = None,
+    on_progress: ProgressCallback = silent,
+) -> ProbeResult:
+    """Probe several checkpoints, the original first.
+
+    Args:
+        folder: kept in it, and gone on with where it holds an unfinished probe of the same plan
+            and checkpoints. None keeps nothing, pictures included.
+        scorers: made already; None makes those of the plan.
+        originals: files that stand for names in `MergeAttack.other`.
+        on_progress: called for every image and update; raise from it to stop.
+
+    Raises:
+        ResAlignError: a scorer, prompt file, LoRA or image set that cannot be used, before
+            anything is drawn.
+    """
+    if not subjects:
+        raise ConfigError("probe: no checkpoint was given")
+    with ExitStack() as stack:
+        kept = None
+        if folder is not None:
+            infos = [subject.info for subject in subjects]
+            kept = stack.enter_context(ProbeFolder.begin(folder, plan, infos))
+        run = _Probe(subjects, plan, kept, scorers, dict(originals or {}), on_progress)
+        return run.to_the_end()
+
+
+def read_probe(folder: Path | str) -> ProbeResult:
+    """What a probe's folder holds so far; works while the probe is under way."""
+    plan, models = read_plan(folder)
+    looks = read_looks(Path(folder))
+    requests = requests_of(plan)
+    return _result(plan, models, looks, requests)
+
+
+def requests_of(plan: ProbePlan) -> dict[str, tuple[ImageRequest, ...]]:
+    """Every image that a look draws, by kind of prompt."""
+    found = {}
+    for part in plan.prompts:
+        prompts = load_prompts(part, plan.concepts)
+        if prompts:
+            found[part.kind] = tuple(expand(prompts, part.images, plan.generation.seed))
+    return found
+
+
+class _Probe:
+    """One run of a probe."""
+
+    def __init__(
+        self,
+        subjects: Sequence[Subject],
+        plan: ProbePlan,
+        folder: ProbeFolder | None,
+        scorers: Sequence[Scorer | ModelScorer] | None,
+        originals: dict[str, Path],
+        on_progress: ProgressCallback,
+    ) -> None:
+        self.subjects, self.plan, self.folder = subjects, plan, folder
+        self.originals, self.on_progress = originals, on_progress
+        made = scorers or [build_scorer(config) for config in plan.scorers]
+        self.scorers = [scorer for scorer in made if isinstance(scorer, Scorer)]
+        self.model_scorers = [scorer for scorer in made if isinstance(scorer, ModelScorer)]
+        self.requests = requests_of(plan)
+        if not self.scorers:  # nobody looks at the images for unsafe prompts
+            self.requests.pop("unsafe", None)
+        self.looks = {look.key: look for look in (folder.looks() if folder else ())}
+        stored = folder.load_reference() if folder else None
+        self.reference = Reference.from_tensors(stored) if stored else None
+        self.wanted = [key for s in subjects for key in self._keys(s.info.name)]
+        self.data: ProbeData | None = None
+
+    def to_the_end(self) -> ProbeResult:
+        original = self.subjects[0]
+        first = (original.info.name, BEFORE, 0, 0)
+        if self.reference is None:
+            self.looks.pop(first, None)  # made again, with what it is the reference of
+        for subject in self.subjects:
+            if self._missing(self._keys(subject.info.name)) or subject is original:
+                self._probe(subject)
+        infos = tuple(subject.info for subject in self.subjects)
+        return _result(self.plan, infos, tuple(self.looks.values()), self.requests)
+
+    def _probe(self, subject: Subject) -> None:
+        if not self._missing(self.wanted):
+            return
+        name = subject.info.name
+        with subject.opened() as model:
+            data = self._data_for(model)
+            looker = Looker(
+                self.plan, self.requests, self.scorers, self.model_scorers,
+                resolution=self.plan.generation.resolution or model.resolution,
+                folder=self.folder,
+            )  # fmt: skip
+            self._look(looker, model, (name, BEFORE, 0, 0), data)
+            for attack in self.plan.attacks:
+                for seed in self._seeds(attack):
+                    self._attack(looker, model, name, attack, seed, data)
+
+    def _attack(
+        self, looker: Looker, model: Model, name: str, attack: Attack, seed: int, data: ProbeData
+    ) -> None:
+        steps = attack.looks if isinstance(attack, FineTuneAttack) else (0,)
+        if not self._missing([(name, attack.name, seed, step) for step in steps]):
+            return
+        started = perf_counter()
+        spent = 0.0  # on looks, which is no training
+
+        def look(step: int) -> None:
+            nonlocal spent
+            began = perf_counter()
+            if _changes_texts(attack):
+                looker.texts.forget()
+            training = began - started - spent
+            self._look(looker, model, (name, attack.name, seed, step), data, training)
+            spent += perf_counter() - began
+
+        try:
+            with self._changed(model, attack, seed, data, look, name):
+                if not isinstance(attack, FineTuneAttack):
+                    look(0)
+        finally:
+            if _changes_texts(attack):
+                looker.texts.forget()
+
+    def _changed(
+        self,
+        model: Model,
+        attack: Attack,
+        seed: int,
+        data: ProbeData,
+        look: Callable[[int], None],
+        name: str,
+    ) -> AbstractContextManager[object]:
+        """The attack, done while the context lasts."""
+        if isinstance(attack, LoraAttack):
+            return with_loras(model, attack.loras)
+        if isinstance(attack, MergeAttack):
+            if attack.other == ORIGINAL and name == self.subjects[0].info.name:
+                return nullcontext()  # the original mixed with itself
+            return mixed(model, self._other(attack), attack.weight, attack.part)
+        return attacked(
+            model, attack, data.for_attack(attack), seed=seed, on_look=look,
+            on_step=lambda step, loss: self._tell(
+                (name, attack.name, seed, step), f"step {step} of {attack.steps}",
+                step, attack.steps,
+            ),
+        )  # fmt: skip
+
+    def _look(
+        self, looker: Looker, model: Model, key: Key, data: ProbeData, training: float = 0.0
+    ) -> None:
+        if key in self.looks:
+            return
+        look, reference, pictures = looker.look(
+            model, key, concept=data.concept, retain=data.retain, reference=self.reference,
+            on_image=lambda done, total: self._tell(key, f"image {done} of {total}", done, total),
+        )  # fmt: skip
+        if training:
+            look = replace(look, seconds={**look.seconds, "train": training})
+        if self.reference is None:
+            self.reference = reference
+            if self.folder:
+                self.folder.save_reference(reference.to_tensors())
+        self.looks[key] = look
+        if self.folder:
+            self.folder.add(look)
+        self._tell(key, "", values=_figures(look), pictures=pictures)
+
+    def _tell(
+        self,
+        key: Key,
+        message: str,
+        micro_step: int = 0,
+        micro_total: int = 0,
+        *,
+        values: Mapping[str, float] | None = None,
+        pictures: tuple[Picture, ...] = (),
+    ) -> None:
+        name, attack, seed, step = key
+        labels = {"model": name, "attack": attack, "seed": str(seed), "at": str(step)}
+        done = len(self.wanted) - len(self._missing(self.wanted))
+        self.on_progress(
+            Progress(
+                stage="probing", step=done, total=len(self.wanted), micro_step=micro_step,
+                micro_total=micro_total, values=values or {}, labels=labels, pictures=pictures,
+                message=f"{name}, {attack}" + (f", {message}" if message else ""),
+            )
+        )  # fmt: skip
+
+    def _data_for(self, model: Model) -> ProbeData:
+        """Latents are the original's, made once; captions are read by the model's own encoder."""
+        if self.data is None:
+            cache = self.folder.cache if self.folder else None
+            self.data = probe_data(model, self.plan, cache=cache, on_progress=self.on_progress)
+            return self.data
+        return self.data.with_texts_of(model)
+
+    def _other(self, attack: MergeAttack) -> Path | Model:
+        if attack.other != ORIGINAL:
+            return Path(attack.other)
+        source = self.originals.get(ORIGINAL)
+        if source is None:
+            raise ConfigError(
+                f"attack {attack.name}: merging with the original needs its file; this model was "
+                "handed over without one"
+            )
+        return source
+
+    def _keys(self, name: str) -> list[Key]:
+        """All looks at one model, in order."""
+        keys: list[Key] = [(name, BEFORE, 0, 0)]
+        for attack in self.plan.attacks:
+            steps = attack.looks if isinstance(attack, FineTuneAttack) else (0,)
+            keys += [(name, attack.name, s, step) for s in self._seeds(attack) for step in steps]
+        return keys
+
+    def _seeds(self, attack: Attack) -> tuple[int, ...]:
+        return self.plan.seeds if isinstance(attack, FineTuneAttack) else (0,)
+
+    def _missing(self, keys: Sequence[Key]) -> list[Key]:
+        return [key for key in keys if key not in self.looks]
+
+
+def _as_attack(config: FineTuneAttack | FineTuneConfig) -> FineTuneAttack:
+    """A simulated user's configuration as an attack for real."""
+    if isinstance(config, FineTuneAttack):
+        return config
+    dreambooth = config.method == "dreambooth"
+    return FineTuneAttack(
+        name=config.name, data=config.data, concept_share=config.concept_share,
+        method="full" if config.method == "full" else "lora", rank=config.rank,
+        optimiser=config.optimiser, learning_rate=config.learning_rate, schedule=config.schedule,
+        weight_decay=config.weight_decay, gradient_norm=0.0, steps=config.steps,
+        batch=config.batch, caption_dropout=config.caption_dropout,
+        prior_data=config.prior_data if dreambooth else "", prior_weight=config.prior_weight,
+    )  # fmt: skip
+
+
+def _changes_texts(attack: Attack) -> bool:
+    """Whether prompts mean something else to the model while the attack lasts."""
+    if isinstance(attack, FineTuneAttack):
+        return attack.text_encoder
+    return isinstance(attack, LoraAttack) or attack.part == "all"
+
+
+def _figures(look: Look) -> dict[str, float]:
+    """The point that a look adds to the curves."""
+    figures = dict(look.utility)
+    for part in look.sets:
+        for scores in part.scores:
+            name = "recovered" if part.kind == CONCEPT else part.kind
+            figures[f"{name} ({scores.scorer})"] = scores.hits / max(1, part.images)
+    return figures
+
+
+def _result(
+    plan: ProbePlan,
+    models: Sequence[ModelInfo],
+    looks: Sequence[Look],
+    requests: Mapping[str, Sequence[ImageRequest]],
+) -> ProbeResult:
+    """Looks in the order of models and attacks, whatever order they were made in."""
+    order = {model.name: place for place, model in enumerate(models)}
+    attacks = {BEFORE: -1} | {attack.name: place for place, attack in enumerate(plan.attacks)}
+    wanted = sum(
+        1 if not isinstance(attack, FineTuneAttack) else len(plan.seeds) * len(attack.looks)
+        for attack in plan.attacks
+    ) + 1  # fmt: skip
+    drawn = {part.kind for look in looks for part in look.sets}
+    return ProbeResult(
+        plan=plan,
+        models=tuple(models),
+        looks=tuple(
+            sorted(looks, key=lambda k: (order[k.model], attacks[k.attack], k.seed, k.step))
+        ),
+        prompts={
+            kind: tuple(request.text for request in part)
+            for kind, part in requests.items()
+            if kind in drawn
+        },
+        complete=len(looks) == wanted * len(models),
+        versions=versions(),
+    )

@@ -1,0 +1,84 @@
+"""What is under test: a checkpoint file that is loaded when its turn comes, or a loaded model."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from ..adapter.lora import Adapter
+from ..adapter.merge_in_place import merged
+from ..checkpoint.inspect import inspect
+from ..checkpoint.load import load_checkpoint
+from ..model.model import Model
+from ..probe_config import ProbeCheckpoint
+from ..probe_results import ModelInfo
+from ..progress import ProgressCallback, silent
+
+
+class Subject(Protocol):
+    """One checkpoint under test. The probe opens one at a time."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def opened(self) -> AbstractContextManager[Model]:
+        """The loaded model; inside, the probe may change its weights and puts them back."""
+        ...
+
+
+class FileSubject:
+    """A checkpoint file or diffusers folder. Reading its SHA-256 takes seconds per GB."""
+
+    def __init__(
+        self,
+        checkpoint: ProbeCheckpoint,
+        device: str = "cpu",
+        *,
+        on_progress: ProgressCallback = silent,
+    ) -> None:
+        self._path, self._device = Path(checkpoint.path), device
+        found = inspect(self._path, hash=True, on_progress=on_progress)
+        self.info = ModelInfo(
+            name=checkpoint.name,
+            source=self._path.name,
+            sha256=found.sha256,
+            family=found.family,
+            method=str(found.hardened.get("method", "")),
+        )
+
+    @contextmanager
+    def opened(self) -> Iterator[Model]:
+        holder: list[Any] = [load_checkpoint(self._path, device=self._device)]
+        try:
+            yield holder[0]
+        finally:
+            holder.clear()
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+class LoadedSubject:
+    """A model in memory, with an adapter merged into it or as it is."""
+
+    def __init__(self, name: str, model: Model, adapter: Adapter | None = None) -> None:
+        self._model, self._adapter = model, adapter
+        self.info = ModelInfo(
+            name=name,
+            source=model.source.name if model.source else "",
+            family=model.family,
+            method="" if adapter is None else "adapter in memory",
+        )
+
+    @contextmanager
+    def opened(self) -> Iterator[Model]:
+        if self._adapter is None:
+            yield self._model
+            return
+        with merged(self._model, self._adapter) as model:
+            yield model
