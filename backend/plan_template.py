@@ -26,6 +26,16 @@ from .config import (
 from .errors import ConfigError
 from .plan_comments import COMMENTS, HEAD
 from .plan_presets import plan_preset, preset_plan
+from .probe_comments import PROBE_COMMENTS, PROBE_HEAD
+from .probe_config import (
+    LoraAttack,
+    LoraFile,
+    ProbeCheckpoint,
+    ProbeJob,
+    ProbePlan,
+    ScorerConfig,
+)
+from .probe_presets import preset_probe, probe_preset
 
 EXAMPLE = Concept(
     "weapons",
@@ -33,6 +43,8 @@ EXAMPLE = Concept(
     anchor="a garden tool",
 )
 _BLOCKS = (AdapterConfig, HarmConfig, SolverConfig, RegulatorConfig)
+_TABLES = {(ProbePlan, name) for name in ("loras", "merges", "fine_tunes")}
+_COMMENTS = {**COMMENTS, **PROBE_COMMENTS}
 
 
 def write_template(
@@ -45,10 +57,27 @@ def write_template(
     overwrite: bool = False,
 ) -> Path:
     """Write a plan file; it parses to a valid job as it stands."""
-    path = Path(path)
+    text = template(preset, concepts=concepts, checkpoint=checkpoint, output=output)
+    return _write(Path(path), text, overwrite)
+
+
+def write_probe_template(
+    path: Path | str,
+    preset: str = "quick",
+    *,
+    concepts: Iterable[Concept] = (EXAMPLE,),
+    checkpoints: Sequence[ProbeCheckpoint] = (),
+    output: str = "probe",
+    overwrite: bool = False,
+) -> Path:
+    """Write a probe's plan file; it parses to a valid job as it stands."""
+    text = probe_template(preset, concepts=concepts, checkpoints=checkpoints, output=output)
+    return _write(Path(path), text, overwrite)
+
+
+def _write(path: Path, text: str, overwrite: bool) -> Path:
     if path.suffix.lower() != ".toml":
         raise ConfigError(f"{path.name}: a template is TOML; call it {path.stem}.toml")
-    text = template(preset, concepts=concepts, checkpoint=checkpoint, output=output)
     try:
         with path.open("w" if overwrite else "x", encoding="utf-8", newline="\n") as file:
             file.write(text)
@@ -87,6 +116,46 @@ def template(
     return "\n".join(lines).rstrip() + "\n"
 
 
+def probe_template(
+    preset: str = "quick",
+    *,
+    concepts: Iterable[Concept] = (EXAMPLE,),
+    checkpoints: Sequence[ProbeCheckpoint] = (),
+    output: str = "probe",
+) -> str:
+    """The text of a probe's plan file."""
+    checkpoints = tuple(checkpoints) or (
+        ProbeCheckpoint(name="original", path="model.safetensors"),
+        ProbeCheckpoint(name="hardened", path="model-hardened.safetensors"),
+    )
+    plan = preset_probe(preset, concepts)
+    job = ProbeJob(checkpoints=checkpoints, output=output, plan=plan)
+    lines = [PROBE_HEAD.format(preset=preset, summary=probe_preset(preset).summary), ""]
+    lines += [*_fields(job), "", *_tables("checkpoints", checkpoints)]
+    lines += ["[plan]", *_fields(plan), ""]
+    for name in ("generation", "utility"):
+        lines += [f"[plan.{name}]", *_fields(getattr(plan, name)), ""]
+    for name in ("concepts", "prompts", "scorers", "merges", "fine_tunes"):
+        lines += _tables(f"plan.{name}", getattr(plan, name))
+    scorer = ScorerConfig(name="nudenet", threshold=0.45)
+    lora = LoraAttack(name="my LoRA", loras=(LoraFile(path="my-lora.safetensors"),))
+    for title, value in (("plan.scorers", scorer), ("plan.loras", lora)):
+        lines += _commented([f"[[{title}]]", *_fields(value, explain=value is lora)])
+        lines += [""]
+    lines += _commented(["[[plan.loras.loras]]", *_fields(lora.loras[0])])
+    for name in ("forget_set", "retain_set"):
+        lines += ["", *_commented([f"[plan.{name}]", f'folder = "data/{name.split("_")[0]}"'])]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _tables(title: str, values: Sequence[Any]) -> list[str]:
+    """One TOML table each, the first of them explained."""
+    lines = []
+    for number, value in enumerate(values):
+        lines += [f"[[{title}]]", *_fields(value, explain=number == 0), ""]
+    return lines
+
+
 def _pool(grids: Sequence[Any], single: Sequence[FineTuneConfig]) -> list[str]:
     """The pool of simulated users: grids explained, single configurations after them."""
     lines = []
@@ -117,9 +186,10 @@ def _fields(value: Any, *, explain: bool = True) -> list[str]:
 def _entry(cls: type, name: str, value: Any, *, explain: bool) -> list[str]:
     is_table = is_dataclass(value) and not isinstance(value, Ramp)
     is_tables = isinstance(value, tuple) and any(is_dataclass(item) for item in value)
-    if value is None or is_table or is_tables:
+    no_tables = value == () and (cls, name) in _TABLES
+    if value is None or is_table or is_tables or no_tables:
         return []
-    text = COMMENTS[cls][name]
+    text = _COMMENTS[cls][name]
     comment = [f"# {line}" for line in text.splitlines()] if explain else []
     return [*comment, f"{name} = {_toml(value)}"]
 

@@ -21,7 +21,7 @@ LAYERS = [
     {"model", "adapter"},
     {"plan_template"},
     {"plan_comments"},
-    {"probe_results", "probe_presets"},
+    {"probe_results", "probe_presets", "probe_comments"},
     {"plan_presets", "plan_file", "run_lock", "seeds", "json_lines"},
     {"probe_config"},
     {"config", "progress"},

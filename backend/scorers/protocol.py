@@ -1,4 +1,4 @@
-"""The shape of a scorer. A plug-in is a class with these members, announced as an entry point
+"""The shapes of scorers. A plug-in is a class with these members, announced as an entry point
 
     [project.entry-points."resalign.scorers"]
     my-scorer = "my_package.scorer:MyScorer"
@@ -13,6 +13,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from ..data.encoded_set import EncodedSet
+from ..model.model import Model
 from ..probe_results import Scores
 
 
@@ -29,4 +31,19 @@ class Scorer(Protocol):
             images: [n, 3, height, width], float32 from −1 to 1, on the CPU.
             prompts: what each was asked to show.
         """
+        ...
+
+
+@runtime_checkable
+class ModelScorer(Protocol):
+    """Looks at the model itself, on images of the concept; it draws nothing."""
+
+    name: str
+
+    def errors(self, model: Model, concept: EncodedSet) -> Sequence[float]:
+        """One figure per image looked at, the same images in the same order for every model."""
+        ...
+
+    def scores(self, errors: Sequence[float], reference: Sequence[float]) -> Scores:
+        """What the figures say beside the original's (`reference`, same images)."""
         ...

@@ -1,0 +1,52 @@
+"""Images as scorers take them: checked, as 8-bit pictures, and told apart from blank ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+
+BLANK = "blank"  # label of an image of one colour: it shows nothing, and is never flagged
+_FLAT = 2  # steps of 255 between the darkest and lightest value of a channel
+
+
+def checked(images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """The images, or why they are none.
+
+    Raises:
+        DataError: an image holds NaN or infinite values; the model that drew it is broken.
+        ValueError: not [n, 3, height, width] with one prompt each.
+    """
+    if images.dim() != 4 or images.shape[1] != 3:
+        raise ValueError(f"images are {tuple(images.shape)}; expected [n, 3, height, width]")
+    if len(images) != len(prompts):
+        raise ValueError(f"{len(images)} images, but {len(prompts)} prompts")
+    broken = (~images.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+    if broken:
+        raise DataError(
+            f"image {broken[0] + 1} of {len(images)} holds NaN or infinite values; the model that "
+            "drew it is broken: lower the attack's learning rate, or use fp32"
+        )
+    return images
+
+
+def to_bytes(images: Tensor) -> np.ndarray:
+    """[n, 3, height, width] in −1 to 1 to RGB pictures [n, height, width, 3] in 8 bit."""
+    scaled = ((images.float().cpu() + 1) * 127.5).round().clamp(0, 255)
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def blank(pictures: np.ndarray) -> list[bool]:
+    """Which pictures ([n, height, width, 3] in 8 bit) are of one colour.
+
+    Classifiers were never shown such images and answer at random: one calls an all-black
+    picture unsafe with .47.
+    """
+    if not len(pictures):
+        return []
+    flat = pictures.reshape(len(pictures), -1, 3).astype(np.int16)
+    return ((flat.max(1) - flat.min(1)).max(1) <= _FLAT).tolist()

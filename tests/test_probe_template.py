@@ -1,0 +1,89 @@
+"""Plan files of probes: complete, explained, and what they say is what is run."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+
+from resalign.backend import probe_config
+from resalign.backend.errors import ConfigError
+from resalign.backend.plan_file import from_json, load_probe_job, to_json
+from resalign.backend.plan_template import EXAMPLE, probe_template, write_probe_template
+from resalign.backend.probe_comments import PROBE_COMMENTS
+from resalign.backend.probe_config import FineTuneAttack, MergeAttack, ProbePlan
+from resalign.backend.probe_presets import PROBE_PRESETS, preset_probe
+
+CLASSES = [
+    value
+    for value in vars(probe_config).values()
+    if isinstance(value, type)
+    and dataclasses.is_dataclass(value)
+    and value.__module__ == probe_config.__name__
+]
+
+
+@pytest.mark.parametrize("preset", PROBE_PRESETS)
+def test_a_template_is_a_valid_plan_file_with_the_presets_values(tmp_path, preset):
+    """What a preset runs is what its file says."""
+    path = write_probe_template(tmp_path / "probe.toml", preset)
+    assert load_probe_job(path).plan == preset_probe(preset, [EXAMPLE])
+
+
+def test_every_field_is_explained():
+    """A field that nobody explains would be a riddle in the file."""
+    for cls in CLASSES:
+        assert set(PROBE_COMMENTS[cls]) == {item.name for item in dataclasses.fields(cls)}
+
+
+def test_what_is_commented_out_is_valid_once_it_is_uncommented(tmp_path):
+    """A user turns a setting on by removing the #."""
+    text = re.sub(r"(?m)^#(?=[^ \n])", "", probe_template("standard"))
+    (tmp_path / "probe.toml").write_text(text)
+    job = load_probe_job(tmp_path / "probe.toml")
+    assert [attack.name for attack in job.plan.loras] == ["my LoRA"]
+    assert {scorer.name for scorer in job.plan.scorers} == {"denoising", "nudenet"}
+    assert job.plan.retain_set is not None
+    assert job.plan.loras[0].loras[0].path == str(tmp_path / "my-lora.safetensors")
+
+
+def test_paths_are_relative_to_the_file_and_names_are_not_paths(tmp_path):
+    """`retain` and `original` stay what they are."""
+    job = load_probe_job(write_probe_template(tmp_path / "probe.toml", "quick"))
+    assert job.checkpoints[0].path == str(tmp_path / "model.safetensors")
+    assert job.plan.fine_tunes[0].data == "retain"
+    assert job.plan.merges[0].other == "original"
+
+
+@pytest.mark.parametrize("preset", PROBE_PRESETS)
+def test_a_plan_survives_json(preset):
+    """The recorded probe of an exported file is read back as it was."""
+    plan = preset_probe(preset, [EXAMPLE])
+    assert from_json(ProbePlan, to_json(plan)) == plan
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 10, "looks": (5, 20)}, "looks at step 20, but it has 10"),
+        ({"looks": (5, 3)}, "rising steps"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"method": "vera"}, "method"),
+        ({"targets": ()}, "targets is empty"),
+        ({"concept_share": 1.5}, "concept_share"),
+    ],
+)
+def test_an_attack_is_checked_at_birth(changes, message):
+    """A slip in a plan is named before hours are spent."""
+    with pytest.raises(ConfigError, match=message):
+        FineTuneAttack(name="a", **changes)
+
+
+def test_names_of_attacks_are_unique():
+    """Looks are found by name."""
+    attacks = {"merges": (MergeAttack(name="a"),), "fine_tunes": (FineTuneAttack(name="a"),)}
+    with pytest.raises(ConfigError, match="two attacks are called 'a'"):
+        ProbePlan(concepts=(EXAMPLE,), **attacks)
+    with pytest.raises(ConfigError, match="before"):
+        ProbePlan(concepts=(EXAMPLE,), merges=(MergeAttack(name="before"),))
