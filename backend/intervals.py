@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import sqrt
 
 
-def wilson(hits: float, total: int, z: float = 1.96) -> tuple[float, float]:
+def wilson(hits: float, total: float, z: float = 1.96) -> tuple[float, float]:
     """Interval of the rate hits / total (95 % by default). Wilson, JASA 22 (1927), 209-212.
 
     Nothing seen (total 0) leaves everything possible: 0 to 1.
