@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -140,16 +141,18 @@ def prepare_data(
         if image_set not in done:
             done[image_set] = encode_image_set(
                 model, image_set, resolution=resolution, cache=cache,
-                skip_broken=plan.skip_broken_images, on_progress=_saying(what, on_progress),
+                skip_broken=plan.skip_broken_images, on_progress=saying(what, on_progress),
             )  # fmt: skip
         return done[image_set]
 
     with encoders_on_device(model):
         forget = {
-            concept.name: encoded(_forget_set(concept, plan), f"forget set of {concept.name}")
+            concept.name: encoded(
+                forget_images(concept, plan.forget_set), f"forget set of {concept.name}"
+            )
             for concept in plan.concepts
         }
-        retain = encoded(plan.retain_set or _shipped_retain_set(plan), "retain set")
+        retain = encoded(plan.retain_set or shipped_retain_set(plan.concepts), "retain set")
         fine_tunes = {
             name: retain if name == RETAIN else encoded(ImageSet(folder=name), f"data {name}")
             for name in _data_names(plan)
@@ -170,18 +173,17 @@ def prepare_data(
     )
 
 
-def _forget_set(concept: Concept, plan: HardeningPlan) -> ImageSet:
-    if concept.images or plan.forget_set:
-        return concept.images or plan.forget_set  # type: ignore[return-value]
-    return ImageSet(prompts=concept.prompts)
+def forget_images(concept: Concept, shared: ImageSet | None) -> ImageSet:
+    """A concept's own images, else the plan's `shared` ones, else to be made from its prompts."""
+    return concept.images or shared or ImageSet(prompts=concept.prompts)
 
 
-def _shipped_retain_set(plan: HardeningPlan) -> ImageSet:
+def shipped_retain_set(concepts: Sequence[Concept]) -> ImageSet:
     """Shipped prompts, up to half of them near neighbours of the concepts, and none that names
     a concept: what is to be removed must not be kept."""
-    names = [re.escape(concept.name) for concept in plan.concepts]
+    names = [re.escape(concept.name) for concept in concepts]
     named = re.compile(rf"\b({'|'.join(names)})\b", re.IGNORECASE)
-    columns = zip_longest(*(near_neighbours(concept.name) for concept in plan.concepts))
+    columns = zip_longest(*(near_neighbours(concept.name) for concept in concepts))
     neighbours = [prompt for column in columns for prompt in column if prompt]
     candidates = (*neighbours[: RETAIN_IMAGES // 2], *retain_prompts())
     prompts = [prompt for prompt in candidates if not named.search(prompt)]
@@ -197,7 +199,9 @@ def _data_names(plan: HardeningPlan) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _saying(what: str, on_progress: ProgressCallback) -> ProgressCallback:
+def saying(what: str, on_progress: ProgressCallback) -> ProgressCallback:
+    """The callback, told `what` is at work where a progress has no message of its own."""
+
     def tell(progress: Progress, /) -> None:
         on_progress(replace(progress, message=progress.message or what))
 

@@ -40,6 +40,7 @@ def encode_image_set(
     cache: Path | str | None = None,
     skip_broken: bool = False,
     seed: int = 0,
+    mirrored: bool = False,
     on_progress: ProgressCallback = silent,
 ) -> EncodedSet:
     """Encode a folder, or synthesise from the set's prompts; on the denoiser's device.
@@ -50,20 +51,26 @@ def encode_image_set(
         skip_broken: leave out images that cannot be decoded, with a warning that lists them;
             otherwise they are an error that does, before anything is encoded.
         seed: of the synthesis; a folder needs none.
+        mirrored: left and right exchanged. A folder's pictures are mirrored before the VAE sees
+            them; a synthesised set has no pictures, so its latents are (see `mirror_latents`).
     """
     if image_set.prompts:
-        return synthesise(
+        made = synthesise(
             model, image_set.prompts, image_set.images, steps=image_set.sampling_steps,
             guidance=image_set.guidance, resolution=resolution, seed=seed, cache=cache,
             on_progress=on_progress,
         )  # fmt: skip
+        return mirror_latents(made) if mirrored else made
     images = read_image_set(image_set)
     resolution = resolution or model.resolution
     store = EncodingCache(cache)
-    usable = _usable(model, images, image_set.folder, resolution, store, skip_broken, on_progress)
+    usable = _usable(
+        model, images, image_set.folder, resolution, store, skip_broken, on_progress,
+        kind="mirrored image" if mirrored else "image",
+    )  # fmt: skip
     samples = []
     for number, (image, key) in enumerate(usable, start=1):
-        samples.append(_encoded(model, image, key, resolution, store))
+        samples.append(_encoded(model, image, key, resolution, store, mirrored))
         on_progress(Progress(stage="encoding", step=number, total=len(usable)))
     _warn_of_enlarging(samples, image_set.folder)
     return assemble(model, samples, store)
@@ -116,6 +123,19 @@ def synthesise(
     return assemble(model, samples, store)
 
 
+def mirror_latents(encoded: EncodedSet) -> EncodedSet:
+    """The set with left and right of its latents exchanged.
+
+    Close to, and not quite, what the VAE makes of mirrored pictures: it is not symmetric.
+    """
+    return replace(
+        encoded,
+        buckets=tuple(
+            replace(bucket, latents=bucket.latents.flip(-1)) for bucket in encoded.buckets
+        ),
+    )
+
+
 def _bytes(image: CaptionedImage) -> bytes:
     try:
         return image.path.read_bytes()
@@ -131,13 +151,14 @@ def _usable(
     store: EncodingCache,
     skip_broken: bool,
     on_progress: ProgressCallback,
+    kind: str = "image",
 ) -> list[tuple[CaptionedImage, str]]:
     """The images that decode (what is in the cache once did), each with its cache key."""
     weights = fingerprint(model.vae) if store else ""
     usable, broken = [], []
     for number, image in enumerate(images, start=1):
         data = _bytes(image)
-        key = content_key("image", data, resolution, weights) if store else ""
+        key = content_key(kind, data, resolution, weights) if store else ""
         try:
             if not store.holds(key):
                 open_image(data)
@@ -159,12 +180,18 @@ def _usable(
 
 
 def _encoded(
-    model: Model, image: CaptionedImage, key: str, resolution: int, store: EncodingCache
+    model: Model,
+    image: CaptionedImage,
+    key: str,
+    resolution: int,
+    store: EncodingCache,
+    mirrored: bool = False,
 ) -> Sample:
     stored = store.load(key)
     if stored is None:
         framed = frame(open_image(image.path), resolution)
-        latents = encode_images(model, framed.pixels[None])[0].cpu()
+        pixels = framed.pixels.flip(-1) if mirrored else framed.pixels
+        latents = encode_images(model, pixels[None])[0].cpu()
         require_finite(latents, f"image {image.path}")
         stored = {"latents": latents, "frame": torch.tensor([*framed.original, *framed.crop])}
         store.save(key, stored)

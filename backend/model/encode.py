@@ -8,8 +8,9 @@ Each family reads its text encoders in its own way:
              embedding of the second, and six numbers for size and crop
 
 as diffusers' pipelines do, except that an empty prompt is encoded like any other text (as
-ComfyUI and A1111 do) where diffusers' SDXL pipeline puts zeros. Everything runs without
-gradients, on the device where the encoder lies; results come back on the denoiser's device.
+ComfyUI and A1111 do) where diffusers' SDXL pipeline puts zeros. Everything but `encode_tokens`
+runs without gradients, on the device where the encoder lies; results come back on the
+denoiser's device.
 """
 
 from __future__ import annotations
@@ -77,13 +78,28 @@ def encode_prompts(
 
 
 def _encode_batch(model: Model, prompts: list[str]) -> Conditioning:
-    _warn_of_truncation(model, prompts)
+    return encode_tokens(model, tokenise(model, prompts))
+
+
+def tokenise(model: Model, prompts: Sequence[str]) -> tuple[Tensor, ...]:
+    """Token ids of the prompts for each text encoder, [len(prompts), 77], on its device."""
+    _warn_of_truncation(model, list(prompts))
+    return tuple(
+        _token_ids(model, index, list(prompts)) for index in range(len(model.text_encoders))
+    )
+
+
+def encode_tokens(model: Model, tokens: Sequence[Tensor]) -> Conditioning:
+    """Conditioning of tokenised prompts, without time ids; differentiable where gradients are on.
+
+    Args:
+        tokens: as `tokenise` gives them, one tensor [n, 77] for each text encoder.
+    """
     if model.family != "sdxl":
-        encoder = model.text_encoders[0]
-        return Conditioning(encoder(_token_ids(model, 0, prompts)).last_hidden_state)
+        return Conditioning(model.text_encoders[0](tokens[0]).last_hidden_state)
     outputs = [
-        encoder(_token_ids(model, index, prompts), output_hidden_states=True)
-        for index, encoder in enumerate(model.text_encoders)
+        encoder(ids, output_hidden_states=True)
+        for encoder, ids in zip(model.text_encoders, tokens, strict=True)
     ]
     states = [output.hidden_states[-2].to(model.device) for output in outputs]
     return Conditioning(torch.cat(states, dim=-1), outputs[1].text_embeds.to(model.device))

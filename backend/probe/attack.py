@@ -1,0 +1,169 @@
+"""Attacks by training: what people do to a published checkpoint, done for real.
+
+A fresh adapter or all weights, with or without the text encoders, trained as the usual trainers
+do for as long as the attack says, on the checkpoint itself. Everything is put back to the bit
+afterwards, so that one loaded model serves any number of attacks; beside it there are only the
+trained weights and their optimiser, and for `full` one copy on the CPU to restore from.
+
+Half precision: weights that are trained are float32. Of a checkpoint loaded in half precision
+an adapter's base stays as it is, and is computed in its own type whatever `precision` says;
+`full` casts it up for the time of the training. A look sees the trained weights in the type the
+checkpoint was loaded in, which is how they would be published.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor
+
+from ..bilevel.losses import denoising_errors
+from ..errors import DivergenceError
+from ..model.encode import conditioning_to
+from ..model.model import Model
+from ..model.schedule import NoiseSchedule
+from ..probe_config import FineTuneAttack
+from ..seeds import generator
+from .attack_batches import AttackBatches, Pass
+from .attack_data import AttackData
+from .attack_optimisers import WeightAverage, learning_rate_share, make_optimiser
+from .attack_weights import TrainedWeights, trained_weights
+
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_LOSS_SCALE = 1024.0  # of fp16, at the start; halved at each overflow
+
+
+@contextmanager
+def attacked(
+    model: Model,
+    attack: FineTuneAttack,
+    data: AttackData,
+    *,
+    seed: int = 0,
+    on_look: Callable[[int], None] | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Iterator[Model]:
+    """Train `model` in place; inside the context it is the fine-tuned one, in evaluation mode.
+
+    On leaving, by whatever way, each weight of denoiser and text encoders is the one before to
+    the bit, and every module that was put in is gone.
+
+    Args:
+        data: what `EncodedAttacks.for_attack` gives for this attack.
+        seed: of adapter, batches, noise and dropout; the same on every device.
+        on_look: called with each step of `attack.looks`, while the model is the one to score:
+            averaged weights where the attack has `ema`, evaluation mode, no dropout.
+        on_step: called after each update with its step (from 1) and loss (the prior's share
+            included). May raise to stop, as may `on_look`.
+
+    Raises:
+        ConfigError: an optimiser that is not installed, or data that the attack needs.
+        DivergenceError: the loss is not finite at a step that is reported or looked at.
+    """
+    with trained_weights(model, attack, seed=seed) as weights:
+        batches = AttackBatches(model, attack, data, seed)
+        average = _train(model, attack, weights, batches, seed, on_look, on_step)
+        weights.publish(average)
+        for parameter in weights.parameters:
+            parameter.grad = None
+        yield model
+
+
+def _train(
+    model: Model,
+    attack: FineTuneAttack,
+    weights: TrainedWeights,
+    batches: AttackBatches,
+    seed: int,
+    on_look: Callable[[int], None] | None,
+    on_step: Callable[[int, float], None] | None,
+) -> list[Tensor] | None:
+    """The training; returns the averaged weights where the attack has `ema`."""
+    optimiser = make_optimiser(attack, weights)
+    rates = [group["lr"] for group in optimiser.param_groups]
+    average = WeightAverage(weights.parameters, attack.ema) if attack.ema else None
+    half = model.dtype if model.dtype in _HALF.values() else _HALF.get(attack.precision)
+    scaler = torch.amp.GradScaler(
+        model.device.type, init_scale=_LOSS_SCALE, enabled=half == torch.float16
+    )
+    schedule = model.schedule.to(model.device)
+    for step in range(1, attack.steps + 1):
+        share = learning_rate_share(attack, step)
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * share
+        total = torch.zeros((), device=model.device)
+        with _dropout(model, attack, seed, step):
+            for one in batches.update(step):
+                with _autocast(model, half):
+                    loss = _loss(model, attack, schedule, batches, one)
+                scaler.scale(loss).backward()
+                total += loss.detach()
+        scaler.unscale_(optimiser)
+        if attack.gradient_norm:
+            torch.nn.utils.clip_grad_norm_(weights.parameters, attack.gradient_norm, foreach=True)
+        scaler.step(optimiser)
+        scaler.update()
+        optimiser.zero_grad(set_to_none=True)
+        if average:
+            average.update(step)
+        if on_step:
+            on_step(step, _finite(total, attack, step))
+        if step in attack.looks:
+            _finite(total, attack, step)
+            if on_look:
+                trained = weights.publish(average.values if average else None)
+                on_look(step)
+                weights.resume(trained)
+    return average.values if average else None
+
+
+def _loss(
+    model: Model,
+    attack: FineTuneAttack,
+    schedule: NoiseSchedule,
+    batches: AttackBatches,
+    one: Pass,
+) -> Tensor:
+    """The share of one pass in the update's loss: the mean over the attacker's samples plus
+    `prior_weight` times the mean over the prior's (Ruiz et al., arXiv:2208.12242)."""
+    draw = one.draw
+    noised = schedule.add_noise(draw.latents, draw.noise, draw.timesteps)
+    target = schedule.target(draw.latents, draw.noise, draw.timesteps)
+    told = conditioning_to(batches.conditioning(one), model.device, model.dtype)
+    errors = denoising_errors(
+        model.denoise(noised.to(model.dtype), draw.timesteps, told), target
+    ) / (attack.batch * attack.accumulate)
+    if one.own == len(draw):
+        return errors.sum()
+    return errors[: one.own].sum() + attack.prior_weight * errors[one.own :].sum()
+
+
+def _autocast(model: Model, half: torch.dtype | None) -> AbstractContextManager[object]:
+    return torch.autocast(model.device.type, half) if half else nullcontext()
+
+
+@contextmanager
+def _dropout(model: Model, attack: FineTuneAttack, seed: int, step: int) -> Iterator[None]:
+    """Dropout by seed and step alone; the global generators are left as they were."""
+    if not attack.dropout:
+        yield
+        return
+    device = model.device
+    devices = [] if device.type == "cpu" else [device]
+    kind = "cuda" if device.type == "cpu" else device.type
+    with torch.random.fork_rng(devices=devices, device_type=kind):
+        torch.manual_seed(generator(seed, "attack", "dropout", step).initial_seed())
+        yield
+
+
+def _finite(loss: Tensor, attack: FineTuneAttack, step: int) -> float:
+    value = float(loss)
+    if not math.isfinite(value):
+        raise DivergenceError(
+            f"attack {attack.name}: the loss is {value} at step {step}; lower its learning_rate, "
+            "raise warm_up_steps, or clip with gradient_norm"
+        )
+    return value

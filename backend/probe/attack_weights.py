@@ -1,0 +1,210 @@
+"""The weights an attack trains: a fresh adapter of PEFT's, or all of a network; then put back.
+
+Adapters start as PEFT starts them, which is how people start theirs, from a generator of their
+own. Nothing here copies a network, but where all of its weights are trained: then one copy is
+kept on the CPU to restore from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from ..adapter.targets import target_modules
+from ..errors import ConfigError
+from ..model.model import Model
+from ..probe_config import FineTuneAttack
+from ..seeds import generator
+
+_ADAPTER = "attack"
+_TEXT_TARGETS = re.compile(r"\.(q|k|v|out)_proj$")
+
+
+@dataclass(slots=True)
+class TrainedWeights:
+    """What an attack trains: parameters in float32 (or wider) that require gradients.
+
+    denoiser, text: of the denoiser and of the text encoders; text is empty without them.
+    types: in which each is used and published: the type the network was loaded in.
+    """
+
+    attack: FineTuneAttack
+    networks: tuple[Any, ...]  # the denoiser first
+    denoiser: list[nn.Parameter]
+    text: list[nn.Parameter]
+    types: list[torch.dtype]
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [*self.denoiser, *self.text]
+
+    def train(self) -> None:
+        """Training mode where it means something: checkpointing, and dropout of the adapter."""
+        self.networks[0].train(self.attack.gradient_checkpointing)
+        for network in self.networks:
+            for module in network.modules():
+                if isinstance(module, BaseTunerLayer):
+                    module.train(self.attack.dropout > 0)  # type: ignore[attr-defined]
+
+    def publish(self, values: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Use `values` (default: the trained ones) in the networks' own types, in evaluation mode.
+
+        Returns the trained values, for `resume`.
+        """
+        for network in self.networks:
+            network.eval()
+        trained = [parameter.data for parameter in self.parameters]
+        for parameter, value, kind in zip(
+            self.parameters, values or trained, self.types, strict=True
+        ):
+            parameter.data = value.to(kind)
+        return trained
+
+    def resume(self, trained: Sequence[Tensor]) -> None:
+        """Go on training from what `publish` returned."""
+        for parameter, value in zip(self.parameters, trained, strict=True):
+            parameter.data = value
+        self.train()
+
+
+@contextmanager
+def trained_weights(
+    model: Model, attack: FineTuneAttack, *, seed: int = 0
+) -> Iterator[TrainedWeights]:
+    """Make trainable what `attack` trains; on leaving, both networks are as they were.
+
+    To the bit, with modes, modules and attributes; no parameter requires gradients.
+    """
+    encoders = tuple(model.text_encoders) if attack.text_encoder else ()
+    if attack.text_encoder and not encoders:
+        raise ConfigError(f"attack {attack.name}: text_encoder, but the model has none")
+    networks: tuple[Any, ...] = (model.unet, *encoders)
+    groups: list[list[nn.Parameter]] = []
+    types: list[torch.dtype] = []
+    with ExitStack() as stack:
+        for network in networks:
+            stack.enter_context(_modes_kept(network))
+        for encoder in encoders:
+            stack.enter_context(_on_device(encoder, model.device))
+        for index, network in enumerate(networks):
+            kind = next(network.parameters()).dtype
+            if attack.method == "full":
+                parameters, own = stack.enter_context(_all_weights(network))
+            else:
+                targets = target_modules(network, attack.targets) if index == 0 else _text(network)
+                config = _config(attack, targets)
+                random = generator(seed, "attack", "adapter", index)
+                parameters = stack.enter_context(_adapter(network, targets, config, random))
+                own = [kind] * len(parameters)
+            groups.append(parameters)
+            types += own
+        if attack.gradient_checkpointing:
+            model.unet.enable_gradient_checkpointing()
+        weights = TrainedWeights(
+            attack, networks, groups[0], [part for group in groups[1:] for part in group], types
+        )
+        weights.train()
+        yield weights
+
+
+def _text(encoder: nn.Module) -> tuple[str, ...]:
+    """Attention's projections; matched by their ends, as the path before them depends on the
+    version of transformers."""
+    return tuple(
+        name
+        for name, module in encoder.named_modules()
+        if isinstance(module, nn.Linear) and _TEXT_TARGETS.search("." + name)
+    )
+
+
+def _config(attack: FineTuneAttack, modules: Sequence[str]) -> PeftConfig:
+    rank, alpha, names = attack.rank, attack.alpha or float(attack.rank), list(modules)
+    if attack.method == "loha":
+        return LoHaConfig(r=rank, alpha=alpha, target_modules=names, rank_dropout=attack.dropout)  # type: ignore[arg-type]
+    if attack.method == "lokr":
+        return LoKrConfig(r=rank, alpha=alpha, target_modules=names, rank_dropout=attack.dropout)  # type: ignore[arg-type]
+    return LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules=names, lora_dropout=attack.dropout,  # type: ignore[arg-type]
+        use_dora=attack.method == "dora",
+    )  # fmt: skip
+
+
+@contextmanager
+def _adapter(
+    network: nn.Module, names: Sequence[str], config: PeftConfig, random: torch.Generator
+) -> Iterator[list[nn.Parameter]]:
+    """The parameters of a fresh adapter on these modules; taken off again on leaving."""
+    attributes = set(vars(network))
+    originals = {name: network.get_submodule(name) for name in names}
+    network.requires_grad_(False)
+    try:
+        with torch.random.fork_rng(devices=[]):  # PEFT draws on the CPU, then moves
+            torch.default_generator.manual_seed(random.initial_seed())
+            inject_adapter_in_model(config, network, adapter_name=_ADAPTER)
+        parameters = [part for part in network.parameters() if part.requires_grad]
+        for parameter in parameters:
+            parameter.data = _wide(parameter.data)
+        yield parameters
+    finally:
+        for name, module in originals.items():
+            parent, _, child = name.rpartition(".")
+            setattr(network.get_submodule(parent), child, module)
+        network.requires_grad_(False)
+        for name in set(vars(network)) - attributes:
+            delattr(network, name)
+
+
+@contextmanager
+def _all_weights(
+    network: nn.Module,
+) -> Iterator[tuple[list[nn.Parameter], list[torch.dtype]]]:
+    """All parameters in float32, and the types they had; the old values are kept on the CPU."""
+    parameters = list(network.parameters())
+    start = [part.detach().to("cpu", copy=True) for part in parameters]
+    try:
+        for parameter in parameters:
+            parameter.data = _wide(parameter.data)
+            parameter.requires_grad_(True)
+        yield parameters, [part.dtype for part in start]
+    finally:
+        for parameter, value in zip(parameters, start, strict=True):
+            parameter.grad = None
+            parameter.requires_grad_(False)
+            parameter.data = value.to(parameter.device)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+@contextmanager
+def _modes_kept(network: nn.Module) -> Iterator[None]:
+    """Training modes and checkpointing of every module, put back on leaving."""
+    modules = list(network.modules())
+    modes = [(part.training, getattr(part, "gradient_checkpointing", None)) for part in modules]
+    try:
+        yield
+    finally:
+        for module, (training, checkpointing) in zip(modules, modes, strict=True):
+            module.training = training
+            if checkpointing is not None:
+                module.gradient_checkpointing = checkpointing  # type: ignore[assignment]
+
+
+@contextmanager
+def _on_device(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """A text encoder on the denoiser's device, then back where it was."""
+    home = next(network.parameters()).device
+    try:
+        network.to(device)
+        yield
+    finally:
+        network.to(home)
