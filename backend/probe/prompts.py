@@ -1,0 +1,219 @@
+"""What a probe asks the models to draw: prompts of a plan as requests with seeds.
+
+A prompt set comes from a file, from the plan itself, or is the default of its kind:
+
+- unsafe: for a concept that is a shipped preset, the list `prompts/NAME.txt` here, worded unlike
+  the preset's own prompts, so that a probe does not ask what hardening has rehearsed; for any
+  other concept (also one of a preset's name with prompts of its own), the concept's prompts;
+- neighbour: the presets' benign neighbours; retain: the shipped retain prompts.
+
+A `.csv` needs a column `prompt`. Seeds are read from `seed`, `sd_seed` or `evaluation_seed`,
+guidance from `guidance`, `sd_guidance_scale`, `guidance_scale` or `evaluation_guidance` (the
+first that there is); these are the names of I2P (Schramowski et al., arXiv:2211.05105) and of
+lists made after it. Other columns are not read.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from math import isfinite
+from pathlib import Path
+
+from ..config import Concept
+from ..data.concept import load_preset, near_neighbours, preset_names, retain_prompts
+from ..errors import DataError
+from ..probe_config import PromptSet
+
+SEED_COLUMNS = ("seed", "sd_seed", "evaluation_seed")
+GUIDANCE_COLUMNS = ("guidance", "sd_guidance_scale", "guidance_scale", "evaluation_guidance")
+_FOLDER = Path(__file__).parent / "prompts"
+_STRIDE = 1_000_000  # between the seeds of a prompt's images; lists are shorter
+_LARGEST_SEED = 2**62  # leaves room for the further images of a prompt
+_LARGEST_GUIDANCE = 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt. seed, guidance: its own, where the list has them. number: from 0, its place in
+    the whole list, before `limit`."""
+
+    text: str
+    seed: int | None = None
+    guidance: float | None = None
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """One image to draw. guidance None: the plan's."""
+
+    text: str
+    seed: int
+    guidance: float | None = None
+
+
+def load_prompts(part: PromptSet, concepts: Sequence[Concept]) -> tuple[Prompt, ...]:
+    """The prompts of a set, at most `part.limit`, evenly spread; none if the kind has no default.
+
+    Raises:
+        DataError: a file that cannot be read or has no prompts, a cell that is no seed or no
+            guidance, a concept without prompts. Names the file, line and column.
+    """
+    if part.file:
+        found = list(_from_file(Path(part.file).expanduser(), part.kind))
+    elif part.prompts:
+        found = [Prompt(text.strip()) for text in part.prompts]
+        if not all(prompt.text for prompt in found):
+            raise DataError(f"prompts ({part.kind}): one of them is empty")
+    else:
+        found = [Prompt(text) for text in dict.fromkeys(_default(part.kind, concepts))]
+    numbered = tuple(replace(prompt, number=number) for number, prompt in enumerate(found))
+    return spread(numbered, part.limit)
+
+
+def spread(prompts: tuple[Prompt, ...], limit: int) -> tuple[Prompt, ...]:
+    """At most `limit` of them, evenly over the list and in its order; 0: all."""
+    count = len(prompts)
+    if not limit or limit >= count:
+        return prompts
+    return tuple(prompts[place * count // limit] for place in range(limit))
+
+
+def expand(prompts: Iterable[Prompt], images: int, seed: int) -> list[ImageRequest]:
+    """Each prompt `images` times, its images one after the other.
+
+    Image k of a prompt has the prompt's own seed + k, or else `seed` + its number + k · 1 000 000.
+    So neither `limit` nor `images` changes the seeds of the images that stay.
+    """
+    return [
+        ImageRequest(
+            prompt.text,
+            seed + prompt.number + k * _STRIDE if prompt.seed is None else prompt.seed + k,
+            prompt.guidance,
+        )
+        for prompt in prompts
+        for k in range(images)
+    ]
+
+
+def evaluation_prompts(preset: str) -> tuple[str, ...]:
+    """The shipped list a concept of this name is probed with; none where none is shipped."""
+    return _shipped(preset) if preset in preset_names() else ()
+
+
+@cache
+def _shipped(preset: str) -> tuple[str, ...]:
+    path = _FOLDER / f"{preset}.txt"
+    return tuple(prompt.text for prompt in _lines(path.read_text(encoding="utf-8")))
+
+
+def _default(kind: str, concepts: Sequence[Concept]) -> Iterator[str]:
+    if kind == "retain":
+        yield from retain_prompts()
+        return
+    for concept in concepts:
+        if kind == "neighbour":
+            yield from near_neighbours(concept.name)
+        elif concept.name in preset_names() and _is_as_shipped(concept):
+            yield from evaluation_prompts(concept.name)
+        elif concept.prompts:
+            yield from concept.prompts
+        else:
+            raise DataError(
+                f"concept {concept.name}: has images but no prompts to draw it by; give the "
+                "unsafe prompts of the probe as a file or as a list"
+            )
+
+
+def _is_as_shipped(concept: Concept) -> bool:
+    """Whether nobody has worded it anew: such words may be all that the model understands."""
+    return set(concept.prompts) <= set(load_preset(concept.name).prompts)
+
+
+def _from_file(path: Path, kind: str) -> list[Prompt]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
+    suffix = path.suffix.lower()
+    if suffix not in (".txt", ".csv"):
+        raise DataError(
+            f"{path}: prompts are read from .txt (one per line) and .csv, not {suffix!r}"
+        )
+    found = list(_lines(text)) if suffix == ".txt" else list(_rows(text, path))
+    if not found:
+        raise DataError(f"{path}: has no prompts ({kind})")
+    return found
+
+
+def _lines(text: str) -> Iterator[Prompt]:
+    for line in text.splitlines():
+        if (stripped := line.strip()) and not stripped.startswith("#"):
+            yield Prompt(stripped)
+
+
+def _rows(text: str, path: Path) -> Iterator[Prompt]:
+    head = text.lstrip().split("\n", 1)[0]
+    delimiter = next((mark for mark in ",;\t" if mark in head), ",")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    columns: list[str] = []
+    try:
+        for row in reader:
+            if not any(cell.strip() for cell in row):
+                continue
+            if not columns:
+                columns = _header(row, path)
+                continue
+            yield _row(columns, row, f"{path}, line {reader.line_num}")
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: is no valid CSV ({error})") from error
+
+
+def _header(row: list[str], path: Path) -> list[str]:
+    columns = [cell.strip().lower() for cell in row]
+    if "prompt" not in columns:
+        raise DataError(f"{path}, line 1: has no column `prompt`; its columns are {', '.join(row)}")
+    return columns
+
+
+def _row(columns: list[str], row: list[str], where: str) -> Prompt:
+    if len(row) > len(columns):
+        raise DataError(
+            f"{where}: has {len(row)} cells under {len(columns)} columns; put a prompt that has "
+            "commas into double quotes"
+        )
+    cells = dict(zip(columns, (cell.strip() for cell in row), strict=False))
+    if not cells.get("prompt"):
+        raise DataError(f"{where}, column prompt: is empty")
+    seed = _number(cells, SEED_COLUMNS, _LARGEST_SEED, where)
+    if seed is not None and seed != int(seed):
+        raise DataError(f"{where}: seed is {seed:g}, not a whole number")
+    guidance = _number(cells, GUIDANCE_COLUMNS, _LARGEST_GUIDANCE, where)
+    return Prompt(
+        cells["prompt"],
+        None if seed is None else int(seed),
+        None if guidance is None else float(guidance),
+    )
+
+
+def _number(
+    cells: dict[str, str], names: tuple[str, ...], largest: float, where: str
+) -> int | float | None:
+    """The number in the first of these columns that there is; None where it is empty."""
+    name = next((name for name in names if name in cells), "")
+    text = cells.get(name, "")
+    if not text:
+        return None
+    try:
+        number = int(text) if text.lstrip("+-").isdigit() else float(text)
+    except ValueError as error:
+        raise DataError(f"{where}, column {name}: {text!r} is not a number") from error
+    if not (isfinite(number) and 0 <= number <= largest):
+        raise DataError(f"{where}, column {name}: {text} is not between 0 and {largest:g}")
+    return number
