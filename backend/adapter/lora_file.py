@@ -1,0 +1,178 @@
+"""Names in users' LoRA files: which tensors belong together, and how strong they are.
+
+    kohya, LyCORIS     lora_unet_<module with _>.lora_down.weight, .lora_up.weight, .alpha, ...
+    diffusers          unet.<module>.lora_A.weight, .lora.down.weight, .processor.to_q_lora.down...
+    PEFT               base_model.model.<module>.lora_A.weight, .hada_w1_a, .lokr_w1, ...
+    ComfyUI            diffusion_model.<module>.lora_up.weight, .diff, ...
+
+A name is a module (`stem`) and a part of its change; parts are called alike here whoever wrote
+the file. Where the file has no alpha, PEFT's settings give it: diffusers keeps them as JSON in the
+metadata, PEFT in `adapter_config.json` beside the file. Without either, alpha is the rank.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ..errors import CheckpointError
+
+_PART = re.compile(
+    r"(?P<stem>.+?)(?:"
+    r"(?:(?:\.lora|\.lora_linear_layer|_lora)\.|\.lora_)(?P<side>down|up|mid)\.weight"
+    r"|\.lora_(?P<peft>[AB])(?:\.default)?\.weight"
+    r"|\.(?P<magnitude>lora_magnitude_vector)(?:\.default)?(?:\.weight)?"
+    r"|\.(?P<own>alpha|dora_scale|hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2"
+    r"|diff|diff_b|w_norm|b_norm)(?:\.default)?"
+    r")"
+)
+_SIDES = {"A": "down", "B": "up"}
+_OTHER_KINDS = {
+    "OFT": ("oft_blocks", "oft_diag", "oft_R", "oft_r."), "GLoRA": (".a1.weight", ".b1.weight"),
+    "IA3": ("on_input", "ia3_l"), "BOFT": ("boft_",), "GLoKr": ("glora",),
+    "textual inversion": ("bundle_emb", "emb_params", "string_to_param", "clip_l", "clip_g"),
+    "a LoRA with its own biases": ("lora_bias", "lora_B.bias", "lora_up.bias"),
+    "a LoRA of embeddings": ("lora_embedding",),
+}  # fmt: skip
+METADATA_KEY = "lora_adapter_metadata"  # where diffusers keeps PEFT's settings
+BARE = "base_model.model."  # PEFT's own files
+
+
+class Names(NamedTuple):
+    """groups: stem to part to the tensor's name. rest: names that are no part of a LoRA."""
+
+    groups: dict[str, dict[str, str]]
+    rest: list[str]
+
+
+def sort_names(names: Iterable[str]) -> Names:
+    """Sort a file's tensors by the module that they change. No name is lost or used twice."""
+    groups: dict[str, dict[str, str]] = {}
+    rest = []
+    for name in sorted(names):
+        found = _PART.fullmatch(name)
+        part = found and (
+            found["side"]
+            or _SIDES.get(found["peft"])
+            or ("magnitude" if found["magnitude"] else found["own"])
+        )
+        stem = found and _present_stem(found["stem"])
+        if not stem or not part or part in groups.get(stem, ()):
+            rest.append(name)
+        else:
+            groups.setdefault(stem, {})[part] = name
+    return Names(groups, rest)
+
+
+def _present_stem(stem: str) -> str:
+    """Old diffusers put LoRAs beside the layers, `attn1.processor.to_out`."""
+    stem = stem.replace(".processor.", ".")
+    return stem + ".0" if stem.endswith(".to_out") else stem
+
+
+def other_kind(names: Iterable[str]) -> str:
+    """What names that are no part of a known kind belong to; empty where that is unknown."""
+    for name in names:
+        for kind, marks in _OTHER_KINDS.items():
+            if any(mark in name for mark in marks):
+                return kind
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Strengths:
+    """s = alpha / rank of the modules of a file that does not keep alpha beside each of them.
+
+    settings: PEFT's, by what the module names begin with (`unet`, `text_encoder`; empty in PEFT's
+    own files).
+    """
+
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def scale(self, stem: str, rank: int | None, alpha: float | None) -> float:
+        """alpha: as the file has it beside the module. rank: None without low-rank factors."""
+        if alpha is not None:
+            return alpha / rank if rank else 1.0
+        prefix, module = ("", stem.removeprefix(BARE))
+        if not stem.startswith(BARE):
+            prefix, _, module = stem.partition(".")
+        settings = self.settings.get(prefix)
+        if not settings:
+            return 1.0
+        rank = rank or _pattern(settings, "rank_pattern", module) or settings.get("r")
+        alpha = _pattern(settings, "alpha_pattern", module)
+        if alpha is None:
+            alpha = settings.get("lora_alpha", settings.get("alpha"))
+        if alpha is None or not rank:
+            return 1.0
+        return float(alpha) / (rank**0.5 if settings.get("use_rslora") else rank)
+
+
+def strengths(file: str, metadata: Mapping[str, str], config: str | None) -> Strengths:
+    """From the metadata's JSON (diffusers) and the text of `adapter_config.json` (PEFT)."""
+    settings: dict[str, dict[str, Any]] = {}
+    for key, value in _json(f"{file}: its {METADATA_KEY}", metadata.get(METADATA_KEY)).items():
+        component, _, name = key.partition(".")
+        settings.setdefault(component, {})[name] = value
+    if config is not None:
+        settings[""] = _json(f"adapter_config.json beside {file}", config)
+    for part in settings.values():
+        _check(file, part)
+    return Strengths(settings)
+
+
+def _check(file: str, settings: Mapping[str, Any]) -> None:
+    for name in ("r", "lora_alpha", "alpha"):
+        value = settings.get(name)
+        if value is not None and (type(value) not in (int, float) or not abs(value) < 1e9):
+            raise CheckpointError(f"{file}: its PEFT settings give {name} as {value!r}: fetch it "
+                                  "again, settings included")  # fmt: skip
+    for name in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(settings.get(name) or {}, dict):
+            raise CheckpointError(f"{file}: {name} of its PEFT settings is no table")
+
+
+def _pattern(settings: Mapping[str, Any], name: str, module: str) -> Any:
+    """PEFT's rule: the first key that, as an expression, is the end of the module's name."""
+    for key, value in (settings.get(name) or {}).items():
+        if re.match(rf"(.*\.)?({key})$", module):
+            return value
+    return None
+
+
+def _json(what: str, text: str | None) -> dict[str, Any]:
+    try:
+        found = json.loads(text) if text else {}
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{what} is not JSON: fetch the file again") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{what} is no JSON object: fetch the file again")
+    return found
+
+
+def looks_like(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> str:
+    """What base a LoRA seems made for: `sd1`, `sd2`, `sdxl`, `sd1 or sd2`, a name, or empty.
+
+    shapes: of all tensors by name. By what only one family has; then the width of the text that
+    cross-attention reads; then what the file says of itself.
+    """
+    text = "\n".join(shapes)
+    if re.search(r"double_blocks|single_transformer_blocks|joint_blocks|single_blocks", text):
+        return "Flux, SD 3 or another transformer"
+    if re.search(r"^lora_te[12]_|^text_encoder_2\.|transformer_blocks[._][1-9]|clip_g", text, re.M):
+        return "sdxl"
+    for name, shape in shapes.items():
+        width = re.search(r"attn2[._](processor[.])?to_[kv][._]", name) and shape[1:2]
+        known = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "the SDXL refiner"}
+        if width and ("down" in name or "lora_A" in name) and width[0] in known:
+            return known[width[0]]
+    stated = metadata.get("ss_base_model_version", "") + metadata.get("modelspec.architecture", "")
+    for mark, family in (("xl", "sdxl"), ("v1", "sd1"), ("v2", "sd2"), ("flux", "Flux")):
+        if mark in stated.lower():
+            return family
+    if re.search(r"^lora_te_|down_blocks[._]0[._]attentions|input_blocks[._][12][._]1", text, re.M):
+        return "sd1 or sd2"
+    return ""

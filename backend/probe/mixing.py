@@ -1,0 +1,176 @@
+"""Weights mixed with another checkpoint's: merges, and the attacks that they can be.
+
+    W' = (1 − w) · W + w · W_other
+
+between 0 and 1 is a merge as people make them. With the original as the other, and a hardened
+checkpoint θ0 + ΔW(θ), w = 1 gives the original back and w = 2 puts −ΔW on it: the adapter
+subtracted. Computed as W + w · (W_other − W) in float32, which leaves equal weights as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..adapter.in_place import put_back
+from ..checkpoint.detect import detect
+from ..checkpoint.family import TITLES, text_encoders_of
+from ..checkpoint.sources import canonical_name, tensor_sources
+from ..checkpoint.tensors import FLOATS, TensorFile, part_shape
+from ..errors import CheckpointError
+from ..model.model import Model
+
+Originals = Mapping[str, Mapping[str, Tensor]]  # component to its state dict
+_Read = Callable[[], Tensor]
+_SHOWN = 3  # names in a message
+
+
+@contextmanager
+def mixed(
+    model: Model,
+    other: str | Path | Originals,
+    weight: float,
+    part: Literal["denoiser", "all"] = "denoiser",
+) -> Iterator[Model]:
+    """Inside, the model's weights are mixed with another's; afterwards as before, to the bit.
+
+    Args:
+        other: a checkpoint file or diffusers folder of the same family, read tensor by tensor; or
+            state dicts by component, `{"unet": ..., "text_encoder": ...}`.
+        weight: of the other. 0 leaves every bit of the model, 1 gives the other's weights, rounded
+            to the model's type; beyond 0 to 1 it extrapolates.
+        part: `denoiser`, or `all` for the text encoders too.
+
+    In memory there is one tensor of the other at a time, besides the weights that differ (kept on
+    the CPU to be put back). A CheckpointError, with the model untouched, says why they cannot be
+    mixed.
+    """
+    networks: dict[str, Any] = {"unet": model.unet}
+    if part == "all":
+        names = text_encoders_of(model.family)
+        networks |= zip(names, model.text_encoders, strict=True)
+    wanted = {
+        (component, name): tensor
+        for component, network in networks.items()
+        for name, tensor in network.named_parameters()
+    }
+    with ExitStack() as stack:
+        put = stack.enter_context(put_back())
+        with ExitStack() as files:
+            if isinstance(other, Mapping):
+                title, readers = "the other model", _from_memory(other, wanted)
+            else:
+                title = Path(other).name
+                readers = _from_files(files, Path(other), model, wanted)
+            for (component, name), read in readers.items():
+                own = wanted[component, name]
+                value = _between(own, read().to(own.device), weight)
+                if value is None:
+                    continue
+                if not torch.isfinite(value).all():
+                    raise CheckpointError(_not_finite(title, f"{component}: {name}", own, weight))
+                put(own, value)
+        yield model
+
+
+def _between(own: Tensor, other: Tensor, weight: float) -> Tensor | None:
+    """W + w · (W_other − W) in W's type; None where that is W itself."""
+    if weight == 0 and torch.isfinite(other.float()).all():
+        return None
+    if weight == 1:
+        return other.to(own.dtype)
+    kind = torch.promote_types(own.dtype, torch.float32)
+    start, end = own.detach().to(kind), other.to(kind)
+    if torch.equal(start, end):
+        return None
+    return torch.lerp(start, end, weight).to(own.dtype)
+
+
+def _from_memory(
+    other: Originals, wanted: Mapping[tuple[str, str], Tensor]
+) -> dict[tuple[str, str], _Read]:
+    found, shapes = {}, {}
+    for component, name in wanted:
+        tensor = other.get(component, {}).get(name)
+        shapes[component, name] = None if tensor is None else tuple(tensor.shape)
+        found[component, name] = lambda tensor=tensor: tensor
+    _check("the other model", wanted, shapes)
+    return found
+
+
+def _from_files(
+    files: ExitStack, path: Path, model: Model, wanted: Mapping[tuple[str, str], Tensor]
+) -> dict[tuple[str, str], _Read]:
+    """How to read each wanted tensor, once it is known that all are there and fit."""
+    info = detect(path)
+    if info.family != model.family:
+        raise CheckpointError(
+            f"{path.name} is {info.title}, but the model is {TITLES[model.family]}: only "
+            "checkpoints of one family can be mixed"
+        )
+    if info.prediction_type != model.schedule.prediction_type:
+        raise CheckpointError(
+            f"{path.name} predicts {info.prediction_type}, but the model "
+            f"{model.schedule.prediction_type}: their weights do not mean the same; mix with a "
+            "checkpoint of the same kind"
+        )
+    opened = {
+        file: files.enter_context(TensorFile(file, info.headers[file]))
+        for component in {component for component, _ in wanted}
+        for file in info.files[component]
+    }
+    sources = {component: tensor_sources(info, component) for component, _ in wanted}
+    found: dict[tuple[str, str], _Read] = {}
+    shapes: dict[tuple[str, str], tuple[int, ...] | None] = {}
+    for component, name in wanted:
+        source = sources[component].get(canonical_name(component, name))
+        shapes[component, name] = None
+        for file in info.files[component]:
+            entry = info.headers[file].tensors.get(source.name) if source else None
+            if source is None or entry is None:
+                continue
+            if entry.dtype not in FLOATS:
+                raise CheckpointError(
+                    f"{path.name}: {source.name} is stored as {entry.dtype}, not as floating "
+                    "point: give the fp16 or fp32 version"
+                )
+            shapes[component, name] = part_shape(entry.shape, source.part)
+            found[component, name] = partial(opened[file].read, source)
+    _check(path.name, wanted, shapes)
+    return found
+
+
+def _check(
+    title: str,
+    wanted: Mapping[tuple[str, str], Tensor],
+    shapes: Mapping[tuple[str, str], tuple[int, ...] | None],
+) -> None:
+    missing = [f"{component}: {name}" for (component, name), s in shapes.items() if s is None]
+    if missing:
+        shown = ", ".join(missing[:_SHOWN]) + ", ..." * (len(missing) > _SHOWN)
+        raise CheckpointError(
+            f"{title} lacks {len(missing)} of the {len(wanted)} tensors to mix ({shown}): it is "
+            "incomplete, or of another architecture"
+        )
+    for (component, name), tensor in wanted.items():
+        if shapes[component, name] != tuple(tensor.shape):
+            raise CheckpointError(
+                f"{title}: {component}: {name} is {list(shapes[component, name] or ())}, in the "
+                f"model {list(tensor.shape)}: it is of another architecture"
+            )
+
+
+def _not_finite(title: str, name: str, own: Tensor, weight: float) -> str:
+    if not torch.isfinite(own).all():
+        return f"{name} holds NaN or infinity in the model itself: fetch or repair its file"
+    kind = str(own.dtype).removeprefix("torch.")
+    return (
+        f"{name} mixed with {title} at weight {weight:g} is NaN or does not fit into {kind}: "
+        "repair that file, use a weight nearer to 0, or load the model in float32"
+    )
