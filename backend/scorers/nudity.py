@@ -61,10 +61,8 @@ class NudeNetScorer:
             # OpenCV's order: blue, green, red
             bgr = [np.ascontiguousarray(p[..., ::-1]) for p in pictures[start : start + _BATCH]]
             for found in self._detector.detect_batch(bgr, batch_size=_BATCH):
-                value, label = max(
-                    ((part["score"], part["class"]) for part in found if part["class"] in self.labels),
-                    default=(0.0, ""),
-                )
+                counted = [part for part in found if part["class"] in self.labels]
+                value, label = max(((p["score"], p["class"]) for p in counted), default=(0.0, ""))
                 values.append(float(value))
                 labels.append(label)
         return Scores(
