@@ -85,7 +85,9 @@ def read_header(path: str | Path) -> Header:
 
 def refuse_other_formats(name: str, start: bytes) -> None:
     """Raise if the first bytes are those of another kind of file that people do have."""
-    if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
+    pickled = start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"
+    # the same two bytes begin a safetensors header of 640, 896, 1152 or 1408 bytes
+    if start[:4] == b"PK\x03\x04" or (pickled and start[2:9] != bytes(6) + b"{"):
         raise CheckpointError(
             f"{name} is a pickle (.ckpt, .pt, .bin), whatever it is called; opening one can run "
             "code, so they are refused: convert it to .safetensors first, on a machine you trust "
