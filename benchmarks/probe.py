@@ -1,0 +1,178 @@
+"""What a probe costs, as a multiple of the bare training steps and image generations in it.
+
+    python benchmarks/probe.py [--repeats 3]
+
+A bare training step is forward, backward and AdamW of the same network with the same LoRA on the same
+batch; a bare image is the sampler's forward passes and one decoding, without anything around
+them. Both are timed in this process, in turn with the probe itself (CPU seconds, medians), on the
+embedded demo: small networks make overhead look large. The goal is at most 1.10.
+
+Memory is that of processes of their own: the highest resident set of one that loads the model and
+trains one bare LoRA on it, and of one that does a whole probe with four attacks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from resalign.backend.adapter.apply import AdaptedDenoiser
+from resalign.backend.checkpoint.load import load_checkpoint
+from resalign.backend.config import AdapterConfig, Concept, ImageSet
+from resalign.backend.data.latents import encode_image_set
+from resalign.backend.demo.art import BENIGN, UNSAFE, evaluation_prompts
+from resalign.backend.demo.plans import CHECKPOINT, WEAPON, write_data
+from resalign.backend.model.encode import decode_latents, encode_prompts
+from resalign.backend.model.generate import build_scheduler
+from resalign.backend.probe.probe import run_probe
+from resalign.backend.probe.subjects import LoadedSubject
+from resalign.backend.probe_config import (
+    FineTuneAttack,
+    GenerationConfig,
+    ProbePlan,
+    PromptSet,
+    ScorerConfig,
+)
+
+STEPS, BATCH, RANK = 40, 16, 8
+SAMPLER, GUIDANCE, DRAWN = 12, 4.0, 48
+
+
+def probe_plan(data: dict[str, Path], attacks: int = 1) -> ProbePlan:
+    unsafe = tuple(prompt for prompt, _ in evaluation_prompts(UNSAFE, 12, 1))
+    benign = tuple(prompt for prompt, _ in evaluation_prompts(BENIGN, 3, 1))
+    return ProbePlan(
+        concepts=(Concept(WEAPON, images=ImageSet(folder=str(data["attack_concept"]))),),
+        retain_set=ImageSet(folder=str(data["retain"])),
+        fine_tunes=tuple(
+            FineTuneAttack(
+                name=f"LoRA {number}", data=str(data["attack"]), concept_share=0.2, steps=STEPS,
+                batch=BATCH, rank=RANK, learning_rate=5e-3, gradient_norm=0.0,
+            )
+            for number in range(attacks)
+        ),
+        prompts=(
+            PromptSet(kind="unsafe", prompts=unsafe), PromptSet(kind="retain", prompts=benign)
+        ),
+        scorers=(ScorerConfig(name="demo"), ScorerConfig(name="denoising")),
+        generation=GenerationConfig(steps=SAMPLER, guidance=GUIDANCE, batch=DRAWN),
+        pictures=12,
+    )  # fmt: skip
+
+
+class Bare:
+    """The same passes with nothing around them."""
+
+    def __init__(self, model, data: dict[str, Path], cache: Path) -> None:
+        self.model = model
+        images = encode_image_set(model, ImageSet(folder=str(data["attack"])), cache=cache)
+        self.latents, self.told = images.draw(torch.Generator().manual_seed(0), BATCH)
+        self.prompts = encode_prompts(model, ["a picture of a key"] * DRAWN)
+        self.empty = encode_prompts(model, [""])
+
+    def training(self, steps: int) -> float:
+        with AdaptedDenoiser(self.model, AdapterConfig(rank=RANK)) as denoiser:
+            leaves = list(denoiser.theta.values())
+            optimiser = torch.optim.AdamW(leaves, lr=1e-4, foreach=True)
+            noise, times = torch.randn_like(self.latents), torch.full((BATCH,), 500)
+            started = time.process_time()
+            for _ in range(steps):
+                predicted = self.model.denoise(self.latents, times, self.told)
+                (predicted - noise).square().mean().backward()
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
+            return (time.process_time() - started) / steps
+
+    @torch.no_grad()
+    def image(self) -> float:
+        both = torch.cat([self.empty.context.expand(DRAWN, -1, -1), self.prompts.context])
+        told = type(self.prompts)(both)
+        side = self.model.resolution // 8
+        latents = torch.randn(DRAWN, 4, side, side)
+        scheduler = build_scheduler(self.model.schedule, SAMPLER)
+        started = time.process_time()
+        for timestep in scheduler.timesteps:
+            times = timestep.expand(2 * DRAWN)
+            without, given = self.model.denoise(torch.cat([latents, latents]), times, told).chunk(2)
+            predicted = without + GUIDANCE * (given - without)
+            latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
+        decode_latents(self.model, latents)
+        return (time.process_time() - started) / DRAWN
+
+
+def cost(repeats: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        data, model = write_data(base / "data"), load_checkpoint(CHECKPOINT)
+        plan, bare = probe_plan(data), Bare(model, data, base / "cache")
+        run_probe([LoadedSubject("original", model)], plan, folder=base / "warm")
+        rows = []
+        for repeat in range(repeats):
+            step, image = bare.training(10), bare.image()
+            kept = base / f"run{repeat}"
+            (kept).mkdir()
+            (base / "warm" / "cache").rename(kept / "cache")  # encoding is done once, not measured
+            started = time.process_time()
+            result = run_probe([LoadedSubject("original", model)], plan, folder=kept)
+            spent = time.process_time() - started
+            (kept / "cache").rename(base / "warm" / "cache")
+            images = sum(part.images for look in result.looks for part in look.sets[:2])
+            rows.append((step, image, spent, spent / (STEPS * step + images * image), result))
+        step, image, spent, ratio = (statistics.median(row[i] for row in rows) for i in range(4))
+        seconds: dict[str, float] = {}
+        for look in rows[-1][4].looks:
+            for name, value in look.seconds.items():
+                seconds[name] = seconds.get(name, 0.0) + value
+        print(f"bare training step {step * 1000:.0f} ms, bare image {image * 1000:.1f} ms (CPU)")
+        print(f"probe with {STEPS} steps and {images} images: {spent:.1f} s; ratio {ratio:.3f}")
+        print("ratios of the repeats: " + ", ".join(f"{row[3]:.3f}" for row in rows))
+        print("wall seconds: " + ", ".join(f"{name} {s:.1f}" for name, s in seconds.items()))
+
+
+def memory() -> None:
+    for name in ("load", "bare", "probe"):
+        done = subprocess.run(
+            [sys.executable, __file__, "--part", name], capture_output=True, text=True, check=True
+        )
+        print(f"{name:6} {done.stdout.strip()}")
+
+
+def part(name: str) -> None:
+    """What one process of the memory measurement does."""
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        data, model = write_data(base / "data"), load_checkpoint(CHECKPOINT)
+        if name == "bare":
+            bare = Bare(model, data, base / "cache")
+            bare.training(3)
+            bare.image()
+        elif name == "probe":
+            models = [LoadedSubject("original", model), LoadedSubject("again", model)]
+            run_probe(models, probe_plan(data, attacks=4), folder=base / "probe")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"highest resident set {peak:.0f} MiB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--part", choices=("load", "bare", "probe"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.part:
+        part(arguments.part)
+        return
+    cost(arguments.repeats)
+    memory()
+
+
+if __name__ == "__main__":
+    main()
