@@ -1,0 +1,145 @@
+"""Grids of pictures: one prompt and seed per row, one model before or after an attack per column."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..probe_config import BEFORE
+from ..probe_results import Look, SetLook
+from .markup import Child, Markup, tag
+from .pictures import Album
+from .view import View
+from .words import KINDS
+
+ROWS = {"unsafe": 8, "neighbour": 4}  # prompts shown at most, the first of each set
+OTHER_ROWS = 4  # of the attacks besides the one that is worst
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    model: str
+    when: str
+    look: Look
+
+
+def picture_section(view: View, album: Album) -> Markup | None:
+    """All grids, or None where the probe kept no pictures."""
+    if not any(part.pictures for look in view.result.looks for part in look.sets):
+        return None
+    worst = view.worst_overall()
+    parts: list[Child] = []
+    for kind, rows in ROWS.items():
+        grid = _grid(view, album, kind, _columns(view, worst), rows)
+        if grid is not None:
+            parts += [tag("h3", KINDS[kind].capitalize()), grid]
+    for attack in view.attacks:
+        if attack == worst:
+            continue
+        grid = _grid(view, album, "unsafe", _columns(view, attack, before=False), OTHER_ROWS)
+        if grid is not None:
+            parts.append(tag("details", tag("summary", f"After {attack}"), grid))
+    if not parts:
+        return None
+    after = f" and after {worst}, the worst attack here" if worst else ""
+    return tag(
+        "section",
+        tag("h2", "Pictures", id="pictures"),
+        tag(
+            "p",
+            f"The same prompt and seed in each row, as each model draws it before{after}. They are "
+            "the first of the list, not chosen. Flagged pictures are blurred; a click shows one, "
+            "another hides it. A picture that no scorer flagged is shown: scorers make mistakes.",
+        ),
+        tag(
+            "div",
+            tag("button", "Show all flagged pictures…", type="button", id="show-all", hidden=True),
+            tag("button", "Yes, show them all", type="button", id="show-sure", hidden=True),
+            tag("button", "Blur them again", type="button", id="hide-all", hidden=True),
+            cls="tools",
+        ),
+        parts,
+        _left_out(album),
+    )
+
+
+def _columns(view: View, attack: str | None, *, before: bool = True) -> list[Column]:
+    """The original before, then each model before and after the attack's last look."""
+    columns = []
+    for model in view.models:
+        if before and (look := view.result.look(model.name)) is not None:
+            columns.append(Column(model.name, BEFORE, look))
+        if attack is not None:
+            looks = view.result.looks_of(model.name, attack)
+            if looks:
+                first = min(look.seed for look in looks)
+                last = max((k for k in looks if k.seed == first), key=lambda k: k.step)
+                at = f", step {last.step}" if last.step else ""
+                columns.append(Column(model.name, f"after {attack}{at}", last))
+    return columns
+
+
+def _grid(view: View, album: Album, kind: str, columns: list[Column], rows: int) -> Markup | None:
+    sets = [(column, column.look.set_of(kind)) for column in columns]
+    shown = max((len(part.pictures) for _, part in sets if part), default=0)
+    if not shown:
+        return None
+    prompts = view.result.prompts.get(kind, ())
+    chosen = _spread_over_prompts(prompts[:shown], rows) if prompts else range(min(rows, shown))
+    lines = []
+    for place in chosen:
+        prompt = prompts[place] if place < len(prompts) else f"image {place + 1}"
+        cells = [tag("td", _shot(album, column, part, place, prompt)) for column, part in sets]
+        lines.append(tag("tr", tag("th", prompt, scope="row"), cells))
+    heads = [
+        tag("th", column.model, tag("small", column.when), scope="col") for column in columns
+    ]
+    return tag(
+        "div",
+        tag(
+            "table",
+            tag("thead", tag("tr", tag("th", "prompt", scope="col"), heads)),
+            tag("tbody", lines),
+            cls="pictures",
+        ),
+        cls="scroll", tabindex=0, role="region", aria_label=f"Pictures of {KINDS[kind]}",
+    )  # fmt: skip
+
+
+def _spread_over_prompts(prompts: tuple[str, ...], rows: int) -> list[int]:
+    """The first image of each prompt, then the second of each, until there are enough rows."""
+    turns: dict[str, int] = {}
+    order = []
+    for place, prompt in enumerate(prompts):
+        turns[prompt] = turns.get(prompt, 0) + 1
+        order.append((turns[prompt], place))
+    return sorted(place for _, place in sorted(order)[:rows])
+
+
+def _shot(album: Album, column: Column, part: SetLook | None, place: int, prompt: str) -> Markup:
+    name = part.pictures[place] if part and place < len(part.pictures) else ""
+    shot = album.shot(name)
+    if part is None or shot is None:
+        return tag("span", "no picture", cls="shot none")
+    scorers = [scores for scores in part.scores if scores.flagged[place]]
+    what = f"{column.model}, {column.when}: {prompt}"
+    if not scorers:
+        size = {"width": shot.width, "height": shot.height}
+        return tag("span", tag("img", src=shot.picture, alt=what, **size), cls="shot")
+    labels = ", ".join(s.labels[place] for s in scorers if s.labels and s.labels[place])
+    return tag(
+        "button",
+        tag("img", cls="veil", src=shot.veil, alt=""),
+        tag("img", cls="real", data_src=shot.picture, alt=what, hidden=True),
+        tag("span", f"flagged: {labels}" if labels else "flagged", cls="say"),
+        type="button", cls="shot flagged", aria_pressed="false", disabled=True,
+        aria_label=f"Flagged picture, blurred. Show it. {what}",
+    )  # fmt: skip
+
+
+def _left_out(album: Album) -> Markup | None:
+    said = []
+    if album.missing:
+        said.append(f"{album.missing} pictures are not in the probe's folder.")
+    if album.beyond_budget:
+        said.append(f"{album.beyond_budget} were left out to keep this page small.")
+    return tag("p", " ".join(said), cls="soft") if said else None

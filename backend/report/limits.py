@@ -1,0 +1,96 @@
+"""What a probe's numbers cannot tell, said for this probe: the same words in every format."""
+
+from __future__ import annotations
+
+from ..probe_config import FineTuneAttack, MergeAttack, ProbePlan
+from ..probe_results import ProbeResult
+from .words import series
+
+_METHODS = {
+    "lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr", "full": "full fine-tuning",
+}  # fmt: skip
+
+
+def limits(result: ProbeResult, *, kind: str, scorer: str) -> list[str]:
+    """Sentences in plain text, most important first.
+
+    kind, scorer: the prompt set and the scorer behind the headline.
+    """
+    plan = result.plan
+    sentences = []
+    if not result.complete:
+        sentences.append(
+            "The probe was not finished: attacks and seeds are missing, and the worst rate may be "
+            "among them."
+        )
+    sentences += [_sample(result, kind), _scorer(scorer), *_not_run(plan)]
+    sentences += [
+        "Somebody who has the original checkpoint does not need to attack this one. Nothing here "
+        "is about them"
+        + (
+            "; merges with the original are in the matrix to show how far mixing goes."
+            if any(isinstance(attack, MergeAttack) for attack in plan.attacks)
+            else "."
+        ),
+        "Longer training, other learning rates, more pictures of the concept, textual inversion, "
+        "image-to-image and prompts found by optimisation can bring back more than was measured "
+        "here.",
+        "The worst attack is the highest of several measured rates, so its rate is a little too "
+        "high by chance, and the true worst of all attacks is unknown.",
+    ]
+    if len(result.models) > 2:
+        sentences.append(
+            "Each p-value stands for itself: among many comparisons, some are small by chance."
+        )
+    return sentences
+
+
+def _sample(result: ProbeResult, kind: str) -> str:
+    prompts = result.prompts.get(kind, ())
+    images = max(
+        (part.images for look in result.looks if (part := look.set_of(kind)) is not None),
+        default=0,
+    )
+    distinct = len(set(prompts))
+    seeds = len(result.plan.seeds)
+    what = f"{images} images" + (f" of {distinct} prompts" if distinct else "")
+    each = f"Each rate is of {what} per look" + (
+        f", over {seeds} seeds of fine-tuning. " if seeds > 1 else ", from one run of each attack. "
+    )
+    limit = 3 / max(1, distinct or images)
+    return each + (
+        "The intervals cover which prompts and images were drawn, not prompts of another kind: 0 "
+        f"flagged of {distinct or images} independent ones is compatible with a true rate of up "
+        f"to about {100 * min(1.0, limit):.0f} %."
+    )
+
+
+def _scorer(scorer: str) -> str:
+    if scorer == "denoising":
+        return (
+            "The scorer `denoising` draws no pictures: it asks how well the model still predicts "
+            "pictures of the concept. Read it as a sign, not as a share of unsafe pictures."
+        )
+    return (
+        f"The scorer `{scorer}` makes mistakes, and they are not in the intervals: what it "
+        "misses is missing from every rate, and what it flags wrongly is in them. Look at the "
+        "pictures."
+    )
+
+
+def _not_run(plan: ProbePlan) -> list[str]:
+    runs = [attack for attack in plan.attacks if isinstance(attack, FineTuneAttack)]
+    missing = [name for method, name in _METHODS.items() if method not in {r.method for r in runs}]
+    if all(run.concept_share < 1 for run in runs):
+        missing.append("training on the concept alone")
+    if all(run.concept_share > 0 for run in runs):
+        missing.append("training on harmless data alone")
+    if not any(run.text_encoder for run in runs):
+        missing.append("training of the text encoder")
+    if not any(run.prior_data for run in runs):
+        missing.append("DreamBooth")
+    if not plan.loras:
+        missing.append("LoRAs made by others")
+    if not plan.merges:
+        missing.append("merges with other checkpoints")
+    return [f"Not tried: {series(missing)}."] if missing else []

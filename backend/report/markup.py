@@ -1,0 +1,82 @@
+"""HTML made of elements: whatever is not `Markup` is escaped, so prompts and names cannot be tags.
+
+tag("p", "3 < 4")                 <p>3 &lt; 4</p>
+tag("td", tag("b", name), cls="worst")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+
+_VOID = frozenset({"br", "hr", "img", "input", "meta"})
+Child = str | int | None | Iterable["Child"]
+
+
+class Markup(str):
+    """Text that is HTML already. Made by `tag` alone, and from files of this package."""
+
+    __slots__ = ()
+
+
+def tag(name: str, /, *children: Child, **attributes: str | int | bool | None) -> Markup:
+    """One element. An attribute's `_` stands for `-`, `cls` for `class`, a last `_` for nothing.
+
+    True gives an attribute without a value; None and False leave it out.
+    """
+    parts = [f"<{name}"]
+    for key, value in attributes.items():
+        if value is None or value is False:
+            continue
+        key = "class" if key == "cls" else key.rstrip("_").replace("_", "-")
+        parts.append(f" {key}" if value is True else f' {key}="{escape(str(value))}"')
+    parts.append(">")
+    if name not in _VOID:
+        parts += [join(children), f"</{name}>"]
+    return Markup("".join(parts))
+
+
+def join(children: Iterable[Child]) -> Markup:
+    """Children one after the other; None is nothing, nested lists are taken apart."""
+    found = []
+    for child in children:
+        if child is None:
+            continue
+        if isinstance(child, Markup):
+            found.append(child)
+        elif isinstance(child, str | int):
+            found.append(escape(str(child)))
+        else:
+            found.append(join(child))
+    return Markup("".join(found))
+
+
+def table(
+    head: Iterable[Child], rows: Iterable[Iterable[Child]], *, caption: str = "", cls: str = ""
+) -> Markup:
+    """A table with a header row whose first cell of each row is a row header. Cells that are
+    `<td>` already are taken as they are."""
+
+    def cell(value: Child) -> Markup:
+        ready = isinstance(value, Markup) and value.startswith(("<td", "<th"))
+        return join([value]) if ready else tag("td", value)
+
+    body = []
+    for row in rows:
+        first, *others = row
+        body.append(tag("tr", tag("th", first, scope="row"), [cell(value) for value in others]))
+    heads = [tag("th", value, scope="col") for value in head]
+    return tag(
+        "div",
+        tag(
+            "table",
+            tag("caption", caption) if caption else None,
+            tag("thead", tag("tr", heads)),
+            tag("tbody", body),
+            cls=cls or None,
+        ),
+        cls="scroll",
+        tabindex=0,
+        role="region",
+        aria_label=caption or "table",
+    )

@@ -1,0 +1,174 @@
+"""`report.html`: one file that needs nothing else, the same for the same result.
+
+The page may load nothing and run no script but its own (a policy in its head says so), so a prompt
+that is full of tags stays text.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+
+from ..probe_results import ModelInfo, ProbeResult
+from .curves import marker_svg
+from .grids import picture_section
+from .markup import Child, Markup, join, table, tag
+from .pictures import Album
+from .sections import (
+    curve_section,
+    legend,
+    limits_section,
+    matrix_section,
+    plan_section,
+    utility_section,
+)
+from .view import View
+from .words import p_value, percent, points, series, span
+
+_HERE = Path(__file__).parent
+
+
+def report_html(result: ProbeResult, pictures: Path | None = None) -> str:
+    """The page. pictures: the folder that `SetLook.pictures` are relative to; None: no pictures."""
+    view = View(result)
+    album = Album(pictures)
+    sections = [
+        matrix_section(view),
+        curve_section(view),
+        picture_section(view, album),
+        utility_section(view),
+        paired_section(view),
+        plan_section(view),
+        limits_section(view),
+    ]
+    contents = [
+        ("matrix", "Attacks and models"), ("curves", "Curves"), ("pictures", "Pictures"),
+        ("utility", "What else changed"), ("paired", "Differences"), ("plan", "The plan"),
+        ("limits", "What these numbers cannot tell"),
+    ]  # fmt: skip
+    body = join([part for part in sections if part is not None])
+    links = [
+        tag("li", tag("a", name, href=f"#{place}"))
+        for place, name in contents
+        if f'id="{place}"' in body
+    ]
+    concepts = series([concept.name for concept in result.plan.concepts])
+    head = tag(
+        "header",
+        tag("div", tag("p", f"Resilience probe · {concepts}"), theme_button(), cls="bar"),
+        headline_block(view),
+        tag("nav", tag("ul", links), aria_label="Contents"),
+    )
+    version = result.versions.get("resalign", "")
+    foot = tag("footer", tag("p", f"Written by resalign {version}. This page loads nothing."))
+    return page(f"Resilience probe: {concepts}", [head, tag("main", body), foot])
+
+
+def page(title: str, body: Child) -> str:
+    """A whole document with the style and the script of this package."""
+    style = (_HERE / "report.css").read_text(encoding="utf-8")
+    script = (_HERE / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="referrer", content="no-referrer"),
+        tag("title", title),
+        tag("style", Markup(style)),
+    )
+    document = tag("html", head, tag("body", body, tag("script", Markup(script))), lang="en")
+    return f"<!doctype html>\n{document}\n"
+
+
+def theme_button() -> Markup:
+    return tag("button", "Dark", type="button", id="theme", hidden=True, title="Light or dark")
+
+
+def headline_block(view: View) -> Markup:
+    """The sentences that are quoted, with n and interval, and a card per model."""
+    result = view.result
+    return join([
+        tag("h1", headline_of(view)),
+        None if result.complete else tag(
+            "p", tag("b", "This probe is not finished. "), "Looks are missing, and every figure "
+            "below may change.", cls="warn", role="note"),
+        [tag("p", warning, cls="warn", role="note") for warning in result.warnings],
+        tag("div", [_card(view, model) for model in view.models], cls="cards"),
+    ])  # fmt: skip
+
+
+def headline_of(view: View) -> str:
+    return "Headline"
+
+
+def _card(view: View, model: ModelInfo) -> Markup:
+    before, attack = view.before(model.name), view.worst_attack(model.name)
+    worst = view.worst_step(model.name, attack) if attack else None
+    found = view.resilience(model.name) if model is not view.original else None
+    lines: list[Child] = []
+    if found is not None:
+        value = "–" if found.value is None else f"{found.value:.2f}".replace("-", "−")
+        lines.append(tag("p", value, cls="big"))
+        if found.value is not None and found.low is not None and found.high is not None:
+            lines += [
+                _scale(found.value, found.low, found.high),
+                tag("p", f"resilience, 95 % interval {found.low:.2f} to {found.high:.2f}"
+                    .replace("-", "−")),
+            ]  # fmt: skip
+        else:
+            lines.append(tag("p", f"resilience; {found.reason}" if found.reason else "resilience"))
+    if before is not None:
+        lines.append(tag("p", f"before: {percent(before.rate)} flagged ({span(before.low, before.high)}"
+                              f", n = {before.images})"))  # fmt: skip
+    if worst is not None:
+        lines.append(tag("p", f"worst, {attack}: {percent(worst.rate)} ({span(worst.low, worst.high)}"
+                              f", n = {worst.images})"))  # fmt: skip
+    key = marker_svg(view.index(model))
+    return tag("article", tag("h2", key, model.name), lines, cls="card")
+
+
+def _scale(value: float, low: float, high: float) -> Markup:
+    """A bar from 0 to 1 with the interval in it; parts below 0 are cut off."""
+    at, start, end = (100 * min(1.0, max(0.0, part)) for part in (value, low, high))
+    return tag(
+        "div",
+        tag("i", style=f"left:{start:.1f}%;width:{end - start:.1f}%"),
+        tag("b", style=f"left:{at:.1f}%"),
+        cls="scale", aria_hidden="true",
+    )  # fmt: skip
+
+
+def paired_section(view: View) -> Markup | None:
+    """Differences on the same prompts and seeds."""
+    rows = [
+        [
+            what, under, f"{points(test.difference)} pp",
+            f"{points(test.low)} to {points(test.high)} pp", p_value(test.p_value),
+            f"{test.pairs} ({test.clusters} prompts)", f"{test.only_first} / {test.only_second}",
+        ]
+        for what, under, test in view.paired()
+    ]  # fmt: skip
+    if not rows:
+        return None
+    return tag(
+        "section",
+        tag("h2", "Differences on the same pictures", id="paired"),
+        tag("p", "Difference of unsafe rates in percentage points (pp), image by image with the "
+                 "same prompt and seed: below 0, the first is safer. Each attack at the step where "
+                 "it is worst for the first."),
+        table(
+            ["compared", "under", "difference", "95 % interval", "p", "pairs", "flagged in one only"],
+            rows,
+            caption="Paired differences",
+        ),
+    )  # fmt: skip
+
+
+__all__ = ["headline_block", "legend", "page", "paired_section", "report_html", "theme_button"]

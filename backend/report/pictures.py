@@ -1,0 +1,83 @@
+"""Pictures of a probe, small enough to travel inside the page.
+
+A flagged picture comes as two: a veil of a few pixels, which is what is shown, and the picture
+itself, which the page only puts in its place when the reader asks for it.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LONGEST = 192  # pixels of the longer side
+_VEIL = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """One picture as data: URIs; veil is that of the same picture, unrecognisably small."""
+
+    picture: str
+    veil: str
+    width: int
+    height: int
+
+
+class Album:
+    """Reads the pictures of one probe's folder, within a budget of bytes.
+
+    A picture that is missing, unreadable, outside the folder or beyond the budget is None: a
+    report does not fail for it.
+    """
+
+    def __init__(self, folder: Path | None, budget: int = 7_000_000) -> None:
+        self.folder = folder.resolve() if folder is not None else None
+        self.left = budget
+        self.missing = 0
+        self.beyond_budget = 0
+
+    def shot(self, name: str) -> Shot | None:
+        """name: as in `SetLook.pictures`, relative to the probe's folder."""
+        from PIL import Image as images
+        from PIL import UnidentifiedImageError
+
+        if not name:
+            return None
+        path = self._find(name)
+        if path is None:
+            self.missing += 1
+            return None
+        if self.left <= 0:
+            self.beyond_budget += 1
+            return None
+        try:
+            with images.open(path) as file:
+                picture = file.convert("RGB")
+        except (UnidentifiedImageError, OSError, images.DecompressionBombError):
+            self.missing += 1
+            return None
+        picture.thumbnail((LONGEST, LONGEST), images.Resampling.LANCZOS)
+        veil = picture.copy()
+        veil.thumbnail((_VEIL, _VEIL), images.Resampling.BOX)
+        shot = Shot(_uri(picture, 80), _uri(veil, 60), *picture.size)
+        self.left -= len(shot.picture) + len(shot.veil)
+        return shot
+
+    def _find(self, name: str) -> Path | None:
+        if self.folder is None:
+            return None
+        path = (self.folder / name).resolve()
+        inside = path.is_relative_to(self.folder)
+        return path if inside and path.is_file() else None
+
+
+def _uri(picture: Image, quality: int) -> str:
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=quality, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")

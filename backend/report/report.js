@@ -1,0 +1,47 @@
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const theme = document.getElementById("theme");
+  const isDark = () => (root.dataset.theme || (dark.matches ? "dark" : "light")) === "dark";
+  const nameTheme = () => { theme.textContent = isDark() ? "Light" : "Dark"; };
+  theme.hidden = false;
+  theme.addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    nameTheme();
+  });
+  dark.addEventListener("change", nameTheme);
+  nameTheme();
+
+  // A flagged picture has no source before its reader asks for it.
+  const flagged = [...document.querySelectorAll("button.flagged")];
+  const show = (button, visible) => {
+    const real = button.querySelector(".real");
+    if (visible) real.src = real.dataset.src;
+    else real.removeAttribute("src");
+    real.hidden = !visible;
+    button.querySelector(".say").hidden = visible;
+    button.setAttribute("aria-pressed", String(visible));
+  };
+  for (const button of flagged) {
+    button.disabled = false;
+    button.addEventListener("click", () => {
+      show(button, button.getAttribute("aria-pressed") !== "true");
+    });
+  }
+
+  const all = document.getElementById("show-all");
+  if (!all) return;
+  const sure = document.getElementById("show-sure");
+  const none = document.getElementById("hide-all");
+  const ask = (asking) => { sure.hidden = !asking; all.hidden = asking; };
+  ask(false);
+  none.hidden = false;
+  all.addEventListener("click", () => { ask(true); sure.focus(); });
+  sure.addEventListener("click", () => {
+    flagged.forEach((button) => show(button, true));
+    ask(false);
+    none.focus();
+  });
+  none.addEventListener("click", () => { flagged.forEach((button) => show(button, false)); ask(false); });
+})();

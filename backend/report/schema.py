@@ -1,0 +1,172 @@
+"""`report.json`: everything that any figure of a report is computed from, and back.
+
+    load_report(path) == without_paths(result)        (apart from figures that are not finite)
+
+Schema 1, described in docs/formats.md. Files of the machine it was made on are named without
+their folders; NaN and infinity, which JSON does not have, are null and come back as NaN.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..config import RETAIN
+from ..errors import ConfigError, RunError
+from ..json_lines import finite
+from ..plan_file import PATH_FIELDS, from_json, to_json
+from ..probe_config import ProbePlan, ScorerConfig
+from ..probe_results import SCHEMA_VERSION, Look, ModelInfo, ProbeResult, Scores
+
+T = TypeVar("T")
+KIND = "resalign probe report"
+_PATHS: dict[type, tuple[str, ...]] = {**PATH_FIELDS, ModelInfo: ("source",)}
+# Folders before a file's name, wherever they stand in a text; not the slashes of an address.
+_FOLDERS = re.compile(r"(?<![\w:/.\\~])(?:~?/|[A-Za-z]:[\\/]|\\\\)(?:[^\s/\\:*?\"'<>|]+[\\/])*")
+
+
+def to_report_json(result: ProbeResult, summary: Mapping[str, Any] | None = None) -> str:
+    """The text of `report.json`: one line per look, the same for the same result.
+
+    summary: figures computed from the looks, for readers that do not want to; not read back.
+    """
+    result = without_paths(result)
+    record: dict[str, Any] = {
+        "schema": SCHEMA_VERSION,
+        "kind": KIND,
+        "complete": result.complete,
+        "versions": dict(sorted(result.versions.items())),
+        "models": [asdict(model) for model in result.models],
+        "plan": to_json(result.plan),
+        "prompts": {kind: list(texts) for kind, texts in result.prompts.items()},
+        "warnings": list(result.warnings),
+        "summary": _no_folders(summary or {}),
+        "looks": [look.to_json() for look in result.looks],
+    }
+    lines = [f"  {_dumps(key)}: {_value(key, value)}" for key, value in record.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def load_report(path: Path | str) -> ProbeResult:
+    """The result that a `report.json` holds; a folder stands for the `report.json` in it.
+
+    Raises RunError where there is none, it is damaged, or a newer program wrote it.
+    """
+    path = Path(path)
+    path = path / "report.json" if path.is_dir() else path
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path} does not exist; `resalign probe` writes one") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path.name} cannot be read as a report: {error}") from None
+    if not isinstance(record, dict) or record.get("kind") != KIND:
+        raise RunError(f"{path.name} is no report of a probe: give the report.json of one")
+    found = record.get("schema")
+    if not isinstance(found, int) or found > SCHEMA_VERSION:
+        raise RunError(
+            f"{path.name} has schema {found}, and this version reads up to {SCHEMA_VERSION}: "
+            "update resalign"
+        )
+    try:
+        return ProbeResult(
+            plan=from_json(ProbePlan, record["plan"], where="plan"),
+            models=tuple(ModelInfo(**model) for model in record["models"]),
+            looks=tuple(_look(look) for look in record["looks"]),
+            prompts={kind: tuple(texts) for kind, texts in record["prompts"].items()},
+            complete=record["complete"],
+            versions=record["versions"],
+            warnings=tuple(record["warnings"]),
+        )
+    except ConfigError as error:
+        raise RunError(f"{path.name} was written by another version: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(
+            f"{path.name} is damaged ({type(error).__name__}: {error}): write it again with "
+            "`resalign report`"
+        ) from None
+
+
+def without_paths(value: T) -> T:
+    """A value with files named without their folders; what is no path stays as it is."""
+    if isinstance(value, tuple):
+        return tuple(without_paths(item) for item in value)  # type: ignore[return-value]
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    changes: dict[str, Any] = {}
+    for item in fields(value):
+        if not item.init or item.name == "looks":
+            continue
+        old = getattr(value, item.name)
+        if item.name in _PATHS.get(type(value), ()):
+            new = old if old in ("", RETAIN) else file_name(old)
+        elif isinstance(value, ScorerConfig) and item.name == "command":
+            new = tuple(file_name(part) for part in old)
+        elif isinstance(value, ProbeResult) and item.name == "warnings":
+            new = tuple(_FOLDERS.sub("", text) for text in old)
+        else:
+            new = without_paths(old)
+        if new != old:
+            changes[item.name] = new
+    if isinstance(value, ProbeResult):
+        changes["looks"] = tuple(_relative_pictures(look) for look in value.looks)
+    return replace(value, **changes) if changes else value
+
+
+def file_name(path: str) -> str:
+    """The last part of a path, of whichever system."""
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1] or path
+
+
+def _relative_pictures(look: Look) -> Look:
+    def relative(path: str) -> str:
+        return file_name(path) if _FOLDERS.match(path) else path
+
+    sets = tuple(
+        replace(part, pictures=tuple(relative(path) for path in part.pictures))
+        for part in look.sets
+    )
+    return replace(look, sets=sets)
+
+
+def _no_folders(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _no_folders(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_no_folders(item) for item in value]
+    return _FOLDERS.sub("", value) if isinstance(value, str) else value
+
+
+def _look(record: dict[str, Any]) -> Look:
+    look = Look.from_json(record)
+    sets = tuple(
+        replace(part, scores=tuple(_scores(scores) for scores in part.scores)) for part in look.sets
+    )
+    return replace(look, sets=sets, utility=_figures(look.utility), seconds=_figures(look.seconds))
+
+
+def _scores(scores: Scores) -> Scores:
+    return replace(scores, values=tuple(_number(value) for value in scores.values))
+
+
+def _figures(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: _number(value) for name, value in values.items()}
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _value(key: str, value: Any) -> str:
+    if key == "looks" and value:
+        return "[\n" + ",\n".join(f"    {_dumps(look)}" for look in value) + "\n  ]"
+    text = json.dumps(finite(value), ensure_ascii=False, indent=2, allow_nan=False)
+    return text.replace("\n", "\n  ")
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(finite(value), ensure_ascii=False, allow_nan=False)
