@@ -86,18 +86,19 @@ def _train(
     rates = [group["lr"] for group in optimiser.param_groups]
     average = WeightAverage(weights.parameters, attack.ema) if attack.ema else None
     half = model.dtype if model.dtype in _HALF.values() else _HALF.get(attack.precision)
+    device = model.device  # once: diffusers searches all modules for it
     scaler = torch.amp.GradScaler(
-        model.device.type, init_scale=_LOSS_SCALE, enabled=half == torch.float16
+        device.type, init_scale=_LOSS_SCALE, enabled=half == torch.float16
     )
-    schedule = model.schedule.to(model.device)
+    schedule = model.schedule.to(device)
     for step in range(1, attack.steps + 1):
         share = learning_rate_share(attack, step)
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = rate * share
-        total = torch.zeros((), device=model.device)
-        with _dropout(model, attack, seed, step):
+        total = torch.zeros((), device=device)
+        with _dropout(device, attack, seed, step):
             for one in batches.update(step):
-                with _autocast(model, half):
+                with _autocast(device, half):
                     loss = _loss(model, attack, schedule, batches, one)
                 scaler.scale(loss).backward()
                 total += loss.detach()
@@ -132,7 +133,7 @@ def _loss(
     draw = one.draw
     noised = schedule.add_noise(draw.latents, draw.noise, draw.timesteps)
     target = schedule.target(draw.latents, draw.noise, draw.timesteps)
-    told = conditioning_to(batches.conditioning(one), model.device, model.dtype)
+    told = conditioning_to(batches.conditioning(one), noised.device, model.dtype)
     errors = denoising_errors(
         model.denoise(noised.to(model.dtype), draw.timesteps, told), target
     ) / (attack.batch * attack.accumulate)
@@ -141,17 +142,16 @@ def _loss(
     return errors[: one.own].sum() + attack.prior_weight * errors[one.own :].sum()
 
 
-def _autocast(model: Model, half: torch.dtype | None) -> AbstractContextManager[object]:
-    return torch.autocast(model.device.type, half) if half else nullcontext()
+def _autocast(device: torch.device, half: torch.dtype | None) -> AbstractContextManager[object]:
+    return torch.autocast(device.type, half) if half else nullcontext()
 
 
 @contextmanager
-def _dropout(model: Model, attack: FineTuneAttack, seed: int, step: int) -> Iterator[None]:
+def _dropout(device: torch.device, attack: FineTuneAttack, seed: int, step: int) -> Iterator[None]:
     """Dropout by seed and step alone; the global generators are left as they were."""
     if not attack.dropout:
         yield
         return
-    device = model.device
     devices = [] if device.type == "cpu" else [device]
     kind = "cuda" if device.type == "cpu" else device.type
     with torch.random.fork_rng(devices=devices, device_type=kind):
