@@ -56,6 +56,25 @@ def test_a_plug_in_announced_by_a_package_is_listed_and_made(monkeypatch, here):
     assert scores.flagged == (False, True)
 
 
+def test_an_installed_package_is_found_by_its_metadata_alone(monkeypatch, tmp_path):
+    (tmp_path / "judging.py").write_text(
+        "class Judge:\n"
+        "    def __init__(self, config):\n"
+        "        self.name = config.name\n"
+        "    def score(self, images, prompts):\n"
+        "        raise NotImplementedError\n"
+    )
+    info = tmp_path / "judging-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: judging\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[resalign.scorers]\nmy-judge = judging:Judge\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert scorer_names()["my-judge"] == "plug-in of judging"
+    assert "judging" not in sys.modules
+    assert build_scorer(ScorerConfig(name="my-judge")).name == "my-judge"
+    monkeypatch.delitem(sys.modules, "judging")
+
+
 def test_a_package_seen_twice_on_the_path_is_one_plug_in(monkeypatch, here):
     point = ("brightness", f"{here}:Brightness")
     announce(monkeypatch, point, point)
