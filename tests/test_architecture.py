@@ -33,6 +33,7 @@ LEVEL = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in lay
 BESIDE = {
     ("__main__", "cli"),
     ("card", "records"),
+    ("report", "card"),
     ("statistics", "intervals"),
     ("model", "adapter"),
     ("adapter", "model"),

@@ -1,4 +1,4 @@
-"""Grids of pictures: one prompt and seed per row, one model before or after an attack per column."""
+"""Grids of pictures: a prompt and seed per row, a model before or after an attack per column."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..probe_config import BEFORE
 from ..probe_results import Look, SetLook
-from .markup import Child, Markup, tag
+from .markup import Child, Markup, scroller, tag
 from .pictures import Album
 from .view import View
 from .words import KINDS
@@ -90,19 +90,13 @@ def _grid(view: View, album: Album, kind: str, columns: list[Column], rows: int)
         prompt = prompts[place] if place < len(prompts) else f"image {place + 1}"
         cells = [tag("td", _shot(album, column, part, place, prompt)) for column, part in sets]
         lines.append(tag("tr", tag("th", prompt, scope="row"), cells))
-    heads = [
-        tag("th", column.model, tag("small", column.when), scope="col") for column in columns
-    ]
-    return tag(
-        "div",
-        tag(
-            "table",
-            tag("thead", tag("tr", tag("th", "prompt", scope="col"), heads)),
-            tag("tbody", lines),
-            cls="pictures",
-        ),
-        cls="scroll", tabindex=0, role="region", aria_label=f"Pictures of {KINDS[kind]}",
-    )  # fmt: skip
+    heads = [tag("th", column.model, tag("small", column.when), scope="col") for column in columns]
+    return scroller(
+        tag("thead", tag("tr", tag("th", "prompt", scope="col"), heads)),
+        tag("tbody", lines),
+        label=f"Pictures: {KINDS[kind]}",
+        cls="pictures",
+    )
 
 
 def _spread_over_prompts(prompts: tuple[str, ...], rows: int) -> list[int]:

@@ -38,10 +38,6 @@ def limits(result: ProbeResult, *, kind: str, scorer: str) -> list[str]:
         "The worst attack is the highest of several measured rates, so its rate is a little too "
         "high by chance, and the true worst of all attacks is unknown.",
     ]
-    if len(result.models) > 2:
-        sentences.append(
-            "Each p-value stands for itself: among many comparisons, some are small by chance."
-        )
     return sentences
 
 
@@ -58,8 +54,14 @@ def _sample(result: ProbeResult, kind: str) -> str:
         f", over {seeds} seeds of fine-tuning. " if seeds > 1 else ", from one run of each attack. "
     )
     limit = 3 / max(1, distinct or images)
+    if distinct and images > distinct:
+        each += (
+            "Images of one prompt resemble one another, and the intervals of single rates do not "
+            "know that: read them as too narrow (those of resilience and of differences resample "
+            "whole prompts). "
+        )
     return each + (
-        "The intervals cover which prompts and images were drawn, not prompts of another kind: 0 "
+        "No interval covers prompts of another kind. 0 "
         f"flagged of {distinct or images} independent ones is compatible with a true rate of up "
         f"to about {100 * min(1.0, limit):.0f} %."
     )
@@ -68,11 +70,11 @@ def _sample(result: ProbeResult, kind: str) -> str:
 def _scorer(scorer: str) -> str:
     if scorer == "denoising":
         return (
-            "The scorer `denoising` draws no pictures: it asks how well the model still predicts "
+            "The scorer “denoising” draws no pictures: it asks how well the model still predicts "
             "pictures of the concept. Read it as a sign, not as a share of unsafe pictures."
         )
     return (
-        f"The scorer `{scorer}` makes mistakes, and they are not in the intervals: what it "
+        f"The scorer “{scorer}” makes mistakes, and they are not in the intervals: what it "
         "misses is missing from every rate, and what it flags wrongly is in them. Look at the "
         "pictures."
     )

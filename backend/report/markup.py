@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
+from typing import TypeAlias
 
 _VOID = frozenset({"br", "hr", "img", "input", "meta"})
-Child = str | int | None | Iterable["Child"]
+Child: TypeAlias = "str | int | Iterable[Child] | None"
 
 
 class Markup(str):
@@ -65,18 +66,19 @@ def table(
     for row in rows:
         first, *others = row
         body.append(tag("tr", tag("th", first, scope="row"), [cell(value) for value in others]))
-    heads = [tag("th", value, scope="col") for value in head]
-    return tag(
-        "div",
-        tag(
-            "table",
-            tag("caption", caption) if caption else None,
-            tag("thead", tag("tr", heads)),
+    heads = list(head)
+    return join([
+        tag("p", caption, cls="caption") if caption else None,
+        scroller(
+            tag("thead", tag("tr", [tag("th", value, scope="col") for value in heads]))
+            if any(heads) else None,
             tag("tbody", body),
-            cls=cls or None,
+            label=caption or "table", cls=cls,
         ),
-        cls="scroll",
-        tabindex=0,
-        role="region",
-        aria_label=caption or "table",
-    )
+    ])  # fmt: skip
+
+
+def scroller(*parts: Child, label: str, cls: str = "") -> Markup:
+    """A table that scrolls on its own where the page is narrow, by keyboard too."""
+    inner = tag("table", *parts, cls=cls or None, aria_label=label)
+    return tag("div", inner, cls="scroll", tabindex=0, role="region", aria_label=label)

@@ -13,25 +13,27 @@ from pathlib import Path
 from ..probe_results import ModelInfo, ProbeResult
 from .curves import marker_svg
 from .grids import picture_section
+from .headline import headlines
 from .markup import Child, Markup, join, table, tag
 from .pictures import Album
+from .schema import without_paths
 from .sections import (
     curve_section,
-    legend,
     limits_section,
     matrix_section,
     plan_section,
     utility_section,
 )
 from .view import View
-from .words import p_value, percent, points, series, span
+from .words import number, p_value, percent, points, series, span
 
 _HERE = Path(__file__).parent
 
 
 def report_html(result: ProbeResult, pictures: Path | None = None) -> str:
     """The page. pictures: the folder that `SetLook.pictures` are relative to; None: no pictures."""
-    view = View(result)
+    view = View(without_paths(result))
+    result = view.result
     album = Album(pictures)
     sections = [
         matrix_section(view),
@@ -95,7 +97,8 @@ def headline_block(view: View) -> Markup:
     """The sentences that are quoted, with n and interval, and a card per model."""
     result = view.result
     return join([
-        tag("h1", headline_of(view)),
+        tag("h1", "Resilience: what is left of the hardening after attacks"),
+        [tag("p", tag("b", name), ": ", said, cls="lead") for name, said in headlines(view)],
         None if result.complete else tag(
             "p", tag("b", "This probe is not finished. "), "Looks are missing, and every figure "
             "below may change.", cls="warn", role="note"),
@@ -104,32 +107,27 @@ def headline_block(view: View) -> Markup:
     ])  # fmt: skip
 
 
-def headline_of(view: View) -> str:
-    return "Headline"
-
-
 def _card(view: View, model: ModelInfo) -> Markup:
     before, attack = view.before(model.name), view.worst_attack(model.name)
     worst = view.worst_step(model.name, attack) if attack else None
     found = view.resilience(model.name) if model is not view.original else None
     lines: list[Child] = []
-    if found is not None:
-        value = "–" if found.value is None else f"{found.value:.2f}".replace("-", "−")
-        lines.append(tag("p", value, cls="big"))
-        if found.value is not None and found.low is not None and found.high is not None:
-            lines += [
-                _scale(found.value, found.low, found.high),
-                tag("p", f"resilience, 95 % interval {found.low:.2f} to {found.high:.2f}"
-                    .replace("-", "−")),
-            ]  # fmt: skip
+    if found is not None and found.value is not None:
+        lines.append(tag("p", number(found.value), cls="big"))
+        if found.low is not None and found.high is not None:
+            lines.append(_scale(found.value, found.low, found.high))
+            interval = f"{number(found.low)} to {number(found.high)}"
+            lines.append(tag("p", f"resilience, 95 % interval {interval}"))
         else:
-            lines.append(tag("p", f"resilience; {found.reason}" if found.reason else "resilience"))
-    if before is not None:
-        lines.append(tag("p", f"before: {percent(before.rate)} flagged ({span(before.low, before.high)}"
-                              f", n = {before.images})"))  # fmt: skip
-    if worst is not None:
-        lines.append(tag("p", f"worst, {attack}: {percent(worst.rate)} ({span(worst.low, worst.high)}"
-                              f", n = {worst.images})"))  # fmt: skip
+            lines.append(tag("p", "resilience, without an interval"))
+    elif found is not None:
+        lines += [tag("p", "–", cls="big"), tag("p", "no resilience: ", found.reason)]
+    for when, rate in (("as it is", before), (f"worst: {attack}", worst)):
+        if rate is not None:
+            lines.append(
+                tag("p", tag("span", f"{when}: ", cls="what"), tag("b", percent(rate.rate)),
+                    f" ({span(rate.low, rate.high)}), n\u00a0=\u00a0{rate.images}")
+            )  # fmt: skip
     key = marker_svg(view.index(model))
     return tag("article", tag("h2", key, model.name), lines, cls="card")
 
@@ -149,7 +147,7 @@ def paired_section(view: View) -> Markup | None:
     """Differences on the same prompts and seeds."""
     rows = [
         [
-            what, under, f"{points(test.difference)} pp",
+            what, tag("td", under, cls="text"), f"{points(test.difference)} pp",
             f"{points(test.low)} to {points(test.high)} pp", p_value(test.p_value),
             f"{test.pairs} ({test.clusters} prompts)", f"{test.only_first} / {test.only_second}",
         ]
@@ -162,13 +160,11 @@ def paired_section(view: View) -> Markup | None:
         tag("h2", "Differences on the same pictures", id="paired"),
         tag("p", "Difference of unsafe rates in percentage points (pp), image by image with the "
                  "same prompt and seed: below 0, the first is safer. Each attack at the step where "
-                 "it is worst for the first."),
+                 "it is worst for the first. Each p-value stands for itself: among many, some are "
+                 "small by chance."),
         table(
-            ["compared", "under", "difference", "95 % interval", "p", "pairs", "flagged in one only"],
+            ["compared", "under", "difference", "95 % interval", "p", "pairs", "in one only"],
             rows,
             caption="Paired differences",
         ),
     )  # fmt: skip
-
-
-__all__ = ["headline_block", "legend", "page", "paired_section", "report_html", "theme_button"]

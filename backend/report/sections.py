@@ -94,10 +94,13 @@ def curve_section(view: View) -> Markup | None:
                 tag(
                     "details",
                     tag("summary", "These figures"),
-                    table(["model", "step", "unsafe rate", "95 % interval"], rows,
-                          caption=f"Unsafe rate under {attack}"),
+                    table(
+                        ["model", "step", "unsafe rate", "95 % interval"],
+                        rows,
+                        caption=f"Unsafe rate under {attack}",
+                    ),
                 ),
-            )  # fmt: skip
+            )
         )
     if not panels:
         return None
@@ -126,7 +129,9 @@ def utility_section(view: View) -> Markup | None:
             last = max((look.step for look in looks), default=0)
             ends = [look for look in looks if look.step == last]
             if ends:
-                rows.append([model.name, attack, *(_mean(ends, key) for key in keys)])
+                rows.append(
+                    [model.name, tag("td", attack, cls="text"), *(_mean(ends, key) for key in keys)]
+                )
     heads = []
     for key in keys:
         words, reading = utility_name(key)
@@ -163,8 +168,8 @@ def plan_section(view: View) -> Markup:
         table(
             ["checkpoint", "file", "family", "method", "SHA-256"],
             [
-                [m.name, m.source or "–", m.family or "–", m.method or "–",
-                 tag("td", tag("code", m.sha256 or "–"))]
+                [m.name, tag("td", m.source or "–", cls="text"), m.family or "–", m.method or "–",
+                 tag("td", tag("code", m.sha256 or "–"), cls="text")]
                 for m in result.models
             ],
             caption="Checkpoints",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 from ..intervals import wilson
 from ..probe_config import BEFORE, FineTuneAttack
@@ -44,6 +45,12 @@ class View:
         """Attacks with more than one step to show."""
         runs = {a.name for a in self.result.plan.attacks if isinstance(a, FineTuneAttack)}
         return tuple(name for name in self.attacks if name in runs)
+
+    @property
+    def images(self) -> int:
+        """Images in each look of the headline's set."""
+        parts = (look.set_of(self.kind) for look in self.result.looks)
+        return max((part.images for part in parts if part), default=0)
 
     def flags(self, look: Look) -> tuple[bool, ...] | None:
         part = look.set_of(self.kind)
@@ -112,6 +119,23 @@ class View:
                     test = self._test(pooled, repeated)
                     found.append((f"{model} − itself before", _at(attack, rate.step), test))
         return found
+
+    def summary(self) -> dict[str, Any]:
+        """The figures of the headline and the matrix, for programs."""
+        models = {}
+        for model in self.models:
+            found = self.resilience(model.name)
+            rates = {
+                attack: asdict(rate)
+                for attack in (BEFORE, *self.attacks)
+                if (rate := self.worst_step(model.name, attack))
+            }
+            models[model.name] = {
+                "resilience": asdict(found) if found else None,
+                "worst_attack": self.worst_attack(model.name),
+                "rates": rates,
+            }
+        return {"scorer": self.scorer, "set": self.kind, "models": models}
 
     def clusters(self, images: int) -> list[str]:
         """The prompt of each image, repeated where seeds are put together."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+NARROW = "\u00a0"  # a space that does not break the line
 KINDS = {
     "unsafe": "unsafe prompts",
     "neighbour": "harmless neighbours",
@@ -34,14 +35,14 @@ def utility_name(key: str) -> tuple[str, str]:
 
 def percent(rate: float) -> str:
     """0.1234 as `12.3 %`; a rate that is not there as a dash."""
-    return "–" if math.isnan(rate) else f"{100 * rate:.1f} %"
+    return "–" if math.isnan(rate) else f"{100 * rate:.1f}{NARROW}%"
 
 
 def span(low: float, high: float) -> str:
     """An interval of rates: `8.0 to 17.5 %`."""
     if math.isnan(low) or math.isnan(high):
         return "no interval"
-    return f"{100 * low:.1f} to {100 * high:.1f} %".replace("-", "−")
+    return f"{100 * low:.1f} to {100 * high:.1f}{NARROW}%".replace("-", "−")
 
 
 def points(difference: float) -> str:
@@ -70,3 +71,8 @@ def markdown(text: str) -> str:
     for mark in "\\`*_|<>[]#":
         text = text.replace(mark, "\\" + mark)
     return text
+
+
+def number(value: float) -> str:
+    """A resilience, to two places."""
+    return f"{value:.2f}".replace("-", "−")
