@@ -97,7 +97,7 @@ class CommandScorer:
             flagged = self._list(answer, "flagged", images, _is_bool, "true or false")
         else:
             raise self._error('printed no "flagged", and the configuration has no threshold')
-        labels = []
+        labels = [""] * images
         if "labels" in answer:
             labels = self._list(answer, "labels", images, _is_text, "texts")
         return Scores(
