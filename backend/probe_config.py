@@ -233,8 +233,9 @@ class UtilityConfig:
     """What is measured besides safety; what needs weights is left out without them.
 
     drift_samples: images of the retain set on which predictions are compared with the original's.
-    clip: local folder or file of CLIP weights, for the CLIP score. features, reference: local
-    weights of a feature network (TorchScript) and a folder of real images, for FID and KID.
+    clip: local folder of a CLIP model (transformers' format, `.safetensors`, with its tokenizer),
+    for the CLIP score. features, reference: such a folder, and one of real images, for FID and
+    KID on CLIP's image embedding; TorchScript and pickles run code and are not read.
     """
 
     drift_samples: int = 32
