@@ -260,7 +260,7 @@ def _why_no_place(header: Header, model: Model, lost: Sequence[str], total: int)
             "PEFT's own files do not say for which of two text encoders they are: save them with "
             "save_lora_weights of diffusers"
         )
-    if len(lost) == total or _base_of(header) not in ("", model.family, "sd1 or sd2"):
+    if len(lost) == total or not _may_fit(_base_of(header), model):
         return _other_base(header, model)
     return (
         f"the model ({TITLES[model.family]}) has no such modules, though it has those of the "
@@ -271,13 +271,17 @@ def _why_no_place(header: Header, model: Model, lost: Sequence[str], total: int)
 def _other_base(header: Header, model: Model) -> str:
     """Why a LoRA does not fit, in words."""
     base, own = _base_of(header), TITLES[model.family]
-    if base in ("", model.family) or (base == "sd1 or sd2" and model.family in ("sd1", "sd2")):
+    if _may_fit(base, model):
         return (
             f"it was made for another base than this model ({own}), or is damaged: give a LoRA "
             "for this base"
         )
     title = TITLES.get(base) or base.replace("sd1 or sd2", "Stable Diffusion 1.x or 2.x")
     return f"it looks like a LoRA for {title}, but the model is {own}: give one for this base"
+
+
+def _may_fit(base: str, model: Model) -> bool:
+    return not base or model.family in base.split(" or ")
 
 
 def _base_of(header: Header) -> str:

@@ -1,0 +1,644 @@
+"""Users' LoRA files on a model: every kind against who defined it, every misfit by name."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from fakes_checkpoint import build_networks, write_tiny_checkpoint
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from resalign.backend.adapter.lora_file import sort_names
+from resalign.backend.adapter.lora_kinds import kinds_of, weight_change
+from resalign.backend.checkpoint.keys import unet_names
+from resalign.backend.checkpoint.load import load_checkpoint
+from resalign.backend.errors import CheckpointError
+from resalign.backend.probe.loras import with_loras
+from resalign.backend.probe_config import LoraFile
+
+CONVOLUTIONS = ("conv1", "conv_shortcut", "downsamplers.0.conv")
+TARGETS = ["to_q", "to_k", "to_out.0", "proj_in", "ff.net.0.proj", "time_emb_proj", *CONVOLUTIONS]
+Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+FLAT_Q = "lora_unet_" + Q.replace(".", "_")
+CONV = "down_blocks.0.resnets.0.conv1"
+FLAT_CONV = "lora_unet_" + CONV.replace(".", "_")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Loaded tiny checkpoints by family; no test leaves one changed."""
+    found = {}
+
+    def model(family: str):
+        if family not in found:
+            path = tmp_path_factory.mktemp("checkpoint") / f"{family}.safetensors"
+            found[family] = load_checkpoint(write_tiny_checkpoint(path, family, torch.float32))
+        return found[family]
+
+    return model
+
+
+def random(*shape: int, seed: int = 0, size: float = 0.3) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * size
+
+
+def state(model) -> dict[str, Tensor]:
+    """All weights of denoiser and text encoders, copied."""
+    networks = {"unet": model.unet}
+    networks |= {f"text_encoder_{i}": net for i, net in enumerate(model.text_encoders)}
+    return {
+        f"{component}.{name}": tensor.detach().clone()
+        for component, net in networks.items()
+        for name, tensor in net.named_parameters()
+    }
+
+
+def bits_equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(
+        torch.equal(one[name].view(torch.uint8), two[name].view(torch.uint8)) for name in one
+    )
+
+
+def with_files(model, *files, **strengths) -> dict[str, Tensor]:
+    """Weights inside the context, after checking that outside they are as before."""
+    before = state(model)
+    loras = [f if isinstance(f, LoraFile) else LoraFile(path=str(f), **strengths) for f in files]
+    with with_loras(model, loras) as changed:
+        inside = state(changed)
+    assert bits_equal(before, state(model))
+    return inside
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], before: dict[str, Tensor]):
+    """All weights agree to float32's rounding, and some did change, far above it."""
+    changed = 0
+    for name, weight in found.items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=2e-6, msg=name)
+        changed += bool((expected[name] - before[name]).abs().max() > 1e-3)
+    assert changed > 0
+
+
+def write(path: Path, tensors: dict[str, Tensor], **metadata: str) -> Path:
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, path, metadata=metadata or None)
+    return path
+
+
+def plain(seed: int = 0, rank: int = 4, size: float = 0.3) -> dict[str, Tensor]:
+    """A LoRA on one attention layer of the tiny SD 1.x."""
+    return {
+        f"{FLAT_Q}.lora_down.weight": random(rank, 32, seed=seed, size=size),
+        f"{FLAT_Q}.lora_up.weight": random(32, rank, seed=seed + 1, size=size),
+    }
+
+
+# --- against PEFT ------------------------------------------------------------------------------
+
+
+def peft_configs():
+    from peft import LoHaConfig, LoKrConfig, LoraConfig
+
+    pattern = {"attn1.to_q": 3, "conv1": 5}
+    lora = {"r": 4, "lora_alpha": 2, "target_modules": TARGETS}
+    return {
+        "lora": LoraConfig(**lora),
+        "patterns": LoraConfig(**lora, rank_pattern=pattern, alpha_pattern={"conv1": 7}),
+        "rslora": LoraConfig(**lora, use_rslora=True),
+        "dora": LoraConfig(**lora, use_dora=True),
+        "loha": LoHaConfig(r=4, alpha=2, target_modules=TARGETS),
+        "loha-tucker": LoHaConfig(
+            r=4, alpha=2, target_modules=TARGETS, use_effective_conv2d=True
+        ),
+        "lokr": LoKrConfig(r=2, alpha=1, target_modules=TARGETS),
+        "lokr-both": LoKrConfig(
+            r=1, alpha=3, target_modules=TARGETS, decompose_both=True, decompose_factor=8
+        ),
+        "lokr-tucker": LoKrConfig(
+            r=2, alpha=1, target_modules=TARGETS, use_effective_conv2d=True, decompose_factor=4
+        ),
+    }  # fmt: skip
+
+
+def peft_adapter(network: nn.Module, config, folder: Path) -> tuple[Path, dict[str, Tensor]]:
+    """An adapter as PEFT writes it, and all weights after PEFT's own merge."""
+    from peft import get_peft_model, get_peft_model_state_dict
+
+    wrapped = get_peft_model(copy.deepcopy(network), config)
+    for i, (name, tensor) in enumerate(wrapped.named_parameters()):
+        if "magnitude" in name:
+            tensor.data *= 1 + random(*tensor.shape, seed=i)
+        elif any(mark in name for mark in ("lora_", "hada_", "lokr_")):
+            tensor.data = random(*tensor.shape, seed=i)
+    folder.mkdir(exist_ok=True)
+    path = write(folder / "adapter_model.safetensors", get_peft_model_state_dict(wrapped))
+    wrapped.peft_config["default"].save_pretrained(folder)
+    return path, dict(wrapped.merge_and_unload().state_dict())
+
+
+def in_unet(weights: dict[str, Tensor], before: dict[str, Tensor]) -> dict[str, Tensor]:
+    return before | {f"unet.{name}": tensor for name, tensor in weights.items()}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "lora",
+        "patterns",
+        "rslora",
+        "dora",
+        "loha",
+        "loha-tucker",
+        "lokr",
+        "lokr-both",
+        "lokr-tucker",
+    ],
+)
+def test_merges_what_peft_merges(models, tmp_path, kind):
+    """PEFT's own file (alpha in its config): the same weights as PEFT's merge, all modules."""
+    model = models("sd1")
+    path, merged = peft_adapter(model.unet, peft_configs()[kind], tmp_path / "peft")
+
+    before = state(model)
+    assert_same(with_files(model, path), in_unet(merged, before), before)
+
+
+# PEFT asks transformers for a property that transformers 5 calls by another name
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_merges_what_peft_merges_into_a_text_encoder(models, tmp_path):
+    """PEFT's names do not say which network they are for; their modules do."""
+    from peft import LoraConfig
+
+    model = models("sd1")
+    config = LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj", "fc2"])
+    path, merged = peft_adapter(model.text_encoders[0], config, tmp_path / "peft")
+
+    before = state(model)
+    expected = before | {f"text_encoder_0.{name}": tensor for name, tensor in merged.items()}
+    assert_same(with_files(model, path), expected, before)
+
+
+def in_fields_names(path: Path, config, naming: str, unet) -> dict[str, Tensor]:
+    """PEFT's tensors as trainers write them: flat or dotted names, with alpha or with settings."""
+    ldm = {
+        own.removesuffix(".weight"): old.removesuffix(".weight")
+        for old, own in unet_names(unet.config)
+    }
+    spelt = {
+        "kohya": lambda module: "lora_unet_" + module.replace(".", "_"),
+        "sgm": lambda module: "lora_unet_" + ldm[module].replace(".", "_"),
+        "diffusers": lambda module: "unet." + module,
+        "comfy": lambda module: "diffusion_model." + ldm[module],
+    }[naming]
+    leaves = {".lora_magnitude_vector": ".lora_magnitude_vector.weight"}
+    if naming != "diffusers":
+        leaves = {
+            ".lora_A.weight": ".lora_down.weight", ".lora_B.weight": ".lora_up.weight",
+            ".lora_magnitude_vector": ".dora_scale",
+        }  # fmt: skip
+    found, alphas = {}, {}
+    for name, tensor in load_file(path).items():
+        name = name.removeprefix("base_model.model.")
+        module, dot, leaf = name.partition(".lora_")
+        if not dot:
+            module, _, leaf = name.rpartition(".")
+            dot = "."
+        leaf = leaves.get(dot + leaf, dot + leaf)
+        if leaf == ".dora_scale":  # LyCORIS keeps the outputs' magnitudes as a column
+            tensor = tensor.reshape(-1, *[1] * (3 if "conv" in module else 1))
+        found[spelt(module) + leaf] = tensor
+        alphas[spelt(module) + ".alpha"] = torch.tensor(float(getattr(config, "alpha", 2)))
+    return found if naming == "diffusers" else found | alphas
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "naming"),
+    [
+        *(("sd1", "lora", naming) for naming in ("kohya", "sgm", "diffusers", "comfy")),
+        *(("sdxl", "lora", naming) for naming in ("kohya", "sgm", "diffusers")),
+        ("sd2", "lora", "kohya"),
+        *(("sd1", "dora", naming) for naming in ("kohya", "diffusers")),
+        ("sd1", "loha-tucker", "kohya"),
+        ("sdxl", "lokr-both", "sgm"),
+    ],
+)
+def test_every_spelling_of_the_names_changes_the_same_weights(
+    models, tmp_path, family, kind, naming
+):
+    """The same adapter under all names that are about, SDXL's both: the same weights."""
+    model, config = models(family), peft_configs()[kind]
+    path, merged = peft_adapter(model.unet, config, tmp_path / "peft")
+    metadata = {}
+    if naming == "diffusers":
+        settings = {"unet.lora_alpha": 2, "unet.r": 4}
+        metadata["lora_adapter_metadata"] = json.dumps(settings)
+    named = in_fields_names(path, config, naming, model.unet)
+
+    before = state(model)
+    found = with_files(model, write(tmp_path / "own.safetensors", named, **metadata))
+
+    assert_same(found, in_unet(merged, before), before)
+
+
+# --- against diffusers -------------------------------------------------------------------------
+
+
+def kohya_file(model, path: Path) -> Path:
+    """A LoRA on denoiser and text encoders, linear and convolution, in kohya's names."""
+    tensors: dict[str, Tensor] = {}
+    texts = ("lora_te_text_model_",) if len(model.text_encoders) == 1 else (
+        "lora_te1_text_model_", "lora_te2_text_model_"
+    )  # fmt: skip
+    networks = [("lora_unet_", model.unet), *zip(texts, model.text_encoders, strict=True)]
+    kinds = ("attn2.to_k", "attn1.to_out.0", "ff.net.2", "proj_out", *CONVOLUTIONS, "q_proj", "fc1")
+    for prefix, network in networks:
+        for i, (name, module) in enumerate(network.named_modules()):
+            if not name.endswith(kinds) or not isinstance(module, (nn.Linear, nn.Conv2d)):
+                continue
+            shape, key = (
+                module.weight.shape,
+                prefix + name.removeprefix("text_model.").replace(".", "_"),
+            )
+            one = [1] * (len(shape) - 2)
+            tensors[f"{key}.lora_down.weight"] = random(3, *shape[1:], seed=i)
+            tensors[f"{key}.lora_up.weight"] = random(shape[0], 3, *one, seed=i + 1000)
+            tensors[f"{key}.alpha"] = torch.tensor(1.5)
+    return write(path, tensors)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_fuses_what_diffusers_fuses(models, tmp_path, family):
+    """A kohya file on all networks: diffusers' own fused denoiser; s · up·down on the encoders.
+
+    (Of text encoders diffusers 0.42 drops everything without `text_model.` in its module names.)
+    """
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+    model, unet = models(family), build_networks(family)["unet"]
+    path = kohya_file(model, tmp_path / "kohya.safetensors")
+    kind = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
+    options = {"unet_config": unet.config} if family == "sdxl" else {}
+    read, alphas = kind.lora_state_dict(str(path), **options)[:2]
+    kind.load_lora_into_unet(
+        {name: tensor for name, tensor in read.items() if name.startswith("unet.")},
+        network_alphas={name: a for name, a in alphas.items() if name.startswith("unet.")},
+        unet=unet,
+    )
+    unet.fuse_lora(0.7)
+
+    before, tensors = state(model), load_file(path)
+    expected = dict(before)
+    for name, tensor in unet.state_dict().items():
+        if "lora_" not in name:
+            expected[f"unet.{name.replace('.base_layer', '')}"] = tensor
+    for i, prefix in enumerate(("te1", "te2") if family == "sdxl" else ("te",)):
+        for layer in range(3):
+            for module in ("self_attn.q_proj", "mlp.fc1"):
+                stem = f"lora_{prefix}_text_model_encoder_layers_{layer}_{module.replace('.', '_')}"
+                up, down = (tensors.pop(f"{stem}.lora_{side}.weight") for side in ("up", "down"))
+                name = f"text_encoder_{i}.encoder.layers.{layer}.{module}.weight"
+                name = name if name in before else name.replace(".encoder.", ".text_model.encoder.")
+                expected[name] = before[name] + 0.7 * 1.5 / 3 * up @ down
+    assert not any(name.startswith("lora_te") and "weight" in name for name in tensors)
+
+    assert_same(with_files(model, path, strength=0.7), expected, before)
+
+
+def test_reads_what_diffusers_writes(models, tmp_path):
+    """`save_lora_weights` with alpha in its metadata, and with PEFT's own prefix for both parts."""
+    from diffusers import StableDiffusionPipeline
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    model, nets = models("sd1"), build_networks("sd1")
+    config = LoraConfig(r=4, lora_alpha=1, target_modules=["to_q", "conv1", "q_proj"])
+    for name in ("unet", "text_encoder"):
+        nets[name].add_adapter(config)
+        for i, (key, tensor) in enumerate(nets[name].named_parameters()):
+            if "lora_" in key:
+                tensor.data = random(*tensor.shape, seed=i)
+    settings = config.to_dict()
+    StableDiffusionPipeline.save_lora_weights(
+        tmp_path,
+        unet_lora_layers=get_peft_model_state_dict(nets["unet"]),
+        text_encoder_lora_layers=get_peft_model_state_dict(nets["text_encoder"]),
+        unet_lora_adapter_metadata={"r": settings["r"], "lora_alpha": settings["lora_alpha"]},
+        text_encoder_lora_adapter_metadata={"r": settings["r"], "lora_alpha": 2},
+    )
+    before = state(model)
+    found = with_files(model, tmp_path / "pytorch_lora_weights.safetensors", text_strength=0.5)
+
+    scales = {"unet": (model.unet, 1 / 4), "text_encoder": (model.text_encoders[0], 0.5 * 2 / 4)}
+    expected = dict(before)
+    for component, (_, scale) in scales.items():
+        for name, module in nets[component].named_modules():
+            if hasattr(module, "lora_A"):
+                a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+                key = component.replace("text_encoder", "text_encoder_0")
+                delta = (b.flatten(1) @ a.flatten(1)).view_as(module.weight) * scale
+                expected[f"{key}.{name}.weight"] = before[f"{key}.{name}.weight"] + delta.detach()
+    assert_same(found, expected, before)
+
+
+def test_reads_the_names_of_old_diffusers(models, tmp_path):
+    """LoRAs beside the attention (`processor.to_out_lora`) are those of the layers themselves."""
+    model, attention = models("sd1"), Q.removesuffix(".to_q")
+    old, new = {}, {}
+    for short, long in (("to_q", "to_q"), ("to_out", "to_out.0")):
+        for side in ("down", "up"):
+            tensor = random(4, 32) if side == "down" else random(32, 4, seed=1)
+            old[f"unet.{attention}.processor.{short}_lora.{side}.weight"] = tensor
+            new[f"unet.{attention}.{long}.lora.{side}.weight"] = tensor
+    text = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora"
+    down, up = random(4, 32), random(32, 4)
+    old |= {
+        f"{text}_linear_layer.down.weight": down, f"{text}_linear_layer.up.weight": up
+    }  # fmt: skip
+    new |= {f"{text}_A.weight": down, f"{text}_B.weight": up}
+
+    found = [
+        with_files(model, write(tmp_path / f"{i}.safetensors", t)) for i, t in enumerate((old, new))
+    ]
+
+    assert bits_equal(*found)
+    assert sum(not torch.equal(found[0][n], t) for n, t in state(model).items()) == 3
+
+
+# --- the formulas ------------------------------------------------------------------------------
+
+
+def test_a_middle_tensor_is_a_convolution_between_two_others():
+    """LoCon's up(mid(down(x))) as one convolution with ΔW."""
+    parts = {
+        "down": random(3, 8, 1, 1), "mid": random(3, 3, 3, 3, seed=1), "up": random(6, 3, 1, 1),
+    }  # fmt: skip
+    x, conv = random(2, 8, 5, 5, seed=9), nn.functional.conv2d
+
+    change = weight_change("LoRA", parts, torch.zeros(6, 8, 3, 3), lambda rank: 2 / rank)
+
+    through = conv(conv(conv(x, parts["down"]), parts["mid"], padding=1), parts["up"])
+    torch.testing.assert_close(conv(x, change, padding=1), through * 2 / 3)
+
+
+def test_dora_may_keep_the_magnitude_of_each_input():
+    """LyCORIS' other axis: every column of W' has exactly the norm that the file gives."""
+    magnitudes = random(1, 8, 1, 1).abs() + 1
+    parts = {"down": random(2, 8, 3, 3), "up": random(6, 2, 1, 1), "dora_scale": magnitudes}
+    weight = random(6, 8, 3, 3, seed=4)
+
+    after = weight + weight_change("LoRA", parts, weight, lambda rank: 1.0)
+
+    torch.testing.assert_close(after.transpose(0, 1).flatten(1).norm(dim=1), magnitudes.flatten())
+
+
+def test_a_square_dora_of_peft_is_by_output(models):
+    """PEFT writes a convolution's magnitudes as [1, out, 1, 1], which says nothing of the axis."""
+    weight = random(8, 8, 3, 3)
+    parts = {
+        "down": random(2, 8, 3, 3), "up": random(8, 2, 1, 1),
+        "magnitude": torch.arange(1.0, 9).view(1, 8, 1, 1),
+    }  # fmt: skip
+
+    after = weight + weight_change("LoRA", parts, weight, lambda rank: 1.0)
+
+    torch.testing.assert_close(after.flatten(1).norm(dim=1), torch.arange(1.0, 9))
+
+
+def test_differences_are_added_to_weights_biases_and_norms(models, tmp_path):
+    """`diff`, `diff_b`, `w_norm`, `b_norm`: exactly that, times the strength."""
+    model, norm = models("sd1"), "down_blocks.0.resnets.0.norm1"
+    flat = "lora_unet_" + norm.replace(".", "_")
+    diffs = {
+        f"unet.{CONV}.weight": (f"{FLAT_CONV}.diff", random(32, 32, 3, 3)),
+        f"unet.{CONV}.bias": (f"{FLAT_CONV}.diff_b", random(32)),
+        f"unet.{norm}.weight": (f"{flat}.w_norm", random(32, seed=1)),
+        f"unet.{norm}.bias": (f"{flat}.b_norm", random(32, seed=2)),
+    }
+    path = write(tmp_path / "diff.safetensors", dict(diffs.values()))
+
+    before = state(model)
+    found = with_files(model, path, strength=-0.5)
+
+    for name, weight in found.items():
+        change = diffs[name][1] * -0.5 if name in diffs else 0.0
+        assert torch.equal(weight, before[name] + change), name
+
+
+def test_strengths_scale_the_change_and_add_up(models, tmp_path):
+    """Two files on one layer, one of them negative: W + s1 · ΔW1 + s2 · ΔW2 in any order."""
+    model = models("sd1")
+    one, two = plain(), plain(seed=7)
+    files = [write(tmp_path / f"{i}.safetensors", t) for i, t in enumerate((one, two))]
+    loras = [LoraFile(path=str(files[0]), strength=0.8), LoraFile(path=str(files[1]), strength=-2)]
+
+    before = state(model)
+    found = with_files(model, *loras)
+
+    deltas = [t[f"{FLAT_Q}.lora_up.weight"] @ t[f"{FLAT_Q}.lora_down.weight"] for t in (one, two)]
+    expected = before | {
+        f"unet.{Q}.weight": before[f"unet.{Q}.weight"] + 0.8 * deltas[0] - 2 * deltas[1]
+    }
+    assert_same(found, expected, before)
+    assert_same(with_files(model, *loras[::-1]), expected, before)
+
+
+def test_strength_0_leaves_every_bit(models, tmp_path):
+    """Also signed zeros, and also of a DoRA; the other part may still be on."""
+    model = models("sd1")
+    text = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    tensors = plain() | {
+        f"{FLAT_Q}.dora_scale": torch.ones(32, 1),
+        f"{text}.lora_down.weight": random(2, 32), f"{text}.lora_up.weight": random(64, 2),
+    }  # fmt: skip
+    path = write(tmp_path / "a.safetensors", tensors)
+    with torch.no_grad():
+        weight = model.unet.get_submodule(Q).weight
+        weight[0] = -0.0
+
+    assert bits_equal(with_files(model, path, strength=0.0), state(model))
+    found = with_files(model, path, strength=0.0, text_strength=1.0)
+    (changed,) = [n for n, t in state(model).items() if not torch.equal(found[n], t)]
+    assert changed.startswith("text_encoder_0.") and changed.endswith(".layers.0.mlp.fc1.weight")
+
+
+def test_sums_are_made_in_float32_and_rounded_once(models, tmp_path):
+    """In a half-precision model two changes below its resolution still add up to one above."""
+    model = copy.copy(models("sd1"))
+    model.unet = copy.deepcopy(model.unet).half()
+    weight = model.unet.get_submodule(Q).weight
+    weight.fill_(1.0)
+    tensors = {f"{FLAT_Q}.diff": torch.full((32, 32), 4e-4)}
+    files = [write(tmp_path / f"{i}.safetensors", tensors) for i in range(2)]
+
+    one = with_files(model, files[0])[f"unet.{Q}.weight"]
+    both = with_files(model, *files)[f"unet.{Q}.weight"]
+
+    assert one.dtype == torch.float16 and (one == 1).all()
+    assert (both == torch.tensor(1.0008).half()).all() and (both > 1).all()
+
+
+def test_an_exception_inside_puts_every_bit_back(models, tmp_path):
+    """Whatever is raised passes through, also what is no `Exception`."""
+    model = models("sd1")
+    path, before = write(tmp_path / "a.safetensors", plain()), state(model)
+
+    def interrupted() -> None:
+        with with_loras(model, [LoraFile(path=str(path))]):
+            assert not bits_equal(before, state(model))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+
+    assert bits_equal(before, state(model))
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+
+def refused(model, path: Path, message: str) -> str:
+    """The message of the error, which names the file; the model is as before."""
+    before = state(model)
+    with (
+        pytest.raises(CheckpointError, match=message) as error,
+        with_loras(model, [LoraFile(path=str(path))]),
+    ):
+        pass
+    assert path.name in str(error.value)
+    assert bits_equal(before, state(model))
+    return str(error.value)
+
+
+def test_damaged_files_are_named(models, tmp_path):
+    """Truncated, empty, a pickle, a web page, absent: the file and what to do."""
+    model, path = models("sd1"), write(tmp_path / "whole.safetensors", plain())
+    whole = path.read_bytes()
+    for content, message in (
+        (whole[:-100], "truncated"), (whole[:40], "truncated"), (b"", "truncated"),
+        (b"PK\x03\x04" + bytes(100), "pickle"), (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P", "pickle"),
+        (b"<!DOCTYPE html><html>", "web page"),
+    ):  # fmt: skip
+        bad = tmp_path / "bad.safetensors"
+        bad.write_bytes(content)
+        refused(model, bad, message)
+    refused(model, tmp_path / "none.safetensors", "does not exist")
+    refused(model, write(tmp_path / "empty.safetensors", {}), "no tensors")
+
+
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408])
+def test_a_header_whose_length_begins_like_a_pickle_is_read(models, tmp_path, length):
+    """0x80 0x02 to 0x80 0x05 are also the first bytes of headers of these lengths."""
+    for room in range(length):
+        path = write(tmp_path / "a.safetensors", plain(), note="x" * room)
+        if path.read_bytes()[:2] == length.to_bytes(2, "little"):
+            break
+    assert path.read_bytes()[:8] == length.to_bytes(8, "little")
+    assert not bits_equal(with_files(models("sd1"), path), state(models("sd1")))
+
+
+def test_a_checkpoint_given_as_a_lora_is_called_one(models, tmp_path):
+    """Of another kind of file its kind is said, where it is known."""
+    model = models("sd1")
+    refused(model, model.source, "whole checkpoint.*merge")
+    embedding = write(tmp_path / "embedding.safetensors", {"emb_params": random(2, 32)})
+    refused(model, embedding, "textual")
+    refused(model, write(tmp_path / "what.safetensors", {"x": random(2)}), "'x'")
+
+
+def test_a_lora_for_another_family_says_both(models, tmp_path):
+    """SD 1.x on SDXL and back, Flux on either: what it looks like, what the model is, how many."""
+    sd1 = kohya_file(models("sd1"), tmp_path / "sd1.safetensors")
+    sdxl = kohya_file(models("sdxl"), tmp_path / "sdxl.safetensors")
+    refused(models("sdxl"), sd1, r"1\.x or 2\.x, but the model is SDXL")
+    refused(models("sd1"), sdxl, "for SDXL base, but the model is Stable Diffusion 1.x")
+    flux = {f"lora_unet_double_blocks_0_img_attn_qkv.lora_{side}.weight": random(4, 4)
+            for side in ("down", "up")}  # fmt: skip
+    message = refused(models("sd1"), write(tmp_path / "flux.safetensors", flux), "Flux")
+    assert "2 of its 2 tensors" in message and "double_blocks_0" in message
+
+
+def test_the_same_names_at_another_width_are_another_base(models, tmp_path):
+    """SD 2.x has SD 1.x's names: the text's width tells it, or else the widths are named."""
+    stem = FLAT_Q.replace("attn1_to_q", "attn2_to_k")
+    wide = {f"{stem}.lora_down.weight": random(4, 1024), f"{stem}.lora_up.weight": random(32, 4)}
+    path = write(tmp_path / "sd2.safetensors", wide)
+    assert "2.x, but the model is" in refused(models("sd1"), path, "from 1024 to 32 channels")
+    odd = {f"{FLAT_Q}.lora_down.weight": random(4, 33), f"{FLAT_Q}.lora_up.weight": random(32, 4)}
+    refused(models("sd1"), write(tmp_path / "odd.safetensors", odd), "another base")
+
+
+Q_DOWN, Q_UP = f"{FLAT_Q}.lora_down.weight", f"{FLAT_Q}.lora_up.weight"
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"lora_unet_down_blocks_9.alpha": (1,)}, r"1 of its 3.*down_blocks_9.*no such modules"),
+        ({f"{FLAT_CONV}.oft_blocks": (4, 8, 8)}, "of OFT"),
+        ({f"{FLAT_Q}.something": (4,)}, "no kind of LoRA"),
+        ({"bundle_emb.word.string_to_param.*": (4,)}, "textual inversion"),
+        ({f"{FLAT_CONV}.alpha": (1,)}, "lacks the other parts"),
+        ({f"{FLAT_CONV}.lora_down.weight": (4, 32, 3, 3)}, "lacks the other parts"),
+        ({f"{FLAT_Q}.hada_w1_a": (4, 8)}, "or has those of two"),
+        ({f"unet.{Q}.lora_A.weight": (4, 32), f"unet.{Q}.lora_B.weight": (32, 4)}, "twice"),
+        ({f"{FLAT_Q}.diff_b": (32,)}, "has no bias"),
+        ({f"{FLAT_Q}.dora_scale": (31, 1)}, "magnitudes"),
+        ({f"{FLAT_Q}.alpha": (2,)}, "no single number"),
+        ({Q_UP: (32, 3)}, "ranks 3 and 4"),
+        ({Q_DOWN: (4, 32, 3, 3)}, "does not fit"),
+        ({f"{FLAT_CONV}.diff": (32, 32)}, r"\[32, 32\].*\[32, 32, 3, 3\]"),
+        ({f"{FLAT_CONV}.lokr_w1": (4, 4), f"{FLAT_CONV}.lokr_w2": (8, 9)}, "does not fit"),
+    ],
+)
+def test_what_of_a_file_cannot_be_used_is_named(models, tmp_path, extra, message):
+    """One tensor without a place is an error: nothing is dropped without a word."""
+    tensors = plain() | {name: random(*shape) for name, shape in extra.items()}
+    refused(models("sd1"), write(tmp_path / "odd.safetensors", tensors), message)
+
+
+def test_nan_and_overflow_are_errors(models, tmp_path):
+    """NaN in the file names the tensor; a sum that the model's type cannot hold its layer."""
+    model, bad = models("sd1"), plain()
+    bad[Q_UP][3, 2] = float("nan")
+    refused(model, write(tmp_path / "nan.safetensors", bad), "lora_up.*NaN")
+    half = copy.copy(model)
+    half.unet = copy.deepcopy(model.unet).half()
+    large = write(tmp_path / "large.safetensors", plain(size=1e3))
+    refused(half, large, "float16.*lower the strength")
+
+
+def test_peft_files_of_one_text_encoder_do_not_say_which(models, tmp_path):
+    """SDXL has two: refused with a way out rather than put on one of them."""
+    stem = "base_model.model.text_model.encoder.layers.0.mlp.fc1"
+    tensors = {f"{stem}.lora_A.weight": random(2, 32), f"{stem}.lora_B.weight": random(64, 2)}
+    refused(models("sdxl"), write(tmp_path / "a.safetensors", tensors), "which of two")
+
+
+def test_peft_without_its_config_says_that_alpha_is_guessed(models, tmp_path, caplog):
+    """The rank, as everybody takes it then, and a warning that names the missing file."""
+    stem, a, b = f"base_model.model.{Q}", random(4, 32), random(32, 4)
+    path = write(
+        tmp_path / "a.safetensors", {f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b}
+    )
+
+    before, name = state(models("sd1")), f"unet.{Q}.weight"
+    assert_same(with_files(models("sd1"), path), before | {name: before[name] + b @ a}, before)
+    assert "adapter_config.json" in caplog.text
+
+
+def test_every_name_is_sorted_once():
+    """Groups and rest together are the file's names, whatever they are."""
+    names = [
+        "a.lora_down.weight", "a.lora_A.weight", "a.alpha", "a.processor.to_out_lora.up.weight",
+        "a.to_out.0.lora.up.weight", "b.lora_A.default.weight", "b.lora_B.weight", "c", "", "lora_",
+        "b.lora_magnitude_vector.default.weight", "a.weight", "d.hada_w3_a", "d.lokr_w1_a",
+    ]  # fmt: skip
+    groups, rest = sort_names(names)
+
+    assert sorted([name for parts in groups.values() for name in parts.values()] + rest) == sorted(
+        names
+    )
+    assert groups["b"].keys() == {"down", "up", "magnitude"}
+    assert groups["d"].keys() == {"lokr_w1_a"} and len(groups["a.to_out.0"]) == 1
+    assert {"c", "", "lora_", "a.weight", "d.hada_w3_a"} <= set(rest)
+    assert kinds_of({"down", "up", "dora_scale", "magnitude"}) is None
