@@ -73,7 +73,7 @@ class Resilience:
     value: float | None
     low: float | None
     high: float | None
-    base_rate: float
+    base_rate: float | None
     worst_rate: float | None
     worst: Hashable
     images: int
