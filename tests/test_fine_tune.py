@@ -11,8 +11,10 @@ from fakes import random_conditioning, random_set, tiny_model
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.adapter.merge_in_place import merged
 from resalign.backend.config import AdapterConfig, FineTuneConfig
+from resalign.backend.data.batches import draw
 from resalign.backend.errors import ExportError
 from resalign.backend.probe.fine_tune import fine_tuned
+from resalign.backend.seeds import generator
 
 LORA = FineTuneConfig(name="lora", learning_rate=1e-2, steps=4, batch=4, rank=2)
 FULL = replace(LORA, name="full", method="full", learning_rate=1e-3)
@@ -84,6 +86,37 @@ def test_the_concepts_share_is_drawn_from_the_concept():
         concept=random_set(8, 2),
     ):  # fmt: skip
         pass
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_full_fine_tuning_is_this_loop_to_the_bit(optimiser):
+    """Published numbers rest on it: draws, losses and updates written out once more."""
+    config = replace(
+        FULL, optimiser=optimiser, concept_share=0.4, caption_dropout=0.3, schedule="linear",
+        weight_decay=0.01,
+    )  # fmt: skip
+    data, concept = random_set(8, 1), random_set(8, 2, shift=1.0)
+    model = tiny_model()
+    leaves = [part.requires_grad_(True) for part in model.unet.parameters()]
+    kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[optimiser]
+    moving = kind(leaves, lr=config.learning_rate, weight_decay=0.01, foreach=True)
+    for step in range(1, 5):
+        moving.param_groups[0]["lr"] = config.learning_rate * (1 - (step - 1) / 4)
+        random = generator(3, "fine-tune", step)
+        harmful = int(4 * 0.4 + float(torch.rand((), generator=random)))
+        loss = torch.zeros(())
+        for part, count in ((data, 4 - harmful), (concept, harmful)):
+            batch = draw(part, random, count, 1000, 0.3)
+            noised = model.schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
+            found = model.denoise(noised, batch.timesteps, batch.conditioning)
+            errors = (found - batch.noise).square().flatten(1).mean(dim=1)
+            loss = loss + errors.mean() * (count / 4)
+        for leaf, part in zip(leaves, torch.autograd.grad(loss, leaves), strict=True):
+            leaf.grad = part
+        moving.step()
+    trained = tiny_model()
+    with fine_tuned(trained, config, data, concept=concept, seed=3):
+        assert same(weights(trained), weights(model))
 
 
 def test_marks_are_visited_in_between():
