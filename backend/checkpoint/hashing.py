@@ -31,6 +31,19 @@ def sha256_of(path: Path, *, stage: str = "hash", on_progress: ProgressCallback 
         return hasher.digests()["file"]
 
 
+def tensor_sha256_of(path: Path, *, on_progress: ProgressCallback = silent) -> str:
+    """SHA-256 of all bytes after a safetensors header: ModelSpec's `hash_sha256`, in hex."""
+    total = path.stat().st_size
+    with path.open("rb", buffering=0) as file, Hasher("tensors") as hasher:
+        done = 8 + int.from_bytes(file.read(8), "little")
+        file.seek(done)
+        while chunk := hasher.read(file, CHUNK):
+            hasher.feed(chunk, "tensors")
+            done += len(chunk)
+            on_progress(progress("hash", done, total))
+        return hasher.digests()["tensors"]
+
+
 class Hasher:
     """Several SHA-256 at once, each on its thread, fed in order with bounded memory."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import RunError
 from .console import Console
@@ -40,9 +40,23 @@ def export(args: argparse.Namespace, console: Console) -> int:
     checkpoint = args.checkpoint or (run.job.checkpoint if run.job else "")
     write_outputs(
         run, checkpoint=Path(checkpoint), output=Path(args.output), lora=None, console=console,
-        overwrite=args.overwrite,
+        overwrite=args.overwrite, probe=_probe_record(args.probe) if args.probe else None,
     )  # fmt: skip
     return 0
+
+
+def _probe_record(folder: str) -> dict[str, Any]:
+    """What the header will say of a finished probe; of several models, the last is ours."""
+    from ..probe.probe import read_probe
+    from ..probe.recorded import probe_record
+
+    result = read_probe(folder)
+    if not result.complete or len(result.models) < 2:
+        raise RunError(
+            f"{folder} is no finished probe of an original and a hardened checkpoint: "
+            f"`resalign resume {folder}` goes on with it"
+        )
+    return probe_record(result, result.models[-1].name)
 
 
 def lora(args: argparse.Namespace, console: Console) -> int:
@@ -56,10 +70,17 @@ def lora(args: argparse.Namespace, console: Console) -> int:
 
 
 def plan_new(args: argparse.Namespace, console: Console) -> int:
-    from ..plan_template import EXAMPLE, write_template
+    from ..plan_template import EXAMPLE, write_probe_template, write_template
     from .jobs import concepts_of
 
     concepts = concepts_of(args.concept) or (EXAMPLE,)
+    if args.probe:
+        path = write_probe_template(
+            args.file, args.probe, concepts=concepts, overwrite=args.overwrite
+        )
+        text = f"{path} written: edit it, then `resalign probe {path}`"
+        console.result(text, "done", plan=str(path))
+        return 0
     path = write_template(
         args.file, args.preset, concepts=concepts, checkpoint=args.checkpoint, output=args.output,
         overwrite=args.overwrite,
@@ -72,15 +93,24 @@ def plan_new(args: argparse.Namespace, console: Console) -> int:
 def presets(args: argparse.Namespace, console: Console) -> int:
     from ..data.concept import load_preset, preset_names
     from ..plan_presets import PLAN_PRESETS
+    from ..probe_presets import PROBE_PRESETS
+    from ..scorers.registry import scorer_names
 
     concepts = {name: load_preset(name).description for name in preset_names()}
     plans = {name: preset.summary for name, preset in PLAN_PRESETS.items()}
-    width = max(map(len, [*concepts, *plans]))
-    lines = ["Concepts (--concept):"]
-    lines += [f"  {name:{width}}  {text}" for name, text in concepts.items()]
-    lines += ["", "Plans (--preset):"]
-    lines += [f"  {name:{width}}  {text}" for name, text in plans.items()]
-    console.result("\n".join(lines), "presets", concepts=concepts, plans=plans)
+    probes = {name: preset.summary for name, preset in PROBE_PRESETS.items()}
+    lists = {
+        "Concepts (--concept)": concepts, "Plans (harden --preset)": plans,
+        "Probes (probe --preset)": probes, "Scorers (probe --scorer)": scorer_names(),
+    }  # fmt: skip
+    width = max(len(name) for found in lists.values() for name in found)
+    lines = []
+    for title, found in lists.items():
+        lines += ["", f"{title}:", *(f"  {name:{width}}  {text}" for name, text in found.items())]
+    console.result(
+        "\n".join(lines[1:]), "presets", concepts=concepts, plans=plans, probes=probes,
+        scorers=scorer_names(),
+    )  # fmt: skip
     return 0
 
 

@@ -41,8 +41,14 @@ def harden(args: argparse.Namespace, console: Console) -> int:
 
 
 def resume(args: argparse.Namespace, console: Console) -> int:
+    from ..probe.folder import read_job
     from ..run_folder import RunFolder
 
+    probe = read_job(args.run_folder)
+    if probe is not None:
+        from .probing import run_job
+
+        return run_job(replace(probe, device=args.device or probe.device), console)
     with RunFolder.open(args.run_folder) as run:
         if run.job is None:
             raise RunError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..adapter.formats import save_lora
 from ..card import provenance_of, write_card
@@ -21,12 +23,13 @@ def write_outputs(
     lora: Path | None,
     console: Console,
     overwrite: bool,
+    probe: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write everything and print what was written. lora: None writes none."""
+    """Write everything and print what was written. lora: None writes none. probe: its record."""
     adapter, _ = run.load_adapter()
     records = tuple(StepRecord.from_json(record) for record in run.records())
     plan = run.plan
-    provenance = provenance_of(plan, records)
+    provenance = provenance_of(plan, records, probe=probe)
     report = export_merged(
         checkpoint, adapter, output, provenance=provenance, overwrite=overwrite,
         on_progress=console.progress,

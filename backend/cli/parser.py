@@ -20,8 +20,12 @@ examples:
   resalign harden --checkpoint model.safetensors --concept weapons --output hardened.safetensors
   resalign resume hardened.safetensors.run     go on after a crash or Ctrl-C
   resalign inspect hardened.safetensors        what a file is, and what was done to it
+  resalign probe model.safetensors hardened.safetensors --concept weapons
+                                               fine-tune both for real, and compare: a report
+  resalign verify hardened.safetensors         is the file what it says it is?
 
-exit codes: 0 done, 2 a mistake that you can mend (one line says which), 130 interrupted"""
+exit codes: 0 done, 1 verify found a mismatch, 2 a mistake that you can mend (one line says which),
+130 interrupted"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _job_arguments(harden)
 
-    resume = _command(commands, "resume", _resume, "go on with a run that was stopped")
+    resume = _command(commands, "resume", _resume, "go on with a run or probe that was stopped")
     resume.add_argument("run_folder", metavar="RUN", help="its folder")
     resume.add_argument("--device", metavar="D", help="another device than before")
     resume.add_argument("--overwrite", action="store_true", help="replace existing results")
@@ -61,7 +65,12 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("run_folder", metavar="RUN", help="the run's folder")
     export.add_argument("--output", required=True, metavar="FILE", help="the hardened checkpoint")
     export.add_argument("--checkpoint", metavar="FILE", help="the source, where it has moved")
+    export.add_argument(
+        "--probe", metavar="FOLDER", help="a probe of this checkpoint, to be recorded in the file"
+    )
     _export_arguments(export)
+
+    _probe_commands(commands)
 
     lora = _command(commands, "lora", _lora, "write the adapter of a run as a LoRA")
     lora.add_argument("run_folder", metavar="RUN", help="the run's folder")
@@ -81,13 +90,77 @@ def build_parser() -> argparse.ArgumentParser:
     new = _command(actions, "new", _plan_new, "write a plan file with every field explained")
     new.add_argument("file", metavar="FILE", help="a .toml file that does not exist yet")
     new.add_argument("--preset", default="balanced", metavar="P", help=_PRESET_HELP)
+    new.add_argument(
+        "--probe", metavar="P", help="a probe's plan instead, from quick, standard or paper"
+    )
     new.add_argument("--concept", action="append", default=[], metavar="C", help=_CONCEPT_HELP)
     new.add_argument("--checkpoint", default="model.safetensors", metavar="FILE")
     new.add_argument("--output", default="model-hardened.safetensors", metavar="FILE")
     new.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
-    _command(commands, "presets", _presets, "list the concepts and plans that come along")
+    _command(commands, "presets", _presets, "list the concepts, plans, probes and scorers")
     return parser
+
+
+def _probe_commands(commands: argparse._SubParsersAction) -> None:
+    probe = _command(
+        commands, "probe", _probe, "fine-tune checkpoints for real and measure what comes back",
+        "A plan file, or the original and the checkpoints to compare with it. Started again, or "
+        "with `resalign resume`, it goes on where it stopped.",
+    )  # fmt: skip
+    probe.add_argument(
+        "checkpoints", nargs="*", metavar="PLAN | ORIGINAL CHECKPOINT...",
+        help="a plan file (.toml, .json), or checkpoints, the original first",
+    )  # fmt: skip
+    probe.add_argument("--concept", action="append", default=[], metavar="C", help=_CONCEPT_HELP)
+    probe.add_argument(
+        "--preset", metavar="P", help="quick (default), standard, paper, or none: no training"
+    )
+    probe.add_argument("--output", metavar="FOLDER", help="looks, pictures, report (probe)")
+    probe.add_argument(
+        "--scorer", action="append", default=[], metavar="NAME[=WEIGHTS]",
+        help="who looks at the images (denoising); may be repeated, the first gives the headline",
+    )  # fmt: skip
+    probe.add_argument(
+        "--lora", action="append", default=[], metavar="FILE[:STRENGTH],...",
+        help="put LoRAs of your own on all of them; may be repeated",
+    )  # fmt: skip
+    probe.add_argument(
+        "--merge", action="append", default=[], metavar="FILE[:WEIGHT]",
+        help="mix with another checkpoint, or with `original`; may be repeated",
+    )  # fmt: skip
+    probe.add_argument("--data", metavar="FOLDER", help="what the attacks train on")
+    probe.add_argument("--forget", metavar="FOLDER", help="images of the concepts")
+    probe.add_argument("--retain", metavar="FOLDER", help="images of what must stay")
+    for kind, what in (
+        ("unsafe", "that ask for the concept"), ("neighbour", "for harmless things like it"),
+        ("retain", "for other things"),
+    ):  # fmt: skip
+        probe.add_argument(
+            f"--{kind}-prompts", metavar="FILE", help=f"prompts {what} (.txt, or .csv as of I2P)"
+        )
+    probe.add_argument("--seeds", metavar="N,N", help="each fine-tuning once per seed")
+    probe.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:1, mps")
+    probe.add_argument("--open", action="store_true", help="show the report in a browser")
+
+    report = _command(commands, "report", _report, "write the report of a probe as it stands")
+    report.add_argument("run_folder", metavar="FOLDER", help="of the probe")
+    report.add_argument("--open", action="store_true", help="show it in a browser")
+
+    compare = _command(commands, "compare", _compare, "several reports side by side, ranked")
+    compare.add_argument("reports", nargs="+", metavar="REPORT", help="report.json, or its folder")
+    compare.add_argument("--output", default="comparison", metavar="FOLDER")
+    compare.add_argument("--open", action="store_true", help="show it in a browser")
+
+    verify = _command(
+        commands, "verify", _verify, "is a hardened file what it says it is?",
+        "Compares hashes and untouched tensors with its header and its source, and does the "
+        "recorded probe again.",
+    )  # fmt: skip
+    verify.add_argument("file", metavar="FILE", help="the hardened checkpoint")
+    verify.add_argument("--source", metavar="FILE", help="the original (by default beside it)")
+    verify.add_argument("--no-probe", action="store_true", help="hashes and tensors alone")
+    verify.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:1, mps")
 
 
 _PRESET_HELP = "start from balanced (default), quick or paper: see `resalign presets`"
@@ -201,3 +274,27 @@ def _presets(args: argparse.Namespace, console: Console) -> int:
     from .commands import presets
 
     return presets(args, console)
+
+
+def _probe(args: argparse.Namespace, console: Console) -> int:
+    from .probing import probe
+
+    return probe(args, console)
+
+
+def _report(args: argparse.Namespace, console: Console) -> int:
+    from .probing import report
+
+    return report(args, console)
+
+
+def _compare(args: argparse.Namespace, console: Console) -> int:
+    from .probing import compare
+
+    return compare(args, console)
+
+
+def _verify(args: argparse.Namespace, console: Console) -> int:
+    from .verifying import verify
+
+    return verify(args, console)

@@ -47,6 +47,13 @@ def make_optimiser(attack: FineTuneAttack, weights: TrainedWeights) -> torch.opt
     return optimiser
 
 
+def check_optimiser(attack: FineTuneAttack) -> None:
+    """Raise now what `make_optimiser` would raise for want of a package."""
+    package = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}.get(attack.optimiser)
+    if package:
+        _optional(f"attack {attack.name}", attack.optimiser, package)
+
+
 def _optional(who: str, name: str, package: str) -> Any:
     try:
         return import_module(package)

@@ -1,5 +1,6 @@
 """One probe is one folder, which survives a crash at any moment.
 
+    job.json          checkpoints, device and output (absent where a program runs the probe)
     plan.json         the plan, every default spelled out, and the models under test
     looks.jsonl       one `Look` per line, appended when it is complete
     reference.safetensors   what the original draws and predicts: what utility is measured against
@@ -16,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,11 @@ from torch import Tensor
 from .. import json_lines
 from ..errors import ConfigError, RunError
 from ..plan_file import differences, from_json, to_json
-from ..probe_config import ProbePlan
+from ..probe_config import ProbeJob, ProbePlan
 from ..probe_results import SCHEMA_VERSION, Look, ModelInfo
 from ..run_lock import RunLock
 
+JOB = "job.json"
 PLAN, LOOKS, REFERENCE = "plan.json", "looks.jsonl", "reference.safetensors"
 PICTURES, CACHE = "pictures", "cache"
 
@@ -131,6 +133,28 @@ def read_plan(path: Path | str) -> tuple[ProbePlan, tuple[ModelInfo, ...]]:
         return plan, tuple(ModelInfo(**model) for model in data["models"])
     except (ConfigError, TypeError) as error:
         raise RunError(f"{path / PLAN} was written by another version: {error}") from None
+
+
+def save_job(job: ProbeJob) -> None:
+    """Write down which files the probe in `job.output` is of, so that it can be gone on with."""
+    path = Path(job.output)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"probe folder {path} cannot be created: {error}") from None
+    _write_json(path / JOB, to_json(job))
+
+
+def read_job(path: Path | str) -> ProbeJob | None:
+    """The job of a probe's folder; None where it is no probe that `resalign probe` began."""
+    file = Path(path) / JOB
+    data = _read_json(file) if file.is_file() else {}
+    if "checkpoints" not in data:
+        return None
+    try:
+        return replace(from_json(ProbeJob, data, where="job"), output=str(path))
+    except ConfigError as error:
+        raise RunError(f"{file} was written by another version: {error}") from None
 
 
 def read_looks(path: Path) -> tuple[Look, ...]:

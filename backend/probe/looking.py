@@ -78,7 +78,9 @@ class Texts:
         """The text encoder is another one now."""
         self._encoded = None
 
-    def of(self, model: Model, requests: Sequence[ImageRequest]) -> tuple[Conditioning, Conditioning]:
+    def of(
+        self, model: Model, requests: Sequence[ImageRequest]
+    ) -> tuple[Conditioning, Conditioning]:
         """Conditioning of each request, and of the empty prompt."""
         if self._encoded is None:
             with encoders_on_device(model):
@@ -131,7 +133,9 @@ class Looker:
             found = _SetSoFar(kind)
             for piece in _pieces(requests, max(_PIECE, self.plan.generation.batch)):
                 with clock("generate"):
-                    images = self._draw(model, piece, lambda n, d=done: on_image(d + n, self.images))
+                    images = self._draw(
+                        model, piece, lambda n, d=done: on_image(d + n, self.images)
+                    )
                 done += len(piece)
                 with clock("score"):
                     self._score(found, images, piece, key, reference, own)
@@ -153,7 +157,9 @@ class Looker:
         )  # fmt: skip
         return look, reference or own, tuple(pictures)
 
-    def _draw(self, model: Model, piece: Sequence[ImageRequest], tell: Callable[[int], None]) -> Tensor:
+    def _draw(
+        self, model: Model, piece: Sequence[ImageRequest], tell: Callable[[int], None]
+    ) -> Tensor:
         """[n, 3, height, width] from −1 to 1 on the CPU; requests of one guidance go together."""
         settings = self.plan.generation
         drawn = []

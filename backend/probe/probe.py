@@ -7,16 +7,16 @@ to the bit. Nothing is loaded twice, and never two checkpoints at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
 from ..adapter.lora import Adapter
+from ..checkpoint.detect import detect
 from ..checkpoint.metadata import versions
 from ..config import FineTuneConfig, HardeningPlan
-from ..data.encoded_set import EncodedSet
 from ..errors import ConfigError
 from ..model.model import Model
 from ..probe_config import (
@@ -33,7 +33,8 @@ from ..progress import Picture, Progress, ProgressCallback, silent
 from ..scorers.protocol import ModelScorer, Scorer
 from ..scorers.registry import build_scorer
 from .attack import attacked
-from .attack_data import ProbeData, probe_data
+from .attack_data import EncodedAttacks, attack_data
+from .attack_optimisers import check_optimiser
 from .folder import ProbeFolder, read_looks, read_plan
 from .looking import CONCEPT, Looker, Reference
 from .loras import with_loras
@@ -58,25 +59,29 @@ def probe(
 
     Args:
         plan: what to do; of a hardening plan its concepts and image sets are taken, and
-            `fine_tunes` says what to do.
+            `fine_tunes` says what to do. Nothing is drawn then unless `scorer` looks at images.
         fine_tunes: attacks beside those of the plan; best ones that hardening did not see.
         scorer: the headline's, in place of the plan's.
         folder: where looks and pictures go, and from where a stopped probe goes on.
     """
     attacks = tuple(_as_attack(config) for config in fine_tunes)
     if isinstance(plan, HardeningPlan):
-        plan = ProbePlan(
+        drawing = isinstance(scorer, Scorer)
+        own = ProbePlan(
             concepts=plan.concepts, forget_set=plan.forget_set, retain_set=plan.retain_set,
             resolution=plan.resolution, skip_broken_images=plan.skip_broken_images,
             fine_tunes=attacks,
         )  # fmt: skip
+        plan = own if drawing else replace(own, prompts=())
     elif attacks:
         plan = replace(plan, fine_tunes=(*plan.fine_tunes, *attacks))
     subjects: list[Subject] = [LoadedSubject("original", model)]
     if adapter is not None:
         subjects.append(LoadedSubject("hardened", model, adapter))
-    scorers = None if scorer is None else (scorer,)
-    return run_probe(subjects, plan, folder=folder, scorers=scorers, on_progress=on_progress)
+    return run_probe(
+        subjects, plan, folder=folder, scorers=None if scorer is None else (scorer,),
+        originals={ORIGINAL: model.source} if model.source else None, on_progress=on_progress,
+    )  # fmt: skip
 
 
 def run_probe(
@@ -154,7 +159,7 @@ class _Probe:
         stored = folder.load_reference() if folder else None
         self.reference = Reference.from_tensors(stored) if stored else None
         self.wanted = [key for s in subjects for key in self._keys(s.info.name)]
-        self.data: ProbeData | None = None
+        self.data: EncodedAttacks | None = None
 
     def to_the_end(self) -> ProbeResult:
         original = self.subjects[0]
@@ -172,6 +177,8 @@ class _Probe:
             return
         name = subject.info.name
         with subject.opened() as model:
+            if subject is self.subjects[0]:
+                self._check_attacks(model)
             data = self._data_for(model)
             looker = Looker(
                 self.plan, self.requests, self.scorers, self.model_scorers,
@@ -183,8 +190,29 @@ class _Probe:
                 for seed in self._seeds(attack):
                     self._attack(looker, model, name, attack, seed, data)
 
+    def _check_attacks(self, model: Model) -> None:
+        """Everything that would fail for sure fails now, before anything is drawn."""
+        for attack in self.plan.fine_tunes:
+            check_optimiser(attack)
+        for lora in self.plan.loras:
+            with with_loras(model, lora.loras):
+                pass
+        for merge in self.plan.merges:
+            family = detect(self._other(merge)).family
+            if family != model.family:
+                raise ConfigError(
+                    f"attack {merge.name}: {merge.other} is of family {family}, the original of "
+                    f"{model.family}; only checkpoints of one family mix"
+                )
+
     def _attack(
-        self, looker: Looker, model: Model, name: str, attack: Attack, seed: int, data: ProbeData
+        self,
+        looker: Looker,
+        model: Model,
+        name: str,
+        attack: Attack,
+        seed: int,
+        data: EncodedAttacks,
     ) -> None:
         steps = attack.looks if isinstance(attack, FineTuneAttack) else (0,)
         if not self._missing([(name, attack.name, seed, step) for step in steps]):
@@ -214,7 +242,7 @@ class _Probe:
         model: Model,
         attack: Attack,
         seed: int,
-        data: ProbeData,
+        data: EncodedAttacks,
         look: Callable[[int], None],
         name: str,
     ) -> AbstractContextManager[object]:
@@ -234,7 +262,7 @@ class _Probe:
         )  # fmt: skip
 
     def _look(
-        self, looker: Looker, model: Model, key: Key, data: ProbeData, training: float = 0.0
+        self, looker: Looker, model: Model, key: Key, data: EncodedAttacks, training: float = 0.0
     ) -> None:
         if key in self.looks:
             return
@@ -274,15 +302,15 @@ class _Probe:
             )
         )  # fmt: skip
 
-    def _data_for(self, model: Model) -> ProbeData:
+    def _data_for(self, model: Model) -> EncodedAttacks:
         """Latents are the original's, made once; captions are read by the model's own encoder."""
+        cache = self.folder.cache if self.folder else None
         if self.data is None:
-            cache = self.folder.cache if self.folder else None
-            self.data = probe_data(model, self.plan, cache=cache, on_progress=self.on_progress)
+            self.data = attack_data(model, self.plan, cache=cache, on_progress=self.on_progress)
             return self.data
-        return self.data.with_texts_of(model)
+        return self.data.captioned_by(model, cache=cache)
 
-    def _other(self, attack: MergeAttack) -> Path | Model:
+    def _other(self, attack: MergeAttack) -> Path:
         if attack.other != ORIGINAL:
             return Path(attack.other)
         source = self.originals.get(ORIGINAL)

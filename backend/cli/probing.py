@@ -1,0 +1,222 @@
+"""probe, report, compare, verify: what a checkpoint does after others have worked on it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..config import ImageSet
+from ..errors import ConfigError, RunError
+from ..plan_file import load_probe_job
+from ..probe_config import (
+    ORIGINAL,
+    LoraAttack,
+    LoraFile,
+    MergeAttack,
+    ProbeCheckpoint,
+    ProbeJob,
+    ProbePlan,
+    PromptKind,
+    PromptSet,
+    ScorerConfig,
+)
+from ..probe_presets import preset_probe
+from .console import Console
+from .jobs import concepts_of
+
+NO_TRAINING = "none"  # --preset: the LoRAs and merges given, and nothing else
+
+
+def probe(args: argparse.Namespace, console: Console) -> int:
+    from ..check import resolve_device
+    from ..probe.folder import save_job
+
+    job = probe_job_of(args)
+    for checkpoint in job.checkpoints:
+        if not Path(checkpoint.path).exists():
+            raise ConfigError(f"{checkpoint.name}: {checkpoint.path} does not exist")
+    job = replace(job, device=resolve_device(job.device))
+    save_job(job)
+    return run_job(job, console, open_it=args.open)
+
+
+def run_job(job: ProbeJob, console: Console, *, open_it: bool = False) -> int:
+    """Run a probe, or go on with it, and write its report."""
+    from ..probe.probe import run_probe
+    from ..probe.subjects import FileSubject
+
+    console.note("reading the checkpoints' SHA-256")
+    subjects = [FileSubject(checkpoint, job.device) for checkpoint in job.checkpoints]
+    originals = {ORIGINAL: Path(job.checkpoints[0].path)}
+    try:
+        result = run_probe(
+            subjects, job.plan, folder=job.output, originals=originals,
+            on_progress=console.progress,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted; complete looks are kept, go on with: resalign resume {job.output}"
+        ) from None
+    return _report(result, Path(job.output), console, open_it)
+
+
+def report(args: argparse.Namespace, console: Console) -> int:
+    from ..probe.probe import read_probe
+
+    folder = Path(args.run_folder)
+    result = read_probe(folder)
+    if not result.looks:
+        raise RunError(f"{folder} holds no look yet: `resalign resume {folder}` goes on with it")
+    return _report(result, folder, console, args.open)
+
+
+def compare(args: argparse.Namespace, console: Console) -> int:
+    from ..report.compare import compare_reports
+
+    paths = [_report_json(Path(path)) for path in args.reports]
+    page = compare_reports(paths, Path(args.output))
+    console.result(f"comparison  {page}", "done", page=str(page))
+    if args.open:
+        _open(page)
+    return 0
+
+
+def probe_job_of(args: argparse.Namespace) -> ProbeJob:
+    """The job that the arguments describe: a plan file, or checkpoints and flags."""
+    given = list(args.checkpoints)
+    if given and Path(given[0]).suffix.lower() in (".toml", ".json"):
+        if len(given) > 1:
+            raise ConfigError(f"{given[0]} names the checkpoints itself: give it alone")
+        job = load_probe_job(given[0])
+        plan = _changed(job.plan, args)
+        output, device = args.output or job.output, args.device or job.device
+        return replace(job, plan=plan, output=str(Path(output).absolute()), device=device)
+    if not given or not args.concept:
+        raise ConfigError(
+            "give a plan file (`resalign plan new probe.toml --probe quick` writes one), or the "
+            "original, the checkpoints to compare with it, and --concept"
+        )
+    concepts = concepts_of(args.concept)
+    preset = args.preset or ("quick" if not (args.lora or args.merge) else NO_TRAINING)
+    plan = ProbePlan(concepts=concepts) if preset == NO_TRAINING else preset_probe(preset, concepts)
+    return ProbeJob(
+        checkpoints=_named(given), output=str(Path(args.output or "probe").absolute()),
+        plan=_changed(plan, args), device=args.device or "auto",
+    )  # fmt: skip
+
+
+def _named(paths: Sequence[str]) -> tuple[ProbeCheckpoint, ...]:
+    """The first is `original`; the others are called after their files."""
+    names = ["original"]
+    for path in paths[1:]:
+        stem = Path(path).name.removesuffix(".safetensors")
+        taken = sum(name == stem or name.startswith(f"{stem} (") for name in names)
+        names.append(f"{stem} ({taken + 1})" if taken else stem)
+    return tuple(
+        ProbeCheckpoint(name=name, path=str(Path(path).absolute()))
+        for name, path in zip(names, paths, strict=True)
+    )
+
+
+def _changed(plan: ProbePlan, args: argparse.Namespace) -> ProbePlan:
+    changes: dict[str, Any] = {}
+    if args.concept:
+        changes["concepts"] = concepts_of(args.concept)
+    if args.scorer:
+        changes["scorers"] = tuple(_scorer(text) for text in args.scorer)
+    if args.lora:
+        changes["loras"] = (*plan.loras, *(_lora(text) for text in args.lora))
+    if args.merge:
+        changes["merges"] = (*plan.merges, *(_merge(text) for text in args.merge))
+    if args.seeds:
+        changes["seeds"] = tuple(_whole(part, "--seeds") for part in args.seeds.split(","))
+    for name, folder in (("forget_set", args.forget), ("retain_set", args.retain)):
+        if folder:
+            changes[name] = ImageSet(folder=str(Path(folder).absolute()))
+    if args.data:
+        data = str(Path(args.data).absolute())
+        changes["fine_tunes"] = tuple(replace(attack, data=data) for attack in plan.fine_tunes)
+    kinds: tuple[PromptKind, ...] = ("unsafe", "neighbour", "retain")
+    files = {kind: file for kind in kinds if (file := getattr(args, f"{kind}_prompts"))}
+    if files:
+        kept = [part for part in plan.prompts if part.kind not in files]
+        changes["prompts"] = (
+            *(PromptSet(kind=kind, file=str(Path(f).absolute())) for kind, f in files.items()),
+            *kept,
+        )
+    return replace(plan, **changes)
+
+
+def _scorer(text: str) -> ScorerConfig:
+    """NAME, or NAME=WEIGHTS."""
+    name, _, weights = text.partition("=")
+    return ScorerConfig(name=name, weights=str(Path(weights).absolute()) if weights else "")
+
+
+def _lora(text: str) -> LoraAttack:
+    """FILE[:STRENGTH], several joined by commas."""
+    files = []
+    for part in text.split(","):
+        path, strength = _split_number(part, 1.0)
+        files.append(LoraFile(path=str(Path(path).absolute()), strength=strength))
+    return LoraAttack(name=" + ".join(Path(file.path).stem for file in files), loras=tuple(files))
+
+
+def _merge(text: str) -> MergeAttack:
+    """FILE[:WEIGHT] or original[:WEIGHT]."""
+    other, weight = _split_number(text, 0.5)
+    name = f"{weight:g} of {Path(other).stem}"
+    other = other if other == ORIGINAL else str(Path(other).absolute())
+    return MergeAttack(name=name, other=other, weight=weight)
+
+
+def _split_number(text: str, default: float) -> tuple[str, float]:
+    """`path:0.7` in two; a path may hold colons of its own (C:\\models)."""
+    head, colon, tail = text.rpartition(":")
+    if colon:
+        try:
+            return head, float(tail)
+        except ValueError:
+            pass
+    return text, default
+
+
+def _whole(text: str, option: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"{option}: {text!r} is no whole number") from None
+
+
+def _report(result: Any, folder: Path, console: Console, open_it: bool) -> int:
+    from ..probe.summary import headline, summarise
+    from ..report.build import write_report
+
+    files = write_report(result, folder, pictures=folder)
+    summary = summarise(result)
+    text = [headline(summary), "", f"report  {files.html}"]
+    if not result.complete:
+        text.append("The probe is not finished: rows are missing.")
+    console.result(
+        "\n".join(text), "done", html=str(files.html), markdown=str(files.markdown),
+        report=str(files.json), complete=result.complete, summary=summary.to_json(),
+    )  # fmt: skip
+    if open_it:
+        _open(files.html)
+    return 0
+
+
+def _report_json(path: Path) -> Path:
+    path = path / "report.json" if path.is_dir() else path
+    if not path.is_file():
+        raise RunError(f"{path} does not exist: `resalign report FOLDER` writes it")
+    return path
+
+
+def _open(page: Path) -> None:
+    import webbrowser
+
+    webbrowser.open(page.resolve().as_uri())

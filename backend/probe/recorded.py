@@ -1,0 +1,158 @@
+"""A probe's outcome as a checkpoint's header holds it, and the same probe done once more.
+
+The header keeps the plan and, look by look, how many images were flagged: little enough for a
+file, and all that is needed to see whether somebody else gets the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import RETAIN, ImageSet
+from ..errors import RunError
+from ..intervals import wilson
+from ..plan_file import from_json, to_json
+from ..probe_config import ORIGINAL, ProbeCheckpoint, ProbePlan
+from ..probe_results import Look, ProbeResult
+from ..progress import ProgressCallback, silent
+from .looking import CONCEPT
+from .probe import run_probe
+from .subjects import FileSubject
+from .summary import headline, summarise
+
+
+def probe_record(result: ProbeResult, model: str) -> dict[str, Any]:
+    """What to write into the header of `model`, one of the probe's; see `Provenance.probe`.
+
+    A plan that names folders or files of its maker's is not written, as it would neither tell
+    others anything nor be theirs to repeat: `plan` is then absent.
+    """
+    summary = summarise(result)
+    scorer = result.plan.scorers[0].name
+    names = (result.models[0].name, model)
+    record: dict[str, Any] = {
+        "scorer": scorer,
+        "headline": headline(summary),
+        "original": result.models[0].name,
+        "model": model,
+        "results": [
+            {
+                "fine_tune": f"{look.attack}, step {look.step}, seed {look.seed}",
+                "images": images,
+                "flagged_before": _rate(result.look(model), scorer),
+                "flagged_after": hits / images,
+            }
+            for look in result.looks
+            if look.model == model and look.key != (model, "before", 0, 0)
+            for hits, images in [_counts(look, scorer)]
+            if images
+        ],
+        "looks": [
+            [look.model, look.attack, look.seed, look.step, *_counts(look, scorer)]
+            for look in result.looks
+            if look.model in names
+        ],
+    }
+    if not paths_of(result.plan):
+        record["plan"] = to_json(result.plan)
+    return record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeated:
+    """One look of a recorded probe and the same look now: flagged images of `images`."""
+
+    model: str
+    attack: str
+    seed: int
+    step: int
+    images: int
+    recorded: int
+    now: int
+
+    @property
+    def exact(self) -> bool:
+        return self.recorded == self.now
+
+    @property
+    def agrees(self) -> bool:
+        """The 95 % intervals of the two rates overlap."""
+        one, other = wilson(self.recorded, self.images), wilson(self.now, self.images)
+        return one[0] <= other[1] and other[0] <= one[1]
+
+
+def reproduce(
+    record: Mapping[str, Any],
+    original: Path,
+    file: Path,
+    *,
+    folder: Path | None = None,
+    device: str = "cpu",
+    on_progress: ProgressCallback = silent,
+) -> tuple[Repeated, ...]:
+    """Do the recorded probe again with these two files.
+
+    Raises:
+        RunError: the record has no plan that could be repeated.
+    """
+    if "plan" not in record:
+        raise RunError(
+            "the recorded probe cannot be done again from the file alone: it used folders or "
+            "files of its maker's"
+        )
+    plan = from_json(ProbePlan, record["plan"], where="recorded plan")
+    names = [record["original"], record["model"]]
+    subjects = [
+        FileSubject(ProbeCheckpoint(name=name, path=str(path)), device)
+        for name, path in zip(names, (original, file), strict=True)
+    ]
+    result = run_probe(
+        subjects, plan, folder=folder, originals={ORIGINAL: original}, on_progress=on_progress
+    )
+    found = []
+    for name, attack, seed, step, hits, images in record["looks"]:
+        look = result.look(name, attack, seed, step)
+        if look is None:
+            raise RunError(f"the recorded probe has a look ({name}, {attack}) its plan has not")
+        found.append(
+            Repeated(
+                model=name, attack=attack, seed=seed, step=step, images=images, recorded=hits,
+                now=_counts(look, record["scorer"])[0],
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
+def paths_of(plan: ProbePlan) -> list[str]:
+    """Every folder and file that a plan names."""
+    sets: Sequence[ImageSet | None] = (
+        plan.forget_set, plan.retain_set, *(concept.images for concept in plan.concepts)
+    )  # fmt: skip
+    found = [part.folder for part in sets if part is not None]
+    for attack in plan.fine_tunes:
+        found += [name for name in (attack.data, attack.prior_data) if name != RETAIN]
+    found += [lora.path for attack in plan.loras for lora in attack.loras]
+    found += [attack.other for attack in plan.merges if attack.other != ORIGINAL]
+    found += [part.file for part in plan.prompts]
+    found += [scorer.weights for scorer in plan.scorers]
+    found += [part for scorer in plan.scorers for part in scorer.command]
+    found += [plan.utility.clip, plan.utility.features, plan.utility.reference]
+    return [path for path in found if path]
+
+
+def _counts(look: Look, scorer: str) -> tuple[int, int]:
+    """(flagged, images) of the set that the scorer's headline is about."""
+    for kind in ("unsafe", CONCEPT):
+        part = look.set_of(kind)
+        scores = part.scores_of(scorer) if part else None
+        if part and scores:
+            return scores.hits, part.images
+    return 0, 0
+
+
+def _rate(look: Look | None, scorer: str) -> float | None:
+    hits, images = _counts(look, scorer) if look else (0, 0)
+    return hits / images if images else None
