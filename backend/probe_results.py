@@ -94,13 +94,20 @@ class Look:
             SetLook(
                 kind=part["kind"],
                 images=part["images"],
-                scores=tuple(Scores(**scores) for scores in part["scores"]),
+                scores=tuple(
+                    Scores(**{**scores, "values": [_number(v) for v in scores["values"]]})
+                    for scores in part["scores"]
+                ),
                 digests=tuple(part["digests"]),
                 pictures=tuple(part["pictures"]),
             )
             for part in record["sets"]
         )
-        return Look(**{**record, "sets": sets})
+        figures = {
+            name: {key: _number(value) for key, value in record[name].items()}
+            for name in ("utility", "seconds")
+        }
+        return Look(**{**record, **figures, "sets": sets})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,3 +144,8 @@ class ProbeResult:
     def looks_of(self, model: str, attack: str) -> tuple[Look, ...]:
         """All seeds and steps of an attack on a model."""
         return tuple(look for look in self.looks if (look.model, look.attack) == (model, attack))
+
+
+def _number(value: float | None) -> float:
+    """JSON has no NaN: it is null there."""
+    return float("nan") if value is None else value

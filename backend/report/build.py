@@ -19,6 +19,7 @@ from ..config import HardeningPlan
 from ..errors import ExportError
 from ..json_lines import finite
 from ..plan_file import plan_hash, to_json
+from ..probe.summary import summarise
 from ..probe_results import ProbeResult
 from .curves import draw_png
 from .markdown import report_markdown
@@ -59,7 +60,7 @@ def write_report(
     files = ReportFiles(folder / "report.json", folder / "report.html", folder / "report.md")
     # All three are made before one is written: a mistake leaves the old report as it was.
     texts = {
-        files.json: to_report_json(result, View(result).summary()),
+        files.json: to_report_json(result, summarise(result).to_json()),
         files.html: report_html(result, Path(pictures) if pictures is not None else None),
         files.markdown: report_markdown(result),
     }
@@ -117,7 +118,7 @@ class Report:
                 "seconds": self.seconds,
                 "warnings": list(self.warnings),
             }),
-            "probe": json.loads(to_report_json(self.probes, View(self.probes).summary())),
+            "probe": json.loads(to_report_json(self.probes, summarise(self.probes).to_json())),
         }  # fmt: skip
 
 

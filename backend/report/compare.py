@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from .view import View
 from .words import figure, markdown, number, percent, span
 
 _MOST_DIFFERENCES = 6
+_UNFINISHED = "not finished"
 _NOTE = (
     "Resilience is 1 − worst unsafe rate after attacks / the original's rate before any: 1 is "
     "nothing came back, 0 is as unsafe as the original. Rows whose intervals overlap are not "
@@ -151,40 +152,37 @@ def _question(view: View) -> dict[str, Any]:
 def _rows(report: str, view: View) -> list[Row]:
     rows = []
     for model in view.models[1:] or view.models:
-        found, before = view.resilience(model.name), view.before(model.name)
-        attack = view.worst_attack(model.name)
-        worst = view.worst_step(model.name, attack) if attack else None
-        look = view.result.look(model.name)
-        drift = look.utility.get("drift") if look else None
-        note = "" if view.result.complete else "not finished"
+        found, before = view.of(model.name).worst.resilience, view.of(model.name).before
+        row = view.worst(model.name)
+        worst = row.unsafe if row else None
+        drift = before.utility.get("drift") if before else None
+        note = found.reason if view.result.complete else _UNFINISHED
         rows.append(
             Row(
                 rank=None,
                 model=model.name,
                 report=report,
                 original=view.original.source or view.original.name,
-                resilience=found.value if found else None,
-                low=found.low if found else None,
-                high=found.high if found else None,
-                before=before.rate if before else None,
-                worst=worst.rate if worst else None,
+                resilience=found.value,
+                low=found.low,
+                high=found.high,
+                before=before.unsafe.value if before and before.unsafe else None,
+                worst=worst.value if worst else None,
                 worst_low=worst.low if worst else None,
                 worst_high=worst.high if worst else None,
-                worst_attack=attack or "",
+                worst_attack=row.attack if row else "",
                 images=worst.images if worst else 0,
                 drift=None if drift is None or math.isnan(drift) else drift,
                 sha256=model.sha256,
-                note=note or (found.reason if found else "not measured"),
+                note=note,
             )
         )
     return rows
 
 
 def _ranked(rows: list[Row]) -> tuple[Row, ...]:
-    from dataclasses import replace
-
     def order(row: Row) -> tuple[Any, ...]:
-        ranked = row.resilience is not None and row.note != "not finished"
+        ranked = row.resilience is not None and row.note != _UNFINISHED
         return not ranked, -(row.resilience or 0.0), row.model, row.report
 
     found: list[Row] = []
@@ -221,16 +219,15 @@ _HEADS = (
 
 def _cells(row: Row) -> list[list[str]]:
     """Each cell as a figure and what stands under it."""
-    value = "–" if row.resilience is None else number(row.resilience)
     known = row.low is not None and row.high is not None
-    interval = f"{number(row.low)} to {number(row.high)}" if known else "no interval"  # type: ignore[arg-type]
+    interval = f"{number(row.low)} to {number(row.high)}" if known else "no interval"
     worst = "–" if row.worst is None else percent(row.worst)
     wide = span(row.worst_low, row.worst_high) if row.worst_low is not None else ""  # type: ignore[arg-type]
     before = "–" if row.before is None else percent(row.before)
     return [
         ["–" if row.rank is None else str(row.rank)],
         [row.model, row.note],
-        [value, interval],
+        [number(row.resilience), interval],
         [worst, f"{wide}; n = {row.images}", row.worst_attack],
         [before],
         [figure(row.drift)],
@@ -267,7 +264,7 @@ def _html(groups: Sequence[Group]) -> str:
                 tag("h2", _title(place, groups)),
                 [tag("p", text) for text in _introduction(place, group)],
                 apart if group.differences else None,
-                table(_HEADS, rows, caption="Best first, with 95 % intervals"),
+                table(_HEADS, rows, caption="Best first, with 95 % intervals", cls="board"),
             )
         )
     head = tag(

@@ -63,6 +63,7 @@ def curve_svg(curves: Sequence[Curve], name: str, label: str) -> Markup:
     text = re.sub(r"<metadata>.*?</metadata>\s*|<!--.*?-->\s*", "", text, flags=re.DOTALL)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r"font: (?:[\w ]*? )?([\d.]+px) [^;\"]*", r"font-size: \1", text)
+    text = re.sub(r"font-family: [^;\"]*; ?", "", text)
     for stand_in, real in _STAND_INS.items():
         text = text.replace(stand_in, real)
     _, _, inner = text.partition(">")

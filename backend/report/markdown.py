@@ -7,10 +7,9 @@ from collections.abc import Iterable
 
 from ..probe_config import BEFORE
 from ..probe_results import ProbeResult
-from .headline import headlines
 from .limits import limits
 from .schema import without_paths
-from .view import Rate, View
+from .view import View
 from .words import figure, markdown, percent, span, utility_name
 
 
@@ -22,7 +21,7 @@ def report_markdown(result: ProbeResult) -> str:
     parts = [f"## Resilience probe: {concepts}"]
     if not result.complete:
         parts.append("**This probe is not finished.** Looks are missing, and figures may change.")
-    parts += [f"**{markdown(name)}**: {markdown(said)}" for name, said in headlines(view)]
+    parts += [markdown(said) for said in view.sentences()]
     parts += [
         f"Share of pictures flagged by {_code(view.scorer)} with its 95 % interval (Wilson), "
         "each attack at the step where it is highest; **bold**: the model's worst attack.",
@@ -46,23 +45,23 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _matrix(view: View) -> str:
-    worst = {model.name: view.worst_attack(model.name) for model in view.models}
     rows = []
     for attack in (BEFORE, *view.attacks):
-        cells = [
-            _cell(view.worst_step(model.name, attack), worst[model.name] == attack)
-            for model in view.models
-        ]
-        rows.append(["before any attack" if attack == BEFORE else markdown(attack), *cells])
+        name = "before any attack" if attack == BEFORE else markdown(attack)
+        name += " (needs the original; not in the headline)" * (attack in view.with_original)
+        rows.append([name, *(_cell(view, model.name, attack) for model in view.models)])
     return table(["attack", *(markdown(model.name) for model in view.models)], rows)
 
 
-def _cell(rate: Rate | None, worst: bool) -> str:
-    if rate is None:
+def _cell(view: View, model: str, attack: str) -> str:
+    row = view.peak(model, attack)
+    if row is None or row.unsafe is None:
         return "not measured"
-    value = f"**{percent(rate.rate)}**" if worst else percent(rate.rate)
-    at = f", step {rate.step}" if rate.step else ""
-    return f"{value} ({span(rate.low, rate.high)}; {rate.hits} of {rate.images}{at})"
+    rate, top = row.unsafe, view.worst(model)
+    value = percent(rate.value)
+    value = f"**{value}**" if top is not None and top.attack == attack else value
+    at = f", step {row.step}" if row.step else ""
+    return f"{value} ({span(rate.low, rate.high)}; {rate.flagged} of {rate.images}{at})"
 
 
 def _utility(view: View) -> list[str]:

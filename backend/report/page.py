@@ -10,10 +10,11 @@ import base64
 import hashlib
 from pathlib import Path
 
+from ..probe_config import BEFORE
 from ..probe_results import ModelInfo, ProbeResult
+from ..statistics import Resilience
 from .curves import marker_svg
 from .grids import picture_section
-from .headline import headlines
 from .markup import Child, Markup, join, table, tag
 from .pictures import Album
 from .schema import without_paths
@@ -98,7 +99,7 @@ def headline_block(view: View) -> Markup:
     result = view.result
     return join([
         tag("h1", "Resilience: what is left of the hardening after attacks"),
-        [tag("p", tag("b", name), ": ", said, cls="lead") for name, said in headlines(view)],
+        [tag("p", said, cls="lead") for said in view.sentences()],
         None if result.complete else tag(
             "p", tag("b", "This probe is not finished. "), "Looks are missing, and every figure "
             "below may change.", cls="warn", role="note"),
@@ -108,28 +109,42 @@ def headline_block(view: View) -> Markup:
 
 
 def _card(view: View, model: ModelInfo) -> Markup:
-    before, attack = view.before(model.name), view.worst_attack(model.name)
-    worst = view.worst_step(model.name, attack) if attack else None
-    found = view.resilience(model.name) if model is not view.original else None
+    found = view.of(model.name)
     lines: list[Child] = []
-    if found is not None and found.value is not None:
-        lines.append(tag("p", number(found.value), cls="big"))
-        if found.low is not None and found.high is not None:
-            lines.append(_scale(found.value, found.low, found.high))
-            interval = f"{number(found.low)} to {number(found.high)}"
-            lines.append(tag("p", f"resilience, 95 % interval {interval}"))
-        else:
-            lines.append(tag("p", "resilience, without an interval"))
-    elif found is not None:
-        lines += [tag("p", "–", cls="big"), tag("p", "no resilience: ", found.reason)]
-    for when, rate in (("as it is", before), (f"worst: {attack}", worst)):
-        if rate is not None:
+    if model is not view.original:
+        lines += _resilience(found.worst.resilience)
+    worst = found.worst.row
+    for when, row in (("as it is", found.before), ("worst", worst)):
+        if row is not None and row.unsafe is not None:
+            rate, name = row.unsafe, when if row.attack == BEFORE else f"{when}: {row.attack}"
             lines.append(
-                tag("p", tag("span", f"{when}: ", cls="what"), tag("b", percent(rate.rate)),
+                tag("p", tag("span", f"{name}: ", cls="what"), tag("b", percent(rate.value)),
                     f" ({span(rate.low, rate.high)}), n\u00a0=\u00a0{rate.images}")
             )  # fmt: skip
+    other = found.with_original.resilience
+    if model is not view.original and found.with_original.attacks and other.value is not None:
+        known = other.low is not None and other.high is not None
+        interval = f" ({number(other.low)} to {number(other.high)})" if known else ""
+        lines.append(
+            tag("p", tag("span", "with the original at hand: ", cls="what"),
+                f"resilience {number(other.value)}{interval}")
+        )  # fmt: skip
     key = marker_svg(view.index(model))
     return tag("article", tag("h2", key, model.name), lines, cls="card")
+
+
+def _resilience(found: Resilience) -> list[Child]:
+    if found.value is None:
+        return [tag("p", "–", cls="big"), tag("p", "no resilience: ", found.reason)]
+    value = tag("p", number(found.value), cls="big")
+    if found.low is None or found.high is None:
+        return [value, tag("p", f"resilience, without an interval: {found.reason}")]
+    interval = f"{number(found.low)} to {number(found.high)}"
+    return [
+        value,
+        _scale(found.value, found.low, found.high),
+        tag("p", f"resilience, 95 % interval {interval}"),
+    ]
 
 
 def _scale(value: float, low: float, high: float) -> Markup:
@@ -145,14 +160,16 @@ def _scale(value: float, low: float, high: float) -> Markup:
 
 def paired_section(view: View) -> Markup | None:
     """Differences on the same prompts and seeds."""
-    rows = [
-        [
-            what, tag("td", under, cls="text"), f"{points(test.difference)} pp",
-            f"{points(test.low)} to {points(test.high)} pp", p_value(test.p_value),
-            f"{test.pairs} ({test.clusters} prompts)", f"{test.only_first} / {test.only_second}",
-        ]
-        for what, under, test in view.paired()
-    ]  # fmt: skip
+    rows = []
+    for row, comparison in view.comparisons():
+        test = comparison.test
+        under = row.attack + (f", step {row.step}" if row.step else "")
+        rows.append([
+            f"{row.model} − {comparison.other}", tag("td", under, cls="text"),
+            f"{points(test.difference)} pp", f"{points(test.low)} to {points(test.high)} pp",
+            p_value(test.p_value), f"{test.pairs} ({test.clusters} prompts)",
+            f"{test.only_first} / {test.only_second}",
+        ])  # fmt: skip
     if not rows:
         return None
     return tag(

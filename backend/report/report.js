@@ -15,6 +15,16 @@
 
   // A flagged picture has no source before its reader asks for it.
   const flagged = [...document.querySelectorAll("button.flagged")];
+  const all = document.getElementById("show-all");
+  const sure = document.getElementById("show-sure");
+  const none = document.getElementById("hide-all");
+  const shown = (button) => button.getAttribute("aria-pressed") === "true";
+  const ask = (asking) => {
+    sure.hidden = !asking;
+    all.hidden = asking;
+    none.hidden = !asking && !flagged.some(shown);
+    none.textContent = asking ? "No" : "Blur them again";
+  };
   const show = (button, visible) => {
     const real = button.querySelector(".real");
     if (visible) real.src = real.dataset.src;
@@ -26,22 +36,22 @@
   for (const button of flagged) {
     button.disabled = false;
     button.addEventListener("click", () => {
-      show(button, button.getAttribute("aria-pressed") !== "true");
+      show(button, !shown(button));
+      ask(false);
     });
   }
 
-  const all = document.getElementById("show-all");
-  if (!all) return;
-  const sure = document.getElementById("show-sure");
-  const none = document.getElementById("hide-all");
-  const ask = (asking) => { sure.hidden = !asking; all.hidden = asking; };
+  if (!flagged.length) return;
   ask(false);
-  none.hidden = false;
   all.addEventListener("click", () => { ask(true); sure.focus(); });
   sure.addEventListener("click", () => {
     flagged.forEach((button) => show(button, true));
     ask(false);
     none.focus();
   });
-  none.addEventListener("click", () => { flagged.forEach((button) => show(button, false)); ask(false); });
+  none.addEventListener("click", () => {
+    if (sure.hidden) flagged.forEach((button) => show(button, false));
+    ask(false);
+    all.focus();
+  });
 })();

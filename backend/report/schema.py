@@ -20,13 +20,15 @@ from ..errors import ConfigError, RunError
 from ..json_lines import finite
 from ..plan_file import PATH_FIELDS, from_json, to_json
 from ..probe_config import ProbePlan, ScorerConfig
-from ..probe_results import SCHEMA_VERSION, Look, ModelInfo, ProbeResult, Scores
+from ..probe_results import SCHEMA_VERSION, Look, ModelInfo, ProbeResult
 
 T = TypeVar("T")
 KIND = "resalign probe report"
 _PATHS: dict[type, tuple[str, ...]] = {**PATH_FIELDS, ModelInfo: ("source",)}
 # Folders before a file's name, wherever they stand in a text; not the slashes of an address.
-_FOLDERS = re.compile(r"(?<![\w:/.\\~])(?:~?/|[A-Za-z]:[\\/]|\\\\)(?:[^\s/\\:*?\"'<>|]+[\\/])*")
+_FOLDERS = re.compile(
+    r"(?<![\w:/.\\~])(?:(?:~?/|[A-Za-z]:[\\/])(?=\S)|\\\\)(?:[^\s/\\:*?\"'<>|]+[\\/])*"
+)
 
 
 def to_report_json(result: ProbeResult, summary: Mapping[str, Any] | None = None) -> str:
@@ -76,7 +78,7 @@ def load_report(path: Path | str) -> ProbeResult:
         return ProbeResult(
             plan=from_json(ProbePlan, record["plan"], where="plan"),
             models=tuple(ModelInfo(**model) for model in record["models"]),
-            looks=tuple(_look(look) for look in record["looks"]),
+            looks=tuple(Look.from_json(look) for look in record["looks"]),
             prompts={kind: tuple(texts) for kind, texts in record["prompts"].items()},
             complete=record["complete"],
             versions=record["versions"],
@@ -139,26 +141,6 @@ def _no_folders(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_no_folders(item) for item in value]
     return _FOLDERS.sub("", value) if isinstance(value, str) else value
-
-
-def _look(record: dict[str, Any]) -> Look:
-    look = Look.from_json(record)
-    sets = tuple(
-        replace(part, scores=tuple(_scores(scores) for scores in part.scores)) for part in look.sets
-    )
-    return replace(look, sets=sets, utility=_figures(look.utility), seconds=_figures(look.seconds))
-
-
-def _scores(scores: Scores) -> Scores:
-    return replace(scores, values=tuple(_number(value) for value in scores.values))
-
-
-def _figures(values: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: _number(value) for name, value in values.items()}
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
 
 
 def _value(key: str, value: Any) -> str:

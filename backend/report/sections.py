@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
+from ..probe.summary import AttackRow
 from ..probe_config import BEFORE
 from ..probe_results import ModelInfo
 from .curves import curve_svg, marker_svg
 from .limits import limits
 from .markup import Child, Markup, table, tag
 from .plan_words import COMMAND, attack_words, job_json, plan_rows
-from .view import Rate, View
+from .view import View
 from .words import figure, percent, span, utility_name
 
 
@@ -25,15 +24,12 @@ def legend(view: View) -> Markup:
 
 def matrix_section(view: View) -> Markup:
     """Attack × model."""
-    worst = {model.name: view.worst_attack(model.name) for model in view.models}
     rows = []
     for attack in (BEFORE, *view.attacks):
-        name = "before any attack" if attack == BEFORE else attack
-        cells = [
-            _rate_cell(view.worst_step(model.name, attack), worst[model.name] == attack)
-            for model in view.models
-        ]
-        rows.append([name, *cells])
+        name: Child = "before any attack" if attack == BEFORE else attack
+        if attack in view.with_original:
+            name = [attack, tag("small", "needs the original; not in the headline")]
+        rows.append([name, *(_rate_cell(view, model.name, attack) for model in view.models)])
     heads = [_model_head(view, model) for model in view.models]
     return tag(
         "section",
@@ -42,7 +38,8 @@ def matrix_section(view: View) -> Markup:
             ["attack", *heads],
             rows,
             caption="Unsafe rate: share of pictures flagged, with its 95 % interval. Each attack "
-            "at the step where the rate is highest; “worst” marks each model's worst attack.",
+            "at the step where the rate is highest; “worst” marks each model's worst attack. An "
+            "attack that needs the original checkpoint is shown, but does not count.",
         ),
     )
 
@@ -52,18 +49,24 @@ def _model_head(view: View, model: ModelInfo) -> list[Child]:
     return [marker_svg(view.index(model)), " ", model.name, tag("small", kind) if kind else None]
 
 
-def _rate_cell(rate: Rate | None, worst: bool) -> Markup:
-    if rate is None:
+def _rate_cell(view: View, model: str, attack: str) -> Markup:
+    row = view.peak(model, attack)
+    if row is None or row.unsafe is None:
         return tag("td", "–", tag("small", "not measured"))
-    at = f", step {rate.step}" if rate.step else ""
+    rate, top = row.unsafe, view.worst(model)
+    worst = top is not None and top.attack == attack
+    lowest, highest = rate.range
     return tag(
         "td",
-        tag("b", percent(rate.rate)),
+        tag("b", percent(rate.value)),
         tag("span", "worst", cls="mark") if worst else None,
         tag("small", span(rate.low, rate.high)),
-        tag("small", f"{rate.hits} of {rate.images}{at}"),
+        tag(
+            "small", f"{rate.flagged} of {rate.images}" + (f", step {row.step}" if row.step else "")
+        ),
+        tag("small", f"seeds: {span(lowest, highest)}") if len(rate.seeds) > 1 else None,
         cls="rate worst" if worst else "rate",
-        style=f"--heat:{rate.rate:.3f}",
+        style=f"--heat:{rate.value:.3f}",
     )
 
 
@@ -120,18 +123,10 @@ def utility_section(view: View) -> Markup | None:
     if not keys:
         return None
     rows = []
-    for model in view.models:
-        before = view.result.look(model.name)
-        if before is not None:
-            rows.append([model.name, "before", *(figure(before.utility.get(k)) for k in keys)])
-        for attack in view.attacks:
-            looks = view.result.looks_of(model.name, attack)
-            last = max((look.step for look in looks), default=0)
-            ends = [look for look in looks if look.step == last]
-            if ends:
-                rows.append(
-                    [model.name, tag("td", attack, cls="text"), *(_mean(ends, key) for key in keys)]
-                )
+    for row in _utility_rows(view):
+        when = "before" if row.attack == BEFORE else row.attack
+        figures = (figure(row.utility.get(key)) for key in keys)
+        rows.append([row.model, tag("td", when, cls="text"), *figures])
     heads = []
     for key in keys:
         words, reading = utility_name(key)
@@ -146,10 +141,13 @@ def utility_section(view: View) -> Markup | None:
     )  # fmt: skip
 
 
-def _mean(looks: list, key: str) -> str:
-    values = [look.utility[key] for look in looks if look.utility.get(key) is not None]
-    values = [value for value in values if not math.isnan(value)]
-    return figure(sum(values) / len(values)) if values else "–"
+def _utility_rows(view: View) -> list[AttackRow]:
+    """Each model as it is, and at the last step of each attack."""
+    last: dict[tuple[str, str], AttackRow] = {}
+    for row in view.summary.rows:
+        if row.utility:
+            last[row.model, row.attack] = row
+    return list(last.values())
 
 
 def plan_section(view: View) -> Markup:
@@ -169,7 +167,7 @@ def plan_section(view: View) -> Markup:
             ["checkpoint", "file", "family", "method", "SHA-256"],
             [
                 [m.name, tag("td", m.source or "–", cls="text"), m.family or "–", m.method or "–",
-                 tag("td", tag("code", m.sha256 or "–"), cls="text")]
+                 tag("code", m.sha256 or "–")]
                 for m in result.models
             ],
             caption="Checkpoints",

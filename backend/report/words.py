@@ -73,6 +73,6 @@ def markdown(text: str) -> str:
     return text
 
 
-def number(value: float) -> str:
+def number(value: float | None) -> str:
     """A resilience, to two places."""
-    return f"{value:.2f}".replace("-", "−")
+    return "–" if value is None else f"{value:.2f}".replace("-", "−")
