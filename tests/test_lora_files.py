@@ -340,6 +340,28 @@ def test_reads_what_diffusers_writes(models, tmp_path):
     assert_same(found, expected, before)
 
 
+def test_reads_what_diffusers_writes_of_one_network(models, tmp_path):
+    """`save_lora_adapter` leaves prefixes away, in names and in settings: alpha still counts."""
+    from peft import LoraConfig
+
+    model, unet = models("sd1"), build_networks("sd1")["unet"]
+    unet.add_adapter(LoraConfig(r=4, lora_alpha=1, target_modules=["to_q", "conv1"]), "mine")
+    for i, (key, tensor) in enumerate(unet.named_parameters()):
+        if "lora_" in key:
+            tensor.data = random(*tensor.shape, seed=i)
+    unet.save_lora_adapter(tmp_path, adapter_name="mine")
+    unet.fuse_lora()
+    fused = {
+        name.replace(".base_layer", ""): tensor
+        for name, tensor in unet.state_dict().items()
+        if "lora_" not in name
+    }
+
+    before = state(model)
+    found = with_files(model, tmp_path / "pytorch_lora_weights.safetensors")
+    assert_same(found, in_unet(fused, before), before)
+
+
 def test_reads_the_names_of_old_diffusers(models, tmp_path):
     """LoRAs beside the attention (`processor.to_out_lora`) are those of the layers themselves."""
     model, attention = models("sd1"), Q.removesuffix(".to_q")

@@ -23,7 +23,7 @@ from ..errors import CheckpointError
 _PART = re.compile(
     r"(?P<stem>.+?)(?:"
     r"(?:(?:\.lora|\.lora_linear_layer|_lora)\.|\.lora_)(?P<side>down|up|mid)\.weight"
-    r"|\.lora_(?P<peft>[AB])(?:\.default)?\.weight"
+    r"|\.lora_(?P<peft>[AB])(?:\.[^.]+)?\.weight"
     r"|\.(?P<magnitude>lora_magnitude_vector)(?:\.default)?(?:\.weight)?"
     r"|\.(?P<own>alpha|dora_scale|hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2"
     r"|diff|diff_b|w_norm|b_norm)(?:\.default)?"
@@ -86,8 +86,8 @@ def other_kind(names: Iterable[str]) -> str:
 class Strengths:
     """s = alpha / rank of the modules of a file that does not keep alpha beside each of them.
 
-    settings: PEFT's, by what the module names begin with (`unet`, `text_encoder`; empty in PEFT's
-    own files).
+    settings: PEFT's, by what the module names begin with: `unet`, `text_encoder`; empty in PEFT's
+    own files and where diffusers saved one network alone.
     """
 
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -96,12 +96,12 @@ class Strengths:
         """alpha: as the file has it beside the module. rank: None without low-rank factors."""
         if alpha is not None:
             return alpha / rank if rank else 1.0
-        prefix, module = ("", stem.removeprefix(BARE))
-        if not stem.startswith(BARE):
-            prefix, _, module = stem.partition(".")
-        settings = self.settings.get(prefix)
-        if not settings:
-            return 1.0
+        module = stem.removeprefix(BARE)
+        prefix, _, inner = module.partition(".")
+        if prefix in self.settings:
+            settings, module = self.settings[prefix], inner
+        else:
+            settings = self.settings.get("", {})
         rank = rank or _pattern(settings, "rank_pattern", module) or settings.get("r")
         alpha = _pattern(settings, "alpha_pattern", module)
         if alpha is None:
@@ -115,7 +115,7 @@ def strengths(file: str, metadata: Mapping[str, str], config: str | None) -> Str
     """From the metadata's JSON (diffusers) and the text of `adapter_config.json` (PEFT)."""
     settings: dict[str, dict[str, Any]] = {}
     for key, value in _json(f"{file}: its {METADATA_KEY}", metadata.get(METADATA_KEY)).items():
-        component, _, name = key.partition(".")
+        component, _, name = key.rpartition(".")
         settings.setdefault(component, {})[name] = value
     if config is not None:
         settings[""] = _json(f"adapter_config.json beside {file}", config)

@@ -169,8 +169,9 @@ def _magnitude(magnitude: Tensor, total: Tensor, *, inputs: bool) -> Tensor:
     """m / ‖total‖, to multiply `total` with. inputs: m may belong to the inputs, [1, in, 1, 1]."""
     ones = [1] * (total.dim() - 2)
     outputs, columns = total.shape[:2]
-    by_input = inputs and magnitude.dim() > 1 and len(magnitude) == 1 and outputs > 1
-    if magnitude.numel() != (columns if by_input else outputs):
+    row = magnitude.dim() > 1 and len(magnitude) == 1 and outputs > 1
+    by_input = inputs and row and magnitude.numel() == columns
+    if not by_input and magnitude.numel() != outputs:
         raise ValueError(
             f"its magnitudes are {list(magnitude.shape)}, the model has {list(total.shape)} there"
         )

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from ..model.model import Model
+from .in_place import put_back
 from .lora import Adapter
 from .merge import merged_weight
 
@@ -15,14 +14,8 @@ from .merge import merged_weight
 @contextmanager
 def merged(model: Model, adapter: Adapter) -> Iterator[Model]:
     """Inside, the model's weights are W + ΔW; afterwards W again, to the bit."""
-    weights = {name: model.unet.get_parameter(f"{name}.weight") for name in adapter.modules}
-    before = {name: weight.detach().clone() for name, weight in weights.items()}
-    try:
-        with torch.no_grad():
-            for name, weight in weights.items():
-                weight.copy_(merged_weight(weight, adapter.delta(name), name).weight)
+    with put_back() as put:
+        for name in adapter.modules:
+            weight = model.unet.get_parameter(f"{name}.weight")
+            put(weight, merged_weight(weight.detach(), adapter.delta(name), name).weight)
         yield model
-    finally:
-        with torch.no_grad():
-            for name, weight in weights.items():
-                weight.copy_(before[name])
