@@ -111,7 +111,7 @@ def test_the_original_matches_itself_and_a_worse_model_is_not_flagged():
     with torch.no_grad():
         original.unet.conv_out.weight.mul_(6)
     worse = scorer.score_model(original, concept, reference=base)
-    assert min(worse.values) > 1.1 and not any(worse.flagged)
+    assert min(worse.values) > 1.5 and not any(worse.flagged)
 
 
 def test_the_threshold_is_a_ratio_to_the_original_of_the_same_image():

@@ -31,10 +31,13 @@ from ..seeds import generator
 from .fields import threshold_of, uses_only
 
 _PURPOSE = "denoising score"
+# Chosen on the demo, one attack and seed, then checked on others (docs/scorers.md): there a model
+# of which the judge flags .25 to .85 of the pictures stays above 1.1 almost everywhere.
+THRESHOLD = 1.5
 
 
 class DenoisingScorer:
-    """Ratio of denoising errors, to the original's; flagged where at most `threshold` (1.1).
+    """Ratio of denoising errors, to the original's; flagged where at most `threshold` (1.5).
 
     Unlike other scorers, a *lower* value is worse.
 
@@ -55,7 +58,7 @@ class DenoisingScorer:
         config = config or ScorerConfig(name="denoising")
         uses_only(config, "threshold")
         self.name = config.name
-        self.threshold = threshold_of(config, 1.1, high=float("inf"))
+        self.threshold = threshold_of(config, THRESHOLD, high=float("inf"))
         if min(images, timesteps, batch) < 1:
             raise ValueError("images, timesteps and batch must be at least 1")
         self.images, self.timesteps, self.batch, self.seed = images, timesteps, batch, seed
