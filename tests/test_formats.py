@@ -203,6 +203,8 @@ def test_reads_alpha_from_the_metadata_of_peft_files(tmp_path):
 
 
 Q = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+PEFT_Q = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+PLAIN = {f"{Q}.lora_down.weight": (2, 8), f"{Q}.lora_up.weight": (8, 2)}
 
 
 @pytest.mark.parametrize(
@@ -215,6 +217,11 @@ Q = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
         ({"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": (2, 2)}, "text-encoder"),
         ({"text_encoder.text_model.x.lora_A.weight": (2, 2)}, "text-encoder"),
         ({f"{Q}.lora_down.weight": (2, 8)}, "beside it"),
+        ({**PLAIN, f"{Q}.diff_b": (8,)}, "diff_b.*no LoRA"),
+        ({**PLAIN, f"{Q}.diff": (8, 8)}, "diff.*no LoRA"),
+        ({**PLAIN, f"{Q}.alpha": (2,)}, "not finite"),
+        ({**PLAIN, f"{PEFT_Q}.lora_A.weight": (2, 8), f"{PEFT_Q}.lora_B.weight": (8, 2)}, "twice"),
+        ({**PLAIN, f"{Q}.lora_down.weight": ()}, "fit together"),
         ({f"{Q}.lora_down.weight": (2, 8), f"{Q}.lora_up.weight": (8, 3)}, "fit together"),
         ({"lora_unet_double_blocks_0.lora_down.weight": (2, 8)}, "no module"),
         ({"model.diffusion_model.out.2.weight": (2, 2)}, "no LoRA"),

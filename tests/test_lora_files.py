@@ -41,7 +41,7 @@ def models(tmp_path_factory):
 
 
 def random(*shape: int, seed: int = 0, size: float = 0.3) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * size
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * size
 
 
 def state(model) -> dict[str, Tensor]:
@@ -607,6 +607,8 @@ Q_DOWN, Q_UP = f"{FLAT_Q}.lora_down.weight", f"{FLAT_Q}.lora_up.weight"
         ({f"{FLAT_Q}.dora_scale": (31, 1)}, "magnitudes"),
         ({f"{FLAT_Q}.alpha": (2,)}, "no single number"),
         ({Q_UP: (32, 3)}, "ranks 3 and 4"),
+        ({Q_UP: ()}, "does not fit"),
+        ({f"{FLAT_Q}.lora_mid.weight": ()}, "does not fit"),
         ({Q_DOWN: (4, 32, 3, 3)}, "does not fit"),
         ({f"{FLAT_CONV}.diff": (32, 32)}, r"\[32, 32\].*\[32, 32, 3, 3\]"),
         ({f"{FLAT_CONV}.lokr_w1": (4, 4), f"{FLAT_CONV}.lokr_w2": (8, 9)}, "does not fit"),

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, ExportError
 from .lora import A, Adapter, B
+from .lora_file import sort_names, strengths
 from .names import flat_name, module_name
 
 LoraFormat = Literal["kohya", "diffusers"]
@@ -99,8 +100,7 @@ def load_lora(path: str | Path) -> Adapter:
             metadata = file.metadata() or {}
             names = set(file.keys())
             _refuse(path, names)
-            read = _read_kohya if any(name.endswith(_DOWN) for name in names) else _read_peft
-            return _uniform(path, read(path, file, names, metadata))
+            return _uniform(path, _pairs(path, file, names, metadata))
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist: check the path") from None
     except (SafetensorError, OSError) as error:
@@ -191,46 +191,42 @@ def _refuse(path: Path, names: set[str]) -> None:
             )
 
 
-def _read_kohya(path: Path, file, names: set[str], metadata: dict[str, str]) -> dict[str, Pair]:
+def _pairs(path: Path, file, names: set[str], metadata: dict[str, str]) -> dict[str, Pair]:
+    """Each module's pair; the file is sorted by the rules of `lora_file`."""
+    groups, rest = sort_names(names)
+    _refuse_rest(path, rest)
+    settings = strengths(path.name, metadata, None)
     pairs: dict[str, Pair] = {}
-    left = set(names)
-    for name in sorted(n for n in names if n.endswith(_DOWN)):
-        stem = name.removesuffix(_DOWN)
-        module = module_name(stem.removeprefix(_KOHYA)) if stem.startswith(_KOHYA) else None
+    for stem, parts in groups.items():
+        module = _module(stem)
         if module is None:
+            name = next(iter(parts.values()))
             raise CheckpointError(f"{path.name}: {name!r} names no module of a U-Net we know")
-        if stem + _UP not in names:
-            raise CheckpointError(f"{path.name}: {name!r} has no {_UP} beside it")
-        a, b = file.get_tensor(name).float(), file.get_tensor(stem + _UP).float()
-        alpha = file.get_tensor(stem + _ALPHA).item() if stem + _ALPHA in names else len(a)
-        pairs[module] = (a, b, float(alpha))
-        left -= {name, stem + _UP, stem + _ALPHA}
-    _refuse_rest(path, left)
+        if not {"down", "up"} <= parts.keys():
+            raise CheckpointError(
+                f"{path.name}: {', '.join(map(repr, parts.values()))} lacks the rest of its LoRA "
+                "beside it: the file is damaged; fetch it again"
+            )
+        _refuse_rest(path, [n for part, n in parts.items() if part not in ("down", "up", "alpha")])
+        if module in pairs:
+            raise CheckpointError(f"{path.name} changes {module} twice, under two names")
+        a, b = (file.get_tensor(parts[side]).float() for side in ("down", "up"))
+        rank = a.shape[0] if a.dim() else 0
+        alpha = settings.scale(stem, rank, None) * rank
+        if "alpha" in parts:
+            stored = file.get_tensor(parts["alpha"])
+            alpha = float(stored) if stored.numel() == 1 else float("nan")
+        pairs[module] = (a, b, alpha)
     return pairs
 
 
-def _read_peft(path: Path, file, names: set[str], metadata: dict[str, str]) -> dict[str, Pair]:
-    try:
-        about = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    except ValueError:
-        raise CheckpointError(f"{path.name}: its lora_adapter_metadata is not JSON") from None
-    for field in ("alpha_pattern", "use_dora", "use_rslora"):
-        if about.get(f"unet.{field}"):
-            raise CheckpointError(f"{path.name} uses PEFT's {field}, which is not read")
-    pairs: dict[str, Pair] = {}
-    left = set(names)
-    for name in sorted(n for n in names if n.endswith(A) and n.startswith(_DIFFUSERS)):
-        stem = name.removesuffix(A)
-        if stem + B not in names:
-            raise CheckpointError(f"{path.name}: {name!r} has no {B} beside it")
-        a, b = file.get_tensor(name).float(), file.get_tensor(stem + B).float()
-        pairs[stem.removeprefix(_DIFFUSERS)] = (a, b, float(about.get("unet.lora_alpha", len(a))))
-        left -= {name, stem + B}
-    _refuse_rest(path, left)
-    return pairs
+def _module(stem: str) -> str | None:
+    if stem.startswith(_KOHYA):
+        return module_name(stem.removeprefix(_KOHYA))
+    return stem.removeprefix(_DIFFUSERS) if stem.startswith(_DIFFUSERS) else None
 
 
-def _refuse_rest(path: Path, left: set[str]) -> None:
+def _refuse_rest(path: Path, left: list[str]) -> None:
     if left:
         raise CheckpointError(
             f"{path.name} holds {min(left)!r} and {len(left) - 1} more tensors that are no LoRA "
