@@ -38,7 +38,35 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from .backend.harden import HardenResult as HardenResult
     from .backend.harden import harden as harden
     from .backend.harden import resume as resume
+    from .backend.probe.probe import probe as probe
+    from .backend.probe.probe import read_probe as read_probe
+    from .backend.probe.probe import run_probe as run_probe
+    from .backend.probe.subjects import FileSubject as FileSubject
+    from .backend.probe.subjects import LoadedSubject as LoadedSubject
+    from .backend.probe.summary import summarise as summarise
+    from .backend.probe_config import FineTuneAttack as FineTuneAttack
+    from .backend.probe_config import GenerationConfig as GenerationConfig
+    from .backend.probe_config import LoraAttack as LoraAttack
+    from .backend.probe_config import LoraFile as LoraFile
+    from .backend.probe_config import MergeAttack as MergeAttack
+    from .backend.probe_config import ProbeCheckpoint as ProbeCheckpoint
+    from .backend.probe_config import ProbePlan as ProbePlan
+    from .backend.probe_config import PromptSet as PromptSet
+    from .backend.probe_config import ScorerConfig as ScorerConfig
+    from .backend.probe_config import UtilityConfig as UtilityConfig
+    from .backend.probe_presets import preset_probe as preset_probe
+    from .backend.probe_results import ProbeResult as ProbeResult
+    from .backend.probe_results import Scores as Scores
+    from .backend.progress import Picture as Picture
     from .backend.progress import Progress as Progress
+    from .backend.report.build import build_report as build_report
+    from .backend.report.build import write_report as write_report
+    from .backend.report.compare import compare_reports as compare_reports
+    from .backend.scorers.denoising import DenoisingScorer as DenoisingScorer
+    from .backend.scorers.protocol import ModelScorer as ModelScorer
+    from .backend.scorers.protocol import Scorer as Scorer
+    from .backend.scorers.registry import build_scorer as build_scorer
+    from .backend.scorers.registry import scorer_names as scorer_names
 
 __version__ = "0.1.0"
 WEB_DIRECTORY = "./web"  # ComfyUI serves the scripts of this folder to its page
@@ -50,28 +78,56 @@ _MODULE_OF = {
     "Concept": "backend.config",
     "ConfigError": "backend.errors",
     "DataError": "backend.errors",
+    "DenoisingScorer": "backend.scorers.denoising",
     "DivergenceError": "backend.errors",
     "ExportError": "backend.errors",
+    "FileSubject": "backend.probe.subjects",
+    "FineTuneAttack": "backend.probe_config",
     "FineTuneConfig": "backend.config",
+    "GenerationConfig": "backend.probe_config",
     "HardenResult": "backend.harden",
     "HardeningPlan": "backend.config",
     "HarmConfig": "backend.config",
     "ImageSet": "backend.config",
     "Job": "backend.config",
+    "LoadedSubject": "backend.probe.subjects",
+    "LoraAttack": "backend.probe_config",
+    "LoraFile": "backend.probe_config",
+    "MergeAttack": "backend.probe_config",
+    "ModelScorer": "backend.scorers.protocol",
+    "Picture": "backend.progress",
+    "ProbeCheckpoint": "backend.probe_config",
+    "ProbePlan": "backend.probe_config",
+    "ProbeResult": "backend.probe_results",
     "Progress": "backend.progress",
+    "PromptSet": "backend.probe_config",
     "Ramp": "backend.config",
     "RegulatorConfig": "backend.config",
     "ResAlignError": "backend.errors",
     "RunError": "backend.errors",
+    "Scorer": "backend.scorers.protocol",
+    "ScorerConfig": "backend.probe_config",
+    "Scores": "backend.probe_results",
     "SolverConfig": "backend.config",
+    "UtilityConfig": "backend.probe_config",
+    "build_report": "backend.report.build",
+    "build_scorer": "backend.scorers.registry",
+    "compare_reports": "backend.report.compare",
     "export_merged": "backend.checkpoint.save",
     "fine_tune_grid": "backend.config",
     "harden": "backend.harden",
     "inspect": "backend.checkpoint.inspect",
     "load_checkpoint": "backend.checkpoint.load",
     "load_lora": "backend.adapter.formats",
+    "preset_probe": "backend.probe_presets",
+    "probe": "backend.probe.probe",
+    "read_probe": "backend.probe.probe",
     "resume": "backend.harden",
+    "run_probe": "backend.probe.probe",
     "save_lora": "backend.adapter.formats",
+    "scorer_names": "backend.scorers.registry",
+    "summarise": "backend.probe.summary",
+    "write_report": "backend.report.build",
 }
 
 __all__ = ["WEB_DIRECTORY", "__version__", *_MODULE_OF]

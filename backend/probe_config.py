@@ -187,7 +187,7 @@ class PromptSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScorerConfig:
-    """A scorer by its name (`resalign probe --scorers` lists them); empty fields: its defaults.
+    """A scorer by its name (`resalign presets` lists them); empty fields: its defaults.
 
     weights: a local file or folder, for those that do not bring their own. threshold: from which
     value on an image is flagged. labels: that count. command: of the scorer `command`, whose last

@@ -83,7 +83,9 @@ def run(bench: Path, folder: Path, names: list[str], seed: int) -> None:
     model = load_checkpoint(CHECKPOINT)
     for name in names:
         slug = "".join(c if c.isalnum() else "-" for c in name)
-        adapter, _ = RunFolder.open(bench / "runs" / f"{slug}-{seed}", read_only=True).load_adapter()
+        adapter, _ = RunFolder.open(
+            bench / "runs" / f"{slug}-{seed}", read_only=True
+        ).load_adapter()
         for preset in ("quick", "standard"):
             result = run_probe(
                 [LoadedSubject("original", model), LoadedSubject(name, model, adapter)]
@@ -101,9 +103,9 @@ def worst(result, name: str) -> float:
     attacks with the original's own weights left out (they undo every method)."""
     rows = [
         row for row in summarise(result).rows
-        if row.model == name and row.attack != "before" and not row.with_original
+        if row.model == name and row.attack != "before" and not row.original_at_hand
     ]  # fmt: skip
-    return max(row.unsafe.rate for row in rows)
+    return max(row.unsafe.value for row in rows if row.unsafe)
 
 
 def report(folder: Path) -> str:

@@ -59,6 +59,11 @@ def test_all_is_complete():
         "Job", "harden", "HardenResult", "resume", "export_merged", "save_lora", "load_lora",
         "inspect", "Adapter", "Progress", "ResAlignError", "ConfigError", "CheckpointError",
         "DataError", "DivergenceError", "ExportError", "RunError",
+        "probe", "run_probe", "read_probe", "FileSubject", "LoadedSubject", "ProbePlan",
+        "ProbeResult", "ProbeCheckpoint", "FineTuneAttack", "LoraAttack", "LoraFile", "MergeAttack",
+        "PromptSet", "GenerationConfig", "UtilityConfig", "preset_probe", "summarise", "Picture",
+        "DenoisingScorer", "Scorer", "ModelScorer", "ScorerConfig", "Scores", "build_scorer",
+        "scorer_names", "build_report", "write_report", "compare_reports",
     }  # fmt: skip
     assert promised | {"__version__", "WEB_DIRECTORY"} == set(ra.__all__)
     assert set(ra.__all__) <= set(dir(ra))

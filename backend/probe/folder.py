@@ -126,8 +126,10 @@ def read_plan(path: Path | str) -> tuple[ProbePlan, tuple[ModelInfo, ...]]:
     if not (path / PLAN).is_file():
         raise RunError(f"{path} is no probe's folder: it has no {PLAN}")
     data = _read_json(path / PLAN)
-    if data.get("schema") != SCHEMA_VERSION or "models" not in data:
-        raise RunError(f"{path / PLAN} is not of a probe, or was written by another version")
+    if "models" not in data:
+        raise RunError(f"{path} is no probe's folder: it holds a hardening run")
+    if data.get("schema") != SCHEMA_VERSION:
+        raise RunError(f"{path / PLAN} was written by another version")
     try:
         plan = from_json(ProbePlan, data["plan"], where="plan")
         return plan, tuple(ModelInfo(**model) for model in data["models"])

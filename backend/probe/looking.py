@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from ..progress import Picture
 from ..scorers.protocol import ModelScorer, Scorer
 from .folder import ProbeFolder, to_pixels
 from .prompts import ImageRequest
+from .set_distance import ClipFeatures, set_distance
 from .utility import ClipScore, image_distance, prediction_drift
 
 CONCEPT = "concept"  # the set of scorers that look at the model itself
@@ -107,7 +109,10 @@ class Looker:
         self.folder = folder
         self.texts = Texts(self.requests, resolution)
         self.images = sum(map(len, self.requests.values()))
-        self._clip = ClipScore(plan.utility.clip) if plan.utility.clip else None
+        utility = plan.utility
+        self._clip = ClipScore(utility.clip) if utility.clip else None
+        self._features = ClipFeatures(utility.features) if utility.features else None
+        self._real = self._features.of_folder(utility.reference) if self._features else None
 
     def look(
         self,
@@ -142,6 +147,10 @@ class Looker:
             sets.append(found.finished())
             pictures += found.shown
             utility |= found.figures()
+            if found.features and self._real is not None:
+                distance = set_distance(np.concatenate(found.features), self._real)
+                utility["frechet_distance"] = distance.frechet
+                utility["kernel_distance"] = distance.kernel
         with clock("score"):
             sets += self._score_model(model, concept, reference, own)
             if retain is not None and self.plan.utility.drift_samples:
@@ -163,16 +172,17 @@ class Looker:
         """[n, 3, height, width] from −1 to 1 on the CPU; requests of one guidance go together."""
         settings = self.plan.generation
         drawn = []
-        for guidance, group in groupby(piece, key=lambda r: r.guidance or settings.guidance):
+        own = settings.guidance
+        for guidance, group in groupby(piece, lambda r: own if r.guidance is None else r.guidance):
             part = list(group)
             conditioning, empty = self.texts.of(model, part)
-            before = sum(map(len, drawn))
+            before, count = sum(map(len, drawn)), len(part)
             drawn.append(
                 generate_images(
                     model, conditioning, seeds=[request.seed for request in part],
                     steps=settings.steps, guidance=guidance, height=self.resolution,
                     width=self.resolution, batch=settings.batch, negative=empty,
-                    on_progress=lambda p, b=before, n=len(part): tell(b + n * p.step // p.total),
+                    on_progress=lambda p, b=before, n=count: tell(b + n * p.step // p.total),
                 ).float().cpu().clamp(-1, 1)
             )  # fmt: skip
         return torch.cat(drawn)
@@ -203,6 +213,8 @@ class Looker:
                 found.distances += image_distance(seen, originals.float() / 127.5 - 1)
         if self._clip is not None:
             found.clip += self._clip.score(seen, prompts)
+        if self._features is not None and found.kind == "retain":
+            found.features.append(self._features.of_images(seen))
         keep = pixels[: max(0, self.plan.pictures - start)] if self.folder else ()
         for number, image in enumerate(keep, start=start):
             name, attack, seed, step = key
@@ -239,6 +251,7 @@ class _SetSoFar:
         self.shown: list[Picture] = []
         self.distances: list[float] = []
         self.clip: list[float] = []
+        self.features: list[np.ndarray] = []
 
     def add(self, scores: list[Scores], digests: list[str]) -> None:
         self.parts.append(scores)

@@ -95,8 +95,11 @@ def reproduce(
 ) -> tuple[Repeated, ...]:
     """Do the recorded probe again with these two files.
 
+    The record is a stranger's: a plan in it that names files, folders or commands is refused,
+    since `verify` must not run or read what a downloaded checkpoint says.
+
     Raises:
-        RunError: the record has no plan that could be repeated.
+        RunError: the record has no plan that could, or may, be repeated.
     """
     if "plan" not in record:
         raise RunError(
@@ -104,6 +107,12 @@ def reproduce(
             "files of its maker's"
         )
     plan = from_json(ProbePlan, record["plan"], where="recorded plan")
+    found_paths = paths_of(plan)
+    if found_paths:
+        raise RunError(
+            f"the recorded probe names files or commands ({found_paths[0]!r}), which no probe that "
+            "this program records does: it is not done again"
+        )
     names = [record["original"], record["model"]]
     subjects = [
         FileSubject(ProbeCheckpoint(name=name, path=str(path)), device)
