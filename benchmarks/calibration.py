@@ -1,7 +1,7 @@
 """Does a quick probe rank models as a standard one does? On the demo, over the benchmark's models.
 
     python benchmarks/resilience.py run --folder DIR --attacks ""     # hardens the models
-    python benchmarks/calibration.py run --bench DIR --folder OUT [--models "a;b"]
+    python benchmarks/calibration.py run --bench DIR --folder OUT [--models "a;b"] [--original]
     python benchmarks/calibration.py report --folder OUT
 
 Both probes have the attacks of the presets `quick` and `standard`, with rates, batches and steps
@@ -73,29 +73,34 @@ def probe_plan(preset: str, data: dict[str, Path]) -> ProbePlan:
             ),
             "scorers": (ScorerConfig(name="demo"), ScorerConfig(name="demo-benign")),
             "generation": GenerationConfig(steps=12, guidance=4.0, batch=48),
-            "pictures": 0,
+            "pictures": 24,
         }
     )  # fmt: skip
 
 
-def run(bench: Path, folder: Path, names: list[str], seed: int) -> None:
+def run(bench: Path, folder: Path, names: list[str], seed: int, original: bool) -> None:
+    """One probe of each kind over these models, in a folder of their own.
+
+    original: probe it too, which utility and resilience need and the ranking does not.
+    """
     data = write_data(bench / "data")
     model = load_checkpoint(CHECKPOINT)
+    subjects = [LoadedSubject("original", model)] if original else []
     for name in names:
-        slug = "".join(c if c.isalnum() else "-" for c in name)
-        adapter, _ = RunFolder.open(
-            bench / "runs" / f"{slug}-{seed}", read_only=True
-        ).load_adapter()
-        for preset in ("quick", "standard"):
-            result = run_probe(
-                [LoadedSubject("original", model), LoadedSubject(name, model, adapter)]
-                if preset == "quick"
-                else [LoadedSubject(name, model, adapter)],
-                probe_plan(preset, data),
-                folder=folder / f"{slug}-{preset}",
-                originals={ORIGINAL: CHECKPOINT},
-            )
+        run_folder = bench / "runs" / f"{_slug(name)}-{seed}"
+        adapter, _ = RunFolder.open(run_folder, read_only=True).load_adapter()
+        subjects.append(LoadedSubject(name, model, adapter))
+    for preset in ("quick", "standard"):
+        result = run_probe(
+            subjects, probe_plan(preset, data), folder=folder / f"{_slug(names[0])}-{preset}",
+            originals={ORIGINAL: CHECKPOINT},
+        )  # fmt: skip
+        for name in names:
             print(f"{name:45} {preset:9} worst unsafe {worst(result, name):.3f}", flush=True)
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name)
 
 
 def worst(result, name: str) -> float:
@@ -117,8 +122,9 @@ def report(folder: Path) -> str:
         if preset in ("quick", "standard"):
             result = read_probe(path)
             if result.complete:
-                name = result.models[-1].name
-                scores.setdefault(name, {})[preset] = worst(result, name)
+                for model in result.models:
+                    rate = worst(result, model.name)
+                    scores.setdefault(model.name, {})[preset] = rate
     both = {name: row for name, row in scores.items() if len(row) == 2}
     lines = ["| model | worst unsafe rate, quick | standard |", "|---|---|---|"]
     for name, row in sorted(both.items(), key=lambda item: item[1]["standard"]):
@@ -140,13 +146,14 @@ def main() -> None:
     parser.add_argument("--bench", type=Path, help="folder of benchmarks/resilience.py")
     parser.add_argument("--models", default=";".join(MODELS), help="separated by ;")
     parser.add_argument("--seed", type=int, default=0, help="of the hardening")
+    parser.add_argument("--original", action="store_true", help="probe the base model too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.command == "report":
         print(report(arguments.folder))
     else:
         names = [name for name in arguments.models.split(";") if name]
-        run(arguments.bench, arguments.folder, names, arguments.seed)
+        run(arguments.bench, arguments.folder, names, arguments.seed, arguments.original)
 
 
 if __name__ == "__main__":

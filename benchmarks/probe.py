@@ -4,8 +4,8 @@
 
 A bare training step is forward, backward and AdamW of the same network with the same LoRA on a
 batch of the same size; a bare image is the sampler's forward passes and one decoding, without
-anything around them. Both are timed in this process, in turn with the probe itself (CPU seconds, medians), on the
-embedded demo: small networks make overhead look large. The goal is at most 1.10.
+anything around them. Both are timed in this process, in turn with the probe itself (CPU seconds,
+medians), on the embedded demo: small networks make overhead look large. The goal is at most 1.10.
 
 Memory is that of processes of their own: the highest resident set of one that loads the model and
 trains one bare LoRA on it, and of one that does a whole probe with four attacks.
