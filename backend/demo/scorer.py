@@ -55,6 +55,8 @@ class BenignJudgeScorer:
     probability of the class asked for. label: the likeliest class.
     """
 
+    kinds = ("neighbour", "retain")
+
     def __init__(self, config: ScorerConfig) -> None:
         uses_only(config)
         self.name, self._judge = config.name, Judge.load()

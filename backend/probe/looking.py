@@ -201,7 +201,7 @@ class Looker:
         prompts = [request.text for request in piece]
         # Scorers see what a file would hold, so that a kept picture scores the same again.
         seen = pixels.float() / 127.5 - 1
-        scores = [scorer.score(seen, prompts) for scorer in self.scorers]
+        scores = [scorer.score(seen, prompts) for scorer in self._scorers_of(found.kind)]
         found.add(scores, [_digest(image) for image in pixels])
         if found.kind in COMPARED:
             if reference is None:
@@ -225,6 +225,9 @@ class Looker:
             flagged = bool(scores) and scores[0].flagged[number - start]
             path = str(self.folder.path / file)  # type: ignore[union-attr]
             found.shown.append(Picture(path, prompts[number - start], flagged))
+
+    def _scorers_of(self, kind: str) -> list[Scorer]:
+        return [scorer for scorer in self.scorers if kind in getattr(scorer, "kinds", (kind,))]
 
     def _score_model(
         self, model: Model, concept: EncodedSet | None, reference: Reference | None, own: Reference

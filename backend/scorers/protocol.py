@@ -20,7 +20,11 @@ from ..probe_results import Scores
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Looks at images. Raise a ResAlignError from the constructor if something is missing."""
+    """Looks at images. Raise a ResAlignError from the constructor if something is missing.
+
+    One that judges quality, not safety, says with an attribute `kinds` which prompt sets it looks
+    at (`("neighbour", "retain")`); without it, it looks at all.
+    """
 
     name: str
 
