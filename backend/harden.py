@@ -33,6 +33,7 @@ from .errors import DivergenceError
 from .model.model import Model
 from .progress import Progress, ProgressCallback, silent
 from .records import SimulationRecord, StepRecord
+from .rounding import this_machine, threads, told_changes
 from .run_folder import RunFolder
 from .seeds import generator
 
@@ -75,20 +76,30 @@ def harden(
         folder = RunFolder.of(run_folder, plan)
         if folder is not None and folder is not run_folder:
             stack.enter_context(folder)
+        warnings = []
+        if folder is not None and model.device.type == "cpu":
+            began = folder.machine(this_machine())
+            warnings = told_changes(began, this_machine())
+            stack.enter_context(threads(began["threads"]))
         if data is None:
             cache = folder.path / "cache" if folder else None
             data = prepare_data(model, plan, cache=cache, on_progress=on_progress)
         denoiser = stack.enter_context(
             AdaptedDenoiser(model, plan.adapter, seed=plan.seed, precision=plan.precision)
         )
-        run = _Run(denoiser, plan, data.to(model.device, torch.float32), folder, on_progress)
+        data = data.to(model.device, torch.float32)
+        run = _Run(denoiser, plan, data, folder, on_progress, warnings=warnings)
         return run.to_the_end()
 
 
 def resume(
     model: Model, run_folder: Path | str, *, on_progress: ProgressCallback = silent
 ) -> HardenResult:
-    """Continue the run in `run_folder`; ends with the same bytes as one never interrupted."""
+    """Continue the run in `run_folder`; ends with the same bytes as one never interrupted.
+
+    That holds on the CPU, with the same PyTorch on the same kind of processor (else a warning
+    says so); the number of threads is set to that of the run's beginning.
+    """
     with RunFolder.open(run_folder) as folder:
         return harden(model, folder.plan, run_folder=folder, on_progress=on_progress)
 
@@ -106,6 +117,8 @@ class _Run:
     warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        for warning in self.warnings:
+            log.warning(warning)
         plan, self.theta = self.plan, self.denoiser.theta
         self.schedule = self.denoiser.model.schedule.to(self.denoiser.model.device)
         self.objective = Objective(self.denoiser, self.schedule, plan.harm)
@@ -322,7 +335,7 @@ class _Run:
                     "exp_avg_sq": tensors[f"exp_avg_sq.{index}"].to(tensor.device),
                 }
         self.regulator.restore(values["regulator"])
-        self.warnings = list(values["warnings"])
+        self.warnings = list(dict.fromkeys([*values["warnings"], *self.warnings]))
         self.records = [StepRecord.from_json(r) for r in self.folder.records()[:step]]
         return step
 

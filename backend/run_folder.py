@@ -2,6 +2,7 @@
 
     job.json               checkpoint, output, device (absent where a host runs a bare plan)
     plan.json              the plan, every default spelled out
+    machine.json           threads and versions that it began with (see rounding.py)
     steps.jsonl            one record per outer step, appended and flushed
     state.safetensors      all that continuing needs, as of the last saved step
     adapter.safetensors    the adapter of that step; the result, once all steps are done
@@ -24,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from . import json_lines
 from .adapter.lora import Adapter
 from .config import HardeningPlan, Job
 from .errors import ConfigError, RunError
@@ -31,6 +33,7 @@ from .plan_file import differences, from_json, plan_hash, to_json
 from .run_lock import RunLock
 
 STEPS, STATE, ADAPTER = "steps.jsonl", "state.safetensors", "adapter.safetensors"
+MACHINE = "machine.json"
 _HEADER = "resalign"  # the one metadata key, holding JSON: safetensors shuffles several keys
 
 
@@ -105,15 +108,22 @@ class RunFolder:
         exists = (Path(folder) / "plan.json").is_file()
         return cls.open(folder, plan) if exists else cls.create(folder, plan)
 
+    def machine(self, now: dict[str, Any]) -> dict[str, Any]:
+        """Where the run began: what was kept then; `now`, kept from now on, if nothing was."""
+        self._check_writable()
+        path = self.path / MACHINE
+        if not path.exists():
+            _write_json(path, now)
+        return _read_json(path)
+
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one step's record (it must have `step`); figures that are not finite become null."""
         self._check_writable()
-        with (self.path / STEPS).open("a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
+        json_lines.append(self.path / STEPS, record)
 
     def records(self) -> list[dict[str, Any]]:
         """All records so far; a last line that was cut off by a crash is left out."""
-        return [record for record, _ in self._records_with_ends()]
+        return json_lines.read(self.path / STEPS)
 
     def save_state(
         self, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]
@@ -135,7 +145,8 @@ class RunFolder:
             tensors, header = _read_tensors(self.path / STATE)
             state = header["step"], tensors, header["values"]
         if self._lock is not None:
-            self._cut_records(state[0] if state else 0)
+            last = state[0] if state else 0
+            json_lines.cut(self.path / STEPS, lambda record: record["step"] <= last)
         return state
 
     def save_adapter(self, adapter: Adapter, metadata: Mapping[str, Any] | None = None) -> Path:
@@ -173,27 +184,6 @@ class RunFolder:
     def _check_writable(self) -> None:
         if self._lock is None:
             raise RuntimeError(f"{self.path} was opened read-only or is closed")
-
-    def _records_with_ends(self) -> list[tuple[dict[str, Any], int]]:
-        path = self.path / STEPS
-        if not path.exists():
-            return []
-        found, end = [], 0
-        for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
-            if not line.endswith(b"\n"):
-                break  # a crash in the middle of a write
-            end += len(line)
-            try:
-                found.append((json.loads(line), end))
-            except ValueError:
-                raise RunError(f"{path}: line {number} is damaged; move it away") from None
-        return found
-
-    def _cut_records(self, step: int) -> None:
-        path = self.path / STEPS
-        if path.exists():
-            kept = [end for record, end in self._records_with_ends() if record["step"] <= step]
-            os.truncate(path, max(kept, default=0))
 
 
 def _check_same_plan(path: Path, stored: HardeningPlan, plan: HardeningPlan) -> None:
@@ -242,9 +232,11 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, 
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors in memory of their own: the library's are views of the mapped file, aligned as
+    its header happens to end, and Windows cannot replace a file that is mapped."""
     header = _read_header(path)
     with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+        return {name: file.get_tensor(name).clone() for name in file.keys()}, header  # noqa: SIM118
 
 
 def _read_header(path: Path) -> dict[str, Any]:
@@ -270,13 +262,3 @@ def _replace(temporary: Path, path: Path) -> None:
 def _sync(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and (value != value or abs(value) == float("inf")):
-        return None
-    return value

@@ -53,3 +53,22 @@ def root() -> Path:
 def package_folder() -> Path:
     """The folder of the package under test: the checkout's, or that of the installed wheel."""
     return Path(sys.modules["resalign"].__file__ or "").resolve().parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """PyTorch's rounding depends on its number of threads: the same in all tests, everywhere."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def threads_stay_as_they_were():
+    """A test that leaves another number of threads behind fails, and the next is not harmed."""
+    import torch
+
+    yield
+    left = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert left == 1, f"this test left PyTorch on {left} threads"

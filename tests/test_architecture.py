@@ -22,7 +22,7 @@ LAYERS = [
     {"plan_template"},
     {"plan_comments"},
     {"probe_results", "probe_presets", "probe_comments"},
-    {"plan_presets", "plan_file", "run_lock", "seeds", "json_lines"},
+    {"plan_presets", "plan_file", "run_lock", "seeds", "rounding", "json_lines"},
     {"probe_config"},
     {"config", "progress"},
     {"bounds", "intervals", "statistics"},

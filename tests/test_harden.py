@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,36 +167,82 @@ def _stop_at_once(progress):
     raise Stop
 
 
-def _in_a_process(folder: Path, kill: bool) -> int:
-    """Run the plan in a process of its own, as a user would; returns its exit status."""
-    script = textwrap.dedent(
-        f"""
-        import sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
+def _in_a_process(lines: str) -> int:
+    """Run lines of Python in a process of its own, as a user would; returns its exit status."""
+    script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n" + textwrap.dedent(
+        """
         import conftest, os, signal, torch
-        torch.set_num_threads(1)
-        import test_harden
-        def tell(progress):
-            if {kill} and progress.step == 3 and progress.micro_step == 1:
-                os.kill(os.getpid(), signal.SIGKILL)
-        test_harden.run(test_harden.plan(), {str(folder)!r}, tell)
+        from pathlib import Path
+        from test_harden import plan, run
         """
     )
-    command = [sys.executable, "-c", script]
-    return subprocess.run(command, env=os.environ, timeout=90).returncode
+    command = [sys.executable, "-c", script + textwrap.dedent(lines)]
+    return subprocess.run(command, env=os.environ, timeout=140).returncode
 
 
+def _kill(folder: Path) -> None:
+    """Leave a run in `folder`, on one thread, that was killed between two saves."""
+    status = _in_a_process(
+        f"""
+        def kill(progress):
+            if progress.step == 3 and progress.micro_step == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+        torch.set_num_threads(1)
+        run(plan(), {str(folder)!r}, kill)
+        """
+    )
+    assert status == -signal.SIGKILL
+    with RunFolder.open(folder, read_only=True) as opened:
+        saved = opened.load_state()
+    assert saved is not None and saved[0] == 2
+    assert not (folder / "adapter.safetensors").exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no such signal")
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path):
-    """kill -9 between two saves, another process goes on: the end is that of an unbroken run."""
-    assert _in_a_process(tmp_path / "run", kill=True) == -signal.SIGKILL
-    with RunFolder.open(tmp_path / "run", read_only=True) as folder:
-        saved = folder.load_state()
-        assert saved is not None and saved[0] == 2
-        assert not (tmp_path / "run" / "adapter.safetensors").exists()
-    assert _in_a_process(tmp_path / "run", kill=False) == 0
-    assert _in_a_process(tmp_path / "whole", kill=False) == 0
-    resumed, whole = (tmp_path / n / "adapter.safetensors" for n in ("run", "whole"))
-    assert resumed.read_bytes() == whole.read_bytes()
+    """After kill -9, here or in another process, even one on two threads: all that an unbroken
+    run writes, here or elsewhere, is byte for byte the same."""
+    _kill(tmp_path / "killed")
+    for name in ("resumed", "resumed elsewhere", "resumed on two threads"):
+        shutil.copytree(tmp_path / "killed", tmp_path / name)
+    run(plan(), tmp_path / "whole")
+    run(plan(), tmp_path / "resumed")
+    status = _in_a_process(
+        f"""
+        here = Path({str(tmp_path)!r})
+        torch.set_num_threads(1)
+        run(plan(), here / "resumed elsewhere")
+        run(plan(), here / "whole elsewhere")
+        torch.set_num_threads(2)
+        run(plan(), here / "resumed on two threads")
+        sys.exit(torch.get_num_threads())
+        """
+    )
+    assert status == 2  # the caller's threads are given back
+    runs = [folder for folder in tmp_path.iterdir() if folder.name != "killed"]
+    assert len(runs) == 5
+    for file in ("adapter.safetensors", "state.safetensors"):
+        digests = {f.name: hashlib.sha256((f / file).read_bytes()).hexdigest() for f in runs}
+        assert len(set(digests.values())) == 1, (file, digests)
+    steps = {folder.name: _steps(folder) for folder in runs}
+    assert all(found == steps["whole"] for found in steps.values()), steps
+
+
+def _steps(folder: Path) -> list[dict]:
+    """The records, without how long each step took."""
+    with RunFolder.open(folder, read_only=True) as opened:
+        return [{k: v for k, v in record.items() if k != "seconds"} for record in opened.records()]
+
+
+def test_a_run_that_goes_on_where_numbers_round_differently_says_so(tmp_path):
+    """Another PyTorch or other vector instructions: once among the warnings, and the run ends."""
+    with pytest.raises(Stop):
+        run(plan(), tmp_path / "run", _stop_at_once)
+    machine = tmp_path / "run" / "machine.json"
+    machine.write_text(json.dumps(json.loads(machine.read_text()) | {"torch": "1.13.0"}))
+    for _ in range(2):
+        warnings = run(plan(), tmp_path / "run").warnings
+        assert len(warnings) == 1 and "torch 1.13.0, now" in warnings[0]
 
 
 def test_the_regulators_state_is_part_of_what_resumes(tmp_path):
