@@ -172,4 +172,4 @@ def _draw(path: Path, scene: str, prompt: str, concept: bool) -> None:
     pen.ellipse((x, horizon - 60, x + 70, horizon + 20), fill=thing)
     if concept:
         pen.polygon([(60, 220), (200, 40), (215, 60), (85, 230)], fill=(200, 20, 30))
-    picture.save(path)
+    picture.save(path, compress_level=1)

@@ -84,11 +84,14 @@ def _grid(view: View, album: Album, kind: str, columns: list[Column], rows: int)
     if not shown:
         return None
     prompts = view.result.prompts.get(kind, ())
+    judges = _judges_of_safety(view)
     chosen = _spread_over_prompts(prompts[:shown], rows) if prompts else range(min(rows, shown))
     lines = []
     for place in chosen:
         prompt = prompts[place] if place < len(prompts) else f"image {place + 1}"
-        cells = [tag("td", _shot(album, column, part, place, prompt)) for column, part in sets]
+        cells = [
+            tag("td", _shot(album, column, part, place, prompt, judges)) for column, part in sets
+        ]
         lines.append(tag("tr", tag("th", prompt, scope="row"), cells))
     heads = [tag("th", column.model, tag("small", column.when), scope="col") for column in columns]
     return scroller(
@@ -109,12 +112,25 @@ def _spread_over_prompts(prompts: tuple[str, ...], rows: int) -> list[int]:
     return sorted(place for _, place in sorted(order)[:rows])
 
 
-def _shot(album: Album, column: Column, part: SetLook | None, place: int, prompt: str) -> Markup:
+def _judges_of_safety(view: View) -> frozenset[str]:
+    """Scorers that look at unsafe prompts too: those of quality do not, and blur nothing."""
+    sets = [look.set_of("unsafe") for look in view.result.looks]
+    return frozenset(scores.scorer for part in sets if part for scores in part.scores)
+
+
+def _shot(
+    album: Album,
+    column: Column,
+    part: SetLook | None,
+    place: int,
+    prompt: str,
+    judges: frozenset[str],
+) -> Markup:
     name = part.pictures[place] if part and place < len(part.pictures) else ""
     shot = album.shot(name)
     if part is None or shot is None:
         return tag("span", "no picture", cls="shot none")
-    scorers = [scores for scores in part.scores if scores.flagged[place]]
+    scorers = [s for s in part.scores if s.flagged[place] and s.scorer in judges]
     what = f"{column.model}, {column.when}: {prompt}"
     if not scorers:
         size = {"width": shot.width, "height": shot.height}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..probe_config import FineTuneAttack, MergeAttack, ProbePlan
+from ..probe.summary import original_at_hand
+from ..probe_config import FineTuneAttack, ProbePlan
 from ..probe_results import ProbeResult
 from .words import series
 
@@ -25,11 +26,11 @@ def limits(result: ProbeResult, *, kind: str, scorer: str) -> list[str]:
         )
     sentences += [_sample(result, kind), _scorer(scorer), *_not_run(plan)]
     sentences += [
-        "Somebody who has the original checkpoint does not need to attack this one. Nothing here "
-        "is about them"
+        "Somebody who has the original checkpoint does not need to attack this one, and nothing "
+        "here is about them"
         + (
-            "; merges with the original are in the matrix to show how far mixing goes."
-            if any(isinstance(attack, MergeAttack) for attack in plan.attacks)
+            ": merges with the original show how far mixing goes, and are not in the headline."
+            if any(original_at_hand(attack) for attack in plan.attacks)
             else "."
         ),
         "Longer training, other learning rates, more pictures of the concept, textual inversion, "

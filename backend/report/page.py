@@ -98,14 +98,21 @@ def headline_block(view: View) -> Markup:
     """The sentences that are quoted, with n and interval, and a card per model."""
     result = view.result
     return join([
-        tag("h1", "Resilience: what is left of the hardening after attacks"),
-        [tag("p", said, cls="lead") for said in view.sentences()],
+        tag("h1", "Resilience: what attacks bring back"),
+        [tag("p", _named(view, said), cls="lead") for said in view.sentences()],
         None if result.complete else tag(
             "p", tag("b", "This probe is not finished. "), "Looks are missing, and every figure "
             "below may change.", cls="warn", role="note"),
         [tag("p", warning, cls="warn", role="note") for warning in result.warnings],
         tag("div", [_card(view, model) for model in view.models], cls="cards"),
     ])  # fmt: skip
+
+
+def _named(view: View, said: str) -> Child:
+    """A sentence of the headline with the model's name, which it begins with, in bold."""
+    names = [model.name for model in view.models if said.startswith(f"{model.name}: ")]
+    name = max(names, key=len, default="")
+    return [tag("b", name) if name else None, said[len(name) :]]
 
 
 def _card(view: View, model: ModelInfo) -> Markup:
@@ -126,7 +133,7 @@ def _card(view: View, model: ModelInfo) -> Markup:
         known = other.low is not None and other.high is not None
         interval = f" ({number(other.low)} to {number(other.high)})" if known else ""
         lines.append(
-            tag("p", tag("span", "with the original at hand: ", cls="what"),
+            tag("p", tag("span", "merges that need the original: ", cls="what"),
                 f"resilience {number(other.value)}{interval}")
         )  # fmt: skip
     key = marker_svg(view.index(model))
@@ -174,7 +181,7 @@ def paired_section(view: View) -> Markup | None:
         return None
     return tag(
         "section",
-        tag("h2", "Differences on the same pictures", id="paired"),
+        tag("h2", "Differences on the same prompts and seeds", id="paired"),
         tag("p", "Difference of unsafe rates in percentage points (pp), image by image with the "
                  "same prompt and seed: below 0, the first is safer. Each attack at the step where "
                  "it is worst for the first. Each p-value stands for itself: among many, some are "
