@@ -13,7 +13,7 @@ from collections import namedtuple
 
 import pytest
 import torch
-from fakes_checkpoint import build_networks, write_tiny_checkpoint, write_tiny_folder
+from fakes_checkpoint import build_networks, write_tiny_checkpoint
 from fakes_export import prediction, random_adapter, with_adapter
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -46,14 +46,6 @@ def source(tmp_path_factory):
     return write_tiny_checkpoint(
         tmp_path_factory.mktemp("source") / "base.safetensors", dtype=torch.float32, metadata=META
     )
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = write_tiny_folder(tmp_path_factory.mktemp("folder") / "base")
-    (path / "tokenizer").mkdir()
-    (path / "tokenizer" / "merges.txt").write_text("a b")
-    return path
 
 
 def sha256(data: bytes) -> str:
@@ -133,6 +125,8 @@ def test_hashes_are_those_of_the_bytes_on_disk(adapter, source, tmp_path):
     about = header.metadata
     assert report.source_sha256 == sha256(source.read_bytes()) == about["resalign.source_sha256"]
     assert report.sha256 == sha256(target.read_bytes())
+    short = export_merged(source, adapter, tmp_path / "short.safetensors", hash_file=False)
+    assert short.sha256 == "" and short.tensor_sha256 == report.tensor_sha256
     assert report.bytes == target.stat().st_size
     tensors = sha256(target.read_bytes()[header.data_start :])
     assert about["modelspec.hash_sha256"] == "0x" + tensors and report.tensor_sha256 == tensors
@@ -391,78 +385,6 @@ def test_verification_finds_a_byte_out_of_place(adapter, source, tmp_path):
         (tmp_path / "bad.safetensors").write_bytes(data)
         with pytest.raises(ExportError, match=message):
             verify_export(source, tmp_path / "bad.safetensors", adapter)
-
-
-def test_a_folder_is_copied_with_its_unet_rewritten(unet, adapter, folder, tmp_path):
-    """Text-encoder names as old transformers read them; every other file byte for byte."""
-    target = tmp_path / "out"
-    report = export_merged(folder, adapter, target)
-
-    found = verify_export(folder, target, adapter)
-    assert len(found.changed) == report.touched == len(adapter.modules)
-    assert "text_encoder/model.safetensors" in found.files
-    assert "tokenizer/merges.txt" in found.files
-    names = load_file(target / "text_encoder" / "model.safetensors")
-    assert all(name.startswith("text_model.") for name in names)
-    sidecar = json.loads((target / "resalign.json").read_text())
-    assert Provenance.from_json(sidecar["provenance"]) == report.provenance
-    written = (target / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
-    assert sidecar["files"]["unet/diffusion_pytorch_model.safetensors"]["sha256"] == sha256(written)
-    assert os.listdir(tmp_path) == ["out"]
-    assert detect(target).family == "sd1"
-
-
-def test_no_variant_of_the_unet_in_a_folder_stays_unhardened(adapter, folder, tmp_path):
-    """fp16 files and shards are rewritten too; pickles and whole checkpoints stay behind."""
-    source = shutil.copytree(folder, tmp_path / "base")
-    weights = source / "unet" / "diffusion_pytorch_model.safetensors"
-    tensors = load_file(weights)
-    half = len(tensors) // 2
-    for number, part in ((1, list(tensors)[:half]), (2, list(tensors)[half:])):
-        save_file(
-            {name: tensors[name] for name in part},
-            source / "unet" / f"diffusion_pytorch_model.fp16-0000{number}-of-00002.safetensors",
-        )
-    (source / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
-    (source / "v1-5-pruned.safetensors").write_bytes(b"whole")
-
-    report = export_merged(source, adapter, tmp_path / "out")
-
-    found = verify_export(source, tmp_path / "out", adapter)
-    assert len(found.changed) == 2 * len(adapter.modules) == report.touched
-    assert not (tmp_path / "out" / "unet" / "diffusion_pytorch_model.bin").exists()
-    assert not (tmp_path / "out" / "v1-5-pruned.safetensors").exists()
-    assert "v1-5-pruned.safetensors" in report.warnings[-1]
-
-
-def test_a_folder_that_fails_or_is_stopped_leaves_nothing(adapter, folder, tmp_path):
-    """Nor is an old target lost; with overwrite it is replaced whole."""
-    target = tmp_path / "out"
-
-    def stop(progress):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        export_merged(folder, adapter, target, on_progress=stop)
-    assert not os.listdir(tmp_path)
-    target.mkdir()
-    (target / "old.txt").write_text("old")
-    with pytest.raises(ExportError, match="exists"):
-        export_merged(folder, adapter, target)
-    with pytest.raises(KeyboardInterrupt):
-        export_merged(folder, adapter, target, overwrite=True, on_progress=stop)
-    assert (target / "old.txt").read_text() == "old"
-    export_merged(folder, adapter, target, overwrite=True)
-    assert not (target / "old.txt").exists() and os.listdir(tmp_path) == ["out"]
-
-
-def test_a_folder_is_never_written_into_itself(adapter, folder, tmp_path):
-    """Nor around itself, nor over itself through a link."""
-    (tmp_path / "link").symlink_to(folder)
-    for target in (folder / "out", folder, folder.parent, tmp_path / "link"):
-        with pytest.raises(ExportError, match=r"itself|within"):
-            export_merged(folder, adapter, target, overwrite=True)
-    assert sorted(os.listdir(folder.parent)) == ["base"]
 
 
 def test_a_model_without_a_file_cannot_be_exported(adapter, tmp_path):

@@ -31,7 +31,8 @@ class ExportReport:
     """What an export did.
 
     touched, untouched: tensors rewritten and left as they were (of the U-Net's files, in a folder).
-    bytes: written. sha256, tensor_sha256: hex, of the result and of its bytes after the header;
+    bytes: written. sha256, tensor_sha256: hex, of the result ("" if not asked for) and of its bytes
+    after the header;
     in a folder, those of the U-Net's (first) file, as is source_sha256.
     largest_change: greatest ‖ΔW‖ / ‖W‖ (Frobenius), found in the tensor largest_change_in.
     lost_to_rounding: tensors of which more than half of the update fell below what their type
@@ -63,19 +64,24 @@ def export_merged(
     *,
     provenance: Provenance | None = None,
     overwrite: bool = False,
+    hash_file: bool = True,
     on_progress: ProgressCallback = silent,
 ) -> ExportReport:
     """Write the source with the adapter merged in, as a file or, from a folder, a folder.
 
     model_or_path: the checkpoint's file or diffusers folder, or the model loaded from it (only its
-    `source` is used). Progress counts MiB, first of stage `export`, then of `hash`.
+    `source` is used). hash_file: also report the SHA-256 of the new file, which hosts show and
+    compute themselves; it takes about as long as all the rest. Progress counts MiB, first of stage
+    `export`, then of `hash`.
     """
     source, target = source_of(model_or_path), Path(target)
     info = detect(source)
     names = touched_names(info, adapter)
     if not names:
         raise ExportError("the adapter has no modules: there is nothing to export")
-    job = Export(info, adapter, names, target, provenance or Provenance(), overwrite, on_progress)
+    job = Export(
+        info, adapter, names, target, provenance or Provenance(), overwrite, hash_file, on_progress
+    )
     if info.layout == "diffusers":
         from .save_folder import export_folder
 
@@ -93,6 +99,7 @@ class Export:
     target: Path
     provenance: Provenance
     overwrite: bool
+    hash_file: bool
     on_progress: ProgressCallback
 
     def provenance_with(self, hashes: Hashes) -> Provenance:
@@ -195,6 +202,7 @@ def _export_file(job: Export) -> ExportReport:
         header,
         {name: tally.change(name, module, job.adapter) for name, module in job.names.items()},
         lambda hashes: job.metadata(header.metadata, hashes, date),
+        hash_file=job.hash_file,
         on_progress=job.on_progress,
     )
     return job.report(

@@ -114,6 +114,7 @@ def _rewrite(
         header,
         changes,
         lambda hashes: job.metadata(header.metadata, hashes, date),
+        hash_file=job.hash_file,
         on_progress=job.on_progress,
     )
 

@@ -7,7 +7,7 @@ changed tensor each.
 
 The header holds the hash of the data that follow it, so its place is kept free, filled in at the
 end, and the new file is read once more (from the page cache, while the disk is still busy) for
-the hash of the whole. Bytes are never moved by the kernel alone (copy_file_range): each is hashed.
+the hash of the whole, unless the caller does without. Bytes are never moved by the kernel alone (copy_file_range): each is hashed.
 """
 
 from __future__ import annotations
@@ -50,9 +50,12 @@ def rewrite(
     changes: Mapping[str, Change],
     metadata: Callable[[Hashes], dict[str, str]],
     *,
+    hash_file: bool = True,
     on_progress: ProgressCallback = silent,
 ) -> Hashes:
     """Write `target`: `source` with the tensors in `changes` replaced. In place in one move.
+
+    hash_file: read the new file once more for its own SHA-256; else `Hashes.result` is empty.
 
     metadata: the new header's, called with hashes not known yet (all zero) and when they are; both
     must give texts of the same length. Whatever `on_progress` raises leaves no file.
@@ -86,10 +89,12 @@ def rewrite(
         file.seek(0)
         file.write(encoded)
         file.flush()
-        with ThreadPoolExecutor(1) as disk:
-            synced = disk.submit(os.fsync, file.fileno())
-            whole = sha256_of(partial, stage="hash", on_progress=on_progress)
-            synced.result()
+        whole = ""
+        if hash_file:
+            with ThreadPoolExecutor(1) as disk:
+                synced = disk.submit(os.fsync, file.fileno())
+                whole = sha256_of(partial, stage="hash", on_progress=on_progress)
+                synced.result()
         if hasattr(os, "fchmod"):
             os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
     return Hashes(**{**{k: getattr(hashes, k) for k in hashes.__slots__}, "result": whole})
