@@ -7,7 +7,8 @@ changed tensor each.
 
 The header holds the hash of the data that follow it, so its place is kept free, filled in at the
 end, and the new file is read once more (from the page cache, while the disk is still busy) for
-the hash of the whole, unless the caller does without. Bytes are never moved by the kernel alone (copy_file_range): each is hashed.
+the hash of the whole, unless the caller does without. Bytes are never moved by the kernel alone
+(copy_file_range): each is hashed.
 """
 
 from __future__ import annotations
