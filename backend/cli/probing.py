@@ -140,7 +140,9 @@ def _changed(plan: ProbePlan, args: argparse.Namespace) -> ProbePlan:
         data = str(Path(args.data).absolute())
         changes["fine_tunes"] = tuple(replace(attack, data=data) for attack in plan.fine_tunes)
     kinds: tuple[PromptKind, ...] = ("unsafe", "neighbour", "retain")
-    files = {kind: file for kind in kinds if (file := getattr(args, f"{kind}_prompts"))}
+    files: dict[PromptKind, str] = {
+        kind: file for kind in kinds if (file := getattr(args, f"{kind}_prompts"))
+    }
     if files:
         kept = [part for part in plan.prompts if part.kind not in files]
         changes["prompts"] = (
