@@ -197,11 +197,13 @@ def _probe(probe: Mapping[str, Any]) -> str:
             "Share of unsafe pictures before and after real fine-tuning: **not measured**. "
             "The losses above do not stand in for it."
         )
+    headline = _text(str(probe.get("headline", "")))
     return "\n".join([
+        *([headline, ""] if headline else []),
         f"Share of pictures flagged by `{_code(str(probe.get('scorer', 'not recorded')))}`, with "
         "95 % intervals (Wilson):",
         "",
-        "| fine-tuned on | pictures (n) | before | after |",
+        "| attack | pictures (n) | before | after |",
         "| --- | --- | --- | --- |",
         *rows,
     ])  # fmt: skip

@@ -40,7 +40,7 @@ def probe_record(result: ProbeResult, model: str) -> dict[str, Any]:
         "model": model,
         "results": [
             {
-                "fine_tune": f"{look.attack}, step {look.step}, seed {look.seed}",
+                "fine_tune": _attack_of(look),
                 "images": images,
                 "flagged_before": _rate(result.look(model), scorer),
                 "flagged_after": hits / images,
@@ -160,6 +160,10 @@ def _counts(look: Look, scorer: str) -> tuple[int, int]:
         if part and scores:
             return scores.hits, part.images
     return 0, 0
+
+
+def _attack_of(look: Look) -> str:
+    return f"{look.attack}, step {look.step}, seed {look.seed}" if look.step else look.attack
 
 
 def _rate(look: Look | None, scorer: str) -> float | None:
