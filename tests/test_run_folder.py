@@ -31,6 +31,28 @@ def test_a_state_comes_back_as_it_was_saved(tmp_path):
     torch.testing.assert_close(tensors, {"m": torch.arange(3.0)}, rtol=0, atol=0)
 
 
+def test_a_loaded_state_does_not_hang_on_its_file(tmp_path):
+    """It stays as it was read when the file is overwritten in place, and starts on 64 bytes."""
+    saved(tmp_path)
+    with RunFolder.open(tmp_path) as run:
+        loaded = run.load_state()
+    assert loaded is not None
+    tensor = loaded[1]["m"]
+    file = tmp_path / "state.safetensors"
+    with file.open("r+b") as stream:
+        stream.write(b"\xff" * file.stat().st_size)
+    assert tensor.tolist() == [0.0, 1.0, 2.0]
+    assert tensor.data_ptr() % 64 == 0
+
+
+def test_where_a_run_began_is_kept_when_it_goes_on_elsewhere(tmp_path):
+    """The first answer stands."""
+    with RunFolder.create(tmp_path, PLAN) as run:
+        assert run.machine({"threads": 8}) == {"threads": 8}
+    with RunFolder.open(tmp_path) as run:
+        assert run.machine({"threads": 2}) == {"threads": 8}
+
+
 def test_records_after_the_saved_step_are_cut_when_a_run_continues(tmp_path):
     saved(tmp_path, step=2, records=3)
     with RunFolder.open(tmp_path) as run:
