@@ -6,12 +6,13 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..config import ImageSet
 from ..errors import ConfigError, RunError
 from ..plan_file import load_probe_job
 from ..probe_config import (
+    BEFORE,
     ORIGINAL,
     LoraAttack,
     LoraFile,
@@ -27,29 +28,31 @@ from ..probe_presets import preset_probe
 from .console import Console
 from .jobs import concepts_of
 
+T = TypeVar("T", LoraAttack, MergeAttack)
 NO_TRAINING = "none"  # --preset: the LoRAs and merges given, and nothing else
 
 
 def probe(args: argparse.Namespace, console: Console) -> int:
     from ..check import resolve_device
-    from ..probe.folder import save_job
 
     job = probe_job_of(args)
     for checkpoint in job.checkpoints:
         if not Path(checkpoint.path).exists():
             raise ConfigError(f"{checkpoint.name}: {checkpoint.path} does not exist")
     job = replace(job, device=resolve_device(job.device))
-    save_job(job)
-    return run_job(job, console, open_it=args.open)
+    return run_job(job, console, new=True, open_it=args.open)
 
 
-def run_job(job: ProbeJob, console: Console, *, open_it: bool = False) -> int:
-    """Run a probe, or go on with it, and write its report."""
+def run_job(job: ProbeJob, console: Console, *, new: bool = False, open_it: bool = False) -> int:
+    """Run a probe, or go on with it, and write its report. new: the job is not kept yet."""
+    from ..probe.folder import save_job
     from ..probe.probe import run_probe
     from ..probe.subjects import FileSubject
 
     console.note("reading the checkpoints' SHA-256")
     subjects = [FileSubject(checkpoint, job.device) for checkpoint in job.checkpoints]
+    if new:
+        save_job(job, [subject.info for subject in subjects])
     originals = {ORIGINAL: Path(job.checkpoints[0].path)}
     try:
         result = run_probe(
@@ -127,10 +130,11 @@ def _changed(plan: ProbePlan, args: argparse.Namespace) -> ProbePlan:
         changes["concepts"] = concepts_of(args.concept)
     if args.scorer:
         changes["scorers"] = tuple(_scorer(text) for text in args.scorer)
+    taken = [BEFORE, *(attack.name for attack in plan.attacks)]
     if args.lora:
-        changes["loras"] = (*plan.loras, *(_lora(text) for text in args.lora))
+        changes["loras"] = (*plan.loras, *(_own_name(_lora(t), taken) for t in args.lora))
     if args.merge:
-        changes["merges"] = (*plan.merges, *(_merge(text) for text in args.merge))
+        changes["merges"] = (*plan.merges, *(_own_name(_merge(t), taken) for t in args.merge))
     if args.seeds:
         changes["seeds"] = tuple(_whole(part, "--seeds") for part in args.seeds.split(","))
     for name, folder in (("forget_set", args.forget), ("retain_set", args.retain)):
@@ -173,6 +177,19 @@ def _merge(text: str) -> MergeAttack:
     name = f"{weight:g} of {Path(other).stem}"
     other = other if other == ORIGINAL else str(Path(other).absolute())
     return MergeAttack(name=name, other=other, weight=weight)
+
+
+def _own_name(attack: T, taken: list[str]) -> T:
+    """Under a name of its own, added to `taken`: one LoRA may be given at several strengths, and
+    files of different folders may have one name."""
+    base, number = attack.name, 2
+    if base in taken and isinstance(attack, LoraAttack):
+        base += " at " + ", ".join(f"{lora.strength:g}" for lora in attack.loras)
+    name = base
+    while name in taken:
+        name, number = f"{base} ({number})", number + 1
+    taken.append(name)
+    return replace(attack, name=name)
 
 
 def _split_number(text: str, default: float) -> tuple[str, float]:

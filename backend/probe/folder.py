@@ -14,6 +14,7 @@ it belongs to is done again from its start, which costs time and changes nothing
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,7 @@ from ..run_lock import RunLock
 JOB = "job.json"
 PLAN, LOOKS, REFERENCE = "plan.json", "looks.jsonl", "reference.safetensors"
 PICTURES, CACHE = "pictures", "cache"
+_LONGEST = 24  # characters of a name in a picture's file name
 
 
 class ProbeFolder:
@@ -48,18 +50,14 @@ class ProbeFolder:
         self._lock = lock
 
     @classmethod
-    def begin(
-        cls, path: Path | str, plan: ProbePlan, models: Sequence[ModelInfo]
-    ) -> ProbeFolder:
+    def begin(cls, path: Path | str, plan: ProbePlan, models: Sequence[ModelInfo]) -> ProbeFolder:
         """Create the folder, or go on with the probe of the same plan and models in it."""
         path = Path(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"probe folder {path} cannot be created: {error}") from None
-        wanted = {
-            "schema": SCHEMA_VERSION, "plan": to_json(plan), "models": [asdict(m) for m in models]
-        }  # fmt: skip
+        wanted = _record(plan, models)
         lock = RunLock(path)
         try:
             if (path / PLAN).exists():
@@ -90,8 +88,7 @@ class ProbeFolder:
 
     def save_picture(self, image: Tensor, *names: str) -> str:
         """Keep one image, [3, height, width] in 8 bit; returns its path within the folder."""
-        slug = "-".join("".join(c if c.isalnum() else "_" for c in name) for name in names)
-        relative = f"{PICTURES}/{slug}.png"
+        relative = f"{PICTURES}/{'-'.join(map(_slug, names))}.png"
         Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy())).save(
             self.path / relative
         )
@@ -137,9 +134,17 @@ def read_plan(path: Path | str) -> tuple[ProbePlan, tuple[ModelInfo, ...]]:
         raise RunError(f"{path / PLAN} was written by another version: {error}") from None
 
 
-def save_job(job: ProbeJob) -> None:
-    """Write down which files the probe in `job.output` is of, so that it can be gone on with."""
+def save_job(job: ProbeJob, models: Sequence[ModelInfo]) -> None:
+    """Write down which files the probe in `job.output` is of, so that it can be gone on with.
+
+    A RunError, with nothing written, where the folder is another probe's or a hardening run's:
+    what they need to go on has the same name.
+    """
     path = Path(job.output)
+    if (path / PLAN).is_file():
+        _check_same(path, _read_json(path / PLAN), _record(job.plan, models))
+    elif (path / JOB).is_file() and read_job(path) is None:
+        raise RunError(f"{path} holds a hardening run: choose another folder for the probe")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -168,6 +173,21 @@ def read_looks(path: Path) -> tuple[Look, ...]:
 def to_pixels(images: Tensor) -> Tensor:
     """[n, 3, h, w] from −1 to 1 to 8 bit, as a PNG holds them."""
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+
+
+def _record(plan: ProbePlan, models: Sequence[ModelInfo]) -> dict[str, Any]:
+    """What a probe is told from another by."""
+    return {
+        "schema": SCHEMA_VERSION, "plan": to_json(plan), "models": [asdict(m) for m in models]
+    }  # fmt: skip
+
+
+def _slug(name: str) -> str:
+    """For a file's name: no two names get one slug, also where systems ignore case."""
+    plain = "".join(c if c.isalnum() else "_" for c in name)[:_LONGEST]
+    if plain == name and name == name.lower():
+        return plain
+    return f"{plain}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
