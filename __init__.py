@@ -60,8 +60,10 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from .backend.progress import Picture as Picture
     from .backend.progress import Progress as Progress
     from .backend.report.build import build_report as build_report
+    from .backend.report.build import curve_png as curve_png
     from .backend.report.build import write_report as write_report
     from .backend.report.compare import compare_reports as compare_reports
+    from .backend.report.schema import load_report as load_report
     from .backend.scorers.denoising import DenoisingScorer as DenoisingScorer
     from .backend.scorers.protocol import ModelScorer as ModelScorer
     from .backend.scorers.protocol import Scorer as Scorer
@@ -112,12 +114,14 @@ _MODULE_OF = {
     "UtilityConfig": "backend.probe_config",
     "build_report": "backend.report.build",
     "build_scorer": "backend.scorers.registry",
+    "curve_png": "backend.report.build",
     "compare_reports": "backend.report.compare",
     "export_merged": "backend.checkpoint.save",
     "fine_tune_grid": "backend.config",
     "harden": "backend.harden",
     "inspect": "backend.checkpoint.inspect",
     "load_checkpoint": "backend.checkpoint.load",
+    "load_report": "backend.report.schema",
     "load_lora": "backend.adapter.formats",
     "preset_probe": "backend.probe_presets",
     "probe": "backend.probe.probe",

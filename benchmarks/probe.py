@@ -1,20 +1,21 @@
-"""What a probe costs, as a multiple of the bare training steps and image generations in it.
+"""What a probe costs, as a multiple of the bare training steps, images and scorings in it.
 
     python benchmarks/probe.py [--repeats 3]
 
 A bare training step is forward, backward and AdamW of the same network with the same LoRA on a
 batch of the same size; a bare image is the sampler's forward passes and one decoding, without
-anything around them. Both are timed in this process, in turn with the probe itself (CPU seconds,
+anything around them; a bare scoring is the forward passes of the denoising score and of the drift,
+and the judge's. All are timed in this process, in turn with the probe itself (CPU seconds,
 medians), on the embedded demo: small networks make overhead look large. The goal is at most 1.10.
 
-Memory is that of processes of their own: the highest resident set of one that loads the model and
-trains one bare LoRA on it, and of one that does a whole probe with four attacks.
+Memory is that of processes of their own, above what is resident once the model is loaded: of one that
+trains one bare LoRA and draws one batch, of a probe with one attack on one model, and of one with
+four attacks on two models, which should cost no more.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from resalign.backend.checkpoint.load import load_checkpoint
 from resalign.backend.config import AdapterConfig, Concept, ImageSet
 from resalign.backend.data.latents import encode_image_set
 from resalign.backend.demo.art import BENIGN, UNSAFE, evaluation_prompts
+from resalign.backend.demo.judge import Judge
 from resalign.backend.demo.plans import CHECKPOINT, WEAPON, write_data
 from resalign.backend.model.encode import decode_latents, encode_prompts
 from resalign.backend.model.generate import build_scheduler
@@ -42,7 +44,7 @@ from resalign.backend.probe_config import (
     ScorerConfig,
 )
 
-STEPS, BATCH, RANK = 40, 16, 8
+STEPS, BATCH, RANK = 100, 16, 8
 SAMPLER, GUIDANCE, DRAWN = 12, 4.0, 48
 
 
@@ -107,6 +109,17 @@ class Bare:
         decode_latents(self.model, latents)
         return (time.process_time() - started) / DRAWN
 
+    @torch.no_grad()
+    def scoring(self, judge: Judge) -> float:
+        passes = (64 * 4 + 32) // BATCH
+        pictures = torch.zeros(2 * DRAWN, 3, 64, 64)
+        times = torch.full((BATCH,), 500)
+        started = time.process_time()
+        for _ in range(passes):
+            self.model.denoise(self.latents, times, self.told)
+        judge.classify(pictures)
+        return time.process_time() - started
+
 
 def cost(repeats: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -114,9 +127,9 @@ def cost(repeats: int) -> None:
         data, model = write_data(base / "data"), load_checkpoint(CHECKPOINT)
         plan, bare = probe_plan(data), Bare(model, data, base / "cache")
         run_probe([LoadedSubject("original", model)], plan, folder=base / "warm")
-        rows = []
+        rows, judge = [], Judge.load()
         for repeat in range(repeats):
-            step, image = bare.training(10), bare.image()
+            step, image, scoring = bare.training(10), bare.image(), bare.scoring(judge)
             kept = base / f"run{repeat}"
             (kept).mkdir()
             (base / "warm" / "cache").rename(kept / "cache")  # encoding is done once, not measured
@@ -125,46 +138,64 @@ def cost(repeats: int) -> None:
             spent = time.process_time() - started
             (kept / "cache").rename(base / "warm" / "cache")
             images = sum(part.images for look in result.looks for part in look.sets[:2])
-            rows.append((step, image, spent, spent / (STEPS * step + images * image), result))
-        step, image, spent, ratio = (statistics.median(row[i] for row in rows) for i in range(4))
+            needed = STEPS * step + images * image + len(result.looks) * scoring
+            rows.append((step, image, scoring, spent, spent / needed, result))
+        step, image, scoring, spent, ratio = (
+            statistics.median(row[i] for row in rows) for i in range(5)
+        )
         seconds: dict[str, float] = {}
-        for look in rows[-1][4].looks:
+        for look in rows[-1][5].looks:
             for name, value in look.seconds.items():
                 seconds[name] = seconds.get(name, 0.0) + value
-        print(f"bare training step {step * 1000:.0f} ms, bare image {image * 1000:.1f} ms (CPU)")
+        print(
+            f"bare training step {step * 1000:.0f} ms, bare image {image * 1000:.1f} ms, "
+            f"bare scoring of a look {scoring:.2f} s (CPU)"
+        )
         print(f"probe with {STEPS} steps and {images} images: {spent:.1f} s; ratio {ratio:.3f}")
-        print("ratios of the repeats: " + ", ".join(f"{row[3]:.3f}" for row in rows))
+        print("ratios of the repeats: " + ", ".join(f"{row[4]:.3f}" for row in rows))
         print("wall seconds: " + ", ".join(f"{name} {s:.1f}" for name, s in seconds.items()))
 
 
 def memory() -> None:
-    for name in ("load", "bare", "probe"):
+    for name in ("bare", "one attack", "four attacks, two models"):
         done = subprocess.run(
             [sys.executable, __file__, "--part", name], capture_output=True, text=True, check=True
         )
-        print(f"{name:6} {done.stdout.strip()}")
+        print(f"memory above the loaded model: {name}: {done.stdout.splitlines()[-1]}")
 
 
 def part(name: str) -> None:
-    """What one process of the memory measurement does."""
+    """What one process of the memory measurement does; prints MiB (Linux only)."""
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         data, model = write_data(base / "data"), load_checkpoint(CHECKPOINT)
+        bare = Bare(model, data, base / "cache")
+        subjects = [LoadedSubject("original", model)]
+        plan = probe_plan(data)
+        if name.startswith("four"):
+            subjects, plan = [*subjects, LoadedSubject("again", model)], probe_plan(data, attacks=4)
+        before = resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
         if name == "bare":
-            bare = Bare(model, data, base / "cache")
             bare.training(3)
             bare.image()
-        elif name == "probe":
-            models = [LoadedSubject("original", model), LoadedSubject("again", model)]
-            run_probe(models, probe_plan(data, attacks=4), folder=base / "probe")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"highest resident set {peak:.0f} MiB")
+        else:
+            run_probe(subjects, plan, folder=base / "probe")
+        print(f"{resident('VmHWM') - before:.0f} MiB")
+
+
+def resident(field: str) -> float:
+    """VmRSS (now) or VmHWM (peak) of this process in MiB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--part", choices=("load", "bare", "probe"), help=argparse.SUPPRESS)
+    parser.add_argument("--part", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.part:

@@ -40,7 +40,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return self.unet.device
+        return next(self.unet.parameters()).device  # diffusers' own walks through all modules
 
     @property
     def dtype(self) -> torch.dtype:
