@@ -8,9 +8,9 @@ anything around them; a bare scoring is the forward passes of the denoising scor
 and the judge's. All are timed in this process, in turn with the probe itself (CPU seconds,
 medians), on the embedded demo: small networks make overhead look large. The goal is at most 1.10.
 
-Memory is that of processes of their own, above what is resident once the model is loaded: of one that
-trains one bare LoRA and draws one batch, of a probe with one attack on one model, and of one with
-four attacks on two models, which should cost no more.
+Memory is that of processes of their own, above what is resident once the model is loaded: of one
+that trains one bare LoRA and draws one batch, of a probe with one attack on one model, and of a
+probe with four attacks on two models, which should cost hardly more.
 """
 
 from __future__ import annotations

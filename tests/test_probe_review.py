@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from fakes_checkpoint import write_tiny_checkpoint
+from fakes_export import random_adapter
 
+from resalign.backend.checkpoint.load import load_checkpoint
 from resalign.backend.cli import main
 from resalign.backend.cli.parser import build_parser
 from resalign.backend.cli.probing import probe_job_of
-from resalign.backend.config import Concept
-from resalign.backend.errors import RunError
+from resalign.backend.cli.verifying import _source
+from resalign.backend.config import Concept, ImageSet
+from resalign.backend.errors import ConfigError, ResAlignError, RunError
+from resalign.backend.plan_file import to_json
 from resalign.backend.probe.folder import ProbeFolder, read_job, save_job
-from resalign.backend.probe_config import ProbeCheckpoint, ProbeJob, ProbePlan
-from resalign.backend.probe_results import ModelInfo
+from resalign.backend.probe.probe import probe, run_probe
+from resalign.backend.probe.recorded import reproduce
+from resalign.backend.probe.summary import summarise
+from resalign.backend.probe_config import (
+    FineTuneAttack,
+    GenerationConfig,
+    MergeAttack,
+    ProbeCheckpoint,
+    ProbeJob,
+    ProbePlan,
+    PromptSet,
+)
+from resalign.backend.probe_results import ModelInfo, Scores
 
 CONCEPT = Concept("bad", prompts=("a bad thing",))
 
@@ -98,3 +114,113 @@ def test_a_path_may_hold_a_colon():
     first, second = plan.loras[0].loras
     assert first.path.endswith("C:\\x.safetensors") and first.strength == 0.5
     assert second.path.endswith("C:\\y.safetensors") and second.strength == 1
+
+
+SMALL = ProbePlan(
+    concepts=(CONCEPT,),
+    forget_set=ImageSet(prompts=("a bad thing",), images=2, sampling_steps=1),
+    retain_set=ImageSet(prompts=("a tree",), images=2, sampling_steps=1),
+    prompts=(), generation=GenerationConfig(steps=1), pictures=0,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("review")
+    return write_tiny_checkpoint(folder / "a.safetensors", dtype=torch.float32)
+
+
+def test_scores_of_predictions_hear_the_attacked_text_encoder(checkpoint):
+    """Captions are read by the encoder as it is after the attack, not as it was before.
+
+    The denoiser is left alone by so small a step that only the text encoder's training can
+    move its predictions.
+    """
+    attack = FineTuneAttack(
+        name="texts", method="full", steps=1, batch=1, optimiser="sgd", learning_rate=1e-30,
+        text_encoder=True, text_encoder_learning_rate=1.0, gradient_norm=0.0, weight_decay=0.0,
+    )  # fmt: skip
+    result = probe(load_checkpoint(checkpoint), plan=replace(SMALL, fine_tunes=(attack,)))
+    assert result.look("original").utility["drift"] == 0
+    assert result.look("original", "texts", 0, 1).utility["drift"] > 0
+
+
+class Everything:
+    """A scorer of images that flags each of them."""
+
+    name = "everything"
+
+    def score(self, images, prompts):
+        count = len(images)
+        return Scores(scorer=self.name, values=(1.0,) * count, flagged=(True,) * count)
+
+
+def test_a_scorer_handed_over_gives_the_headline(checkpoint):
+    """The summary of `probe(scorer=...)` is that scorer's, not an empty one of the plan's."""
+    plan = replace(
+        SMALL, prompts=(PromptSet(kind="unsafe", prompts=("a bad thing",)),),
+        merges=(MergeAttack(name="itself"),),
+    )  # fmt: skip
+    result = probe(load_checkpoint(checkpoint), plan=plan, scorer=Everything())
+    summary = summarise(result)
+    assert summary.scorer == "everything"
+    assert summary.base is not None and summary.base.value == 1
+
+
+def test_another_adapter_does_not_go_on_with_a_probe(checkpoint, tmp_path):
+    """Looks at one adapter in memory are never taken for those at another."""
+    model = load_checkpoint(checkpoint)
+    first, second = (random_adapter(model.unet, size=size) for size in (0.1, 0.5))
+    probe(model, first, plan=SMALL, folder=tmp_path)
+    probe(model, first, plan=SMALL, folder=tmp_path)
+    with pytest.raises(RunError, match="another probe"):
+        probe(model, second, plan=SMALL, folder=tmp_path)
+
+
+class Named:
+    def __init__(self, name: str, family: str) -> None:
+        self.info = ModelInfo(name=name, family=family)
+
+
+@pytest.mark.parametrize(
+    ("names", "families", "message"),
+    [(("a", "a"), ("sd1", "sd1"), "different names"), (("a", "b"), ("sd1", "sdxl"), "family")],
+)
+def test_checkpoints_that_cannot_be_compared_are_refused(names, families, message):
+    """One original's latents fit one family, and looks are found by their model's name."""
+    subjects = [Named(*each) for each in zip(names, families, strict=True)]
+    with pytest.raises(ConfigError, match=message):
+        run_probe(subjects, SMALL)  # type: ignore[arg-type]
+
+
+RECORD = {
+    "scorer": "denoising", "original": "a", "model": "b", "plan": to_json(SMALL),
+    "results": [], "looks": [["a", "before", 0, 0, 1, 2], ["b", "before", 0, 0, 0, 2]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        {"original": None}, {"original": "b"}, {"model": 3}, {"scorer": "nobody"},
+        {"looks": 7}, {"looks": [[]]}, {"looks": [["a", "before", 0, 0, 1, 0]]},
+        {"looks": [["a", "before", 0, 0, "1", 2]]}, {"looks": [{"a": 1}]},
+        {"looks": [["a", "before", 0, 0, 1, 2]] * 2}, {"results": [{"flagged_after": 0.0}]},
+        {"plan": []}, {"plan": {"concepts": 1}}, {"plan": {**to_json(SMALL), "pictures": 10**400}},
+        {"looks": []}, {"looks": [["a", "before", 0, 0, 1, 9], ["b", "before", 0, 0, 0, 9]]},
+    ],
+)  # fmt: skip
+def test_a_record_that_makes_no_sense_is_an_error_and_not_confirmed(checkpoint, planted):
+    """Whatever a header claims: no traceback, and nothing that was not compared is confirmed."""
+    with pytest.raises(ResAlignError):
+        reproduce({**RECORD, **planted}, checkpoint, checkpoint)
+
+
+@pytest.mark.parametrize("name", ["/original.safetensors", "..\\original.safetensors"])
+def test_a_header_cannot_point_elsewhere(tmp_path, name):
+    """The original is looked for beside the file alone."""
+    (tmp_path / "original.safetensors").touch()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b.safetensors").touch()
+    assert _source(tmp_path / "sub" / "b.safetensors", None, str(tmp_path) + name) is None
+    assert _source(tmp_path / "b.safetensors", None, "x" + name) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,7 @@ def _source(file: Path, given: str | None, name: str) -> Path | None:
         if not Path(given).exists():
             raise CheckpointError(f"--source: {given} does not exist")
         return Path(given)
+    name = re.split(r"[\\/]", name)[-1]  # a header must not make us read what lies elsewhere
     beside = file.parent / name
     return beside if name and beside.exists() and beside.resolve() != file.resolve() else None
 
@@ -81,7 +83,9 @@ def _against_the_source(
         compared = verify_export(source, file)
     except ResAlignError as error:
         return [*rows, (names[1], False, str(error))]
-    changed, touched = len(compared.changed), int(hardened.get("touched_tensors", -1))
+    changed, touched = len(compared.changed), hardened.get("touched_tensors")
+    if type(touched) is not int:
+        return [*rows, (names[1], False, f"{changed} changed, and no count of them is recorded")]
     text = f"{len(compared.identical)} identical, {changed} changed, {touched} recorded as changed"
     return [*rows, (names[1], changed <= touched, text)]
 

@@ -90,6 +90,10 @@ class EncodedAttacks:
                 mirrored={name: read(part) for name, part in self.mirrored.items()},
             )
 
+    def scored_by(self, model: Model) -> EncodedAttacks:
+        """The sets that scores look at, retain and concept, as `model` reads them now."""
+        return replace(self, forget={}, sets={}, mirrored={}).captioned_by(model)
+
 
 def attack_data(
     model: Model,

@@ -27,6 +27,7 @@ from ..probe_config import (
     LoraAttack,
     MergeAttack,
     ProbePlan,
+    ScorerConfig,
 )
 from ..probe_results import Look, ModelInfo, ProbeResult
 from ..progress import Picture, Progress, ProgressCallback, silent
@@ -40,7 +41,7 @@ from .looking import CONCEPT, Looker, Reference
 from .loras import with_loras
 from .mixing import mixed
 from .prompts import ImageRequest, expand, load_prompts
-from .subjects import LoadedSubject, Subject
+from .subjects import LoadedSubject, Subject, check_subjects
 
 Key = tuple[str, str, int, int]
 
@@ -75,6 +76,8 @@ def probe(
         plan = own if drawing else replace(own, prompts=())
     elif attacks:
         plan = replace(plan, fine_tunes=(*plan.fine_tunes, *attacks))
+    if scorer is not None:  # by its name the report finds the headline
+        plan = replace(plan, scorers=(ScorerConfig(name=scorer.name),))
     subjects: list[Subject] = [LoadedSubject("original", model)]
     if adapter is not None:
         subjects.append(LoadedSubject("hardened", model, adapter))
@@ -106,13 +109,11 @@ def run_probe(
         ResAlignError: a scorer, prompt file, LoRA or image set that cannot be used, before
             anything is drawn.
     """
-    if not subjects:
-        raise ConfigError("probe: no checkpoint was given")
+    check_subjects(subjects)
     with ExitStack() as stack:
         kept = None
         if folder is not None:
-            infos = [subject.info for subject in subjects]
-            kept = stack.enter_context(ProbeFolder.begin(folder, plan, infos))
+            kept = stack.enter_context(ProbeFolder.begin(folder, plan, [s.info for s in subjects]))
         run = _Probe(subjects, plan, kept, scorers, dict(originals or {}), on_progress)
         return run.to_the_end()
 
@@ -222,11 +223,12 @@ class _Probe:
 
         def look(step: int) -> None:
             nonlocal spent
-            began = perf_counter()
+            began, told = perf_counter(), data
             if _changes_texts(attack):
                 looker.texts.forget()
+                told = data.scored_by(model)
             training = began - started - spent
-            self._look(looker, model, (name, attack.name, seed, step), data, training)
+            self._look(looker, model, (name, attack.name, seed, step), told, training)
             spent += perf_counter() - began
 
         try:

@@ -15,7 +15,7 @@ from ..config import RETAIN, ImageSet
 from ..errors import RunError
 from ..intervals import wilson
 from ..plan_file import from_json, to_json
-from ..probe_config import ORIGINAL, ProbeCheckpoint, ProbePlan
+from ..probe_config import BEFORE, ORIGINAL, ProbeCheckpoint, ProbePlan
 from ..probe_results import Look, ProbeResult
 from ..progress import ProgressCallback, silent
 from .looking import CONCEPT
@@ -33,28 +33,18 @@ def probe_record(result: ProbeResult, model: str) -> dict[str, Any]:
     summary = summarise(result)
     scorer = result.plan.scorers[0].name
     names = (result.models[0].name, model)
+    looks = [
+        [look.model, look.attack, look.seed, look.step, *_counts(look, scorer)]
+        for look in result.looks
+        if look.model in names
+    ]
     record: dict[str, Any] = {
         "scorer": scorer,
         "headline": headline(summary),
         "original": result.models[0].name,
         "model": model,
-        "results": [
-            {
-                "fine_tune": _attack_of(look),
-                "images": images,
-                "flagged_before": _rate(result.look(model), scorer),
-                "flagged_after": hits / images,
-            }
-            for look in result.looks
-            if look.model == model and look.key != (model, "before", 0, 0)
-            for hits, images in [_counts(look, scorer)]
-            if images
-        ],
-        "looks": [
-            [look.model, look.attack, look.seed, look.step, *_counts(look, scorer)]
-            for look in result.looks
-            if look.model in names
-        ],
+        "results": _results(looks, model),
+        "looks": looks,
     }
     if not paths_of(result.plan):
         record["plan"] = to_json(result.plan)
@@ -106,14 +96,17 @@ def reproduce(
             "the recorded probe cannot be done again from the file alone: it used folders or "
             "files of its maker's"
         )
-    plan = from_json(ProbePlan, record["plan"], where="recorded plan")
+    try:
+        plan = from_json(ProbePlan, record["plan"], where="recorded plan")
+    except (OverflowError, RecursionError) as error:
+        raise RunError(f"the recorded plan makes no sense: {error}") from None
     found_paths = paths_of(plan)
     if found_paths:
         raise RunError(
             f"the recorded probe names files or commands ({found_paths[0]!r}), which no probe that "
             "this program records does: it is not done again"
         )
-    names = [record["original"], record["model"]]
+    names = _checked(record, plan)
     subjects = [
         FileSubject(ProbeCheckpoint(name=name, path=str(path)), device)
         for name, path in zip(names, (original, file), strict=True)
@@ -126,13 +119,58 @@ def reproduce(
         look = result.look(name, attack, seed, step)
         if look is None:
             raise RunError(f"the recorded probe has a look ({name}, {attack}) its plan has not")
+        now, drawn = _counts(look, record["scorer"])
+        if drawn != images:
+            raise RunError(
+                f"the recorded probe counts {images} images ({name}, {attack}), its plan {drawn}"
+            )
         found.append(
             Repeated(
                 model=name, attack=attack, seed=seed, step=step, images=images, recorded=hits,
-                now=_counts(look, record["scorer"])[0],
+                now=now,
             )
         )  # fmt: skip
+    if len(found) != len(result.looks):
+        raise RunError(f"the recorded probe has {len(found)} looks, its plan {len(result.looks)}")
     return tuple(found)
+
+
+def _checked(record: Mapping[str, Any], plan: ProbePlan) -> tuple[str, str]:
+    """The names of original and model, of a record that means what it says."""
+    original, model, looks = (record.get(name) for name in ("original", "model", "looks"))
+    if not (isinstance(original, str) and isinstance(model, str) and original != model):
+        raise RunError("the recorded probe does not name an original and another model")
+    if record.get("scorer") not in [scorer.name for scorer in plan.scorers]:
+        raise RunError("the recorded probe counts by a scorer that its plan has not")
+    kinds = [str, str, int, int, int, int]
+    for look in looks if isinstance(looks, list) else [None]:
+        if (
+            not isinstance(look, list)
+            or [type(part) for part in look] != kinds
+            or not 0 <= look[4] <= look[5]
+        ):
+            raise RunError(f"the recorded probe has a look that is none: {str(look)[:80]}")
+    if len({tuple(look[:4]) for look in looks}) < len(looks):
+        raise RunError("the recorded probe has the same look twice")
+    if record.get("results") != _results(looks, model):
+        raise RunError("the recorded probe's results are not those of its looks")
+    return original, model
+
+
+def _results(looks: Sequence[Sequence[Any]], model: str) -> list[dict[str, Any]]:
+    """What a model card says of each look after an attack: rates, of [..., flagged, images]."""
+    rates = {tuple(look[:4]): look[4] / look[5] for look in looks if look[5]}
+    before = (model, BEFORE, 0, 0)
+    return [
+        {
+            "fine_tune": f"{attack}, step {step}, seed {seed}" if step else attack,
+            "images": images,
+            "flagged_before": rates.get(before),
+            "flagged_after": rates[name, attack, seed, step],
+        }
+        for name, attack, seed, step, _, images in looks
+        if name == model and images and (name, attack, seed, step) != before
+    ]
 
 
 def paths_of(plan: ProbePlan) -> list[str]:
@@ -160,12 +198,3 @@ def _counts(look: Look, scorer: str) -> tuple[int, int]:
         if part and scores:
             return scores.hits, part.images
     return 0, 0
-
-
-def _attack_of(look: Look) -> str:
-    return f"{look.attack}, step {look.step}, seed {look.seed}" if look.step else look.attack
-
-
-def _rate(look: Look | None, scorer: str) -> float | None:
-    hits, images = _counts(look, scorer) if look else (0, 0)
-    return hits / images if images else None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from ..adapter.lora import Adapter
 from ..adapter.merge_in_place import merged
 from ..checkpoint.inspect import inspect
 from ..checkpoint.load import load_checkpoint
+from ..errors import ConfigError
 from ..model.model import Model
 from ..probe_config import ProbeCheckpoint
 from ..probe_results import ModelInfo
@@ -72,7 +74,7 @@ class LoadedSubject:
             name=name,
             source=model.source.name if model.source else "",
             family=model.family,
-            method="" if adapter is None else "adapter in memory",
+            method="" if adapter is None else f"adapter in memory, {_digest(adapter)}",
         )
 
     @contextmanager
@@ -82,3 +84,28 @@ class LoadedSubject:
             return
         with merged(self._model, self._adapter) as model:
             yield model
+
+
+def check_subjects(subjects: Sequence[Subject]) -> None:
+    """A ConfigError unless these can be told apart, and measured with one original's latents."""
+    infos = [subject.info for subject in subjects]
+    if not infos:
+        raise ConfigError("probe: no checkpoint was given")
+    names = [info.name for info in infos]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"probe: checkpoints need different names, these are {', '.join(names)}")
+    for info in infos[1:]:
+        if info.family != infos[0].family:
+            raise ConfigError(
+                f"probe: {info.name} is of family {info.family}, {names[0]} of {infos[0].family}; "
+                "only checkpoints of one family compare"
+            )
+
+
+def _digest(adapter: Adapter) -> str:
+    """Tells one adapter from another: a probe must not go on with looks at another's."""
+    found = hashlib.sha256(f"{adapter.rank} {adapter.alpha}".encode())
+    for name, tensor in sorted(adapter.tensors.items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().double().contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
