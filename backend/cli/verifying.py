@@ -79,6 +79,8 @@ def _against_the_source(
     else:
         now = sha256_of(source, on_progress=console.progress)
         rows.append((names[0], now == recorded, f"{source.name}, sha256 {now[:16]}..."))
+    if source.is_dir() != file.is_dir():
+        return [*rows, (names[1], None, "one is a folder, the other a file: give the same kind")]
     try:
         compared = verify_export(source, file)
     except ResAlignError as error:

@@ -137,13 +137,15 @@ def reproduce(
 
 def _checked(record: Mapping[str, Any], plan: ProbePlan) -> tuple[str, str]:
     """The names of original and model, of a record that means what it says."""
-    original, model, looks = (record.get(name) for name in ("original", "model", "looks"))
+    original, model = record.get("original"), record.get("model")
+    found = record.get("looks")
+    looks: list[Any] = found if isinstance(found, list) else [found]
     if not (isinstance(original, str) and isinstance(model, str) and original != model):
         raise RunError("the recorded probe does not name an original and another model")
     if record.get("scorer") not in [scorer.name for scorer in plan.scorers]:
         raise RunError("the recorded probe counts by a scorer that its plan has not")
     kinds = [str, str, int, int, int, int]
-    for look in looks if isinstance(looks, list) else [None]:
+    for look in looks:
         if (
             not isinstance(look, list)
             or [type(part) for part in look] != kinds
