@@ -18,6 +18,7 @@ from ..adapter.lora import Adapter
 from ..errors import ExportError
 from ..model.model import Model
 from ..progress import ProgressCallback, silent
+from ..rounding import threads
 from .detect import CheckpointInfo, detect
 from .metadata import Provenance, hardened_metadata, versions
 from .stream import PARTIAL, Hashes, rewrite
@@ -82,11 +83,14 @@ def export_merged(
     job = Export(
         info, adapter, names, target, provenance or Provenance(), overwrite, hash_file, on_progress
     )
-    if info.layout == "diffusers":
-        from .save_folder import export_folder
+    # Merging is small work between hashes that have threads of their own: more threads per
+    # operation only wait for one another, at full load of the cores that hash.
+    with threads(1):
+        if info.layout == "diffusers":
+            from .save_folder import export_folder
 
-        return export_folder(job)
-    return _export_file(job)
+            return export_folder(job)
+        return _export_file(job)
 
 
 @dataclass(frozen=True, slots=True)
