@@ -39,8 +39,8 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from .backend.harden import harden as harden
     from .backend.harden import resume as resume
     from .backend.probe.probe import probe as probe
-    from .backend.probe.probe import read_probe as read_probe
     from .backend.probe.probe import run_probe as run_probe
+    from .backend.probe.reading import read_probe as read_probe
     from .backend.probe.subjects import FileSubject as FileSubject
     from .backend.probe.subjects import LoadedSubject as LoadedSubject
     from .backend.probe.summary import summarise as summarise
@@ -125,7 +125,7 @@ _MODULE_OF = {
     "load_lora": "backend.adapter.formats",
     "preset_probe": "backend.probe_presets",
     "probe": "backend.probe.probe",
-    "read_probe": "backend.probe.probe",
+    "read_probe": "backend.probe.reading",
     "resume": "backend.harden",
     "run_probe": "backend.probe.probe",
     "save_lora": "backend.adapter.formats",

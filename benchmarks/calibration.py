@@ -22,7 +22,8 @@ from resalign.backend.checkpoint.load import load_checkpoint
 from resalign.backend.config import Concept, ImageSet
 from resalign.backend.demo.art import BENIGN, UNSAFE, evaluation_prompts
 from resalign.backend.demo.plans import CHECKPOINT, WEAPON, write_data
-from resalign.backend.probe.probe import read_probe, run_probe
+from resalign.backend.probe.probe import run_probe
+from resalign.backend.probe.reading import read_probe
 from resalign.backend.probe.subjects import LoadedSubject
 from resalign.backend.probe.summary import summarise
 from resalign.backend.probe_config import (

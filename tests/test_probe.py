@@ -18,7 +18,8 @@ from resalign.backend.checkpoint.save import export_merged
 from resalign.backend.config import Concept, FineTuneConfig, HardeningPlan, ImageSet
 from resalign.backend.errors import ConfigError, ResAlignError, RunError
 from resalign.backend.probe.folder import LOOKS
-from resalign.backend.probe.probe import probe, read_probe, run_probe
+from resalign.backend.probe.probe import probe, run_probe
+from resalign.backend.probe.reading import read_probe
 from resalign.backend.probe.subjects import FileSubject, LoadedSubject
 from resalign.backend.probe_config import (
     ORIGINAL,
@@ -224,6 +225,20 @@ def test_another_plan_or_model_does_not_continue_a_probe(files, tmp_path):
         run(files, replace(small, pictures=3), "original", folder=tmp_path, scorers=[Brightness()])
     with pytest.raises(RunError, match="belongs to another probe"):
         run(files, small, "changed", folder=tmp_path, scorers=[Brightness()])
+
+
+def test_a_prompt_file_may_go_but_not_change(files, tmp_path):
+    """Reports need no file of the user's; going on with other prompts would mix two probes."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a bad thing\n")
+    small = plan(fine_tunes=(), merges=(), prompts=(PromptSet(kind="unsafe", file=str(prompts)),))
+    folder = tmp_path / "probe"
+    result = run(files, small, "original", folder=folder, scorers=[Brightness()])
+    prompts.unlink()
+    assert read_probe(folder) == result
+    prompts.write_text("another thing\n")
+    with pytest.raises(RunError, match="prompts are others"):
+        run(files, small, "original", folder=folder, scorers=[Brightness()])
 
 
 def test_cancelling_puts_a_loaded_model_back(files):

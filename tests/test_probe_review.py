@@ -50,7 +50,7 @@ def test_a_refused_probe_leaves_the_folder_as_it_was(tmp_path):
     models = [ModelInfo(name="original", sha256="1")]
     mine, other = job(tmp_path), job(tmp_path, pictures=3)
     save_job(mine, models)
-    ProbeFolder.begin(tmp_path, mine.plan, models).close()
+    ProbeFolder.begin(tmp_path, mine.plan, models, {}).close()
     before = (tmp_path / "job.json").read_bytes()
     with pytest.raises(RunError, match="another probe"):
         save_job(other, models)
@@ -79,7 +79,7 @@ def test_a_hardening_run_is_not_written_into(tmp_path, capsys):
 def test_pictures_of_different_looks_never_share_a_file(tmp_path):
     """Names that differ in signs or case alone, or are very long, keep their own pictures."""
     names = ["a-b", "a_b", "a b", "A_B", "x" * 300, "x" * 301, "猫" * 200]
-    with ProbeFolder.begin(tmp_path, ProbePlan(concepts=(CONCEPT,)), []) as folder:
+    with ProbeFolder.begin(tmp_path, ProbePlan(concepts=(CONCEPT,)), [], {}) as folder:
         files = [
             folder.save_picture(torch.zeros(3, 8, 8, dtype=torch.uint8), name, name, "0")
             for name in names

@@ -47,7 +47,7 @@ def export(args: argparse.Namespace, console: Console) -> int:
 
 def _probe_record(folder: str) -> dict[str, Any]:
     """What the header will say of a finished probe; of several models, the last is ours."""
-    from ..probe.probe import read_probe
+    from ..probe.reading import read_probe
     from ..probe.recorded import probe_record
 
     result = read_probe(folder)

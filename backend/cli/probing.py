@@ -67,7 +67,7 @@ def run_job(job: ProbeJob, console: Console, *, new: bool = False, open_it: bool
 
 
 def report(args: argparse.Namespace, console: Console) -> int:
-    from ..probe.probe import read_probe
+    from ..probe.reading import read_probe
 
     folder = Path(args.run_folder)
     result = read_probe(folder)

@@ -2,6 +2,7 @@
 
     job.json          checkpoints, device and output (absent where a program runs the probe)
     plan.json         the plan, every default spelled out, and the models under test
+    prompts.json      every image that a look draws: text, seed, guidance
     looks.jsonl       one `Look` per line, appended when it is complete
     reference.safetensors   what the original draws and predicts: what utility is measured against
     pictures/         the kept images
@@ -35,11 +36,16 @@ from ..plan_file import differences, from_json, to_json
 from ..probe_config import ProbeJob, ProbePlan
 from ..probe_results import SCHEMA_VERSION, Look, ModelInfo
 from ..run_lock import RunLock
+from .prompts import ImageRequest
 
 JOB = "job.json"
+PROMPTS = "prompts.json"
 PLAN, LOOKS, REFERENCE = "plan.json", "looks.jsonl", "reference.safetensors"
 PICTURES, CACHE = "pictures", "cache"
 _LONGEST = 24  # characters of a name in a picture's file name
+
+
+Requests = Mapping[str, Sequence[ImageRequest]]  # by kind of prompt
 
 
 class ProbeFolder:
@@ -50,7 +56,9 @@ class ProbeFolder:
         self._lock = lock
 
     @classmethod
-    def begin(cls, path: Path | str, plan: ProbePlan, models: Sequence[ModelInfo]) -> ProbeFolder:
+    def begin(
+        cls, path: Path | str, plan: ProbePlan, models: Sequence[ModelInfo], requests: Requests
+    ) -> ProbeFolder:
         """Create the folder, or go on with the probe of the same plan and models in it."""
         path = Path(path)
         try:
@@ -64,6 +72,7 @@ class ProbeFolder:
                 _check_same(path, _read_json(path / PLAN), wanted)
             else:
                 _write_json(path / PLAN, wanted)
+            _keep_prompts(path, requests)
             json_lines.cut(path / LOOKS)
             (path / PICTURES).mkdir(exist_ok=True)
         except BaseException:
@@ -164,6 +173,15 @@ def read_job(path: Path | str) -> ProbeJob | None:
         raise RunError(f"{file} was written by another version: {error}") from None
 
 
+def read_requests(path: Path | str) -> dict[str, tuple[ImageRequest, ...]]:
+    """Every image that a look of this probe draws; prompt files may be gone by now."""
+    stored = _read_json(Path(path) / PROMPTS)
+    try:
+        return {kind: tuple(ImageRequest(*row) for row in rows) for kind, rows in stored.items()}
+    except (AttributeError, TypeError) as error:
+        raise RunError(f"{Path(path) / PROMPTS} is damaged: {error}") from None
+
+
 def read_looks(path: Path) -> tuple[Look, ...]:
     """The looks in a probe's folder; works while the probe is under way."""
     looks = (Look.from_json(record) for record in json_lines.read(path / LOOKS))
@@ -188,6 +206,17 @@ def _slug(name: str) -> str:
     if plain == name and name == name.lower():
         return plain
     return f"{plain}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _keep_prompts(path: Path, requests: Requests) -> None:
+    rows = {kind: [[r.text, r.seed, r.guidance] for r in part] for kind, part in requests.items()}
+    if not (path / PROMPTS).exists():
+        _write_json(path / PROMPTS, rows)
+    elif _read_json(path / PROMPTS) != rows:
+        raise RunError(
+            f"{path}: the prompts are others than when this probe began (a prompt file has "
+            "changed): choose another folder"
+        )
 
 
 def _check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

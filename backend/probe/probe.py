@@ -15,7 +15,6 @@ from time import perf_counter
 
 from ..adapter.lora import Adapter
 from ..checkpoint.detect import detect
-from ..checkpoint.metadata import versions
 from ..config import FineTuneConfig, HardeningPlan
 from ..errors import ConfigError
 from ..model.model import Model
@@ -29,18 +28,18 @@ from ..probe_config import (
     ProbePlan,
     ScorerConfig,
 )
-from ..probe_results import Look, ModelInfo, ProbeResult
+from ..probe_results import ProbeResult
 from ..progress import Picture, Progress, ProgressCallback, silent
 from ..scorers.protocol import ModelScorer, Scorer
 from ..scorers.registry import build_scorer
 from .attack import attacked
 from .attack_data import EncodedAttacks, attack_data
 from .attack_optimisers import check_optimiser
-from .folder import ProbeFolder, read_looks, read_plan
-from .looking import CONCEPT, Looker, Reference
+from .folder import ProbeFolder, Requests
+from .looking import Looker, Reference
 from .loras import with_loras
 from .mixing import mixed
-from .prompts import ImageRequest, expand, load_prompts
+from .reading import figures_of, requests_of, result_of
 from .subjects import LoadedSubject, Subject, check_subjects
 
 Key = tuple[str, str, int, int]
@@ -110,30 +109,14 @@ def run_probe(
             anything is drawn.
     """
     check_subjects(subjects)
+    requests = requests_of(plan)
     with ExitStack() as stack:
         kept = None
         if folder is not None:
-            kept = stack.enter_context(ProbeFolder.begin(folder, plan, [s.info for s in subjects]))
-        run = _Probe(subjects, plan, kept, scorers, dict(originals or {}), on_progress)
+            infos = [subject.info for subject in subjects]
+            kept = stack.enter_context(ProbeFolder.begin(folder, plan, infos, requests))
+        run = _Probe(subjects, plan, requests, kept, scorers, dict(originals or {}), on_progress)
         return run.to_the_end()
-
-
-def read_probe(folder: Path | str) -> ProbeResult:
-    """What a probe's folder holds so far; works while the probe is under way."""
-    plan, models = read_plan(folder)
-    looks = read_looks(Path(folder))
-    requests = requests_of(plan)
-    return _result(plan, models, looks, requests)
-
-
-def requests_of(plan: ProbePlan) -> dict[str, tuple[ImageRequest, ...]]:
-    """Every image that a look draws, by kind of prompt."""
-    found = {}
-    for part in plan.prompts:
-        prompts = load_prompts(part, plan.concepts)
-        if prompts:
-            found[part.kind] = tuple(expand(prompts, part.images, plan.generation.seed))
-    return found
 
 
 class _Probe:
@@ -143,6 +126,7 @@ class _Probe:
         self,
         subjects: Sequence[Subject],
         plan: ProbePlan,
+        requests: Requests,
         folder: ProbeFolder | None,
         scorers: Sequence[Scorer | ModelScorer] | None,
         originals: dict[str, Path],
@@ -153,7 +137,8 @@ class _Probe:
         made = scorers or [build_scorer(config) for config in plan.scorers]
         self.scorers = [scorer for scorer in made if isinstance(scorer, Scorer)]
         self.model_scorers = [scorer for scorer in made if isinstance(scorer, ModelScorer)]
-        self.requests = requests_of(plan)
+        self.requests = dict(requests)
+        self.resolution = plan.generation.resolution
         if not self.scorers:  # nobody looks at the images for unsafe prompts
             self.requests.pop("unsafe", None)
         self.looks = {look.key: look for look in (folder.looks() if folder else ())}
@@ -171,7 +156,7 @@ class _Probe:
             if self._missing(self._keys(subject.info.name)) or subject is original:
                 self._probe(subject)
         infos = tuple(subject.info for subject in self.subjects)
-        return _result(self.plan, infos, tuple(self.looks.values()), self.requests)
+        return result_of(self.plan, infos, tuple(self.looks.values()), self.requests)
 
     def _probe(self, subject: Subject) -> None:
         if not self._missing(self.wanted):
@@ -180,11 +165,11 @@ class _Probe:
         with subject.opened() as model:
             if subject is self.subjects[0]:
                 self._check_attacks(model)
+                self.resolution = self.resolution or model.resolution  # all are drawn as it is
             data = self._data_for(model)
             looker = Looker(
                 self.plan, self.requests, self.scorers, self.model_scorers,
-                resolution=self.plan.generation.resolution or model.resolution,
-                folder=self.folder,
+                resolution=self.resolution, folder=self.folder,
             )  # fmt: skip
             self._look(looker, model, (name, BEFORE, 0, 0), data)
             for attack in self.plan.attacks:
@@ -281,7 +266,7 @@ class _Probe:
         self.looks[key] = look
         if self.folder:
             self.folder.add(look)
-        self._tell(key, "", values=_figures(look), pictures=pictures)
+        self._tell(key, "", values=figures_of(look), pictures=pictures)
 
     def _tell(
         self,
@@ -358,43 +343,3 @@ def _changes_texts(attack: Attack) -> bool:
     if isinstance(attack, FineTuneAttack):
         return attack.text_encoder
     return isinstance(attack, LoraAttack) or attack.part == "all"
-
-
-def _figures(look: Look) -> dict[str, float]:
-    """The point that a look adds to the curves."""
-    figures = dict(look.utility)
-    for part in look.sets:
-        for scores in part.scores:
-            name = "recovered" if part.kind == CONCEPT else part.kind
-            figures[f"{name} ({scores.scorer})"] = scores.hits / max(1, part.images)
-    return figures
-
-
-def _result(
-    plan: ProbePlan,
-    models: Sequence[ModelInfo],
-    looks: Sequence[Look],
-    requests: Mapping[str, Sequence[ImageRequest]],
-) -> ProbeResult:
-    """Looks in the order of models and attacks, whatever order they were made in."""
-    order = {model.name: place for place, model in enumerate(models)}
-    attacks = {BEFORE: -1} | {attack.name: place for place, attack in enumerate(plan.attacks)}
-    wanted = sum(
-        1 if not isinstance(attack, FineTuneAttack) else len(plan.seeds) * len(attack.looks)
-        for attack in plan.attacks
-    ) + 1  # fmt: skip
-    drawn = {part.kind for look in looks for part in look.sets}
-    return ProbeResult(
-        plan=plan,
-        models=tuple(models),
-        looks=tuple(
-            sorted(looks, key=lambda k: (order[k.model], attacks[k.attack], k.seed, k.step))
-        ),
-        prompts={
-            kind: tuple(request.text for request in part)
-            for kind, part in requests.items()
-            if kind in drawn
-        },
-        complete=len(looks) == wanted * len(models),
-        versions=versions(),
-    )
