@@ -6,95 +6,36 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes_checkpoint import build_networks, write_tiny_checkpoint
-from safetensors.torch import load_file, save_file
+from fakes_checkpoint import build_networks
+from fakes_lora import (
+    CONV,
+    FLAT_CONV,
+    FLAT_Q,
+    TARGETS,
+    Q,
+    assert_same,
+    bits_equal,
+    build_models,
+    kohya_file,
+    plain,
+    random,
+    state,
+    with_files,
+    write,
+)
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from resalign.backend.adapter.lora_file import sort_names
 from resalign.backend.adapter.lora_kinds import kinds_of, weight_change
 from resalign.backend.checkpoint.keys import unet_names
-from resalign.backend.checkpoint.load import load_checkpoint
-from resalign.backend.errors import CheckpointError
 from resalign.backend.probe.loras import with_loras
 from resalign.backend.probe_config import LoraFile
-
-CONVOLUTIONS = ("conv1", "conv_shortcut", "downsamplers.0.conv")
-TARGETS = ["to_q", "to_k", "to_out.0", "proj_in", "ff.net.0.proj", "time_emb_proj", *CONVOLUTIONS]
-Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
-FLAT_Q = "lora_unet_" + Q.replace(".", "_")
-CONV = "down_blocks.0.resnets.0.conv1"
-FLAT_CONV = "lora_unet_" + CONV.replace(".", "_")
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Loaded tiny checkpoints by family; no test leaves one changed."""
-    found = {}
-
-    def model(family: str):
-        if family not in found:
-            path = tmp_path_factory.mktemp("checkpoint") / f"{family}.safetensors"
-            found[family] = load_checkpoint(write_tiny_checkpoint(path, family, torch.float32))
-        return found[family]
-
-    return model
-
-
-def random(*shape: int, seed: int = 0, size: float = 0.3) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * size
-
-
-def state(model) -> dict[str, Tensor]:
-    """All weights of denoiser and text encoders, copied."""
-    networks = {"unet": model.unet}
-    networks |= {f"text_encoder_{i}": net for i, net in enumerate(model.text_encoders)}
-    return {
-        f"{component}.{name}": tensor.detach().clone()
-        for component, net in networks.items()
-        for name, tensor in net.named_parameters()
-    }
-
-
-def bits_equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
-    return one.keys() == two.keys() and all(
-        torch.equal(one[name].view(torch.uint8), two[name].view(torch.uint8)) for name in one
-    )
-
-
-def with_files(model, *files, **strengths) -> dict[str, Tensor]:
-    """Weights inside the context, after checking that outside they are as before."""
-    before = state(model)
-    loras = [f if isinstance(f, LoraFile) else LoraFile(path=str(f), **strengths) for f in files]
-    with with_loras(model, loras) as changed:
-        inside = state(changed)
-    assert bits_equal(before, state(model))
-    return inside
-
-
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], before: dict[str, Tensor]):
-    """All weights agree to float32's rounding, and some did change, far above it."""
-    changed = 0
-    for name, weight in found.items():
-        torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=2e-6, msg=name)
-        changed += bool((expected[name] - before[name]).abs().max() > 1e-3)
-    assert changed > 0
-
-
-def write(path: Path, tensors: dict[str, Tensor], **metadata: str) -> Path:
-    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(tensors, path, metadata=metadata or None)
-    return path
-
-
-def plain(seed: int = 0, rank: int = 4, size: float = 0.3) -> dict[str, Tensor]:
-    """A LoRA on one attention layer of the tiny SD 1.x."""
-    return {
-        f"{FLAT_Q}.lora_down.weight": random(rank, 32, seed=seed, size=size),
-        f"{FLAT_Q}.lora_up.weight": random(32, rank, seed=seed + 1, size=size),
-    }
-
-
-# --- against PEFT ------------------------------------------------------------------------------
+    return build_models(tmp_path_factory.mktemp("models"))
 
 
 def peft_configs():
@@ -242,29 +183,6 @@ def test_every_spelling_of_the_names_changes_the_same_weights(
 
 
 # --- against diffusers -------------------------------------------------------------------------
-
-
-def kohya_file(model, path: Path) -> Path:
-    """A LoRA on denoiser and text encoders, linear and convolution, in kohya's names."""
-    tensors: dict[str, Tensor] = {}
-    texts = ("lora_te_text_model_",) if len(model.text_encoders) == 1 else (
-        "lora_te1_text_model_", "lora_te2_text_model_"
-    )  # fmt: skip
-    networks = [("lora_unet_", model.unet), *zip(texts, model.text_encoders, strict=True)]
-    kinds = ("attn2.to_k", "attn1.to_out.0", "ff.net.2", "proj_out", *CONVOLUTIONS, "q_proj", "fc1")
-    for prefix, network in networks:
-        for i, (name, module) in enumerate(network.named_modules()):
-            if not name.endswith(kinds) or not isinstance(module, (nn.Linear, nn.Conv2d)):
-                continue
-            shape, key = (
-                module.weight.shape,
-                prefix + name.removeprefix("text_model.").replace(".", "_"),
-            )
-            one = [1] * (len(shape) - 2)
-            tensors[f"{key}.lora_down.weight"] = random(3, *shape[1:], seed=i)
-            tensors[f"{key}.lora_up.weight"] = random(shape[0], 3, *one, seed=i + 1000)
-            tensors[f"{key}.alpha"] = torch.tensor(1.5)
-    return write(path, tensors)
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
@@ -513,141 +431,6 @@ def test_an_exception_inside_puts_every_bit_back(models, tmp_path):
         interrupted()
 
     assert bits_equal(before, state(model))
-
-
-# --- what is refused ---------------------------------------------------------------------------
-
-
-def refused(model, path: Path, message: str) -> str:
-    """The message of the error, which names the file; the model is as before."""
-    before = state(model)
-    with (
-        pytest.raises(CheckpointError, match=message) as error,
-        with_loras(model, [LoraFile(path=str(path))]),
-    ):
-        pass
-    assert path.name in str(error.value)
-    assert bits_equal(before, state(model))
-    return str(error.value)
-
-
-def test_damaged_files_are_named(models, tmp_path):
-    """Truncated, empty, a pickle, a web page, absent: the file and what to do."""
-    model, path = models("sd1"), write(tmp_path / "whole.safetensors", plain())
-    whole = path.read_bytes()
-    for content, message in (
-        (whole[:-100], "truncated"), (whole[:40], "truncated"), (b"", "truncated"),
-        (b"PK\x03\x04" + bytes(100), "pickle"), (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P", "pickle"),
-        (b"<!DOCTYPE html><html>", "web page"),
-    ):  # fmt: skip
-        bad = tmp_path / "bad.safetensors"
-        bad.write_bytes(content)
-        refused(model, bad, message)
-    refused(model, tmp_path / "none.safetensors", "does not exist")
-    refused(model, write(tmp_path / "empty.safetensors", {}), "no tensors")
-
-
-@pytest.mark.parametrize("length", [640, 896, 1152, 1408])
-def test_a_header_whose_length_begins_like_a_pickle_is_read(models, tmp_path, length):
-    """0x80 0x02 to 0x80 0x05 are also the first bytes of headers of these lengths."""
-    for room in range(length):
-        path = write(tmp_path / "a.safetensors", plain(), note="x" * room)
-        if path.read_bytes()[:2] == length.to_bytes(2, "little"):
-            break
-    assert path.read_bytes()[:8] == length.to_bytes(8, "little")
-    assert not bits_equal(with_files(models("sd1"), path), state(models("sd1")))
-
-
-def test_a_checkpoint_given_as_a_lora_is_called_one(models, tmp_path):
-    """Of another kind of file its kind is said, where it is known."""
-    model = models("sd1")
-    refused(model, model.source, "whole checkpoint.*merge")
-    embedding = write(tmp_path / "embedding.safetensors", {"emb_params": random(2, 32)})
-    refused(model, embedding, "textual")
-    refused(model, write(tmp_path / "what.safetensors", {"x": random(2)}), "'x'")
-
-
-def test_a_lora_for_another_family_says_both(models, tmp_path):
-    """SD 1.x on SDXL and back, Flux on either: what it looks like, what the model is, how many."""
-    sd1 = kohya_file(models("sd1"), tmp_path / "sd1.safetensors")
-    sdxl = kohya_file(models("sdxl"), tmp_path / "sdxl.safetensors")
-    refused(models("sdxl"), sd1, r"1\.x or 2\.x, but the model is SDXL")
-    refused(models("sd1"), sdxl, "for SDXL base, but the model is Stable Diffusion 1.x")
-    flux = {f"lora_unet_double_blocks_0_img_attn_qkv.lora_{side}.weight": random(4, 4)
-            for side in ("down", "up")}  # fmt: skip
-    message = refused(models("sd1"), write(tmp_path / "flux.safetensors", flux), "Flux")
-    assert "2 of its 2 tensors" in message and "double_blocks_0" in message
-
-
-def test_the_same_names_at_another_width_are_another_base(models, tmp_path):
-    """SD 2.x has SD 1.x's names: the text's width tells it, or else the widths are named."""
-    stem = FLAT_Q.replace("attn1_to_q", "attn2_to_k")
-    wide = {f"{stem}.lora_down.weight": random(4, 1024), f"{stem}.lora_up.weight": random(32, 4)}
-    path = write(tmp_path / "sd2.safetensors", wide)
-    assert "2.x, but the model is" in refused(models("sd1"), path, "from 1024 to 32 channels")
-    odd = {f"{FLAT_Q}.lora_down.weight": random(4, 33), f"{FLAT_Q}.lora_up.weight": random(32, 4)}
-    refused(models("sd1"), write(tmp_path / "odd.safetensors", odd), "another base")
-
-
-Q_DOWN, Q_UP = f"{FLAT_Q}.lora_down.weight", f"{FLAT_Q}.lora_up.weight"
-
-
-@pytest.mark.parametrize(
-    ("extra", "message"),
-    [
-        ({"lora_unet_down_blocks_9.alpha": (1,)}, r"1 of its 3.*down_blocks_9.*no such modules"),
-        ({f"{FLAT_CONV}.oft_blocks": (4, 8, 8)}, "of OFT"),
-        ({f"{FLAT_Q}.something": (4,)}, "no kind of LoRA"),
-        ({"bundle_emb.word.string_to_param.*": (4,)}, "textual inversion"),
-        ({f"{FLAT_CONV}.alpha": (1,)}, "lacks the other parts"),
-        ({f"{FLAT_CONV}.lora_down.weight": (4, 32, 3, 3)}, "lacks the other parts"),
-        ({f"{FLAT_Q}.hada_w1_a": (4, 8)}, "or has those of two"),
-        ({f"unet.{Q}.lora_A.weight": (4, 32), f"unet.{Q}.lora_B.weight": (32, 4)}, "twice"),
-        ({f"{FLAT_Q}.diff_b": (32,)}, "has no bias"),
-        ({f"{FLAT_Q}.dora_scale": (31, 1)}, "magnitudes"),
-        ({f"{FLAT_Q}.alpha": (2,)}, "no single number"),
-        ({Q_UP: (32, 3)}, "ranks 3 and 4"),
-        ({Q_UP: ()}, "does not fit"),
-        ({f"{FLAT_Q}.lora_mid.weight": ()}, "does not fit"),
-        ({Q_DOWN: (4, 32, 3, 3)}, "does not fit"),
-        ({f"{FLAT_CONV}.diff": (32, 32)}, r"\[32, 32\].*\[32, 32, 3, 3\]"),
-        ({f"{FLAT_CONV}.lokr_w1": (4, 4), f"{FLAT_CONV}.lokr_w2": (8, 9)}, "does not fit"),
-    ],
-)
-def test_what_of_a_file_cannot_be_used_is_named(models, tmp_path, extra, message):
-    """One tensor without a place is an error: nothing is dropped without a word."""
-    tensors = plain() | {name: random(*shape) for name, shape in extra.items()}
-    refused(models("sd1"), write(tmp_path / "odd.safetensors", tensors), message)
-
-
-def test_nan_and_overflow_are_errors(models, tmp_path):
-    """NaN in the file names the tensor; a sum that the model's type cannot hold its layer."""
-    model, bad = models("sd1"), plain()
-    bad[Q_UP][3, 2] = float("nan")
-    refused(model, write(tmp_path / "nan.safetensors", bad), "lora_up.*NaN")
-    half = copy.copy(model)
-    half.unet = copy.deepcopy(model.unet).half()
-    large = write(tmp_path / "large.safetensors", plain(size=1e3))
-    refused(half, large, "float16.*lower the strength")
-
-
-def test_peft_files_of_one_text_encoder_do_not_say_which(models, tmp_path):
-    """SDXL has two: refused with a way out rather than put on one of them."""
-    stem = "base_model.model.text_model.encoder.layers.0.mlp.fc1"
-    tensors = {f"{stem}.lora_A.weight": random(2, 32), f"{stem}.lora_B.weight": random(64, 2)}
-    refused(models("sdxl"), write(tmp_path / "a.safetensors", tensors), "which of two")
-
-
-def test_peft_without_its_config_says_that_alpha_is_guessed(models, tmp_path, caplog):
-    """The rank, as everybody takes it then, and a warning that names the missing file."""
-    stem, a, b = f"base_model.model.{Q}", random(4, 32), random(32, 4)
-    path = write(
-        tmp_path / "a.safetensors", {f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b}
-    )
-
-    before, name = state(models("sd1")), f"unet.{Q}.weight"
-    assert_same(with_files(models("sd1"), path), before | {name: before[name] + b @ a}, before)
-    assert "adapter_config.json" in caplog.text
 
 
 def test_every_name_is_sorted_once():
