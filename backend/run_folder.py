@@ -66,10 +66,10 @@ class RunFolder:
                         f"`resalign resume {path}`, or choose another run folder"
                     )
             (path / STEPS).unlink(missing_ok=True)
-            _write_json(path / "plan.json", to_json(plan))
+            write_json(path / "plan.json", to_json(plan))
             if job is not None:
                 without_plan = {k: v for k, v in to_json(job).items() if k != "plan"}
-                _write_json(path / "job.json", without_plan)
+                write_json(path / "job.json", without_plan)
             return cls(path, plan, job or _read_job(path, plan), lock)
         except BaseException:
             lock.release()
@@ -113,8 +113,8 @@ class RunFolder:
         self._check_writable()
         path = self.path / MACHINE
         if not path.exists():
-            _write_json(path, now)
-        return _read_json(path)
+            write_json(path, now)
+        return read_json(path)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one step's record (it must have `step`); figures that are not finite become null."""
@@ -197,7 +197,7 @@ def _check_same_plan(path: Path, stored: HardeningPlan, plan: HardeningPlan) -> 
 
 def _read_plan(path: Path) -> HardeningPlan:
     try:
-        return from_json(HardeningPlan, _read_json(path / "plan.json"), where="plan")
+        return from_json(HardeningPlan, read_json(path / "plan.json"), where="plan")
     except ConfigError as error:
         raise RunError(f"{path / 'plan.json'} was written by another version: {error}") from None
 
@@ -206,19 +206,21 @@ def _read_job(path: Path, plan: HardeningPlan) -> Job | None:
     if not (path / "job.json").exists():
         return None
     try:
-        return from_json(Job, {**_read_json(path / "job.json"), "plan": to_json(plan)})
+        return from_json(Job, {**read_json(path / "job.json"), "plan": to_json(plan)})
     except ConfigError as error:
         raise RunError(f"{path / 'job.json'} was written by another version: {error}") from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a run's or probe's folder; a RunError where it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunError(f"{path} is damaged: {error}") from None
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, synced, in one move."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     _replace(temporary, path)

@@ -35,6 +35,7 @@ from ..errors import ConfigError, RunError
 from ..plan_file import differences, from_json, to_json
 from ..probe_config import ProbeJob, ProbePlan
 from ..probe_results import SCHEMA_VERSION, Look, ModelInfo
+from ..run_folder import read_json, write_json
 from ..run_lock import RunLock
 from .prompts import ImageRequest
 
@@ -69,9 +70,9 @@ class ProbeFolder:
         lock = RunLock(path)
         try:
             if (path / PLAN).exists():
-                _check_same(path, _read_json(path / PLAN), wanted)
+                _check_same(path, read_json(path / PLAN), wanted)
             else:
-                _write_json(path / PLAN, wanted)
+                write_json(path / PLAN, wanted)
             _keep_prompts(path, requests)
             json_lines.cut(path / LOOKS)
             (path / PICTURES).mkdir(exist_ok=True)
@@ -131,7 +132,7 @@ def read_plan(path: Path | str) -> tuple[ProbePlan, tuple[ModelInfo, ...]]:
     path = Path(path)
     if not (path / PLAN).is_file():
         raise RunError(f"{path} is no probe's folder: it has no {PLAN}")
-    data = _read_json(path / PLAN)
+    data = read_json(path / PLAN)
     if "models" not in data:
         raise RunError(f"{path} is no probe's folder: it holds a hardening run")
     if data.get("schema") != SCHEMA_VERSION:
@@ -151,20 +152,20 @@ def save_job(job: ProbeJob, models: Sequence[ModelInfo]) -> None:
     """
     path = Path(job.output)
     if (path / PLAN).is_file():
-        _check_same(path, _read_json(path / PLAN), _record(job.plan, models))
+        _check_same(path, read_json(path / PLAN), _record(job.plan, models))
     elif (path / JOB).is_file() and read_job(path) is None:
         raise RunError(f"{path} holds a hardening run: choose another folder for the probe")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"probe folder {path} cannot be created: {error}") from None
-    _write_json(path / JOB, to_json(job))
+    write_json(path / JOB, to_json(job))
 
 
 def read_job(path: Path | str) -> ProbeJob | None:
     """The job of a probe's folder; None where it is no probe that `resalign probe` began."""
     file = Path(path) / JOB
-    data = _read_json(file) if file.is_file() else {}
+    data = read_json(file) if file.is_file() else {}
     if "checkpoints" not in data:
         return None
     try:
@@ -175,7 +176,7 @@ def read_job(path: Path | str) -> ProbeJob | None:
 
 def read_requests(path: Path | str) -> dict[str, tuple[ImageRequest, ...]]:
     """Every image that a look of this probe draws; prompt files may be gone by now."""
-    stored = _read_json(Path(path) / PROMPTS)
+    stored = read_json(Path(path) / PROMPTS)
     try:
         return {kind: tuple(ImageRequest(*row) for row in rows) for kind, rows in stored.items()}
     except (AttributeError, TypeError) as error:
@@ -211,8 +212,8 @@ def _slug(name: str) -> str:
 def _keep_prompts(path: Path, requests: Requests) -> None:
     rows = {kind: [[r.text, r.seed, r.guidance] for r in part] for kind, part in requests.items()}
     if not (path / PROMPTS).exists():
-        _write_json(path / PROMPTS, rows)
-    elif _read_json(path / PROMPTS) != rows:
+        write_json(path / PROMPTS, rows)
+    elif read_json(path / PROMPTS) != rows:
         raise RunError(
             f"{path}: the prompts are others than when this probe began (a prompt file has "
             "changed): choose another folder"
@@ -227,16 +228,3 @@ def _check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]
         raise RunError(
             f"{path} belongs to another probe ({'; '.join(found[:5])}): choose another folder"
         )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(f"{path} is damaged: {error}") from None
-
-
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
