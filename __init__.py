@@ -148,5 +148,12 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+async def comfy_entrypoint() -> Any:
+    """What ComfyUI calls to get the nodes."""
+    from .nodes import load
+
+    return load()
+
+
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

@@ -1,1 +1,33 @@
-"""ComfyUI nodes. None exist yet; this file keeps the folder from merging with ComfyUI's `nodes`."""
+"""The ComfyUI nodes (V3). `load` is called when ComfyUI starts: nothing heavy is imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def load() -> Any:
+    """The extension that ComfyUI asks for, with all node classes; registers our routes."""
+    from comfy_api.latest import ComfyExtension
+
+    from . import routes
+    from .concepts import ConceptList
+    from .export import ExportHardenedCheckpoint, SaveHardeningLora
+    from .harden import HardenModel
+    from .images import ImageSet
+    from .info import LoadHardenedInfo
+    from .probe import ResilienceProbe
+    from .report import ShowReport
+    from .settings import FineTuningSettings, HardeningSettings
+    from .try_lora import TryMyLora
+
+    routes.register()
+
+    class ResAlignExtension(ComfyExtension):
+        async def get_node_list(self) -> list[type]:
+            return [
+                ConceptList, ImageSet, FineTuningSettings, HardeningSettings, HardenModel,
+                ResilienceProbe, TryMyLora, ShowReport, ExportHardenedCheckpoint,
+                SaveHardeningLora, LoadHardenedInfo,
+            ]  # fmt: skip
+
+    return ResAlignExtension()
