@@ -16,7 +16,7 @@ from comfy_api.latest import io
 
 if TYPE_CHECKING:
     from ..backend.adapter.lora import Adapter
-    from ..backend.config import Concept, FineTuneConfig, HardeningPlan
+    from ..backend.config import FineTuneConfig, HardeningPlan
     from ..backend.probe_results import ProbeResult
     from ..backend.records import StepRecord
 
