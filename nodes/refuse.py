@@ -1,0 +1,87 @@
+"""What cannot be hardened, said before anything is loaded, each time with the way out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..backend.errors import CheckpointError
+
+_SAMPLING = ("model_sampling",)
+_PLAIN_OPTIONS = {"sample_sigmas", "cond_or_uncond", "sigmas", "wrappers", "callbacks"}
+
+
+def check_model(model: Any) -> None:
+    """Refuse a MODEL whose behaviour is not in plain weights."""
+    kind = type(model).__name__
+    if "GGUF" in kind:
+        raise CheckpointError(
+            "the MODEL is a GGUF one, whose weights are packed: load the same checkpoint in fp16 "
+            "or bf16 with Load Checkpoint"
+        )
+    if not hasattr(model, "get_key_patches") or not hasattr(model, "patches"):
+        raise CheckpointError(
+            f"the MODEL is a {kind}, which does not give its weights: connect the one that Load "
+            "Checkpoint gives"
+        )
+    config = getattr(model.model, "model_config", None)
+    weights = list(getattr(model.model, "diffusion_model", model.model).parameters())
+    packed = [p for p in weights if not p.dtype.is_floating_point or "Quantized" in _names(p)]
+    if getattr(config, "quant_config", None) or getattr(config, "scaled_fp8", None) or packed:
+        raise CheckpointError(
+            "the MODEL is quantised (scaled fp8, nvfp4 or int8): load the fp16 or bf16 file of the "
+            "same checkpoint; plain fp8 files work"
+        )
+    others = [key for key in model.object_patches if key not in _SAMPLING]
+    if others:
+        raise CheckpointError(
+            f"a node replaced {others[0]} of the MODEL: connect the MODEL before that node"
+        )
+    if getattr(model, "weight_wrapper_patches", None):
+        raise CheckpointError(
+            "the MODEL's weights are wrapped by another node: connect the MODEL before that node"
+        )
+    if getattr(model, "injections", None):
+        raise CheckpointError(
+            "the MODEL carries a LoRA in bypass mode, or another injection: use Load LoRA without "
+            "bypass, or connect the MODEL before that node"
+        )
+    if getattr(model, "hook_patches", None) or getattr(model, "forced_hooks", None):
+        raise CheckpointError(
+            "the MODEL carries hooks (LoRAs that change with the step): connect the MODEL before "
+            "the hook nodes"
+        )
+    _check_options(model.model_options)
+
+
+def check_parts(clip: Any, vae: Any) -> None:
+    """Refuse what a checkpoint without text encoder or VAE leaves unconnected."""
+    if clip is None or not hasattr(clip, "cond_stage_model"):
+        raise CheckpointError(
+            "there is no CLIP: the checkpoint has no text encoder; connect that of its family "
+            "(Load CLIP)"
+        )
+    if vae is None or not hasattr(vae, "first_stage_model"):
+        raise CheckpointError(
+            "there is no VAE: the checkpoint has none; connect that of its family (Load VAE)"
+        )
+
+
+def _check_options(options: Any) -> None:
+    transformer = options.get("transformer_options", {})
+    changed = [
+        name
+        for name, value in transformer.items()
+        if value and name not in _PLAIN_OPTIONS
+    ]  # fmt: skip
+    functions = [
+        name for name in options if name.endswith(("_function", "wrapper")) and options[name]
+    ]
+    if changed or functions:
+        raise CheckpointError(
+            f"another node changes how the MODEL runs ({(changed + functions)[0]}), not its "
+            "weights: connect the MODEL before that node"
+        )
+
+
+def _names(parameter: Any) -> str:
+    return " ".join(type(item).__name__ for item in (parameter, getattr(parameter, "data", None)))
