@@ -209,6 +209,8 @@ def _unet(info: CheckpointInfo) -> Iterable[tuple[str, TensorEntry]]:
 
 def _check_images(plan: HardeningPlan, problems: list[str], warnings: list[str]) -> dict[str, int]:
     """Images of each folder that the plan names; captions and pictures are all read."""
+    from .data.encoded_file import count_encoded, is_encoded
+
     sets = [concept.images for concept in plan.concepts] + [plan.forget_set, plan.retain_set]
     folders = {found.folder: found for found in sets if found and found.folder}
     for fine_tune in plan.fine_tunes:
@@ -219,6 +221,9 @@ def _check_images(plan: HardeningPlan, problems: list[str], warnings: list[str])
     counts = {}
     for folder, image_set in folders.items():
         try:
+            if is_encoded(folder):
+                counts[folder] = count_encoded(folder)
+                continue
             images = read_image_set(image_set)
         except ResAlignError as error:
             problems.append(str(error))

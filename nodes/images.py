@@ -138,14 +138,21 @@ def store_latents(latents: Any, conditioning: Any) -> Path:
     """LATENT and CONDITIONING of core's dataset nodes as a folder; one there is kept."""
     from ..backend.data.encoded_file import digest_encoded, write_encoded
 
-    samples = [sample for one in _listed(latents) for sample in _samples(one)]
-    pairs = [pair for one in _listed(conditioning) for pair in _pairs(one)]
-    if len(pairs) not in (1, len(samples)):
+    batches = [list(_samples(one)) for one in _listed(latents)]
+    told = [list(_pairs(one)) for one in _listed(conditioning)]
+    samples = [sample for batch in batches for sample in batch]
+    if len(told) == len(batches):  # one conditioning of a batch is that of all in it
+        told = [
+            own * len(batch) if len(own) == 1 else own
+            for own, batch in zip(told, batches, strict=True)
+        ]
+    pairs = [pair for own in told for pair in own]
+    pairs = pairs * len(samples) if len(pairs) == 1 else pairs
+    if len(pairs) != len(samples):
         raise DataError(
             f"Image Set: {len(samples)} latents and {len(pairs)} conditionings; connect one for "
             "all or one each, as Make Training Dataset gives them"
         )
-    pairs = pairs * len(samples) if len(pairs) == 1 else pairs
     contexts, pooled = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     name = places.key("latents", digest_encoded(samples, contexts, pooled))
     return _stored(name, lambda folder: write_encoded(folder, samples, contexts, pooled))

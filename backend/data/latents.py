@@ -23,6 +23,7 @@ from ..progress import Progress, ProgressCallback, silent
 from ..seeds import generator
 from .assembly import Sample, assemble, require_finite
 from .cache import EncodingCache, content_key, fingerprint
+from .encoded_file import is_encoded, load_encoded
 from .encoded_set import EncodedSet
 from .image_set import CaptionedImage, read_image_set, reason
 from .pixels import BROKEN, frame, open_image
@@ -53,6 +54,8 @@ def encode_image_set(
         seed: of the synthesis; a folder needs none.
         mirrored: left and right exchanged. A folder's pictures are mirrored before the VAE sees
             them; a synthesised set has no pictures, so its latents are (see `mirror_latents`).
+
+    A folder of latents that were encoded elsewhere (`encoded_file.py`) keeps their sizes.
     """
     if image_set.prompts:
         made = synthesise(
@@ -61,6 +64,9 @@ def encode_image_set(
             on_progress=on_progress,
         )  # fmt: skip
         return mirror_latents(made) if mirrored else made
+    if is_encoded(image_set.folder):
+        given = load_encoded(model, image_set.folder)
+        return mirror_latents(given) if mirrored else given
     images = read_image_set(image_set)
     resolution = resolution or model.resolution
     store = EncodingCache(cache)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..data.batches import Draw, draw
+from ..data.encoded_file import require_texts
 from ..data.encoded_set import EncodedSet
 from ..errors import ConfigError
 from ..model.denoiser import Conditioning
@@ -102,6 +103,7 @@ class LiveCaptions:
         self._tokens: tuple[Tensor, ...] = ()
 
     def add(self, encoded: EncodedSet) -> EncodedSet:
+        require_texts(encoded, "an attack")
         first = len(self._texts)
         self._texts += encoded.texts
         self._tokens = tokenise(self._model, self._texts)

@@ -14,6 +14,7 @@ from ..config import RETAIN, ImageSet
 from ..data.assembly import encode_texts
 from ..data.batches import forget_images, saying, shipped_retain_set
 from ..data.cache import EncodingCache
+from ..data.encoded_file import is_encoded, recaptioned
 from ..data.encoded_set import EncodedSet, merge
 from ..data.latents import encode_image_set, mirror_latents
 from ..model.encode import encoders_on_device, offload_encoders
@@ -70,15 +71,16 @@ class EncodedAttacks:
         """The same latents with captions as `model` reads them, and not as the original did.
 
         Who fine-tunes a checkpoint uses its text encoders. Where these are the original's, the
-        result equals what `attack_data` gave.
+        result equals what `attack_data` gave. Conditioning that was given as such stays.
         """
         done: dict[int, EncodedSet] = {}
         store = EncodingCache(cache)
 
         def read(encoded: EncodedSet) -> EncodedSet:
             if id(encoded) not in done:
-                texts = encode_texts(model, ["", *encoded.texts], cache=store)
-                done[id(encoded)] = replace(encoded, conditioning=texts[1:], empty=texts[:1])
+                done[id(encoded)] = recaptioned(
+                    encoded, lambda texts: encode_texts(model, texts, cache=store)
+                )
             return done[id(encoded)]
 
         with encoders_on_device(model):
@@ -118,7 +120,8 @@ def attack_data(
 
     def encoded(image_set: ImageSet, what: str, mirrored: bool = False) -> EncodedSet:
         key = image_set, mirrored
-        if key not in done and mirrored and image_set.prompts:
+        pictures = not image_set.prompts and not is_encoded(image_set.folder)
+        if key not in done and mirrored and not pictures:
             done[key] = mirror_latents(encoded(image_set, what))
         if key not in done:
             done[key] = encode_image_set(

@@ -1,0 +1,148 @@
+"""Sets of latents and conditioning that someone else encoded."""
+
+import pytest
+import torch
+from fakes_data import save_pictures, tiny_family
+
+from resalign.backend.config import ImageSet
+from resalign.backend.data.assembly import encode_texts
+from resalign.backend.data.encoded_file import (
+    count_encoded,
+    digest_encoded,
+    is_encoded,
+    load_encoded,
+    recaptioned,
+    require_texts,
+    write_encoded,
+)
+from resalign.backend.data.encoded_set import merge
+from resalign.backend.data.latents import encode_image_set
+from resalign.backend.errors import DataError
+
+
+def given(model, texts=("a cat", "a dog", "a cat"), sides=(8, 8, 16)):
+    """Raw latents and the model's own conditioning of texts, as a host hands them over."""
+    random = torch.Generator().manual_seed(0)
+    latents = [torch.randn(4, side, 8, generator=random) for side in sides]
+    told = encode_texts(model, texts)
+    pooled = [None] * len(texts) if told.pooled is None else list(told.pooled)
+    return latents, list(told.context), pooled
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_what_was_written_is_loaded_and_scaled(tmp_path, family):
+    """Latents come back times the VAE's factor, by size, each with its own conditioning."""
+    model = tiny_family(family)
+    latents, contexts, pooled = given(model)
+    write_encoded(tmp_path, latents, contexts, pooled)
+
+    found = load_encoded(model, tmp_path)
+
+    assert is_encoded(tmp_path) and count_encoded(tmp_path) == len(found) == 3
+    small, tall = found.buckets
+    torch.testing.assert_close(small.latents, torch.stack(latents[:2]) * 0.5)
+    torch.testing.assert_close(tall.latents[0], latents[2] * 0.5)
+    assert len(found.texts) == 2, "the two cats are one text"
+    torch.testing.assert_close(
+        found.conditioning.context[small.captions], torch.stack(contexts[:2])
+    )
+    torch.testing.assert_close(found.conditioning.context[tall.captions[0]], contexts[0])
+    torch.testing.assert_close(found.empty.context, encode_texts(model, [""]).context)
+    if family == "sdxl":
+        torch.testing.assert_close(found.conditioning.pooled[small.captions[1]], pooled[1])
+        assert tall.time_ids.tolist() == [[128, 64, 0, 0, 128, 64]]
+
+
+def test_a_folder_of_latents_stands_for_an_image_set(tmp_path):
+    """Mirrored, its latents are; it merges with a folder of pictures."""
+    model = tiny_family()
+    write_encoded(tmp_path / "given", *given(model))
+    folder = save_pictures(tmp_path / "pictures", {"a.png": "a cat"})
+
+    plain = encode_image_set(model, ImageSet(str(tmp_path / "given")))
+    mirrored = encode_image_set(model, ImageSet(str(tmp_path / "given")), mirrored=True)
+    both = merge([plain, encode_image_set(model, ImageSet(str(folder)))])
+
+    torch.testing.assert_close(mirrored.buckets[0].latents, plain.buckets[0].latents.flip(-1))
+    assert len(both) == 4 and len(both.texts) == 3
+    batch, told = both.draw(torch.Generator().manual_seed(0), 2, caption_dropout=0.5)
+    assert batch.shape[0] == len(told) == 2
+
+
+def test_another_text_encoder_leaves_given_conditioning_as_it_is(tmp_path):
+    """What it was made from is not known; captions beside it and the empty prompt are read anew."""
+    model, other = tiny_family(), tiny_family(seed=5)
+    write_encoded(tmp_path / "given", *given(model))
+    folder = save_pictures(tmp_path / "pictures", {"a.png": "a bird"})
+    plain = load_encoded(model, tmp_path / "given")
+    both = merge([encode_image_set(model, ImageSet(str(folder))), plain])
+
+    found = recaptioned(both, lambda texts: encode_texts(other, texts))
+
+    own = encode_texts(other, ["", "a bird"]).context
+    torch.testing.assert_close(found.empty.context, own[:1])
+    torch.testing.assert_close(found.conditioning.context[:1], own[1:])
+    torch.testing.assert_close(found.conditioning.context[1:], plain.conditioning.context)
+
+
+def test_whoever_trains_text_encoders_cannot_use_given_conditioning(tmp_path):
+    model = tiny_family()
+    write_encoded(tmp_path, *given(model))
+    with pytest.raises(DataError, match="give images with captions"):
+        require_texts(load_encoded(model, tmp_path), "an attack")
+
+
+def test_long_captions_are_cut_to_what_clip_reads_at_once(tmp_path, caplog):
+    model = tiny_family()
+    latents, contexts, pooled = given(model)
+    write_encoded(tmp_path, latents, [torch.cat([c, c + 1]) for c in contexts], pooled)
+    found = load_encoded(model, tmp_path)
+    torch.testing.assert_close(found.conditioning.context[0], contexts[0])
+    assert "first 75 tokens" in caplog.text
+
+
+def test_a_digest_tells_sets_apart():
+    model = tiny_family()
+    latents, contexts, pooled = given(model)
+    same = digest_encoded([part.clone() for part in latents], contexts, pooled)
+    assert same == digest_encoded(latents, contexts, pooled)
+    assert same != digest_encoded([latents[0] + 1, *latents[1:]], contexts, pooled)
+    assert same != digest_encoded(latents, contexts[::-1][:2] + contexts[1:2], pooled)
+
+
+@pytest.mark.parametrize(
+    ("latent", "context", "message"),
+    [
+        ((16, 8, 8), (77, 16), "VAE of the Stable Diffusion"),
+        ((4, 8, 8), (80, 16), "CLIP of the checkpoint"),
+        ((4, 8, 8), (1, 77, 16), "CLIP of the checkpoint"),
+    ],
+)
+def test_shapes_of_other_models_are_refused(tmp_path, latent, context, message):
+    with pytest.raises(DataError, match=message):
+        write_encoded(tmp_path, [torch.zeros(latent)], [torch.zeros(context)], [None])
+    assert not is_encoded(tmp_path), "nothing half-written stays"
+
+
+def test_conditioning_of_another_model_is_an_error(tmp_path):
+    """By its width, or by the pooled part that SDXL needs."""
+    small, large = tiny_family(), tiny_family("sdxl")
+    latents, contexts, pooled = given(small)
+    write_encoded(tmp_path / "small", latents, contexts, pooled)
+    write_encoded(tmp_path / "wide", latents, [torch.zeros(77, 40)] * 3, [None] * 3)
+    with pytest.raises(DataError, match="the model's"):
+        load_encoded(large, tmp_path / "small")
+    with pytest.raises(DataError, match="no pooled conditioning"):
+        load_encoded(large, tmp_path / "wide")
+
+
+def test_values_that_are_not_finite_and_damaged_files_are_errors(tmp_path):
+    model = tiny_family()
+    latents, contexts, pooled = given(model)
+    latents[0][0, 0, 0] = float("nan")
+    write_encoded(tmp_path, latents, contexts, pooled)
+    with pytest.raises(DataError, match="not finite"):
+        load_encoded(model, tmp_path)
+    (tmp_path / "encoded.safetensors").write_bytes(b"damaged")
+    with pytest.raises(DataError, match="make the set anew"):
+        load_encoded(model, tmp_path)
