@@ -285,8 +285,8 @@ def _add(found: Any, value: Any) -> None:
         tensor = value.detach().contiguous().reshape(-1)
         size = tensor.element_size()
         bits = tensor.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[size])
-        picks = torch.linspace(0, max(len(bits) - 1, 0), min(64, len(bits))).long()
-        values = bits[picks.to(bits.device)].tolist()
+        picks = torch.linspace(0, max(len(bits) - 1, 0), min(64, len(bits)), dtype=torch.double)
+        values = bits[picks.long().to(bits.device)].tolist()
         total = int(bits.sum(dtype=torch.int64))
         found.update(json.dumps([list(value.shape), str(value.dtype), values, total]).encode())
     elif isinstance(value, (list, tuple)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import getattr_static
 from typing import Any
 
 from ..backend.errors import CheckpointError
@@ -26,7 +27,8 @@ def check_model(model: Any) -> None:
     config = getattr(model.model, "model_config", None)
     weights = list(getattr(model.model, "diffusion_model", model.model).parameters())
     packed = [p for p in weights if not p.dtype.is_floating_point or "Quantized" in _names(p)]
-    if getattr(config, "quant_config", None) or getattr(config, "scaled_fp8", None) or packed:
+    marks = [getattr_static(config, name, None) for name in ("quant_config", "scaled_fp8")]
+    if any(marks) or packed:
         raise CheckpointError(
             "the MODEL is quantised (scaled fp8, nvfp4 or int8): load the fp16 or bf16 file of the "
             "same checkpoint; plain fp8 files work"

@@ -389,3 +389,14 @@ def test_merge_needs_one_positive_weight_for_each_set(model, folder, weights):
 
     with pytest.raises(ValueError, match="merge"):
         merge([encoded, encoded], weights)
+
+
+def test_a_fingerprint_reaches_the_end_of_a_table_as_large_as_that_of_clip():
+    """float32 cannot count to 49408 · 768: the last place was rounded to one beyond it."""
+    table = torch.nn.Embedding(49408, 768, _weight=torch.zeros(49408, 768, dtype=torch.float16))
+    before = fingerprint(table)
+
+    with torch.no_grad():
+        table.weight[-1, -1] = 1
+
+    assert fingerprint(table) != before

@@ -113,7 +113,9 @@ def fingerprint(*modules: torch.nn.Module) -> str:
     for module in modules:
         for name, tensor in sorted(module.named_parameters()):
             bits = tensor.detach().reshape(-1).view(_INTEGERS[tensor.element_size()])
-            picks = torch.linspace(0, max(len(bits) - 1, 0), min(_SAMPLES, len(bits)))
+            picks = torch.linspace(
+                0, max(len(bits) - 1, 0), min(_SAMPLES, len(bits)), dtype=torch.double
+            )
             values = bits[picks.long().to(bits.device)].tolist()
             total = _sum_of_bits(bits)
             found.update(json.dumps([name, list(tensor.shape), str(tensor.dtype)]).encode())
