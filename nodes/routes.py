@@ -1,0 +1,72 @@
+"""What the page may fetch from us: the state of a working node, and the files of a report.
+
+Read-only, and confined: a report's file lies in the folder of one probe below our own, and is of a
+kind that a report has.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+TYPES = {
+    ".html": "text/html", ".json": "application/json", ".png": "image/png", ".jpg": "image/jpeg",
+    ".svg": "image/svg+xml", ".css": "text/css", ".js": "text/javascript", ".md": "text/plain",
+}  # fmt: skip
+# A report is one page with its style and script inside, and fetches nothing.
+POLICY = (
+    "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; sandbox allow-scripts allow-popups"
+)
+_KEY = re.compile(r"[0-9a-f]{20}")
+_registered = False
+
+
+def state_of(node: str) -> dict[str, Any] | None:
+    """The last state of a node, as `Live` keeps it; None where it has not worked."""
+    from .live import STATES
+
+    return STATES.get(node)
+
+
+def report_file(key: str, name: str) -> Path | None:
+    """The file of a probe's report, or None: what is not there and what may not be seen."""
+    from .places import probes
+
+    if not _KEY.fullmatch(key) or Path(name).suffix.lower() not in TYPES:
+        return None
+    folder = (probes() / key).resolve()
+    path = (folder / name).resolve()
+    return path if path.is_relative_to(folder) and path.is_file() else None
+
+
+def register() -> None:
+    """Add the routes to ComfyUI's server, once."""
+    global _registered
+    from server import PromptServer
+
+    if _registered:
+        return
+    _registered = True
+    routes = PromptServer.instance.routes
+
+    @routes.get("/resalign/live/{node}")
+    async def live(request: Any) -> Any:
+        from aiohttp import web
+
+        state = state_of(request.match_info["node"])
+        return web.json_response(state or {}, status=200 if state else 404)
+
+    @routes.get("/resalign/report/{key}/{name:.+}")
+    async def report(request: Any) -> Any:
+        from aiohttp import web
+
+        path = report_file(request.match_info["key"], request.match_info["name"])
+        if path is None:
+            return web.Response(status=404, text="there is no such report")
+        headers = {
+            "Content-Type": TYPES[path.suffix.lower()], "Content-Security-Policy": POLICY,
+            "X-Content-Type-Options": "nosniff",
+        }  # fmt: skip
+        return web.FileResponse(path, headers=headers)
