@@ -38,7 +38,7 @@ PRESETS = {
     "custom": ("balanced", 1),
 }
 _PLAIN = ("simulate", "precision", "learning_rate", "resilience_weight", "retain_weight",
-          "forget_batch", "retain_batch")  # fmt: skip
+          "seed", "resolution")  # fmt: skip
 
 
 def build_plan(
@@ -66,7 +66,6 @@ def setting_changes(choice: str, values: Mapping[str, Any]) -> tuple[str, dict[s
     own = plan_preset(name).fields
     given = {key: value for key, value in values.items() if value not in (None, 0, "", OWN)}
     changes: dict[str, Any] = {key: given[key] for key in _PLAIN if key in given}
-    changes |= {key: given[key] for key in ("seed", "resolution") if key in given}
     if given.get("gradient_checkpointing"):
         changes["gradient_checkpointing"] = True
     if "rank" in given:
@@ -88,7 +87,7 @@ def setting_changes(choice: str, values: Mapping[str, Any]) -> tuple[str, dict[s
 
 def _custom(values: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """What only the custom choice shows; an input that is not there keeps the preset's."""
-    changes: dict[str, Any] = {}
+    changes = {key: values[key] for key in ("forget_batch", "retain_batch") if key in values}
     harm = {key: values[f"harm_{key}"] for key in ("loss", "cap") if f"harm_{key}" in values}
     if harm:
         changes["harm"] = replace(own.get("harm", HarmConfig()), **harm)
@@ -127,20 +126,22 @@ def fine_tuning_pool(
 
 
 def _custom_pool(values: Mapping[str, Any]) -> tuple[FineTuneConfig, ...]:
+    texts = {"learning_rates": "1e-4, 1e-5", "steps": "5, 20", "ranks": "4"}
+    values = {"lora": True, "adamw": True, **texts, **values}
     methods = [name for name in ("lora", "full", "dreambooth") if values.get(name)]
     optimisers = [name for name in ("adamw", "sgd") if values.get(name)]
     for what, found in (("method: lora, full or dreambooth", methods),
                         ("optimiser: adamw or sgd", optimisers)):  # fmt: skip
         if not found:
             raise ConfigError(f"Fine-Tuning Settings: switch on at least one {what}")
-    ranks = numbers("ranks", str(values.get("ranks", "4")), int)
+    ranks = numbers("ranks", values["ranks"], int)
     pool: list[FineTuneConfig] = []
     for rank in ranks:
         grid = fine_tune_grid(
             method=methods,  # type: ignore[arg-type]
             optimiser=optimisers,  # type: ignore[arg-type]
-            learning_rate=numbers("learning_rates", str(values["learning_rates"]), float),
-            steps=numbers("steps", str(values["steps"]), int),
+            learning_rate=numbers("learning_rates", values["learning_rates"], float),
+            steps=numbers("steps", values["steps"], int),
             rank=rank,
             batch=int(values.get("batch", 1)),
             concept_share=float(values.get("concept_share", 0.0)),

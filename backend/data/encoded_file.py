@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -125,7 +126,8 @@ def load_encoded(model: Model, folder: Path | str) -> EncodedSet:
         GIVEN + _digest([context[index]] if pooled is None else [context[index], pooled[index]])
         for index in range(len(context))
     )
-    factor = float(model.vae.config.scaling_factor)
+    vae: Any = model.vae
+    factor = float(vae.config.scaling_factor)
     return EncodedSet(
         buckets=tuple(
             _bucket(model, latents * factor, captions)
