@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from .types import FineTuningValue, SettingsValue
 
 OWN = "preset"  # a choice that leaves what the preset says
-# A node's preset: the backend's, and how many times its outer steps.
+# A node's preset: the backend's, and how many times its outer steps. The first is the default.
 PRESETS = {
-    "fast": ("quick", 1),
     "balanced": ("balanced", 1),
+    "fast": ("quick", 1),
     "thorough": ("balanced", 2),
     "paper": ("paper", 1),
     "custom": ("balanced", 1),

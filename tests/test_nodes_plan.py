@@ -177,7 +177,11 @@ def test_an_untouched_preset_is_the_backends(nodes, settings, build_plan, choice
         assert build_plan([CAT], settings(value, **defaults)) == preset_plan(name, [CAT])
 
 
-def test_no_settings_are_the_balanced_preset(build_plan):
+def test_no_settings_are_the_balanced_preset(build_plan, nodes):
+    """Nor are settings that nobody touched: hosts take the first choice."""
+    for name in ("FineTuningSettings", "HardeningSettings"):
+        combo = getattr(nodes("settings"), name).define_schema().inputs[0]
+        assert combo.options["options"][0].key == "balanced"
     retain = ImageSet("keep")
     assert build_plan([CAT], retain=retain) == preset_plan("balanced", [CAT], retain_set=retain)
 
