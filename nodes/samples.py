@@ -1,0 +1,61 @@
+"""A few of the weights that a run began with, to know its checkpoint again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_MODULES = 8
+_VALUES = 8
+_RELATIVE = 4e-3  # a host may have rounded the file's weights to 8 bits of mantissa
+
+
+def samples_of(weights: Mapping[str, Tensor], modules: Iterable[str]) -> dict[str, list[float]]:
+    """Values spread over the weights of some modules. weights: `<module>.weight` to tensor."""
+    names = sorted(modules)
+    chosen = names[:: max(1, len(names) // _MODULES)][:_MODULES]
+    return {name: _values(weights[name + ".weight"]) for name in chosen}
+
+
+def check_samples(path: Path, samples: Mapping[str, list[float]]) -> None:
+    """Raise ExportError unless the checkpoint file holds the weights that `samples` are of."""
+    import torch
+
+    from ..backend.checkpoint.detect import detect
+    from ..backend.checkpoint.sources import tensor_sources
+    from ..backend.checkpoint.tensors import TensorFile
+
+    info = detect(path)
+    sources = tensor_sources(info, "unet")
+    for file in info.files["unet"]:
+        with TensorFile(file, info.headers[file]) as tensors:
+            for module, values in samples.items():
+                source = sources.get(module + ".weight")
+                if source is None:
+                    raise _other(path, f"it has no {module}")
+                if source.name not in info.headers[file].tensors:
+                    continue
+                found = torch.tensor(_values(tensors.read(source)))
+                if not torch.allclose(found, torch.tensor(values), rtol=_RELATIVE, atol=1e-6):
+                    raise _other(path, f"{module} has other weights")
+
+
+def _other(path: Path, why: str) -> Exception:
+    from ..backend.errors import ExportError
+
+    return ExportError(
+        f"{path.name} is not the checkpoint that this run hardened ({why}): choose that one in "
+        "`source`, or write from the loaded model"
+    )
+
+
+def _values(tensor: Tensor) -> list[float]:
+    import torch
+
+    flat = tensor.detach().reshape(-1)
+    places = torch.linspace(0, len(flat) - 1, min(_VALUES, len(flat)), dtype=torch.double).long()
+    return flat[places.to(flat.device)].float().tolist()
