@@ -138,6 +138,12 @@ def with_adapter(model: Any, lora: Mapping[str, Tensor]) -> Any:
     return patched
 
 
+def carries(model: Any, lora: Mapping[str, Tensor]) -> bool:
+    """Whether every weight that the LORA_MODEL changes is patched on the MODEL."""
+    stems = [name.removesuffix(".alpha") for name in lora if name.endswith(".alpha")]
+    return all(model.patches.get(stem + ".weight") for stem in stems)
+
+
 def source_of(model: Any) -> Path | None:
     """The checkpoint file that ComfyUI loaded the MODEL from, where it says so (0.33 does)."""
     cached = getattr(model, "cached_patcher_init", None)

@@ -1,0 +1,286 @@
+"""Export Hardened Checkpoint and Save Hardening LoRA: what a run made, as files."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from comfy_api.latest import io
+
+from . import types
+
+if TYPE_CHECKING:
+    from ..backend.checkpoint.metadata import Provenance
+    from ..backend.progress import Progress
+
+FROM_RUN = "from the run"
+SOURCE_FILE, LOADED_MODEL = "source file", "loaded model"
+_MODELS, _OUTPUT = "models", "output"
+_SUFFIX = ".safetensors"
+
+
+class ExportHardenedCheckpoint(io.ComfyNode):
+    """The checkpoint with the adapter merged in; everything else keeps its bytes."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        import folder_paths
+
+        files = [FROM_RUN, *folder_paths.get_filename_list("checkpoints")]
+        return io.Schema(
+            node_id="ResAlign_ExportHardenedCheckpoint",
+            display_name="Export Hardened Checkpoint",
+            category=types.CATEGORY,
+            description=(
+                "Writes the source checkpoint with the hardening merged in: the same tensors in "
+                "the same types, only those that changed are rewritten. A model card comes with it."
+            ),
+            is_output_node=True,
+            inputs=[
+                types.Run.Input("run", tooltip="From Harden Model."),
+                io.String.Input(
+                    "filename", default="hardened",
+                    tooltip="Name of the new file; a number is added where it exists.",
+                ),
+                io.Combo.Input(
+                    "source", options=files, default=FROM_RUN,
+                    tooltip="The checkpoint file that was hardened, if the run does not know it.",
+                ),
+                io.Combo.Input(
+                    "destination", options=_places("checkpoints"),
+                    tooltip="models: it appears in Load Checkpoint. output: beside your pictures.",
+                ),
+                io.Boolean.Input(
+                    "overwrite", default=False, tooltip="Replace a file of that name."
+                ),
+                io.Combo.Input(
+                    "write_from", options=[SOURCE_FILE, LOADED_MODEL], default=SOURCE_FILE,
+                    tooltip="source file: exact. loaded model: what is connected below, in the "
+                    "precision it was loaded in; for a MODEL with LoRAs on it, or without a file.",
+                ),
+                io.Model.Input(
+                    "model", optional=True,
+                    tooltip="For 'loaded model': the hardened MODEL from Harden Model.",
+                ),
+                io.Clip.Input("clip", optional=True, tooltip="For 'loaded model': its CLIP."),
+                io.Vae.Input("vae", optional=True, tooltip="For 'loaded model': its VAE."),
+                types.Report.Input(
+                    "report", optional=True,
+                    tooltip="From Resilience Probe: its figures go into the file and the card.",
+                ),
+            ],
+            outputs=[io.String.Output("path", display_name="path")],
+            hidden=[io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, run, filename="hardened", source=FROM_RUN, destination=_MODELS, overwrite=False,
+        write_from=SOURCE_FILE, model=None, clip=None, vae=None, report=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        from ..backend.card import provenance_of
+
+        target = target_file("checkpoints", destination, filename, overwrite=overwrite)
+        probe = probe_record(report) if report is not None else None
+        provenance = provenance_of(run.plan, run.records, probe=probe)
+        if write_from == LOADED_MODEL:
+            text = write_loaded(target, run, provenance, model, clip, vae)
+        else:
+            text = write_source(
+                target, run, provenance, source, overwrite=overwrite, node_id=cls.hidden.unique_id
+            )
+        return io.NodeOutput(str(target), ui={"text": [text]})
+
+
+class SaveHardeningLora(io.ComfyNode):
+    """The same change as a LoRA file that ComfyUI, A1111 and Forge read completely."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ResAlign_SaveHardeningLora",
+            display_name="Save Hardening LoRA",
+            category=types.CATEGORY,
+            description=(
+                "Writes the hardening as a LoRA. Whoever leaves it out has the unsafe model: "
+                "publish the exported checkpoint, and use the LoRA to try and to combine."
+            ),
+            is_output_node=True,
+            inputs=[
+                types.Run.Input("run", tooltip="From Harden Model."),
+                io.String.Input(
+                    "filename", default="hardening_lora",
+                    tooltip="Name of the new file; a number is added where it exists.",
+                ),
+                io.Combo.Input(
+                    "destination", options=_places("loras"),
+                    tooltip="models: it appears in Load LoRA. output: beside your pictures.",
+                ),
+                io.Boolean.Input(
+                    "overwrite", default=False, tooltip="Replace a file of that name."
+                ),
+            ],
+            outputs=[io.String.Output("path", display_name="path")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, run, filename="hardening_lora", destination=_MODELS, overwrite=False
+    ) -> io.NodeOutput:
+        from ..backend.adapter.formats import save_lora
+
+        target = target_file("loras", destination, filename, overwrite=overwrite)
+        save_lora(run.adapter, target, family=run.family, overwrite=overwrite)
+        size = target.stat().st_size / 1e6
+        text = f"{target.name}: {len(run.adapter.modules)} modules, {size:.1f} MB"
+        return io.NodeOutput(str(target), ui={"text": [text]})
+
+
+def target_file(kind: str, destination: str, filename: str, *, overwrite: bool) -> Path:
+    """Where the file goes: below ComfyUI's own folder of its kind, numbered if it exists.
+
+    filename: may name subfolders; what would lead outside is an ExportError.
+    """
+    import folder_paths
+
+    from ..backend.errors import ExportError
+
+    if destination.startswith(_MODELS):
+        folder = Path(folder_paths.get_folder_paths(kind)[0])
+    else:
+        folder = Path(folder_paths.get_output_directory()) / kind
+    name = filename.strip().removesuffix(_SUFFIX)
+    parts = re.split(r"[\\/]", name)
+    if not all(parts) or ".." in parts or re.search(r'[<>:"|?*\x00-\x1f]', name):
+        raise ExportError(f"{filename!r} is no name for a file: use letters, digits, - and _")
+    target = folder.joinpath(*parts[:-1], parts[-1] + _SUFFIX)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if overwrite or not target.exists():
+        return target
+    number = 2
+    while (other := target.with_name(f"{parts[-1]}_{number:05}{_SUFFIX}")).exists():
+        number += 1
+    return other
+
+
+def write_source(
+    target: Path,
+    run: types.HardenedRun,
+    provenance: Provenance,
+    source: str,
+    *,
+    overwrite: bool,
+    node_id: str | None = None,
+) -> str:
+    """Rewrite the source file, which is checked to be the one that was hardened."""
+    from ..backend.card import write_card
+    from ..backend.checkpoint.save import export_merged
+    from ..backend.errors import ExportError
+    from .samples import check_samples
+
+    if run.patched:
+        raise ExportError(
+            "the MODEL that was hardened had LoRAs or merges on it, which its file has not: choose "
+            f"'{LOADED_MODEL}' in write_from, or harden the MODEL without them"
+        )
+    path = _chosen(source) or run.source
+    if path is None:
+        raise ExportError(
+            "the run does not know the file it hardened: choose it in `source`, or connect model, "
+            f"clip and vae and choose '{LOADED_MODEL}' in write_from"
+        )
+    about = json.loads((run.folder / "source.json").read_text(encoding="utf-8"))
+    check_samples(path, about["samples"])
+    done = export_merged(
+        path, run.adapter, target, provenance=provenance, overwrite=overwrite,
+        on_progress=_Bar(node_id),
+    )  # fmt: skip
+    write_card(done)
+    lines = [
+        f"{target.name}: {done.touched} tensors changed, {done.untouched} left as they were",
+        f"sha256 {done.sha256}", *done.warnings,
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def write_loaded(
+    target: Path, run: types.HardenedRun, provenance: Provenance, model: Any, clip: Any, vae: Any
+) -> str:
+    """Have ComfyUI save what is connected, in the precision it was loaded in."""
+    import comfy.sd
+
+    from ..backend.checkpoint.metadata import hardened_metadata
+    from ..backend.checkpoint.save import now
+    from ..backend.errors import ExportError
+    from . import bridge
+
+    missing = [
+        name for name, part in (("model", model), ("clip", clip), ("vae", vae)) if part is None
+    ]
+    if missing:
+        raise ExportError(
+            f"to write from the loaded model, connect {' and '.join(missing)} too: the hardened "
+            "MODEL of Harden Model, and the CLIP and VAE of Load Checkpoint"
+        )
+    if not bridge.carries(model, bridge.lora_model(run.adapter, run.key_map)):
+        raise ExportError(
+            "the MODEL connected is not the hardened one: connect the MODEL output of Harden Model"
+        )
+    sampling = model.get_model_object("model_sampling")
+    v = any(kind.__name__ == "V_PREDICTION" for kind in type(sampling).__mro__)
+    metadata = hardened_metadata(
+        {}, provenance, family=run.family, layout="ldm",
+        prediction_type="v_prediction" if v else "epsilon",
+        resolution=run.plan.resolution or {"sdxl": 1024}.get(run.family, 512),
+        title=target.stem, date=now(), tensor_sha256="",
+    )  # fmt: skip
+    partial = target.with_name(target.name + ".resalign-partial")
+    try:
+        comfy.sd.save_checkpoint(str(partial), model, clip, vae, None, metadata=metadata)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return (
+        f"{target.name}: written from the loaded model in its loaded precision, "
+        f"{target.stat().st_size / 1e6:.0f} MB"
+    )
+
+
+def probe_record(report: types.ReportValue) -> dict[str, Any]:
+    """What a file says of a finished probe of an original and a hardened model."""
+    from ..backend.errors import ExportError
+    from ..backend.probe.recorded import probe_record as record
+
+    if len(report.result.models) < 2:
+        raise ExportError("the report is of one model alone: probe before and after hardening")
+    return record(report.result, report.result.models[-1].name)
+
+
+class _Bar:
+    """The backend's progress on the node's bar; stops when the user cancels."""
+
+    def __init__(self, node_id: str | None) -> None:
+        from comfy.utils import ProgressBar
+
+        self._bar = ProgressBar(1000, node_id=node_id)
+
+    def __call__(self, progress: Progress, /) -> None:
+        from .live import check_interrupt
+
+        check_interrupt()
+        self._bar.update_absolute(int(1000 * progress.step / max(1, progress.total)), 1000)
+
+
+def _places(kind: str) -> list[str]:
+    return [f"{_MODELS}/{kind}", f"{_OUTPUT}/{kind}"]
+
+
+def _chosen(source: str) -> Path | None:
+    if source == FROM_RUN:
+        return None
+    import folder_paths
+
+    return Path(folder_paths.get_full_path_or_raise("checkpoints", source))

@@ -1,0 +1,53 @@
+"""Load Hardened Info: what was done to a checkpoint, read off its header."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from comfy_api.latest import io
+
+from . import types
+
+
+class LoadHardenedInfo(io.ComfyNode):
+    """Family, types, and the record that hardening left, in milliseconds."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        import folder_paths
+
+        return io.Schema(
+            node_id="ResAlign_LoadHardenedInfo",
+            display_name="Load Hardened Info",
+            category=types.CATEGORY,
+            description=(
+                "What a checkpoint is and what was done to it, from its header: concepts, plan, "
+                "source, and what the probe found. Nobody vouches for a header: see the help page."
+            ),
+            is_output_node=True,
+            inputs=[
+                io.Combo.Input(
+                    "checkpoint", options=folder_paths.get_filename_list("checkpoints"),
+                    tooltip="The checkpoint file to read about; it is not loaded.",
+                )
+            ],
+            outputs=[io.String.Output("info", display_name="info")],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: str) -> str:
+        path = _path(checkpoint)
+        return f"{path.stat().st_mtime_ns} {path.stat().st_size}" if path.is_file() else ""
+
+    @classmethod
+    def execute(cls, checkpoint: str) -> io.NodeOutput:
+        from ..backend.checkpoint.inspect import inspect
+
+        text = str(inspect(_path(checkpoint)))
+        return io.NodeOutput(text, ui={"text": [text]})
+
+
+def _path(checkpoint: str) -> Path:
+    import folder_paths
+
+    return Path(folder_paths.get_full_path_or_raise("checkpoints", checkpoint))
