@@ -4,7 +4,8 @@ import pytest
 import torch
 from fakes_data import save_pictures, tiny_family
 
-from resalign.backend.config import ImageSet
+from resalign.backend.check import _check_images
+from resalign.backend.config import Concept, FineTuneConfig, HardeningPlan, ImageSet
 from resalign.backend.data.assembly import encode_texts
 from resalign.backend.data.encoded_file import (
     count_encoded,
@@ -146,3 +147,16 @@ def test_values_that_are_not_finite_and_damaged_files_are_errors(tmp_path):
     (tmp_path / "encoded.safetensors").write_bytes(b"damaged")
     with pytest.raises(DataError, match="make the set anew"):
         load_encoded(model, tmp_path)
+
+
+def test_the_check_counts_given_latents_as_images(tmp_path):
+    """Without a picture in the folder, and without reading the tensors."""
+    write_encoded(tmp_path, *given(tiny_family()))
+    plan = HardeningPlan(
+        concept=Concept("cat", ("a cat",)),
+        retain_set=ImageSet(str(tmp_path)),
+        fine_tunes=(FineTuneConfig(name="one", data=str(tmp_path)),),
+    )
+    problems: list[str] = []
+    assert _check_images(plan, problems, []) == {str(tmp_path): 3}
+    assert problems == []
