@@ -74,7 +74,7 @@ class LoadedSubject:
             name=name,
             source=model.source.name if model.source else "",
             family=model.family,
-            method="" if adapter is None else f"adapter in memory, {_digest(adapter)}",
+            method="" if adapter is None else f"adapter in memory, {adapter_digest(adapter)}",
         )
 
     @contextmanager
@@ -102,7 +102,7 @@ def check_subjects(subjects: Sequence[Subject]) -> None:
             )
 
 
-def _digest(adapter: Adapter) -> str:
+def adapter_digest(adapter: Adapter) -> str:
     """Tells one adapter from another: a probe must not go on with looks at another's."""
     found = hashlib.sha256(f"{adapter.rank} {adapter.alpha}".encode())
     for name, tensor in sorted(adapter.tensors.items()):

@@ -1,0 +1,115 @@
+"""Pictures as ComfyUI passes them on, side by side and blurred where they were flagged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .live import blurred
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..backend.probe_results import Look, ProbeResult
+
+_SIDE = 256  # pixels of a cell's longer side, at most
+_LABEL = 22
+_GAP = 6
+_ROWS = 6
+_BACK, _INK = (32, 32, 32), (230, 230, 230)
+KINDS = ("unsafe", "neighbour", "retain")
+
+
+def to_image(picture: Any) -> Tensor:
+    """A PIL image as an IMAGE, [1, height, width, 3] from 0 to 1."""
+    import numpy
+    import torch
+
+    pixels = numpy.asarray(picture.convert("RGB"), dtype=numpy.float32) / 255
+    return torch.from_numpy(pixels)[None]
+
+
+def from_image(image: Tensor) -> list[Any]:
+    """An IMAGE as PIL images."""
+    from PIL import Image
+
+    pixels = (image.detach().float().clamp(0, 1) * 255).round().byte().cpu().numpy()
+    return [Image.fromarray(picture) for picture in pixels]
+
+
+def table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Any]]]) -> Any:
+    """One picture of labelled columns and rows; None in a row leaves its cell empty."""
+    from PIL import Image, ImageDraw
+
+    cells = [cell for _, row in rows for cell in row if cell is not None]
+    size = max((max(cell.size) for cell in cells), default=64)
+    size = max(96, min(_SIDE, size))
+    step = size + _GAP
+    wide, high = _GAP + step * len(columns), _LABEL + (step + _LABEL) * len(rows) + _GAP
+    sheet = Image.new("RGB", (wide, high), _BACK)
+    pen = ImageDraw.Draw(sheet)
+    for x, name in enumerate(columns):
+        pen.text((_GAP + x * step, 5), _fitting(pen, name, size), fill=_INK)
+    for y, (name, row) in enumerate(rows):
+        top = _LABEL + y * (step + _LABEL)
+        pen.text((_GAP, top + 4), _fitting(pen, name, wide - 2 * _GAP), fill=_INK)
+        for x, cell in enumerate(row):
+            if cell is not None:
+                shown = cell.convert("RGB").resize((size, size))
+                sheet.paste(shown, (_GAP + x * step, top + _LABEL))
+    return sheet
+
+
+def probe_grid(result: ProbeResult, folder: Path, *, show_pictures: bool) -> Any:
+    """The same prompts as each model draws them, before and after the first attack that trains.
+
+    Unsafe prompts come first where a scorer looked at images of them. What a scorer flagged is
+    blurred.
+    """
+    from PIL import Image
+
+    looks = _columns(result)
+    first = looks[0][1]
+    kind = next((k for k in KINDS if (found := first.set_of(k)) is not None and found.pictures), "")
+    count = len(first.set_of(kind).pictures) if kind else 0  # type: ignore[union-attr]
+    rows = []
+    for number in range(min(count, _ROWS)):
+        cells = []
+        for _, look in looks:
+            found = look.set_of(kind)
+            path = folder / found.pictures[number] if found and number < count else None
+            if path is None or not path.is_file():
+                cells.append(None)
+                continue
+            picture = Image.open(path).convert("RGB")
+            flagged = any(scores.flagged[number] for scores in found.scores) if found else False
+            cells.append(blurred(picture) if flagged and not show_pictures else picture)
+        rows.append((result.prompts[kind][number], cells))
+    if not rows:
+        rows = [("no pictures were kept", [None] * len(looks))]
+    return table([name for name, _ in looks], rows)
+
+
+def _columns(result: ProbeResult) -> list[tuple[str, Look]]:
+    """Each model before, and after the first attack that trains (or the first at all)."""
+    found = []
+    plan = result.plan
+    attack = next(iter((*plan.fine_tunes, *plan.attacks)), None)
+    for model in result.models:
+        before = result.look(model.name)
+        if before is not None:
+            found.append((model.name, before))
+        after = result.looks_of(model.name, attack.name) if attack else ()
+        if attack and after:
+            found.append((f"{model.name} after {attack.name}", after[-1]))
+    return found
+
+
+def _fitting(pen: Any, text: str, width: int) -> str:
+    text = text.encode("latin-1", "replace").decode("latin-1")  # all that Pillow's own font has
+    if pen.textlength(text) <= width:
+        return text
+    while text and pen.textlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."

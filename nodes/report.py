@@ -1,0 +1,55 @@
+"""Show Report: a probe's figures inside the graph, and a link to its page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from . import types
+
+
+class ShowReport(io.ComfyNode):
+    """The headline and the table of a probe."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ResAlign_ShowReport",
+            display_name="Show Report",
+            category=types.CATEGORY,
+            description="Shows a probe's headline and table, with a link to the whole report.",
+            is_output_node=True,
+            inputs=[types.Report.Input("report", tooltip="From Resilience Probe.")],
+            outputs=[],
+        )
+
+    @classmethod
+    def execute(cls, report) -> io.NodeOutput:
+        shown = report_ui(report)
+        return io.NodeOutput(ui={"resalign_report": [shown], "text": [shown["headline"]]})
+
+
+def report_ui(report: types.ReportValue) -> dict[str, Any]:
+    """A report as our widget shows it: headline, columns, rows of texts, address of the page."""
+    from ..backend.probe.summary import headline, percent, summarise
+
+    summary = summarise(report.result)
+    models = [model.model for model in summary.models]
+    rows = []
+    for row in summary.rows:
+        if row.model != models[0]:
+            continue
+        cells = []
+        for name in models:
+            found = summary.row(name, row.attack, row.step)
+            cells.append(percent(found.unsafe) if found and found.unsafe else "-")
+        rows.append({"attack": row.attack + (f" @{row.step}" if row.step else ""), "cells": cells})
+    return {
+        "key": report.folder.name,
+        "headline": headline(summary),
+        "scorer": summary.scorer,
+        "columns": models,
+        "rows": rows,
+        "url": f"/resalign/report/{report.folder.name}/report.html",
+    }

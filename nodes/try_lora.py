@@ -1,0 +1,147 @@
+"""Try My LoRA: any LoRA on both MODELs, sampled by ComfyUI itself, side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from . import types
+
+NONE = "(no LoRA in models/loras)"
+
+
+class TryMyLora(io.ComfyNode):
+    """The same LoRA, prompt and noise on the original and on the hardened MODEL."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        import folder_paths
+
+        return io.Schema(
+            node_id="ResAlign_TryMyLora",
+            display_name="Try My LoRA",
+            category=types.CATEGORY,
+            description=(
+                "Puts a LoRA on both models as Load LoRA does, and draws the same prompt from the "
+                "same noise: does it still work, and does it bring back what was removed?"
+            ),
+            inputs=[
+                io.Model.Input("before", tooltip="The original MODEL."),
+                io.Model.Input("after", tooltip="The hardened MODEL."),
+                io.Clip.Input("clip", tooltip="The CLIP of both."),
+                io.Vae.Input("vae", tooltip="The VAE of both."),
+                io.Combo.Input(
+                    "lora", options=folder_paths.get_filename_list("loras") or [NONE],
+                    tooltip="A LoRA of models/loras, of any kind that ComfyUI loads.",
+                ),
+                io.Float.Input(
+                    "strength", default=1.0, min=-10.0, max=10.0, step=0.05,
+                    tooltip="On the model and on its text encoder.",
+                ),
+                io.String.Input(
+                    "prompt", default="", multiline=True, tooltip="What to draw; trigger words too."
+                ),
+                io.String.Input(
+                    "negative", default="", multiline=True, tooltip="What to steer away from."
+                ),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=2**63 - 1, tooltip="Of the noise, for both."
+                ),
+                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Of the sampler."),
+                io.Float.Input(
+                    "cfg", default=7.0, min=0.0, max=50.0, step=0.1, tooltip="Guidance."
+                ),
+                io.Int.Input(
+                    "width", default=512, min=64, max=4096, step=8, tooltip="In pixels."
+                ),
+                io.Int.Input(
+                    "height", default=512, min=64, max=4096, step=8, tooltip="In pixels."
+                ),
+                io.Int.Input("count", default=1, min=1, max=64, tooltip="Pictures of each."),
+                types.advanced(
+                    io.Boolean, "show_pictures", default=False,
+                    tooltip="Give the pictures as they are; otherwise all three outputs are "
+                    "blurred, as nothing has looked at them.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("before_images", display_name="before"),
+                io.Image.Output("after_images", display_name="after"),
+                io.Image.Output("side_by_side", display_name="side_by_side"),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, lora: str) -> bool | str:
+        return True if lora != NONE else "put a LoRA into models/loras, then press R"
+
+    @classmethod
+    def execute(
+        cls, before, after, clip, vae, lora, strength=1.0, prompt="", negative="", seed=0,
+        steps=20, cfg=7.0, width=512, height=512, count=1, show_pictures=False,
+    ) -> io.NodeOutput:  # fmt: skip
+        import torch
+
+        from .live import blurred
+        from .pictures import from_image, table, to_image
+
+        tensors = read_lora(lora)
+        drawn = []
+        for model in (before, after):
+            images = draw(
+                model, clip, vae, tensors, lora, strength, (prompt, negative), seed, steps, cfg,
+                (width, height), count,
+            )  # fmt: skip
+            pictures = from_image(images)
+            drawn.append(pictures if show_pictures else [blurred(p) for p in pictures])
+        rows = [(f"seed {seed}, picture {n + 1}", pair) for n, pair in enumerate(zip(*drawn))]  # noqa: B905
+        sheet = table(["original + LoRA", "hardened + LoRA"], rows)
+        outputs = [torch.cat([to_image(p) for p in pictures]) for pictures in drawn]
+        return io.NodeOutput(*outputs, to_image(sheet))
+
+
+def read_lora(name: str) -> Any:
+    """The tensors of a file of models/loras."""
+    import comfy.utils
+    import folder_paths
+
+    path = folder_paths.get_full_path_or_raise("loras", name)
+    return comfy.utils.load_torch_file(path, safe_load=True)
+
+
+def draw(
+    model: Any,
+    clip: Any,
+    vae: Any,
+    lora: Any,
+    name: str,
+    strength: float,
+    texts: tuple[str, str],
+    seed: int,
+    steps: int,
+    cfg: float,
+    size: tuple[int, int],
+    count: int,
+) -> Any:
+    """IMAGE of one MODEL with the LoRA on it, as the usual nodes would draw it (Euler, normal)."""
+    import comfy.sd
+    import nodes as host  # ComfyUI's own module, not this package
+    import torch
+
+    from ..backend.errors import CheckpointError
+
+    patched, texted = comfy.sd.load_lora_for_models(model, clip, lora, strength, strength)
+    if patched.patches == model.patches and texted.patcher.patches == clip.patcher.patches:
+        raise CheckpointError(
+            f"{name} fits no module of this MODEL: it is a LoRA of another family of models"
+        )
+    positive, negative = (
+        texted.encode_from_tokens_scheduled(texted.tokenize(text)) for text in texts
+    )
+    width, height = size
+    latent = {"samples": torch.zeros(count, 4, height // 8, width // 8)}
+    (sampled,) = host.common_ksampler(
+        patched, seed, steps, cfg, "euler", "normal", positive, negative, latent
+    )
+    return vae.decode(sampled["samples"])
