@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from comfy_api.latest import io
@@ -126,7 +127,6 @@ def draw(
 ) -> Any:
     """IMAGE of one MODEL with the LoRA on it, as the usual nodes would draw it (Euler, normal)."""
     import comfy.sd
-    import nodes as host  # ComfyUI's own module, not this package
     import torch
 
     from ..backend.errors import CheckpointError
@@ -141,6 +141,7 @@ def draw(
     )
     width, height = size
     latent = {"samples": torch.zeros(count, 4, height // 8, width // 8)}
+    host = import_module("nodes")  # ComfyUI's own module, not this package
     (sampled,) = host.common_ksampler(
         patched, seed, steps, cfg, "euler", "normal", positive, negative, latent
     )
