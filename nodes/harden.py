@@ -91,13 +91,15 @@ class HardenModel(io.ComfyNode):
 
         from ..backend.plan_file import plan_hash
         from . import bridge, places, refuse
-        from .plan import build_plan
+        from .plan import build_plan, data_stamp
 
         refuse.check_model(model)
         refuse.check_parts(clip, vae)
         with torch.inference_mode(False):
             plan = build_plan(concepts, settings, fine_tuning, retain)
-            key = places.key(plan_hash(plan), bridge.fingerprint(model, clip, vae))
+            key = places.key(
+                plan_hash(plan), data_stamp(plan), bridge.fingerprint(model, clip, vae)
+            )
             run = stored_run(places.runs() / key, plan)
             if run is None:
                 source = source_file(model, checkpoint)

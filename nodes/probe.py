@@ -109,6 +109,7 @@ class ResilienceProbe(io.ComfyNode):
         from ..backend.plan_file import to_json
         from . import bridge, places, refuse
         from .pictures import probe_grid, to_image
+        from .plan import data_stamp
         from .report import report_ui
 
         if after is not None and run is not None:
@@ -130,7 +131,7 @@ class ResilienceProbe(io.ComfyNode):
                 subjects.append(HostSubject("hardened", before, clip, vae, adapter=run.adapter))
             if after is not None:
                 subjects.append(HostSubject("after", after, clip, vae))
-            about = [json.dumps(to_json(plan), sort_keys=True)]
+            about = [json.dumps(to_json(plan), sort_keys=True), data_stamp(plan)]
             about += [subject.identity for subject in subjects]
             folder = places.probes() / places.key(*about)
             result = measure(cls.hidden.unique_id, subjects, plan, folder, source, show_pictures)

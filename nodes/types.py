@@ -75,7 +75,8 @@ class ReportValue:
 
 
 def advanced(kind: Any, name: str, **options: Any) -> Any:
-    """An input that the front end hides until asked for, where ComfyUI can (0.12.1 and later)."""
+    """An optional input that is hidden until asked for, where ComfyUI can (0.12.1 and later)."""
+    options.setdefault("optional", True)
     if "advanced" in inspect.signature(kind.Input.__init__).parameters:
         options["advanced"] = True
     return kind.Input(name, **options)
