@@ -76,7 +76,7 @@ class ResilienceProbe(io.ComfyNode):
                     tooltip="Side of the images in pixels; 0: the model's own.",
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**31 - 1,
+                    "random_seed", default=0, min=0, max=2**31 - 1,
                     tooltip="Of the fine-tuning; presets with several count up from it.",
                 ),
                 types.advanced(
@@ -99,7 +99,7 @@ class ResilienceProbe(io.ComfyNode):
     @classmethod
     def execute(
         cls, before, clip, vae, after=None, run=None, concepts=None, attack_images=None,
-        preset="quick", scorer="denoising", steps=0, images=0, resolution=0, seed=0,
+        preset="quick", scorer="denoising", steps=0, images=0, resolution=0, random_seed=0,
         sampling_steps=0, show_pictures=False,
     ) -> io.NodeOutput:  # fmt: skip
         import torch
@@ -122,7 +122,8 @@ class ResilienceProbe(io.ComfyNode):
             if source is not None and bridge.is_patched(before):
                 source = None  # its file is not this model
             plan = plan_of(
-                concepts, run, preset, scorer=scorer, steps=steps, images=images, seed=seed,
+                concepts, run, preset, scorer=scorer, steps=steps, images=images,
+                seed=random_seed,
                 resolution=resolution, sampling_steps=sampling_steps, data=attack_images,
                 with_file=source is not None,
             )  # fmt: skip

@@ -101,7 +101,7 @@ class HardeningSettings(io.ComfyNode):
                     "is balanced with more to choose.",
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**63 - 1,
+                    "random_seed", default=0, min=0, max=2**63 - 1,
                     tooltip="Of all that is random; the same seed gives the same result.",
                 ),
                 io.Int.Input(
@@ -123,6 +123,8 @@ class HardeningSettings(io.ComfyNode):
 
     @classmethod
     def execute(cls, preset: Any = "balanced", **others: Any) -> io.NodeOutput:
+        # Not called `seed` on the node: the front end draws a new one of that name at every run.
+        others["seed"] = others.pop("random_seed", 0)
         choice, values = chosen("preset", preset, others)
         return io.NodeOutput(SettingsValue(*setting_changes(choice, {**others, **values})))
 

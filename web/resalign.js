@@ -28,13 +28,14 @@ const STYLE = `
 function box(node, name, height) {
   const root = document.createElement("div");
   root.className = "resalign";
-  node.addDOMWidget(name, "resalign", root, {
+  const widget = node.addDOMWidget(name, "resalign", root, {
     serialize: false,
     hideOnZoom: false,
     getMinHeight: () => height,
     getValue: () => "",
     setValue: () => {},
   });
+  widget.serialize = false; // out of the saved workflow, where values go by position
   return root;
 }
 
@@ -85,7 +86,7 @@ app.registerExtension({
   async nodeCreated(node) {
     const kind = node.comfyClass;
     if (LIVE.includes(kind)) {
-      node.resalignLive = box(node, "live", 180);
+      node.resalignLive = box(node, "live", 230);
       drawState(node.resalignLive, null);
       setTimeout(() => attach(node), 200); // it gets its id only when it is put into the graph
     }
