@@ -196,7 +196,7 @@ def test_thorough_takes_twice_the_steps_and_steps_scale_the_warm_up(settings, bu
 
 def test_what_is_set_replaces_the_presets_own(settings, build_plan):
     plan = build_plan([CAT], settings(
-        "paper", seed=7, resolution=256, rank=8, simulate="full", solver="cg", gamma=0.5,
+        "paper", random_seed=7, resolution=256, rank=8, simulate="full", solver="cg", gamma=0.5,
         products="preset", resilience_weight=0.3, retain_weight=0.0, learning_rate=1e-3,
         precision="bf16", gradient_checkpointing=True,
     ))  # fmt: skip

@@ -2,9 +2,9 @@
 
     python tools/workflows.py http://127.0.0.1:8188
 
-The graphs are described here in ComfyUI's API format with places for the nodes; a running ComfyUI with
-this pack, driven in headless Chromium (playwright), turns them into workflow files and pictures.
-No checkpoint has to be there. Run it again when a node's inputs change.
+The graphs are described here in ComfyUI's API format with places for the nodes; a running ComfyUI
+with this pack, driven in headless Chromium (playwright), turns them into workflow files and
+pictures. No checkpoint has to be there. Run it again when a node's inputs change.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ LOAD = """async ([graph, places]) => {
   return workflow;
 }"""
 FIT = """() => {
-  const boxes = app.graph.nodes.map(n => [n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0], n.pos[1] + n.size[1]]);
+  const boxes = app.graph.nodes.map(
+    ({ pos, size }) => [pos[0], pos[1] - 30, pos[0] + size[0], pos[1] + size[1]]);
   const [x0, y0] = [0, 1].map(i => Math.min(...boxes.map(b => b[i])) - 30);
   const [x1, y1] = [2, 3].map(i => Math.max(...boxes.map(b => b[i])) + 30);
   const c = app.canvas.canvas, w = innerWidth - 70, h = innerHeight - 110;
