@@ -16,6 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 Graph = dict[str, dict[str, Any]]
+BLUEPRINT_NAME = "Harden and Export"
 SD15, SDXL = "v1-5-pruned-emaonly-fp16.safetensors", "sd_xl_base_1.0.safetensors"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 
@@ -104,6 +105,20 @@ WORKFLOWS: dict[str, Graph] = {
 WORKFLOWS["full_harden_with_probe"]["5"]["inputs"]["fine_tuning"] = ["4", 0]
 
 
+def blueprint_graph() -> Graph:
+    """Harden Model (5) and the export (8) between neighbours, whose links become its sockets."""
+    graph = hardening(SD15, preset="balanced") | {
+        "4": node("ResAlign_FineTuningSettings", 0, 0, preset="balanced"),
+        "8": node("ResAlign_ExportHardenedCheckpoint", 0, 0, run=["5", 3]),
+        "30": node("PreviewAny", 0, 0, source=["8", 0]),
+        "31": node("LossGraphNode", 0, 0, loss=["5", 2], filename_prefix="loss"),
+        "32": node("ResAlign_TryMyLora", 0, 0, after=["5", 0]),
+        "33": node("ResAlign_SaveHardeningLora", 0, 0, run=["5", 3]),
+    }
+    graph["5"]["inputs"]["fine_tuning"] = ["4", 0]
+    return {key: {f: v for f, v in one.items() if f != "at"} for key, one in graph.items()}
+
+
 def api(name: str) -> Graph:
     """A workflow in the API format, without places; what is left out is the node's default."""
     return {
@@ -121,6 +136,7 @@ LOAD = """async ([graph, places]) => {
     const wanted = graph[String(node.id)];
     for (const widget of node.widgets ?? []) // a file that is not here keeps its name
       if (typeof wanted.inputs[widget.name] === 'string') widget.value = wanted.inputs[widget.name];
+      else if (widget.name === 'control_after_generate') widget.value = 'fixed'; // to compare
     const size = node.computeSize();
     node.setSize([Math.max(size[0], 300), size[1]]);
   }
@@ -128,6 +144,23 @@ LOAD = """async ([graph, places]) => {
   const workflow = app.graph.serialize();
   for (const node of workflow.nodes) delete node.properties?.ver;
   return workflow;
+}"""
+BLUEPRINT = """async ([graph, inside, name]) => {
+  await app.loadApiJson(graph, 'blueprint');
+  await new Promise(done => setTimeout(done, 600));
+  const chosen = new Set(app.graph.nodes.filter(node => inside.includes(String(node.id))));
+  const { node } = app.graph.convertToSubgraph(chosen);
+  node.title = name;
+  node.subgraph.name = name;
+  const workflow = app.graph.serialize();
+  const kept = workflow.nodes.filter(one => one.id === node.id);
+  for (const one of kept) {
+    one.pos = [0, 0];
+    for (const input of one.inputs) input.link = null;
+    for (const output of one.outputs) output.links = [];
+  }
+  return { revision: 0, last_node_id: node.id, last_link_id: 0, nodes: kept, links: [],
+           definitions: workflow.definitions, extra: {}, version: 0.4 };
 }"""
 FIT = """() => {
   const boxes = app.graph.nodes.map(
@@ -167,6 +200,10 @@ def main(address: str) -> None:
             page.evaluate(FIT)
             page.wait_for_timeout(1500)
             page.screenshot(path=folder / f"{name}.jpg", type="jpeg", quality=70)
+        blueprint = page.evaluate(BLUEPRINT, [blueprint_graph(), ["5", "8"], BLUEPRINT_NAME])
+        (ROOT / "subgraphs").mkdir(exist_ok=True)
+        text = json.dumps(blueprint, indent=1, ensure_ascii=False) + "\n"
+        (ROOT / "subgraphs" / f"{BLUEPRINT_NAME}.json").write_text(text, encoding="utf-8")
         browser.close()
 
 
