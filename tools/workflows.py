@@ -153,13 +153,13 @@ BLUEPRINT = """async ([graph, inside, name]) => {
   node.title = name;
   node.subgraph.name = name;
   const workflow = app.graph.serialize();
-  const kept = workflow.nodes.filter(one => one.id === node.id);
+  const kept = workflow.nodes.filter(one => one.type === node.subgraph.id);
   for (const one of kept) {
     one.pos = [0, 0];
     for (const input of one.inputs) input.link = null;
     for (const output of one.outputs) output.links = [];
   }
-  return { revision: 0, last_node_id: node.id, last_link_id: 0, nodes: kept, links: [],
+  return { revision: 0, last_node_id: kept[0].id, last_link_id: 0, nodes: kept, links: [],
            definitions: workflow.definitions, extra: {}, version: 0.4 };
 }"""
 FIT = """() => {
