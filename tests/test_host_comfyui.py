@@ -1,0 +1,192 @@
+"""Our nodes in a real ComfyUI, through its HTTP API, on a reduced checkpoint."""
+
+import importlib.util
+import json
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from host_comfyui import CHECKPOINT, comfyui, failure, reduced
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory, root):
+    with comfyui(tmp_path_factory.mktemp("comfyui"), root, 8211) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def example(root):
+    """An example workflow in the API format, made small."""
+    spec = importlib.util.spec_from_file_location("workflows", root / "tools" / "workflows.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda name, **changes: reduced(module.api(name), **changes)
+
+
+def states(host, node="5"):
+    return host.get(f"/resalign/live/{node}")
+
+
+def test_all_nodes_are_there_with_help_templates_and_blueprint(host):
+    ours = [name for name in host.info if name.startswith("ResAlign_")]
+    assert len(ours) == 11
+    assert "IMPORT FAILED" not in host.log()
+    for name in ours:
+        with urllib.request.urlopen(f"{host.address}/extensions/resalign/docs/{name}.md") as page:
+            assert page.status == 200
+    assert len(host.get("/workflow_templates")["resalign"]) == 4
+
+
+@pytest.mark.parametrize("name", ["quick_harden_and_compare", "harden_sdxl"])
+def test_an_example_runs(host, example, name):
+    outputs = host.run(example(name))
+    summary = outputs["5"]["resalign_run"][0]
+    assert summary["steps"] == 2 and summary["source"] == CHECKPOINT
+    assert states(host)["status"] == "done"
+
+
+def test_the_full_example_probes_shows_and_exports(host, example):
+    outputs = host.run(example("full_harden_with_probe"))
+
+    report = outputs["7"]["resalign_report"][0]
+    assert report["columns"] == ["original", "hardened"] and len(report["rows"]) >= 2
+    with urllib.request.urlopen(host.address + report["url"]) as page:
+        assert "sandbox" in page.headers["Content-Security-Policy"]
+        assert b"Resilience" in page.read()
+    assert "tensors changed" in outputs["8"]["text"][0]
+    assert (host.base / "models/checkpoints/hardened.safetensors").is_file()
+    assert (host.base / "models/loras/hardening_lora.safetensors").is_file()
+
+
+def test_a_lora_is_tried_on_both(host, example):
+    graph = example("try_my_lora")
+    host.run({key: one for key, one in example("full_harden_with_probe").items()
+              if key in ("1", "2", "3", "4", "5", "9", "90", "91")})  # fmt: skip
+    host.info = host.get("/object_info")
+    graph["12"]["inputs"]["lora"] = "hardening_lora.safetensors"
+    outputs = host.run(graph)
+    assert len(outputs["13"]["images"]) == 1
+
+
+def test_the_hardened_model_samples_as_its_exported_file(host, example):
+    """The file is stored in fp16, so the two differ by its rounding and nothing else."""
+    graph = example("quick_harden_and_compare", outer_steps=3)
+    graph |= {
+        "40": node("ResAlign_ExportHardenedCheckpoint", run=["5", 3], filename="same",
+                   overwrite=True),
+        "41": node("SaveLatent", samples=["26", 0], filename_prefix="loaded"),
+        "42": node("SaveLatent", samples=["23", 0], filename_prefix="original"),
+    }  # fmt: skip
+    host.run(graph)
+    host.info = host.get("/object_info")
+    again = example("quick_harden_and_compare")
+    again = {key: again[key] for key in ("1", "20", "21", "22", "23")}
+    again["1"]["inputs"]["ckpt_name"] = "same.safetensors"
+    again["41"] = node("SaveLatent", samples=["23", 0], filename_prefix="file")
+    host.run(again)
+
+    loaded, original, file = (latent(host, name) for name in ("loaded", "original", "file"))
+    change = (loaded - original).abs().max().item()
+    assert change > 0
+    assert (loaded - file).abs().max().item() < max(0.25 * change, 2e-3)
+
+
+def test_an_interrupt_leaves_a_run_that_goes_on(host, example):
+    graph = example("quick_harden_and_compare", outer_steps=40, random_seed=11)
+    graph = {key: graph[key] for key in ("1", "2", "3", "5", "90", "91")}
+    prompt = host.queue(graph)
+    until(lambda: states(host)["stage"] == "harden" and states(host)["step"] >= 2)
+
+    asked = time.monotonic()
+    host.post("/interrupt", {})
+    history = host.wait(prompt)
+    assert time.monotonic() - asked < 10
+    assert any(name == "execution_interrupted" for name, _ in history["status"]["messages"])
+    stopped = states(host)
+    assert stopped["status"] == "stopped" and "queue again" in stopped["message"]
+
+    prompt = host.queue(graph)
+    seen = []
+    until(lambda: seen.append(states(host)) or any(s["stage"] == "harden" for s in seen))
+    first = next(s for s in seen if s["stage"] == "harden")
+    assert first["step"] >= stopped["step"]  # not from the beginning
+    history = host.wait(prompt)
+    assert history["status"]["status_str"] == "success", failure(history)
+    assert history["outputs"]["5"]["resalign_run"][0]["steps"] == 40
+
+
+def test_unchanged_inputs_return_at_once_also_after_eviction(host, example):
+    graph = example("quick_harden_and_compare")
+    graph = {key: graph[key] for key in ("1", "2", "3", "5", "90", "91")}
+    host.run(graph)
+    host.post("/free", {"unload_models": True, "free_memory": True})
+    time.sleep(2)
+    started = time.monotonic()
+    host.run(graph)
+    assert time.monotonic() - started < 15  # the checkpoint is loaded again, nothing is trained
+
+
+def test_two_queued_prompts_both_finish(host, example):
+    graphs = []
+    for seed in (21, 22):
+        graph = example("quick_harden_and_compare", random_seed=seed)
+        graphs.append({key: graph[key] for key in ("1", "2", "3", "5", "90", "91")})
+    prompts = [host.queue(graph) for graph in graphs]
+    histories = [host.wait(prompt) for prompt in prompts]
+    keys = {history["outputs"]["5"]["resalign_run"][0]["key"] for history in histories}
+    assert len(keys) == 2
+
+
+def test_twenty_hardenings_in_a_row_do_not_grow_the_process(host, example):
+    sizes = []
+    for seed in range(100, 120):
+        graph = example("quick_harden_and_compare", random_seed=seed, outer_steps=1)
+        graph["5"]["inputs"]["preview_every"] = 0
+        host.run({key: graph[key] for key in ("1", "2", "3", "5", "90", "91")})
+        sizes.append(host.rss())
+    print("RSS in MiB:", sizes)
+    assert max(sizes[-5:]) < 1.1 * max(sizes[2:7])
+
+
+def test_a_model_that_cannot_be_hardened_is_refused_with_the_way_out(host, example):
+    graph = example("quick_harden_and_compare")
+    graph = {key: graph[key] for key in ("1", "2", "3", "5", "90", "91")}
+    graph["50"] = node("RescaleCFG", model=["1", 0], multiplier=0.7)
+    graph["5"]["inputs"]["model"] = ["50", 0]
+    history = host.wait(host.queue(graph))
+    assert "connect the MODEL before that node" in failure(history)
+
+
+def test_reports_of_other_folders_are_not_served(host):
+    key = "0" * 20
+    for name in ("../runs/x/plan.json", "%2e%2e/%2e%2e/log.txt", "report.html"):
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(f"{host.address}/resalign/report/{key}/{name}")
+
+
+def node(kind, **inputs):
+    return {"class_type": kind, "inputs": inputs}
+
+
+def latent(host, prefix):
+    from safetensors.torch import load_file
+
+    (newest,) = sorted((host.base / "output").glob(f"{prefix}*.latent"))[-1:]
+    return load_file(newest)["latent_tensor"]
+
+
+def until(condition, timeout=200):
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        try:
+            if condition():
+                return
+        except (urllib.error.HTTPError, json.JSONDecodeError):
+            pass
+        time.sleep(0.3)
+    raise AssertionError("it did not come to that in time")
