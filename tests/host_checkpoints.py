@@ -1,8 +1,8 @@
 """A reduced checkpoint that ComfyUI takes for SD 1.5: random weights of the true names.
 
-Its detection asks for a U-Net 320 wide that reads 768 numbers per token; there may be one level. CLIP
-must be whole (missing layers stay uninitialised memory there), so it is stored in fp8, and 0.3.64
-builds the VAE's decoder 128 wide whatever the file says. About 340 MB.
+Its detection asks for a U-Net 320 wide that reads 768 numbers per token; there may be one level.
+CLIP must be whole (missing layers stay uninitialised memory there), so it is stored in fp8, and
+0.3.64 builds the decoder of the VAE 128 wide whatever the file says. About 340 MB.
 """
 
 from __future__ import annotations
