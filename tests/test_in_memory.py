@@ -85,7 +85,7 @@ def test_a_denoiser_that_reads_more_channels_is_refused(unet):
     tensors = unet()
     first = tensors["input_blocks.0.0.weight"]
     tensors["input_blocks.0.0.weight"] = torch.zeros(first.shape[0], 9, 3, 3)
-    with pytest.raises(CheckpointError, match="^the MODEL is .*npaint"):
+    with pytest.raises(CheckpointError, match=r"^the MODEL is .*npaint"):
         in_memory.unet_from_tensors("the MODEL", tensors, "sd1")
 
 
@@ -117,7 +117,7 @@ def test_the_family_is_told_by_the_width_of_the_text(width, sizes, family):
     ],
 )
 def test_other_families_are_refused(tensors):
-    with pytest.raises(CheckpointError, match="no SD 1.x, SD 2.x or SDXL base U-Net"):
+    with pytest.raises(CheckpointError, match=r"no SD 1.x, SD 2.x or SDXL base U-Net"):
         in_memory.unet_family("the MODEL", tensors)
 
 
