@@ -21,7 +21,7 @@ class HostVae(nn.Module):
         super().__init__()
         self.place = nn.Parameter(torch.zeros(1), requires_grad=False)
         self.config = SimpleNamespace(scaling_factor=float(scaling_factor))
-        self.__dict__["_host"] = vae
+        self._host: Any = vae
 
     def encode(self, images: Tensor) -> Any:
         """images: [n, 3, height, width] from -1 to 1. The mean is all there is: std is 0."""

@@ -26,6 +26,7 @@ from ..backend.errors import ConfigError
 from ..backend.plan_presets import plan_preset, preset_plan
 
 if TYPE_CHECKING:
+    from ..backend.probe_config import ProbePlan
     from .types import FineTuningValue, SettingsValue
 
 OWN = "preset"  # a choice that leaves what the preset says
@@ -207,12 +208,12 @@ def folder_stamp(folder: Path | str) -> str:
     return hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest()
 
 
-def data_stamp(plan: HardeningPlan) -> str:
+def data_stamp(plan: HardeningPlan | ProbePlan) -> str:
     """Of every folder that a plan names: a run on other pictures is another run."""
     sets = [plan.forget_set, plan.retain_set, *(concept.images for concept in plan.concepts)]
     folders = {images.folder for images in sets if images is not None and images.folder}
     for one in plan.fine_tunes:
-        folders |= {one.data, one.prior_data} - {RETAIN}
+        folders |= {one.data, one.prior_data} - {RETAIN, ""}
     return hashlib.sha256(
         json.dumps([[folder, folder_stamp(folder)] for folder in sorted(folders)]).encode()
     ).hexdigest()
