@@ -86,7 +86,7 @@ def compare() -> dict[str, Any]:
             parts = [*backend.unet.parameters(), encoded, backend.schedule.alphas_cumprod]
             parts += [one for net in backend.text_encoders for one in net.parameters()]
             found["inference_tensors"] = sum(one.is_inference() for one in parts)
-            with AdaptedDenoiser(backend, AdapterConfig(rank=4)) as adapted:
+            with AdaptedDenoiser(backend, AdapterConfig(rank=4, alpha=2.0)) as adapted:
                 prediction = backend.unet(
                     latents.clone(), times.clone(), encoder_hidden_states=context.clone()
                 ).sample
