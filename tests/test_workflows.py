@@ -1,0 +1,56 @@
+"""The example workflows and the blueprint fit the nodes as they are now."""
+
+import asyncio
+import json
+
+import pytest
+from fakes_comfy import install
+
+NAMES = ["full_harden_with_probe", "harden_sdxl", "quick_harden_and_compare", "try_my_lora"]
+
+
+@pytest.fixture
+def schemas(monkeypatch, tmp_path):
+    install(monkeypatch, tmp_path)
+    import resalign
+
+    extension = asyncio.run(resalign.comfy_entrypoint())
+    found = [node.define_schema() for node in asyncio.run(extension.get_node_list())]
+    return {schema.node_id: schema for schema in found}
+
+
+def sockets(schema):
+    """Ids of all inputs, and of those that are widgets with a fixed set of choices."""
+    return {item.id: item for item in schema.inputs}
+
+
+def ours(workflow):
+    graphs = [workflow, *(workflow.get("definitions") or {}).get("subgraphs", [])]
+    return [n for g in graphs for n in g["nodes"] if n["type"].startswith("ResAlign_")]
+
+
+def test_there_are_four_examples_with_a_picture_each(root):
+    folder = root / "example_workflows"
+    assert sorted(path.stem for path in folder.glob("*.json")) == NAMES
+    assert sorted(path.stem for path in folder.glob("*.jpg")) == NAMES
+
+
+@pytest.mark.parametrize("name", [*NAMES, "Harden and Export"])
+def test_every_node_has_the_inputs_and_outputs_of_its_schema(root, schemas, name):
+    (path,) = [*root.glob(f"example_workflows/{name}.json"), *root.glob(f"subgraphs/{name}.json")]
+    nodes = ours(json.loads(path.read_text(encoding="utf-8")))
+    assert nodes
+    for node in nodes:
+        schema = schemas[node["type"]]
+        assert {item["name"] for item in node.get("inputs", [])} <= set(sockets(schema))
+        outputs = [item["name"] for item in node.get("outputs", [])]
+        assert outputs == [item.display_name for item in schema.outputs]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_join_sockets_of_one_type(root, name):
+    workflow = json.loads((root / f"example_workflows/{name}.json").read_text(encoding="utf-8"))
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    for _, start, out, end, place, kind in workflow["links"]:
+        assert nodes[start]["outputs"][out]["type"] == kind
+        assert kind in (nodes[end]["inputs"][place]["type"], "*") or kind == "*"
