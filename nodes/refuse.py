@@ -8,6 +8,8 @@ from typing import Any
 from ..backend.errors import CheckpointError
 
 _SAMPLING = ("model_sampling",)
+_RUNNING = ("apply_model", "diffusion_model")  # kinds of wrapper that are part of a prediction
+_SAME_RESULT = ("torch.compile",)
 _PLAIN_OPTIONS = {"sample_sigmas", "cond_or_uncond", "sigmas", "wrappers", "callbacks"}
 
 
@@ -53,6 +55,8 @@ def check_model(model: Any) -> None:
             "the hook nodes"
         )
     _check_options(model.model_options)
+    _check_wrappers(getattr(model, "wrappers", None))
+    _check_wrappers(model.model_options.get("transformer_options", {}).get("wrappers"))
 
 
 def check_parts(clip: Any, vae: Any) -> None:
@@ -83,6 +87,16 @@ def _check_options(options: Any) -> None:
             f"another node changes how the MODEL runs ({(changed + functions)[0]}), not its "
             "weights: connect the MODEL before that node"
         )
+
+
+def _check_wrappers(wrappers: Any) -> None:
+    for kind in _RUNNING:
+        for key, functions in (wrappers or {}).get(kind, {}).items():
+            if functions and key not in _SAME_RESULT:
+                raise CheckpointError(
+                    f"another node wraps how the MODEL runs ({key or kind}), which is not in its "
+                    "weights: connect the MODEL before that node"
+                )
 
 
 def _names(parameter: Any) -> str:

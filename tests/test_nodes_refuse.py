@@ -66,6 +66,14 @@ def attention_patched(model):
     model.model_options["transformer_options"]["patches"] = {"attn1_patch": [print]}
 
 
+def wrapped_by_key(model):
+    model.wrappers = {"outer_sample": {}, "diffusion_model": {"freeu": [print]}}
+
+
+def wrapped_in_options(model):
+    model.model_options["transformer_options"]["wrappers"] = {"apply_model": {None: [print]}}
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -79,6 +87,8 @@ def attention_patched(model):
         (packed, r"is quantised.*load the fp16 or bf16 file"),
         (cfg_changed, r"\(sampler_cfg_function\), not its weights: connect the MODEL before"),
         (unet_changed, r"\(model_function_wrapper\), not its weights: connect the MODEL before"),
+        (wrapped_by_key, r"wraps how the MODEL runs \(freeu\).*connect the MODEL before"),
+        (wrapped_in_options, r"wraps how the MODEL runs \(apply_model\).*connect the MODEL before"),
         (attention_patched, r"\(patches\), not its weights: connect the MODEL before"),
     ],
 )
@@ -106,6 +116,11 @@ def test_loras_another_schedule_and_fp8_are_no_obstacle(refuse, model):
     model.object_patches["model_sampling"] = object()
     model.model_options["transformer_options"]["cond_or_uncond"] = [0, 1]
     model.model_options["sampler_cfg_function"] = None
+    model.wrappers = {
+        "apply_model": {"torch.compile": [print]},  # faster, with the same result
+        "diffusion_model": {None: []},
+        "outer_sample": {"preview": [print]},
+    }
     fp8 = torch.zeros(2, dtype=torch.float8_e4m3fn)
     model.model.held[0] = nn.Parameter(fp8, requires_grad=False)
     refuse.check_model(model)
