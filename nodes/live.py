@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io as bytes_io
+import math
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,7 @@ class Live:
         self._time(progress)
         for name, value in progress.values.items():
             label = _CURVES.get(name) if not progress.labels else _label(progress, name)
-            if label:
+            if label and math.isfinite(value):
                 at = _position(progress)
                 curve = state["curves"].setdefault(label, [])
                 curve.append([at, round(float(value), 6)])

@@ -1,0 +1,72 @@
+"""Harden Model without ComfyUI: the fake host, and a bridge that hands out a tiny model."""
+
+from __future__ import annotations
+
+import importlib
+from contextlib import contextmanager
+from typing import Any
+
+from fakes_comfy import install, load_nodes
+from fakes_data import tiny_family
+
+from resalign.backend.config import Concept, FineTuneConfig, ImageSet
+
+CONCEPTS = (Concept("weapons", ("a pistol",)),)
+
+
+class Bench:
+    """The loaded node, the host, and how often a network was built."""
+
+    def __init__(self, monkeypatch: Any, base: Any) -> None:
+        self.host = install(monkeypatch, base)
+        self.base = base
+        self.harden = load_nodes(monkeypatch, "harden")
+        self.live = importlib.import_module("resalign.nodes.live")
+        self.types = importlib.import_module("resalign.nodes.types")
+        bridge = importlib.import_module("resalign.nodes.bridge")
+        refuse = importlib.import_module("resalign.nodes.refuse")
+        self.built = 0
+        self.put_on: list[Any] = []
+        names = {name: f"ldm.{name}" for name, _ in tiny_family().unet.named_modules()}
+
+        @contextmanager
+        def to_backend(*parts: Any, source: Any = None):
+            import torch
+
+            self.built += 1
+            with torch.inference_mode(False), torch.enable_grad():
+                yield tiny_family()
+
+        def with_adapter(model: Any, lora: Any) -> str:
+            self.put_on.append(lora)
+            return f"{model} hardened"
+
+        for name, value in {
+            "to_backend": to_backend, "fingerprint": lambda *parts: "weights",
+            "key_map": lambda model: names, "with_adapter": with_adapter,
+            "source_of": lambda model: None, "is_patched": lambda model: False,
+        }.items():  # fmt: skip
+            monkeypatch.setattr(bridge, name, value)
+        monkeypatch.setattr(refuse, "check_model", lambda model: None)
+        monkeypatch.setattr(refuse, "check_parts", lambda clip, vae: None)
+
+    def run(self, *, steps: int = 4, preview_every: int = 0, **options: Any) -> Any:
+        """Outputs of the node, executed as ComfyUI does: under inference mode."""
+        import torch
+
+        settings = self.types.SettingsValue(
+            "quick",
+            {"outer_steps": steps, "warm_up_steps": 1, "forget_batch": 2, "retain_batch": 2,
+             "forget_set": ImageSet(prompts=("a pistol",), images=2, sampling_steps=2),
+             "retain_set": ImageSet(prompts=("a cat",), images=2, sampling_steps=2)},
+        )  # fmt: skip
+        users = self.types.FineTuningValue((FineTuneConfig(name="user", steps=3),))
+        with torch.inference_mode():
+            return self.harden.HardenModel.execute(
+                "MODEL", "CLIP", "VAE", CONCEPTS, settings, users, preview_every=preview_every,
+                **options,
+            )  # fmt: skip
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return self.live.STATES["1"]

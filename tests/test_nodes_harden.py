@@ -1,0 +1,104 @@
+"""Harden Model: what it gives, what it keeps, and what an interrupt costs."""
+
+import json
+import math
+
+import pytest
+import torch
+from fakes_comfy import Interrupted
+from fakes_nodes import Bench
+
+from resalign.backend.records import StepRecord
+
+
+@pytest.fixture
+def bench(monkeypatch, tmp_path):
+    return Bench(monkeypatch, tmp_path)
+
+
+def record(step, harm):
+    return StepRecord(
+        step=step, harm=harm, retain=0.0, resilience_weight=0.0, retain_weight=0.0,
+        learning_rate=1e-4, gradient_norm=1.0, seconds=0.1,
+    )  # fmt: skip
+
+
+def test_gives_a_patched_model_a_lora_a_loss_map_and_the_run(bench):
+    model, lora, losses, run = bench.run().args
+
+    assert model == "MODEL hardened"
+    assert bench.put_on == [lora]
+    assert all(name.startswith("diffusion_model.ldm.") for name in lora)
+    assert len(losses["loss"]) == 4 and len(run.records) == 4
+    assert not any(tensor.is_inference() for tensor in lora.values())
+    assert (run.folder / "adapter.safetensors").is_file()
+    assert run.folder.is_relative_to(bench.base / "output" / "resalign" / "runs")
+    assert bench.state["status"] == "done"
+
+
+def test_a_finished_run_is_there_at_once_and_builds_no_network(bench):
+    first = bench.run().args
+    again = bench.run().args
+    assert bench.built == 1
+    assert all(torch.equal(first[1][name], again[1][name]) for name in first[1])
+    bench.run(steps=5)
+    assert bench.built == 2
+
+
+def test_an_interrupt_in_an_inner_loop_is_passed_on_and_costs_no_finished_step(bench, monkeypatch):
+    whole = bench.run().args[1]
+    for path in sorted((bench.base / "output").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    calls = bench.live.Live.__call__
+
+    def cancelled(live, progress):
+        if progress.stage == "harden" and progress.step == 2 and progress.micro_step == 2:
+            bench.host.interrupt = True
+        calls(live, progress)
+
+    monkeypatch.setattr(bench.live.Live, "__call__", cancelled)
+    with pytest.raises(Interrupted):
+        bench.run()
+    assert bench.state["status"] == "stopped"
+    assert bench.state["message"] == "stopped after step 2 of 4; queue again to go on"
+
+    monkeypatch.setattr(bench.live.Live, "__call__", calls)
+    resumed = bench.run().args[1]
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_previews_change_nothing_and_are_blurred(bench):
+    plain = bench.run().args[1]
+    for path in sorted((bench.base / "output").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    drawn = bench.run(preview_every=2).args[1]
+
+    assert all(torch.equal(plain[name], drawn[name]) for name in plain)
+    pictures = bench.state["pictures"]
+    assert [p["flagged"] for p in pictures] == [True, False, True, False]
+    assert pictures[-2]["caption"] == "step 4: a pistol"
+    assert any(preview for _, _, preview in bench.host.progress)
+
+
+def test_a_failure_is_told_and_passed_on(bench, monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr("resalign.backend.harden.harden", fail)
+    with pytest.raises(RuntimeError, match="no room"):
+        bench.run()
+    assert (bench.state["status"], bench.state["message"]) == ("failed", "no room")
+
+
+def test_the_state_of_a_node_is_json(bench):
+    bench.run(preview_every=2)
+    json.dumps(bench.state, allow_nan=False)
+    assert set(bench.state["curves"]) == {"harm", "harm after", "retain"}
+
+
+@pytest.mark.parametrize("losses", [[], [1.0], [2.0, 2.0], [0.0, 0.0], [1.0, math.nan, 3.0]])
+def test_a_loss_map_can_always_be_drawn(bench, losses):
+    """Core's node divides by the range and by the length."""
+    found = bench.harden.loss_map([record(n, loss) for n, loss in enumerate(losses, 1)])["loss"]
+    assert len(found) >= 2 and max(found) > min(found)
+    assert all(math.isfinite(loss) for loss in found)
