@@ -144,7 +144,11 @@ class _Run:
                 self.folder.append(record.to_json())
             if self.folder and self.step % self.plan.save_every == 0:
                 self._save(self._state())
-            self._tell(record.values(), self.step)
+            try:
+                self._tell(record.values(), self.step)
+            except BaseException:  # stopped between two steps: the one just done is kept too
+                self._save(self._state() if self.folder else {})
+                raise
         adapter = self.denoiser.adapter()
         if self.folder:
             self._save(self._state())

@@ -163,6 +163,20 @@ def test_cancelling_at_a_micro_step_keeps_the_last_step_and_resumes_to_the_same_
     assert same(continued, run(plan()))
 
 
+def test_cancelling_between_two_steps_keeps_the_one_just_done(tmp_path):
+    """A host draws a preview then, so that is where most interrupts fall."""
+
+    def stop(progress):
+        if progress.step == 2 and progress.values:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(plan(save_every=5), tmp_path / "run", stop)
+    with RunFolder.open(tmp_path / "run", read_only=True) as folder:
+        assert folder.steps_saved == 2
+    assert same(run(plan(save_every=5), tmp_path / "run"), run(plan(save_every=5)))
+
+
 def _stop_at_once(progress):
     raise Stop
 
