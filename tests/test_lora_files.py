@@ -226,12 +226,13 @@ def test_fuses_what_diffusers_fuses(models, tmp_path, family):
 def test_reads_what_diffusers_writes(models, tmp_path):
     """`save_lora_weights` with alpha in its metadata, and with PEFT's own prefix for both parts."""
     from diffusers import StableDiffusionPipeline
-    from peft import LoraConfig, get_peft_model_state_dict
+    from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 
     model, nets = models("sd1"), build_networks("sd1")
     config = LoraConfig(r=4, lora_alpha=1, target_modules=["to_q", "conv1", "q_proj"])
     for name in ("unet", "text_encoder"):
-        nets[name].add_adapter(config)
+        # Not transformers' `add_adapter`, which may ask for a newer PEFT than there is
+        inject_adapter_in_model(config, nets[name])
         for i, (key, tensor) in enumerate(nets[name].named_parameters()):
             if "lora_" in key:
                 tensor.data = random(*tensor.shape, seed=i)
