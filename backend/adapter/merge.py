@@ -7,12 +7,15 @@ weights); the type keeps changes above half its spacing only: 2⁻¹¹ of the we
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import ExportError
+
+_BLOCK = 1 << 17  # elements at a time: what a processor's cache holds of all that is formed
 
 
 class Merged(NamedTuple):
@@ -41,20 +44,29 @@ def merged_weight(weight: Tensor, delta: Tensor, name: str) -> Merged:
             f"{list(delta.shape)}: it was made for another model"
         )
     wide = torch.promote_types(weight.dtype, torch.float32) if weight.dtype.itemsize > 1 else None
-    weight_ = weight.to(wide or torch.float32)
-    delta_ = delta.to(weight_.device, weight_.dtype)
-    total = weight_ + delta_
-    result = total.to(weight.dtype)
-    kept = result.to(weight_.dtype) - weight_
-    # casts to fp8 may stop at the largest value instead of becoming infinite
-    if not torch.isfinite(kept).all() or total.abs().max() > torch.finfo(weight.dtype).max:
-        raise ExportError(_why_not_finite(name, weight_, delta_, weight.dtype))
-    norms = (torch.linalg.vector_norm(t).item() for t in (weight_, delta_, kept.sub_(delta_)))
-    return Merged(result, *norms)
+    result = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+    old, new = weight.contiguous().reshape(-1), result.reshape(-1)
+    change = delta.reshape(-1)
+    squared = [0.0, 0.0, 0.0]  # of W, ΔW and the error
+    for begin in range(0, len(old), _BLOCK):
+        part = slice(begin, begin + _BLOCK)
+        weight_ = old[part].to(wide or torch.float32)
+        delta_ = change[part].to(weight_.device, weight_.dtype)
+        total = weight_ + delta_
+        new[part] = total
+        error = (new[part].to(weight_.dtype) - weight_).sub_(delta_)
+        norms = [torch.linalg.vector_norm(t).item() for t in (weight_, delta_, error)]
+        # Casts to fp8 may stop at the largest value instead of becoming infinite
+        fits = wide is not None or total.abs().max() <= torch.finfo(weight.dtype).max
+        if not (math.isfinite(sum(norms)) and fits):
+            raise ExportError(_why_not_finite(name, weight, delta))
+        squared = [sum_ + norm**2 for sum_, norm in zip(squared, norms, strict=True)]
+    return Merged(result, *(sum_**0.5 for sum_ in squared))
 
 
-def _why_not_finite(name: str, weight: Tensor, delta: Tensor, dtype: torch.dtype) -> str:
-    kind = str(dtype).removeprefix("torch.")
+def _why_not_finite(name: str, weight: Tensor, delta: Tensor) -> str:
+    kind = str(weight.dtype).removeprefix("torch.")
+    weight, delta = weight.double(), delta.to(weight.device, torch.float64)
     if not torch.isfinite(weight).all():
         return f"{name} already holds NaN or infinity in the source: fetch or repair that file"
     if not torch.isfinite(delta).all():

@@ -1,13 +1,15 @@
-"""SHA-256 of what passes by, on threads beside the reading and writing.
+"""SHA-256 of what passes by, and its copy, on threads beside the reading.
 
-hashlib lets go of the interpreter's lock, so several hashes of one stream cost as much as one where
-there are cores for them. Buffers are reused: at most six chunks of 8 MiB are alive.
+hashlib and files let go of the interpreter's lock, so several hashes and the writing of one stream
+cost as much as the slowest of them where there are cores. Buffers are reused: at most six chunks of
+8 MiB are alive.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
@@ -22,39 +24,45 @@ _MIB = 1 << 20
 def sha256_of(path: Path, *, stage: str = "hash", on_progress: ProgressCallback = silent) -> str:
     """SHA-256 of a file in hex."""
     total = path.stat().st_size
-    with path.open("rb", buffering=0) as file, Hasher("file") as hasher:
-        done = 0
-        while chunk := hasher.read(file, CHUNK):
-            hasher.feed(chunk, "file")
+    digest, done = hashlib.sha256(), 0
+    with path.open("rb", buffering=0) as file, Pipe(digest=digest.update) as pipe:
+        while chunk := pipe.read(file, CHUNK):
+            pipe.feed(chunk, "digest")
             done += len(chunk)
             on_progress(progress(stage, done, total))
-        return hasher.digests()["file"]
+        pipe.drain()
+    return digest.hexdigest()
 
 
 def tensor_sha256_of(path: Path, *, on_progress: ProgressCallback = silent) -> str:
     """SHA-256 of all bytes after a safetensors header: ModelSpec's `hash_sha256`, in hex."""
-    total = path.stat().st_size
-    with path.open("rb", buffering=0) as file, Hasher("tensors") as hasher:
+    total, digest = path.stat().st_size, hashlib.sha256()
+    with path.open("rb", buffering=0) as file, Pipe(digest=digest.update) as pipe:
         done = 8 + int.from_bytes(file.read(8), "little")
         file.seek(done)
-        while chunk := hasher.read(file, CHUNK):
-            hasher.feed(chunk, "tensors")
+        while chunk := pipe.read(file, CHUNK):
+            pipe.feed(chunk, "digest")
             done += len(chunk)
             on_progress(progress("hash", done, total))
-        return hasher.digests()["tensors"]
+        pipe.drain()
+    return digest.hexdigest()
 
 
-class Hasher:
-    """Several SHA-256 at once, each on its thread, fed in order with bounded memory."""
+class Pipe:
+    """Bytes to several takers at once, each on its thread, in order, with bounded memory.
 
-    def __init__(self, *names: str) -> None:
-        self._digests = {name: hashlib.sha256() for name in names}
-        self._threads = {name: ThreadPoolExecutor(1) for name in names}
-        self._pending: deque[tuple[bytearray | None, list[Future[None]]]] = deque()
+    takers: what is called with each piece by name, such as a hash's `update` or a file's `write`.
+    What one raises is raised by the next call here.
+    """
+
+    def __init__(self, **takers: Callable[[Any], object]) -> None:
+        self._takers = takers
+        self._threads = {name: ThreadPoolExecutor(1) for name in takers}
+        self._pending: deque[tuple[bytearray | None, list[Future[object]]]] = deque()
         self._free: list[bytearray] = []
         self._held: bytearray | None = None
 
-    def __enter__(self) -> Hasher:
+    def __enter__(self) -> Pipe:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -62,7 +70,7 @@ class Hasher:
             thread.shutdown(cancel_futures=True)
 
     def read(self, file: IO[bytes], size: int) -> memoryview:
-        """Up to `size` (at most CHUNK) bytes in a buffer that is reused once it has been hashed."""
+        """Up to `size` (at most CHUNK) bytes in a buffer that is reused once all have taken it."""
         while len(self._pending) >= _IN_FLIGHT:
             self._finish()
         if self._held is not None:
@@ -72,17 +80,17 @@ class Hasher:
         return view[: file.readinto(view)]  # type: ignore[attr-defined]
 
     def feed(self, data: Any, *names: str) -> None:
-        """Add bytes to the named hashes; they must not change until they have been hashed."""
+        """Hand bytes to the named takers; they must not change until all have taken them."""
         while len(self._pending) >= _IN_FLIGHT:
             self._finish()
-        work = [self._threads[name].submit(self._digests[name].update, data) for name in names]
+        work = [self._threads[name].submit(self._takers[name], data) for name in names]
         self._pending.append((self._held, work))
         self._held = None
 
-    def digests(self) -> dict[str, str]:
+    def drain(self) -> None:
+        """Wait until everything has been taken."""
         while self._pending:
             self._finish()
-        return {name: digest.hexdigest() for name, digest in self._digests.items()}
 
     def _finish(self) -> None:
         buffer, work = self._pending.popleft()

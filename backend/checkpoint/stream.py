@@ -1,9 +1,9 @@
 """Copy a safetensors file, changing some tensors on the way, at the speed of the disk.
 
 The changed tensors keep their type and shape, so the data section keeps its layout: only the
-header before it differs. The file is read once in order; hashes run on threads beside it (SHA-256
-lets go of the interpreter's lock). At most four pieces are in memory: chunks of 8 MiB, or one
-changed tensor each.
+header before it differs. The file is read once in order; hashes and the writing run on threads
+beside it. At most six pieces are in memory: chunks of 8 MiB, or one changed tensor each. The disk
+is told to begin while more is coming: nothing waits for one long flush at the end.
 
 The header holds the hash of the data that follow it, so its place is kept free, filled in at the
 end, and the new file is read once more (from the page cache, while the disk is still busy) for
@@ -14,22 +14,24 @@ the hash of the whole, unless the caller does without. Bytes are never moved by 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from ..errors import ExportError
 from ..progress import ProgressCallback, silent
-from .hashing import CHUNK, Hasher, progress, sha256_of
+from .hashing import CHUNK, Pipe, progress, sha256_of
 from .header import Header, TensorEntry
 from .metadata import NO_HASH
 
 PARTIAL = ".resalign-partial"
+_FLUSH = 256 << 20  # bytes written before the disk is asked to begin
 
 # Old bytes of a tensor (left as they are) to new ones of the same length.
 Change = Callable[[TensorEntry, bytearray], Any]
@@ -63,24 +65,27 @@ def rewrite(
     """
     room = len(encode_header(header, metadata(Hashes())))
     total = header.data_bytes
-    with open_partial(target) as (file, partial), source.open("rb", buffering=0) as reader:
+    of_source, of_tensors = hashlib.sha256(), hashlib.sha256()
+    with (
+        open_partial(target) as (file, partial),
+        source.open("rb", buffering=0) as reader,
+        _Writer(file) as writer,
+    ):
         before = os.fstat(reader.fileno())
-        with Hasher("source", "tensors") as hasher:
-            file.write(bytes(room))
-            text = reader.read(header.data_start)
-            hasher.feed(text, "source")
-            for begin, old, change in _pieces(reader, header, changes, hasher):
+        writer.write(bytes(room))
+        with Pipe(source=of_source.update, tensors=of_tensors.update, target=writer.write) as pipe:
+            pipe.feed(reader.read(header.data_start), "source")
+            for begin, old, change in _pieces(reader, header, changes, pipe):
                 if change is None:
-                    hasher.feed(old, "source", "tensors")
-                    file.write(old)
+                    pipe.feed(old, "source", "tensors", "target")
                 else:
                     new = change[1](change[0], old)
-                    hasher.feed(old, "source")
-                    hasher.feed(new, "tensors")
-                    file.write(new)
+                    pipe.feed(old, "source")
+                    pipe.feed(new, "tensors", "target")
                 done = begin + len(old)
                 on_progress(progress("export", done, total))
-            hashes = Hashes(**hasher.digests())
+            pipe.drain()
+        hashes = Hashes(source=of_source.hexdigest(), tensors=of_tensors.hexdigest())
         after = os.fstat(reader.fileno())
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise ExportError(f"{source.name} changed while it was read: export it again")
@@ -101,6 +106,30 @@ def rewrite(
     return Hashes(**{**{k: getattr(hashes, k) for k in hashes.__slots__}, "result": whole})
 
 
+class _Writer:
+    """Writes pieces, and has what was written brought to the disk in the background."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._since = file, 0
+        self._disk = ThreadPoolExecutor(1)
+        self._flush: Future[None] | None = None
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._disk.shutdown(cancel_futures=True)
+
+    def write(self, data: Any) -> None:
+        self._file.write(data)
+        self._since += len(data)
+        if self._since >= _FLUSH and (self._flush is None or self._flush.done()):
+            if self._flush:
+                self._flush.result()
+            self._file.flush()
+            self._since, self._flush = 0, self._disk.submit(os.fsync, self._file.fileno())
+
+
 def encode_header(header: Header, metadata: Mapping[str, str]) -> bytes:
     """Length and JSON, tensors in the source's order, padded to a multiple of 8 bytes."""
     content: dict[str, Any] = {"__metadata__": dict(metadata)}
@@ -116,14 +145,14 @@ def encode_header(header: Header, metadata: Mapping[str, str]) -> bytes:
 
 
 def _pieces(
-    reader: IO[bytes], header: Header, changes: Mapping[str, Change], hasher: Hasher
+    reader: IO[bytes], header: Header, changes: Mapping[str, Change], pipe: Pipe
 ) -> Iterator[tuple[int, Any, tuple[TensorEntry, Change] | None]]:
     """(offset in the data, bytes, change) in file order; a changed tensor is one piece."""
     position = 0
     touched = sorted((header.tensors[name].begin, name) for name in changes)
     for begin, name in [*touched, (header.data_bytes, "")]:
         while position < begin:
-            chunk = hasher.read(reader, min(CHUNK, begin - position))
+            chunk = pipe.read(reader, min(CHUNK, begin - position))
             if not chunk:
                 raise ExportError("the source ended early: it is being written to, or damaged")
             yield position, chunk, None
