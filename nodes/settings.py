@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from .plan import OWN, PRESETS, fine_tuning_pool, setting_changes
+from ..backend.plan_settings import OWN, PRESETS, fine_tuning_pool, setting_changes
+from .plan import training_folder
 from .types import (
     CATEGORY,
     FineTuning,
@@ -53,7 +54,8 @@ class FineTuningSettings(io.ComfyNode):
         cls, preset: Any = "balanced", images: ImageSet | None = None, **others: Any
     ) -> io.NodeOutput:
         choice, values = chosen("preset", preset, others)
-        return io.NodeOutput(FineTuningValue(*fine_tuning_pool(choice, values, images)))
+        pool = fine_tuning_pool(choice, values, training_folder(images))
+        return io.NodeOutput(FineTuningValue(*pool))
 
 
 def _users() -> list[Any]:

@@ -19,7 +19,7 @@ LAYERS = [
     {"bilevel"},
     {"checkpoint", "data", "run_folder", "records"},
     {"model", "adapter"},
-    {"plan_template"},
+    {"plan_template", "plan_settings", "probe_settings"},
     {"plan_comments"},
     {"probe_results", "probe_presets", "probe_comments"},
     {"plan_presets", "plan_file", "run_lock", "seeds", "rounding", "json_lines"},

@@ -89,7 +89,7 @@ def test_images_alone_make_a_concept_and_belong_to_one(concepts):
     pictures = ImageSet("folder")
     assert concepts("none", "ball", images=pictures) == (Concept("ball", images=pictures),)
     assert concepts("none", images=pictures)[0].name == "images"
-    with pytest.raises(ConfigError, match="chain them"):
+    with pytest.raises(ConfigError, match="of its own"):
         concepts("none", "", "a cat\n# ball\na ball", images=pictures)
 
 
