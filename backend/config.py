@@ -121,9 +121,8 @@ class FineTuneConfig:
         within(who, "steps", self.steps, 1, 100_000)
         within(who, "batch", self.batch, 1, 4096)
         within(who, "rank", self.rank, 1, 1024)
-        within(who, "weight_decay", self.weight_decay, 0, 1)
-        within(who, "concept_share", self.concept_share, 0, 1)
-        within(who, "caption_dropout", self.caption_dropout, 0, 1)
+        for name in ("weight_decay", "concept_share", "caption_dropout"):
+            within(who, name, getattr(self, name), 0, 1)
         within(who, "prior_weight", self.prior_weight, 0, _INFINITY)
 
 
@@ -298,6 +297,7 @@ class HardeningPlan:
     retain_after_weight: ν, adds ν · mean_j L_retain(θ*_j): the model stays useful when others
         fine-tune it, instead of breaking. 0, the paper's objective, leaves that to chance.
     gradient_norm: clips the outer gradient to this L2 norm; 0 means no clipping.
+    micro_batch: samples whose graph is alive at a time, gradients added up; 0: whole batches.
     save_every: outer steps between two saved states.
     """
 
@@ -328,6 +328,7 @@ class HardeningPlan:
     resolution: int = 0
     precision: Precision = "fp32"
     gradient_checkpointing: bool = False
+    micro_batch: int = 0
     skip_broken_images: bool = False
     save_every: int = 5
     seed: int = 0
@@ -343,15 +344,15 @@ class HardeningPlan:
             within("plan", name, getattr(self, name), 1, 1_000_000)
         within("plan", "warm_up_steps", self.warm_up_steps, 0, self.outer_steps)
         within("plan", "learning_rate", self.learning_rate, 0, 1, above=True)
-        within("plan", "final_learning_rate", self.final_learning_rate, 0, 1)
-        within("plan", "weight_decay", self.weight_decay, 0, 1)
+        for name in ("final_learning_rate", "weight_decay", "caption_dropout"):
+            within("plan", name, getattr(self, name), 0, 1)
         within("plan", "gradient_norm", self.gradient_norm, 0, _INFINITY)
-        within("plan", "caption_dropout", self.caption_dropout, 0, 1)
         for name in ("resilience_weight", "retain_weight", "retain_after_weight"):
             if not isinstance(getattr(self, name), Ramp):
                 within("plan", name, getattr(self, name), 0, 1e6)
         within("plan", "seed", self.seed, 0, 2**63 - 1)
-        within("plan", "resolution", self.resolution, 0, 4096)
+        for name in ("resolution", "micro_batch"):
+            within("plan", name, getattr(self, name), 0, 4096)
         if self.resolution % 8:
             raise ConfigError(f"plan: resolution is {self.resolution}; it must be a multiple of 8")
 
@@ -382,8 +383,7 @@ class Job:
     """One run of the command line: a plan, the checkpoint it hardens, and where things go.
 
     output: the hardened checkpoint (a file, or a folder where the source is a folder).
-    lora: also write the LoRA here; empty means beside the output.
-    run_folder: plan, records, state, adapter; empty means `<output>.run`.
+    lora, run_folder: where those go; empty means beside the output, and `<output>.run`.
     device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
     """
 

@@ -22,10 +22,10 @@ from torch import Tensor
 from .adapter.apply import AdaptedDenoiser
 from .adapter.lora import Adapter
 from .bilevel.losses import remaining_harm
-from .bilevel.objective import Harm, Loss, Objective
+from .bilevel.objective import Harm, Objective
 from .bilevel.regulator import Regulator
 from .bilevel.simulate import SimulatedUser, accumulate, simulate_user
-from .bilevel.vectors import gradient
+from .bilevel.vectors import Loss, gradient
 from .bilevel.weights import learning_rate, resilience_weight, retain_weight
 from .config import FineTuneConfig, HardeningPlan
 from .data.batches import Draw, EncodedData, draw, prepare_data
@@ -87,7 +87,7 @@ def harden(
         denoiser = stack.enter_context(
             AdaptedDenoiser(model, plan.adapter, seed=plan.seed, precision=plan.precision)
         )
-        data = data.to(model.device, torch.float32)
+        data = data.to("cpu", torch.float32)  # only what a step draws goes to the device
         run = _Run(denoiser, plan, data, folder, on_progress, warnings=warnings)
         return run.to_the_end()
 
@@ -121,7 +121,7 @@ class _Run:
             log.warning(warning)
         plan, self.theta = self.plan, self.denoiser.theta
         self.schedule = self.denoiser.model.schedule.to(self.denoiser.model.device)
-        self.objective = Objective(self.denoiser, self.schedule, plan.harm)
+        self.objective = Objective(self.denoiser, self.schedule, plan.harm, plan.micro_batch)
         self.regulator = Regulator(plan.regulator)
         self.optimiser = torch.optim.AdamW(
             self.theta.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay
@@ -274,12 +274,13 @@ class _Run:
             count,
             schedule_steps=self.schedule.steps,
             caption_dropout=dropout,
-        )
+        ).onto(self.denoiser.model.device)
 
     def _harm(self, step: int) -> Harm:
         counts = self._concept_counts(self.plan.forget_batch, "concepts", step)
         draws = [self._draw(self.data.forget[n], c, 0.0, "forget", n, step) for n, c in counts]
-        return self.objective.harm(draws, [self.data.anchors[n] for n, _ in counts])
+        device = self.denoiser.model.device
+        return self.objective.harm(draws, [self.data.anchors[n].onto(device) for n, _ in counts])
 
     def _retain(self, step: int) -> Draw:
         plan = self.plan

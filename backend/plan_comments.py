@@ -77,6 +77,10 @@ COMMENTS: dict[type, dict[str, str]] = {
         "resolution": "Side in pixels, a multiple of 8; 0: the checkpoint's own.",
         "precision": "Of the forward passes: fp32, bf16, fp16. The adapter itself stays fp32.",
         "gradient_checkpointing": "Less memory for about a third more time.",
+        "micro_batch": (
+            "Samples that are on the way at a time, gradients added up: less memory, and the same\n"
+            "result to rounding. 0: whole batches."
+        ),
         "skip_broken_images": "true: leave unreadable images out; false: stop and list them.",
         "save_every": "Outer steps between two saved states; at least 1.",
         "seed": "The same seed gives the same adapter, to the byte on a CPU; 0 to 2^63 - 1.",

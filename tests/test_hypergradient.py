@@ -118,7 +118,8 @@ def test_equals_a_fully_unrolled_run(products):
     star, expected = unrolled(problem, GAMMA, steps=300, rate=0.2)
     config = FineTuneConfig(name="gd", optimiser="sgd", learning_rate=0.2, steps=300)
     inner_loop(
-        problem.theta, lambda _: problem.fine_tuning(problem.theta), config, 300, gamma=GAMMA
+        problem.theta, lambda _: lambda: problem.fine_tuning(problem.theta), config, 300,
+        gamma=GAMMA,
     )
     for name, tensor in problem.theta.items():
         torch.testing.assert_close(tensor.detach(), star[name], rtol=1e-9, atol=1e-10)
@@ -143,8 +144,8 @@ def test_equals_finite_differences_of_the_whole_run():
 
     def run(move: float) -> float:
         assign(problem.theta, {n: t + move * direction[n] for n, t in start.items()})
-        inner_loop(problem.theta, lambda _: problem.fine_tuning(problem.theta), config, 400,
-                   gamma=GAMMA)  # fmt: skip
+        inner_loop(problem.theta, lambda _: lambda: problem.fine_tuning(problem.theta), config,
+                   400, gamma=GAMMA)  # fmt: skip
         return float(problem.harm(problem.theta).detach())
 
     slope = (run(1e-4) - run(-1e-4)) / 2e-4

@@ -20,9 +20,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..config import HessianProducts
-from .vectors import Parameters, assign, flatten, gradient, snapshot, unflatten
-
-Loss = Callable[[], Tensor]
+from .vectors import Loss, Parameters, assign, flatten, gradient, snapshot, unflatten
 
 
 @contextmanager

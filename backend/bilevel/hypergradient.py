@@ -14,7 +14,6 @@ Source: Li et al., arXiv:2507.16302.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,9 +23,7 @@ from ..config import SolverConfig
 from ..errors import DivergenceError
 from .hessian import hessian_product
 from .solvers import Solution, solve
-from .vectors import Parameters, flatten, gradient, unflatten
-
-Loss = Callable[[], Tensor]
+from .vectors import Loss, Parameters, flatten, gradient, unflatten
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..config import FineTuneConfig, LearningRateSchedule
-from .vectors import Parameters, distance, gradient, snapshot
+from .vectors import Loss, Parameters, distance, gradient, snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def learning_rate_at(schedule: LearningRateSchedule, step: int, steps: int) -> f
 
 def inner_loop(
     parameters: Parameters,
-    loss: Callable[[int], Tensor],
+    loss: Callable[[int], Loss],
     config: FineTuneConfig,
     steps: int,
     *,
@@ -49,7 +49,7 @@ def inner_loop(
     scale: float = 1.0,
     on_step: Callable[[int], None] | None = None,
 ) -> InnerRun:
-    """Train `parameters` in place on `loss(step)`, step from 1 to `steps`.
+    """Train `parameters` in place on the loss that `loss(step)` gives, step from 1 to `steps`.
 
     Args:
         gamma: proximal radius; None for plain fine-tuning.
@@ -64,7 +64,7 @@ def inner_loop(
         optimiser.param_groups[0]["lr"] = config.learning_rate * learning_rate_at(
             config.schedule, step, steps
         )
-        last, gradients = gradient(lambda step=step: loss(step), parameters, scale=scale)
+        last, gradients = gradient(loss(step), parameters, scale=scale)
         first = last if step == 1 else first
         for leaf, part, origin in zip(leaves, gradients, start.values(), strict=True):
             leaf.grad = part if gamma is None else part + (leaf.detach() - origin) / gamma

@@ -2,13 +2,15 @@
 
 Each method returns a closure without arguments: the same numbers each time it is called at
 the same weights. θ and θ* are judged on the same latents, noise and timesteps, so that their
-difference is not noise.
+difference is not noise. With `micro_batch` a loss is a sum of terms of at most so many samples
+(`SplitLoss`): all losses here are means over samples, so their gradients add up to the batch's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,8 +21,9 @@ from ..data.batches import Draw
 from ..model.denoiser import Conditioning
 from ..model.schedule import NoiseSchedule
 from .losses import ascent_loss, denoising_loss, redirect_target
+from .vectors import Loss, SplitLoss
 
-Loss = Callable[[], Tensor]
+Distance = Callable[[Tensor, Tensor], Tensor]  # of a prediction and its target, a mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +38,19 @@ class Harm:
 
 
 class Objective:
-    """Losses of a denoiser under a noise schedule."""
+    """Losses of a denoiser under a noise schedule; `micro_batch` 0 takes whole batches."""
 
     def __init__(
-        self, denoiser: AdaptedDenoiser, schedule: NoiseSchedule, harm: HarmConfig
+        self,
+        denoiser: AdaptedDenoiser,
+        schedule: NoiseSchedule,
+        harm: HarmConfig,
+        micro_batch: int = 0,
     ) -> None:
         self._denoiser = denoiser
         self._schedule = schedule
         self._harm = harm
+        self._micro_batch = micro_batch
 
     def harm(self, draws: Sequence[Draw], anchors: Sequence[Conditioning]) -> Harm:
         """L_harm over the concepts' draws, each with its anchor's conditioning ([1, ...])."""
@@ -51,13 +59,7 @@ class Objective:
         if self._harm.loss == "ascent":
             targets = [self._target(draw) for draw in draws]
             return Harm(
-                lambda: _weighted(
-                    shares,
-                    [
-                        ascent_loss(self._predict(draw), target, self._harm.cap)
-                        for draw, target in zip(draws, targets, strict=True)
-                    ],
-                ),
+                self._loss(shares, draws, targets, partial(ascent_loss, cap=self._harm.cap)),
                 torch.zeros((), device=draws[0].latents.device),
             )
         return self._redirect(draws, anchors, shares)
@@ -66,34 +68,57 @@ class Objective:
         self, draws: Sequence[Draw], anchors: Sequence[Conditioning], shares: list[float]
     ) -> Harm:
         targets, base = [], []
-        with self._denoiser.frozen():
-            for draw, anchor in zip(draws, anchors, strict=True):
-                concept = self._predict(draw)
-                other = self._predict(draw, anchor.expand(len(draw.latents)))
-                targets.append(redirect_target(concept, other, self._harm.guidance))
-                base.append(denoising_loss(concept, targets[-1]))
-        return Harm(
-            lambda: _weighted(
-                shares,
-                [
-                    denoising_loss(self._predict(draw), target)
-                    for draw, target in zip(draws, targets, strict=True)
-                ],
-            ),
-            _weighted(shares, base),
-        )
+        for draw, anchor in zip(draws, anchors, strict=True):
+            concept = self._frozen(draw)
+            other = self._frozen(draw, anchor)
+            targets.append(redirect_target(concept, other, self._harm.guidance))
+            base.append(denoising_loss(concept, targets[-1]))
+        return Harm(self._loss(shares, draws, targets, denoising_loss), _weighted(shares, base))
 
     def retain(self, draw: Draw) -> Loss:
         """‖prediction − frozen prediction‖², a mean."""
-        with self._denoiser.frozen():
-            target = self._predict(draw)
-        return lambda: denoising_loss(self._predict(draw), target)
+        return self._loss([1.0], [draw], [self._frozen(draw)], denoising_loss)
 
     def fine_tuning(self, draws: Sequence[Draw], weights: Sequence[float]) -> Loss:
         """What a user minimises: the weighted sum of denoising errors over the draws."""
-        return lambda: _weighted(
-            weights, [denoising_loss(self._predict(draw), self._target(draw)) for draw in draws]
+        return self._loss(weights, draws, [self._target(draw) for draw in draws], denoising_loss)
+
+    def _loss(
+        self,
+        weights: Sequence[float],
+        draws: Sequence[Draw],
+        targets: Sequence[Tensor],
+        distance: Distance,
+    ) -> Loss:
+        """The weighted sum of distances, whole or as one term for each micro-batch."""
+        if not 0 < self._micro_batch < sum(map(len, draws)):
+            return lambda: _weighted(
+                weights,
+                [distance(self._predict(d), t) for d, t in zip(draws, targets, strict=True)],
+            )
+
+        def term(weight: float, part: Draw, target: Tensor) -> Tensor:
+            return weight * distance(self._predict(part), target)
+
+        return SplitLoss(
+            tuple(
+                partial(term, weight * len(part) / len(draw), part, target)
+                for weight, draw, whole in zip(weights, draws, targets, strict=True)
+                for part, target in zip(
+                    draw.split(self._micro_batch), whole.split(self._micro_batch), strict=True
+                )
+            )
         )
+
+    def _frozen(self, draw: Draw, anchor: Conditioning | None = None) -> Tensor:
+        """The original model's prediction; `anchor` ([1, ...]) in place of the captions."""
+        with self._denoiser.frozen():
+            return torch.cat(
+                [
+                    self._predict(part, anchor.expand(len(part)) if anchor else None)
+                    for part in draw.split(self._micro_batch)
+                ]
+            )
 
     def _predict(self, draw: Draw, conditioning: Conditioning | None = None) -> Tensor:
         noised = self._schedule.add_noise(draw.latents, draw.noise, draw.timesteps)

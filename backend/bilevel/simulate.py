@@ -18,8 +18,8 @@ from ..adapter.apply import AdaptedDenoiser
 from ..config import FineTuneConfig, HardeningPlan, Simulate
 from .hypergradient import Hypergradient, hypergradient
 from .inner_loop import InnerRun, inner_loop
-from .objective import Harm, Loss
-from .vectors import Parameters, assign, snapshot
+from .objective import Harm
+from .vectors import Loss, Parameters, assign, snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def simulate_user(
     with _trained(denoiser, plan.simulate, fine_tune, seed) as phi:
         run = inner_loop(
             phi,
-            lambda step: loss(step)(),
+            loss,
             fine_tune,
             steps,
             gamma=plan.solver.gamma if plan.proximal else None,

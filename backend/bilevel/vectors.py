@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 Parameters = Mapping[str, Tensor]
+Loss = Callable[[], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitLoss:
+    """A loss as a sum of terms, so that its gradient needs the graph of one term at a time.
+
+    Called, it is the whole sum in one graph (which exact Hessian products need).
+    """
+
+    terms: tuple[Loss, ...]
+
+    def __call__(self) -> Tensor:
+        return torch.stack([term() for term in self.terms]).sum()
 
 
 def flatten(tensors: Sequence[Tensor]) -> Tensor:
@@ -45,16 +60,21 @@ def distance(parameters: Parameters, start: Parameters) -> Tensor:
 
 
 def gradient(
-    loss: Callable[[], Tensor], parameters: Parameters, *, scale: float = 1.0
+    loss: Loss, parameters: Parameters, *, scale: float = 1.0
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The loss (detached) and its gradient; the graph is gone when this returns.
 
     `scale` multiplies the loss for the backward pass only, so that small gradients survive
-    half precision. A parameter that the loss does not touch has gradient 0.
+    half precision. A parameter that the loss does not touch has gradient 0. The terms of a
+    `SplitLoss` follow one another.
     """
-    value = loss()
-    found = torch.autograd.grad(value * scale if scale != 1 else value, list(parameters.values()),
-                                allow_unused=True)  # fmt: skip
+    leaves = list(parameters.values())
+    if isinstance(loss, SplitLoss) and len(loss.terms) > 1:
+        value, found = _term_by_term(loss.terms, leaves, scale)
+    else:
+        value = loss()
+        scaled = value * scale if scale != 1 else value
+        found = torch.autograd.grad(scaled, leaves, allow_unused=True)
     gradients = tuple(
         torch.zeros_like(tensor) if part is None else part
         for part, tensor in zip(found, parameters.values(), strict=True)
@@ -62,3 +82,24 @@ def gradient(
     if scale != 1:
         torch._foreach_mul_(list(gradients), 1 / scale)
     return value.detach(), gradients
+
+
+def _term_by_term(
+    terms: Sequence[Loss], leaves: list[Tensor], scale: float
+) -> tuple[Tensor, list[Tensor | None]]:
+    """The sum of the terms and its gradients. They add up in place in the leaves' `grad`: a second
+    set of gradients beside it would cost as much as the parameters."""
+    before = [leaf.grad for leaf in leaves]
+    try:
+        for leaf in leaves:
+            leaf.grad = None
+        values = []
+        for term in terms:
+            value = term()
+            values.append(value.detach())
+            torch.autograd.backward(value * scale if scale != 1 else value, inputs=leaves)
+            del value
+        return torch.stack(values).sum(), [leaf.grad for leaf in leaves]
+    finally:
+        for leaf, old in zip(leaves, before, strict=True):
+            leaf.grad = old

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..config import RETAIN, Concept, HardeningPlan, ImageSet
 from ..errors import DataError
-from ..model.denoiser import Conditioning
+from ..model.denoiser import Conditioning, onto
 from ..model.encode import (
     conditioning_to,
     encode_prompts,
@@ -57,6 +57,23 @@ class Draw:
 
     def __len__(self) -> int:
         return len(self.latents)
+
+    def split(self, size: int) -> list[Draw]:
+        """Draws of at most `size` samples, in order; 0 leaves it whole."""
+        if not 0 < size < len(self):
+            return [self]
+        return [
+            Draw(self.latents[part], self.noise[part], self.timesteps[part],
+                 self.conditioning[part])
+            for part in (slice(start, start + size) for start in range(0, len(self), size))
+        ]  # fmt: skip
+
+    def onto(self, device: torch.device) -> Draw:
+        """On the device, without making the host wait for it."""
+        latents, noise, timesteps = (
+            onto(part, device) for part in (self.latents, self.noise, self.timesteps)
+        )
+        return Draw(latents, noise, timesteps, self.conditioning.onto(device))
 
 
 def draw_noise(

@@ -33,6 +33,10 @@ class Conditioning:
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Conditioning:
         return self._each(lambda part: part.to(device, dtype))
 
+    def onto(self, device: torch.device) -> Conditioning:
+        """On the device, as `onto` moves a tensor."""
+        return self._each(lambda part: onto(part, device))
+
     def expand(self, batch: int) -> Conditioning:
         """One sample's conditioning repeated (without a copy) for a batch."""
         return self._each(lambda part: part.expand(batch, *part.shape[1:]))
@@ -52,6 +56,14 @@ class Conditioning:
             _joined([part.pooled for part in parts]),
             _joined([part.time_ids for part in parts]),
         )
+
+
+def onto(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device. To a GPU it goes through pinned memory, so that the host does not
+    wait for what the GPU is still at."""
+    if tensor.device.type == "cpu" and device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def _joined(parts: list[Tensor | None]) -> Tensor | None:

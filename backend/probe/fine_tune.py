@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -77,5 +78,5 @@ def fine_tuned(
         if config.method == "full":
             denoiser.close()
             weights = stack.enter_context(denoiser.base_weights())
-        inner_loop(weights, loss, config, config.steps, on_step=after)
+        inner_loop(weights, lambda step: partial(loss, step), config, config.steps, on_step=after)
         yield model
