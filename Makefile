@@ -3,7 +3,7 @@
 # A plain `pip install torch` on Linux fetches several GB of CUDA libraries. On a machine without
 # an NVIDIA GPU, the CPU build is 10 times smaller:
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
-# The version is the one that CI tests. Another:   make demo TORCH="torch>=2.4"
+# The version is the one that CI tests. Another:   make demo TORCH="torch>=2.1"
 
 PYTHON ?= python3
 VENV ?= .venv

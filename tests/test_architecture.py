@@ -25,7 +25,7 @@ LAYERS = [
     {"plan_presets", "plan_file", "run_lock", "seeds", "rounding", "json_lines"},
     {"probe_config"},
     {"config", "progress"},
-    {"bounds", "intervals", "statistics"},
+    {"bounds", "intervals", "statistics", "torch_versions"},
     {"errors"},
 ]
 LEVEL = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in layer}

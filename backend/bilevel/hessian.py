@@ -17,9 +17,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..config import HessianProducts
+from ..torch_versions import math_attention
 from .vectors import Loss, Parameters, assign, flatten, gradient, snapshot, unflatten
 
 
@@ -43,7 +43,7 @@ def hessian_product(
     if products == "finite_difference":
         yield lambda v: _difference(loss, parameters, wanted, v, epsilon, scale)
         return
-    with sdpa_kernel(SDPBackend.MATH):
+    with math_attention():
         first = torch.autograd.grad(loss(), list(parameters.values()), create_graph=True)
 
         def exact(v: Tensor) -> Tensor:

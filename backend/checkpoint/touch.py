@@ -11,6 +11,7 @@ import torch
 from ..adapter.lora import A, Adapter, B
 from ..adapter.merge import Merged, merged_weight
 from ..errors import ExportError
+from ..torch_versions import FNUZ
 from .detect import CheckpointInfo
 from .header import Header, TensorEntry
 from .keys import unet_ldm_names
@@ -18,8 +19,7 @@ from .stream import Change
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
-    "F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, **FNUZ,
 }  # fmt: skip
 _MANY = 0.25  # share of the changed tensors that may lose their update without a warning
 

@@ -27,6 +27,7 @@ from ..model.model import Model
 from ..model.schedule import NoiseSchedule
 from ..probe_config import FineTuneAttack
 from ..seeds import generator
+from ..torch_versions import grad_scaler
 from .attack_batches import AttackBatches, Pass
 from .attack_data import AttackData
 from .attack_optimisers import WeightAverage, learning_rate_share, make_optimiser
@@ -87,9 +88,7 @@ def _train(
     average = WeightAverage(weights.parameters, attack.ema) if attack.ema else None
     half = model.dtype if model.dtype in _HALF.values() else _HALF.get(attack.precision)
     device = model.device  # once: diffusers searches all modules for it
-    scaler = torch.amp.GradScaler(
-        device.type, init_scale=_LOSS_SCALE, enabled=half == torch.float16
-    )
+    scaler = grad_scaler(device.type, init_scale=_LOSS_SCALE, enabled=half == torch.float16)
     schedule = model.schedule.to(device)
     for step in range(1, attack.steps + 1):
         share = learning_rate_share(attack, step)
