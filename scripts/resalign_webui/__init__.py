@@ -1,0 +1,1 @@
+"""The tab of A1111 and Forge, and of `resalign ui`. Relative imports only; loads no torch."""

@@ -1,0 +1,56 @@
+"""Tries a Python as the worker's: `python -I self_check.py` ends with 0, or says what fails.
+
+It loads the demo checkpoint, hardens it for one step with a simulated user, and exports it: an
+import alone would not show that diffusers, PEFT, transformers and torch fit one another.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import traceback
+from dataclasses import replace
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def harden_once(folder: Path) -> None:
+    """One hardening step of the demo checkpoint, on the CPU, and its export into `folder`."""
+    spec = spec_from_file_location(
+        "resalign", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    assert spec and spec.loader
+    resalign = module_from_spec(spec)
+    sys.modules["resalign"] = resalign
+    spec.loader.exec_module(resalign)
+    art = import_module("resalign.backend.demo.art")
+    plans = import_module("resalign.backend.demo.plans")
+    data = {}
+    for name, classes in (("forget", art.UNSAFE), ("retain", art.BENIGN), ("inner", art.BENIGN)):
+        data[name] = folder / name
+        art.write_image_set(data[name], art.sample_specs(4, 0, classes), 0)
+    plan = plans.resalign_plan(data, warm_up=0, steps=1)
+    user = replace(plan.fine_tunes[0], steps=2, batch=2)
+    still = replace(plan.regulator, enabled=False)  # two inner steps, no more
+    plan = replace(plan, fine_tunes=(user,), forget_batch=2, retain_batch=2, regulator=still)
+    model = resalign.load_checkpoint(plans.CHECKPOINT, device="cpu")
+    result = resalign.harden(model, plan)
+    resalign.export_merged(model, result.adapter, folder / "hardened.safetensors")
+
+
+def main() -> int:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            harden_once(Path(folder))
+    except Exception as error:  # told in one last line, which is what install.py repeats
+        traceback.print_exc()
+        print(f"ERROR {type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""Makes a venv of the host's Python that also sees the host's packages, last on its path.
+
+So the host's torch (several GB, built for the machine's GPU) is used again, and only what is
+missing or too old is fetched. Imports the standard library alone: install.py runs it too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import cache
+from importlib import metadata
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+OnLine = Callable[[str], None]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+
+FAMILY = ("accelerate", "diffusers", "peft", "transformers")  # fit one another only as a set
+OLD_FAMILY = (
+    "accelerate==0.31.0", "diffusers==0.31.0", "peft==0.13.2", "transformers==4.46.1"
+)  # fmt: skip
+NEWEST_NEEDS_TORCH = (2, 6)
+# Compiled against one another: the worker must have just the host's.
+COMPILED = re.compile(r"(torch\w*|numpy|triton|xformers|nvidia[-_].*)", re.IGNORECASE)
+NO_NETWORK = re.compile(
+    r"NewConnectionError|ConnectTimeout|ReadTimeout|NameResolution|name resolution|ProxyError"
+    r"|Max retries|Network is unreachable|getaddrinfo",
+    re.IGNORECASE,
+)
+# pip's way to say that what it finds in the host is fine, or stays where it is.
+NOISE = re.compile(
+    r"Requirement already satisfied"
+    r"|\s*(Attempting uninstall|Found existing installation|Not uninstalling|Can't uninstall)"
+)
+# What would point Python or pip elsewhere than at the new venv.
+ELSEWHERE = re.compile(r"PYTHON(PATH|HOME|STARTUP)|PIP_(USER|TARGET|PREFIX|ROOT|REQUIRE_V.*)")
+
+
+class BuildError(Exception):
+    """Why the environment could not be made. again: the next try may have better luck."""
+
+    def __init__(self, reason: str, again: bool = True) -> None:
+        super().__init__(reason)
+        self.again = again
+
+
+@cache
+def installer() -> ModuleType:
+    """install.py, which looks versions up; by its path, as `install` may be another's name."""
+    spec = spec_from_file_location("resalign_install", ROOT / "install.py")
+    assert spec and spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def make(prefix: Path, requirements: str, on_line: OnLine) -> dict:
+    """Make what passes the self-check. Its folder, if it needs one, is `<prefix>-<time>`.
+
+    Returns python (what runs the worker), site (the folders it finds packages in), and the
+    versions of torch and Python that it was made for.
+    """
+    torch = installer().installed("torch")
+    if not torch:
+        raise BuildError(f"{sys.executable} has no torch yet, which the worker is to share")
+    path = _ask(sys.executable, "import json, sys; print(json.dumps(sys.path))")
+    sites = [entry for entry in json.loads(path) if Path(entry).name.endswith("-packages")]
+    found = {"torch": torch, "version": platform.python_version()}
+    if not installer().missing(requirements, sites):
+        on_line("The host has all that is needed: trying it.")
+        if not _self_check(Path(sys.executable), on_line):
+            return {**found, "python": sys.executable, "site": sites}
+    problem = ""
+    for family in _families(torch, requirements, sites):
+        new = prefix.with_name(f"{prefix.name}-{time.time_ns()}")
+        try:
+            python, site = _venv(new, sites, on_line)
+            _install(python, family, requirements, sites, on_line)
+            lacking = installer().missing(requirements, [site, *sites])
+            problem = f"it lacks {', '.join(lacking)}" if lacking else _self_check(python, on_line)
+            if not problem:
+                return {**found, "python": str(python), "site": [site, *sites]}
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+        shutil.rmtree(new, ignore_errors=True)
+        on_line(f"That did not work: {problem}")
+    raise BuildError(f"no versions of {', '.join(FAMILY)} work here: {problem}", again=False)
+
+
+def _families(torch: str, requirements: str, sites: list[str]) -> list[tuple[str, ...]]:
+    """The sets of versions to try, the likeliest first. `>=`: the newest for this Python."""
+    needed = installer().needed(requirements)
+    bounds = tuple(wanted for wanted, name, _ in needed if name in FAMILY)
+    sets = [OLD_FAMILY]
+    if installer().numbers(torch) >= NEWEST_NEEDS_TORCH:
+        sets.insert(0, bounds)
+    if not installer().missing("\n".join(bounds), sites):
+        sets.insert(0, ())  # the host's own
+    return sets
+
+
+def _venv(new: Path, sites: list[str], on_line: OnLine) -> tuple[Path, str]:
+    """The Python and the site-packages of a new venv that sees the host's packages too."""
+    run([sys.executable, "-m", "venv", "--without-pip", str(new)], on_line)
+    python = new / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    site = _ask(python, "import sysconfig; print(sysconfig.get_path('purelib'))")
+    # Lines of a .pth file are appended: whatever the venv holds itself is found first.
+    (Path(site) / "zz_host.pth").write_text("\n".join(sites) + "\n", encoding="utf-8")
+    if not installer().installed("pip", sites):  # the host's pip serves, if it has one
+        run([str(python), "-I", "-m", "ensurepip"], on_line)
+    return python, site
+
+
+def _install(
+    python: Path, family: tuple[str, ...], requirements: str, sites: list[str], on_line: OnLine
+) -> None:
+    """The family as a set, then what else is missing."""
+    command = [
+        str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-user",
+        "--prefer-binary", "--no-input", "--retries", "2", "--progress-bar", "off",
+    ]  # fmt: skip
+    if os.environ.get("INDEX_URL"):  # the hosts' own variable, for a mirror
+        command += ["--index-url", os.environ["INDEX_URL"]]
+    with tempfile.TemporaryDirectory() as temporary:
+        constraints = Path(temporary) / "constraints.txt"
+        there = {p.metadata["Name"]: p.version for p in metadata.distributions(path=sites)}
+        fixed = [f"{name}=={v}" for name, v in there.items() if name and COMPILED.fullmatch(name)]
+        constraints.write_text("\n".join(fixed), encoding="utf-8")
+        command += ["-c", str(constraints)]
+        if family:
+            run([*command, "--upgrade", *family], on_line)
+        needed = installer().needed(requirements)
+        run([*command, *(wanted for wanted, name, _ in needed if name not in FAMILY)], on_line)
+
+
+def _self_check(python: Path, on_line: OnLine) -> str:
+    """Why a worker does not run with this Python, "" if it does."""
+    on_line("Trying a step of hardening with it.")
+    try:
+        run([str(python), "-I", str(HERE / "self_check.py")], on_line)
+    except BuildError as error:
+        return str(error)
+    return ""
+
+
+def _ask(python: Path | str, code: str) -> str:
+    lines: list[str] = []
+    run([str(python), "-c", code], lines.append)
+    return lines[-1]
+
+
+def run(command: list[str], on_line: OnLine) -> None:
+    """Run it to its end, each line of its output to on_line; a failure is a BuildError.
+
+    In an empty folder: no file of the current one can be taken for a module.
+    """
+    lines: list[str] = []
+    environment = {k: v for k, v in os.environ.items() if not ELSEWHERE.fullmatch(k)}
+    with tempfile.TemporaryDirectory() as empty:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, encoding="utf-8", errors="replace", env=environment, cwd=empty,
+        )  # fmt: skip
+        try:
+            assert process.stdout
+            with process.stdout:
+                for line in process.stdout:
+                    line = line.rstrip()
+                    lines.append(line)
+                    if line and not NOISE.match(line):
+                        on_line(line)
+            code = process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+    if code:
+        raise BuildError(_reason(lines, code))
+
+
+def _reason(lines: list[str], code: int) -> str:
+    said = "\n".join(lines)
+    errors = [line for line in lines if line.startswith("ERROR")]
+    last = (errors or lines or [f"{code} was its exit code"])[-1]
+    if "No space left" in said or "[Errno 28]" in said:
+        return f"the disk is full ({last})"
+    if NO_NETWORK.search(said):
+        return f"there is no connection to the package index ({last})"
+    return last
