@@ -80,22 +80,31 @@ class CheckReport:
         return "\n".join(lines)
 
 
-def check_job(job: Job, *, overwrite: bool = False, resuming: bool = False) -> CheckReport:
-    """Look at all that a job names; every problem is listed, not only the first."""
+def check_job(
+    job: Job, *, overwrite: bool = False, resuming: bool = False, exporting: bool = True
+) -> CheckReport:
+    """Look at all that a job names; every problem is listed, not only the first.
+
+    exporting: the results are to be written too; False: the run alone.
+    """
     problems: list[str] = []
     warnings: list[str] = []
     info = _try(problems, lambda: detect(job.checkpoint))
     device = _try(problems, lambda: resolve_device(job.device))
     images = _check_images(job.plan, problems, warnings)
-    _check_targets(job, info, problems, overwrite=overwrite, resuming=resuming)
+    if exporting:
+        _check_targets(job, info, problems, overwrite=overwrite, resuming=resuming)
     memory = disk = free = total = None
     if info is not None:
-        memory, disk = memory_estimate(info, job.plan), disk_estimate(info, job.plan)
-        free = shutil.disk_usage(_existing(Path(job.output))).free
+        memory = memory_estimate(info, job.plan)
+        disk = disk_estimate(info, job.plan) - (0 if exporting else info.bytes)
+        target = Path(job.output) if exporting else run_folder_of(job)
+        free = shutil.disk_usage(_existing(target)).free
         if disk > free:
+            what = "output" if exporting else "run folder"
             problems.append(
-                f"output {job.output}: {size(disk)} are to be written, but only "
-                f"{size(free)} are free there"
+                f"{what} {target}: {size(disk)} are to be written, but only {size(free)} are free "
+                "there"
             )
         total = device_memory(device) if device else None
         if memory and total and memory > 0.95 * total:
@@ -144,6 +153,21 @@ def device_memory(device: str) -> int | None:
     if not device.startswith("cuda"):
         return None
     return torch.cuda.get_device_properties(torch.device(device)).total_memory
+
+
+def needs_fp32(plan: HardeningPlan) -> bool:
+    """Weights that are trained cannot hold small updates in half precision."""
+    full = plan.simulate == "adapter" and any(f.method == "full" for f in plan.fine_tunes)
+    return plan.precision == "fp32" or plan.simulate == "full" or full
+
+
+def out_of_memory(device: str, error: BaseException) -> str:
+    """What to do about it, in words."""
+    return (
+        f"the memory of {device} is full ({str(error).splitlines()[0]}): lower forget_batch, "
+        "retain_batch, the batch of fine_tunes or resolution, use precision bf16, or turn on "
+        "gradient_checkpointing, and start a new run"
+    )
 
 
 def size(count: int) -> str:

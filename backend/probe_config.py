@@ -314,7 +314,10 @@ BEFORE = "before"  # the look at a checkpoint as it is
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeCheckpoint:
-    """A checkpoint under test, and what the report calls it."""
+    """A checkpoint under test, and what the report calls it.
+
+    path: its file or diffusers folder, or the folder of a finished hardening run.
+    """
 
     name: str
     path: str

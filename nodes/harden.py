@@ -131,7 +131,7 @@ def work(
     from ..backend.harden import harden
     from . import bridge
     from .live import Live
-    from .preview import Previewing
+    from .preview import previewing
     from .samples import samples_of
 
     every, prompt, show = previews
@@ -145,14 +145,14 @@ def work(
                 "family": loaded.family,
                 "key_map": bridge.key_map(model),
             }
-            previewing = Previewing(live, loaded, plan, every, prompt)
-            previewing.begin()
+            drawing = previewing(live, loaded, plan, every, prompt)
+            drawing.begin()
             weights = loaded.unet.state_dict()
             modules = [name for name in about["key_map"] if _is_matrix(weights, name)]
             about["samples"] = samples_of(weights, modules)
             del weights
             _write(folder / SOURCE, about)
-            harden(loaded, plan, run_folder=folder, on_progress=previewing)
+            harden(loaded, plan, run_folder=folder, on_progress=drawing)
     except BaseException as error:
         step = live.state["step"] if live.state["stage"] == "harden" else 0
         live.ended_by(

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .live import blurred
+from ..backend.live_state import blurred
+from ..backend.sheets import sheet as table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..backend.probe_results import Look, ProbeResult
 
-_SIDE = 256  # pixels of a cell's longer side, at most
-_LABEL = 22
-_GAP = 6
 _ROWS = 6
-_BACK, _INK = (32, 32, 32), (230, 230, 230)
 KINDS = ("unsafe", "neighbour", "retain")
 
 
@@ -36,29 +32,6 @@ def from_image(image: Tensor) -> list[Any]:
 
     pixels = (image.detach().float().clamp(0, 1) * 255).round().byte().cpu().numpy()
     return [Image.fromarray(picture) for picture in pixels]
-
-
-def table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Any]]]) -> Any:
-    """One picture of labelled columns and rows; None in a row leaves its cell empty."""
-    from PIL import Image, ImageDraw
-
-    cells = [cell for _, row in rows for cell in row if cell is not None]
-    size = max((max(cell.size) for cell in cells), default=64)
-    size = max(96, min(_SIDE, size))
-    step = size + _GAP
-    wide, high = _GAP + step * len(columns), _LABEL + (step + _LABEL) * len(rows) + _GAP
-    sheet = Image.new("RGB", (wide, high), _BACK)
-    pen = ImageDraw.Draw(sheet)
-    for x, name in enumerate(columns):
-        pen.text((_GAP + x * step, 5), _fitting(pen, name, size), fill=_INK)
-    for y, (name, row) in enumerate(rows):
-        top = _LABEL + y * (step + _LABEL)
-        pen.text((_GAP, top + 4), _fitting(pen, name, wide - 2 * _GAP), fill=_INK)
-        for x, cell in enumerate(row):
-            if cell is not None:
-                shown = cell.convert("RGB").resize((size, size))
-                sheet.paste(shown, (_GAP + x * step, top + _LABEL))
-    return sheet
 
 
 def probe_grid(result: ProbeResult, folder: Path, *, show_pictures: bool) -> Any:
@@ -104,12 +77,3 @@ def _columns(result: ProbeResult) -> list[tuple[str, Look]]:
         if attack and after:
             found.append((f"{model.name} after {attack.name}", after[-1]))
     return found
-
-
-def _fitting(pen: Any, text: str, width: int) -> str:
-    text = text.encode("latin-1", "replace").decode("latin-1")  # all that Pillow's own font has
-    if pen.textlength(text) <= width:
-        return text
-    while text and pen.textlength(text + "...") > width:
-        text = text[:-1]
-    return text + "..."

@@ -11,8 +11,9 @@ HOSTS = {
 }  # fmt: skip
 # Downwards only: a part may import from itself and from parts further down this list.
 LAYERS = [
-    {"cli", "__main__"},
+    {"cli", "__main__", "worker"},
     {"demo"},
+    {"outputs", "measuring", "previews"},
     {"harden", "check", "card", "plots", "report"},
     {"probe"},
     {"scorers"},
@@ -23,6 +24,7 @@ LAYERS = [
     {"plan_comments"},
     {"probe_results", "probe_presets", "probe_comments"},
     {"plan_presets", "plan_file", "run_lock", "seeds", "rounding", "json_lines"},
+    {"live_state", "sheets"},
     {"probe_config"},
     {"config", "progress"},
     {"bounds", "intervals", "statistics", "torch_versions"},
@@ -32,6 +34,7 @@ LEVEL = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in lay
 # Neighbours in one layer that may use one another, in this direction.
 BESIDE = {
     ("__main__", "cli"),
+    ("cli", "worker"),
     ("card", "records"),
     ("report", "card"),
     ("statistics", "intervals"),

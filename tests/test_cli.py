@@ -13,8 +13,8 @@ from PIL import Image
 
 import resalign as ra
 from resalign.backend import check as checking
+from resalign.backend import outputs as outputs_module
 from resalign.backend.cli import main
-from resalign.backend.cli import outputs as outputs_module
 from resalign.backend.cli.console import live_line
 from resalign.backend.records import SimulationRecord, StepRecord
 from resalign.backend.run_folder import RunFolder
@@ -348,7 +348,7 @@ def test_a_signal_ends_a_process_with_130_and_its_state(stop, package_folder, tm
         harden = sys.modules["resalign.backend.harden"] = ModuleType("harden")
         load = sys.modules["resalign.backend.checkpoint.load"] = ModuleType("load")
         harden.harden, load.load_checkpoint = slow, lambda path, **_: None
-        sys.modules["resalign.backend.cli.outputs"] = outputs = ModuleType("outputs")
+        sys.modules["resalign.backend.outputs"] = outputs = ModuleType("outputs")
         outputs.write_outputs = None
         cli._ready = lambda job, console, **_: "cpu"
         sys.exit(main(["harden", "--checkpoint", "m", "--concept", "weapons", "--output", "o"]))

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from ..errors import RunError
 from .console import Console
-
-if TYPE_CHECKING:
-    from ..run_folder import RunFolder
 
 
 def demo(args: argparse.Namespace, console: Console) -> int:
@@ -32,37 +27,24 @@ def inspect(args: argparse.Namespace, console: Console) -> int:
 
 
 def export(args: argparse.Namespace, console: Console) -> int:
-    from .outputs import write_outputs
+    from ..outputs import finished_probe, finished_run, source_of_run, write_outputs
+    from .written import tell
 
-    run = _finished(args)
-    if run.job is None and not args.checkpoint:
-        raise RunError(f"{run.path} does not say which checkpoint it hardened: give --checkpoint")
-    checkpoint = args.checkpoint or (run.job.checkpoint if run.job else "")
-    write_outputs(
-        run, checkpoint=Path(checkpoint), output=Path(args.output), lora=None, console=console,
-        overwrite=args.overwrite, probe=_probe_record(args.probe) if args.probe else None,
+    run = finished_run(args.run_folder, unfinished=args.unfinished)
+    found = write_outputs(
+        run, checkpoint=source_of_run(run, args.checkpoint or ""), output=Path(args.output),
+        overwrite=args.overwrite, probe=finished_probe(args.probe) if args.probe else None,
+        on_progress=console.progress,
     )  # fmt: skip
+    tell(found, run, console)
     return 0
-
-
-def _probe_record(folder: str) -> dict[str, Any]:
-    """What the header will say of a finished probe; of several models, the last is ours."""
-    from ..probe.reading import read_probe
-    from ..probe.recorded import probe_record
-
-    result = read_probe(folder)
-    if not result.complete or len(result.models) < 2:
-        raise RunError(
-            f"{folder} is no finished probe of an original and a hardened checkpoint: "
-            f"`resalign resume {folder}` goes on with it"
-        )
-    return probe_record(result, result.models[-1].name)
 
 
 def lora(args: argparse.Namespace, console: Console) -> int:
     from ..adapter.formats import save_lora
+    from ..outputs import finished_run
 
-    run = _finished(args)
+    run = finished_run(args.run_folder, unfinished=args.unfinished)
     adapter, _ = run.load_adapter()
     path = save_lora(adapter, Path(args.output), format=args.format, overwrite=args.overwrite)
     console.result(f"LoRA  {path}", "done", lora=str(path), format=args.format)
@@ -112,17 +94,3 @@ def presets(args: argparse.Namespace, console: Console) -> int:
         scorers=scorer_names(),
     )  # fmt: skip
     return 0
-
-
-def _finished(args: argparse.Namespace) -> RunFolder:
-    """The run, if all its steps are done or the user takes it as it is."""
-    from ..run_folder import RunFolder
-
-    run = RunFolder.open(args.run_folder, read_only=True)
-    done, total = run.steps_saved, run.plan.outer_steps
-    if done < total and not args.unfinished:
-        raise RunError(
-            f"{run.path} stopped after step {done} of {total}: `resalign resume {run.path}` goes "
-            "on, --unfinished takes it as it is"
-        )
-    return run

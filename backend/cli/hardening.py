@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config import HardeningPlan, Job
+from ..config import Job
 from ..errors import ConfigError, RunError
 from .console import Console
 from .jobs import job_of
@@ -77,14 +77,16 @@ def _ready(job: Job, console: Console, *, overwrite: bool, resuming: bool = Fals
 
 def _run(job: Job, run: RunFolder, console: Console, *, overwrite: bool) -> int:
     from ..check import lora_path_of
-    from .outputs import write_outputs
+    from ..outputs import write_outputs
+    from .written import tell
 
     if run.steps_saved < run.plan.outer_steps:
         _to_the_end(job, run, console)
-    write_outputs(
+    found = write_outputs(
         run, checkpoint=Path(job.checkpoint), output=Path(job.output), lora=lora_path_of(job),
-        console=console, overwrite=overwrite,
+        overwrite=overwrite, on_progress=console.progress,
     )  # fmt: skip
+    tell(found, run, console)
     return 0
 
 
@@ -93,9 +95,10 @@ def _to_the_end(job: Job, run: RunFolder, console: Console) -> None:
     import torch
 
     from .. import harden as engine
+    from ..check import needs_fp32
     from ..checkpoint.load import load_checkpoint
 
-    dtype = torch.float32 if _needs_fp32(job.plan) else None
+    dtype = torch.float32 if needs_fp32(job.plan) else None
     console.note(f"loading {Path(job.checkpoint).name}")
     model = load_checkpoint(Path(job.checkpoint), device=job.device, dtype=dtype)
     with _telling_how_to_go_on(run, job.device):
@@ -105,16 +108,12 @@ def _to_the_end(job: Job, run: RunFolder, console: Console) -> None:
         console.warning(warning)
 
 
-def _needs_fp32(plan: HardeningPlan) -> bool:
-    """Weights that are trained cannot hold small updates in half precision."""
-    full = plan.simulate == "adapter" and any(f.method == "full" for f in plan.fine_tunes)
-    return plan.precision == "fp32" or plan.simulate == "full" or full
-
-
 @contextmanager
 def _telling_how_to_go_on(run: RunFolder, device: str) -> Iterator[None]:
     """An interrupt or a full device says where the run stands and what to do."""
     import torch
+
+    from ..check import out_of_memory
 
     try:
         yield
@@ -124,8 +123,4 @@ def _telling_how_to_go_on(run: RunFolder, device: str) -> Iterator[None]:
             f"resalign resume {run.path}"
         ) from None
     except torch.cuda.OutOfMemoryError as error:
-        raise RunError(
-            f"the memory of {device} is full ({str(error).splitlines()[0]}): lower forget_batch, "
-            "retain_batch, the batch of fine_tunes or resolution, use precision bf16, or turn on "
-            "gradient_checkpointing, and start a new run"
-        ) from error
+        raise RunError(out_of_memory(device, error)) from error

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..config import ImageSet
 from ..errors import ConfigError, RunError
@@ -28,6 +28,9 @@ from ..probe_presets import preset_probe
 from .console import Console
 from .jobs import concepts_of
 
+if TYPE_CHECKING:
+    from ..measuring import Measured
+
 T = TypeVar("T", LoraAttack, MergeAttack)
 NO_TRAINING = "none"  # --preset: the LoRAs and merges given, and nothing else
 
@@ -45,35 +48,27 @@ def probe(args: argparse.Namespace, console: Console) -> int:
 
 def run_job(job: ProbeJob, console: Console, *, new: bool = False, open_it: bool = False) -> int:
     """Run a probe, or go on with it, and write its report. new: the job is not kept yet."""
-    from ..probe.folder import save_job
-    from ..probe.probe import run_probe
-    from ..probe.subjects import FileSubject
+    from ..measuring import run_probe_job
 
     console.note("reading the checkpoints' SHA-256")
-    subjects = [FileSubject(checkpoint, job.device) for checkpoint in job.checkpoints]
-    if new:
-        save_job(job, [subject.info for subject in subjects])
-    originals = {ORIGINAL: Path(job.checkpoints[0].path)}
     try:
-        result = run_probe(
-            subjects, job.plan, folder=job.output, originals=originals,
-            on_progress=console.progress,
-        )  # fmt: skip
+        found = run_probe_job(job, new=new, on_progress=console.progress)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"interrupted; complete looks are kept, go on with: resalign resume {job.output}"
         ) from None
-    return _report(result, Path(job.output), console, open_it)
+    return _tell(found, console, open_it)
 
 
 def report(args: argparse.Namespace, console: Console) -> int:
+    from ..measuring import report_of
     from ..probe.reading import read_probe
 
     folder = Path(args.run_folder)
     result = read_probe(folder)
     if not result.looks:
         raise RunError(f"{folder} holds no look yet: `resalign resume {folder}` goes on with it")
-    return _report(result, folder, console, args.open)
+    return _tell(report_of(result, folder), console, args.open)
 
 
 def compare(args: argparse.Namespace, console: Console) -> int:
@@ -210,18 +205,16 @@ def _whole(text: str, option: str) -> int:
         raise ConfigError(f"{option}: {text!r} is no whole number") from None
 
 
-def _report(result: Any, folder: Path, console: Console, open_it: bool) -> int:
-    from ..probe.summary import headline, summarise
-    from ..report.build import write_report
+def _tell(found: Measured, console: Console, open_it: bool) -> int:
+    from ..probe.summary import headline
 
-    files = write_report(result, folder, pictures=folder)
-    summary = summarise(result)
-    text = [headline(summary), "", f"report  {files.html}"]
-    if not result.complete:
+    files, complete = found.files, found.result.complete
+    text = [headline(found.summary), "", f"report  {files.html}"]
+    if not complete:
         text.append("The probe is not finished: rows are missing.")
     console.result(
         "\n".join(text), "done", html=str(files.html), markdown=str(files.markdown),
-        report=str(files.json), complete=result.complete, summary=summary.to_json(),
+        report=str(files.json), complete=complete, summary=found.summary.to_json(),
     )  # fmt: skip
     if open_it:
         _open(files.html)

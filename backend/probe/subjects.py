@@ -15,11 +15,12 @@ from ..adapter.lora import Adapter
 from ..adapter.merge_in_place import merged
 from ..checkpoint.inspect import inspect
 from ..checkpoint.load import load_checkpoint
-from ..errors import ConfigError
+from ..errors import ConfigError, RunError
 from ..model.model import Model
 from ..probe_config import ProbeCheckpoint
 from ..probe_results import ModelInfo
 from ..progress import ProgressCallback, silent
+from ..run_folder import RunFolder
 
 
 class Subject(Protocol):
@@ -55,14 +56,37 @@ class FileSubject:
 
     @contextmanager
     def opened(self) -> Iterator[Model]:
-        holder: list[Any] = [load_checkpoint(self._path, device=self._device)]
-        try:
-            yield holder[0]
-        finally:
-            holder.clear()
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        with loaded(self._path, self._device) as model:
+            yield model
+
+
+class RunSubject:
+    """A finished hardening run: its checkpoint with its adapter merged in, without an export."""
+
+    def __init__(self, checkpoint: ProbeCheckpoint, device: str = "cpu") -> None:
+        run = RunFolder.open(checkpoint.path, read_only=True)
+        done, total = run.steps_saved, run.plan.outer_steps
+        if run.job is None:
+            raise RunError(f"{checkpoint.name}: {run.path} does not say what it hardened")
+        if done < total:
+            raise RunError(
+                f"{checkpoint.name}: {run.path} stopped after step {done} of {total}: resume it "
+                "first, then probe it"
+            )
+        self._path, self._device = Path(run.job.checkpoint), device
+        self._adapter, _ = run.load_adapter()
+        found = inspect(self._path)
+        self.info = ModelInfo(
+            name=checkpoint.name,
+            source=self._path.name,
+            family=found.family,
+            method=f"adapter of a run, {adapter_digest(self._adapter)}",
+        )
+
+    @contextmanager
+    def opened(self) -> Iterator[Model]:
+        with loaded(self._path, self._device) as model, merged(model, self._adapter):
+            yield model
 
 
 class LoadedSubject:
@@ -84,6 +108,28 @@ class LoadedSubject:
             return
         with merged(self._model, self._adapter) as model:
             yield model
+
+
+def subject_of(
+    checkpoint: ProbeCheckpoint, device: str = "cpu", *, on_progress: ProgressCallback = silent
+) -> Subject:
+    """What a path is: a checkpoint's file or folder, or the folder of a hardening run."""
+    if (Path(checkpoint.path) / "plan.json").is_file():
+        return RunSubject(checkpoint, device)
+    return FileSubject(checkpoint, device, on_progress=on_progress)
+
+
+@contextmanager
+def loaded(path: Path, device: str) -> Iterator[Model]:
+    """A checkpoint in memory for as long as the context lasts."""
+    holder: list[Any] = [load_checkpoint(path, device=device)]
+    try:
+        yield holder[0]
+    finally:
+        holder.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def check_subjects(subjects: Sequence[Subject]) -> None:

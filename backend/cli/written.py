@@ -1,0 +1,31 @@
+"""What the command line says of the files that a run ended in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .console import Console
+
+if TYPE_CHECKING:
+    from ..outputs import Outputs
+    from ..run_folder import RunFolder
+
+
+def tell(found: Outputs, run: RunFolder, console: Console) -> None:
+    console.close()
+    for warning in found.warnings:
+        console.warning(warning)
+    written = {
+        "output": ("checkpoint", found.checkpoint),
+        "lora": ("LoRA", found.lora),
+        "card": ("model card", found.card),
+        "curves": ("curves", found.curves),
+        "run_folder": ("run folder", run.path),
+    }
+    there = {key: (name, path) for key, (name, path) in written.items() if path is not None}
+    lines = [f"{name:12}{path}" for name, path in there.values()]
+    lines.append(f"{found.touched} tensors changed, {found.untouched} left as they were")
+    console.result(
+        "\n".join(lines), "done", **{key: str(path) for key, (_, path) in there.items()},
+        touched=found.touched, untouched=found.untouched, sha256=found.sha256,
+    )  # fmt: skip
