@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..backend.config import Concept, ImageSet
 
 
+
 class ConceptList(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:

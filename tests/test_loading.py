@@ -163,7 +163,8 @@ def test_pytest_can_execute_the_root_file_as_a_plain_module(package_folder):
 def test_every_folder_with_modules_is_listed_as_a_package(root):
     """What is forgotten in pyproject.toml works from a checkout, and is missing from the wheel."""
     pyproject = read_file(root / "pyproject.toml")
-    folders = {path.parent for top in ("backend", "nodes") for path in (root / top).rglob("*.py")}
+    tops = ("backend", "nodes", "scripts/resalign_webui")
+    folders = {path.parent for top in tops for path in (root / top).rglob("*.py")}
     names = {".".join(("resalign", *folder.relative_to(root).parts)) for folder in folders}
     assert names | {"resalign"} == set(pyproject["tool"]["setuptools"]["packages"])
     assert pyproject["project"]["version"] == ra.__version__
@@ -202,7 +203,7 @@ def _tracked(root: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_the_wheel_holds_every_module_and_data_file(root, wheel):
-    shipped = ("backend/", "nodes/")
+    shipped = ("backend/", "nodes/", "scripts/resalign_webui/")
     expected = {
         "resalign/" + name
         for name in _tracked(root)

@@ -98,6 +98,12 @@ def build_parser() -> argparse.ArgumentParser:
     new.add_argument("--output", default="model-hardened.safetensors", metavar="FILE")
     new.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
+    _command(
+        commands, "worker", _worker, "run one job for a host: JSON in, events out",
+        "For programs: reads a request from stdin as one line of JSON and writes one event per "
+        "line; docs/formats.md describes both. The A1111 and Forge tab works through it.",
+    )  # fmt: skip
+
     _command(commands, "presets", _presets, "list the concepts, plans, probes and scorers")
     return parser
 
@@ -110,7 +116,8 @@ def _probe_commands(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     probe.add_argument(
         "checkpoints", nargs="*", metavar="PLAN | ORIGINAL CHECKPOINT...",
-        help="a plan file (.toml, .json), or checkpoints, the original first",
+        help="a plan file (.toml, .json), or checkpoints, the original first; a finished run's "
+        "folder stands for what it would export",
     )  # fmt: skip
     probe.add_argument("--concept", action="append", default=[], metavar="C", help=_CONCEPT_HELP)
     probe.add_argument(
@@ -274,6 +281,12 @@ def _presets(args: argparse.Namespace, console: Console) -> int:
     from .commands import presets
 
     return presets(args, console)
+
+
+def _worker(args: argparse.Namespace, console: Console) -> int:
+    from ..worker.serve import main
+
+    return main()
 
 
 def _probe(args: argparse.Namespace, console: Console) -> int:

@@ -1,0 +1,174 @@
+"""The worker's jobs about a run: harden, resume, export, lora."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import harden as engine
+from ..adapter.formats import save_lora
+from ..check import check_job, needs_fp32, out_of_memory, resolve_device
+from ..checkpoint.load import load_checkpoint
+from ..config import Job
+from ..errors import ConfigError, RunError
+from ..live_state import LiveState
+from ..outputs import finished_probe, finished_run, source_of_run, write_outputs
+from ..previews import Previewing
+from ..probe.folder import read_job
+from ..progress import Progress, ProgressCallback
+from ..records import StepRecord
+from ..run_folder import RunFolder
+from .protocol import Stopped
+from .requests import (
+    ExportRequest,
+    HardenRequest,
+    LoraRequest,
+    ResumeRequest,
+    checkpoint_path,
+)
+
+Check = Callable[[], None]
+Done = tuple[dict[str, Any], str]
+
+
+def watching(live: LiveState, check: Check) -> ProgressCallback:
+    """The progress callback of every job: ask whether to stop, then tell."""
+
+    def tell(progress: Progress, /) -> None:
+        check()
+        live(progress)
+
+    return tell
+
+
+def harden(request: HardenRequest, live: LiveState, check: Check, *, device: str) -> Done:
+    folder, source = Path(request.run_folder), checkpoint_path(request.checkpoint)
+    # Where the command line's `resume` and a host's export find what they need.
+    output = folder / ("hardened" if source.is_dir() else "hardened.safetensors")
+    job = Job(
+        checkpoint=str(source), output=str(output), plan=request.plan, run_folder=str(folder),
+        device=device,
+    )  # fmt: skip
+    begun = (folder / "plan.json").is_file()
+    warnings = () if begun else _checked(job)
+    with RunFolder.open(folder, job.plan) if begun else RunFolder.create(folder, job) as run:
+        if run.job is None or Path(run.job.checkpoint) != source:
+            other = run.job.checkpoint if run.job else "a model that a program had loaded"
+            raise RunError(
+                f"{folder} holds a run on {other}, not on {source}: choose another run folder"
+            )
+        return _to_the_end(run, replace(run.job, device=device), request, live, check, warnings)
+
+
+def resume(request: ResumeRequest, live: LiveState, check: Check) -> Done:
+    folder = Path(request.run_folder)
+    probe = read_job(folder)
+    if probe is not None:
+        from .drawing import run_probe
+
+        live.state["kind"] = "probe"
+        device = resolve_device(request.device or probe.device)
+        return run_probe(replace(probe, device=device), live, check, new=False)
+    live.state["kind"] = "harden"
+    with RunFolder.open(folder) as run:
+        if run.job is None:
+            raise RunError(f"{folder} was begun by a program: continue it there")
+        device = resolve_device(request.device or run.job.device)
+        return _to_the_end(run, replace(run.job, device=device), request, live, check)
+
+
+def _checked(job: Job) -> tuple[str, ...]:
+    """The warnings of a job that can be run; a ConfigError with all problems of one that cannot."""
+    report = check_job(job, resuming=True, exporting=False)
+    if report.problems:
+        raise ConfigError("; ".join(report.problems))
+    return report.warnings
+
+
+def _to_the_end(
+    run: RunFolder,
+    job: Job,
+    request: HardenRequest | ResumeRequest,
+    live: LiveState,
+    check: Check,
+    warnings: tuple[str, ...] = (),
+) -> Done:
+    """Load the checkpoint and take the steps that are left."""
+    total, done = run.plan.outer_steps, run.steps_saved
+    live.state.update(step=done, total=total)
+    if done < total:
+        warnings = warnings or _checked(job)
+        live.recall(_past(run, done))
+        live.note(f"loading {Path(job.checkpoint).name}")
+        try:
+            warnings += _work(run, job, request, live, check)
+        except Stopped:
+            raise Stopped(
+                f"stopped after step {run.steps_saved} of {total}; Resume goes on from there"
+            ) from None
+        except torch.cuda.OutOfMemoryError as error:
+            raise MemoryError(out_of_memory(job.device, error)) from error
+    last = StepRecord.from_json(run.records()[-1]).values()
+    result = {
+        "run_folder": str(run.path),
+        "steps": total,
+        "concepts": [concept.name for concept in run.plan.concepts],
+        "last": {name: round(value, 6) for name, value in last.items()},
+        "warnings": list(dict.fromkeys(warnings)),
+    }
+    return result, f"hardened in {total} steps"
+
+
+def _work(
+    run: RunFolder, job: Job, request: HardenRequest | ResumeRequest, live: LiveState, check: Check
+) -> tuple[str, ...]:
+    dtype = torch.float32 if needs_fp32(run.plan) else None
+    model = load_checkpoint(Path(job.checkpoint), device=job.device, dtype=dtype)
+    check()
+    previews = Previewing(
+        watching(live, check), live.picture, check, model, run.plan, request.preview_every,
+        request.preview_prompt,
+    )  # fmt: skip
+    previews.begin(run.steps_saved)
+    return engine.harden(model, run.plan, run_folder=run, on_progress=previews).warnings
+
+
+def _past(run: RunFolder, steps: int) -> list[Progress]:
+    """What the saved steps told, for the curves."""
+    records = [StepRecord.from_json(record) for record in run.records()[:steps]]
+    total = run.plan.outer_steps
+    return [Progress(stage="harden", step=r.step, total=total, values=r.values()) for r in records]
+
+
+def export(request: ExportRequest, live: LiveState, check: Check) -> Done:
+    run = finished_run(request.run_folder, unfinished=request.unfinished)
+    given = checkpoint_path(request.checkpoint) if request.checkpoint else ""
+    probe = finished_probe(request.probe) if request.probe else None
+    found = write_outputs(
+        run, checkpoint=source_of_run(run, given), output=Path(request.output), probe=probe,
+        overwrite=request.overwrite, on_progress=watching(live, check),
+    )  # fmt: skip
+    result = {
+        "path": str(found.checkpoint),
+        "changed": found.touched,
+        "kept": found.untouched,
+        "sha256": found.sha256,
+        "card": str(found.card),
+        "curves": str(found.curves or ""),
+        "run_folder": str(run.path),
+        "warnings": list(found.warnings),
+    }
+    return result, f"{found.touched} tensors changed, {found.untouched} left as they were"
+
+
+def lora(request: LoraRequest, live: LiveState, check: Check) -> Done:
+    run = finished_run(request.run_folder, unfinished=request.unfinished)
+    adapter, _ = run.load_adapter()
+    path = save_lora(
+        adapter, Path(request.output), format=request.format, overwrite=request.overwrite
+    )
+    return {"path": str(path), "format": request.format}, f"{path.name} written"

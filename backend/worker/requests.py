@@ -1,0 +1,222 @@
+"""What a worker may be asked to do, as values: strict in, checked before anything heavy is loaded.
+
+A request is a flat JSON object with `job` and the fields of that job's class below. Paths are
+absolute, also those inside a plan: a worker has no folder that they could be relative to.
+Imports no torch, so that a host can check a request in its own process.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..bounds import within
+from ..config import RETAIN, HardeningPlan
+from ..errors import ConfigError
+from ..plan_file import PATH_FIELDS, from_json
+from ..probe_config import ORIGINAL, ProbeCheckpoint, ProbePlan
+
+DEMO = "demo"  # in place of a checkpoint's path: the embedded one
+_WORDS = ("", RETAIN, ORIGINAL)  # in place of a path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HardenRequest:
+    """Harden `checkpoint`; a run folder that holds a part of this run is gone on with.
+
+    preview_every: outer steps between two previews, 0 for none. preview_prompt: empty for the first
+    concept's first. show_pictures: do not blur.
+    """
+
+    checkpoint: str
+    plan: HardeningPlan
+    run_folder: str
+    device: str = "auto"
+    preview_every: int = 10
+    preview_prompt: str = ""
+    show_pictures: bool = False
+
+    def __post_init__(self) -> None:
+        within("harden", "preview_every", self.preview_every, 0, 1_000_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeRequest:
+    """Go on with a run, or with a probe, from its folder. device empty: the one it began on."""
+
+    run_folder: str
+    device: str = ""
+    preview_every: int = 10
+    preview_prompt: str = ""
+    show_pictures: bool = False
+
+    def __post_init__(self) -> None:
+        within("resume", "preview_every", self.preview_every, 0, 1_000_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRequest:
+    """Write the hardened checkpoint of a run. checkpoint: its source, where that has moved.
+    probe: the folder of a finished probe, for the header."""
+
+    run_folder: str
+    output: str
+    checkpoint: str = ""
+    overwrite: bool = False
+    probe: str = ""
+    unfinished: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraRequest:
+    """Write the adapter of a run as a LoRA."""
+
+    run_folder: str
+    output: str
+    format: Literal["kohya", "diffusers"] = "kohya"
+    overwrite: bool = False
+    unfinished: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeRequest:
+    """Probe checkpoints, the original first, in `folder`, or go on with that probe."""
+
+    checkpoints: tuple[ProbeCheckpoint, ...]
+    plan: ProbePlan
+    folder: str
+    device: str = "auto"
+    show_pictures: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TryLoraRequest:
+    """Draw the same prompts with a LoRA on the original and on a hardened checkpoint.
+
+    hardened, run_folder: one of them. width, height: in pixels, 0 for the checkpoint's own.
+    count: pictures of each, of seeds counting up from `seed`.
+    """
+
+    original: str
+    lora: str
+    prompt: str
+    hardened: str = ""
+    run_folder: str = ""
+    strength: float = 1.0
+    negative: str = ""
+    seed: int = 0
+    steps: int = 20
+    guidance: float = 7.0
+    width: int = 0
+    height: int = 0
+    count: int = 1
+    device: str = "auto"
+    show_pictures: bool = False
+
+    def __post_init__(self) -> None:
+        if bool(self.hardened) == bool(self.run_folder):
+            raise ConfigError("try_lora: give `hardened` or `run_folder`, one of them")
+        for name, low, high in (
+            ("strength", -100, 100), ("seed", 0, 2**63 - 1), ("steps", 1, 1000),
+            ("guidance", 0, 50), ("width", 0, 4096), ("height", 0, 4096), ("count", 1, 64),
+        ):  # fmt: skip
+            within("try_lora", name, getattr(self, name), low, high)
+        for name in ("width", "height"):
+            if getattr(self, name) % 8:
+                raise ConfigError(
+                    f"try_lora: {name} is {getattr(self, name)}; it must be a multiple of 8"
+                )
+
+
+Request = (
+    HardenRequest | ResumeRequest | ExportRequest | LoraRequest | ProbeRequest | TryLoraRequest
+)
+JOBS: dict[str, type] = {
+    "harden": HardenRequest,
+    "resume": ResumeRequest,
+    "export": ExportRequest,
+    "lora": LoraRequest,
+    "probe": ProbeRequest,
+    "try_lora": TryLoraRequest,
+}
+# Paths of a request that must be there, and those that are made or may be left out.
+_CHECKPOINTS = ("checkpoint", "original", "hardened")
+_THERE = (*_CHECKPOINTS, "lora", "probe")
+_PATHS = (*_THERE, "run_folder", "output", "folder")
+
+
+def parse_request(data: Any) -> Request:
+    """The request that a JSON value is; a ConfigError names the field that is wrong."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"request: expected an object with `job`, not {data!r}")
+    job = data.get("job")
+    if not isinstance(job, str) or job not in JOBS:
+        raise ConfigError(f"request: job is {job!r}; choose from {', '.join(JOBS)}")
+    known = [item.name for item in fields(JOBS[job])]
+    for name in data:
+        if name != "job" and name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"its fields are {', '.join(known)}"
+            raise ConfigError(f"request: {name!r} is no field of the job {job}; {hint}")
+    given = {name: value for name, value in data.items() if name != "job"}
+    request: Request = from_json(JOBS[job], given, where=job)
+    for where, path in _paths_in(request, job):
+        if path not in _WORDS and not Path(path).is_absolute():
+            raise ConfigError(f"{where} is {path!r}; give an absolute path")
+    return request
+
+
+def job_of(request: Request) -> str:
+    """The name of its job."""
+    return next(name for name, kind in JOBS.items() if type(request) is kind)
+
+
+def check_files(request: Request) -> None:
+    """A ConfigError where a file that the request needs is not there: a look at names alone."""
+    job = job_of(request)
+    for name in _THERE:
+        path = getattr(request, name, "")
+        if path and path != DEMO and not Path(path).exists():
+            raise ConfigError(f"{job}.{name}: {path} does not exist")
+    for checkpoint in getattr(request, "checkpoints", ()):
+        if checkpoint.path != DEMO and not Path(checkpoint.path).exists():
+            raise ConfigError(f"{job}.checkpoints: {checkpoint.path} does not exist")
+    folder = getattr(request, "run_folder", "")
+    if folder and not isinstance(request, HardenRequest) and not (
+        (Path(folder) / "plan.json").is_file() or (Path(folder) / "job.json").is_file()
+    ):  # fmt: skip
+        raise ConfigError(f"{job}.run_folder: {folder} is no run folder: it has no plan.json")
+    output = getattr(request, "output", "")
+    if output and not Path(output).parent.is_dir():
+        raise ConfigError(f"{job}.output: there is no folder {Path(output).parent}; create it")
+    if output and Path(output).exists() and not getattr(request, "overwrite", False):
+        raise ConfigError(f"{job}.output: {output} exists already; choose another name")
+
+
+def checkpoint_path(text: str) -> Path:
+    """The file that a request's checkpoint means."""
+    if text != DEMO:
+        return Path(text)
+    from ..demo.plans import CHECKPOINT
+
+    return CHECKPOINT
+
+
+def _paths_in(value: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Every path in a request and the plans in it, with the name of its field."""
+    own = type(value) in JOBS.values()
+    for item in fields(value):
+        found, here = getattr(value, item.name), f"{where}.{item.name}"
+        if item.name in (_PATHS if own else PATH_FIELDS.get(type(value), ())):
+            a_checkpoint = isinstance(value, ProbeCheckpoint) or item.name in _CHECKPOINTS
+            if not (found == DEMO and a_checkpoint):
+                yield here, found
+        elif is_dataclass(found):
+            yield from _paths_in(found, here)
+        elif isinstance(found, tuple):
+            for number, one in enumerate(found):
+                if is_dataclass(one):
+                    yield from _paths_in(one, f"{here}[{number}]")

@@ -1,0 +1,183 @@
+"""The worker's process: one request in, events out, an exit code.
+
+The order matters: the request is read and checked before torch is imported, so that a mistake is
+answered in a tenth of a second, and `hello` is only said by a worker that has torch and a device.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import platform
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import ConfigError, ResAlignError
+from ..live_state import LiveState
+from .protocol import (
+    BUG,
+    DONE,
+    MEMORY,
+    PROTOCOL,
+    STOPPED,
+    USER,
+    Channel,
+    Lines,
+    StopFlag,
+    Stopped,
+)
+from .requests import Request, check_files, job_of, parse_request
+
+_NEEDED = {  # packages that an environment may lack, by the name they are imported as
+    "torch", "diffusers", "transformers", "peft", "safetensors", "accelerate", "numpy", "scipy",
+    "PIL", "matplotlib", "tqdm", "tomli",
+}  # fmt: skip
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
+
+
+def main() -> int:
+    """Serve one request from stdin; see protocol.py for what goes over the pipes."""
+    channel, stop = Channel(), StopFlag()
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+    lines = Lines()
+    line = lines()
+    stop.watch(lines)
+    live: list[LiveState] = []
+    with _signals():
+        try:
+            return _serve(line, channel, stop, live)
+        except (Stopped, KeyboardInterrupt) as end:
+            return _stopped(channel, live, str(end) or "stopped")
+        except Exception as error:
+            try:
+                return _failed(channel, live, error)
+            except Stopped:
+                return STOPPED
+
+
+def _serve(line: bytes, channel: Channel, stop: StopFlag, live: list[LiveState]) -> int:
+    from ... import __version__
+
+    request = read_request(line)
+    stop.check()
+    import torch
+
+    from ..check import resolve_device
+
+    device = resolve_device(getattr(request, "device", "cpu") or "auto")
+    channel.send(
+        "hello", version=__version__, protocol=PROTOCOL, python=platform.python_version(),
+        torch=torch.__version__, device=device,
+    )  # fmt: skip
+    shows = bool(getattr(request, "show_pictures", False))
+    live.append(LiveState(job_of(request), show_pictures=shows, tell=channel.state))
+    live[0].note("starting")
+    result, message = _work(request, device)(request, live[0], stop.check)
+    live[0].end("done", message)
+    channel.send("done", result=result)
+    return DONE
+
+
+def read_request(line: bytes) -> Request:
+    """The request of a line of stdin, checked as far as it can be without torch."""
+    if not line.strip():
+        raise ConfigError("request: stdin ended before one came; give it as one line of JSON")
+    try:
+        data = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"request: the first line of stdin is not valid JSON: {error}") from None
+    request = parse_request(data)
+    check_files(request)
+    return request
+
+
+Work = Callable[[Any, LiveState, Callable[[], None]], "tuple[dict[str, Any], str]"]
+
+
+def _work(request: Request, device: str) -> Work:
+    """What does the job: takes request, live state and the check for a stop; gives the result and
+    a line for the reader."""
+    from functools import partial
+
+    from . import drawing, hardening
+
+    job = job_of(request)
+    works: dict[str, Callable[..., Any]] = {
+        "harden": partial(hardening.harden, device=device),
+        "resume": hardening.resume,
+        "export": hardening.export,
+        "lora": hardening.lora,
+        "probe": partial(drawing.probe, device=device),
+        "try_lora": partial(drawing.try_lora, device=device),
+    }
+    return works[job]
+
+
+def _stopped(channel: Channel, live: list[LiveState], message: str) -> int:
+    try:
+        for state in live:
+            state.end("stopped", message)
+        channel.send("stopped", message=message)
+    except Stopped:
+        pass  # nobody is there to be told
+    return STOPPED
+
+
+def _failed(channel: Channel, live: list[LiveState], error: Exception) -> int:
+    kind, message = judge(error)
+    more = {}
+    if kind == "bug":
+        more["traceback"] = "".join(traceback.format_exception(error))
+        sys.stderr.write(more["traceback"])
+    for state in live:
+        state.end("failed", message)
+    channel.send("failed", kind=kind, message=message, **more)
+    return {"user": USER, "memory": MEMORY, "bug": BUG}[kind]
+
+
+def judge(error: Exception) -> tuple[str, str]:
+    """(`user`, `memory` or `bug`, what to tell the reader)."""
+    text = str(error)
+    if isinstance(error, ResAlignError):
+        return "user", text
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in _NEEDED:
+        return "user", (
+            f"{error.name} is missing in {sys.executable}: build the worker's environment again"
+        )
+    if _is_out_of_memory(error, text):
+        return "memory", text.splitlines()[0] if text else "the memory is full"
+    if getattr(error, "errno", None) in _FULL or "(os error 28)" in text:
+        return "user", f"the disk is full ({text}): make room, then go on with the same run"
+    return "bug", f"{type(error).__name__}: {text}"
+
+
+def _is_out_of_memory(error: Exception, text: str) -> bool:
+    torch = sys.modules.get("torch")
+    full = (MemoryError, torch.cuda.OutOfMemoryError) if torch else (MemoryError,)
+    words = isinstance(error, RuntimeError) and any(part in text for part in _NO_MEMORY)
+    return isinstance(error, full) or words
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Let SIGTERM end the work as a cancel does, once: the end itself is not to be cut short."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Stopped
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,267 @@
+"""One job at a time for a host: started, watched from any window, stopped, remembered.
+
+The job runs in a worker's process; here is a thread that holds the host's queue meanwhile. What
+there is to see is one dict (`state`), which survives a closed tab, a reloaded page, Reload UI and
+the host's own end. The standard library and the backend's torch-free parts alone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import json
+import os
+import threading
+import time
+from collections import deque
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from ...backend.errors import ResAlignError
+from ...backend.worker.requests import check_files, parse_request
+from .process import WorkerProcess, death, python_path
+
+LAST_JOB = "last_job.json"
+_LOG_LINES = 200
+_KEPT_EVERY = 5.0  # seconds between two writes of a running job's state
+_CLOSING = (10.0, 5.0)  # seconds to SIGTERM and from there to SIGKILL when the host ends
+
+
+class BusyError(ResAlignError):
+    """A job is running; one at a time."""
+
+
+class Host(Protocol):
+    """What is needed of A1111, of Forge, or of the tab on its own."""
+
+    def worker_python(self) -> str:
+        """The path of the interpreter; a ResAlignError says what to do where there is none."""
+        ...
+
+    def exclusive(self) -> AbstractContextManager[object]:
+        """Entered on the job's thread: waits for the host's queue, frees its memory, and gives
+        both back at the end."""
+        ...
+
+
+class JobManager:
+    """The jobs of one host. All methods may be called from any thread."""
+
+    def __init__(self, host: Host, folder: Path | str) -> None:
+        self._host, self._folder = host, Path(folder)
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._process: WorkerProcess | None = None
+        self._cancelled = self._closed = self._outlived = False
+        self._log: deque[str] = deque(maxlen=_LOG_LINES)
+        self._kept = 0.0
+        self._state = self._recall()
+        atexit.register(self.close)
+
+    def start(self, request: dict[str, Any]) -> None:
+        """Begin a job; returns at once.
+
+        Raises:
+            BusyError: one is running. ResAlignError: the request cannot be done, or there is no
+            worker; nothing has been started then.
+        """
+        check_files(parse_request(request))
+        python = python_path(self._host.worker_python())
+        with self._changed:
+            if self._closed:
+                raise ResAlignError("the host is going down: start the job again afterwards")
+            if self._thread is not None:
+                running = (self._state or {}).get("job")
+                raise BusyError(f"a job ({running}) is running: wait for it, or cancel it")
+            job = request["job"]
+            self._cancelled, self._process = False, None
+            self._log.clear()
+            self._state = {
+                "kind": job, "status": "running", "stage": "", "step": 0, "total": 1,
+                "micro_step": 0, "micro_total": 0, "message": "waiting for the host",
+                "seconds": 0.0, "left": None, "curves": {}, "pictures": [], "job": job,
+                "request": {name: value for name, value in request.items() if name != "plan"},
+                "result": None, "error": None, "revision": self._revision(),
+            }  # fmt: skip
+            thread = threading.Thread(
+                target=self._run, args=(python, copy.deepcopy(request)), name="resalign job",
+                daemon=True,
+            )  # fmt: skip
+            thread.start()  # it waits for this lock before it changes anything
+            self._thread = thread
+            self._tell()
+
+    def cancel(self) -> None:
+        """Ask the running job to stop; returns at once, and may be called again."""
+        with self._changed:
+            process = self._ask_to_stop()
+        if process is not None:
+            process.cancel()
+
+    def state(self) -> dict[str, Any] | None:
+        """A copy of the last job's state; None where there has been none."""
+        with self._changed:
+            if self._state is None:
+                return None
+            return {**copy.deepcopy(self._state), "log": list(self._log)}
+
+    def wait(self, after: int, timeout: float) -> dict[str, Any] | None:
+        """The state once its revision is another than `after`; None where that takes longer than
+        `timeout` seconds."""
+        with self._changed:
+            new = self._changed.wait_for(
+                lambda: self._state is not None and self._state["revision"] != after, timeout
+            )
+        return self.state() if new else None
+
+    def close(self) -> None:
+        """Stop the job and its worker, and wait for both; for Reload UI and the host's end."""
+        with self._changed:
+            self._closed = True
+            thread, process = self._thread, self._ask_to_stop()
+        if process is not None:
+            process.cancel(grace=_CLOSING[0], last_grace=_CLOSING[1])
+        if thread is not None and thread is not threading.current_thread():
+            # Without a process it waits for the host's queue, and stops when its turn comes.
+            thread.join(sum(_CLOSING) + 5 if process is not None else 1.0)
+        with self._changed:
+            self._outlived = self._thread is not None
+        atexit.unregister(self.close)
+
+    # --- on the job's thread -------------------------------------------------------------------
+
+    def _run(self, python: str, request: dict[str, Any]) -> None:
+        """The whole of a job. Whatever happens, it ends with a state that says so."""
+        end: dict[str, Any] = {}
+        try:
+            with self._host.exclusive():
+                end = self._work(python, request)
+        except Exception as error:
+            if end:  # the job has ended well or ill; what the host did then has gone wrong
+                said = end.get("message") or (self._state or {}).get("message")
+                end["message"] = f"{said}; then the host failed: {error}"
+                end.setdefault("error", {"kind": "bug", "message": str(error)})
+            else:
+                kind = "user" if isinstance(error, ResAlignError) else "bug"
+                text = str(error) if kind == "user" else f"{type(error).__name__}: {error}"
+                end = _failure(kind, text)
+            self._note(f"{type(error).__name__}: {error}")
+        finally:
+            with self._changed:
+                assert self._state is not None
+                self._state.update(end or _failure("bug", "the job ended without a word"))
+                self._state.update(left=None, micro_step=0, micro_total=0)
+                self._thread = self._process = None
+                self._tell()
+
+    def _work(self, python: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Run the worker; how it ended, for the state."""
+        last: dict[str, Any] = {}
+
+        def on_event(event: dict[str, Any]) -> None:
+            if event["event"] == "state":
+                self._update(event["state"])
+            elif event["event"] == "hello":
+                self._note(f"worker: torch {event['torch']} on {event['device']}")
+            else:
+                last.update(event)
+
+        process = WorkerProcess(python, on_event=on_event, on_log=self._note)
+        with self._changed:
+            if self._cancelled:
+                return {"status": "stopped", "message": "stopped before it began"}
+            self._process = process
+            assert self._state is not None
+            self._state["message"] = "starting the worker"
+            self._tell()
+        code = process.run(request)
+        if last.get("event") == "done":
+            return {"status": "done", "result": last["result"]}
+        if last.get("event") == "failed":
+            return _failure(last["kind"], last["message"], last.get("traceback"))
+        if last.get("event") == "stopped" or process.cancelled:
+            said = last.get("message") or "stopped; what was saved is kept, Resume goes on from it"
+            return {"status": "stopped", "message": said}
+        return _failure("lost", death(code, process.last_words()))
+
+    def _update(self, state: dict[str, Any]) -> None:
+        """A state from the worker. Its end is told later, when the host has its queue back."""
+        with self._changed:
+            assert self._state is not None
+            status = {} if state["status"] == "running" else {"status": "running"}
+            self._state.update({**state, **status})
+            self._tell()
+
+    def _note(self, line: str) -> None:
+        with self._changed:
+            self._log.append(line)
+            self._tell()
+
+    def _ask_to_stop(self) -> WorkerProcess | None:
+        """Call with the lock held."""
+        if self._thread is None:
+            return None
+        self._cancelled = True
+        if self._state is not None and self._state["message"] != "stopping":
+            self._state["message"] = "stopping"
+            self._tell()
+        return self._process
+
+    # --- kept ----------------------------------------------------------------------------------
+
+    def _tell(self) -> None:
+        """Call with the lock held, after every change."""
+        assert self._state is not None
+        self._state["revision"] += 1
+        now = time.monotonic()
+        if self._state["status"] != "running" or now - self._kept >= _KEPT_EVERY:
+            self._kept = now
+            self._keep()
+        self._changed.notify_all()
+
+    def _revision(self) -> int:
+        """Rises over all jobs, so that a page that watches one sees the next."""
+        return self._state["revision"] if self._state else 0
+
+    def _keep(self) -> None:
+        """Write the state down, without pictures: those that were shown plainly are nobody
+        else's."""
+        assert self._state is not None
+        if self._outlived:
+            return  # the file is another manager's by now
+        state = {**self._state, "pictures": [], "log": list(self._log)}
+        if isinstance(state["result"], dict) and "pictures" in state["result"]:
+            state["result"] = {**state["result"], "pictures": []}
+        path = self._folder / LAST_JOB
+        temporary = path.with_name(path.name + ".tmp")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(state), encoding="utf-8")
+            os.replace(temporary, path)
+        except OSError as error:  # a full disk must not end a job; that it is not kept is told
+            self._log.append(f"{path} cannot be written: {error}")
+
+    def _recall(self) -> dict[str, Any] | None:
+        """The last job of an earlier life. One that was running then was cut off."""
+        try:
+            state = json.loads((self._folder / LAST_JOB).read_text(encoding="utf-8"))
+            self._log.extend(state.pop("log"))
+            state["revision"] += 1
+            if state["status"] == "running":
+                state.update(
+                    status="stopped", left=None, micro_step=0, micro_total=0,
+                    message="the host ended while this was running; start it again, or Resume, "
+                    "to go on",
+                )  # fmt: skip
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            self._log.append(f"{self._folder / LAST_JOB} cannot be read: {error}")
+            return None
+        return state
+
+
+def _failure(kind: str, message: str, traceback: str | None = None) -> dict[str, Any]:
+    error = {"kind": kind, "message": message, **({"traceback": traceback} if traceback else {})}
+    return {"status": "failed", "message": message, "error": error}

@@ -1,0 +1,189 @@
+"""A worker's process as its host sees it: started, listened to, asked to stop, and buried.
+
+The standard library and the backend's torch-free parts alone: this runs in the host's process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from ...backend.errors import ResAlignError
+from ...backend.worker.protocol import CANCEL, parse
+
+WORKER = Path(__file__).resolve().parents[2] / "backend" / "worker" / "__main__.py"
+GRACE = 60.0  # seconds from a cancel to SIGTERM: a step on a slow device, or the loading of a file
+LAST_GRACE = 15.0  # from there to SIGKILL
+_CANCEL = CANCEL.encode() + b"\n"
+_WORDS = 8  # last lines of stderr that a report of a death quotes
+_KEEP_OUT = ("PYTHONPATH", "PYTHONSTARTUP", "PYTHONHOME")
+
+
+class WorkerProcess:
+    """One worker, for one job. `run` blocks until it is gone; `cancel` may come from any thread."""
+
+    def __init__(
+        self,
+        python: str,
+        *,
+        on_event: Callable[[dict[str, Any]], None],
+        on_log: Callable[[str], None],
+    ) -> None:
+        self._command = [python_path(python), "-I", "-u", str(WORKER)]
+        self._on_event, self._on_log = on_event, on_log
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()  # of stdin, and of what cancels
+        self._cancelled = self._asked = False  # asked: the request has gone out
+        self._timer: threading.Timer | None = None
+        self._words: deque[str] = deque(maxlen=_WORDS)
+
+    def run(self, request: dict[str, Any]) -> int:
+        """Start it, send the request, pass all on that it says; returns its exit code (negative:
+        the number of the signal that killed it)."""
+        try:
+            process = self._start()
+        except OSError as error:
+            raise ResAlignError(
+                f"the worker's Python {self._command[0]} does not start ({error}): build the "
+                "worker's environment again"
+            ) from None
+        assert process.stdin and process.stdout and process.stderr
+        logging = threading.Thread(target=self._log, args=(process.stderr,), daemon=True)
+        logging.start()
+        try:
+            self._ask(request)
+            for line in process.stdout:
+                text = line.decode("utf-8", "replace").rstrip("\r\n")
+                event = parse(text)
+                if event is not None:
+                    self._on_event(event)
+                elif text:
+                    self._on_log(text)
+            code = process.wait()
+        finally:  # also where a callback of ours fails: no worker is left behind
+            self._end(process)
+        logging.join(timeout=5)
+        process.stdout.close()
+        process.stderr.close()
+        return code
+
+    def cancel(self, *, grace: float = GRACE, last_grace: float = LAST_GRACE) -> None:
+        """Ask it to stop, and make it stop if it does not. Returns at once; once is enough, and
+        the last call's seconds count. One that is not started yet is stopped when it is."""
+        self._arm(grace, self._terminate, last_grace)
+        with self._lock:
+            first, self._cancelled = not self._cancelled, True
+            if first and self._asked:
+                self._write(_CANCEL)
+
+    def kill(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def last_words(self) -> str:
+        """The end of what it wrote to stderr."""
+        return "\n".join(self._words)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        environment = {k: v for k, v in os.environ.items() if k not in _KEEP_OUT}
+        options: dict[str, Any] = (
+            {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
+            if os.name == "nt"
+            else {"start_new_session": True}  # a Ctrl-C in the host's terminal is the host's
+        )
+        with self._lock:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE, env=environment, **options,
+            )  # fmt: skip
+        return self._process
+
+    def _ask(self, request: dict[str, Any]) -> None:
+        with self._lock:
+            cancelled, self._asked = self._cancelled, True
+            self._write(json.dumps(request).encode() + b"\n" + (_CANCEL if cancelled else b""))
+        if cancelled:
+            self._arm(GRACE, self._terminate, LAST_GRACE)
+
+    def _write(self, data: bytes) -> None:
+        """Call with the lock held."""
+        stdin = self._process.stdin if self._process else None
+        if stdin is None or stdin.closed:
+            return
+        with contextlib.suppress(OSError):  # it has died already, and `run` is about to see that
+            stdin.write(data)
+            stdin.flush()
+
+    def _log(self, stream: IO[bytes]) -> None:
+        for line in stream:
+            text = line.decode("utf-8", "replace").rstrip()
+            if text:
+                self._words.append(text)
+                self._on_log(text)
+
+    def _arm(self, seconds: float, act: Callable[..., None], *arguments: Any) -> None:
+        if self._process is None or self._process.poll() is not None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = threading.Timer(seconds, act, arguments)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _terminate(self, last_grace: float) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._arm(last_grace, self.kill)
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        if self._timer is not None:
+            self._timer.cancel()
+        with self._lock:
+            if process.stdin and not process.stdin.closed:
+                with contextlib.suppress(OSError):  # unsent bytes for a process that is dead
+                    process.stdin.close()
+
+
+def python_path(python: str) -> str:
+    """The interpreter to start, or a ResAlignError where there is none."""
+    found = shutil.which(python) if python else None
+    if found is None:
+        raise ResAlignError(
+            f"the worker's Python {python or '(none)'} does not exist: build the worker's "
+            "environment again"
+        )
+    return found
+
+
+def death(code: int, words: str) -> str:
+    """What to say of a worker that ended without saying why."""
+    how = f"ended with exit code {code}"
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        how = f"was killed ({name})"
+        if name == "SIGKILL":
+            how += ", by hand or by the system for want of memory"
+    return f"the worker {how}; its last words: {words or '(none)'}"

@@ -1,0 +1,248 @@
+"""The worker's jobs on the embedded demo checkpoint, called in this process."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from fakes_lora import plain, write
+
+from resalign.backend.adapter.lora import Adapter
+from resalign.backend.config import Concept, FineTuneConfig, HardeningPlan, ImageSet, Job
+from resalign.backend.demo.plans import CHECKPOINT
+from resalign.backend.errors import CheckpointError, ConfigError, ExportError, RunError
+from resalign.backend.live_state import LiveState
+from resalign.backend.plan_file import to_json
+from resalign.backend.run_folder import RunFolder
+from resalign.backend.worker import drawing, hardening
+from resalign.backend.worker.protocol import Stopped
+from resalign.backend.worker.requests import parse_request
+
+PLAN = HardeningPlan(
+    concepts=(
+        Concept("weapon", ("a pistol",), images=ImageSet(prompts=("a pistol",), images=2,
+                                                         sampling_steps=2)),
+    ),
+    retain_set=ImageSet(prompts=("a cat",), images=2, sampling_steps=2),
+    fine_tunes=(FineTuneConfig(name="user", steps=2),),
+    outer_steps=3, warm_up_steps=1, forget_batch=1, retain_batch=1, save_every=50,
+)  # fmt: skip
+
+
+def nobody():
+    """The check for a stop, where nobody asks for one."""
+
+
+class StopsAfter:
+    """Asks for a stop at the nth check."""
+
+    def __init__(self, checks):
+        self.left = checks
+
+    def __call__(self):
+        self.left -= 1
+        if self.left < 0:
+            raise Stopped
+
+
+def harden(folder, *, check=nobody, live=None, previews=0, **changes):
+    request = {
+        "job": "harden", "checkpoint": "demo", "plan": to_json(PLAN), "run_folder": str(folder),
+        "preview_every": previews, **changes,
+    }  # fmt: skip
+    return hardening.harden(
+        parse_request(request), live or LiveState("harden"), check, device="cpu"
+    )
+
+
+def resume(folder, live=None):
+    request = parse_request({"job": "resume", "run_folder": str(folder), "preview_every": 0})
+    return hardening.resume(request, live or LiveState("resume"), nobody)
+
+
+def export(folder, output, *, check=nobody, **more):
+    request = {"job": "export", "run_folder": str(folder), "output": str(output), **more}
+    return hardening.export(parse_request(request), LiveState("export"), check)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that went through, with previews: folder, result, live state."""
+    folder, live = tmp_path_factory.mktemp("finished") / "run", LiveState("harden")
+    result, _ = harden(folder, live=live, previews=2)
+    return folder, result, live
+
+
+@pytest.fixture
+def cheap(tmp_path):
+    """A finished run with an adapter of zeros but for one module: made without a model."""
+    name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    unet = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
+    from safetensors import safe_open
+
+    with safe_open(CHECKPOINT, framework="pt") as file:
+        out, into = file.get_slice(unet).get_shape()
+    tensors = {f"{name}.lora_A.weight": torch.ones(4, into),
+               f"{name}.lora_B.weight": torch.ones(out, 4)}  # fmt: skip
+    source = tmp_path / "model.safetensors"
+    shutil.copy(CHECKPOINT, source)
+    job = Job(checkpoint=str(source), output=str(tmp_path / "o.safetensors"), plan=PLAN)
+    with RunFolder.create(tmp_path / "run", job) as run:
+        run.save_state(PLAN.outer_steps, {"x": torch.zeros(1)}, {})
+        run.save_adapter(Adapter(tensors, 4, 4.0))
+    return tmp_path / "run"
+
+
+def adapter_bytes(folder):
+    return (Path(folder) / "adapter.safetensors").read_bytes()
+
+
+def test_a_run_ends_with_a_result_curves_and_blurred_previews(finished):
+    folder, result, live = finished
+    assert (result["run_folder"], result["steps"]) == (str(folder), 3)
+    assert result["concepts"] == ["weapon"] and {"harm", "retain", "q"} <= set(result["last"])
+    assert [x for x, _ in live.state["curves"]["harm"]] == [1, 2, 3]
+    shown = [(picture["step"], picture["flagged"]) for picture in live.state["pictures"]]
+    assert shown == [(2, True), (2, False), (3, True), (3, False)]
+    json.dumps([result, live.state], allow_nan=False)
+
+
+def test_stopped_within_a_step_resume_ends_in_the_same_bytes(finished, tmp_path):
+    """And previews change nothing: the run it is compared with had some."""
+    live = LiveState("harden")
+    with pytest.raises(Stopped, match=r"stopped after step 2 of 3; Resume goes on"):
+        harden(tmp_path, live=live, check=_in_the_middle_of_step(3, live))
+    live = LiveState("resume")
+    result, _ = resume(tmp_path, live)
+    assert result["steps"] == 3 and live.state["kind"] == "harden"
+    assert [x for x, _ in live.state["curves"]["harm"]] == [1, 2, 3]
+    assert adapter_bytes(tmp_path) == adapter_bytes(finished[0])
+    # Asked for once more, it is there at once.
+    shutil.rmtree(tmp_path / "cache")
+    assert harden(tmp_path)[0] == result
+
+
+def _in_the_middle_of_step(step, live):
+    def check():
+        if live.state["step"] == step - 1 and live.state["micro_step"]:
+            raise Stopped
+
+    return check
+
+
+def test_a_stop_before_the_first_step_leaves_a_run_that_harden_goes_on_with(tmp_path):
+    with pytest.raises(Stopped, match="after step 0 of 3"):
+        harden(tmp_path, check=StopsAfter(3))
+    shutil.copy(CHECKPOINT, tmp_path / "other.safetensors")
+    with pytest.raises(RunError, match=r"holds a run on .*, not on"):
+        harden(tmp_path, checkpoint=str(tmp_path / "other.safetensors"))
+    with pytest.raises(RunError, match="belongs to another plan"):
+        harden(tmp_path, plan={**to_json(PLAN), "seed": 5})
+
+
+def test_a_plan_that_cannot_be_run_leaves_no_folder(tmp_path):
+    wrong = to_json(PLAN) | {"retain_set": {"folder": str(tmp_path / "none")}}
+    with pytest.raises(ConfigError, match="none"):
+        harden(tmp_path / "run", plan=wrong)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_deleted_in_mid_run_does_not_stop_it_and_is_missed_by_the_export(tmp_path):
+    source = tmp_path / "model.safetensors"
+    shutil.copy(CHECKPOINT, source)
+    live = LiveState("harden")
+
+    def check():
+        if live.state["step"] == 1:
+            source.unlink(missing_ok=True)
+
+    harden(tmp_path / "run", checkpoint=str(source), live=live, check=check)
+    assert not source.exists()
+    with pytest.raises(RunError, match=r"model.safetensors, the checkpoint that .* hardened, is"):
+        export(tmp_path / "run", tmp_path / "out.safetensors")
+    result, _ = export(tmp_path / "run", tmp_path / "out.safetensors", checkpoint="demo")
+    assert result["changed"] > 0 and Path(result["path"]).is_file()
+
+
+def test_an_export_writes_checkpoint_and_card_and_counts_what_changed(cheap, tmp_path):
+    result, message = export(cheap, tmp_path / "out.safetensors")
+    assert (result["changed"], result["path"]) == (1, str(tmp_path / "out.safetensors"))
+    assert Path(result["card"]).is_file() and len(result["sha256"]) == 64
+    assert message == f"1 tensors changed, {result['kept']} left as they were"
+    with pytest.raises(ExportError, match="exists"):
+        export(cheap, tmp_path / "out.safetensors")
+
+
+def test_an_unfinished_run_is_exported_only_on_purpose(cheap, tmp_path):
+    with RunFolder.open(cheap) as run:
+        run.save_state(2, {"x": torch.zeros(1)}, {})
+    with pytest.raises(RunError, match="stopped after step 2 of 3"):
+        export(cheap, tmp_path / "out.safetensors")
+    assert export(cheap, tmp_path / "out.safetensors", unfinished=True)[0]["changed"] == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 16 MB."""
+    if os.name != "posix" or os.geteuid() != 0:
+        pytest.skip("only root can mount the small disk that this test fills")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder])
+    if done.returncode:
+        pytest.skip("the small disk that this test fills cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_fills_up_during_an_export_costs_the_file_and_not_the_run(cheap, small_disk):
+    filler = small_disk / "filler"
+
+    def others_write():
+        if not filler.exists():
+            filler.write_bytes(b"\0" * (8 << 20))
+
+    before = {path.name: path.read_bytes() for path in cheap.iterdir()}
+    with pytest.raises(ExportError, match="No space left on device"):
+        export(cheap, small_disk / "out.safetensors", check=others_write)
+    assert os.listdir(small_disk) == ["filler"]
+    assert {path.name: path.read_bytes() for path in cheap.iterdir()} == before
+    filler.unlink()
+    export(cheap, small_disk / "out.safetensors")
+
+
+def test_a_lora_of_the_run_is_written(cheap, tmp_path):
+    request = {"job": "lora", "run_folder": str(cheap), "output": str(tmp_path / "l.safetensors")}
+    result, _ = hardening.lora(parse_request(request), LiveState("lora"), nobody)
+    assert result == {"path": str(tmp_path / "l.safetensors"), "format": "kohya"}
+    assert (tmp_path / "l.safetensors").is_file()
+
+
+def try_lora(lora, live=None, check=nobody, **more):
+    request = parse_request({
+        "job": "try_lora", "original": "demo", "lora": str(lora), "prompt": "a cat", "steps": 1,
+        **more,
+    })  # fmt: skip
+    return drawing.try_lora(request, live or LiveState("try_lora"), check, device="cpu")
+
+
+def test_a_lora_is_tried_on_both_side_by_side_and_blurred(cheap, tmp_path):
+    lora, live = write(tmp_path / "l.safetensors", plain()), LiveState("try_lora")
+    result, message = try_lora(lora, live, run_folder=str(cheap), count=2)
+    captions = [(p["caption"], p["flagged"]) for p in result["pictures"]]
+    assert captions == [("seed 0: a cat", True), ("seed 1: a cat", True)]
+    assert all(p["url"].startswith("data:image/jpeg;base64,") for p in result["pictures"])
+    assert message == "2 pictures of each drawn" and live.state["total"] == 4
+    shown, _ = try_lora(lora, run_folder=str(cheap), count=2, show_pictures=True)
+    assert [picture["flagged"] for picture in shown["pictures"]] == [False, False]
+    assert shown["pictures"][0]["url"] != result["pictures"][0]["url"]
+
+
+def test_a_lora_that_fits_nothing_is_the_users_mistake(tmp_path):
+    wide = {name: tensor.repeat(20, 20) for name, tensor in plain().items()}
+    lora = write(tmp_path / "l.safetensors", wide)
+    with pytest.raises(CheckpointError, match=r"l\.safetensors: .* is for a layer from 640"):
+        try_lora(lora, hardened="demo")
