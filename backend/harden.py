@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .adapter.apply import AdaptedDenoiser
 from .adapter.lora import Adapter
+from .bilevel.feed import Feed
 from .bilevel.losses import remaining_harm
 from .bilevel.objective import Harm, Objective
 from .bilevel.regulator import Regulator
@@ -28,14 +29,13 @@ from .bilevel.simulate import SimulatedUser, accumulate, simulate_user
 from .bilevel.vectors import Loss, gradient
 from .bilevel.weights import learning_rate, resilience_weight, retain_weight
 from .config import FineTuneConfig, HardeningPlan
-from .data.batches import Draw, EncodedData, draw, prepare_data
+from .data.batches import EncodedData, prepare_data
 from .errors import DivergenceError
 from .model.model import Model
 from .progress import Progress, ProgressCallback, silent
 from .records import SimulationRecord, StepRecord
 from .rounding import this_machine, threads, told_changes
 from .run_folder import RunFolder
-from .seeds import generator
 
 log = logging.getLogger(__name__)
 
@@ -120,8 +120,10 @@ class _Run:
         for warning in self.warnings:
             log.warning(warning)
         plan, self.theta = self.plan, self.denoiser.theta
-        self.schedule = self.denoiser.model.schedule.to(self.denoiser.model.device)
-        self.objective = Objective(self.denoiser, self.schedule, plan.harm, plan.micro_batch)
+        device = self.denoiser.model.device
+        schedule = self.denoiser.model.schedule.to(device)
+        objective = Objective(self.denoiser, schedule, plan.harm, plan.micro_batch)
+        self.feed = Feed(plan, self.data, objective, schedule, device)
         self.regulator = Regulator(plan.regulator)
         self.optimiser = torch.optim.AdamW(
             self.theta.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay
@@ -163,18 +165,18 @@ class _Run:
         total = {name: torch.zeros_like(tensor) for name, tensor in self.theta.items()}
         scale = self.denoiser.loss_scale
 
-        harm = self._harm(step)
+        harm = self.feed.harm(step)
         harm_now, gradients = gradient(harm.loss, self.theta, scale=scale)
         accumulate(total, gradients, 1 - strength)
 
-        retain = self.objective.retain(self._retain(step))
+        retain = self.feed.retain(step)
         retain_now, gradients = gradient(retain, self.theta, scale=scale)
         accumulate(total, gradients, retention)
         keep = self.plan.retain_after_weight / strength if strength else 0.0
 
         users = []
         if strength > 0:
-            chosen = self._configurations(step)
+            chosen = self.feed.configurations(step)
             for number, fine_tune in enumerate(chosen):
                 user = self._simulate(step, number, fine_tune, harm, retain, keep)
                 accumulate(total, user.gradient.values(), strength / len(chosen))
@@ -217,11 +219,11 @@ class _Run:
             self.plan,
             fine_tune,
             steps,
-            loss=lambda inner: self._fine_tuning(step, number, inner, fine_tune),
+            loss=lambda inner: self.feed.fine_tuning(step, number, inner, fine_tune),
             harm=harm,
             retain=retain,
             retain_weight=retain_weight,
-            seed=int(torch.randint(2**31, (), generator=self._random("user", step, number))),
+            seed=self.feed.seed(step, number),
             on_step=lambda inner: self._tell({}, step - 1, inner, steps, fine_tune.name),
         )
 
@@ -261,66 +263,6 @@ class _Run:
                 f"outer step {step}: {', '.join(bad)} is not finite; the state after step "
                 f"{step - 1} is kept: {knobs}"
             )
-
-    # What each step is fed: drawn from the seed, the use and the step alone.
-
-    def _random(self, *use: str | int) -> torch.Generator:
-        return generator(self.plan.seed, *use)
-
-    def _draw(self, encoded: object, count: int, dropout: float, *use: str | int) -> Draw:
-        return draw(
-            encoded,  # type: ignore[arg-type]
-            self._random(*use),
-            count,
-            schedule_steps=self.schedule.steps,
-            caption_dropout=dropout,
-        ).onto(self.denoiser.model.device)
-
-    def _harm(self, step: int) -> Harm:
-        counts = self._concept_counts(self.plan.forget_batch, "concepts", step)
-        draws = [self._draw(self.data.forget[n], c, 0.0, "forget", n, step) for n, c in counts]
-        device = self.denoiser.model.device
-        return self.objective.harm(draws, [self.data.anchors[n].onto(device) for n, _ in counts])
-
-    def _retain(self, step: int) -> Draw:
-        plan = self.plan
-        return self._draw(self.data.retain, plan.retain_batch, plan.caption_dropout, "retain", step)
-
-    def _concept_counts(self, total: int, *use: str | int) -> list[tuple[str, int]]:
-        """How many of `total` samples each concept gets, drawn by the concepts' weights."""
-        weights = torch.tensor([concept.weight for concept in self.plan.concepts])
-        picks = torch.multinomial(weights, total, replacement=True, generator=self._random(*use))
-        counts = torch.bincount(picks, minlength=len(weights)).tolist()
-        names = [concept.name for concept in self.plan.concepts]
-        return [(name, count) for name, count in zip(names, counts, strict=True) if count]
-
-    def _configurations(self, step: int) -> list[FineTuneConfig]:
-        pool = self.plan.fine_tunes
-        order = torch.randperm(len(pool), generator=self._random("configurations", step))
-        return [pool[int(i)] for i in order[: self.plan.configurations_per_step]]
-
-    def _fine_tuning(self, step: int, number: int, inner: int, fine_tune: FineTuneConfig) -> Loss:
-        """The loss of one inner step: its data, some of the concept, the DreamBooth prior."""
-        use = ("inner", step, number, inner)
-        count = fine_tune.batch
-        if inner == 0 and self.plan.solver.batch:
-            count = self.plan.solver.batch
-        chance = torch.rand((), generator=self._random(*use, "share")).item()
-        harmful = min(count, int(count * fine_tune.concept_share + chance))
-        drop = fine_tune.caption_dropout
-        parts: list[tuple[Draw, float]] = []
-        if count > harmful:
-            own = self._draw(self.data.fine_tunes[fine_tune.data], count - harmful, drop, *use)
-            parts.append((own, (count - harmful) / count))
-        if harmful:
-            for name, n in self._concept_counts(harmful, *use, "concepts"):
-                some = self._draw(self.data.forget[name], n, drop, *use, "concept", name)
-                parts.append((some, n / count))
-        if fine_tune.method == "dreambooth":
-            prior = self.data.fine_tunes[fine_tune.prior_data]
-            some = self._draw(prior, count, 0.0, *use, "prior")
-            parts.append((some, fine_tune.prior_weight))
-        return self.objective.fine_tuning([p for p, _ in parts], [w for _, w in parts])
 
     # Keeping and telling.
 
