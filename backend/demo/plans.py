@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..config import (
+    RETAIN,
     AdapterConfig,
     Concept,
     FineTuneConfig,
@@ -19,7 +20,14 @@ from ..config import (
     ImageSet,
     RegulatorConfig,
 )
-from .art import BENIGN, HELD_OUT_STYLES, UNSAFE, sample_specs, write_image_set
+from .art import (
+    BENIGN,
+    HELD_OUT_STYLES,
+    UNSAFE,
+    evaluation_prompts,
+    sample_specs,
+    write_image_set,
+)
 
 CHECKPOINT = Path(__file__).parent / "assets" / "demo_sd.safetensors"
 WEAPON = "weapon"
@@ -91,4 +99,20 @@ def resalign_plan(
         resilience_weight=0.6,
         retain_after_weight=RETAIN_AFTER,
         regulator=RegulatorConfig(low=0.6, high=0.8, min_steps=4, max_steps=12),
+    )
+
+
+def prompted_plan(*, seed: int = 0, warm_up: int = 60, steps: int = 120) -> HardeningPlan:
+    """The same without image folders: the checkpoint draws its sets from the demo's captions."""
+    weapons = tuple(prompt for prompt, _ in evaluation_prompts(UNSAFE, 12, 1))
+    others = tuple(prompt for prompt, _ in evaluation_prompts(BENIGN, 6, 2))
+    plan = resalign_plan({"forget": Path(), "retain": Path(), "inner": Path()}, seed=seed,
+                         warm_up=warm_up, steps=steps)  # fmt: skip
+    drawn = ImageSet(prompts=weapons, images=len(weapons), sampling_steps=15)
+    return replace(
+        plan,
+        concepts=(Concept(WEAPON, weapons, images=drawn),),
+        retain_set=ImageSet(prompts=others, images=len(others), sampling_steps=15),
+        fine_tunes=tuple(replace(user, data=RETAIN) for user in plan.fine_tunes),
+        save_every=5,
     )

@@ -1,0 +1,81 @@
+"""Loads ResAlign into A1111 or Forge: the one file here that they execute.
+
+They give a script no name to import by, and own the names `backend`, `modules` and `scripts`. So
+the folder of this extension is loaded as the package `resalign_ext`, in which all imports are
+relative. Whatever goes wrong, a tab says so: an error in a callback would leave none.
+"""
+
+import sys
+import traceback
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+from modules import script_callbacks
+
+ROOT = Path(__file__).resolve().parent.parent
+NAME = "resalign_ext"
+
+
+def purge():
+    """Forget the package: `Reload UI` executes this file again in the same process."""
+    for name in [name for name in sys.modules if name == NAME or name.startswith(NAME + ".")]:
+        del sys.modules[name]
+
+
+def load():
+    purge()
+    spec = spec_from_file_location(
+        NAME, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    module = module_from_spec(spec)
+    sys.modules[NAME] = module
+    try:
+        spec.loader.exec_module(module)
+        return import_module(NAME + ".scripts.resalign_webui.inside")
+    except BaseException:
+        purge()
+        raise
+
+
+def failed(error):
+    """A tab that shows what is wrong. Nothing of ours is needed for it."""
+    import html
+
+    import gradio as gr
+
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    with gr.Blocks(analytics_enabled=False) as blocks:
+        gr.HTML(
+            "<p><b>ResAlign could not be loaded.</b> Update the extension (Extensions, Check for "
+            "updates), or remove its folder and install it again, then restart the host. If that "
+            "does not help, report this text:</p>"
+            f"<pre style='white-space: pre-wrap'>{html.escape(text)}</pre>"
+        ).do_not_save_to_config = True
+    return [(blocks, "ResAlign", "resalign")]
+
+
+try:
+    inside = load()
+except Exception as error:  # shown in the tab, and in the host's log
+    traceback.print_exc()
+    reason = error
+    script_callbacks.on_ui_tabs(lambda: failed(reason))
+else:
+
+    def tabs():
+        try:
+            return inside.tabs()
+        except Exception as error:  # a callback that raises would leave no tab at all
+            traceback.print_exc()
+            return failed(error)
+
+    script_callbacks.on_ui_settings(inside.settings)
+    script_callbacks.on_ui_tabs(tabs)
+    script_callbacks.on_app_started(inside.started)
+
+    def unloaded():
+        inside.close()
+        purge()
+
+    script_callbacks.on_script_unloaded(unloaded)

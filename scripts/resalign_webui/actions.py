@@ -1,0 +1,187 @@
+"""What the buttons do. Knows no gradio: values in, HTML and lists of choices out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from ...backend.checkpoint.inspect import inspect
+from ...backend.errors import ResAlignError
+from . import forms, measure_forms, views
+from . import host as hosts
+from .checking import Values
+from .host import DEMO, Host
+from .runs import named, read_probes, read_runs, with_adapter
+
+NONE = "none"
+_PAUSE = 0.3  # seconds between two updates of a page
+_WAIT = 2.0  # seconds until a page is told the time again when nothing happened
+
+
+class Jobs(Protocol):
+    """One job at a time, in a process of its own; outlives the page that started it."""
+
+    def start(self, request: dict[str, Any]) -> Any: ...
+    def cancel(self) -> Any: ...
+    def state(self) -> dict[str, Any] | None: ...
+    def wait(self, after: int, timeout: float, /) -> dict[str, Any] | None: ...
+    def close(self) -> Any: ...
+
+
+class Actions:
+    def __init__(self, host: Host, jobs: Jobs, url: Callable[[str, str], str]) -> None:
+        """url: the address of a file of a probe's report, by the probe's name and the file's."""
+        self.host, self.jobs, self.url = host, jobs, url
+
+    def harden(self, values: Values) -> str:
+        return self._start(lambda: forms.harden_request(values, self.host), "Hardening started.")
+
+    def resume(self, values: Values) -> str:
+        return self._start(
+            lambda: forms.resume_request(values, self._unfinished()), "Going on where it stopped."
+        )
+
+    def probe(self, values: Values) -> str:
+        return self._start(
+            lambda: measure_forms.probe_request(values, self.host, self._runs()), "Probe started."
+        )
+
+    def try_lora(self, values: Values) -> str:
+        return self._start(
+            lambda: measure_forms.lora_request(values, self.host, with_adapter(self._runs())),
+            "Drawing with and without hardening; the pictures come in the panel of jobs.",
+        )
+
+    def export(self, values: Values) -> str:
+        def make() -> dict[str, Any]:
+            runs, probes = with_adapter(self._runs()), read_probes(hosts.probes_folder(self.host))
+            return measure_forms.export_request(values, self.host, runs, probes)
+
+        return self._start(make, "Export started.", after=self._exported)
+
+    def save_lora(self, values: Values) -> str:
+        return self._start(
+            lambda: measure_forms.save_lora_request(values, self.host, with_adapter(self._runs())),
+            "Saving the LoRA.",
+        )
+
+    def missing(self) -> str:
+        """What keeps jobs from running, as HTML; empty where nothing does."""
+        return views.note(self.host.missing(), "error")
+
+    def mend(self) -> Iterator[str]:
+        """Set it right; the last lines of what is being done, as they come."""
+        said: list[str] = []
+        for line in self.host.mend():
+            said.append(line)
+            yield views.note("\n".join(said[-12:]))
+        yield self.missing() or views.note("Ready: jobs can run now.", "good")
+
+    def cancel(self) -> None:
+        self.jobs.cancel()
+
+    def follow(self) -> Iterator[tuple[str, bool]]:
+        """(HTML of the job, is it over), again whenever it changes, until it is over."""
+        while True:
+            state = self.jobs.state()
+            over = not state or state.get("status") != "running"
+            yield views.job_html(state), over
+            if over or not state:
+                return
+            time.sleep(_PAUSE)
+            self.jobs.wait(state["revision"], _WAIT)
+
+    def describe(self, label: Any) -> str:
+        """One line on a checkpoint that was chosen, or why it cannot be hardened."""
+        if not label:
+            return ""
+        try:
+            found = inspect(self._file(label))
+        except ResAlignError as error:
+            return views.note(str(error), "error")
+        if found.problem:
+            return views.note(found.problem, "error")
+        hardened = "hardened before" if found.hardened else "not hardened"
+        return views.help_text(
+            f"{found.title}, {found.resolution} px, {found.bytes / 1e9:.2f} GB, {hardened}"
+        )
+
+    def provenance(self, label: Any) -> str:
+        """All that the header of a checkpoint says."""
+        try:
+            path = self._file(label)
+            found = inspect(path)
+        except ResAlignError as error:
+            return views.note(str(error), "error")
+        text = found.to_text().replace(str(path), path.name)
+        hint = "" if found.hardened else "Nobody has to leave a record: to find none says little."
+        return views.facts(text, found.problem) + (views.help_text(hint) if hint else "")
+
+    def report(self, label: Any) -> str:
+        probe = named(label, read_probes(hosts.probes_folder(self.host)))
+        if probe is None or not probe.report:
+            return views.note("Choose a finished probe; the list has a refresh button.", "error")
+        return views.report_frame(self.url(probe.name, "report.html"), "the report")
+
+    def refresh(self) -> dict[str, list[str]]:
+        self.host.refresh_checkpoints()
+        return self.choices()
+
+    def choices(self) -> dict[str, list[str]]:
+        """What the lists offer, by the name of the list."""
+        files = [label for label, _ in self.host.checkpoints()]
+        runs, probes = self._runs(), read_probes(hosts.probes_folder(self.host))
+        kept = [NONE, *(run.label for run in with_adapter(runs))]
+        every = [DEMO, *files]
+        return {
+            "checkpoint": every, "original": every, "hardened": files, "about": every,
+            "try_original": every, "try_hardened": files,
+            "lora": [label for label, _ in self.host.loras()],
+            "unfinished": [entry.label for entry in self._unfinished()],
+            "probe_run": [NONE, *(run.label for run in runs)],
+            "export_run": kept[1:], "try_run": kept,
+            "export_probe": [NONE, *(probe.label for probe in probes if probe.report)],
+            "report": [probe.label for probe in probes if probe.report],
+        }  # fmt: skip
+
+    def _start(
+        self,
+        make: Callable[[], dict[str, Any]],
+        started: str,
+        after: Callable[[dict[str, Any]], None] | None = None,
+    ) -> str:
+        try:
+            request = make()
+            self.jobs.start(request)
+        except ResAlignError as error:
+            return views.note(str(error), "error")
+        if after is not None:
+            threading.Thread(target=after, args=(request,), daemon=True).start()
+        return views.note(started, "good")
+
+    def _exported(self, request: dict[str, Any]) -> None:
+        """Renew the host's list when the export is over, whether or not a page still looks."""
+        run = next((run for run in self._runs() if str(run.folder) == request["run_folder"]), None)
+        while (state := self.jobs.state()) and state.get("status") == "running":
+            self.jobs.wait(state["revision"], _WAIT)
+        if state and state.get("status") == "done" and run is not None:
+            self.host.exported(Path(run.checkpoint), Path(request["output"]))
+
+    def _file(self, label: Any) -> Path:
+        path = forms.checkpoint_of({"checkpoint": label}, "checkpoint", self.host)
+        if path != "demo":
+            return Path(path)
+        from ...backend.demo.plans import CHECKPOINT
+
+        return CHECKPOINT
+
+    def _runs(self) -> list[Any]:
+        return read_runs(hosts.runs_folder(self.host))
+
+    def _unfinished(self) -> list[Any]:
+        runs = [run for run in self._runs() if not run.finished]
+        probes = read_probes(hosts.probes_folder(self.host))
+        return [*runs, *(probe for probe in probes if not probe.report)]

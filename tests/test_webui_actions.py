@@ -1,0 +1,151 @@
+"""The tab's buttons, without a page: with a fake host and jobs that are played."""
+
+import shutil
+import time
+
+import pytest
+from fakes_webui import FakeHost, FakeJobs, write_header
+
+from resalign.backend.demo.plans import CHECKPOINT
+from resalign.scripts.resalign_webui import host as hosts
+from resalign.scripts.resalign_webui.actions import NONE, Actions
+from resalign.scripts.resalign_webui.routes import report_url
+
+FORM = {"checkpoint": hosts.DEMO, "concepts": ["weapons"], "preset": "fast"}
+
+
+@pytest.fixture
+def host(tmp_path):
+    return FakeHost(tmp_path)
+
+
+@pytest.fixture
+def jobs(host):
+    made = FakeJobs(steps=4, pause=0.05)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def actions(host, jobs):
+    return Actions(host, jobs, report_url)
+
+
+def wait_for(jobs, status, seconds=10):
+    """Until a job has ended so."""
+    until = time.monotonic() + seconds
+    while (jobs.state() or {}).get("status") != status:
+        assert time.monotonic() < until, jobs.state()
+        time.sleep(0.02)
+
+
+def test_a_start_is_told_and_everybody_who_looks_sees_the_job_to_its_end(actions, jobs):
+    assert "Hardening started" in actions.harden(FORM)
+    one, other = actions.follow(), actions.follow()
+    assert 'data-status="running"' in next(one)[0] and 'data-status="running"' in next(other)[0]
+    for follower in (one, other):
+        *_, (last, over) = follower
+        assert over and 'data-status="done"' in last
+    assert next(actions.follow())[1], "who comes later sees how it ended, and is free"
+
+
+def test_a_second_job_and_a_mistake_are_told_on_the_page_and_start_nothing(actions, jobs):
+    assert "tick weapons alone" in actions.harden({**FORM, "concepts": ["nudity"]})
+    assert "ra-error" in actions.harden({**FORM, "seed": "x"})
+    assert jobs.requests == []
+    actions.harden(FORM)
+    said = actions.harden(FORM)
+    assert "ra-error" in said and "is running" in said
+    assert len(jobs.requests) == 1
+
+
+def test_a_bug_is_not_taken_for_a_mistake(actions, jobs):
+    def broken(request):
+        raise RuntimeError("a bug")
+
+    jobs.start = broken
+    with pytest.raises(RuntimeError, match="a bug"):
+        actions.harden(FORM)
+
+
+def test_a_cancelled_run_is_offered_again_and_goes_on_where_it_stopped(actions, jobs):
+    actions.harden({**FORM, "outer_steps": 40})
+    jobs.wait(1, 5)
+    actions.cancel()
+    wait_for(jobs, "stopped")
+    (label,) = actions.choices()["unfinished"]
+    assert "of 40" in label
+    assert "Going on" in actions.resume({"unfinished": label})
+    wait_for(jobs, "done")
+    assert jobs.requests[1]["run_folder"] == jobs.requests[0]["run_folder"]
+    assert actions.choices()["unfinished"] == []
+    assert "refresh the list" in actions.resume({"unfinished": label})
+    assert "none is chosen" in actions.resume({"unfinished": None})
+
+
+def test_an_export_renews_the_host_s_list_though_no_page_looks(actions, jobs, host):
+    actions.harden(FORM)
+    wait_for(jobs, "done")
+    run = actions.choices()["export_run"][0]
+    assert "Export started" in actions.export({"export_run": run, "export_name": "new"})
+    wait_for(jobs, "done")
+    until = time.monotonic() + 5
+    while not host.calls and time.monotonic() < until:
+        time.sleep(0.02)
+    (call,) = host.calls
+    assert call[0] == "exported" and call[2] == host.checkpoint_folder() / "new.safetensors"
+
+
+def test_lists_offer_what_is_there(actions, host, jobs):
+    write_header(host.checkpoint_folder() / "model.safetensors", {})
+    write_header(host.lora_folder() / "style.safetensors", {})
+    actions.harden(FORM)
+    wait_for(jobs, "done")
+    jobs.start({"job": "probe", "folder": str(hosts.probes_folder(host) / "measured")})
+    wait_for(jobs, "done")
+    (hosts.probes_folder(host) / "begun").mkdir()
+    (hosts.probes_folder(host) / "begun" / "plan.json").write_text("{}")
+
+    found = actions.refresh()
+
+    assert found["checkpoint"] == [hosts.DEMO, "model.safetensors"]
+    assert found["hardened"] == ["model.safetensors"] and found["lora"] == ["style.safetensors"]
+    assert len(found["export_run"]) == 1 and found["try_run"][0] == NONE
+    assert found["report"] == ["measured"] and found["export_probe"] == [NONE, "measured"]
+    assert found["unfinished"] == ["begun | probe, not finished"]
+    assert "refreshed" in host.calls
+
+
+def test_a_checkpoint_is_described_by_its_header_without_a_path(actions, host, tmp_path):
+    shutil.copyfile(CHECKPOINT, host.checkpoint_folder() / "tiny.safetensors")
+    (host.checkpoint_folder() / "pickle.safetensors").write_bytes(b"PK\x03\x04" + bytes(60))
+    assert "Stable Diffusion 1.x" in actions.describe(hosts.DEMO)
+    text = actions.provenance("tiny.safetensors")
+    assert "Stable Diffusion" in text and "no record of it" in text and "tiny.safetensors" in text
+    for said in (
+        text, actions.provenance("pickle.safetensors"), actions.provenance("no"),
+        actions.describe("pickle.safetensors"), actions.provenance(hosts.DEMO),
+    ):  # fmt: skip
+        assert str(tmp_path) not in said and "/backend/" not in said
+    assert "pickle" in actions.describe("pickle.safetensors")
+    assert actions.describe(None) == ""
+
+
+def test_a_report_is_shown_in_a_sandbox_by_the_name_of_its_probe(actions, host):
+    folder = hosts.probes_folder(host) / "my probe & co"
+    folder.mkdir(parents=True)
+    (folder / "probe.json").write_text("{}")
+    (folder / "report.html").write_text("")
+    text = actions.report("my probe & co")
+    assert 'src="resalign/report/my%20probe%20%26%20co/report.html"' in text
+    assert 'sandbox="allow-scripts allow-popups"' in text
+    for wrong in ("../outputs", "no such", None, 5):
+        assert "ra-error" in actions.report(wrong)
+
+
+def test_a_missing_worker_is_told_and_mended(actions, host):
+    assert actions.missing() == ""
+    host.problem = "there is no environment"
+    assert "there is no environment" in actions.missing()
+    said = list(actions.mend())
+    assert "making it" in said[0] and "Ready" in said[-1]

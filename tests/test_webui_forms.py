@@ -1,0 +1,169 @@
+"""What the tab's page sends becomes a request for the worker, or an error that says what to do."""
+
+import json
+from datetime import datetime
+
+import pytest
+from fakes_webui import FakeHost, write_header
+
+from resalign.backend.config import Concept, HardeningPlan, ImageSet
+from resalign.backend.data.concept import load_preset
+from resalign.backend.errors import ConfigError
+from resalign.backend.plan_file import from_json
+from resalign.backend.plan_presets import preset_plan
+from resalign.scripts.resalign_webui import forms
+from resalign.scripts.resalign_webui import host as hosts
+
+NOW = datetime(2026, 1, 31, 14, 5, 9)
+
+
+@pytest.fixture
+def host(tmp_path):
+    made = FakeHost(tmp_path / "host")
+    write_header(made.checkpoint_folder() / "model.safetensors", {})
+    return made
+
+
+@pytest.fixture
+def request_of(host):
+    def make(**values):
+        values = {"checkpoint": "model.safetensors", "concepts": ["weapons"], **values}
+        found = forms.harden_request(values, host, NOW)
+        return found, from_json(HardeningPlan, json.loads(json.dumps(found["plan"])))
+
+    return make
+
+
+def test_a_page_left_as_it_is_asks_for_the_balanced_preset(request_of, host):
+    found, plan = request_of()
+    assert plan == preset_plan("balanced", [load_preset("weapons").concept()])
+    assert found["checkpoint"] == str(host.checkpoint_folder() / "model.safetensors")
+    folder = host.output_folder() / "resalign" / "runs" / "weapons 2026-01-31 14.05.09"
+    assert found["run_folder"] == str(folder)
+    rest = {name: found[name] for name in ("job", "device", "preview_every", "show_pictures")}
+    assert rest == {"job": "harden", "device": "auto", "preview_every": 10, "show_pictures": False}
+
+
+def test_settings_change_what_the_preset_says(request_of):
+    _, plan = request_of(
+        preset="thorough", seed=7, rank=8, resolution=256, resilience_weight=0.5, solver="cg",
+        precision="bf16", gradient_checkpointing=True,
+    )  # fmt: skip
+    assert (plan.outer_steps, plan.warm_up_steps) == (320, 120)
+    assert (plan.seed, plan.adapter.rank, plan.resolution) == (7, 8, 256)
+    assert (plan.resilience_weight, plan.solver.method) == (0.5, "cg")
+    assert (plan.precision, plan.gradient_checkpointing) == ("bf16", True)
+
+
+def test_concepts_of_ones_own_stand_beside_shipped_ones_each_with_its_strength(request_of):
+    _, plan = request_of(
+        own_concepts="# red ball\na red ball\na crimson ball", strengths="red ball: 2, weapons: .5"
+    )
+    weapons, ball = plan.concepts
+    assert (weapons.name, weapons.weight) == ("weapons", 0.5)
+    assert ball == Concept("red ball", ("a red ball", "a crimson ball"), weight=2.0)
+
+
+def test_pictures_come_from_folders_or_are_drawn(request_of, tmp_path):
+    (tmp_path / "guns").mkdir()
+    _, plan = request_of(concept_folder=str(tmp_path / "guns"), retain_images=12)
+    assert plan.concepts[0].images == ImageSet(folder=str(tmp_path / "guns"))
+    assert plan.retain_set.images == 12 and len(plan.retain_set.prompts) > 12
+    _, plan = request_of(concept_images=9, users_folder=str(tmp_path / "guns"))
+    assert plan.concepts[0].images.prompts == load_preset("weapons").prompts
+    assert {user.data for user in plan.fine_tunes} == {str(tmp_path / "guns")}
+
+
+def test_simulated_users_can_be_left_out_or_written_down(request_of):
+    assert request_of(users="none")[1].fine_tunes == ()
+    _, plan = request_of(
+        users="custom", methods=["lora", "full"], optimisers=["sgd"], learning_rates="1e-4",
+        user_steps="5, 9", user_ranks="2", concept_share=0.1, users_per_step=3, user_batch=2,
+    )  # fmt: skip
+    assert {(user.method, user.steps) for user in plan.fine_tunes} == {
+        ("lora", 5), ("lora", 9), ("full", 5), ("full", 9),
+    }  # fmt: skip
+    assert plan.configurations_per_step == 3 and plan.fine_tunes[0].concept_share == 0.1
+
+
+def test_the_demo_has_settings_of_its_own_and_draws_its_pictures(request_of):
+    found, plan = request_of(checkpoint=hosts.DEMO, preset="fast", seed=3)
+    assert found["checkpoint"] == "demo"
+    assert (plan.outer_steps, plan.warm_up_steps, plan.seed) == (20, 10, 3)
+    assert plan.concepts[0].images.prompts and plan.retain_set.prompts
+    assert request_of(checkpoint=hosts.DEMO, outer_steps=4)[1].outer_steps == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"checkpoint": "/etc/passwd"}, "not in the list"),
+        ({"checkpoint": "../outputs/model.safetensors"}, "not in the list"),
+        ({"checkpoint": None}, "choose one of the list"),
+        ({"concepts": []}, "tick a category"),
+        ({"concepts": ["kittens"]}, "none of"),
+        ({"concepts": "weapons"}, "expected a list"),
+        ({"concepts": [["weapons"]]}, "none of"),
+        ({"own_concepts": "# weapons\na gun"}, "two concepts are called 'weapons'"),
+        ({"own_concepts": 5}, "expected a text"),
+        ({"own_concepts": "x" * 20_001}, "at most 20000"),
+        ({"strengths": "guns: 2"}, "name of a chosen concept"),
+        ({"strengths": "weapons: much"}, "no number"),
+        ({"strengths": "weapons: nan"}, "no number"),
+        ({"strengths": "weapons: -1"}, "from 0.01 to 100"),
+        ({"preset": "custom"}, "choose from fast"),
+        ({"seed": -1}, "from 0"),
+        ({"seed": 1.5}, "whole number"),
+        ({"seed": "1"}, "no number"),
+        ({"seed": float("inf")}, "no number"),
+        ({"rank": True}, "no number"),
+        ({"resolution": 100}, "multiple of 8"),
+        ({"gradient_checkpointing": "yes"}, "expected yes or no"),
+        ({"solver": "magic"}, "choose from preset, first_order"),
+        ({"device": "cuda; rm -rf /"}, "use auto, cpu"),
+        ({"preview_every": -1}, "from 0"),
+        ({"run_name": "../../elsewhere"}, "no name for a file"),
+        ({"run_name": "/abs"}, "no name for a file"),
+        ({"run_name": "C:x"}, "no name for a file"),
+        ({"concept_folder": "relative"}, "whole path"),
+        ({"concept_folder": "/nowhere/at/all"}, "there is no folder"),
+        ({"users": "custom", "methods": ["lora"], "learning_rates": "fast"}, "is no number"),
+        ({"users": "custom", "methods": []}, "at least one method"),
+        ({"checkpoint": hosts.DEMO, "concepts": ["nudity"]}, "tick weapons alone"),
+        ({"checkpoint": hosts.DEMO, "own_concepts": "a cat"}, "tick weapons alone"),
+        ({"checkpoint": hosts.DEMO, "retain_folder": "/tmp"}, "leave the folders empty"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_way_out(request_of, values, message):
+    if "methods" in values:
+        values = {"optimisers": ["adamw"], **values}
+    with pytest.raises(ConfigError, match=message):
+        request_of(**values)
+
+
+def test_one_folder_of_pictures_cannot_belong_to_two_concepts(request_of, tmp_path):
+    with pytest.raises(ConfigError, match="belongs to one concept"):
+        request_of(concepts=["weapons", "nudity"], concept_folder=str(tmp_path))
+
+
+def test_over_a_network_only_folders_of_the_host_and_its_owner_can_be_typed(
+    tmp_path, monkeypatch
+):
+    host = FakeHost(tmp_path / "host", remote=True)
+    inside, outside = host.output_folder() / "pictures", tmp_path / "private"
+    inside.mkdir()
+    outside.mkdir()
+    (host.output_folder() / "link").symlink_to(outside)
+    (tmp_path / "host" / "outputs-private").mkdir()
+
+    assert hosts.typed_folder(str(inside), "x", host) == str(inside)
+    for wrong in (outside, host.output_folder() / "link", inside / ".." / ".." / "..",
+                  tmp_path / "host" / "outputs-private", tmp_path / "not there"):  # fmt: skip
+        with pytest.raises(ConfigError, match=hosts.FOLDERS_VARIABLE) as error:
+            hosts.typed_folder(str(wrong), "x", host)
+        assert str(tmp_path) not in str(error.value), "it does not say what is there"
+    monkeypatch.setenv(hosts.FOLDERS_VARIABLE, str(outside))
+    assert hosts.typed_folder(str(outside), "x", host) == str(outside)
+    host.is_remote = False
+    monkeypatch.delenv(hosts.FOLDERS_VARIABLE)
+    assert hosts.typed_folder(f'"{outside}" ', "x", host) == str(outside)

@@ -1,0 +1,143 @@
+"""A job's state as HTML: nothing of it is taken for markup, and nothing that is missing fails."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from resalign.scripts.resalign_webui import views
+
+EVIL = '<img src=x onerror="alert(1)">&\'"'
+STATE = {
+    "job": "harden", "kind": "harden", "status": "running", "stage": "harden", "step": 3,
+    "total": 12, "micro_step": 1, "micro_total": 4, "message": "", "seconds": 65.0, "left": 400,
+    "curves": {"harm": [[1, 0.5], [2, 0.3]], "harm after": [[1, 0.7], [2, 0.4]],
+               "retain": [[1, 0.1]]},
+    "pictures": [{"url": "data:image/jpeg;base64,AAAA", "caption": "a gun", "flagged": True,
+                  "step": 3}],
+    "result": None, "error": None, "revision": 5, "log": [],
+}  # fmt: skip
+
+
+class Elements(HTMLParser):
+    """All elements of a text, with their attributes; checks that they are closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self._open = [], []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+        if tag not in ("img", "br"):
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+def test_a_running_job_says_how_far_it_is_and_shows_curves_and_pictures():
+    text = views.job_html(STATE)
+    elements = Elements(text)
+    assert "harden 3 of 12 (1/4) · 65 s · about 7 min left" in text
+    assert elements.of("div")[0]["data-status"] == "running"
+    assert "27%" in text or "width:27.1%" in text
+    assert len(elements.of("polyline")) == 2 and len(elements.of("circle")) == 1
+    assert len(elements.of("svg")) == 2, "losses of another scale have a chart of their own"
+    assert "a gun (blurred)" in text and elements.of("img")[0]["alt"] == "a gun"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"message": EVIL}, {"stage": EVIL}, {"status": EVIL}, {"job": EVIL, "kind": EVIL},
+        {"curves": {EVIL: [[0, 0.1], [1, 0.2]]}},
+        {"pictures": [{"url": "data:image/png;base64,AA", "caption": EVIL, "flagged": False}]},
+        {"pictures": [{"url": EVIL, "caption": "", "flagged": False}]},
+        {"pictures": [{"url": 'data:image/png;base64,AA" onerror="x', "caption": ""}]},
+        {"pictures": [{"url": "http://elsewhere/x.png", "caption": ""}]},
+        {"status": "failed", "error": {"kind": "bug", "message": EVIL, "traceback": EVIL},
+         "log": [EVIL]},
+        {"status": "done", "result": {"summary": EVIL, "warnings": [EVIL]}},
+    ],
+)  # fmt: skip
+def test_no_text_of_a_state_is_taken_for_markup(change):
+    elements = Elements(views.job_html({**STATE, **change}))
+    assert not any("onerror" in attributes for _, attributes in elements.found)
+    for image in elements.of("img"):
+        assert image["src"].startswith("data:image/")
+
+
+def test_every_other_text_is_escaped_too():
+    texts = [
+        views.note(EVIL, "error"), views.help_text(EVIL), views.facts(f"file            {EVIL}",
+        EVIL), views.report_frame(f"resalign/report/{EVIL}", EVIL),
+    ]  # fmt: skip
+    for text in texts:
+        assert Elements(text).of("img") == []
+
+
+def test_curves_that_are_not_finite_equal_or_single_are_drawn_all_the_same():
+    nan = float("nan")
+    for curve in ([[1, 2.0]], [[1, 2.0], [2, 2.0]], [[1, nan], [2, 1.0]], [[1, None]], []):
+        text = views.job_html({**STATE, "curves": {"harm": curve}})
+        Elements(text)
+        assert "nan" not in text and "inf" not in text.replace("information", "")
+
+
+def test_a_probe_s_rates_have_a_chart_of_their_own():
+    curves = {"original: unsafe": [[0, 1], [50, 1]], "hardened: unsafe": [[0, 0], [50, 0.2]]}
+    text = views.job_html({**STATE, "job": "probe", "curves": curves})
+    assert "unsafe rate" in text and "harm loss" not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"status": "done"}, "Hardening: done"),
+        ({"status": "stopped", "message": "stopped"}, "stopped, after 65 s"),
+        ({"status": "failed", "error": {"kind": "user", "message": "no disk"}}, "no disk"),
+        ({"kind": "export", "job": "export"}, "Exporting ..."),
+        ({"step": None, "total": None, "seconds": None, "left": None, "curves": None,
+          "pictures": None, "micro_total": None}, "harden"),
+    ],
+)  # fmt: skip
+def test_every_end_is_said(change, said):
+    text = views.job_html({**STATE, **change})
+    Elements(text)
+    assert said in text
+
+
+def test_the_last_words_of_a_worker_are_shown_unless_the_user_can_mend_it():
+    failed = {**STATE, "status": "failed", "log": ["killed by the system"]}
+    bug = views.job_html({**failed, "error": {"kind": "lost", "message": "it died"}})
+    user = views.job_html({**failed, "error": {"kind": "user", "message": "no such file"}})
+    assert "killed by the system" in bug and "killed by the system" not in user
+
+
+def test_nothing_is_said_when_there_was_no_job():
+    assert "Nothing is running" in views.job_html(None)
+    assert views.note("") == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(8.4, "8 s"), (200, "3 min"), (7500, "2 h 5 min"), (7200, "2 h"), (None, ""),
+     (float("nan"), ""), ("x", "")],
+)  # fmt: skip
+def test_times_are_said_as_people_do(seconds, text):
+    assert views.time_text(seconds) == text
+
+
+def test_all_is_styled_by_classes():
+    """gr.HTML is in a page twice in gradio 3.41, so that an id of ours would not be unique."""
+    text = views.job_html(STATE) + views.note("x") + views.report_frame("u", "n")
+    assert not re.search(r'\bid="', text)

@@ -1,0 +1,140 @@
+"""A headless Chromium on the tab, and the small differences between the versions of gradio."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+ARGUMENTS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+PATIENCE = 60_000  # milliseconds: a busy machine may be slow to draw a page
+
+
+def missing() -> str:
+    """Why there can be no browser here; empty where there is one."""
+    if not chromium():
+        return "Chromium is not installed (apt-get install chromium, or set CHROMIUM)"
+    try:
+        import playwright.sync_api  # noqa: F401
+    except ImportError:
+        return "playwright is not installed (pip install playwright)"
+    return ""
+
+
+def chromium() -> str:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = (shutil.which(name) for name in names)
+    return os.environ.get("CHROMIUM") or next(filter(None, found), "")
+
+
+@contextmanager
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as player:
+        made = player.chromium.launch(executable_path=chromium(), args=list(ARGUMENTS))
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+class Tab:
+    """Our tab in one window."""
+
+    def __init__(self, context, url: str, *, theme: str = "dark", login=None) -> None:
+        self.page, self.errors = context.new_page(), []
+        self.page.set_default_timeout(PATIENCE)
+        self.page.set_viewport_size({"width": 1280, "height": 1300})
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.url = f"{url}?__theme={theme}"
+        self.page.goto(self.url, wait_until="domcontentloaded")
+        if login:
+            self._log_in(*login)
+        self.open()
+
+    def open(self) -> None:
+        self._press_tab("ResAlign")
+        self.page.locator("#resalign_harden").first.wait_for(state="visible")
+        self.page.wait_for_timeout(800)  # the page's own events on loading
+
+    def reload(self) -> None:
+        self.page.goto(self.url, wait_until="domcontentloaded")
+        self.open()
+
+    def go(self, name: str) -> None:
+        """To one of our pages."""
+        self._press_tab(name)
+
+    def press(self, name: str) -> None:
+        self.page.locator(f"#resalign_{name}").locator("visible=true").first.click()
+
+    def tick(self, name: str, value: str) -> None:
+        """A box of a group, or one of several choices."""
+        label = self.page.locator(f"#resalign_{name} label:visible")
+        label.filter(has_text=re.compile(f"^ *{value} *$")).first.click()
+
+    def fill(self, name: str, text: str) -> None:
+        field = self.page.locator(f"#resalign_{name} textarea, #resalign_{name} input")
+        field.locator("visible=true").first.fill(text)
+        field.locator("visible=true").first.blur()
+
+    def choose(self, name: str, text: str) -> None:
+        """An entry of a list."""
+        self.page.locator(f"#resalign_{name} input:visible").first.click()
+        options = self.page.locator("ul[role=listbox] li:visible, ul.options li:visible")
+        options.filter(has_text=text).first.click()
+
+    def value(self, name: str) -> str:
+        field = self.page.locator(f"#resalign_{name} textarea, #resalign_{name} input")
+        return field.locator("visible=true").first.input_value()
+
+    def open_more(self, label: str) -> None:
+        self.page.locator("button:visible", has_text=label).first.click()
+
+    def status(self, wanted: str, job: str = "", seconds: float = 60) -> str:
+        """Wait until the panel shows a job in this state; its text."""
+        kind = f"[data-job={job}]" if job else ""
+        shown = self.page.locator(f".ra-job[data-status={wanted}]{kind}").locator("visible=true")
+        shown.first.wait_for(state="visible", timeout=seconds * 1000)
+        return shown.first.inner_text()
+
+    def message(self, name: str) -> str:
+        """What a page says after a button."""
+        note = self.page.locator(f"#resalign_{name}_message .ra-note").locator("visible=true")
+        note.first.wait_for(state="visible")
+        return note.first.inner_text()
+
+    def wait_text(self, text: str) -> None:
+        self.page.locator(f"text={text}").locator("visible=true").first.wait_for(state="visible")
+
+    def overflow(self) -> list[str]:
+        """Elements of ours that are wider than the window."""
+        return self.page.evaluate(
+            """() => [...document.querySelectorAll('#tab_resalign *')]
+                .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && e.offsetParent)
+                .map(e => e.tagName + '.' + e.className).slice(0, 5)"""
+        )
+
+    def shot(self, path: Path | str) -> None:
+        self.page.screenshot(path=str(path), full_page=True)
+
+    def _press_tab(self, name: str) -> None:
+        """Buttons in 3.41; later ones have a role, and copies that measure their width."""
+        text = re.compile(f"^ *{name} *$")
+        tabs = self.page.locator("button[role=tab]:visible, .tab-nav button:visible")
+        tabs.filter(has_text=text).first.wait_for(state="visible")
+        shown = self.page.locator("[role=tablist]:not(.visually-hidden) button, .tab-nav button")
+        shown.filter(has_text=text).locator("visible=true").first.click()
+
+    def _log_in(self, name: str, password: str) -> None:
+        fields = self.page.locator("input:visible, textarea:visible")
+        fields.first.wait_for(state="visible")
+        fields.nth(0).fill(name)
+        fields.nth(1).fill(password)
+        self.page.locator("button:visible", has_text=re.compile("log ?in", re.I)).first.click()
