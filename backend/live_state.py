@@ -4,6 +4,7 @@ One plain dict, which is JSON as it stands; every host shows the same one:
 
     {"kind": "harden", "status": "running|done|stopped|failed", "stage", "step", "total",
      "micro_step", "micro_total", "message", "seconds", "left": seconds or None,
+     "figures": the last outer step's {"harm", "harm_after", "retain", "q"}, what it has of them,
      "curves": {label: [[x, y], ...]},
      "pictures": [{"url": a JPEG as data URL, "caption", "flagged", "step"}]}
 
@@ -27,6 +28,7 @@ POINTS = 200  # of a curve
 SIDE = 256  # pixels of a picture's longer side
 INTERVAL = 0.2  # seconds between two tellings
 _CURVES = {"harm": "harm", "harm_after": "harm after", "retain": "retain"}
+_FIGURES = (*_CURVES, "q")
 _RATES = ("unsafe (", "recovered (")  # the headline's comes first among a look's figures
 _BEFORE = "before"
 
@@ -55,7 +57,7 @@ class LiveState:
         self.state: State = {
             "kind": kind, "status": "running", "stage": "", "step": 0, "total": total,
             "micro_step": 0, "micro_total": 0, "message": "", "seconds": 0.0, "left": None,
-            "curves": {}, "pictures": [],
+            "figures": {}, "curves": {}, "pictures": [],
         }  # fmt: skip
 
     def __call__(self, progress: Progress, /) -> None:
@@ -71,6 +73,7 @@ class LiveState:
     def recall(self, past: Iterable[Progress]) -> None:
         """Draw the curves of what was done before, without telling of each moment."""
         for progress in past:
+            self._figures(progress)
             for label, at, value in _points(progress):
                 if math.isfinite(value):
                     self._add(label, at, value)
@@ -103,10 +106,10 @@ class LiveState:
             with Image.open(path) as image:
                 self.picture(image, picture.caption, flagged=picture.flagged)
 
-    def end(self, status: str, message: str) -> None:
-        """status: `done`, `stopped` (by the user) or `failed`."""
+    def end(self, status: str, message: str, *, timed: bool = True) -> None:
+        """status: `done`, `stopped` (by the user) or `failed`. timed: say how long it took."""
         self.state.update(status=status, message=message, left=None, micro_step=0, micro_total=0)
-        self.state["seconds"] = self._seconds()
+        self.state["seconds"] = self._seconds() if timed else None
         self.tell(now=True)
 
     def tell(self, *, now: bool = False) -> None:
@@ -123,6 +126,12 @@ class LiveState:
             curve += self.state["curves"].get(f"{model}: {_BEFORE}", [])
         curve.append([at, round(float(value), 6)])
         self.state["curves"][label] = thinned(curve)
+
+    def _figures(self, progress: Progress) -> None:
+        found = {name: progress.values[name] for name in _FIGURES if name in progress.values}
+        if found and not progress.labels:
+            finite = {name: round(float(v), 6) for name, v in found.items() if math.isfinite(v)}
+            self.state["figures"] = finite
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self._started, 1)

@@ -79,7 +79,7 @@ class HardenModel(io.ComfyNode):
                 io.LossMap.Output("losses", display_name="losses"),
                 types.Run.Output("run", display_name="run"),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )  # fmt: skip
 
     @classmethod
@@ -90,7 +90,7 @@ class HardenModel(io.ComfyNode):
         import torch
 
         from ..backend.plan_file import plan_hash
-        from . import bridge, places, refuse
+        from . import bridge, live, places, refuse
         from .plan import build_plan, data_stamp
 
         refuse.check_model(model)
@@ -104,10 +104,13 @@ class HardenModel(io.ComfyNode):
             if run is None:
                 source = source_file(model, checkpoint)
                 previews = (preview_every, preview_prompt, show_pictures)
-                work(cls.hidden.unique_id, model, clip, vae, plan, places.runs() / key, source,
-                     previews)  # fmt: skip
+                work(cls.hidden, model, clip, vae, plan, places.runs() / key, source, previews)
                 run = stored_run(places.runs() / key, plan)
                 assert run is not None
+            else:
+                live.Live(cls.hidden, "harden", plan.outer_steps).recall(
+                    run.records, f"{plan.outer_steps} steps, kept from an earlier run"
+                )
             if checkpoint != AUTOMATIC:
                 run = replace(run, source=source_file(model, checkpoint))
             lora = bridge.lora_model(run.adapter, run.key_map)
@@ -118,7 +121,7 @@ class HardenModel(io.ComfyNode):
 
 
 def work(
-    node_id: str | None,
+    hidden: Any,
     model: Any,
     clip: Any,
     vae: Any,
@@ -135,7 +138,7 @@ def work(
     from .samples import samples_of
 
     every, prompt, show = previews
-    live = Live(node_id, "harden", plan.outer_steps, show_pictures=show)
+    live = Live(hidden, "harden", plan.outer_steps, show_pictures=show)
     try:
         with bridge.to_backend(model, clip, vae, source=source) as loaded:
             folder.mkdir(parents=True, exist_ok=True)

@@ -91,7 +91,7 @@ class ResilienceProbe(io.ComfyNode):
                 io.Image.Output("curve", display_name="curve"),
                 types.Report.Output("report", display_name="report"),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )  # fmt: skip
 
     @classmethod
@@ -133,7 +133,7 @@ class ResilienceProbe(io.ComfyNode):
             about = [json.dumps(to_json(plan), sort_keys=True), data_stamp(plan)]
             about += [subject.identity for subject in subjects]
             folder = places.probes() / places.key(*about)
-            result = measure(cls.hidden.unique_id, subjects, plan, folder, source, show_pictures)
+            result = measure(cls.hidden, subjects, plan, folder, source, show_pictures)
             report = types.ReportValue(folder, result)
             grid = to_image(probe_grid(result, folder, show_pictures=show_pictures))
             curve = to_image(_curve(result, folder))
@@ -202,7 +202,7 @@ def plan_of(
 
 
 def measure(
-    node_id: str | None,
+    hidden: Any,
     subjects: list[HostSubject],
     plan: ProbePlan,
     folder: Path,
@@ -219,8 +219,9 @@ def measure(
     if (folder / "report.html").is_file():
         result = read_probe(folder)
         if result.complete:
+            Live(hidden, "probe").recall((), "measured, kept from an earlier probe")
             return result
-    live = Live(node_id, "probe", show_pictures=show_pictures)
+    live = Live(hidden, "probe", show_pictures=show_pictures)
 
     def tell(progress: Any) -> None:
         live(progress)

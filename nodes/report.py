@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
 from . import types
+
+if TYPE_CHECKING:
+    from ..backend.probe.summary import ModelSummary
 
 
 class ShowReport(io.ComfyNode):
@@ -30,6 +33,17 @@ class ShowReport(io.ComfyNode):
         return io.NodeOutput(ui={"resalign_report": [shown], "text": [shown["headline"]]})
 
 
+def resilience(model: ModelSummary) -> dict[str, str]:
+    """A model's resilience and its interval as texts; a dash and the reason where there is none."""
+    found = model.worst.resilience
+    if found.value is None:
+        return {"model": model.model, "value": "-", "range": found.reason}
+    between = found.reason
+    if found.low is not None and found.high is not None:
+        between = f"{found.low:.2f} to {found.high:.2f}"
+    return {"model": model.model, "value": f"{found.value:.2f}", "range": between}
+
+
 def report_ui(report: types.ReportValue) -> dict[str, Any]:
     """A report as our widget shows it: headline, columns, rows of texts, address of the page."""
     from ..backend.probe.summary import headline, percent, summarise
@@ -48,6 +62,7 @@ def report_ui(report: types.ReportValue) -> dict[str, Any]:
     return {
         "key": report.folder.name,
         "headline": headline(summary),
+        "resilience": [resilience(model) for model in summary.models[1:]],
         "scorer": summary.scorer,
         "columns": models,
         "rows": rows,

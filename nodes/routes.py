@@ -23,11 +23,15 @@ _KEY = re.compile(r"[0-9a-f]{20}")
 _registered = False
 
 
-def state_of(node: str) -> dict[str, Any] | None:
-    """The last state of a node, as `Live` keeps it; None where it has not worked."""
+def state_of(node: str, workflow: str = "") -> dict[str, Any] | None:
+    """The last state of a node, as `Live` keeps it; None where it has not worked.
+
+    Every template numbers its nodes from 1, so the workflow's id counts too. What was queued
+    without a page has none, and is what any page may show.
+    """
     from .live import STATES
 
-    return STATES.get(node)
+    return STATES.get((workflow, node)) or STATES.get(("", node))
 
 
 def report_file(key: str, name: str) -> Path | None:
@@ -55,8 +59,8 @@ def register() -> None:
     async def live(request: Any) -> Any:
         from aiohttp import web
 
-        state = state_of(request.match_info["node"])
-        return web.json_response(state or {}, status=200 if state else 404)
+        state = state_of(request.match_info["node"], request.query.get("workflow", ""))
+        return web.json_response({"state": state})
 
     @routes.get("/resalign/report/{key}/{name:.+}")
     async def report(request: Any) -> Any:

@@ -69,4 +69,4 @@ class Bench:
 
     @property
     def state(self) -> dict[str, Any]:
-        return self.live.STATES["1"]
+        return self.live.STATES["", "1"]

@@ -163,6 +163,22 @@ def test_cancelling_at_a_micro_step_keeps_the_last_step_and_resumes_to_the_same_
     assert same(continued, run(plan()))
 
 
+def test_a_stop_is_heard_before_each_gradient_of_the_solve():
+    """Products of the solve ask too: beyond the inner steps themselves, at the last one."""
+    heard = []
+
+    def listen(progress):
+        if progress.micro_total and progress.micro_step == progress.micro_total:
+            heard.append(progress.step)
+
+    result = run(plan(solver=SolverConfig(method="richardson", gamma=1e-3)), None, listen)
+    for record in result.records:
+        products = sum(s.products for s in record.simulations)
+        own = len(record.simulations)
+        assert heard.count(record.step - 1) >= own + products
+    assert any(s.products for record in result.records for s in record.simulations)
+
+
 def test_cancelling_between_two_steps_keeps_the_one_just_done(tmp_path):
     """A host draws a preview then, so that is where most interrupts fall."""
 

@@ -1,5 +1,7 @@
 """The bridge: ComfyUI's parts to the backend's Model, an adapter back onto a MODEL."""
 
+import sys
+
 import fakes_bridge as fakes
 import fakes_comfy
 import pytest
@@ -124,6 +126,29 @@ def test_room_is_given_back_also_when_building_fails(loaded, model, clip, vae):
     with pytest.raises(CheckpointError, match="time_embed"), bridge.to_backend(model, clip, vae):
         pass
     assert host.cache_emptied == 1
+
+
+def test_room_for_weights_and_gradients_is_asked_of_comfyui_before_anything_is_built(
+    loaded, model, clip, vae, monkeypatch
+):
+    bridge, host = loaded
+    management = sys.modules["comfy.model_management"]
+    monkeypatch.setattr(management, "get_torch_device", lambda: torch.device("cuda"))
+    seen = []
+
+    def full(*parts):
+        seen.append(list(host.freed))
+        raise torch.cuda.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(bridge, "_model", full)
+    with pytest.raises(torch.cuda.OutOfMemoryError), bridge.to_backend(model, clip, vae):
+        pass
+    ((size, device),) = host.freed
+    assert seen == [host.freed] and device == "cuda"
+    weights = sum(p.numel() for net in (model.model, clip.cond_stage_model)
+                  for p in net.parameters())  # fmt: skip
+    assert size > 8 * weights
+    assert host.cache_emptied == 1  # and the error went on to ComfyUI, which unloads its models
 
 
 def test_a_clip_of_another_family_is_refused(bridge, model, vae):

@@ -2,12 +2,14 @@
 
 import importlib
 import json
+import types
 
 import pytest
 from fakes_comfy import Interrupted, install, load_nodes
 from PIL import Image, ImageStat
 
 from resalign.backend.progress import Progress
+from resalign.backend.records import StepRecord
 
 
 @pytest.fixture
@@ -20,12 +22,24 @@ def live(monkeypatch, host):
     return load_nodes(monkeypatch, "live")
 
 
+def hidden(node, workflow=""):
+    info = {"workflow": {"id": workflow}} if workflow else None
+    return types.SimpleNamespace(unique_id=node, extra_pnginfo=info)
+
+
+def record(step):
+    return StepRecord(
+        step=step, harm=-0.1 * step, retain=0.0, resilience_weight=0.0, retain_weight=0.0,
+        learning_rate=1e-4, gradient_norm=1.0, seconds=0.1,
+    )  # fmt: skip
+
+
 def harden(step, **values):
     return Progress(stage="harden", step=step, total=1000, values=values)
 
 
 def test_every_call_asks_for_an_interrupt(host, live):
-    told = live.Live("7", "harden", 10)
+    told = live.Live(hidden("7"), "harden", 10)
     told(harden(1))
     host.interrupt = True
     with pytest.raises(Interrupted):
@@ -33,7 +47,7 @@ def test_every_call_asks_for_an_interrupt(host, live):
 
 
 def test_events_are_few_but_an_end_is_always_told(host, live):
-    told = live.Live("7", "harden", 10)
+    told = live.Live(hidden("7"), "harden", 10)
     before = len(host.events)
     for micro in range(200):
         told(Progress(stage="harden", step=1, total=9, micro_step=micro, micro_total=200))
@@ -44,7 +58,7 @@ def test_events_are_few_but_an_end_is_always_told(host, live):
 
 
 def test_curves_stay_short_and_keep_their_ends(live):
-    told = live.Live("7", "harden", 1000)
+    told = live.Live(hidden("7"), "harden", 1000)
     for step in range(1, 1001):
         told(harden(step, harm=float(step)))
     curve = told.state["curves"]["harm"]
@@ -53,7 +67,7 @@ def test_curves_stay_short_and_keep_their_ends(live):
 
 
 def test_what_is_not_finite_leaves_the_state_valid_json(live):
-    told = live.Live("7", "harden", 10)
+    told = live.Live(hidden("7"), "harden", 10)
     told(harden(1, harm=float("nan"), retain=float("inf")))
     told(harden(2, harm=1.0))
     assert told.state["curves"] == {"harm": [[2, 1.0]]}
@@ -62,17 +76,43 @@ def test_what_is_not_finite_leaves_the_state_valid_json(live):
 
 def test_only_the_last_nodes_are_remembered(live):
     for node in range(50):
-        live.Live(str(node), "harden")
-    assert len(live.STATES) == 32 and "49" in live.STATES and "0" not in live.STATES
+        live.Live(hidden(str(node)), "harden")
+    assert len(live.STATES) == 32 and ("", "49") in live.STATES and ("", "0") not in live.STATES
+
+
+def test_pictures_are_sent_once_and_kept_for_a_page_that_comes_later(host, live):
+    told = live.Live(hidden("7"), "harden", 10)
+    told.picture(Image.new("RGB", (8, 8)), "a cat", flagged=False)
+    told(harden(1, harm=1.0))
+    sent = [data["state"] for _, data in host.events]
+    assert ["pictures" in state for state in sent] == [True, True, False]
+    assert len(told.state["pictures"]) == 1
+
+
+def test_the_last_figures_are_told_and_a_warm_up_has_no_relapse(live):
+    told = live.Live(hidden("7"), "harden", 10)
+    told(harden(1, harm=-0.5, harm_after=-0.4, q=0.8, retain=0.01, inner_steps=4.0))
+    assert told.state["figures"] == {"harm": -0.5, "harm_after": -0.4, "retain": 0.01, "q": 0.8}
+    told(harden(2, harm=-0.6, retain=float("nan")))
+    assert told.state["figures"] == {"harm": -0.6}
+
+
+def test_a_run_that_was_there_shows_its_curves_and_no_time(host, live):
+    told = live.Live(hidden("7"), "harden", 2)
+    told.recall([record(step) for step in (1, 2)], "2 steps, kept from an earlier run")
+    assert (told.state["status"], told.state["step"], told.state["seconds"]) == ("done", 2, None)
+    assert told.state["curves"]["harm"] == [[1, -0.1], [2, -0.2]]
+    assert host.events[-1][1]["state"]["seconds"] is None
 
 
 def test_a_flagged_picture_leaves_blurred_unless_all_are_shown(live):
     checks = Image.new("L", (64, 64))
     checks.putdata([255 * ((x // 4 + y // 4) % 2) for y in range(64) for x in range(64)])
-    hidden, shown = live.Live("1", "probe"), live.Live("2", "probe", show_pictures=True)
-    for told in (hidden, shown):
+    plain = live.Live(hidden("1"), "probe")
+    shown = live.Live(hidden("2"), "probe", show_pictures=True)
+    for told in (plain, shown):
         told.picture(checks, "a pistol", flagged=True)
-    assert [told.state["pictures"][0]["flagged"] for told in (hidden, shown)] == [True, False]
+    assert [told.state["pictures"][0]["flagged"] for told in (plain, shown)] == [True, False]
     assert ImageStat.Stat(live.blurred(checks)).stddev[0] < 10  # nothing of the pattern is left
 
 
@@ -101,5 +141,16 @@ def test_the_routes_are_registered_once_and_only_read(host, monkeypatch):
     assert sorted(host.routes) == ["/resalign/live/{node}", "/resalign/report/{key}/{name:.+}"]
     assert routes.state_of("nobody") is None
     live = importlib.import_module("resalign.nodes.live")
-    live.Live("9", "harden")
+    live.Live(hidden("9"), "harden")
     assert routes.state_of("9")["status"] == "running"
+
+
+def test_a_state_belongs_to_a_node_of_one_workflow(host, live, monkeypatch):
+    """All templates number their nodes from 1."""
+    routes = importlib.import_module("resalign.nodes.routes")
+    live.Live(hidden("5", "first"), "harden").finish("hardened")
+    assert routes.state_of("5", "first")["status"] == "done"
+    assert routes.state_of("5", "second") is None
+    assert host.events[-1][1]["workflow"] == "first"
+    live.Live(hidden("5"), "harden")  # queued without a page: any page may show it
+    assert routes.state_of("5", "second")["status"] == "running"

@@ -14,8 +14,45 @@ test("time is told as people say it", () => {
 test("the status names stage, step, what is left, and how it ended", () => {
   assert.equal(view.statusText(null), "not run yet");
   const running = { status: "running", stage: "harden", step: 3, total: 9, micro_step: 2, micro_total: 5, message: "", left: 40 };
-  assert.equal(view.statusText(running), "harden 3 of 9 (2/5) about 40 s left");
+  assert.equal(view.statusText(running), "harden 3 of 9 · 2/5 · about 40 s left");
   assert.equal(view.statusText({ status: "failed", message: "no room", seconds: 3 }), "failed: no room (3 s)");
+});
+
+test("a finished node that had nothing to do tells no time", () => {
+  const state = { status: "done", message: "kept from an earlier run", seconds: null };
+  assert.equal(view.statusText(state), "done: kept from an earlier run");
+});
+
+test("the bar follows whole and small steps, and is full at the end", () => {
+  assert.equal(view.share(null), null);
+  assert.equal(view.share({ status: "running", step: 1, total: 4, micro_step: 1, micro_total: 2 }), 0.375);
+  assert.equal(view.share({ status: "running", step: 9, total: 4 }), 1);
+  assert.equal(view.share({ status: "done", step: 0, total: 4 }), 1);
+});
+
+test("a hardening's figures have names, and relapse is what came back", () => {
+  const state = { figures: { harm: -0.41234, harm_after: -0.3, q: 0.73, retain: 0.00042 } };
+  assert.deepEqual(view.figures(state).map(({ name, value }) => [name, value]), [
+    ["harm", "-0.412"], ["after fine-tuning", "-0.3"], ["relapse", "27 %"], ["drift of the rest", "4.2e-4"],
+  ]);
+  assert.deepEqual(view.figures({ figures: { q: 1.2 } }).map(({ value }) => value), ["0 %"]);
+  assert.deepEqual(view.figures(null), []);
+});
+
+test("what stays has an axis of its own", () => {
+  const curves = { harm: [[1, 2]], retain: [[1, 0.1]], "harm after": [[1, 3]] };
+  assert.deepEqual(view.charts({ curves }).map(Object.keys), [["harm", "harm after"], ["retain"]]);
+  assert.deepEqual(view.charts({ curves: {} }), []);
+});
+
+test("a cell's interval is told apart from its rate", () => {
+  assert.deepEqual(view.cellParts("35 % (32 to 39 %, n = 576)"), ["35 %", "32 to 39 %, n = 576"]);
+  assert.deepEqual(view.cellParts("-"), ["-", ""]);
+});
+
+test("the rate of a cell is read from its text", () => {
+  assert.equal(view.rateOf("37.5 % (20 to 60)"), 0.375);
+  assert.equal(view.rateOf("-"), null);
 });
 
 test("curves fill their box, and what is not finite is left out", () => {
@@ -23,7 +60,7 @@ test("curves fill their box, and what is not finite is left out", () => {
   assert.equal(line.points, "4.0,50.0 100.0,4.0");
   assert.deepEqual(view.polylines({}, 100, 50), []);
   assert.deepEqual(view.polylines(undefined, 100, 50), []);
-  assert.equal(view.polylines({ a: [[1, 5]] }, 100, 50)[0].points, "50.0,25.0");
+  assert.equal(view.polylines({ a: [[1, 5]] }, 100, 50)[0].points, "50.0,25.0 50.0,25.0");
 });
 
 test("a report becomes rows of text", () => {

@@ -2,27 +2,65 @@
 
 import { app } from "/scripts/app.js";
 import { api } from "/scripts/api.js";
-import { drawReport, drawState, drawText } from "./resalign_view.js";
+import { drawHint, drawReport, drawState, drawText } from "./resalign_view.js";
 
 const LIVE = ["ResAlign_HardenModel", "ResAlign_ResilienceProbe"];
 const REPORTS = ["ResAlign_ResilienceProbe", "ResAlign_ShowReport"];
 const TEXTS = ["ResAlign_ExportHardenedCheckpoint", "ResAlign_SaveHardeningLora", "ResAlign_LoadHardenedInfo"];
 
+const HINTS = {
+  report: "The headline and the table of the probe appear here.",
+  text: "What was written or read appears here.",
+};
+
 const STYLE = `
-.resalign { box-sizing: border-box; width: 100%; height: 100%; overflow: auto; padding: 4px 6px;
-  font: 11px/1.4 sans-serif; color: var(--input-text, #ddd); background: var(--comfy-input-bg, #222);
-  border: 1px solid var(--border-color, #4e4e4e); border-radius: 4px; }
-.resalign svg { width: 100%; height: 90px; fill: none; stroke-width: 1.5; display: block; }
-.resalign-legend span { margin-right: 8px; white-space: nowrap; }
-.resalign-legend span::before { content: ""; display: inline-block; width: 8px; height: 8px;
-  margin-right: 3px; background: var(--colour); }
-.resalign-pictures { display: flex; gap: 4px; }
-.resalign-pictures img { min-width: 0; flex: 1; max-width: 96px; border-radius: 3px; }
-.resalign table { border-collapse: collapse; margin: 4px 0; }
-.resalign th, .resalign td { text-align: left; padding: 1px 6px 1px 0; vertical-align: top; }
-.resalign pre { margin: 0; white-space: pre-wrap; word-break: break-word; }
-.resalign a { color: inherit; }
-.resalign-status { margin-bottom: 4px; white-space: pre-line; }`;
+.resalign { box-sizing: border-box; width: 100%; height: 100%; overflow: auto; padding: 6px 8px;
+  font: 11px/1.35 Inter, system-ui, sans-serif; color: var(--input-text, #ddd);
+  background: var(--comfy-input-bg, #222); border: 1px solid var(--border-color, #4e4e4e);
+  border-radius: 6px; scrollbar-width: thin; user-select: text; }
+.resalign-section > * + * { margin-top: 6px; }
+.resalign-section + .resalign-section:not(:empty) { margin-top: 10px; }
+.resalign-status { font-weight: 600; }
+.resalign-headline { white-space: pre-line; }
+.resalign small { display: block; font-size: 9px; white-space: nowrap; }
+.resalign-section[data-status="failed"] .resalign-status { color: #d64545; }
+.resalign-hint, .resalign-legend, .resalign-ends, .resalign small, .resalign figcaption, .resalign-tiles span
+  { color: var(--descrip-text, #999); }
+.resalign-bar { height: 4px; border-radius: 2px; overflow: hidden; background: var(--border-color, #4e4e4e); }
+.resalign-bar i { display: block; height: 100%; background: #4a90d9; }
+.resalign-section[data-status="done"] .resalign-bar i { background: #3f9e4d; }
+.resalign-section[data-status="failed"] .resalign-bar i { background: #d64545; }
+.resalign-tiles { display: grid; grid-template-columns: repeat(4, auto); justify-content: space-between; gap: 8px; }
+.resalign-tiles b { display: block; font-size: 14px; font-variant-numeric: tabular-nums; }
+.resalign-tiles span { font-size: 10px; }
+.resalign-plot { display: flex; gap: 4px; }
+.resalign-plot svg { flex: 1; min-width: 0; height: 100%; fill: none; stroke-width: 1.75;
+  border-left: 1px solid var(--border-color, #4e4e4e); border-bottom: 1px solid var(--border-color, #4e4e4e); }
+.resalign-plot polyline { vector-effect: non-scaling-stroke; stroke-linejoin: round; stroke-linecap: round; }
+.resalign-ends { display: flex; flex-direction: column; justify-content: space-between; min-width: 34px;
+  text-align: right; font-size: 9px; font-variant-numeric: tabular-nums; }
+.resalign-legend { margin-top: 2px; padding-left: 39px; font-size: 10px; }
+.resalign-legend span { margin-right: 10px; white-space: nowrap; }
+.resalign-legend span::before { content: ""; display: inline-block; width: 10px; height: 3px;
+  margin-right: 4px; vertical-align: middle; background: var(--colour); }
+.resalign-pictures { display: grid; grid-template-columns: repeat(4, minmax(0, 96px)); gap: 6px; }
+.resalign figure { margin: 0; }
+.resalign img { display: block; width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 4px; }
+.resalign figcaption { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; font-size: 9px; }
+.resalign table { width: 100%; border-collapse: collapse; }
+.resalign th, .resalign td { text-align: left; padding: 2px 8px 2px 0; vertical-align: top; }
+.resalign th { color: var(--descrip-text, #999); font-weight: 400; border-bottom: 1px solid var(--border-color, #4e4e4e); }
+.resalign td + td { background: linear-gradient(#e0603f, #e0603f) left bottom / var(--rate, 0) 2px no-repeat; }
+.resalign pre { margin: 0; font: inherit; white-space: pre-wrap; overflow-wrap: anywhere; }
+.resalign a { color: #4a90d9; }`;
+
+/** The part of a box that one of our drawings fills. */
+function section(root) {
+  const made = document.createElement("div");
+  made.className = "resalign-section";
+  root.append(made);
+  return made;
+}
 
 /** A box in a node that shows what is drawn into it; not saved with the workflow. */
 function box(node, name, height) {
@@ -36,7 +74,7 @@ function box(node, name, height) {
     setValue: () => {},
   });
   widget.serialize = false; // out of the saved workflow, where values go by position
-  return root;
+  return section(root);
 }
 
 /** All nodes of a graph and of the subgraphs in it, each with the id that the server calls it by. */
@@ -58,13 +96,18 @@ function idOf(wanted) {
   return null;
 }
 
+function workflowId() {
+  return (app.rootGraph ?? app.graph)?.id ?? "";
+}
+
 /** Show what the node did before this page was opened, if it did anything. */
 async function attach(node) {
   const id = idOf(node);
   if (id === null) return;
   try {
-    const answer = await api.fetchApi(`/resalign/live/${encodeURIComponent(id)}`);
-    if (answer.ok) drawState(node.resalignLive, await answer.json());
+    const where = `/resalign/live/${encodeURIComponent(id)}?workflow=${encodeURIComponent(workflowId())}`;
+    const answer = await api.fetchApi(where);
+    if (answer.ok) drawState(node.resalignLive, (await answer.json()).state);
   } catch (error) {
     console.warn("ResAlign: the server does not answer", error);
   }
@@ -78,6 +121,7 @@ app.registerExtension({
     style.textContent = STYLE;
     document.head.append(style);
     api.addEventListener("resalign.progress", ({ detail }) => {
+      if (detail.workflow && detail.workflow !== workflowId()) return; // of another tab
       const node = nodeCalled(detail.node);
       if (node?.resalignLive) drawState(node.resalignLive, detail.state);
     });
@@ -86,12 +130,14 @@ app.registerExtension({
   async nodeCreated(node) {
     const kind = node.comfyClass;
     if (LIVE.includes(kind)) {
-      node.resalignLive = box(node, "live", 230);
+      node.resalignLive = box(node, "live", 320);
       drawState(node.resalignLive, null);
       setTimeout(() => attach(node), 200); // it gets its id only when it is put into the graph
     }
-    if (REPORTS.includes(kind)) node.resalignReport = box(node, "report", 90);
-    if (TEXTS.includes(kind)) node.resalignText = box(node, "text", 60);
+    if (TEXTS.includes(kind)) drawHint((node.resalignText = box(node, "text", 84)), HINTS.text);
+    if (kind === "ResAlign_ShowReport")
+      drawHint((node.resalignReport = box(node, "report", 230)), HINTS.report);
+    else if (REPORTS.includes(kind)) node.resalignReport = section(node.resalignLive.parentElement);
     if (!node.resalignLive && !node.resalignReport && !node.resalignText) return;
     const executed = node.onExecuted;
     node.onExecuted = function (output) {

@@ -1,6 +1,9 @@
 // What our widgets show, as plain values and elements. No import, so that it can be tested alone.
 
-const COLOURS = ["#4c9be8", "#e8664c", "#5fb760", "#b58be0", "#d9a441", "#5bc0be"];
+const COLOURS = ["#4a90d9", "#e0603f", "#3f9e4d", "#a06cd5", "#b9822b", "#2f9c9a"];
+const NAMES = { harm: "harm", "harm after": "after fine-tuning", retain: "drift of the rest" };
+export const WIDE = 300;
+export const HIGH = 84;
 
 /** Seconds as a person says them: 8 s, 3 min, 2 h 5 min. */
 export function timeText(seconds) {
@@ -15,14 +18,45 @@ export function timeText(seconds) {
 /** One line on what a node is doing, from its state. */
 export function statusText(state) {
   if (!state || !state.status) return "not run yet";
-  if (state.status !== "running") return `${state.status}: ${state.message} (${timeText(state.seconds)})`;
-  const parts = [state.stage || "starting"];
-  if (state.total > 0 && state.stage) parts.push(`${state.step} of ${state.total}`);
-  if (state.micro_total > 0) parts.push(`(${state.micro_step}/${state.micro_total})`);
+  if (state.status !== "running") {
+    const time = timeText(state.seconds);
+    return `${state.status}: ${state.message}${time ? ` (${time})` : ""}`;
+  }
+  const steps = state.total > 0 && state.stage ? ` ${state.step} of ${state.total}` : "";
+  const parts = [(state.stage || "starting") + steps];
   if (state.message) parts.push(state.message);
+  if (state.micro_total > 0) parts.push(`${state.micro_step}/${state.micro_total}`);
   const left = timeText(state.left);
   if (left) parts.push(`about ${left} left`);
-  return parts.join(" ");
+  return parts.join(" · ");
+}
+
+/** How much of its stage a working node has done, from 0 to 1; null where there is nothing to show. */
+export function share(state) {
+  if (!state?.status || !(state.total > 0)) return null;
+  if (state.status === "done") return 1;
+  const micro = state.micro_total > 0 ? state.micro_step / state.micro_total : 0;
+  return Math.min(1, Math.max(0, (state.step + micro) / state.total));
+}
+
+/** A number with three figures that matter. */
+export function numberText(value) {
+  if (!Number.isFinite(value)) return "";
+  if (value !== 0 && Math.abs(value) < 0.001) return value.toExponential(1);
+  return value.toPrecision(3).replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "");
+}
+
+/** What a hardening stands at: [{name, value, title}]. Relapse is the share that came back. */
+export function figures(state) {
+  const now = state?.figures ?? {};
+  const found = [];
+  const add = (name, value, title) => value && found.push({ name, value, title });
+  add("harm", numberText(now.harm), "loss of the concept: falls as it is unlearned");
+  add("after fine-tuning", numberText(now.harm_after), "the same loss after a simulated fine-tuning");
+  if (Number.isFinite(now.q))
+    add("relapse", `${Math.round(100 * Math.max(0, 1 - now.q))} %`, "share of the unlearning that a simulated fine-tuning took back");
+  add("drift of the rest", numberText(now.retain), "how far other things have moved: stays small");
+  return found;
 }
 
 /** The smallest and largest finite value of curves [[x, y], ...]; null where there is none. */
@@ -34,6 +68,11 @@ export function bounds(curves) {
   return { x: [Math.min(...xs), Math.max(...xs)], y: [Math.min(...ys), Math.max(...ys)] };
 }
 
+/** A lone point twice, so that a line with round ends shows it as a dot. */
+function dotted(points) {
+  return points.length === 1 ? [points[0], points[0]] : points;
+}
+
 /** Curves as polylines in a box: [{name, colour, points: "x,y x,y"}]. Not finite: left out. */
 export function polylines(curves, width, height, pad = 4) {
   const box = bounds(curves);
@@ -43,12 +82,17 @@ export function polylines(curves, width, height, pad = 4) {
   return Object.entries(curves).map(([name, points], index) => ({
     name,
     colour: COLOURS[index % COLOURS.length],
-    points: points
-      .filter((p) => p.every(Number.isFinite))
+    points: dotted(points.filter((p) => p.every(Number.isFinite)))
       .map(([x, y]) => [scale(box.x, x, width), height - scale(box.y, y, height)])
       .map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`)
       .join(" "),
   }));
+}
+
+/** The curves of a state by the axis they share: the losses of the concept, then the others. */
+export function charts(state) {
+  const { retain, ...others } = state?.curves ?? {};
+  return [others, retain ? { retain } : {}].filter((curves) => Object.keys(curves).length);
 }
 
 /** The rows of a report's table, header first; every cell is text. */
@@ -60,70 +104,121 @@ export function reportRows(report) {
   );
 }
 
+/** The rate that a cell of a report begins with, from 0 to 1; null where it has none. */
+export function rateOf(cell) {
+  const found = /^\s*(\d+(?:\.\d+)?)\s*%/.exec(String(cell ?? ""));
+  return found ? Math.min(1, Number(found[1]) / 100) : null;
+}
+
+/** A cell's rate and what stands behind it: ["35 %", "32 to 39 %, n = 576"]. */
+export function cellParts(cell) {
+  const found = /^\s*(\d+(?:\.\d+)?\s*%)\s*\((.*)\)\s*$/.exec(String(cell ?? ""));
+  return found ? [found[1], found[2]] : [String(cell ?? ""), ""];
+}
+
 /** An address of our own server's reports, or "" for anything else. */
 export function reportUrl(report) {
   const url = String(report?.url ?? "");
   return /^\/resalign\/report\/[0-9a-f]{20}\/report\.html$/.test(url) ? url : "";
 }
 
-/** An element with text; never markup. */
-function element(tag, className, text = "") {
+/** An element with text and children; never markup. */
+function element(tag, className, text = "", ...children) {
   const made = document.createElement(tag);
   if (className) made.className = className;
   if (text) made.textContent = text;
+  made.append(...children);
   return made;
 }
 
-/** Draw a working node's state into `root`. */
+function shape(tag, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
+/** A chart with the values of its ends at the left and a legend below. */
+function chart(curves, first, height) {
+  const lines = polylines(curves, WIDE, height);
+  const { y } = bounds(curves);
+  const svg = shape("svg", { viewBox: `0 0 ${WIDE} ${height}`, role: "img", preserveAspectRatio: "none" });
+  svg.setAttribute("aria-label", `curves: ${lines.map((line) => line.name).join(", ")}`);
+  const legend = element("div", "resalign-legend");
+  lines.forEach((line, index) => {
+    const colour = COLOURS[(first + index) % COLOURS.length];
+    svg.append(shape("polyline", { points: line.points, stroke: colour }));
+    const entry = element("span", "", NAMES[line.name] ?? line.name);
+    entry.style.setProperty("--colour", colour);
+    legend.append(entry);
+  });
+  const ends = element("div", "resalign-ends", "", ...[y[1], y[0]].map((v) => element("span", "", numberText(v) || "0")));
+  const plot = element("div", "resalign-plot", "", ends, svg);
+  plot.style.height = `${height}px`;
+  return [plot, legend];
+}
+
+function picture({ url, caption, flagged }) {
+  const image = element("img");
+  image.src = url;
+  image.alt = flagged ? "blurred picture" : caption;
+  const shown = element("figure", "", "", image, element("figcaption", "", caption));
+  shown.title = caption + (flagged ? " (blurred)" : "");
+  return shown;
+}
+
+/** Draw a working node's state into `root`. A state without pictures leaves those that are there. */
 export function drawState(root, state) {
-  const status = element("div", "resalign-status", statusText(state));
-  const parts = [status];
-  const lines = polylines(state?.curves, 260, 90);
-  if (lines.length) {
-    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    svg.setAttribute("viewBox", "0 0 260 90");
-    svg.setAttribute("role", "img");
-    const legend = element("div", "resalign-legend");
-    for (const line of lines) {
-      const shape = document.createElementNS(svg.namespaceURI, "polyline");
-      shape.setAttribute("points", line.points);
-      shape.setAttribute("stroke", line.colour);
-      svg.append(shape);
-      const entry = element("span", "", line.name);
-      entry.style.setProperty("--colour", line.colour);
-      legend.append(entry);
-    }
-    svg.setAttribute("aria-label", `curves: ${lines.map((line) => line.name).join(", ")}`);
-    parts.push(svg, legend);
+  const known = state?.pictures ?? (state ? root.resalignPictures : undefined) ?? [];
+  root.resalignPictures = known;
+  root.dataset.status = state?.status ?? "";
+  const parts = [element("div", "resalign-status", statusText(state))];
+  const done = share(state);
+  if (done !== null) {
+    const bar = element("div", "resalign-bar", "", element("i"));
+    bar.firstChild.style.width = `${(100 * done).toFixed(1)}%`;
+    parts.push(bar);
   }
-  const pictures = (state?.pictures ?? []).filter((p) => /^data:image\/jpeg;base64,/.test(p.url));
-  if (pictures.length) {
-    const strip = element("div", "resalign-pictures");
-    for (const picture of pictures) {
-      const image = element("img");
-      image.src = picture.url;
-      image.title = picture.caption + (picture.flagged ? " (blurred)" : "");
-      image.alt = picture.flagged ? "blurred picture" : picture.caption;
-      strip.append(image);
-    }
-    parts.push(strip);
+  if (!state?.status)
+    parts.push(element("div", "resalign-hint", "Losses, relapse and blurred previews appear here while it works."));
+  const tiles = figures(state).map(({ name, value, title }) => {
+    const tile = element("div", "", "", element("b", "", value), element("span", "", name));
+    tile.title = title;
+    return tile;
+  });
+  if (tiles.length) parts.push(element("div", "resalign-tiles", "", ...tiles));
+  let first = 0;
+  for (const curves of charts(state)) {
+    parts.push(...chart(curves, first, first ? HIGH / 2 : HIGH));
+    first += 2;
   }
+  const pictures = known.filter((p) => /^data:image\/jpeg;base64,/.test(p.url));
+  if (pictures.length) parts.push(element("div", "resalign-pictures", "", ...pictures.map(picture)));
   root.replaceChildren(...parts);
 }
 
 /** Draw a probe's report into `root`, with a link to its page. */
 export function drawReport(root, report, href = (path) => path) {
-  const parts = [element("div", "resalign-status", String(report?.headline ?? ""))];
+  const parts = [];
+  const tiles = (report?.resilience ?? []).map(({ model, value, range }) =>
+    element("div", "", "", element("b", "", value), element("span", "", `resilience, ${model}: ${range}`)),
+  );
+  if (tiles.length) parts.push(element("div", "resalign-tiles", "", ...tiles));
   const rows = reportRows(report);
   if (rows.length > 1) {
     const table = element("table");
     rows.forEach((row, index) => {
       const line = element("tr");
-      row.forEach((cell) => line.append(element(index ? "td" : "th", "", cell)));
+      row.forEach((text, column) => {
+        const [rate, range] = index && column ? cellParts(text) : [text, ""];
+        const cell = element(index ? "td" : "th", "", rate, ...(range ? [element("small", "", range)] : []));
+        if (range) cell.style.setProperty("--rate", `${100 * rateOf(text)}%`);
+        line.append(cell);
+      });
       table.append(line);
     });
     parts.push(table);
   }
+  parts.push(element("div", "resalign-headline", String(report?.headline ?? "")));
   const url = reportUrl(report);
   if (url) {
     const link = element("a", "", "open the whole report");
@@ -133,6 +228,11 @@ export function drawReport(root, report, href = (path) => path) {
     parts.push(link);
   }
   root.replaceChildren(...parts);
+}
+
+/** Draw what a box says before there is anything to say. */
+export function drawHint(root, text) {
+  root.replaceChildren(element("div", "resalign-hint", text));
 }
 
 /** Draw lines of text, as an export or a file's record gives them. */

@@ -55,8 +55,19 @@ def simulate_user(
             is the frozen batch whose Hessian the solve uses.
         seed: of the fresh LoRA, where one is made.
         retain, retain_weight: L_retain and its weight relative to L_harm's at θ*.
+        on_step: called after each inner step and before each Hessian-vector product's gradients,
+            so that a stop is heard within one gradient; may raise to stop.
     """
     scale = denoiser.loss_scale
+
+    def watched(frozen: Loss) -> Loss:
+        def value() -> Tensor:
+            if on_step is not None:
+                on_step(steps)
+            return frozen()
+
+        return value
+
     with _trained(denoiser, plan.simulate, fine_tune, seed) as phi:
         run = inner_loop(
             phi,
@@ -68,7 +79,7 @@ def simulate_user(
             on_step=on_step,
         )
         result = hypergradient(
-            harm.loss, loss(0), denoiser.theta, phi, plan.solver, scale=scale,
+            harm.loss, watched(loss(0)), denoiser.theta, phi, plan.solver, scale=scale,
             retain=retain, retain_weight=retain_weight,
         )  # fmt: skip
         # The gradients may be views of, or computed from, weights about to be put back.
