@@ -33,11 +33,13 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from .backend.errors import DataError as DataError
     from .backend.errors import DivergenceError as DivergenceError
     from .backend.errors import ExportError as ExportError
+    from .backend.errors import RankError as RankError
     from .backend.errors import ResAlignError as ResAlignError
     from .backend.errors import RunError as RunError
     from .backend.harden import HardenResult as HardenResult
     from .backend.harden import harden as harden
     from .backend.harden import resume as resume
+    from .backend.parallel.launch import join_ranks as join_ranks
     from .backend.probe.probe import probe as probe
     from .backend.probe.probe import run_probe as run_probe
     from .backend.probe.reading import read_probe as read_probe
@@ -105,6 +107,7 @@ _MODULE_OF = {
     "PromptSet": "backend.probe_config",
     "Ramp": "backend.config",
     "RegulatorConfig": "backend.config",
+    "RankError": "backend.errors",
     "ResAlignError": "backend.errors",
     "RunError": "backend.errors",
     "Scorer": "backend.scorers.protocol",
@@ -120,6 +123,7 @@ _MODULE_OF = {
     "fine_tune_grid": "backend.config",
     "harden": "backend.harden",
     "inspect": "backend.checkpoint.inspect",
+    "join_ranks": "backend.parallel.launch",
     "load_checkpoint": "backend.checkpoint.load",
     "load_report": "backend.report.schema",
     "load_lora": "backend.adapter.formats",

@@ -6,6 +6,7 @@ ResAlignError                 a user can mend it; the command line prints it and
 ├── DataError                 concepts, images, captions, prompts
 ├── DivergenceError           the optimisation left the rails; the last good state is saved
 ├── ExportError               the result cannot be written (disk, target, mismatch)
+├── RankError                 another process of the same run stopped or died
 └── RunError                  a run folder that cannot be used or resumed
 
 Each message names the file or field, what was found there, and what to do.
@@ -34,6 +35,15 @@ class DivergenceError(ResAlignError):
 
 class ExportError(ResAlignError):
     """The hardened file cannot be written as asked."""
+
+
+class RankError(ResAlignError):
+    """Another process of the same run failed, died or hangs; what was saved can be resumed.
+
+    first_is_gone: it is rank 0, which would otherwise say so.
+    """
+
+    first_is_gone = False
 
 
 class RunError(ResAlignError):

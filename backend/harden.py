@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,13 +28,15 @@ from .bilevel.feed import Feed
 from .bilevel.losses import remaining_harm
 from .bilevel.objective import Harm, Objective
 from .bilevel.regulator import Regulator
-from .bilevel.simulate import SimulatedUser, accumulate, simulate_user
+from .bilevel.simulate import USER_CLASSES, SimulatedUser, accumulate, simulate_user
 from .bilevel.vectors import Loss, gradient
 from .bilevel.weights import learning_rate, resilience_weight, retain_weight
 from .config import FineTuneConfig, HardeningPlan
-from .data.batches import EncodedData, prepare_data
+from .data.batches import EncodedData, shared_data
+from .data.cache import fingerprint
 from .errors import DivergenceError
 from .model.model import Model
+from .parallel.ranks import ALONE, Ranks
 from .progress import Progress, ProgressCallback, silent
 from .records import SimulationRecord, StepRecord
 from .rounding import this_machine, threads, told_changes
@@ -58,6 +63,7 @@ def harden(
     run_folder: RunFolder | Path | str | None = None,
     data: EncodedData | None = None,
     on_progress: ProgressCallback = silent,
+    ranks: Ranks = ALONE,
 ) -> HardenResult:
     """Find the adapter θ that makes `model` safe and keeps it so. The model is left as it was.
 
@@ -67,28 +73,35 @@ def harden(
         data: sets encoded before; None encodes what the plan names.
         on_progress: called at every inner step; raise from it to stop (the last complete
             outer step is then saved).
+        ranks: the processes that share this run (`join_ranks`); all call this alike, and all
+            get the same adapter and records. `run_folder` is the first rank's alone.
 
     Raises:
         ConfigError, DataError: the plan does not fit the model or the data.
         DivergenceError: a loss is not finite; the state before it is saved.
+        RankError: another rank failed or died; the last complete outer step is saved.
     """
     with ExitStack() as stack:
-        folder = RunFolder.of(run_folder, plan)
+        on_progress = ranks.watching(on_progress)
+        if ranks.count > 1:
+            ranks.require_same(fingerprint(model.unet), "the checkpoint")
+        folder = RunFolder.of(run_folder, plan) if ranks.first else None
         if folder is not None and folder is not run_folder:
             stack.enter_context(folder)
         warnings = []
-        if folder is not None and model.device.type == "cpu":
-            began = folder.machine(this_machine())
+        on_cpu = folder is not None and model.device.type == "cpu"
+        began = ranks.share(folder.machine(this_machine()) if folder and on_cpu else None)
+        if began is not None:
             warnings = told_changes(began, this_machine())
             stack.enter_context(threads(began["threads"]))
         if data is None:
             cache = folder.path / "cache" if folder else None
-            data = prepare_data(model, plan, cache=cache, on_progress=on_progress)
+            data = shared_data(ranks, model, plan, cache=cache, on_progress=on_progress)
         denoiser = stack.enter_context(
             AdaptedDenoiser(model, plan.adapter, seed=plan.seed, precision=plan.precision)
         )
         data = data.to("cpu", torch.float32)  # only what a step draws goes to the device
-        run = _Run(denoiser, plan, data, folder, on_progress, warnings=warnings)
+        run = _Run(denoiser, plan, data, folder, on_progress, ranks, warnings=warnings)
         return run.to_the_end()
 
 
@@ -113,6 +126,7 @@ class _Run:
     data: EncodedData
     folder: RunFolder | None
     on_progress: ProgressCallback
+    ranks: Ranks = ALONE
     records: list[StepRecord] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -128,7 +142,8 @@ class _Run:
         self.optimiser = torch.optim.AdamW(
             self.theta.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay
         )
-        self.step = self._load() if self.folder else 0
+        self.step = self._load()
+        self.ranks.adopt(self.theta.values())
 
     def to_the_end(self) -> HardenResult:
         started = time.perf_counter()
@@ -166,21 +181,28 @@ class _Run:
         scale = self.denoiser.loss_scale
 
         harm = self.feed.harm(step)
-        harm_now, gradients = gradient(harm.loss, self.theta, scale=scale)
-        accumulate(total, gradients, 1 - strength)
-
         retain = self.feed.retain(step)
-        retain_now, gradients = gradient(retain, self.theta, scale=scale)
-        accumulate(total, gradients, retention)
         keep = self.plan.retain_after_weight / strength if strength else 0.0
+        chosen = self.feed.configurations(step) if strength > 0 else []
 
-        users = []
-        if strength > 0:
-            chosen = self.feed.configurations(step)
-            for number, fine_tune in enumerate(chosen):
-                user = self._simulate(step, number, fine_tune, harm, retain, keep)
-                accumulate(total, user.gradient.values(), strength / len(chosen))
-                users.append(user)
+        # Each rank does some of these terms; all get all results, summed up in one order.
+        terms: list[tuple[float, Callable[[], Any]]] = [
+            (1.0, lambda: gradient(harm.loss, self.theta, scale=scale)),
+            (1.0, lambda: gradient(retain, self.theta, scale=scale)),
+        ]
+        for number, fine_tune in enumerate(chosen):
+            user = partial(self._simulate, step, number, fine_tune, harm, retain, keep)
+            terms.append((self.regulator.steps(fine_tune) + 1.0, user))
+        device = self.denoiser.model.device
+        results = self.ranks.spread(terms, USER_CLASSES, device)
+        harm_now, gradients = next(results)
+        accumulate(total, gradients, 1 - strength)
+        retain_now, gradients = next(results)
+        accumulate(total, gradients, retention)
+        users: list[SimulatedUser] = []
+        for user in results:
+            accumulate(total, user.gradient.values(), strength / len(chosen))
+            users.append(user)
 
         norm = self._norm_and_clip(total)
         after = {f"harm after {u.fine_tune.name}": u.result.harm_after for u in users}
@@ -192,6 +214,7 @@ class _Run:
             tensor.grad = part
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
+        self.ranks.adopt(self.theta.values())  # ranks on unlike hardware must not drift apart
         return StepRecord(
             step=step,
             harm=float(harm_now),
@@ -267,8 +290,8 @@ class _Run:
     # Keeping and telling.
 
     def _load(self) -> int:
-        assert self.folder is not None
-        saved = self.folder.load_state()
+        saved = self.ranks.share(self.folder.load_state() if self.folder else None)
+        records = self.ranks.share(self.folder.records() if self.folder else [])
         if saved is None:
             return 0
         step, tensors, values = saved
@@ -283,7 +306,7 @@ class _Run:
                 }
         self.regulator.restore(values["regulator"])
         self.warnings = list(dict.fromkeys([*values["warnings"], *self.warnings]))
-        self.records = [StepRecord.from_json(r) for r in self.folder.records()[:step]]
+        self.records = [StepRecord.from_json(r) for r in records[:step]]
         return step
 
     def _state(self) -> dict[str, Tensor]:

@@ -63,6 +63,16 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def launcher():
+    """Starts ranks, as several processes; begun when a test first asks for it."""
+    from fakes_ranks import Launcher
+
+    started = Launcher()
+    yield started
+    started.close()
+
+
 @pytest.fixture(autouse=True)
 def threads_stay_as_they_were():
     """A test that leaves another number of threads behind fails, and the next is not harmed."""

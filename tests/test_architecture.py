@@ -25,7 +25,7 @@ LAYERS = [
     {"probe_results", "probe_presets", "probe_comments"},
     {"plan_presets", "plan_file", "run_lock", "seeds", "rounding", "json_lines"},
     {"live_state", "sheets"},
-    {"probe_config"},
+    {"probe_config", "parallel"},
     {"config", "progress"},
     {"bounds", "intervals", "statistics", "torch_versions"},
     {"errors"},

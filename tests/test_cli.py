@@ -41,7 +41,7 @@ class FakeEngine:
         self.error: BaseException = KeyboardInterrupt()
         self.begun_at: list[int] = []
 
-    def harden(self, model, plan, *, run_folder, on_progress):
+    def harden(self, model, plan, *, run_folder, on_progress, ranks):
         state = run_folder.load_state()
         first = (state[0] if state else 0) + 1
         self.begun_at.append(first)
@@ -340,7 +340,7 @@ def test_a_signal_ends_a_process_with_130_and_its_state(stop, package_folder, tm
         import resalign.backend.cli.hardening as cli
         from resalign.backend.cli import main
 
-        def slow(model, plan, *, run_folder, on_progress):
+        def slow(model, plan, *, run_folder, on_progress, ranks):
             run_folder.save_state(2, {{"t": torch.zeros(1)}}, {{}})
             print("going", flush=True)
             time.sleep(60)

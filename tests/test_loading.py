@@ -58,7 +58,7 @@ def test_all_is_complete():
         "fine_tune_grid", "AdapterConfig", "HarmConfig", "SolverConfig", "RegulatorConfig", "Ramp",
         "Job", "harden", "HardenResult", "resume", "export_merged", "save_lora", "load_lora",
         "inspect", "Adapter", "Progress", "ResAlignError", "ConfigError", "CheckpointError",
-        "DataError", "DivergenceError", "ExportError", "RunError",
+        "DataError", "DivergenceError", "ExportError", "RankError", "RunError", "join_ranks",
         "probe", "run_probe", "read_probe", "FileSubject", "LoadedSubject", "ProbePlan",
         "ProbeResult", "ProbeCheckpoint", "FineTuneAttack", "LoraAttack", "LoraFile", "MergeAttack",
         "PromptSet", "GenerationConfig", "UtilityConfig", "preset_probe", "summarise", "Picture",

@@ -19,6 +19,7 @@ from ..config import FineTuneConfig, HardeningPlan, Simulate
 from .hypergradient import Hypergradient, hypergradient
 from .inner_loop import InnerRun, inner_loop
 from .objective import Harm
+from .solvers import Solution
 from .vectors import Loss, Parameters, assign, snapshot
 
 
@@ -33,6 +34,10 @@ class SimulatedUser:
     @property
     def gradient(self) -> dict[str, Tensor]:
         return self.result.tensors
+
+
+# What a user is made of: what a rank must know to receive one.
+USER_CLASSES = (SimulatedUser, FineTuneConfig, InnerRun, Hypergradient, Solution)
 
 
 def simulate_user(
@@ -84,7 +89,10 @@ def simulate_user(
         )  # fmt: skip
         # The gradients may be views of, or computed from, weights about to be put back.
         detached = {name: part.detach().clone() for name, part in result.tensors.items()}
-    outcome = replace(result, tensors=detached)
+    solution = result.solution  # what it solved for is in the gradient: only its figures are kept
+    if solution is not None:
+        solution = replace(solution, x=solution.x.new_empty(0))
+    outcome = replace(result, tensors=detached, solution=solution)
     return SimulatedUser(fine_tune, run, outcome)
 
 

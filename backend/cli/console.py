@@ -31,10 +31,14 @@ _SECONDS_BETWEEN_LINES = 10.0  # where stderr is a file and no terminal
 
 
 class Console:
-    """Also a ProgressCallback: give `console.progress` to the backend."""
+    """Also a ProgressCallback: give `console.progress` to the backend.
+
+    quiet: say errors and nothing else, as ranks other than the first do.
+    """
 
     def __init__(self, *, json: bool = False):
         self.json = json
+        self.quiet = False
         self._bar: tqdm[Any] | None = None
         self._line: tqdm[Any] | None = None
         self._stage = ""
@@ -44,6 +48,8 @@ class Console:
 
     def result(self, text: str, event: str, **fields: Any) -> None:
         """What a command was asked for."""
+        if self.quiet:
+            return
         self.close()
         if self.json:
             self._emit(event, **fields)
@@ -52,12 +58,16 @@ class Console:
 
     def note(self, text: str) -> None:
         """Something worth knowing meanwhile."""
+        if self.quiet:
+            return
         self.close()
         if self.json:
             self._emit("note", message=text)
         print(text, file=sys.stderr)
 
     def warning(self, text: str) -> None:
+        if self.quiet:
+            return
         self.close()
         if self.json:
             self._emit("warning", message=text)
@@ -70,6 +80,8 @@ class Console:
         print(f"resalign: {text}", file=sys.stderr)
 
     def progress(self, progress: Progress, /) -> None:
+        if self.quiet:
+            return
         now = time.monotonic()
         finished_step = progress.step != self._step or progress.stage != self._stage
         self._values = {**self._values, **progress.values}

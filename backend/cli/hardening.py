@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import Job
-from ..errors import ConfigError, RunError
+from ..errors import ConfigError, RankError, RunError
+from ..plan_file import to_json
 from .console import Console
 from .jobs import job_of
+from .ranks import Terminated, follow, joined
 
 if TYPE_CHECKING:
+    from ..parallel.ranks import Ranks
     from ..run_folder import RunFolder
 
 
@@ -34,21 +37,32 @@ def harden(args: argparse.Namespace, console: Console) -> int:
     from ..check import run_folder_of
     from ..run_folder import RunFolder
 
-    job = job_of(args)
-    job = replace(job, device=_ready(job, console, overwrite=args.overwrite))
-    with RunFolder.create(run_folder_of(job), job) as run:
-        return _run(job, run, console, overwrite=args.overwrite)
+    with joined(args, console) as ranks:
+        if not ranks.first:
+            return follow(ranks, console)
+        job = job_of(args)
+        job = replace(job, device=_ready(job, console, overwrite=args.overwrite))
+        with RunFolder.create(run_folder_of(job), job) as run:
+            return _run(job, run, console, ranks, overwrite=args.overwrite)
 
 
 def resume(args: argparse.Namespace, console: Console) -> int:
     from ..probe.folder import read_job
+
+    with joined(args, console) as ranks:
+        if not ranks.first:
+            return follow(ranks, console)
+        probe = read_job(args.run_folder)
+        if probe is not None:
+            from .probing import run_job
+
+            return run_job(replace(probe, device=args.device or probe.device), console)
+        return _resume(args, console, ranks)
+
+
+def _resume(args: argparse.Namespace, console: Console, ranks: Ranks) -> int:
     from ..run_folder import RunFolder
 
-    probe = read_job(args.run_folder)
-    if probe is not None:
-        from .probing import run_job
-
-        return run_job(replace(probe, device=args.device or probe.device), console)
     with RunFolder.open(args.run_folder) as run:
         if run.job is None:
             raise RunError(
@@ -59,7 +73,7 @@ def resume(args: argparse.Namespace, console: Console) -> int:
         job = replace(job, device=_ready(job, console, overwrite=args.overwrite, resuming=True))
         if run.steps_saved:
             console.note(f"continuing after step {run.steps_saved} of {run.plan.outer_steps}")
-        return _run(job, run, console, overwrite=args.overwrite)
+        return _run(job, run, console, ranks, overwrite=args.overwrite)
 
 
 def _ready(job: Job, console: Console, *, overwrite: bool, resuming: bool = False) -> str:
@@ -75,13 +89,16 @@ def _ready(job: Job, console: Console, *, overwrite: bool, resuming: bool = Fals
     return report.device
 
 
-def _run(job: Job, run: RunFolder, console: Console, *, overwrite: bool) -> int:
+def _run(job: Job, run: RunFolder, console: Console, ranks: Ranks, *, overwrite: bool) -> int:
     from ..check import lora_path_of
     from ..outputs import write_outputs
     from .written import tell
 
     if run.steps_saved < run.plan.outer_steps:
-        _to_the_end(job, run, console)
+        ranks.share(("harden", to_json(job)))
+        to_the_end(job, run, console, ranks)
+    else:
+        ranks.share(None)
     found = write_outputs(
         run, checkpoint=Path(job.checkpoint), output=Path(job.output), lora=lora_path_of(job),
         overwrite=overwrite, on_progress=console.progress,
@@ -90,8 +107,8 @@ def _run(job: Job, run: RunFolder, console: Console, *, overwrite: bool) -> int:
     return 0
 
 
-def _to_the_end(job: Job, run: RunFolder, console: Console) -> None:
-    """Load the checkpoint and take the steps that are left."""
+def to_the_end(job: Job, run: RunFolder | None, console: Console, ranks: Ranks) -> None:
+    """Load the checkpoint and take the steps that are left. run: None but on the first rank."""
     import torch
 
     from .. import harden as engine
@@ -100,27 +117,43 @@ def _to_the_end(job: Job, run: RunFolder, console: Console) -> None:
 
     dtype = torch.float32 if needs_fp32(job.plan) else None
     console.note(f"loading {Path(job.checkpoint).name}")
-    model = load_checkpoint(Path(job.checkpoint), device=job.device, dtype=dtype)
-    with _telling_how_to_go_on(run, job.device):
-        result = engine.harden(model, run.plan, run_folder=run, on_progress=console.progress)
+    device = ranks.place(job.device)
+    model = load_checkpoint(Path(job.checkpoint), device=device, dtype=dtype)
+    with _telling_how_to_go_on(run, device, ranks):
+        result = engine.harden(
+            model, job.plan, run_folder=run, on_progress=console.progress, ranks=ranks
+        )
     console.note(f"hardened in {result.seconds:.0f} s")
     for warning in result.warnings:
         console.warning(warning)
 
 
 @contextmanager
-def _telling_how_to_go_on(run: RunFolder, device: str) -> Iterator[None]:
-    """An interrupt or a full device says where the run stands and what to do."""
+def _telling_how_to_go_on(run: RunFolder | None, device: str, ranks: Ranks) -> Iterator[None]:
+    """An interrupt, a lost rank or a full device says where the run stands and what to do."""
     import torch
 
     from ..check import out_of_memory
 
     try:
         yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"interrupted after step {run.steps_saved} of {run.plan.outer_steps}; go on with: "
-            f"resalign resume {run.path}"
-        ) from None
+    except KeyboardInterrupt as interrupt:
+        # Who starts the ranks also stops those that are left when one of them dies.
+        died = ranks.died() if isinstance(interrupt, Terminated) else ""
+        if died:
+            raise RankError(died + _how_to_go_on(run)) from None
+        if run is None:
+            raise
+        raise KeyboardInterrupt("interrupted" + _how_to_go_on(run)) from None
+    except RankError as error:
+        error.args = (str(error) + _how_to_go_on(run),)
+        raise
     except torch.cuda.OutOfMemoryError as error:
         raise RunError(out_of_memory(device, error)) from error
+
+
+def _how_to_go_on(run: RunFolder | None) -> str:
+    if run is None:  # what is saved lies with the first rank
+        return ""
+    done = f" after step {run.steps_saved} of {run.plan.outer_steps}"
+    return f"{done}; go on with: resalign resume {run.path}"

@@ -23,6 +23,8 @@ examples:
   resalign probe model.safetensors hardened.safetensors --concept weapons
                                                fine-tune both for real, and compare: a report
   resalign verify hardened.safetensors         is the file what it says it is?
+  accelerate launch -m resalign harden plan.toml
+                                               on several GPUs, or several machines
 
 exit codes: 0 done, 1 verify found a mismatch, 2 a mistake that you can mend (one line says which),
 130 interrupted"""
@@ -55,11 +57,13 @@ def build_parser() -> argparse.ArgumentParser:
         "A plan file, or flags, or a plan file some of whose fields the flags replace.",
     )  # fmt: skip
     _job_arguments(harden)
+    _rank_arguments(harden)
 
     resume = _command(commands, "resume", _resume, "go on with a run or probe that was stopped")
     resume.add_argument("run_folder", metavar="RUN", help="its folder")
     resume.add_argument("--device", metavar="D", help="another device than before")
     resume.add_argument("--overwrite", action="store_true", help="replace existing results")
+    _rank_arguments(resume)
 
     export = _command(commands, "export", _export, "write the hardened checkpoint of a run again")
     export.add_argument("run_folder", metavar="RUN", help="the run's folder")
@@ -206,6 +210,13 @@ def _job_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lora", metavar="FILE", help="the adapter as a LoRA")
     parser.add_argument("--run-folder", metavar="FOLDER", help="records and state (OUTPUT.run)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
+
+
+def _rank_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--rank-timeout", type=float, metavar="SECONDS",
+        help="with several processes: how long one that lives is waited for (1800)",
+    )  # fmt: skip
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:

@@ -27,15 +27,16 @@ from ..model.encode import (
     offload_encoders,
 )
 from ..model.model import Model
+from ..parallel.ranks import Ranks
 from ..progress import Progress, ProgressCallback, silent
 from ..seeds import generator
 from .concept import near_neighbours, retain_prompts
-from .encoded_set import EncodedSet, merge
+from .encoded_set import Bucket, EncodedSet, merge
 from .latents import encode_image_set
 
 __all__ = [
     "Draw", "EncodedData", "EncodedSet", "draw", "draw_noise", "draw_timesteps", "generator",
-    "merge", "prepare_data",
+    "merge", "prepare_data", "shared_data",
 ]  # fmt: skip
 
 RETAIN_IMAGES = 128  # synthesised where a plan gives no retain set
@@ -188,6 +189,26 @@ def prepare_data(
         empty=texts[:1],
         fine_tunes=fine_tunes,
     )
+
+
+def shared_data(
+    ranks: Ranks,
+    model: Model,
+    plan: HardeningPlan,
+    *,
+    cache: Path | str | None = None,
+    on_progress: ProgressCallback = silent,
+) -> EncodedData:
+    """`prepare_data` once, by the first rank: the others are sent the tensors, so that they need
+    neither a shared disk nor the images, and all draw from the same bits."""
+    data = None
+    if ranks.first:
+        data = prepare_data(model, plan, cache=cache, on_progress=on_progress)
+    else:
+        offload_encoders(model)
+    data = ranks.share(data, (EncodedData, EncodedSet, Bucket, Conditioning))
+    assert data is not None
+    return data
 
 
 def forget_images(concept: Concept, shared: ImageSet | None) -> ImageSet:

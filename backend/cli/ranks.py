@@ -1,0 +1,81 @@
+"""A command that several processes run together: `accelerate launch -m resalign harden ...`.
+
+The first rank reads the arguments, keeps the run folder and talks; it sends the job to the
+others, which follow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ..config import Job
+from ..errors import RankError
+from .console import Console
+
+if TYPE_CHECKING:
+    from ..parallel.ranks import Ranks
+
+TOGETHER = ("harden", "resume")  # the commands that ranks share; the first does the others
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: a launcher sends it to the ranks that are left when one of them has died."""
+
+
+@contextmanager
+def joined(args: argparse.Namespace, console: Console) -> Iterator[Ranks]:
+    """The ranks of this run, met; alone at once."""
+    from ..parallel.launch import PATIENCE, join_ranks
+
+    with join_ranks(args.rank_timeout or PATIENCE) as ranks:
+        console.quiet = not ranks.first
+        if ranks.first and ranks.count > 1:
+            console.note(f"{ranks.count} processes")
+        yield ranks
+
+
+def follow(ranks: Ranks, console: Console) -> int:
+    """Another rank than the first: do what the first one's job asks."""
+    from ..plan_file import from_json
+    from .hardening import to_the_end
+
+    work: tuple[str, dict] | None = ranks.share(None)
+    if work is not None:
+        to_the_end(from_json(Job, work[1]), None, console, ranks)
+    return 0
+
+
+def talks(console: Console, error: BaseException) -> bool:
+    """Whether this rank is to say how the command ended: the first, or any when that is gone."""
+    return not console.quiet or (isinstance(error, RankError) and error.first_is_gone)
+
+
+def stop_on_signals(several: bool) -> Callable[[], None]:
+    """Let SIGTERM end a run as Ctrl-C does. Returns what undoes it.
+
+    several: ranks often get both, one after the other; all but the first are ignored then, as
+    they would interrupt the saving of the state.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+
+    def stop(number: int, _: object) -> None:
+        if several:
+            for each in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(each, signal.SIG_IGN)
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}
+    if several:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    return restore

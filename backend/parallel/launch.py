@@ -1,0 +1,52 @@
+"""How a process learns that it is one of several, as `accelerate launch` and `torchrun` say it.
+
+Reading the environment imports nothing: a process alone pays nothing for this.
+"""
+
+from __future__ import annotations
+
+import os
+
+from .ranks import ALONE, Ranks
+
+PATIENCE = 1800.0  # seconds for a rank that lives but does not come
+# Names of torchrun and accelerate, Intel MPI, Open MPI, MVAPICH (accelerate starts CPUs by MPI).
+_NAMES = {
+    "RANK": ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"),
+    "WORLD_SIZE": ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"),
+    "LOCAL_RANK": (
+        "LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK",
+    ),
+}  # fmt: skip
+
+
+def place_in_environment() -> tuple[int, int]:
+    """(rank, ranks) that this process was started as; (0, 1) where it is alone."""
+    rank, count = _number("RANK"), _number("WORLD_SIZE")
+    return (0, 1) if rank is None or count is None or count < 2 else (rank, count)
+
+
+def join_ranks(patience: float = PATIENCE) -> Ranks:
+    """Meet the other processes of this run; returns when all are there, at once where alone.
+
+    Use it as a context manager, so that the others learn how this one ended.
+
+    Args:
+        patience: seconds to wait for a rank that lives but does not come; one that gives no
+            sign of life is given up after 30 at most.
+    """
+    rank, count = place_in_environment()
+    if count == 1:
+        return ALONE
+    from .together import Together
+
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "29500")
+    return Together(rank, count, _number("LOCAL_RANK") or 0, patience=patience)
+
+
+def _number(what: str) -> int | None:
+    for name in _NAMES[what]:
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return None
