@@ -1,5 +1,6 @@
 import ast
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -119,3 +120,31 @@ def test_run_as_the_hosts_run_it_our_folder_is_off_the_path(root, tmp_path):
         cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
     assert result.stdout.strip() == "None"
+
+
+@pytest.mark.parametrize(
+    ("files", "webui"),
+    [
+        (("launch.py", "modules/shared.py"), True),  # A1111, Forge
+        (("main.py", "nodes.py", "comfy/model.py"), False),
+        (("launch.py",), False),
+        (("modules/shared.py",), False),
+    ],
+)
+@pytest.mark.parametrize("told_by", ["cwd", "PYTHONPATH"])
+def test_only_in_a1111_and_forge_the_worker_s_environment_is_looked_after(
+    installer, monkeypatch, tmp_path, files, webui, told_by
+):
+    for name in files:
+        (tmp_path / "host" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "host" / name).touch()
+    host = str(tmp_path / "host")
+    monkeypatch.chdir(host if told_by == "cwd" else tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", host]) if told_by != "cwd" else "")
+    done = []
+    monkeypatch.setattr(installer, "for_webui", lambda *, by_hand: done.append(by_hand))
+    monkeypatch.setattr(installer, "missing", lambda _: [])
+    installer.main()
+    assert done == ([False] if webui else [])
+    installer.main(["--webui"])
+    assert done[-1] is True
