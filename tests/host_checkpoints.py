@@ -7,6 +7,7 @@ CLIP must be whole (missing layers stay uninitialised memory there), so it is st
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -149,3 +150,22 @@ def _vae_residual(w: _Weights, name: str, width: int, out: int) -> None:
     w.layer(name + ".conv2", out, out, 3, 3, gain=0.5)
     if width != out:
         w.layer(name + ".nin_shortcut", out, width, 1, 1)
+
+
+def write_full_checkpoint(path: Path) -> Path:
+    """A whole SD 1.5 of random weights in fp16, for hosts that take no reduced one: 2.1 GB."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from fakes_checkpoint import ldm_tensors
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from resalign.backend.checkpoint.family import FOLDER
+
+    configs = FOLDER / "sd1"
+    networks = {
+        "unet": UNet2DConditionModel.from_config(json.loads((configs / "unet.json").read_text())),
+        "vae": AutoencoderKL.from_config(json.loads((configs / "vae.json").read_text())),
+        "text_encoder": CLIPTextModel(CLIPTextConfig.from_json_file(configs / "text_encoder.json")),
+    }
+    tensors = ldm_tensors({name: network.half() for name, network in networks.items()})
+    save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata={"format": "pt"})
+    return path
