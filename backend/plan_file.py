@@ -21,6 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
+from . import toml_text
 from .config import RETAIN, FineTuneConfig, HardeningPlan, ImageSet, Job, fine_tune_grid
 from .errors import ConfigError
 from .probe_config import (
@@ -132,11 +133,7 @@ def read_file(path: Path) -> dict[str, Any]:
     if path.suffix.lower() == ".json":
         parse, mistakes = json.loads, json.JSONDecodeError
     else:
-        if sys.version_info >= (3, 11):
-            import tomllib
-        else:
-            import tomli as tomllib  # pyright: ignore[reportMissingImports]
-        parse, mistakes = tomllib.loads, tomllib.TOMLDecodeError
+        parse, mistakes = toml_text.loads, toml_text.TOMLDecodeError
     try:
         return parse(text)
     except mistakes as error:

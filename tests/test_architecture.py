@@ -27,7 +27,7 @@ LAYERS = [
     {"live_state", "sheets"},
     {"probe_config", "parallel"},
     {"config", "progress"},
-    {"bounds", "intervals", "statistics", "torch_versions"},
+    {"bounds", "intervals", "statistics", "toml_text", "torch_versions"},
     {"errors"},
 ]
 LEVEL = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in layer}

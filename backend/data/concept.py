@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,11 +23,7 @@ from typing import Any
 
 from ..config import Concept, ImageSet
 from ..errors import ConfigError, DataError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # pyright: ignore[reportMissingImports]
+from ..toml_text import TOMLDecodeError, loads
 
 _FOLDER = Path(__file__).parent
 _TEXTS = ("name", "description", "anchor", "images")
@@ -143,11 +138,11 @@ def _checked(entry: Any, where: str) -> dict[str, Any]:
 def _parsed(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8-sig")
-        return json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+        return json.loads(text) if path.suffix.lower() == ".json" else loads(text)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+    except (json.JSONDecodeError, TOMLDecodeError) as error:
         kind = "JSON" if path.suffix.lower() == ".json" else "TOML"
         raise DataError(f"{path}: is no valid {kind} ({error})") from error
