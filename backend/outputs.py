@@ -12,8 +12,6 @@ from .card import provenance_of, write_card
 from .checkpoint.save import export_merged
 from .errors import RunError
 from .plots import plot_records
-from .probe.reading import read_probe
-from .probe.recorded import probe_record
 from .progress import ProgressCallback, silent
 from .records import StepRecord
 from .run_folder import RunFolder
@@ -94,6 +92,9 @@ def source_of_run(run: RunFolder, checkpoint: Path | str = "") -> Path:
 
 def finished_probe(folder: Path | str) -> dict[str, Any]:
     """What the header will say of a finished probe; of several models, the last is ours."""
+    from .probe.reading import read_probe  # these take seconds to import, which most exports
+    from .probe.recorded import probe_record  # need not wait for
+
     result = read_probe(folder)
     if not result.complete or len(result.models) < 2:
         raise RunError(

@@ -17,7 +17,7 @@ from resalign.backend.errors import CheckpointError, ConfigError, ExportError, R
 from resalign.backend.live_state import LiveState
 from resalign.backend.plan_file import to_json
 from resalign.backend.run_folder import RunFolder
-from resalign.backend.worker import drawing, hardening
+from resalign.backend.worker import drawing, exporting, hardening
 from resalign.backend.worker.protocol import Stopped
 from resalign.backend.worker.requests import parse_request
 
@@ -60,12 +60,12 @@ def harden(folder, *, check=nobody, live=None, previews=0, **changes):
 
 def resume(folder, live=None):
     request = parse_request({"job": "resume", "run_folder": str(folder), "preview_every": 0})
-    return hardening.resume(request, live or LiveState("resume"), nobody)
+    return hardening.resume(request, live or LiveState("resume"), nobody, device="cpu")
 
 
 def export(folder, output, *, check=nobody, **more):
     request = {"job": "export", "run_folder": str(folder), "output": str(output), **more}
-    return hardening.export(parse_request(request), LiveState("export"), check)
+    return exporting.export(parse_request(request), LiveState("export"), check)
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +216,7 @@ def test_a_disk_that_fills_up_during_an_export_costs_the_file_and_not_the_run(ch
 
 def test_a_lora_of_the_run_is_written(cheap, tmp_path):
     request = {"job": "lora", "run_folder": str(cheap), "output": str(tmp_path / "l.safetensors")}
-    result, _ = hardening.lora(parse_request(request), LiveState("lora"), nobody)
+    result, _ = exporting.lora(parse_request(request), LiveState("lora"), nobody)
     assert result == {"path": str(tmp_path / "l.safetensors"), "format": "kohya"}
     assert (tmp_path / "l.safetensors").is_file()
 

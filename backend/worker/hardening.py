@@ -1,4 +1,4 @@
-"""The worker's jobs about a run: harden, resume, export, lora."""
+"""The worker's jobs that make a run: harden, resume."""
 
 from __future__ import annotations
 
@@ -10,39 +10,21 @@ from typing import Any
 import torch
 
 from .. import harden as engine
-from ..adapter.formats import save_lora
-from ..check import check_job, needs_fp32, out_of_memory, resolve_device
+from ..check import check_job, needs_fp32, out_of_memory
 from ..checkpoint.load import load_checkpoint
 from ..config import Job
 from ..errors import ConfigError, RunError
 from ..live_state import LiveState
-from ..outputs import finished_probe, finished_run, source_of_run, write_outputs
 from ..previews import Previewing
 from ..probe.folder import read_job
-from ..progress import Progress, ProgressCallback
+from ..progress import Progress
 from ..records import StepRecord
 from ..run_folder import RunFolder
-from .protocol import Stopped
-from .requests import (
-    ExportRequest,
-    HardenRequest,
-    LoraRequest,
-    ResumeRequest,
-    checkpoint_path,
-)
+from .protocol import Stopped, watching
+from .requests import HardenRequest, ResumeRequest, checkpoint_path
 
 Check = Callable[[], None]
 Done = tuple[dict[str, Any], str]
-
-
-def watching(live: LiveState, check: Check) -> ProgressCallback:
-    """The progress callback of every job: ask whether to stop, then tell."""
-
-    def tell(progress: Progress, /) -> None:
-        check()
-        live(progress)
-
-    return tell
 
 
 def harden(request: HardenRequest, live: LiveState, check: Check, *, device: str) -> Done:
@@ -64,20 +46,18 @@ def harden(request: HardenRequest, live: LiveState, check: Check, *, device: str
         return _to_the_end(run, replace(run.job, device=device), request, live, check, warnings)
 
 
-def resume(request: ResumeRequest, live: LiveState, check: Check) -> Done:
+def resume(request: ResumeRequest, live: LiveState, check: Check, *, device: str) -> Done:
     folder = Path(request.run_folder)
     probe = read_job(folder)
     if probe is not None:
         from .drawing import run_probe
 
         live.state["kind"] = "probe"
-        device = resolve_device(request.device or probe.device)
         return run_probe(replace(probe, device=device), live, check, new=False)
     live.state["kind"] = "harden"
     with RunFolder.open(folder) as run:
         if run.job is None:
             raise RunError(f"{folder} was begun by a program: continue it there")
-        device = resolve_device(request.device or run.job.device)
         return _to_the_end(run, replace(run.job, device=device), request, live, check)
 
 
@@ -142,33 +122,3 @@ def _past(run: RunFolder, steps: int) -> list[Progress]:
     records = [StepRecord.from_json(record) for record in run.records()[:steps]]
     total = run.plan.outer_steps
     return [Progress(stage="harden", step=r.step, total=total, values=r.values()) for r in records]
-
-
-def export(request: ExportRequest, live: LiveState, check: Check) -> Done:
-    run = finished_run(request.run_folder, unfinished=request.unfinished)
-    given = checkpoint_path(request.checkpoint) if request.checkpoint else ""
-    probe = finished_probe(request.probe) if request.probe else None
-    found = write_outputs(
-        run, checkpoint=source_of_run(run, given), output=Path(request.output), probe=probe,
-        overwrite=request.overwrite, on_progress=watching(live, check),
-    )  # fmt: skip
-    result = {
-        "path": str(found.checkpoint),
-        "changed": found.touched,
-        "kept": found.untouched,
-        "sha256": found.sha256,
-        "card": str(found.card),
-        "curves": str(found.curves or ""),
-        "run_folder": str(run.path),
-        "warnings": list(found.warnings),
-    }
-    return result, f"{found.touched} tensors changed, {found.untouched} left as they were"
-
-
-def lora(request: LoraRequest, live: LiveState, check: Check) -> Done:
-    run = finished_run(request.run_folder, unfinished=request.unfinished)
-    adapter, _ = run.load_adapter()
-    path = save_lora(
-        adapter, Path(request.output), format=request.format, overwrite=request.overwrite
-    )
-    return {"path": str(path), "format": request.format}, f"{path.name} written"

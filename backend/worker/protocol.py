@@ -91,6 +91,16 @@ class Channel:
         self.send("state", state=state)
 
 
+def watching(live: Callable[[Any], None], check: Callable[[], None]) -> Callable[[Any], None]:
+    """The progress callback of every job: ask whether to stop, then tell."""
+
+    def tell(progress: Any, /) -> None:
+        check()
+        live(progress)
+
+    return tell
+
+
 class StopFlag:
     """Set by `cancel`, by the end of stdin, or by a signal; `check` raises then."""
 

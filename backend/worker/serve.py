@@ -16,6 +16,8 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, ResAlignError
@@ -32,7 +34,7 @@ from .protocol import (
     StopFlag,
     Stopped,
 )
-from .requests import Request, check_files, job_of, parse_request
+from .requests import Request, ResumeRequest, check_files, job_of, parse_request
 
 _NEEDED = {  # packages that an environment may lack, by the name they are imported as
     "torch", "diffusers", "transformers", "peft", "safetensors", "accelerate", "numpy", "scipy",
@@ -71,7 +73,7 @@ def _serve(line: bytes, channel: Channel, stop: StopFlag, live: list[LiveState])
 
     from ..check import resolve_device
 
-    device = resolve_device(getattr(request, "device", "cpu") or "auto")
+    device = resolve_device(_device_of(request))
     channel.send(
         "hello", version=__version__, protocol=PROTOCOL, python=platform.python_version(),
         torch=torch.__version__, device=device,
@@ -98,26 +100,33 @@ def read_request(line: bytes) -> Request:
     return request
 
 
+def _device_of(request: Request) -> str:
+    """As asked for; where a run is resumed and nothing is said, the one that it began on."""
+    if isinstance(request, ResumeRequest) and not request.device:
+        file = Path(request.run_folder) / "job.json"
+        kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        return str(kept.get("device") or "auto")
+    return getattr(request, "device", "cpu")
+
+
 Work = Callable[[Any, LiveState, Callable[[], None]], "tuple[dict[str, Any], str]"]
 
 
 def _work(request: Request, device: str) -> Work:
     """What does the job: takes request, live state and the check for a stop; gives the result and
     a line for the reader."""
-    from functools import partial
-
-    from . import drawing, hardening
-
     job = job_of(request)
-    works: dict[str, Callable[..., Any]] = {
-        "harden": partial(hardening.harden, device=device),
-        "resume": hardening.resume,
-        "export": hardening.export,
-        "lora": hardening.lora,
-        "probe": partial(drawing.probe, device=device),
-        "try_lora": partial(drawing.try_lora, device=device),
-    }
-    return works[job]
+    if job in ("export", "lora"):
+        from . import exporting
+
+        return getattr(exporting, job)
+    if job in ("harden", "resume"):
+        from . import hardening
+
+        return partial(getattr(hardening, job), device=device)
+    from . import drawing
+
+    return partial(getattr(drawing, job), device=device)
 
 
 def _stopped(channel: Channel, live: list[LiveState], message: str) -> int:

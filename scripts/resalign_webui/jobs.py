@@ -35,7 +35,7 @@ class BusyError(ResAlignError):
 class Host(Protocol):
     """What is needed of A1111, of Forge, or of the tab on its own."""
 
-    def worker_python(self) -> str:
+    def worker_python(self) -> str | Path:
         """The path of the interpreter; a ResAlignError says what to do where there is none."""
         ...
 
@@ -67,7 +67,7 @@ class JobManager:
             worker; nothing has been started then.
         """
         check_files(parse_request(request))
-        python = python_path(self._host.worker_python())
+        python = python_path(str(self._host.worker_python()))
         with self._changed:
             if self._closed:
                 raise ResAlignError("the host is going down: start the job again afterwards")

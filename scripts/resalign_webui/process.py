@@ -103,17 +103,15 @@ class WorkerProcess:
 
     def _start(self) -> subprocess.Popen[bytes]:
         environment = {k: v for k, v in os.environ.items() if k not in _KEEP_OUT}
-        options: dict[str, Any] = (
-            {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
-            if os.name == "nt"
-            else {"start_new_session": True}  # a Ctrl-C in the host's terminal is the host's
-        )
         with self._lock:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE, env=environment, **options,
+                stderr=subprocess.PIPE, env=environment,
+                start_new_session=os.name != "nt",  # a Ctrl-C in the host's terminal is the host's
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )  # fmt: skip
-        return self._process
+            self._process = process
+        return process
 
     def _ask(self, request: dict[str, Any]) -> None:
         with self._lock:
