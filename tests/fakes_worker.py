@@ -117,3 +117,37 @@ def wait_for(manager: Any, condition: Any, seconds: float = 30.0) -> dict[str, A
 
 def ended(state: dict[str, Any]) -> bool:
     return state["status"] != "running"
+
+
+def finished_demo_run(folder: Path) -> Path:
+    """A run that nobody has done: on a copy of the demo checkpoint in `folder`, with an adapter of
+    one module. Takes no time, as it needs no model. Returns its folder."""
+    import shutil
+
+    import torch
+    from safetensors import safe_open
+
+    from resalign.backend.adapter.lora import Adapter
+    from resalign.backend.config import Concept, HardeningPlan, Job
+    from resalign.backend.demo.plans import CHECKPOINT
+    from resalign.backend.run_folder import RunFolder
+
+    block = "transformer_blocks.0.attn1.to_q"
+    name = f"mid_block.attentions.0.{block}"
+    with safe_open(CHECKPOINT, framework="pt") as file:
+        weight = file.get_slice(f"model.diffusion_model.middle_block.1.{block}.weight")
+        out, into = weight.get_shape()
+    random = torch.Generator().manual_seed(0)
+    tensors = {
+        f"{name}.lora_A.weight": torch.randn(4, into, generator=random),
+        f"{name}.lora_B.weight": torch.randn(out, 4, generator=random),
+    }
+    source = shutil.copy(CHECKPOINT, folder / "model.safetensors")
+    plan = HardeningPlan(
+        concepts=(Concept("weapon", ("a pistol",)),), outer_steps=3, warm_up_steps=1
+    )
+    job = Job(checkpoint=str(source), output=str(folder / "unused.safetensors"), plan=plan)
+    with RunFolder.create(folder / "run", job) as run:
+        run.save_state(plan.outer_steps, {"x": torch.zeros(1)}, {})
+        run.save_adapter(Adapter(tensors, 4, 4.0))
+    return folder / "run"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from fakes_lora import plain, write
+from fakes_worker import finished_demo_run
 
-from resalign.backend.adapter.lora import Adapter
-from resalign.backend.config import Concept, FineTuneConfig, HardeningPlan, ImageSet, Job
+from resalign.backend.config import Concept, FineTuneConfig, HardeningPlan, ImageSet
 from resalign.backend.demo.plans import CHECKPOINT
 from resalign.backend.errors import CheckpointError, ConfigError, ExportError, RunError
 from resalign.backend.live_state import LiveState
@@ -78,22 +78,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def cheap(tmp_path):
-    """A finished run with an adapter of zeros but for one module: made without a model."""
-    name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
-    unet = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
-    from safetensors import safe_open
-
-    with safe_open(CHECKPOINT, framework="pt") as file:
-        out, into = file.get_slice(unet).get_shape()
-    tensors = {f"{name}.lora_A.weight": torch.ones(4, into),
-               f"{name}.lora_B.weight": torch.ones(out, 4)}  # fmt: skip
-    source = tmp_path / "model.safetensors"
-    shutil.copy(CHECKPOINT, source)
-    job = Job(checkpoint=str(source), output=str(tmp_path / "o.safetensors"), plan=PLAN)
-    with RunFolder.create(tmp_path / "run", job) as run:
-        run.save_state(PLAN.outer_steps, {"x": torch.zeros(1)}, {})
-        run.save_adapter(Adapter(tensors, 4, 4.0))
-    return tmp_path / "run"
+    return finished_demo_run(tmp_path)
 
 
 def adapter_bytes(folder):
