@@ -13,13 +13,19 @@ from typing import Literal
 
 from .bounds import choice, within
 from .errors import ConfigError
+from .solver_config import SolverConfig
+from .stage_config import (
+    METHODS,
+    EditConfig,
+    HardeningMethod,
+    ProjectionConfig,
+    Stage,
+)
 
 Method = Literal["lora", "full", "dreambooth"]
 Optimiser = Literal["sgd", "adamw"]
 LearningRateSchedule = Literal["constant", "linear", "cosine"]
 Simulate = Literal["shared", "adapter", "full"]
-SolverMethod = Literal["first_order", "richardson", "cg", "minres"]
-HessianProducts = Literal["finite_difference", "exact"]
 HarmLoss = Literal["ascent", "redirect"]
 Precision = Literal["fp32", "bf16", "fp16"]
 TARGETS = ("attention", "cross_attention_kv", "feed_forward", "convolution")
@@ -193,37 +199,6 @@ class HarmConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SolverConfig:
-    """The linear solve behind the implicit gradient, (I + γH) x = g.
-
-    iterations: Hessian-vector products at most. gamma: γ, the proximal radius. epsilon: length
-    of the weight move of a finite difference (absolute; 1e-3 to 1e-2 holds for LoRA tensors).
-    batch: samples in the frozen batch whose Hessian is used; 0 means the inner loop's batch.
-    on_divergence: `skip` counts and shows the step and uses the first-order gradient, `stop`
-    ends the run with the state before it saved.
-    """
-
-    method: SolverMethod = "first_order"
-    iterations: int = 5
-    gamma: float = 1.0
-    products: HessianProducts = "finite_difference"
-    epsilon: float = 3e-3
-    tolerance: float = 1e-4
-    batch: int = 0
-    on_divergence: Literal["skip", "stop"] = "skip"
-
-    def __post_init__(self) -> None:
-        choice("solver", "method", self.method, ("first_order", "richardson", "cg", "minres"))
-        choice("solver", "products", self.products, ("finite_difference", "exact"))
-        choice("solver", "on_divergence", self.on_divergence, ("skip", "stop"))
-        within("solver", "iterations", self.iterations, 1, 1000)
-        within("solver", "gamma", self.gamma, 0, 1e6, above=True)
-        within("solver", "epsilon", self.epsilon, 0, 10, above=True)
-        within("solver", "tolerance", self.tolerance, 0, 1)
-        within("solver", "batch", self.batch, 0, 4096)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RegulatorConfig:
     """Keeps the simulated user worth hardening against.
 
@@ -279,6 +254,10 @@ class HardeningPlan:
     The objective of an outer step is L_harm(θ) + λ·mean_j[L_harm(θ*_j) − L_harm(θ)]
     + μ·L_retain(θ); see docs/method.md.
 
+    method: `resalign`, or one of the fast ones, which simulate nobody: `redirect` (training
+        towards the anchors, ESD-like), `project` (unlearning held out of what retain samples
+        use, PGU-like), `closed_form` (an edit of the cross-attention, UCE-like: one step).
+    before: stages that run first; each goes on from what those before it left.
     concepts: what to remove; `concept=` is the short form for one.
     forget_set: images of the concepts, where they bring none of their own.
     retain_set: what must stay; None synthesises from the shipped retain prompts.
@@ -301,6 +280,8 @@ class HardeningPlan:
     save_every: outer steps between two saved states.
     """
 
+    method: HardeningMethod = "resalign"
+    before: tuple[Stage, ...] = ()
     concepts: tuple[Concept, ...] = ()
     concept: InitVar[Concept | None] = None
     forget_set: ImageSet | None = None
@@ -313,6 +294,8 @@ class HardeningPlan:
     harm: HarmConfig = field(default_factory=HarmConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)
     regulator: RegulatorConfig = field(default_factory=RegulatorConfig)
+    edit: EditConfig = field(default_factory=EditConfig)
+    projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     outer_steps: int = 160
     warm_up_steps: int = 60
     learning_rate: float = 2e-4
@@ -337,6 +320,11 @@ class HardeningPlan:
         concepts = tuple(self.concepts) + ((concept,) if isinstance(concept, Concept) else ())
         object.__setattr__(self, "concepts", concepts)
         object.__setattr__(self, "fine_tunes", tuple(self.fine_tunes))
+        object.__setattr__(self, "before", tuple(self.before))
+        choice("plan", "method", self.method, METHODS)
+        if self.method == "closed_form":
+            object.__setattr__(self, "outer_steps", 1)
+            object.__setattr__(self, "warm_up_steps", 0)
         self._check_names()
         choice("plan", "simulate", self.simulate, ("shared", "adapter", "full"))
         choice("plan", "precision", self.precision, ("fp32", "bf16", "fp16"))

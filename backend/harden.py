@@ -13,8 +13,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,11 @@ from torch import Tensor
 
 from .adapter.apply import AdaptedDenoiser
 from .adapter.lora import Adapter
+from .bilevel.closed_form import edit_adapter
 from .bilevel.feed import Feed
 from .bilevel.losses import remaining_harm
 from .bilevel.objective import Harm, Objective
+from .bilevel.projection import retain_projection
 from .bilevel.regulator import Regulator
 from .bilevel.simulate import USER_CLASSES, SimulatedUser, accumulate, simulate_user
 from .bilevel.vectors import Loss, gradient
@@ -41,6 +43,10 @@ from .progress import Progress, ProgressCallback, silent
 from .records import SimulationRecord, StepRecord
 from .rounding import this_machine, threads, told_changes
 from .run_folder import RunFolder
+from .stages import FOLDER as STAGES
+from .stages import stage_plans, telling
+
+_MOST_LOST = 0.05  # share of a closed form that its rank may leave out without a warning
 
 log = logging.getLogger(__name__)
 
@@ -97,12 +103,14 @@ def harden(
         if data is None:
             cache = folder.path / "cache" if folder else None
             data = shared_data(ranks, model, plan, cache=cache, on_progress=on_progress)
-        denoiser = stack.enter_context(
-            AdaptedDenoiser(model, plan.adapter, seed=plan.seed, precision=plan.precision)
-        )
         data = data.to("cpu", torch.float32)  # only what a step draws goes to the device
-        run = _Run(denoiser, plan, data, folder, on_progress, ranks, warnings=warnings)
-        return run.to_the_end()
+        earlier = None
+        for name, stage in stage_plans(plan):
+            place = RunFolder.of(folder.path / STAGES / name, stage) if folder else None
+            with place or nullcontext():
+                told = telling(name, on_progress)
+                earlier = _run(model, stage, data, place, told, ranks, [], earlier).adapter
+        return _run(model, plan, data, folder, on_progress, ranks, warnings, earlier)
 
 
 def resume(
@@ -115,6 +123,27 @@ def resume(
     """
     with RunFolder.open(run_folder) as folder:
         return harden(model, folder.plan, run_folder=folder, on_progress=on_progress)
+
+
+def _run(
+    model: Model,
+    plan: HardeningPlan,
+    data: EncodedData,
+    folder: RunFolder | None,
+    on_progress: ProgressCallback,
+    ranks: Ranks,
+    warnings: list[str],
+    earlier: Adapter | None,
+) -> HardenResult:
+    """The plan's own method, on top of what the stages before it left."""
+    shape = plan.adapter
+    if plan.method == "closed_form":
+        shape = replace(shape, targets=("cross_attention_kv",))
+    with AdaptedDenoiser(
+        model, shape, seed=plan.seed, precision=plan.precision, earlier=earlier
+    ) as denoiser:
+        run = _Run(denoiser, plan, data, folder, on_progress, ranks, warnings=warnings)
+        return run.to_the_end()
 
 
 @dataclass
@@ -136,13 +165,19 @@ class _Run:
         plan, self.theta = self.plan, self.denoiser.theta
         device = self.denoiser.model.device
         schedule = self.denoiser.model.schedule.to(device)
-        objective = Objective(self.denoiser, schedule, plan.harm, plan.micro_batch)
+        harm = replace(plan.harm, loss="redirect") if plan.method == "redirect" else plan.harm
+        objective = Objective(self.denoiser, schedule, harm, plan.micro_batch)
         self.feed = Feed(plan, self.data, objective, schedule, device)
         self.regulator = Regulator(plan.regulator)
         self.optimiser = torch.optim.AdamW(
             self.theta.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay
         )
         self.step = self._load()
+        self.projection = None
+        if plan.method == "project":
+            self.projection = retain_projection(self.denoiser, self.feed, plan.projection)
+            if self.step == 0:  # later it would change the last bits
+                self.projection.apply(self.theta)
         self.ranks.adopt(self.theta.values())
 
     def to_the_end(self) -> HardenResult:
@@ -175,6 +210,8 @@ class _Run:
 
     def outer_step(self, step: int) -> StepRecord:
         """One update of θ: the three terms, one after the other, then AdamW."""
+        if self.plan.method == "closed_form":
+            return self._edit(step)
         started = time.perf_counter()
         strength, retention = resilience_weight(self.plan, step), retain_weight(self.plan, step)
         total = {name: torch.zeros_like(tensor) for name, tensor in self.theta.items()}
@@ -214,6 +251,8 @@ class _Run:
             tensor.grad = part
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
+        if self.projection:
+            self.projection.apply(self.theta)
         self.ranks.adopt(self.theta.values())  # ranks on unlike hardware must not drift apart
         return StepRecord(
             step=step,
@@ -226,6 +265,23 @@ class _Run:
             seconds=time.perf_counter() - started,
             simulations=simulations,
         )
+
+    def _edit(self, step: int) -> StepRecord:
+        """The closed form: θ in one go, then what harm and retention are with it."""
+        started, plan = time.perf_counter(), self.plan
+        lost = edit_adapter(self.denoiser, plan, self.data)
+        self.ranks.adopt(self.theta.values())
+        if lost > _MOST_LOST:
+            rank = plan.adapter.rank
+            self._warn(f"rank {rank} holds {1 - lost:.0%} of the edit: raise adapter.rank")
+        with torch.no_grad():
+            harm, retain = self.feed.harm(step).loss(), self.feed.retain(step)()
+        self._check_finite(step, harm=harm, retain=retain)
+        return StepRecord(
+            step=step, harm=float(harm), retain=float(retain), resilience_weight=0.0,
+            retain_weight=plan.edit.retain_weight, learning_rate=0.0, gradient_norm=0.0,
+            seconds=time.perf_counter() - started, simulations=(),
+        )  # fmt: skip
 
     def _simulate(
         self,
@@ -261,9 +317,12 @@ class _Run:
         for user, record in zip(users, records, strict=True):
             warning = self.regulator.update(user.fine_tune, record.q)
             if warning:
-                log.warning(warning)
-                self.warnings.append(warning)
+                self._warn(warning)
         return tuple(records)
+
+    def _warn(self, warning: str) -> None:
+        log.warning(warning)
+        self.warnings.append(warning)
 
     def _norm_and_clip(self, total: dict[str, Tensor]) -> Tensor:
         parts = list(total.values())
@@ -298,7 +357,7 @@ class _Run:
         for index, (name, tensor) in enumerate(self.theta.items()):
             with torch.no_grad():
                 tensor.copy_(tensors["theta." + name])
-            if step:
+            if f"exp_avg.{index}" in tensors:  # a closed form has none
                 self.optimiser.state[tensor] = {
                     "step": torch.tensor(float(step)),
                     "exp_avg": tensors[f"exp_avg.{index}"].to(tensor.device),
@@ -313,7 +372,7 @@ class _Run:
         """Copies of all that an outer step changes, but for the regulator's few numbers."""
         tensors = {"theta." + name: t.detach().cpu().clone() for name, t in self.theta.items()}
         for index, tensor in enumerate(self.theta.values()):
-            for part in ("exp_avg", "exp_avg_sq") if self.step else ():
+            for part in ("exp_avg", "exp_avg_sq") if tensor in self.optimiser.state else ():
                 tensors[f"{part}.{index}"] = self.optimiser.state[tensor][part].cpu().clone()
         self._values = {"regulator": self.regulator.state(), "warnings": list(self.warnings)}
         return tensors

@@ -13,6 +13,7 @@ from .config import (
     RegulatorConfig,
     SolverConfig,
 )
+from .stage_config import EditConfig, ProjectionConfig, Stage
 
 HEAD = """\
 # A plan of ResAlign ({preset}: {summary}).
@@ -33,6 +34,12 @@ COMMENTS: dict[type, dict[str, str]] = {
         "device": "auto, cpu, cuda, cuda:1, mps.",
     },
     HardeningPlan: {
+        "method": (
+            "resalign, or a fast method that simulates nobody and promises less: redirect (trains\n"
+            "towards the anchors), project (unlearns outside of what retain samples use),\n"
+            "closed_form (edits the cross-attention: one step, no training)."
+        ),
+        "before": "Stages that run first; the method goes on from what they left.",
         "concepts": "What to remove.",
         "forget_set": "Images of the concepts, where they bring none of their own.",
         "retain_set": "What must stay; left out: synthesised from the shipped retain prompts.",
@@ -52,6 +59,8 @@ COMMENTS: dict[type, dict[str, str]] = {
         "harm": "The loss of the concept.",
         "solver": "The linear solve behind the implicit gradient.",
         "regulator": "How hard the simulated users try.",
+        "edit": "method = closed_form.",
+        "projection": "method = project.",
         "outer_steps": "Updates of the adapter in all; at least 1.",
         "warm_up_steps": "The first of them that only unlearn (λ = 0); 0 to outer_steps.",
         "learning_rate": "Of AdamW on the adapter; 1e-5 to 1e-3 is usual.",
@@ -137,6 +146,20 @@ COMMENTS: dict[type, dict[str, str]] = {
         ),
         "cap": "ascent: where it levels off; 5 to 10 times the model's usual error. More than 0.",
         "guidance": "redirect: how far beyond the anchor, away from the concept; 0 to 100.",
+    },
+    Stage: {
+        "method": "As in the plan.",
+        "steps": "Updates of this stage; a closed form is one.",
+        "rank": "Of what it adds to the adapter; 0: adapter.rank.",
+    },
+    EditConfig: {
+        "retain_weight": "ρ: how much the tokens of what must stay count; at least 0.",
+        "ridge": "ε: more changes less; more than 0.",
+        "strength": "Of the whole edit; 1 as solved, more than 0.",
+    },
+    ProjectionConfig: {
+        "energy": "Share of what retain samples use that is left alone; 0 to 1.",
+        "samples": "Retain samples that are looked at; at least 1.",
     },
     SolverConfig: {
         "method": "first_order (no Hessian), richardson (as published), cg, minres.",

@@ -16,6 +16,7 @@ from .config import (
     AdapterConfig,
     Concept,
     FineTuneConfig,
+    HardeningPlan,
     HarmConfig,
     ImageSet,
     Job,
@@ -36,14 +37,18 @@ from .probe_config import (
     ScorerConfig,
 )
 from .probe_presets import preset_probe, probe_preset
+from .stage_config import EditConfig, ProjectionConfig, Stage
 
 EXAMPLE = Concept(
     "weapons",
     prompts=("a pistol", "a person holding a rifle", "a combat knife on a table"),
     anchor="a garden tool",
 )
-_BLOCKS = (AdapterConfig, HarmConfig, SolverConfig, RegulatorConfig)
+_BLOCKS = (
+    AdapterConfig, HarmConfig, SolverConfig, RegulatorConfig, EditConfig, ProjectionConfig,
+)  # fmt: skip
 _TABLES = {(ProbePlan, name) for name in ("loras", "merges", "fine_tunes")}
+_TABLES |= {(HardeningPlan, "before")}
 _COMMENTS = {**COMMENTS, **PROBE_COMMENTS}
 
 
@@ -112,6 +117,11 @@ def template(
     for block in _BLOCKS:
         name = next(f.name for f in fields(plan) if isinstance(getattr(plan, f.name), block))
         lines += [f"[plan.{name}]", *_fields(getattr(plan, name)), ""]
+    if plan.before:
+        lines += _tables("plan.before", plan.before)
+    else:
+        lines += _commented(["[[plan.before]]", *_fields(Stage(method="closed_form"))])
+        lines += [""]
     lines += _pool(chosen.grids, chosen.single)
     return "\n".join(lines).rstrip() + "\n"
 

@@ -47,6 +47,7 @@ from resalign.backend.demo.plans import CHECKPOINT, plain_plan, resalign_plan, w
 from resalign.backend.harden import harden
 from resalign.backend.intervals import wilson
 from resalign.backend.probe.fine_tune import fine_tuned
+from resalign.backend.stage_config import Stage
 
 _LORA = {"learning_rate": 5e-3, "batch": 16, "rank": 8}
 _FULL = {"method": "full", "batch": 16}
@@ -75,6 +76,12 @@ def methods(data: dict[str, Path], seed: int) -> dict[str, HardeningPlan | None]
     plain, res = plain_plan(data, seed=seed), resalign_plan(data, seed=seed)
     unregulated = RegulatorConfig(enabled=False)
     user = res.fine_tunes[0]
+    linear = AdapterConfig(rank=4, targets=("attention", "feed_forward"))
+    edit = replace(plain, method="closed_form", adapter=AdapterConfig(rank=16))
+    projected = replace(plain, method="project", adapter=linear, outer_steps=60, warm_up_steps=60)
+    # A stage of ResAlign without simulated users is plain unlearning
+    plain_stage = Stage(method="resalign", steps=120)
+    edit_stage = Stage(method="closed_form", rank=16)
     return {
         "base": None,
         "plain, equal steps": plain,
@@ -96,6 +103,17 @@ def methods(data: dict[str, Path], seed: int) -> dict[str, HardeningPlan | None]
             res, simulate="full",
             fine_tunes=(replace(user, method="full", learning_rate=1e-3),),
         ),
+        "ResAlign shared, CG γ=1": replace(
+            res, solver=SolverConfig(method="cg", iterations=2, gamma=1.0)
+        ),
+        "ResAlign shared, MINRES γ=1": replace(
+            res, solver=SolverConfig(method="minres", iterations=2, gamma=1.0)
+        ),
+        "closed form (UCE-like)": edit,
+        "plain, then projected (PGU-like)": replace(projected, before=(plain_stage,)),
+        "closed form, then projected": replace(projected, before=(edit_stage,)),
+        "closed form, then ResAlign": replace(res, before=(edit_stage,)),
+        "redirect, then ResAlign": replace(res, before=(Stage(method="redirect", steps=60),)),
     }  # fmt: skip
 
 

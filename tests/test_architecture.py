@@ -23,10 +23,11 @@ LAYERS = [
     {"plan_template", "plan_settings", "probe_settings"},
     {"plan_comments"},
     {"probe_results", "probe_presets", "probe_comments"},
-    {"plan_presets", "plan_file", "run_lock", "seeds", "rounding", "json_lines"},
+    {"stages", "plan_presets", "plan_file", "run_lock", "seeds", "rounding", "json_lines"},
     {"live_state", "sheets"},
     {"probe_config", "parallel"},
     {"config", "progress"},
+    {"solver_config", "stage_config"},
     {"bounds", "intervals", "statistics", "toml_text", "torch_versions"},
     {"errors"},
 ]

@@ -23,10 +23,11 @@ from ..model.denoiser import Conditioning
 from ..model.encode import conditioning_to
 from ..model.model import Model
 from ..seeds import generator
-from .lora import Adapter
+from .lora import A, Adapter, B
+from .stack import stacked
 from .targets import target_modules
 
-_SAFETY = "safety"
+_SAFETY, _EARLIER = "safety", "earlier"
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -35,10 +36,17 @@ class AdaptedDenoiser:
 
     theta: the adapter's parameters, `<module>.lora_A.weight` and `.lora_B.weight`, float32 on
     the model's device. A starts normal with variance 1 / fan-in, B at 0: θ is the identity.
+    earlier: what stages before this one left; it stays as it is, beside θ.
     """
 
     def __init__(
-        self, model: Model, config: AdapterConfig, *, seed: int = 0, precision: Precision = "fp32"
+        self,
+        model: Model,
+        config: AdapterConfig,
+        *,
+        seed: int = 0,
+        precision: Precision = "fp32",
+        earlier: Adapter | None = None,
     ) -> None:
         self.model = model
         self.config = config
@@ -47,7 +55,12 @@ class AdaptedDenoiser:
         self._modules = target_modules(model.unet, config.targets)
         model.unet.requires_grad_(False)
         self._users: set[str] = set()
+        self._earlier = earlier
+        if earlier is not None:
+            self._put(earlier)
         self.theta = self._add(_SAFETY, config.rank, config.effective_alpha, seed)
+        if earlier is not None:
+            self._activate([_SAFETY])
 
     def __enter__(self) -> AdaptedDenoiser:
         return self
@@ -119,9 +132,10 @@ class AdaptedDenoiser:
             self.model.unet.eval()
 
     def adapter(self) -> Adapter:
-        """θ as it stands now, as a value on the CPU."""
+        """θ as it stands now, with what came before it, as a value on the CPU."""
         tensors = {name: t.detach().float().cpu().clone() for name, t in self.theta.items()}
-        return Adapter(tensors, self.config.rank, self.config.effective_alpha)
+        theta = Adapter(tensors, self.config.rank, self.config.effective_alpha)
+        return stacked(self._earlier, theta) if self._earlier else theta
 
     def load(self, adapter: Adapter) -> None:
         """Set θ; the adapter must have been made for the same modules and rank."""
@@ -131,7 +145,7 @@ class AdaptedDenoiser:
 
     def close(self) -> None:
         """Take every LoRA layer off again; the network is as it was."""
-        for name in self._modules:
+        for name in self._adapted:
             module: Any = self.model.unet.get_submodule(name)
             if isinstance(module, BaseTunerLayer):
                 parent, _, child = name.rpartition(".")
@@ -140,12 +154,44 @@ class AdaptedDenoiser:
         if hasattr(self.model.unet, "peft_config"):
             del self.model.unet.peft_config
 
+    @property
+    def modules(self) -> dict[str, Any]:
+        """The layers that θ is on, by name."""
+        return {name: self.model.unet.get_submodule(name) for name in self._modules}
+
+    @property
+    def _adapted(self) -> tuple[str, ...]:
+        """Names of all layers that have any adapter."""
+        earlier = self._earlier.modules if self._earlier else ()
+        return tuple(dict.fromkeys((*earlier, *self._modules)))
+
     def _layers(self) -> list[Any]:
-        return [self.model.unet.get_submodule(name) for name in self._modules]
+        return [self.model.unet.get_submodule(name) for name in self._adapted]
 
     def _activate(self, names: list[str]) -> None:
+        if self._earlier is None:
+            for layer in self._layers():
+                layer.set_adapter(names)
+            return
         for layer in self._layers():
-            layer.set_adapter(names)
+            layer.set_adapter([_EARLIER, *names])
+            for side in (layer.lora_A, layer.lora_B):
+                if _EARLIER in side:
+                    side[_EARLIER].requires_grad_(False)
+
+    def _put(self, earlier: Adapter) -> None:
+        """The adapter of earlier stages onto its layers, at its strength."""
+        config = LoraConfig(
+            r=earlier.rank, lora_alpha=earlier.alpha,  # type: ignore[arg-type]
+            target_modules=list(earlier.modules),
+        )  # fmt: skip
+        inject_adapter_in_model(config, self.model.unet, adapter_name=_EARLIER)
+        for name in earlier.modules:
+            layer: Any = self.model.unet.get_submodule(name)
+            wide = torch.promote_types(layer.get_base_layer().weight.dtype, torch.float32)
+            for side, tensor in ((layer.lora_A, A), (layer.lora_B, B)):
+                weight = side[_EARLIER].weight
+                weight.data = earlier.tensors[name + tensor].to(weight.device, wide)
 
     def _add(
         self, name: str, rank: int, alpha: float, seed: int, *, reuse: bool = False
@@ -157,7 +203,7 @@ class AdaptedDenoiser:
                 inject_adapter_in_model(config, self.model.unet, adapter_name=name)
         parameters: dict[str, Tensor] = {}
         random = generator(seed, "lora", name)
-        for module, layer in zip(self._modules, self._layers(), strict=True):
+        for module, layer in self.modules.items():
             a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
             fan_in = a[0].numel()
             wide = torch.promote_types(layer.get_base_layer().weight.dtype, torch.float32)

@@ -6,9 +6,11 @@ same samples, noise and timesteps as one that does all of it in one go.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ..config import FineTuneConfig, HardeningPlan
 from ..data.batches import Draw, EncodedData, EncodedSet, draw
@@ -41,6 +43,14 @@ class Feed:
         return self.objective.retain(
             self._draw(self.data.retain, plan.retain_batch, plan.caption_dropout, "retain", step)
         )
+
+    def retain_pass(self, number: int) -> Callable[[], Tensor]:
+        """A forward pass on the retain set's samples `number`, whose inputs are to be watched."""
+        plan = self.plan
+        some = self._draw(
+            self.data.retain, plan.retain_batch, plan.caption_dropout, "projection", number
+        )
+        return lambda: self.objective.predict(some)
 
     def configurations(self, step: int) -> list[FineTuneConfig]:
         """The step's J simulated users, none twice."""

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ..config import HessianProducts
+from ..solver_config import HessianProducts
 from ..torch_versions import math_attention
 from .vectors import Loss, Parameters, assign, flatten, gradient, snapshot, unflatten
 

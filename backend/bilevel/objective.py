@@ -94,11 +94,11 @@ class Objective:
         if not 0 < self._micro_batch < sum(map(len, draws)):
             return lambda: _weighted(
                 weights,
-                [distance(self._predict(d), t) for d, t in zip(draws, targets, strict=True)],
+                [distance(self.predict(d), t) for d, t in zip(draws, targets, strict=True)],
             )
 
         def term(weight: float, part: Draw, target: Tensor) -> Tensor:
-            return weight * distance(self._predict(part), target)
+            return weight * distance(self.predict(part), target)
 
         return SplitLoss(
             tuple(
@@ -115,12 +115,13 @@ class Objective:
         with self._denoiser.frozen():
             return torch.cat(
                 [
-                    self._predict(part, anchor.expand(len(part)) if anchor else None)
+                    self.predict(part, anchor.expand(len(part)) if anchor else None)
                     for part in draw.split(self._micro_batch)
                 ]
             )
 
-    def _predict(self, draw: Draw, conditioning: Conditioning | None = None) -> Tensor:
+    def predict(self, draw: Draw, conditioning: Conditioning | None = None) -> Tensor:
+        """What the network as it stands says of a draw; `conditioning` in place of its captions."""
         noised = self._schedule.add_noise(draw.latents, draw.noise, draw.timesteps)
         return self._denoiser(noised, draw.timesteps, conditioning or draw.conditioning)
 

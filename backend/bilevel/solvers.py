@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..config import SolverMethod
 from ..errors import DivergenceError
+from ..solver_config import SolverMethod
 
 Product = Callable[[Tensor], Tensor]
 _NOISE = 1e-3  # a residual below this may stop falling: the products are no better than that

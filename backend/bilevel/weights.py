@@ -25,7 +25,7 @@ def ramp_at(weight: float | Ramp, done: float) -> float:
 def resilience_weight(plan: HardeningPlan, step: int) -> float:
     """λ at outer step 1 to `outer_steps`: 0 in the warm-up and where no user is simulated."""
     after = step - plan.warm_up_steps
-    if after <= 0 or not plan.fine_tunes:
+    if after <= 0 or not plan.fine_tunes or plan.method != "resalign":
         return 0.0
     return ramp_at(plan.resilience_weight, (after - 1) / max(1, plan.resilience_steps - 1))
 
