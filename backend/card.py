@@ -18,6 +18,8 @@ from .config import HardeningPlan
 from .intervals import wilson
 from .plan_file import plan_hash
 from .records import StepRecord
+from .stage_config import IN_WORDS
+from .stages import stage_plans
 
 _METHOD = "ResAlign (Li et al., arXiv:2507.16302)"
 
@@ -36,9 +38,9 @@ def provenance_of(
     probe: {"scorer": name, "results": [{"fine_tune", "images", "flagged_before",
     "flagged_after"}, ...]}, rates from 0 to 1; None where nothing was measured.
     """
-    plain = not plan.fine_tunes
+    plain = not _simulates(plan)
     return Provenance(
-        method="plain unlearning" if plain else _METHOD,
+        method=method_words(plan),
         concepts=tuple(concept.name for concept in plan.concepts),
         plan_sha256=plan_hash(plan),
         seed=plan.seed,
@@ -53,6 +55,23 @@ def provenance_of(
         },
         probe=probe or {},
     )
+
+
+def method_words(plan: HardeningPlan) -> str:
+    """What was done, stage by stage: `closed-form edit (UCE-like), then ResAlign (...)`."""
+    stages = [*(own for _, own in stage_plans(plan)), plan]
+    words = {**IN_WORDS, "resalign": _METHOD}
+    names = [
+        "plain unlearning"
+        if stage.method == "resalign" and not _simulates(stage)
+        else words[stage.method]
+        for stage in stages
+    ]
+    return ", then ".join(names)
+
+
+def _simulates(plan: HardeningPlan) -> bool:
+    return plan.method == "resalign" and bool(plan.fine_tunes)
 
 
 def training_summary(records: Sequence[StepRecord | Mapping[str, Any]]) -> dict[str, Any]:
@@ -128,8 +147,8 @@ def _front_matter(provenance: Provenance) -> str:
 
 def _opening(provenance: Provenance) -> str:
     concepts = ", ".join(_text(concept) for concept in provenance.concepts) or "not recorded"
-    plain = provenance.method == "plain unlearning"
-    aim = "removed" if plain else "removed, in a way meant to outlast later fine-tuning"
+    lasting = _METHOD in provenance.method
+    aim = "removed, in a way meant to outlast later fine-tuning" if lasting else "removed"
     source = _code(provenance.source) or "its source"
     return f"A copy of `{source}` with these concepts {aim}: {concepts}."
 

@@ -1,4 +1,4 @@
-"""Plans to start from: `quick`, `balanced`, `paper`.
+"""Plans to start from: `quick`, `balanced`, `paper`, and the fast `edit` and `redirect`.
 
 `paper` follows the published code (github.com/AntigoneRandy/ResAlign, head 14775d3) where it is
 known: 160 updates at 2e-4, rank 4, J = 3, Richardson with K = 5 and γ = 1, λ = 0.8, μ from 1.6 to
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .config import (
+    AdapterConfig,
     Concept,
     FineTuneConfig,
     HardeningPlan,
@@ -66,6 +67,14 @@ PLAN_PRESETS: dict[str, PlanPreset] = {
             "regulator": RegulatorConfig(min_steps=2, max_steps=8),
         },
         grids=({**_REGULATED, "learning_rate": (1e-4,), "steps": (4,), "batch": 2},),
+    ),
+    "edit": PlanPreset(
+        summary="a closed-form edit of the cross-attention: seconds, no training, no resilience",
+        fields={"method": "closed_form", "adapter": AdapterConfig(rank=16)},
+    ),
+    "redirect": PlanPreset(
+        summary="training towards the anchors (ESD-like): minutes, no resilience",
+        fields={"method": "redirect", "retain_weight": 4.0},
     ),
     "paper": PlanPreset(
         summary="the published method: Richardson, no regulator, no warm-up, benign users",

@@ -253,7 +253,7 @@ def test_flags_replace_fields_of_a_plan_file(engine, tmp_path, capsys):
         (["harden", "--checkpoint", "a", "--output", "b", "--concept", "cats"], "drugs"),
         (["resume", "nowhere"], "no run folder"),
         (["lora", "nowhere", "--output", "x"], "no run folder"),
-        (["plan", "new", "p.toml", "--preset", "best"], "balanced, quick, paper"),
+        (["plan", "new", "p.toml", "--preset", "best"], "balanced, quick, edit, redirect, paper"),
         (["inspect", "none.safetensors"], "none.safetensors"),
     ],
 )
@@ -313,7 +313,7 @@ def test_presets_and_their_plans_are_listed(capsys):
     assert main(["presets", "--json"]) == 0
     (listed,) = events(capsys.readouterr().out)
     assert {"weapons", "nudity", "violence"} <= set(listed["concepts"])
-    assert set(listed["plans"]) == {"balanced", "quick", "paper"}
+    assert set(listed["plans"]) == {"balanced", "quick", "edit", "redirect", "paper"}
 
 
 def test_the_live_line_shows_the_figures_in_a_fixed_order():
