@@ -152,7 +152,7 @@ def test_loads_as_a1111_and_forge_do_beside_forge_s_own_backend(package_folder, 
     import backend.errors
     print(backend.loader.OWNER, backend.errors.OWNER, len(plans.PLAN_PRESETS))
     """
-    assert run_python(code, cwd=tmp_path) == "Forge Forge 3"
+    assert run_python(code, cwd=tmp_path) == "Forge Forge 5"
 
 
 def test_pytest_can_execute_the_root_file_as_a_plain_module(package_folder):
