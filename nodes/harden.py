@@ -58,7 +58,7 @@ class HardenModel(io.ComfyNode):
                 io.Combo.Input(
                     "checkpoint", options=checkpoints, default=AUTOMATIC,
                     tooltip="The file that the MODEL came from, which the export rewrites. "
-                    "Automatic asks the loader.",
+                    "Automatic asks the loader, or looks for Load Checkpoint in the graph.",
                 ),
                 io.Int.Input(
                     "preview_every", default=10, min=0, max=10_000,
@@ -79,7 +79,7 @@ class HardenModel(io.ComfyNode):
                 io.LossMap.Output("losses", display_name="losses"),
                 types.Run.Output("run", display_name="run"),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo, io.Hidden.prompt],
         )  # fmt: skip
 
     @classmethod
@@ -102,7 +102,7 @@ class HardenModel(io.ComfyNode):
             )
             run = stored_run(places.runs() / key, plan)
             if run is None:
-                source = source_file(model, checkpoint)
+                source = source_file(model, checkpoint, cls.hidden)
                 previews = (preview_every, preview_prompt, show_pictures)
                 work(cls.hidden, model, clip, vae, plan, places.runs() / key, source, previews)
                 run = stored_run(places.runs() / key, plan)
@@ -112,7 +112,7 @@ class HardenModel(io.ComfyNode):
                     run.records, f"{plan.outer_steps} steps, kept from an earlier run"
                 )
             if checkpoint != AUTOMATIC:
-                run = replace(run, source=source_file(model, checkpoint))
+                run = replace(run, source=source_file(model, checkpoint, cls.hidden))
             lora = bridge.lora_model(run.adapter, run.key_map)
             patched = bridge.with_adapter(model, lora)
         return io.NodeOutput(
@@ -189,15 +189,36 @@ def stored_run(folder: Path, plan: HardeningPlan) -> types.HardenedRun | None:
     )
 
 
-def source_file(model: Any, checkpoint: str) -> Path | None:
-    """The file that the MODEL came from: the one chosen, else what its loader says."""
-    from . import bridge
-
-    if checkpoint == AUTOMATIC:
-        return bridge.source_of(model)
+def source_file(model: Any, checkpoint: str, hidden: Any = None) -> Path | None:
+    """The file that the MODEL came from: the one chosen, else what its loader says, else the one
+    that Load Checkpoint names where the node's `model` input leads to in the graph."""
     import folder_paths
 
-    return Path(folder_paths.get_full_path_or_raise("checkpoints", checkpoint))
+    from . import bridge
+
+    if checkpoint != AUTOMATIC:
+        return Path(folder_paths.get_full_path_or_raise("checkpoints", checkpoint))
+    name = loaded_name(getattr(hidden, "prompt", None), getattr(hidden, "unique_id", None))
+    found = bridge.source_of(model) or (
+        folder_paths.get_full_path("checkpoints", name) if name else None
+    )
+    return Path(found) if found else None
+
+
+def loaded_name(prompt: Any, node: Any) -> str:
+    """The `ckpt_name` at the beginning of a node's chain of `model` inputs; empty if there is none.
+
+    prompt: the graph in the API format. Export compares weights with the file before it uses it.
+    """
+    seen: set[str] = set()
+    while isinstance(prompt, dict) and str(node) in prompt and str(node) not in seen:
+        seen.add(str(node))
+        inputs = prompt[str(node)].get("inputs", {})
+        if isinstance(inputs.get("ckpt_name"), str):
+            return inputs["ckpt_name"]
+        link = inputs.get("model")
+        node = link[0] if isinstance(link, (list, tuple)) and link else None
+    return ""
 
 
 def loss_map(records: Sequence[StepRecord]) -> dict[str, list[float]]:

@@ -40,10 +40,14 @@ class _Weights:
         self.tensors[name + ".bias"] = torch.zeros(width, dtype=self.dtype)
 
 
-def write_reduced_checkpoint(path: Path, *, seed: int = 0) -> Path:
-    """Write the checkpoint; the same seed gives the same weights."""
+def write_reduced_checkpoint(
+    path: Path, *, seed: int = 0, unet: torch.dtype = torch.float16
+) -> Path:
+    """Write the checkpoint; the same seed gives the same weights. unet: how its U-Net is stored."""
     weights = _Weights(seed)
+    weights.dtype = unet
     _unet(weights, "model.diffusion_model.")
+    weights.dtype = torch.float16
     _vae(weights, "first_stage_model.")
     weights.dtype = torch.float8_e4m3fn
     _clip(weights, "cond_stage_model.transformer.text_model.")

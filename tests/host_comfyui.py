@@ -11,7 +11,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class Host:
         assert not answer["node_errors"], answer
         return answer["prompt_id"]
 
-    def wait(self, prompt: str, *, timeout: float = 280) -> dict[str, Any]:
+    def wait(self, prompt: str, *, timeout: float = 800) -> dict[str, Any]:
         """The finished prompt's history. It is filled a little after the last message."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
@@ -133,6 +133,45 @@ def reduced(graph: Graph, **changes: Any) -> Graph:
         inputs = {"prompts": prompts, "count": 2}
         small[key] = {"class_type": "ResAlign_ImageSet", "inputs": inputs}
     return small
+
+
+def states(host: Host, node: str = "5") -> dict[str, Any]:
+    """What the live widget of a node shows; its status is empty where nothing was done yet."""
+    return host.get(f"/resalign/live/{node}")["state"] or {"status": ""}
+
+
+def working(host: Host) -> bool:
+    """Whether the node is at its outer steps; the state of an earlier prompt is not meant."""
+    state = states(host)
+    return state["status"] == "running" and state["stage"] == "harden"
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def largest(one: Any, two: Any) -> float:
+    return (one - two).abs().max().item()
+
+
+def latent(host: Host, prefix: str) -> Any:
+    """The newest of the latents that SaveLatent wrote by this name."""
+    from safetensors.torch import load_file
+
+    (newest,) = sorted((host.base / "output").glob(f"{prefix}*.latent"))[-1:]
+    return load_file(newest)["latent_tensor"]
+
+
+def until(condition: Callable[[], Any], timeout: float = 500) -> None:
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        try:
+            if condition():
+                return
+        except (urllib.error.HTTPError, json.JSONDecodeError):
+            pass
+        time.sleep(0.3)
+    raise AssertionError("it did not come to that in time")
 
 
 @contextmanager

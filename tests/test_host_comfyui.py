@@ -1,15 +1,27 @@
 """Our nodes in a real ComfyUI, through its HTTP API, on a reduced checkpoint."""
 
 import importlib.util
-import json
 import time
 import urllib.error
 import urllib.request
 
 import pytest
-from host_comfyui import CHECKPOINT, comfyui, failure, reduced
+import torch
+from host_checkpoints import write_reduced_checkpoint
+from host_comfyui import (
+    CHECKPOINT,
+    comfyui,
+    failure,
+    largest,
+    latent,
+    node,
+    reduced,
+    states,
+    until,
+    working,
+)
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +40,11 @@ def example(root):
     return lambda name, **changes: reduced(module.api(name), **changes)
 
 
-def states(host, node="5"):
-    return host.get(f"/resalign/live/{node}")
+def alone(graph):
+    """Harden Model with what it needs and no preview."""
+    kept = {key: graph[key] for key in ("1", "2", "3", "5", "90", "91")}
+    kept["5"]["inputs"]["preview_every"] = 0
+    return kept
 
 
 def test_all_nodes_are_there_with_help_templates_and_blueprint(host):
@@ -74,8 +89,12 @@ def test_a_lora_is_tried_on_both(host, example):
 
 
 def test_the_hardened_model_samples_as_its_exported_file(host, example):
-    """The file is stored in fp16, so the two differ by its rounding and nothing else."""
-    graph = example("quick_harden_and_compare", outer_steps=3)
+    """The file is stored in fp32, so that no rounding is between the two."""
+    exact = host.base / "models/checkpoints/exact.safetensors"
+    write_reduced_checkpoint(exact, unet=torch.float32)
+    host.info = host.get("/object_info")
+    graph = example("quick_harden_and_compare", outer_steps=3, learning_rate=0.01)
+    graph["1"]["inputs"]["ckpt_name"] = exact.name
     graph |= {
         "40": node("ResAlign_ExportHardenedCheckpoint", run=["5", 3], filename="same",
                    overwrite=True),
@@ -91,25 +110,30 @@ def test_the_hardened_model_samples_as_its_exported_file(host, example):
     host.run(again)
 
     loaded, original, file = (latent(host, name) for name in ("loaded", "original", "file"))
-    change = (loaded - original).abs().max().item()
-    assert change > 0
-    assert (loaded - file).abs().max().item() < max(0.25 * change, 2e-3)
+    change, difference = largest(loaded, original), largest(loaded, file)
+    print(f"hardening changes latents by {change:.3g}, the reloaded file by {difference:.3g}")
+    assert change > 1e-2
+    assert difference < 1e-3 * change and difference < 1e-4
 
 
-def test_an_interrupt_leaves_a_run_that_goes_on(host, example):
-    graph = example("quick_harden_and_compare", outer_steps=20, random_seed=11)
-    graph = {key: graph[key] for key in ("1", "2", "3", "5", "90", "91")}
-    graph["5"]["inputs"]["preview_every"] = 0
+def test_an_interrupt_frees_memory_and_leaves_a_run_that_goes_on(host, example):
+    graph = alone(example("quick_harden_and_compare", outer_steps=20, random_seed=11))
+    host.run(alone(example("quick_harden_and_compare", outer_steps=1, random_seed=10)))
+    rested = host.rss()
     prompt = host.queue(graph)
     until(lambda: working(host) and states(host)["step"] >= 2)
 
-    asked = time.monotonic()
+    busy, asked = host.rss(), time.monotonic()
     host.post("/interrupt", {})
     history = host.wait(prompt)
-    assert time.monotonic() - asked < 10
+    heard = time.monotonic() - asked
+    assert heard < 10
     assert any(name == "execution_interrupted" for name, _ in history["status"]["messages"])
     stopped = states(host)
     assert stopped["status"] == "stopped" and "queue again" in stopped["message"]
+    time.sleep(2)
+    print(f"RSS in MiB: {rested} before, {busy} at work, {host.rss()} after; {heard:.1f} s to stop")
+    assert host.rss() < 1.1 * rested
 
     prompt = host.queue(graph)
     until(lambda: working(host) or states(host)["status"] == "done")
@@ -120,22 +144,22 @@ def test_an_interrupt_leaves_a_run_that_goes_on(host, example):
 
 
 def test_unchanged_inputs_return_at_once_also_after_eviction(host, example):
-    graph = example("quick_harden_and_compare")
-    graph = {key: graph[key] for key in ("1", "2", "3", "5", "90", "91")}
+    graph = alone(example("quick_harden_and_compare"))
     host.run(graph)
     worked = states(host)
     host.post("/free", {"unload_models": True, "free_memory": True})
     time.sleep(2)
     outputs = host.run(graph)
     assert outputs["5"]["resalign_run"][0]["steps"] == 2
-    assert states(host) == worked  # nothing was trained: not even the progress began anew
+    again = states(host)
+    assert again["message"] in (worked["message"], "2 steps, kept from an earlier run")
+    assert again["curves"] == worked["curves"]  # nothing was trained anew
 
 
 def test_two_queued_prompts_both_finish(host, example):
     graphs = []
     for seed in (21, 22):
-        graph = example("quick_harden_and_compare", random_seed=seed)
-        graphs.append({key: graph[key] for key in ("1", "2", "3", "5", "90", "91")})
+        graphs.append(alone(example("quick_harden_and_compare", random_seed=seed)))
     prompts = [host.queue(graph) for graph in graphs]
     histories = [host.wait(prompt) for prompt in prompts]
     keys = {history["outputs"]["5"]["resalign_run"][0]["key"] for history in histories}
@@ -146,16 +170,14 @@ def test_twenty_hardenings_in_a_row_do_not_grow_the_process(host, example):
     sizes = []
     for seed in range(100, 120):
         graph = example("quick_harden_and_compare", random_seed=seed, outer_steps=1)
-        graph["5"]["inputs"]["preview_every"] = 0
-        host.run({key: graph[key] for key in ("1", "2", "3", "5", "90", "91")})
+        host.run(alone(graph))
         sizes.append(host.rss())
     print("RSS in MiB:", sizes)
     assert max(sizes[-5:]) < 1.1 * max(sizes[2:7])
 
 
 def test_a_model_that_cannot_be_hardened_is_refused_with_the_way_out(host, example):
-    graph = example("quick_harden_and_compare")
-    graph = {key: graph[key] for key in ("1", "2", "3", "5", "90", "91")}
+    graph = alone(example("quick_harden_and_compare"))
     graph["50"] = node("RescaleCFG", model=["1", 0], multiplier=0.7)
     graph["5"]["inputs"]["model"] = ["50", 0]
     history = host.wait(host.queue(graph))
@@ -167,32 +189,3 @@ def test_reports_of_other_folders_are_not_served(host):
     for name in ("../runs/x/plan.json", "%2e%2e/%2e%2e/log.txt", "report.html"):
         with pytest.raises(urllib.error.HTTPError):
             urllib.request.urlopen(f"{host.address}/resalign/report/{key}/{name}")
-
-
-def working(host):
-    """Whether the node is at its outer steps; the state of an earlier prompt is not meant."""
-    state = states(host)
-    return state["status"] == "running" and state["stage"] == "harden"
-
-
-def node(kind, **inputs):
-    return {"class_type": kind, "inputs": inputs}
-
-
-def latent(host, prefix):
-    from safetensors.torch import load_file
-
-    (newest,) = sorted((host.base / "output").glob(f"{prefix}*.latent"))[-1:]
-    return load_file(newest)["latent_tensor"]
-
-
-def until(condition, timeout=200):
-    end = time.monotonic() + timeout
-    while time.monotonic() < end:
-        try:
-            if condition():
-                return
-        except (urllib.error.HTTPError, json.JSONDecodeError):
-            pass
-        time.sleep(0.3)
-    raise AssertionError("it did not come to that in time")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import types
 
 import pytest
 import torch
@@ -79,6 +80,27 @@ def test_previews_change_nothing_and_are_blurred(bench):
     pictures = bench.state["pictures"]
     assert [p["flagged"] for p in pictures] == [True, False, True, False]
     assert pictures[-2]["caption"] == "step 4: a pistol"
+
+
+def test_the_file_is_found_in_the_graph_where_the_loader_does_not_say(bench):
+    (bench.base / "models/checkpoints").mkdir()
+    file = bench.base / "models/checkpoints/a.safetensors"
+    file.touch()
+    prompt = {
+        "1": {"inputs": {"ckpt_name": file.name}},
+        "2": {"inputs": {"model": ["1", 0], "lora_name": "b.safetensors"}},
+        "5": {"inputs": {"model": ["2", 0], "clip": ["9", 0]}},
+        "7": {"inputs": {"model": ["8", 0]}}, "8": {"inputs": {"model": ["7", 0]}},
+        "9": {"inputs": {"ckpt_name": "gone.safetensors"}},
+    }  # fmt: skip
+
+    def found(node):
+        hidden = types.SimpleNamespace(prompt=prompt, unique_id=node)
+        return bench.harden.source_file("MODEL", "automatic", hidden)
+
+    assert found("5") == file
+    assert found("7") is None and found("9") is None and found("none") is None
+    assert bench.harden.source_file("MODEL", "automatic") is None
 
 
 def test_a_failure_is_told_and_passed_on(bench, monkeypatch):

@@ -1,24 +1,26 @@
-"""Writes example_workflows/*.json and their pictures, and the blueprint in subgraphs/.
+"""Writes example_workflows with their pictures, the blueprint, and the picture of docs/nodes.md.
 
-    python tools/workflows.py http://127.0.0.1:8188
+    COMFYUI_DIR=... COMFYUI_PYTHON=... python tools/workflows.py [--no-pictures]
 
-The graphs are described here in ComfyUI's API format with places for the nodes; a running ComfyUI
-with this pack, driven in headless Chromium (playwright), turns them into workflow files and
-pictures. No checkpoint has to be there. Run it again when a node's inputs change.
+The graphs are described here in ComfyUI's API format with places for the nodes. A ComfyUI started
+for it with this pack and a reduced checkpoint of random weights, and driven in headless Chromium
+(playwright), turns them into workflow files, runs them at 64 pixels and takes their pictures. Run
+it again when a node's inputs or widgets change.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "example_workflows"
 Graph = dict[str, dict[str, Any]]
 BLUEPRINT_NAME = "Harden and Export"
 SD15, SDXL = "v1-5-pruned-emaonly-fp16.safetensors", "sd_xl_base_1.0.safetensors"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 
 
 def node(kind: str, x: int, y: int, title: str = "", **inputs: Any) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def texts(x: int, y: int) -> Graph:
 def export(x: int, y: int, **more: Any) -> Graph:
     return {
         "8": node("ResAlign_ExportHardenedCheckpoint", x, y, run=["5", 3], **more),
-        "9": node("ResAlign_SaveHardeningLora", x, y + 460, run=["5", 3]),
+        "9": node("ResAlign_SaveHardeningLora", x, y + 480, run=["5", 3]),
     }
 
 
@@ -79,12 +81,12 @@ WORKFLOWS: dict[str, Graph] = {
         **hardening(SD15, preset="balanced"),
         "4": node("ResAlign_FineTuningSettings", 40, 1010, preset="balanced"),
         "6": node(
-            "ResAlign_ResilienceProbe", 800, 130, before=["1", 0], clip=["1", 1], vae=["1", 2],
+            "ResAlign_ResilienceProbe", 810, 130, before=["1", 0], clip=["1", 1], vae=["1", 2],
             run=["5", 3], preset="quick",
         ),
-        "7": node("ResAlign_ShowReport", 1180, 130, report=["6", 2]),
-        "10": node("PreviewImage", 1180, 360, "curve", images=["6", 1]),
-        **export(1580, 130, report=["6", 2]),
+        "7": node("ResAlign_ShowReport", 1200, 130, report=["6", 2]),
+        "10": node("PreviewImage", 1200, 470, "curve", images=["6", 1]),
+        **export(1600, 130, report=["6", 2]),
     },
     "try_my_lora": {
         **hardening(SD15, preset="balanced"),
@@ -128,6 +130,7 @@ def api(name: str) -> Graph:
 
 
 LOAD = """async ([graph, places]) => {
+  const WIDE = ['ResAlign_HardenModel', 'ResAlign_ResilienceProbe', 'ResAlign_ShowReport'];
   await app.loadApiJson(graph, 'example');
   await new Promise(done => setTimeout(done, 600));
   for (const node of app.graph.nodes) {
@@ -138,7 +141,7 @@ LOAD = """async ([graph, places]) => {
       if (typeof wanted.inputs[widget.name] === 'string') widget.value = wanted.inputs[widget.name];
       else if (widget.name === 'control_after_generate') widget.value = 'fixed'; // to compare
     const size = node.computeSize();
-    node.setSize([Math.max(size[0], 300), size[1]]);
+    node.setSize([Math.max(size[0], WIDE.includes(node.type) ? 340 : 300), size[1]]);
   }
   app.canvas.setDirty(true, true);
   const workflow = app.graph.serialize();
@@ -162,50 +165,74 @@ BLUEPRINT = """async ([graph, inside, name]) => {
   return { revision: 0, last_node_id: kept[0].id, last_link_id: 0, nodes: kept, links: [],
            definitions: workflow.definitions, extra: {}, version: 0.4 };
 }"""
-FIT = """() => {
-  const boxes = app.graph.nodes.map(
-    ({ pos, size }) => [pos[0], pos[1] - 30, pos[0] + size[0], pos[1] + size[1]]);
-  const [x0, y0] = [0, 1].map(i => Math.min(...boxes.map(b => b[i])) - 30);
-  const [x1, y1] = [2, 3].map(i => Math.max(...boxes.map(b => b[i])) + 30);
-  const c = app.canvas.canvas, w = innerWidth - 70, h = innerHeight - 110;
-  const s = Math.min(w / (x1 - x0), h / (y1 - y0), 1);
-  app.canvas.ds.scale = s;
-  app.canvas.ds.offset = [-x0 + 65 / s, -y0 + 95 / s];
-  app.canvas.setDirty(true, true);
+TIDY = """() => { // what was put there to make the run small
+  for (const node of app.graph.nodes.filter((one) => one.type === 'ResAlign_ImageSet'))
+    app.graph.remove(node);
 }"""
 
 
-def main(address: str) -> None:
-    from playwright.sync_api import sync_playwright
+def plain(graph: Graph) -> Graph:
+    return {key: {f: v for f, v in one.items() if f != "at"} for key, one in graph.items()}
 
-    folder = ROOT / "example_workflows"
-    folder.mkdir(exist_ok=True)
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
-        page = browser.new_page(viewport={"width": 1600, "height": 1000})
-        page.route(
-            "**/*",
-            lambda r: r.continue_() if r.request.url.startswith((address, "data:", "blob:"))
-            else r.abort(),
-        )  # fmt: skip
-        page.goto(address)
-        page.wait_for_function("window.app?.graph && window.app?.extensionManager")
-        page.wait_for_timeout(2500)
-        for name, graph in WORKFLOWS.items():
-            plain = {k: {f: v for f, v in n.items() if f != "at"} for k, n in graph.items()}
-            places = {key: one["at"] for key, one in graph.items()}
-            workflow = page.evaluate(LOAD, [plain, places])
-            text = json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
-            (folder / f"{name}.json").write_text(text, encoding="utf-8")
-            page.evaluate(FIT)
-            page.wait_for_timeout(1500)
-            page.screenshot(path=folder / f"{name}.jpg", type="jpeg", quality=70)
-        blueprint = page.evaluate(BLUEPRINT, [blueprint_graph(), ["5", "8"], BLUEPRINT_NAME])
-        (ROOT / "subgraphs").mkdir(exist_ok=True)
-        text = json.dumps(blueprint, indent=1, ensure_ascii=False) + "\n"
-        (ROOT / "subgraphs" / f"{BLUEPRINT_NAME}.json").write_text(text, encoding="utf-8")
-        browser.close()
+
+def write(path: Path, value: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_graphs(page: Any) -> None:
+    for name, graph in WORKFLOWS.items():
+        places = {key: one["at"] for key, one in graph.items()}
+        write(EXAMPLES / f"{name}.json", page.evaluate(LOAD, [plain(graph), places]))
+    blueprint = page.evaluate(BLUEPRINT, [blueprint_graph(), ["5", "8"], BLUEPRINT_NAME])
+    write(ROOT / "subgraphs" / f"{BLUEPRINT_NAME}.json", blueprint)
+
+
+def take_pictures(front: Any) -> None:
+    """Of each example after a small run; the settings shown are those that ran."""
+    for name, graph in WORKFLOWS.items():
+        checkpoint = graph["1"]["inputs"]["ckpt_name"]
+        front.load(EXAMPLES / f"{name}.json", checkpoint=checkpoint, precision="preset")
+        front.queue()
+        front.finished()
+        front.page.evaluate(TIDY)
+        front.shoot(EXAMPLES / f"{name}.jpg", clip=True)
+
+
+def take_live_picture(front: Any, path: Path) -> None:
+    """Harden Model at work, close by; a cap that random weights do not reach lets curves move."""
+    settings = {"preset": "custom", "preset.harm_cap": 4, "learning_rate": 0.002}
+    front.load(
+        EXAMPLES / "quick_harden_and_compare.json", checkpoint=SD15, outer_steps=24, **settings
+    )
+    front.queue()
+    front.wait(lambda: front.at("HardenModel", "harden", 18), 900)
+    front.close_up("HardenModel")
+    front.shoot(path, fit=False, clip=True)
+    front.interrupt()
+
+
+def main() -> None:
+    sys.path.insert(0, str(ROOT / "tests"))
+    from host_browser import front
+    from host_comfyui import CHECKPOINT, comfyui
+
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Path(folder) / "models/checkpoints"
+        loras = Path(folder) / "models/loras"
+        for place, name in ((checkpoints, SD15), (checkpoints, SDXL)):
+            place.mkdir(parents=True, exist_ok=True)
+            (place / name).symlink_to(checkpoints / CHECKPOINT)
+        loras.mkdir()
+        (loras / "my_lora.safetensors").symlink_to(loras / "hardening_lora.safetensors")
+        with comfyui(Path(folder), ROOT, 8188) as host, front(host.address) as page:
+            page.open()
+            page.bare()
+            write_graphs(page.page)
+            if "--no-pictures" not in sys.argv:
+                take_pictures(page)
+                take_live_picture(page, ROOT / "docs/images/comfyui_live.png")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8188")
+    main()

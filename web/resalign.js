@@ -16,7 +16,7 @@ const HINTS = {
 const STYLE = `
 .resalign { box-sizing: border-box; width: 100%; height: 100%; overflow: auto; padding: 6px 8px;
   font: 11px/1.35 Inter, system-ui, sans-serif; color: var(--input-text, #ddd);
-  background: var(--comfy-input-bg, #222); border: 1px solid var(--border-color, #4e4e4e);
+  background: var(--component-node-widget-background, var(--comfy-input-bg, #222)); border: 1px solid var(--border-color, #4e4e4e);
   border-radius: 6px; scrollbar-width: thin; user-select: text; }
 .resalign-section > * + * { margin-top: 6px; }
 .resalign-section + .resalign-section:not(:empty) { margin-top: 10px; }
@@ -130,7 +130,7 @@ app.registerExtension({
   async nodeCreated(node) {
     const kind = node.comfyClass;
     if (LIVE.includes(kind)) {
-      node.resalignLive = box(node, "live", 320);
+      node.resalignLive = box(node, "live", 345);
       drawState(node.resalignLive, null);
       setTimeout(() => attach(node), 200); // it gets its id only when it is put into the graph
     }

@@ -1,0 +1,111 @@
+"""Every example in the front end of a real ComfyUI: opened, queued from the page, watched."""
+
+import json
+import shutil
+
+import pytest
+from host_browser import front
+from host_comfyui import comfyui
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+LOOKS = [("canvas", "dark"), ("canvas", "light"), ("vue", "light")]
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory, root):
+    with comfyui(tmp_path_factory.mktemp("browser"), root, 8213) as running:
+        yield running
+
+
+@pytest.fixture
+def page(host):
+    with front(host.address) as opened:
+        opened.open()
+        opened.set(VueNodes_Enabled=False, ColorPalette="dark", Minimap_Visible=False)
+        yield opened
+        assert opened.errors == []
+
+
+def examples(root):
+    return root / "example_workflows"
+
+
+def shots(request, host):
+    """Where the pictures go: beside the host's log."""
+    folder = host.base / "shots"
+    folder.mkdir(exist_ok=True)
+    return folder / (request.node.name.replace("/", "-") + ".png")
+
+
+@pytest.mark.parametrize(("renderer", "palette"), LOOKS)
+def test_a_page_watches_reloads_in_mid_run_and_sees_the_end(
+    request, root, host, page, renderer, palette
+):
+    page.set(VueNodes_Enabled=renderer == "vue", ColorPalette=palette)
+    page.reopen()
+    number = LOOKS.index((renderer, palette))
+    page.load(examples(root) / "quick_harden_and_compare.json", outer_steps=30, random_seed=number)
+    page.queue()
+    before = page.wait(lambda: page.at("HardenModel", "harden", 3))
+    assert before["lines"] >= 2 and before["images"] >= 2
+    page.shoot(shots(request, host))
+
+    page.reopen()  # the page comes back with its last workflow, and asks for the state
+    after = page.wait(lambda: page.at("HardenModel", "harden", 3), 30)
+    assert after["status"] == "running" and after["images"] >= 2
+    page.wait(lambda: page.at("HardenModel", "harden", 6))  # and hears what goes on
+    host.post("/interrupt", {})
+    stopped = page.wait(lambda: (b := page.box("HardenModel", "Live"))["status"] == "stopped" and b)
+    assert "queue again to go on" in stopped["text"]
+    page.set(VueNodes_Enabled=False, ColorPalette="dark")
+
+
+def test_the_full_example_ends_with_a_report_and_files(request, root, host, page):
+    page.load(examples(root) / "full_harden_with_probe.json", random_seed=50)
+    page.queue()
+    done = page.done()
+    assert "hardened in 4 steps" in done["text"] and "relapse" in done["text"]
+    assert page.done("ResilienceProbe")
+    shown = page.wait(lambda: "Resilience" in (b := page.box("ShowReport", "Report"))["text"] and b)
+    assert "open the whole report" in shown["text"] and "original" in shown["text"]
+    page.wait(lambda: "tensors changed" in page.box("ExportHardenedCheckpoint", "Text")["text"])
+    page.wait(lambda: "32 modules" in page.box("SaveHardeningLora", "Text")["text"])
+    page.shoot(shots(request, host))
+
+    # All examples number their nodes alike: another one does not show what this one did.
+    workflow = json.loads((examples(root) / "harden_sdxl.json").read_text(encoding="utf-8"))
+    page.show(workflow, "another")
+    page.page.wait_for_timeout(1500)
+    assert page.box("HardenModel", "Live")["text"].startswith("not run yet")
+
+
+def test_a_lora_of_the_list_is_tried(request, root, host, page):
+    loras = host.base / "models/loras"
+    for made in sorted(loras.glob("hardening_lora*.safetensors"))[:1]:
+        shutil.copyfile(made, loras / "my_lora.safetensors")
+    page.reopen()
+    page.load(examples(root) / "try_my_lora.json", random_seed=50)
+    page.queue()
+    page.done()
+    page.wait(lambda: page.pictures("PreviewImage"))
+    page.shoot(shots(request, host))
+
+
+def test_the_sdxl_example_is_opened_and_queued(request, root, host, page):
+    """With the small SD 1.5 checkpoint: no SDXL of a size for tests has text encoders."""
+    page.load(examples(root) / "harden_sdxl.json", random_seed=51, precision="preset")
+    page.queue()
+    page.done()
+    page.wait(lambda: "tensors changed" in page.box("ExportHardenedCheckpoint", "Text")["text"])
+    page.shoot(shots(request, host))
+
+
+def test_the_blueprint_is_offered_and_opens(root, host, page):
+    found = [one for one in host.get("/global_subgraphs").values()
+             if one["name"] == "Harden and Export"]  # fmt: skip
+    if not found:
+        pytest.skip("this ComfyUI has no blueprints of packs")
+    assert not page.page.get_by_text("Failed to load subgraph blueprints").count()
+    page.show(json.loads((root / "subgraphs/Harden and Export.json").read_text()), "blueprint")
+    assert page.box("HardenModel", "Live")["status"] == ""
+    assert page.box("ExportHardenedCheckpoint", "Text")
