@@ -6,8 +6,10 @@ How it behaves is said in the field `device` of a `resume` request.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,10 @@ if "killed" in how:
     os.kill(os.getpid(), signal.SIGKILL)
 if "silent" in how:
     sys.exit(7)
+if "child" in how:
+    import subprocess
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    print("child", child.pid, flush=True)
 if "deaf" in how:
     if "undying" in how:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -102,8 +108,6 @@ def resume_request(folder: Path, how: str) -> dict[str, Any]:
 
 def wait_for(manager: Any, condition: Any, seconds: float = 30.0) -> dict[str, Any]:
     """The first state that `condition` accepts."""
-    import time
-
     end, revision = time.monotonic() + seconds, -1
     while time.monotonic() < end:
         state = manager.wait(revision, 1.0)
@@ -117,6 +121,22 @@ def wait_for(manager: Any, condition: Any, seconds: float = 30.0) -> dict[str, A
 
 def ended(state: dict[str, Any]) -> bool:
     return state["status"] != "running"
+
+
+def gone(pid, seconds):
+    """Whether a process that is no child of ours ends within so many seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            os.kill(pid, 0)
+            if "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text():
+                return True  # dead; whoever inherited it has not looked yet
+        except ProcessLookupError:
+            return True
+        except FileNotFoundError:  # between the two looks, or no Linux
+            pass
+        time.sleep(0.2)
+    return False
 
 
 def finished_demo_run(folder: Path) -> Path:

@@ -7,9 +7,10 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import pytest
-from fakes_worker import FakeHost, ended, resume_request, use_fake, wait_for
+from fakes_worker import FakeHost, ended, gone, resume_request, use_fake, wait_for
 
 from resalign.backend.errors import ConfigError, ResAlignError
 from resalign.scripts.resalign_webui import process as processes
@@ -101,6 +102,21 @@ def test_a_worker_that_does_not_listen_is_ended(jobs, begin, monkeypatch, how):
     jobs.cancel()
     state = wait_for(jobs, ended, 10)
     assert state["status"] == "stopped" and "Resume" in state["message"]
+
+
+def test_what_a_worker_has_started_does_not_outlive_it(jobs, begin, monkeypatch):
+    """As far as it is us who kill it."""
+    monkeypatch.setattr(processes.WorkerProcess.cancel, "__kwdefaults__",
+                        {"grace": 0.1, "last_grace": 0.1})  # fmt: skip
+    begin("child deaf undying")
+    log = wait_for(jobs, lambda state: any(line.startswith("child") for line in state["log"]))[
+        "log"
+    ]
+    (child,) = (int(line.split()[1]) for line in log if line.startswith("child"))
+    os.kill(child, 0)
+    jobs.cancel()
+    wait_for(jobs, ended, 10)
+    assert gone(child, 5)
 
 
 def test_one_job_at_a_time(jobs, begin):
@@ -239,6 +255,35 @@ def test_a_state_is_a_copy_and_waiting_ends(jobs, begin):
     assert jobs.state()["curves"]["harm"] == [[2, 0.5]]
     assert jobs.wait(jobs.state()["revision"], 0.01) is None
     json.dumps(jobs.state(), allow_nan=False)
+
+
+def test_a_host_that_ends_takes_its_worker_along(tmp_path):
+    """Without a word to the manager, which is told by Python."""
+    code = f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import conftest
+        from pathlib import Path
+        from fakes_worker import FAKE, FakeHost, resume_request, wait_for
+        from resalign.scripts.resalign_webui import jobs, process
+        folder = Path({str(tmp_path)!r})
+        process.WORKER = folder / "fake_worker.py"
+        process.WORKER.write_text(FAKE)
+        manager = jobs.JobManager(FakeHost(), folder / "jobs")
+        manager.start(resume_request(folder / "run", "waits"))
+        wait_for(manager, lambda state: state["step"] == 2)
+        print(manager._process.pid)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert gone(int(done.stdout), 1)
+    kept = json.loads((tmp_path / "jobs" / "last_job.json").read_text())
+    assert (kept["status"], kept["message"]) == (
+        "stopped",
+        "stopped after step 2 of 9 by 'cancel\\n'",
+    )
 
 
 def test_the_manager_loads_nothing_heavy_into_its_host(package_folder, tmp_path):

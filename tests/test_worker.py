@@ -136,6 +136,17 @@ def test_the_command_line_offers_the_worker_for_programs(capsys):
     assert end.value.code == 0 and "docs/formats.md" in capsys.readouterr().out
 
 
+def test_the_command_is_the_same_worker(package_folder):
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv[1]); import conftest; "
+         "from resalign.backend.cli import main; sys.exit(main(['worker']))",
+         Path(__file__).parent],
+        input="{}\n", capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == protocol.USER, done.stderr
+    assert "job is None" in parse(done.stdout.strip())["message"]
+
+
 @pytest.mark.parametrize(
     ("line", "event"),
     [

@@ -6,11 +6,10 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
-from fakes_worker import FakeHost, ended, wait_for
+from fakes_worker import FakeHost, ended, gone, wait_for
 
 from resalign.backend.config import Concept, HardeningPlan, ImageSet
 from resalign.backend.plan_file import to_json
@@ -155,22 +154,6 @@ def test_a_worker_does_not_outlive_a_killed_host(package_folder, tmp_path):
     again = JobManager(FakeHost(), tmp_path / "jobs")
     assert again.state()["status"] == "stopped" and "the host ended" in again.state()["message"]
     again.close()
-
-
-def gone(pid, seconds):
-    """Whether a process that is no child of ours ends within so many seconds."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            os.kill(pid, 0)
-            if "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text():
-                return True  # dead; whoever inherited it has not looked yet
-        except ProcessLookupError:
-            return True
-        except FileNotFoundError:  # between the two looks, or no Linux
-            pass
-        time.sleep(0.2)
-    return False
 
 
 def test_a_close_stops_the_worker_before_it_returns(tmp_path):

@@ -86,8 +86,15 @@ class WorkerProcess:
                 self._write(_CANCEL)
 
     def kill(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
+        """With all that it has started: a scorer's command, say."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        if os.name == "nt":
+            process.kill()
+        else:  # it leads a group of its own; while it is not waited for, nobody else has its number
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
     @property
     def cancelled(self) -> bool:
@@ -152,7 +159,7 @@ class WorkerProcess:
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is None:
-            process.kill()
+            self.kill()
             process.wait()
         if self._timer is not None:
             self._timer.cancel()
