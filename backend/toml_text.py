@@ -4,13 +4,14 @@ The tab reads concepts in A1111's process, often a Python 3.10, where nothing ma
 """
 
 import sys
+from typing import TYPE_CHECKING
 
-if sys.version_info >= (3, 11):
-    from tomllib import TOMLDecodeError, loads
+if TYPE_CHECKING or sys.version_info >= (3, 11):
+    from tomllib import TOMLDecodeError, loads  # pyright: ignore[reportMissingImports]
 else:
     try:
-        from tomli import TOMLDecodeError, loads  # pyright: ignore[reportMissingImports]
+        from tomli import TOMLDecodeError, loads
     except ModuleNotFoundError:
-        from pip._vendor.tomli import TOMLDecodeError, loads  # pyright: ignore
+        from pip._vendor.tomli import TOMLDecodeError, loads
 
 __all__ = ["TOMLDecodeError", "loads"]
