@@ -1,6 +1,7 @@
 """The tab's buttons, without a page: with a fake host and jobs that are played."""
 
 import shutil
+import threading
 import time
 
 import pytest
@@ -94,6 +95,28 @@ def test_an_export_renews_the_host_s_list_though_no_page_looks(actions, jobs, ho
         time.sleep(0.02)
     (call,) = host.calls
     assert call[0] == "exported" and call[2] == host.checkpoint_folder() / "new.safetensors"
+
+
+def test_a_page_is_given_the_lists_once_the_host_has_read_its_folders(actions, jobs, host):
+    """A1111 empties its list while it looks: a page that asked meanwhile had no checkpoint left."""
+    write_header(host.checkpoint_folder() / "model.safetensors", {})
+    actions.harden(FORM)
+    wait_for(jobs, "done")
+    listed, reading = host.checkpoints, threading.Event()
+
+    def exported(source, output):
+        host.checkpoints = list
+        reading.set()
+        time.sleep(0.3)
+        host.checkpoints = listed
+
+    host.exported = exported
+    run = actions.choices()["export_run"][0]
+    actions.export({"export_run": run, "export_name": "new"})
+    wait_for(jobs, "done")
+    reading.wait(5)
+    *_, (_, over) = actions.follow()
+    assert over and "model.safetensors" in actions.choices()["checkpoint"]
 
 
 def test_lists_offer_what_is_there(actions, host, jobs):

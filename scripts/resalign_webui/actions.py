@@ -18,6 +18,7 @@ from .runs import named, read_probes, read_runs, with_adapter
 
 NONE = "none"
 _PAUSE = 0.3  # seconds between two updates of a page
+_RENEWED_WITHIN = 20.0  # seconds for the host to look through its folders, network drives too
 _WAIT = 2.0  # seconds until a page is told the time again when nothing happened
 
 
@@ -35,6 +36,7 @@ class Actions:
     def __init__(self, host: Host, jobs: Jobs, url: Callable[[str, str], str]) -> None:
         """url: the address of a file of a probe's report, by the probe's name and the file's."""
         self.host, self.jobs, self.url = host, jobs, url
+        self._renewing = threading.Thread()  # what follows an export in the host
 
     def harden(self, values: Values) -> str:
         return self._start(lambda: forms.harden_request(values, self.host), "Hardening started.")
@@ -88,6 +90,8 @@ class Actions:
         while True:
             state = self.jobs.state()
             over = not state or state.get("status") != "running"
+            if over and self._renewing.is_alive():  # the host's list is empty while it is read
+                self._renewing.join(_RENEWED_WITHIN)
             yield views.job_html(state), over
             if over or not state:
                 return
@@ -159,7 +163,8 @@ class Actions:
         except ResAlignError as error:
             return views.note(str(error), "error")
         if after is not None:
-            threading.Thread(target=after, args=(request,), daemon=True).start()
+            self._renewing = threading.Thread(target=after, args=(request,), daemon=True)
+            self._renewing.start()
         return views.note(started, "good")
 
     def _exported(self, request: dict[str, Any]) -> None:

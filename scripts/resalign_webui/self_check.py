@@ -26,6 +26,7 @@ def harden_once(folder: Path) -> None:
     resalign = module_from_spec(spec)
     sys.modules["resalign"] = resalign
     spec.loader.exec_module(resalign)
+    import_module("resalign.backend.worker.serve")
     art = import_module("resalign.backend.demo.art")
     plans = import_module("resalign.backend.demo.plans")
     data = {}
