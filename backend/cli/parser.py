@@ -23,6 +23,7 @@ examples:
   resalign probe model.safetensors hardened.safetensors --concept weapons
                                                fine-tune both for real, and compare: a report
   resalign verify hardened.safetensors         is the file what it says it is?
+  resalign ui --checkpoints /models --open     all of this in a browser
   accelerate launch -m resalign harden plan.toml
                                                on several GPUs, or several machines
 
@@ -101,6 +102,23 @@ def build_parser() -> argparse.ArgumentParser:
     new.add_argument("--checkpoint", default="model.safetensors", metavar="FILE")
     new.add_argument("--output", default="model-hardened.safetensors", metavar="FILE")
     new.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+    ui = _command(
+        commands, "ui", _ui, "the tab of A1111 and Forge on its own, in a browser",
+        "Needs gradio (pip install 'resalign[ui]'). Jobs run in a process of their own and go on "
+        "when the page is closed.",
+    )  # fmt: skip
+    ui.add_argument("--checkpoints", default=".", metavar="FOLDER", help="of checkpoints (here)")
+    ui.add_argument("--loras", metavar="FOLDER", help="of LoRAs (that of the checkpoints)")
+    ui.add_argument("--output", default=".", metavar="FOLDER",
+                    help="where `resalign/` with runs and reports is kept (here)")  # fmt: skip
+    ui.add_argument("--host", default="127.0.0.1", metavar="ADDRESS",
+                    help="serve other machines too: 0.0.0.0; needs --auth")  # fmt: skip
+    ui.add_argument("--port", type=int, default=7870, metavar="N")
+    ui.add_argument("--auth", action="append", default=[], metavar="NAME:PASSWORD",
+                    help="ask visitors to log in; or set RESALIGN_UI_AUTH")  # fmt: skip
+    ui.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    ui.add_argument("--open", action="store_true", help="open it in the browser")
 
     _command(
         commands, "worker", _worker, "run one job for a host: JSON in, events out",
@@ -292,6 +310,12 @@ def _presets(args: argparse.Namespace, console: Console) -> int:
     from .commands import presets
 
     return presets(args, console)
+
+
+def _ui(args: argparse.Namespace, console: Console) -> int:
+    from .serving import ui
+
+    return ui(args, console)
 
 
 def _worker(args: argparse.Namespace, console: Console) -> int:

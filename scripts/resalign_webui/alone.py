@@ -6,7 +6,7 @@ import inspect
 import ipaddress
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,9 +72,10 @@ class Alone:
 
 def serve(
     *, checkpoints: Path, loras: Path, output: Path, address: str = "127.0.0.1", port: int = 7870,
-    auth: Sequence[str] = (), device: str = "auto", open_browser: bool = False, wait: bool = True,
-) -> Any:  # fmt: skip
-    """Serve the tab until it is interrupted; returns (app, jobs, url) at once with `wait=False`.
+    auth: Sequence[str] = (), device: str = "auto", open_browser: bool = False,
+    say: Callable[[str], None] = print,
+) -> None:  # fmt: skip
+    """Serve the tab until it is interrupted.
 
     auth: `NAME:PASSWORD` entries, one of which a visitor must give. Without one, only this machine
     is served.
@@ -115,9 +116,7 @@ def serve(
     }  # fmt: skip
     app, url, _ = page.queue().launch(**_known(page.launch, options))
     routes.register(app, host, jobs)
-    if not wait:
-        return app, jobs, url
-    sys.stderr.write(f"ResAlign is served at {url} (Ctrl-C ends it)\n")
+    say(f"ResAlign is served at {url} (Ctrl-C ends it)")
     try:
         page.block_thread()
     finally:
