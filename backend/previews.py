@@ -50,7 +50,8 @@ class Previewing:
         from .model.encode import encode_prompts, encoders_on_device
 
         own = self.prompt.strip() or next((p for c in self.plan.concepts for p in c.prompts), "")
-        self._texts = (own or self.plan.concepts[0].name, retain_prompts(1)[0])
+        kept = self.plan.retain_set.prompts if self.plan.retain_set else ()
+        self._texts = (own or self.plan.concepts[0].name, (kept or retain_prompts(1))[0])
         size = (self._side, self._side)
         with encoders_on_device(self.model):
             self._encoded = encode_prompts(self.model, self._texts, size=size)

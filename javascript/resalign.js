@@ -1,5 +1,5 @@
-// Looks whether a job runs that this page does not show yet (started in another window, say), and
-// then presses the button that follows it. All else is gradio's.
+// Looks whether a job runs that this page does not show (it was started in another window, or the
+// connection broke), and then presses the button that follows it. All else is gradio's.
 (() => {
   const EVERY = 3000; // milliseconds
 
@@ -8,9 +8,16 @@
     return (app?.shadowRoot ?? document).querySelector(selector) ?? document.querySelector(selector);
   };
 
-  /** Is the panel behind what the server says? */
-  const behind = (state) =>
-    state.status === "running" && find(".ra-job")?.dataset.status !== "running";
+  let seen = -1; // revision that the panel showed when we last looked
+
+  /** Is the panel behind what the server says, and not about to catch up by itself? */
+  function behind(state) {
+    const panel = find(".ra-job")?.dataset ?? {};
+    const shown = Number(panel.revision ?? -1);
+    const stuck = shown === seen && panel.status === "running" && state.revision > shown;
+    seen = shown;
+    return stuck || (state.status === "running" && panel.status !== "running");
+  }
 
   async function look() {
     const button = find("#resalign_follow");

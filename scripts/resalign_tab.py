@@ -28,6 +28,7 @@ def load():
     spec = spec_from_file_location(
         NAME, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
     )
+    assert spec and spec.loader, ROOT
     module = module_from_spec(spec)
     sys.modules[NAME] = module
     try:
@@ -46,12 +47,13 @@ def failed(error):
 
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     with gr.Blocks(analytics_enabled=False) as blocks:
-        gr.HTML(
+        shown = gr.HTML(
             "<p><b>ResAlign could not be loaded.</b> Update the extension (Extensions, Check for "
             "updates), or remove its folder and install it again, then restart the host. If that "
             "does not help, report this text:</p>"
             f"<pre style='white-space: pre-wrap'>{html.escape(text)}</pre>"
-        ).do_not_save_to_config = True
+        )
+    setattr(shown, "do_not_save_to_config", True)  # noqa: B010
     return [(blocks, "ResAlign", "resalign")]
 
 

@@ -10,6 +10,7 @@ from fakes_webui import FakeHost, FakeJobs, write_header
 from resalign.backend.demo.plans import CHECKPOINT
 from resalign.scripts.resalign_webui import host as hosts
 from resalign.scripts.resalign_webui.actions import NONE, Actions
+from resalign.scripts.resalign_webui.measure_forms import THE_RUN
 from resalign.scripts.resalign_webui.routes import report_url
 
 FORM = {"checkpoint": hosts.DEMO, "concepts": ["weapons"], "preset": "fast"}
@@ -132,7 +133,8 @@ def test_lists_offer_what_is_there(actions, host, jobs):
     found = actions.refresh()
 
     assert found["checkpoint"] == [hosts.DEMO, "model.safetensors"]
-    assert found["hardened"] == ["model.safetensors"] and found["lora"] == ["style.safetensors"]
+    assert found["hardened"] == [THE_RUN, "model.safetensors"]
+    assert found["lora"] == ["style.safetensors"]
     assert len(found["export_run"]) == 1 and found["try_run"][0] == NONE
     assert found["report"] == ["measured"] and found["export_probe"] == [NONE, "measured"]
     assert found["unfinished"] == ["begun | probe, not finished"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fakes_webui import FakeHost
 
-from resalign.backend.errors import ConfigError
+from resalign.backend.errors import ConfigError, ResAlignError
 from resalign.scripts.resalign_webui import alone, mending, routes
 from resalign.scripts.resalign_webui.a1111 import A1111, add_settings
 from resalign.scripts.resalign_webui.host import SETTINGS, Host, probes_folder
@@ -83,6 +83,22 @@ def test_a_description_beside_the_source_goes_along_with_an_export(modules, tmp_
     assert (tmp_path / "new.yaml").read_text() == "v" and modules.calls == ["refreshed"]
     A1111().exported(tmp_path / "v1.safetensors", tmp_path / "other.safetensors")
     assert not (tmp_path / "other.yaml").exists()
+
+
+def test_a_missing_worker_is_told_to_others_without_a_path(modules, monkeypatch, tmp_path):
+    monkeypatch.delenv("RESALIGN_PYTHON", raising=False)
+    monkeypatch.setenv("RESALIGN_WEBUI_ENV", str(tmp_path / "none"))
+    monkeypatch.setitem(sys.modules, "modules.script_callbacks", modules)
+    host = A1111()
+    with pytest.raises(ResAlignError, match="By hand"):
+        host.worker_python()
+    assert "By hand" in host.missing()
+    modules.shared.cmd_opts.listen = True
+    with pytest.raises(ResAlignError) as error:
+        host.worker_python()
+    assert str(tmp_path) not in str(error.value) and sys.executable not in str(error.value)
+    monkeypatch.setenv("RESALIGN_PYTHON", sys.executable)
+    assert host.worker_python() == sys.executable and host.missing() == ""
 
 
 @pytest.mark.parametrize("name", ["listen", "share", "server_name", "ngrok"])

@@ -53,6 +53,17 @@ def test_a_probe_of_a_run_takes_its_concepts_and_its_pictures(host, runs):
     assert found["folder"].endswith("hard quick 2026-01-31 14.05.09")
 
 
+def test_a_run_can_be_probed_without_an_export(host, runs):
+    values = {"original": forms.THE_RUN, "hardened": forms.THE_RUN, "probe_run": "done"}
+    original, hardened = forms.probe_request(values, host, runs)["checkpoints"]
+    assert original["path"] == str(host.checkpoint_folder() / "model.safetensors")
+    assert hardened["path"] == str(hosts.runs_folder(host) / "done")
+    with pytest.raises(ConfigError, match="not finished"):
+        forms.probe_request({**values, "probe_run": "begun"}, host, runs)
+    with pytest.raises(ConfigError, match="not in the list"):
+        forms.probe_request({**values, "probe_run": "none"}, host, runs)
+
+
 def test_a_probe_can_look_for_other_concepts_on_pictures_of_ones_own(host, runs, tmp_path):
     values = {"original": hosts.DEMO, "hardened": "hard.safetensors", "attacks": "paper",
               "probe_own_concepts": "# dog\na dog", "attack_folder": str(tmp_path)}  # fmt: skip

@@ -66,7 +66,8 @@ def test_a_running_job_says_how_far_it_is_and_shows_curves_and_pictures():
         {"pictures": [{"url": "http://elsewhere/x.png", "caption": ""}]},
         {"status": "failed", "error": {"kind": "bug", "message": EVIL, "traceback": EVIL},
          "log": [EVIL]},
-        {"status": "done", "result": {"summary": EVIL, "warnings": [EVIL]}},
+        {"status": "done", "message": EVIL, "result": {"path": EVIL, "warnings": [EVIL]}},
+        {"status": "done", "result": {"pictures": [{"url": EVIL, "caption": EVIL}]}},
     ],
 )  # fmt: skip
 def test_no_text_of_a_state_is_taken_for_markup(change):
@@ -102,7 +103,9 @@ def test_a_probe_s_rates_have_a_chart_of_their_own():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"status": "done"}, "Hardening: done"),
+        ({"status": "done", "message": "hardened in 9 steps"}, "hardened in 9 steps"),
+        ({"status": "done", "result": {"path": "/secret/place/new.model"}}, "new.model"),
+        ({"status": "done", "result": {"warnings": ["a caption is cut"]}}, "a caption is cut"),
         ({"status": "stopped", "message": "stopped"}, "stopped, after 65 s"),
         ({"status": "failed", "error": {"kind": "user", "message": "no disk"}}, "no disk"),
         ({"kind": "export", "job": "export"}, "Exporting ..."),
@@ -113,7 +116,7 @@ def test_a_probe_s_rates_have_a_chart_of_their_own():
 def test_every_end_is_said(change, said):
     text = views.job_html({**STATE, **change})
     Elements(text)
-    assert said in text
+    assert said in text and "/secret/" not in text
 
 
 def test_the_last_words_of_a_worker_are_shown_unless_the_user_can_mend_it():

@@ -104,8 +104,8 @@ def resalign_plan(
 
 def prompted_plan(*, seed: int = 0, warm_up: int = 60, steps: int = 120) -> HardeningPlan:
     """The same without image folders: the checkpoint draws its sets from the demo's captions."""
-    weapons = tuple(prompt for prompt, _ in evaluation_prompts(UNSAFE, 12, 1))
-    others = tuple(prompt for prompt, _ in evaluation_prompts(BENIGN, 6, 2))
+    weapons = tuple(prompt for prompt, _ in evaluation_prompts(UNSAFE, 8, 1))
+    others = tuple(prompt for prompt, _ in evaluation_prompts(BENIGN, 4, 2))
     plan = resalign_plan({"forget": Path(), "retain": Path(), "inner": Path()}, seed=seed,
                          warm_up=warm_up, steps=steps)  # fmt: skip
     drawn = ImageSet(prompts=weapons, images=len(weapons), sampling_steps=15)

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ...backend.errors import ResAlignError
 from . import environment
 from .host import SETTINGS
 from .mending import lines_of
@@ -67,11 +68,17 @@ class A1111:
         return any(getattr(shared.cmd_opts, name, None) for name in named)
 
     def worker_python(self) -> str:
-        return str(environment.worker_python())
+        try:
+            return str(environment.worker_python())
+        except ResAlignError:
+            raise ResAlignError(self.missing()) from None  # without paths for other machines
 
     def missing(self) -> str:
-        found = environment.status()
-        if found.state == "ready":
+        try:
+            environment.worker_python()
+        except ResAlignError:
+            found = environment.status()
+        else:
             return ""
         by_hand = "" if self.remote() else f"\nBy hand: {found.command}"  # has a path in it
         return f"No job can run yet: {found.reason}.{by_hand}"

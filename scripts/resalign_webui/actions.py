@@ -98,6 +98,10 @@ class Actions:
             time.sleep(_PAUSE)
             self.jobs.wait(state["revision"], _WAIT)
 
+    def kind(self) -> str:
+        """Of the last job."""
+        return str((self.jobs.state() or {}).get("kind", ""))
+
     def describe(self, label: Any) -> str:
         """One line on a checkpoint that was chosen, or why it cannot be hardened."""
         if not label:
@@ -141,7 +145,9 @@ class Actions:
         kept = [NONE, *(run.label for run in with_adapter(runs))]
         every = [DEMO, *files]
         return {
-            "checkpoint": every, "original": every, "hardened": files, "about": every,
+            "checkpoint": every, "about": every,
+            "original": [measure_forms.THE_RUN, *every],
+            "hardened": [measure_forms.THE_RUN, *files],
             "try_original": every, "try_hardened": files,
             "lora": [label for label, _ in self.host.loras()],
             "unfinished": [entry.label for entry in self._unfinished()],

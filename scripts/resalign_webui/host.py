@@ -18,7 +18,10 @@ FOLDERS_VARIABLE = "RESALIGN_FOLDERS"  # set by the owner of the machine: furthe
 class Host(Protocol):
     """A1111, Forge, or the tab on its own."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        ...
 
     def checkpoints(self) -> list[tuple[str, Path]]:
         """(label, file) of each checkpoint that can be hardened; labels differ."""

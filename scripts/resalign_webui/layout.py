@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -11,8 +11,12 @@ from . import pages, views
 from .actions import Actions
 from .parts import Parts, button, html, on, own_settings_only
 
-# Where a list begins with what is newest, it is chosen when a job is over.
-_NEWEST = ("unfinished", "export_run", "report")
+_RUNS = {"export_run": 0, "probe_run": 1, "try_run": 1}  # lists, and where the newest stands
+_NEWEST = {"unfinished": 0, "report": 0, **_RUNS}
+# What a job that is over has added to, so that its newest is chosen; elsewhere a choice stays.
+_ADDED = {
+    "harden": ("unfinished", *_RUNS), "resume": (*_NEWEST,), "probe": ("unfinished", "report"),
+}  # fmt: skip
 
 
 def build(actions: Actions) -> Any:
@@ -40,7 +44,7 @@ def build(actions: Actions) -> Any:
         _bind_jobs(actions, parts, views_by_name, (follow, [live, *every]))
         on(button_cancel.click, _nothing(actions.cancel), queue=False)
         on(button_follow.click, follow, (), [live, *every])
-        on(blocks.load, follow, (), [live, *every])
+        on(blocks.load, _following(actions, list(lists), fresh=True), (), [live, *every])
         for name in ("refresh", "refresh_reports"):
             on(views_by_name[name].click, lambda: _renewed(actions.refresh()), (), every)
         checkpoint = parts["checkpoint"]
@@ -102,22 +106,28 @@ def _with_names(names: Sequence[str], function: Callable[[dict[str, Any]], str])
     return call
 
 
-def _following(actions: Actions, names: list[str]) -> Callable[[], Iterator[list[Any]]]:
+def _following(
+    actions: Actions, names: list[str], *, fresh: bool = False
+) -> Callable[[], Iterator[list[Any]]]:
+    """fresh: of a page that has just been opened, where nothing has been chosen yet."""
+
     def follow() -> Iterator[list[Any]]:
         for shown, over in actions.follow():
             if over:
                 choices = actions.choices()
-                yield [shown, *_renewed({name: choices[name] for name in names})]
+                newest = _NEWEST if fresh else _ADDED.get(actions.kind(), ())
+                yield [shown, *_renewed({name: choices[name] for name in names}, newest)]
             else:
                 yield [shown, *(gr.update() for _ in names)]
 
     return follow
 
 
-def _renewed(choices: dict[str, list[str]]) -> list[Any]:
+def _renewed(choices: dict[str, list[str]], newest: Iterable[str] = ()) -> list[Any]:
+    """Updates of the lists; in those of `newest` the newest entry is chosen."""
     return [
-        gr.update(choices=found, value=found[0] if found else None)
-        if name in _NEWEST
+        gr.update(choices=found, value=next(iter(found[_NEWEST[name] :] or found[:1]), None))
+        if name in newest
         else gr.update(choices=found)
         for name, found in choices.items()
     ]

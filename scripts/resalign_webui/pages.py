@@ -140,18 +140,22 @@ def _settings(parts: Parts, host: Host) -> None:
 def probe_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
     html(help_text(
         "Fine-tunes copies of both checkpoints for real, in ways that hardening never saw, and "
-        "counts what comes back. Export the hardened checkpoint first."
+        "counts what comes back."
     ))  # fmt: skip
+    runs = lists["probe_run"]
+    parts("probe_run", gr.Dropdown, "Run", choices=runs, value=runs[min(1, len(runs) - 1)],
+          info="With none, choose two files and what to look for.")  # fmt: skip
     with gr.Row():
-        parts("original", gr.Dropdown, "Original", choices=lists["original"], value=None,
-              min_width=200)  # fmt: skip
-        parts("hardened", gr.Dropdown, "Hardened", choices=lists["hardened"], value=None,
-              min_width=200)  # fmt: skip
-    parts("probe_run", gr.Dropdown, "Concepts and pictures of the run", value="none",
-          choices=lists["probe_run"])  # fmt: skip
-    parts("probe_concepts", gr.CheckboxGroup, "or look for", choices=list(preset_names()), value=[])
-    parts("probe_own_concepts", gr.Textbox, "or in your own words", lines=2, value="",
-          placeholder="# my concept\na prompt that asks for it")  # fmt: skip
+        parts("original", gr.Dropdown, "Original", choices=lists["original"],
+              value=lists["original"][0], min_width=200)  # fmt: skip
+        parts("hardened", gr.Dropdown, "Hardened", choices=lists["hardened"],
+              value=lists["hardened"][0], min_width=200)  # fmt: skip
+    with gr.Accordion("What to look for", open=False):
+        html(help_text("Empty: what the run has removed."))
+        parts("probe_concepts", gr.CheckboxGroup, "Concepts", choices=list(preset_names()),
+              value=[])  # fmt: skip
+        parts("probe_own_concepts", gr.Textbox, "In your own words", lines=2, value="",
+              placeholder="# my concept\na prompt that asks for it")  # fmt: skip
     parts("attacks", gr.Radio, "Attacks", choices=list(measure_forms.ATTACKS), value="quick",
           info="quick takes minutes and is far kinder than standard: publish no figure of it. "
           "paper is the published evaluation.")  # fmt: skip

@@ -37,7 +37,7 @@ def button(name: str, label: str, **options: Any) -> Any:
 
 
 def html(value: str = "", name: str = "") -> Any:
-    return gr.HTML(value, **({"elem_id": f"resalign_{name}"} if name else {}))
+    return gr.HTML(value, elem_id=f"resalign_{name}" if name else None)
 
 
 def on(

@@ -49,7 +49,7 @@ class Probe:
         return self.name if self.report else f"{self.name}{_MARK}probe, not finished"
 
 
-T = TypeVar("T", Run, Probe)
+T = TypeVar("T", bound="Run | Probe")
 
 
 def read_runs(folder: Path) -> list[Run]:

@@ -10,7 +10,7 @@ from typing import Any
 
 State = Mapping[str, Any]
 COLOURS = ("#4c9be8", "#e8664c", "#5fb760", "#b58be0", "#d9a441", "#5bc0be")
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 480, 170, 44, 18  # of a chart and its margins, in its own units
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 480, 170, 58, 18  # of a chart and its margins, in its own units
 _PICTURE = re.compile(r"data:image/(jpeg|png|webp);base64,[A-Za-z0-9+/=]+")
 _VERBS = {
     "harden": "Hardening", "resume": "Hardening", "probe": "Probing", "export": "Exporting",
@@ -24,6 +24,7 @@ STYLE = """<style>
 .ra p { margin: 0 0 .5em; }
 .ra .ra-muted, .ra figcaption { opacity: .72; font-size: 12px; }
 #resalign_pages .generating, #resalign_job .generating { display: none; }
+#resalign_job .pending { opacity: 1 !important; }
 .ra .ra-track { height: 10px; border-radius: 5px; background: var(--border-color-primary);
   overflow: hidden; margin: .4em 0 .6em; }
 .ra .ra-fill { height: 100%; border-radius: 5px; background: #4c9be8; transition: width .3s; }
@@ -35,8 +36,9 @@ STYLE = """<style>
 .ra .ra-legend { display: flex; flex-wrap: wrap; gap: 2px 14px; margin: 0 0 .7em; font-size: 12px; }
 .ra .ra-legend i { display: inline-block; width: 14px; height: 3px; border-radius: 2px;
   vertical-align: middle; margin-right: 5px; }
-.ra .ra-pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(130px, 1fr));
-  gap: 8px; margin: .5em 0; }
+.ra .ra-pictures { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr));
+  gap: 8px; margin: .5em 0; max-width: 440px; }
+.ra .ra-sheets { grid-template-columns: minmax(0, 1fr); max-width: none; }
 .ra figure { margin: 0; } .ra img { width: 100%; height: auto; border-radius: 6px; margin: 0;
   display: block; }
 .ra pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 12px; margin: .4em 0;
@@ -46,9 +48,11 @@ STYLE = """<style>
 .ra.ra-note { border-left: 4px solid #4c9be8; padding: 6px 10px; border-radius: 4px;
   background: var(--background-fill-secondary); }
 .ra.ra-error { border-left-color: #e8664c; } .ra.ra-good { border-left-color: #5fb760; }
-.ra table { border-collapse: collapse; width: 100%; } .ra th { font-weight: 600; }
-.ra td, .ra th { text-align: left; vertical-align: top; padding: 2px 12px 2px 0; border: none;
-  color: var(--body-text-color); background: none; }
+.ra table { border-collapse: collapse; width: 100%; border: none !important; }
+.ra tr { border: none !important; background: none !important; }
+.ra td, .ra th { text-align: left; vertical-align: top; padding: 2px 14px 2px 0 !important;
+  border: none !important; color: var(--body-text-color); background: none; }
+.ra th { font-weight: 600; white-space: nowrap; }
 .ra iframe { width: 100%; height: 75vh; min-height: 480px; border: 1px solid
   var(--border-color-primary); border-radius: 6px; background: #fff; }
 .ra a { color: var(--link-text-color); text-decoration: underline; }
@@ -66,20 +70,28 @@ def job_html(state: State | None) -> str:
     parts = [f"<p><b>{escape(_title(state))}</b></p>"]
     if status == "running" or status == "done":
         parts.append(_bar(1.0 if status == "done" else _share(state)))
+    if status == "done":
+        parts.append(note(_done(state), "good"))
     parts.append(f"<p>{escape(_line(state))}</p>")
     error = state.get("error") or {}
     if error:
         parts.append(note(str(error.get("message") or "it failed"), "error"))
     parts += [_chart(*chart) for chart in _charts(state.get("curves") or {})]
-    parts.append(_pictures(state.get("pictures") or ()))
-    parts.append(_result(state))
+    result = state.get("result") or {}
+    if result.get("pictures"):
+        parts.append(_pictures(result["pictures"], "ra-pictures ra-sheets"))
+    else:
+        parts.append(_pictures(state.get("pictures") or ()))
+    warnings = [str(warning) for warning in result.get("warnings") or ()]
+    parts.append(note("\n".join(warnings)))
     if status == "failed" and error.get("kind") != "user":
         words = [*(state.get("log") or ()), *str(error.get("traceback") or "").splitlines()]
         parts.append(
             "<details><summary>Last words of the worker</summary>"
             f"<pre>{escape(chr(10).join(map(str, words))[-6000:])}</pre></details>"
         )
-    mark = f'data-job="{escape(str(state.get("job", "")))}" data-status="{escape(status)}"'
+    marks = {name: str(state.get(name, "")) for name in ("job", "status", "revision")}
+    mark = " ".join(f'data-{name}="{escape(value)}"' for name, value in marks.items())
     return f'<div class="ra ra-job ra-{escape(status)}" {mark}>{"".join(parts)}</div>'
 
 
@@ -137,12 +149,14 @@ def _line(state: State) -> str:
     """One line on what is done, or on how it ended."""
     took = time_text(state.get("seconds"))
     if state["status"] != "running":
-        parts = [str(state.get("message") or "")] if not state.get("error") else []
-        return ", ".join(filter(None, [*parts, took and f"after {took}"]))
-    parts = [str(state.get("stage") or "starting")]
-    if state.get("total"):
+        said = state["status"] == "done" or state.get("error")  # in the box above
+        message = "" if said else str(state.get("message") or "")
+        return ", ".join(filter(None, [message, took and f"after {took}"]))
+    stage = str(state.get("stage") or "")
+    parts = [stage]
+    if stage and state.get("total"):
         parts.append(f"{state.get('step', 0)} of {state['total']}")
-    if state.get("micro_total"):
+    if stage and state.get("micro_total"):
         parts.append(f"({state.get('micro_step', 0)}/{state['micro_total']})")
     line = " ".join(parts)
     left = time_text(state.get("left"))
@@ -237,7 +251,7 @@ def _inner() -> float:
     return _HEIGHT - _BOTTOM - 8 - 6
 
 
-def _pictures(pictures: Sequence[Mapping[str, Any]]) -> str:
+def _pictures(pictures: Sequence[Mapping[str, Any]], style: str = "ra-pictures") -> str:
     """Data URLs alone: a picture is never fetched from anywhere."""
     figures = []
     for picture in pictures:
@@ -249,19 +263,18 @@ def _pictures(pictures: Sequence[Mapping[str, Any]]) -> str:
             f'<figure><img src="{url}" alt="{escape(caption, quote=True)}">'
             f"<figcaption>{escape(caption)}{blurred}</figcaption></figure>"
         )
-    return f'<div class="ra-pictures">{"".join(figures)}</div>' if figures else ""
+    return f'<div class="{style}">{"".join(figures)}</div>' if figures else ""
 
 
-def _result(state: State) -> str:
-    """What a job that is done says of its outcome, without a path."""
-    result = state.get("result")
-    if state["status"] != "done" or not isinstance(result, Mapping):
-        return ""
-    lines = [str(result[name]) for name in ("summary", "headline", "text") if result.get(name)]
-    warnings = result.get("warnings") or ()
-    if isinstance(warnings, list | tuple):
-        lines += [str(warning) for warning in warnings]
-    return f'<div class="ra ra-note ra-good">{_lines(chr(10).join(lines))}</div>' if lines else ""
+def _done(state: State) -> str:
+    """What a job that is done says of its outcome: the name of a file, never its path."""
+    result = state.get("result") or {}
+    lines = [str(state.get("message") or "done")]
+    if result.get("path"):
+        lines.insert(0, re.split(r"[\\/]", str(result["path"]))[-1])
+    if result.get("report"):
+        lines.append("The whole report is on the page Reports.")
+    return "\n".join(lines)
 
 
 def _lines(text: Any) -> str:
