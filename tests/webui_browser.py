@@ -12,7 +12,7 @@ ARGUMENTS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-PATIENCE = 60_000  # milliseconds: a busy machine may be slow to draw a page
+PATIENCE = 90_000  # milliseconds: a busy machine may be slow to draw a page
 
 
 def missing() -> str:
@@ -95,7 +95,8 @@ class Tab:
         return field.locator("visible=true").first.input_value()
 
     def open_more(self, label: str) -> None:
-        self.page.locator("button:visible", has_text=label).first.click()
+        heads = self.page.locator("button:visible, .label-wrap:visible", has_text=label)
+        heads.first.click()
 
     def status(self, wanted: str, job: str = "", seconds: float = 60) -> str:
         """Wait until the panel shows a job in this state; its text."""
@@ -114,10 +115,11 @@ class Tab:
         self.page.locator(f"text={text}").locator("visible=true").first.wait_for(state="visible")
 
     def overflow(self) -> list[str]:
-        """Elements of ours that are wider than the window."""
+        """Elements of ours that are wider than the window; gradio folds its tabs by itself."""
         return self.page.evaluate(
             """() => [...document.querySelectorAll('#tab_resalign *')]
                 .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && e.offsetParent)
+                .filter(e => !e.closest('.tab-container'))
                 .map(e => e.tagName + '.' + e.className).slice(0, 5)"""
         )
 

@@ -1,6 +1,6 @@
 """A1111 and Forge made small: runs scripts/resalign_tab.py as they do, in this process.
 
-    python webui_host.py PORT FOLDER [--auth NAME:PASSWORD] [--fake STEPS PAUSE]
+    python webui_host.py PORT FOLDER [--auth NAME:PASSWORD] [--listen] [--fake STEPS PAUSE]
 
 Run by an interpreter with one of the hosts' versions of gradio. The modules that the tab uses
 are stubs below; `backend` is a namespace package of the host's, as Forge's is, and every
@@ -24,8 +24,8 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 
 class CheckpointInfo:
-    def __init__(self, path: Path) -> None:
-        self.filename, self.name, self.title = str(path), path.name, path.name
+    def __init__(self, path: Path, name: str) -> None:
+        self.filename, self.name, self.title = str(path), name, name
 
 
 class Options:
@@ -70,8 +70,9 @@ def stub_modules(folder: Path, listen: bool) -> None:
 
     def list_models() -> None:
         models.checkpoints_list.clear()
-        for path in sorted((folder / "models").iterdir()):
-            models.checkpoints_list[f"{path.name} [{len(path.name)}]"] = CheckpointInfo(path)
+        for path in sorted((folder / "models").rglob("*.*")):
+            name = str(path.relative_to(folder / "models"))
+            models.checkpoints_list[f"{name} [{len(name)}]"] = CheckpointInfo(path, name)
 
     shared = made["shared"]
     shared.cmd_opts = types.SimpleNamespace(
@@ -92,6 +93,14 @@ def stub_backend(folder: Path) -> None:
     sys.path.insert(0, str(host))
     importlib.import_module("backend")
     sys.path.insert(0, str(ROOT))
+
+
+class Broken:
+    """One module of ours cannot be imported."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "resalign_ext.scripts.resalign_webui.a1111":
+            raise ImportError("broken on purpose")
 
 
 def run_script(path: Path) -> None:
@@ -119,6 +128,7 @@ def main() -> None:
     parser.add_argument("--auth", default="")
     parser.add_argument("--listen", action="store_true")
     parser.add_argument("--fake", nargs=2, default=None)
+    parser.add_argument("--break", dest="broken", action="store_true")
     args = parser.parse_args()
     for name in ("models", "loras", "outputs"):
         (args.folder / name).mkdir(parents=True, exist_ok=True)
@@ -126,6 +136,8 @@ def main() -> None:
     stub_backend(args.folder)
     import gradio as gr
 
+    if args.broken:
+        sys.meta_path.insert(0, Broken())
     run_script(ROOT / "scripts" / "resalign_tab.py")
     if args.fake and "resalign_ext" in sys.modules:
         fake_jobs(int(args.fake[0]), float(args.fake[1]))

@@ -1,0 +1,278 @@
+"""The tab in its hosts' versions of gradio, clicked through by a headless Chromium.
+
+Slow: needs Chromium, playwright, and an environment for each version, which is made on demand.
+Jobs are played (`fakes_webui.FakeJobs`), apart from one test that runs real ones on the demo.
+`RESALIGN_SCREENSHOTS` names a folder for pictures to look at.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import webui_browser
+from webui_browser import Tab
+from webui_environments import REQUIREMENTS, NoEnvironment, python_of
+
+from resalign.backend.demo.plans import CHECKPOINT
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+HOST = Path(__file__).parent / "webui_host.py"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    reason = webui_browser.missing()
+    if reason:
+        pytest.skip(f"no browser test: {reason}")
+    with webui_browser.browser() as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=list(REQUIREMENTS))
+def python(request):
+    try:
+        return request.param, python_of(request.param)
+    except NoEnvironment as error:
+        pytest.skip(str(error))
+
+
+@contextmanager
+def served(python, folder, *arguments):
+    """A host that serves the tab: its address, and what it says when it goes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ, "RESALIGN_PYTHON": sys.executable, "OMP_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "1", "GRADIO_TEMP_DIR": str(folder / "gradio"),
+    }  # fmt: skip
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [str(python), str(HOST), str(port), str(folder), *arguments], env=environment,
+            text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+        )  # fmt: skip
+    ended = {}
+    try:
+        for line in process.stdout:
+            if line.startswith("{"):
+                break
+        else:
+            pytest.fail((folder / "log").read_text()[-3000:])
+        yield json.loads(line)["url"], ended
+        said, _ = process.communicate("stop\n", timeout=60)
+        ended |= json.loads(said.splitlines()[-1])
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def shot(tab, name):
+    folder = os.environ.get("RESALIGN_SCREENSHOTS")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tab.shot(Path(folder) / f"{name}.png")
+
+
+def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_path):
+    name, interpreter = python
+    with served(interpreter, tmp_path, "--fake", "60", "0.25") as (url, ended):
+        first, second = chromium.new_context(), chromium.new_context()
+        tab = Tab(first, url)
+        other = Tab(second, url, theme="light")
+
+        tab.tick("concepts", "nudity")
+        tab.press("harden")
+        assert "tick weapons alone" in tab.message("harden"), "a mistake is told on the page"
+        tab.tick("concepts", "nudity")
+        tab.tick("concepts", "weapons")
+        tab.tick("preset", "fast")
+        tab.press("harden")
+        tab.status("running", "harden")
+        other.status("running", "harden")  # started elsewhere, shown by itself
+        tab.press("harden")
+        tab.wait_text("is running")  # one at a time
+        tab.reload()
+        assert "harm loss" in tab.status("running", "harden"), "it went on meanwhile"
+        shot(tab, f"{name}-running")
+        shot(other, f"{name}-running-light")
+
+        other.press("cancel")
+        assert "Resume goes on" in tab.status("stopped")
+        other.status("stopped")
+        assert "of 20" in tab.value("unfinished")
+        tab.press("resume")
+        assert "all is well" not in tab.status("running", "resume")
+        tab.status("done", "resume")
+
+        tab.go("Export")
+        assert "finished" in tab.value("export_run")
+        tab.fill("export_name", "sub/../../up")
+        tab.press("export")
+        assert "no name for a file" in tab.message("export")
+        tab.fill("export_name", "sub/new")
+        tab.press("export")
+        tab.status("done", "export")
+        assert (tmp_path / "models" / "sub" / "new.safetensors").exists()
+        shot(tab, f"{name}-export")
+
+        tab.go("Probe")
+        assert "weapon" in tab.value("probe_run"), "the newest run is chosen"
+        tab.choose("hardened", "sub/new")
+        tab.choose("original", "ResAlign demo")
+        tab.press("probe")
+        tab.status("done", "probe")
+        shot(tab, f"{name}-probe")
+        tab.go("Reports")
+        tab.press("show_report")
+        report = tab.page.frame_locator("iframe").locator("text=resilience 0.8")
+        report.first.wait_for(state="visible")
+        shot(tab, f"{name}-report")
+
+        tab.go("About a checkpoint")
+        tab.press("show_about")
+        tab.wait_text("Stable Diffusion 1.x")
+        tab.go("Try my LoRA")
+        assert "weapon" in tab.value("try_run")
+        tab.press("try_lora")
+        assert "write what to draw" in tab.message("lora")
+        shot(tab, f"{name}-lora")
+        for window in (tab, other):
+            assert window.errors == [] and window.overflow() == []
+        tab.page.set_viewport_size({"width": 480, "height": 900})
+        assert tab.overflow() == [], "on a narrow window too"
+        first.close()
+        second.close()
+    assert ended == {"left": []}, "nothing of ours is left for Reload UI to find"
+
+
+def test_nothing_is_done_and_nothing_is_told_without_the_host_s_log_in(chromium, python, tmp_path):
+    _, interpreter = python
+    probe = tmp_path / "outputs" / "resalign" / "probes" / "one"
+    probe.mkdir(parents=True)
+    (probe / "probe.json").write_text("{}")
+    (probe / "report.html").write_text("secret")
+    with served(interpreter, tmp_path, "--auth", "me:word", "--fake", "8", "0.2") as (url, _):
+        for path in ("resalign/state", "resalign/report/one/report.html"):
+            assert answer(url + path) == 401
+        for path in ("run/predict", "api/predict", "queue/join", "gradio_api/queue/join"):
+            for index in range(40):
+                body = {"fn_index": index, "data": [], "session_hash": "x"}
+                assert answer(url + path, body) in (401, 404, 405), (path, index)
+        assert not list((tmp_path / "outputs" / "resalign").glob("runs/*"))
+
+        context = chromium.new_context()
+        tab = Tab(context, url, login=("me", "word"))
+        tab.tick("concepts", "weapons")
+        tab.press("harden")
+        tab.status("done", "harden")
+        assert tab.page.evaluate("fetch('resalign/state').then(a => a.status)") == 200
+        inside = "fetch('resalign/report/one/report.html').then(a => a.text())"
+        assert tab.page.evaluate(inside) == "secret"
+        for wrong in ("../../../log", "%2e%2e/%2e%2e/%2e%2e/log", "probe.txt"):
+            found = tab.page.evaluate(f"fetch('resalign/report/one/{wrong}').then(a => a.status)")
+            assert found == 404
+        shown = tab.page.evaluate("fetch('resalign/state').then(a => a.text())")
+        assert str(tmp_path) not in shown
+        context.close()
+
+
+def test_over_a_network_a_folder_outside_is_refused_on_the_page(chromium, python, tmp_path):
+    _, interpreter = python
+    (tmp_path / "models").mkdir()
+    shutil.copyfile(CHECKPOINT, tmp_path / "models" / "small.safetensors")
+    with served(interpreter, tmp_path, "--listen", "--fake", "4", "0.1") as (url, _):
+        context = chromium.new_context()
+        tab = Tab(context, url)
+        assert tab.value("checkpoint") == "small.safetensors"
+        tab.tick("concepts", "weapons")
+        tab.open_more("Pictures")
+        tab.fill("concept_folder", "/etc")
+        tab.press("harden")
+        assert "RESALIGN_FOLDERS" in tab.message("harden")
+        tab.fill("concept_folder", str(tmp_path / "outputs"))
+        tab.press("harden")
+        tab.status("done", "harden")
+        context.close()
+
+
+def test_a_script_that_fails_leaves_a_tab_that_says_so(chromium, python, tmp_path):
+    name, interpreter = python
+    if name == "current":
+        pytest.skip("no host has it")
+    with served(interpreter, tmp_path, "--break") as (url, _):
+        context = chromium.new_context()
+        page = context.new_page()
+        page.goto(url, wait_until="domcontentloaded")
+        page.locator("button:visible", has_text="ResAlign").first.click()
+        page.locator("text=could not be loaded").first.wait_for(state="visible")
+        assert "broken on purpose" in page.locator("pre").first.inner_text()
+        context.close()
+
+
+def test_real_jobs_on_the_demo_from_hardening_to_the_report(chromium, tmp_path):
+    """In Forge's gradio, with workers in this interpreter's environment."""
+    try:
+        interpreter = python_of("forge")
+    except NoEnvironment as error:
+        pytest.skip(str(error))
+    with served(interpreter, tmp_path) as (url, ended):
+        context = chromium.new_context()
+        tab = Tab(context, url)
+        tab.page.set_default_timeout(240_000)
+        tab.tick("concepts", "weapons")
+        tab.tick("preset", "fast")
+        tab.open_more("More settings")
+        tab.fill("outer_steps", "6")
+        tab.fill("preview_every", "2")
+        tab.press("harden")
+        tab.page.locator(".ra-job polyline:visible").first.wait_for(state="visible")
+        shot(tab, "real-running")
+        tab.press("cancel")
+        assert "Resume goes on" in tab.status("stopped", seconds=240)
+        assert "of 6" in tab.value("unfinished")
+        tab.press("resume")
+        assert "hardened in 6 steps" in tab.status("done", "resume", seconds=240)
+        assert tab.page.locator(".ra-pictures img:visible").count() == 4
+        shot(tab, "real-hardened")
+
+        tab.go("Export")
+        tab.fill("export_name", "hardened demo")
+        tab.press("export")
+        assert "left as they were" in tab.status("done", "export", seconds=240)
+        tab.go("About a checkpoint")
+        tab.choose("about", "hardened demo")
+        tab.press("show_about")
+        tab.wait_text("concepts:")
+        shot(tab, "real-about")
+
+        tab.go("Probe")
+        tab.open_more("More settings")
+        for name in ("attack_steps", "probe_images", "sampling_steps"):
+            tab.fill(name, "2")
+        tab.press("probe")
+        assert "at worst" in tab.status("done", "probe", seconds=400)
+        tab.go("Reports")
+        tab.press("show_report")
+        report = tab.page.frame_locator("iframe").locator("text=at worst")
+        report.first.wait_for(state="visible")
+        shot(tab, "real-report")
+        assert tab.errors == [] and tab.overflow() == []
+        context.close()
+    assert ended == {"left": []}
+
+
+def answer(url, body=None):
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    try:
+        return urllib.request.urlopen(request, timeout=20).status
+    except urllib.error.HTTPError as error:
+        return error.code
