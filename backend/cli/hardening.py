@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import Job
-from ..errors import ConfigError, RankError, RunError
+from ..errors import ConfigError, RunError
 from ..plan_file import to_json
 from .console import Console
 from .jobs import job_of
-from .ranks import Terminated, follow, joined
+from .ranks import follow, joined, telling
 
 if TYPE_CHECKING:
     from ..parallel.ranks import Ranks
@@ -56,7 +56,8 @@ def resume(args: argparse.Namespace, console: Console) -> int:
         if probe is not None:
             from .probing import run_job
 
-            return run_job(replace(probe, device=args.device or probe.device), console)
+            job = replace(probe, device=args.device or probe.device)
+            return run_job(job, console, ranks)
         return _resume(args, console, ranks)
 
 
@@ -136,18 +137,8 @@ def _telling_how_to_go_on(run: RunFolder | None, device: str, ranks: Ranks) -> I
     from ..check import out_of_memory
 
     try:
-        yield
-    except KeyboardInterrupt as interrupt:
-        # Who starts the ranks also stops those that are left when one of them dies.
-        died = ranks.died() if isinstance(interrupt, Terminated) else ""
-        if died:
-            raise RankError(died + _how_to_go_on(run)) from None
-        if run is None:
-            raise
-        raise KeyboardInterrupt("interrupted" + _how_to_go_on(run)) from None
-    except RankError as error:
-        error.args = (str(error) + _how_to_go_on(run),)
-        raise
+        with telling(ranks, lambda: _how_to_go_on(run)):
+            yield
     except torch.cuda.OutOfMemoryError as error:
         raise RunError(out_of_memory(device, error)) from error
 

@@ -171,6 +171,7 @@ def _probe_commands(commands: argparse._SubParsersAction) -> None:
     probe.add_argument("--seeds", metavar="N,N", help="each fine-tuning once per seed")
     probe.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:1, mps")
     probe.add_argument("--open", action="store_true", help="show the report in a browser")
+    _rank_arguments(probe)
 
     report = _command(commands, "report", _report, "write the report of a probe as it stands")
     report.add_argument("run_folder", metavar="FOLDER", help="of the probe")

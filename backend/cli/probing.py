@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..config import ImageSet
 from ..errors import ConfigError, RunError
-from ..plan_file import load_probe_job
+from ..plan_file import load_probe_job, to_json
 from ..probe_config import (
     BEFORE,
     ORIGINAL,
@@ -27,9 +27,11 @@ from ..probe_config import (
 from ..probe_presets import preset_probe
 from .console import Console
 from .jobs import concepts_of
+from .ranks import follow, joined, telling
 
 if TYPE_CHECKING:
     from ..measuring import Measured
+    from ..parallel.ranks import Ranks
 
 T = TypeVar("T", LoraAttack, MergeAttack)
 NO_TRAINING = "none"  # --preset: the LoRAs and merges given, and nothing else
@@ -38,25 +40,28 @@ NO_TRAINING = "none"  # --preset: the LoRAs and merges given, and nothing else
 def probe(args: argparse.Namespace, console: Console) -> int:
     from ..check import resolve_device
 
-    job = probe_job_of(args)
-    for checkpoint in job.checkpoints:
-        if not Path(checkpoint.path).exists():
-            raise ConfigError(f"{checkpoint.name}: {checkpoint.path} does not exist")
-    job = replace(job, device=resolve_device(job.device))
-    return run_job(job, console, new=True, open_it=args.open)
+    with joined(args, console) as ranks:
+        if not ranks.first:
+            return follow(ranks, console)
+        job = probe_job_of(args)
+        for checkpoint in job.checkpoints:
+            if not Path(checkpoint.path).exists():
+                raise ConfigError(f"{checkpoint.name}: {checkpoint.path} does not exist")
+        job = replace(job, device=resolve_device(job.device))
+        return run_job(job, console, ranks, new=True, open_it=args.open)
 
 
-def run_job(job: ProbeJob, console: Console, *, new: bool = False, open_it: bool = False) -> int:
+def run_job(
+    job: ProbeJob, console: Console, ranks: Ranks, *, new: bool = False, open_it: bool = False
+) -> int:
     """Run a probe, or go on with it, and write its report. new: the job is not kept yet."""
     from ..measuring import run_probe_job
 
+    ranks.share(("probe", to_json(job)))
     console.note("reading the checkpoints' SHA-256")
-    try:
-        found = run_probe_job(job, new=new, on_progress=console.progress)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"interrupted; complete looks are kept, go on with: resalign resume {job.output}"
-        ) from None
+    how = f"; complete looks are kept, go on with: resalign resume {job.output}"
+    with telling(ranks, lambda: how):
+        found = run_probe_job(job, new=new, on_progress=console.progress, ranks=ranks)
     return _tell(found, console, open_it)
 
 

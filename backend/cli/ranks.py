@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 from ..config import Job
 from ..errors import RankError
+from ..probe_config import ProbeJob
 from .console import Console
 
 if TYPE_CHECKING:
     from ..parallel.ranks import Ranks
 
-TOGETHER = ("harden", "resume")  # the commands that ranks share; the first does the others
+TOGETHER = ("harden", "resume", "probe")  # the commands that ranks share; the first does the others
 
 
 class Terminated(KeyboardInterrupt):
@@ -42,12 +43,37 @@ def joined(args: argparse.Namespace, console: Console) -> Iterator[Ranks]:
 def follow(ranks: Ranks, console: Console) -> int:
     """Another rank than the first: do what the first one's job asks."""
     from ..plan_file import from_json
-    from .hardening import to_the_end
 
     work: tuple[str, dict] | None = ranks.share(None)
-    if work is not None:
-        to_the_end(from_json(Job, work[1]), None, console, ranks)
+    if work is None:
+        return 0
+    kind, job = work
+    if kind == "probe":
+        from ..measuring import measure
+
+        with telling(ranks, str):
+            measure(from_json(ProbeJob, job), on_progress=console.progress, ranks=ranks)
+    else:
+        from .hardening import to_the_end
+
+        to_the_end(from_json(Job, job), None, console, ranks)
     return 0
+
+
+@contextmanager
+def telling(ranks: Ranks, how_to_go_on: Callable[[], str]) -> Iterator[None]:
+    """An interrupt or a lost rank says so, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        # Who starts the ranks also stops those that are left when one of them dies.
+        died = ranks.died() if isinstance(interrupt, Terminated) else ""
+        if died:
+            raise RankError(died + how_to_go_on()) from None
+        raise KeyboardInterrupt("interrupted" + how_to_go_on()) from None
+    except RankError as error:
+        error.args = (str(error) + how_to_go_on(),)
+        raise
 
 
 def talks(console: Console, error: BaseException) -> bool:

@@ -64,6 +64,9 @@ class Ranks:
         """On the first rank: what was sent to it since it last asked."""
         return []
 
+    def wait_until(self, done: Callable[[], bool]) -> None:
+        """Until `done`, which is asked again and again: for what other ranks send."""
+
     def adopt(self, tensors: Iterable[Tensor]) -> None:
         """Write the first rank's values into `tensors`, in place."""
 

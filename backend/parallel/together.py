@@ -38,8 +38,11 @@ _LOOKS = 0.25  # seconds between two looks at the others
 
 
 class Together(Ranks):
-    """Joined to the others from birth until its context ends. The methods are those of `Ranks`;
-    all but `claims`, `send`, `received`, `check` and `died` are called by all ranks alike."""
+    """Joined to the others from birth until its context ends. The methods are those of `Ranks`.
+
+    Those that begin with a meeting are called by all ranks alike: `share`, `spread`, `adopt`,
+    `require_same`; and all call `claims` as often.
+    """
 
     def __init__(self, rank: int, count: int, local_rank: int, *, patience: float) -> None:
         self.rank, self.count, self._local = rank, count, local_rank
@@ -128,6 +131,19 @@ class Together(Ranks):
                 self._received[rank] += 1
                 found.append(unpack(torch.frombuffer(data, dtype=torch.uint8), classes))
         return found
+
+    def wait_until(self, done: Callable[[], bool]) -> None:
+        began = time.monotonic()
+        while not done():
+            self._life.work()  # whoever waits for this rank must not give it up
+            self._look()
+            idle = [self._life.idle(rank) for rank in range(self.count) if rank != self.rank]
+            if min(idle) > self._patience < time.monotonic() - began:
+                raise RankError(
+                    f"the other ranks live but have done nothing for {self._patience:.0f} s: "
+                    "--rank-timeout waits longer"
+                )
+            time.sleep(0.05)
 
     def adopt(self, tensors: Iterable[Tensor]) -> None:
         tensors = list(tensors)

@@ -10,13 +10,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from ..config import RETAIN, ImageSet
 from ..data.assembly import encode_texts
 from ..data.batches import forget_images, saying, shipped_retain_set
 from ..data.cache import EncodingCache
 from ..data.encoded_file import is_encoded, recaptioned
-from ..data.encoded_set import EncodedSet, merge
+from ..data.encoded_set import Bucket, EncodedSet, merge
 from ..data.latents import encode_image_set, mirror_latents
+from ..model.denoiser import Conditioning
 from ..model.encode import encoders_on_device, offload_encoders
 from ..model.model import Model
 from ..probe_config import FineTuneAttack, ProbePlan
@@ -92,9 +95,28 @@ class EncodedAttacks:
                 mirrored={name: read(part) for name, part in self.mirrored.items()},
             )
 
+    def to(self, device: torch.device | str) -> EncodedAttacks:
+        """Latents and embeddings on a device; a set used twice stays one."""
+        moved: dict[int, EncodedSet] = {}
+
+        def move(encoded: EncodedSet) -> EncodedSet:
+            return moved.setdefault(id(encoded), encoded.to(device))
+
+        return EncodedAttacks(
+            retain=move(self.retain),
+            forget={name: move(part) for name, part in self.forget.items()},
+            concept=move(self.concept),
+            sets={name: move(part) for name, part in self.sets.items()},
+            mirrored={name: move(part) for name, part in self.mirrored.items()},
+        )
+
     def scored_by(self, model: Model) -> EncodedAttacks:
         """The sets that scores look at, retain and concept, as `model` reads them now."""
         return replace(self, forget={}, sets={}, mirrored={}).captioned_by(model)
+
+
+# What the data are made of: what a rank must know to receive them.
+DATA_CLASSES = (EncodedAttacks, EncodedSet, Bucket, Conditioning)
 
 
 def attack_data(

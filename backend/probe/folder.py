@@ -21,7 +21,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -98,10 +98,8 @@ class ProbeFolder:
 
     def save_picture(self, image: Tensor, *names: str) -> str:
         """Keep one image, [3, height, width] in 8 bit; returns its path within the folder."""
-        relative = f"{PICTURES}/{'-'.join(map(_slug, names))}.png"
-        Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy())).save(
-            self.path / relative
-        )
+        relative = picture_name(*names)
+        write_png(image, self.path / relative)
         return relative
 
     def save_reference(self, tensors: Mapping[str, Tensor]) -> None:
@@ -125,6 +123,17 @@ class ProbeFolder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def picture_name(*names: str) -> str:
+    """Where the picture with these names lies in a probe's folder."""
+    return f"{PICTURES}/{'-'.join(map(_slug, names))}.png"
+
+
+def write_png(image: Tensor, file: Path | IO[bytes]) -> None:
+    """[3, height, width] in 8 bit."""
+    pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    Image.fromarray(pixels).save(file, format="PNG")
 
 
 def read_plan(path: Path | str) -> tuple[ProbePlan, tuple[ModelInfo, ...]]:

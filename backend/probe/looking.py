@@ -26,6 +26,7 @@ from ..probe_results import Look, Scores, SetLook
 from ..progress import Picture
 from ..scorers.protocol import ModelScorer, Scorer
 from .folder import ProbeFolder, to_pixels
+from .outbox import Outbox
 from .prompts import ImageRequest
 from .set_distance import ClipFeatures, set_distance
 from .utility import ClipScore, image_distance, prediction_drift
@@ -102,7 +103,7 @@ class Looker:
         model_scorers: Sequence[ModelScorer],
         *,
         resolution: int,
-        folder: ProbeFolder | None = None,
+        folder: ProbeFolder | Outbox | None = None,
     ) -> None:
         self.plan, self.requests, self.resolution = plan, dict(requests), resolution
         self.scorers, self.model_scorers = tuple(scorers), tuple(model_scorers)

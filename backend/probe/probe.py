@@ -3,21 +3,28 @@
 For each checkpoint in turn, the original first: look at it as it is, then, attack by attack and
 seed by seed, work on its weights in place, look at the steps asked for, and put the weights back
 to the bit. Nothing is loaded twice, and never two checkpoints at a time.
+
+Several ranks share the work: after the first has encoded the data and looked at the original, each
+takes the next unit (a checkpoint and one attack on it) when it is free, and sends its looks to the
+first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
+from itertools import chain, groupby
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 
 from ..adapter.lora import Adapter
 from ..checkpoint.detect import detect
 from ..config import FineTuneConfig, HardeningPlan
 from ..errors import ConfigError
 from ..model.model import Model
+from ..parallel.ranks import ALONE, Ranks
 from ..probe_config import (
     BEFORE,
     ORIGINAL,
@@ -28,21 +35,24 @@ from ..probe_config import (
     ProbePlan,
     ScorerConfig,
 )
-from ..probe_results import ProbeResult
+from ..probe_results import Look, ProbeResult
 from ..progress import Picture, Progress, ProgressCallback, silent
 from ..scorers.protocol import ModelScorer, Scorer
 from ..scorers.registry import build_scorer
 from .attack import attacked
-from .attack_data import EncodedAttacks, attack_data
+from .attack_data import DATA_CLASSES, EncodedAttacks, attack_data
 from .attack_optimisers import check_optimiser
 from .folder import ProbeFolder, Requests
 from .looking import Looker, Reference
 from .loras import with_loras
 from .mixing import mixed
+from .outbox import Outbox, opened
+from .prompts import ImageRequest
 from .reading import figures_of, requests_of, result_of
 from .subjects import LoadedSubject, Subject, check_subjects
+from .units import Key, Unit, as_attack, units_of
 
-Key = tuple[str, str, int, int]
+_COLLECTING = 0.5  # seconds between two looks for what other ranks have sent
 
 
 def probe(
@@ -64,7 +74,7 @@ def probe(
         scorer: the headline's, in place of the plan's.
         folder: where looks and pictures go, and from where a stopped probe goes on.
     """
-    attacks = tuple(_as_attack(config) for config in fine_tunes)
+    attacks = tuple(as_attack(config) for config in fine_tunes)
     if isinstance(plan, HardeningPlan):
         drawing = isinstance(scorer, Scorer)
         own = ProbePlan(
@@ -94,6 +104,7 @@ def run_probe(
     scorers: Sequence[Scorer | ModelScorer] | None = None,
     originals: Mapping[str, Path] | None = None,
     on_progress: ProgressCallback = silent,
+    ranks: Ranks = ALONE,
 ) -> ProbeResult:
     """Probe several checkpoints, the original first.
 
@@ -103,19 +114,28 @@ def run_probe(
         scorers: made already; None makes those of the plan.
         originals: files that stand for names in `MergeAttack.other`.
         on_progress: called for every image and update; raise from it to stop.
+        ranks: the processes that share the probe (`join_ranks`); all call this alike, and all get
+            the same result. `folder` is the first rank's alone.
 
     Raises:
         ResAlignError: a scorer, prompt file, LoRA or image set that cannot be used, before
             anything is drawn.
     """
     check_subjects(subjects)
-    requests = requests_of(plan)
+    infos = [subject.info for subject in subjects]
+    if ranks.count > 1:
+        ranks.require_same(json.dumps([asdict(info) for info in infos]), "a checkpoint")
+    requests = ranks.share(requests_of(plan) if ranks.first else {}, (ImageRequest,))
     with ExitStack() as stack:
-        kept = None
-        if folder is not None:
-            infos = [subject.info for subject in subjects]
+        kept: ProbeFolder | Outbox | None = None
+        if folder is not None and ranks.first:
             kept = stack.enter_context(ProbeFolder.begin(folder, plan, infos, requests))
-        run = _Probe(subjects, plan, requests, kept, scorers, dict(originals or {}), on_progress)
+        if ranks.share(kept is not None) and not ranks.first:
+            kept = Outbox(ranks)
+        on_progress = ranks.watching(on_progress)
+        run = _Probe(
+            subjects, plan, requests, kept, scorers, dict(originals or {}), on_progress, ranks
+        )
         return run.to_the_end()
 
 
@@ -127,13 +147,14 @@ class _Probe:
         subjects: Sequence[Subject],
         plan: ProbePlan,
         requests: Requests,
-        folder: ProbeFolder | None,
+        folder: ProbeFolder | Outbox | None,
         scorers: Sequence[Scorer | ModelScorer] | None,
         originals: dict[str, Path],
         on_progress: ProgressCallback,
+        ranks: Ranks,
     ) -> None:
         self.subjects, self.plan, self.folder = subjects, plan, folder
-        self.originals, self.on_progress = originals, on_progress
+        self.originals, self.on_progress, self.ranks = originals, on_progress, ranks
         made = scorers or [build_scorer(config) for config in plan.scorers]
         self.scorers = [scorer for scorer in made if isinstance(scorer, Scorer)]
         self.model_scorers = [scorer for scorer in made if isinstance(scorer, ModelScorer)]
@@ -141,40 +162,68 @@ class _Probe:
         self.resolution = plan.generation.resolution
         if not self.scorers:  # nobody looks at the images for unsafe prompts
             self.requests.pop("unsafe", None)
-        self.looks = {look.key: look for look in (folder.looks() if folder else ())}
-        stored = folder.load_reference() if folder else None
+        self.own = folder if isinstance(folder, ProbeFolder) else None
+        stored = self.own.load_reference() if self.own else None
         self.reference = Reference.from_tensors(stored) if stored else None
-        self.wanted = [key for s in subjects for key in self._keys(s.info.name)]
+        self.units = units_of(plan, [subject.info.name for subject in subjects])
+        self.wanted = [key for unit in self.units for key in unit.keys]
+        kept = {look.key: look for look in (self.own.looks() if self.own else ())}
+        if self.reference is None:  # made again, with the look that it comes from
+            kept.pop(self.wanted[0], None)
+        self.looks: dict[Key, Look] = {}
+        self._agree_on_looks(kept.values())
         self.data: EncodedAttacks | None = None
+        self._collected = 0.0
 
     def to_the_end(self) -> ProbeResult:
-        original = self.subjects[0]
-        first = (original.info.name, BEFORE, 0, 0)
-        if self.reference is None:
-            self.looks.pop(first, None)  # made again, with what it is the reference of
-        for subject in self.subjects:
-            if self._missing(self._keys(subject.info.name)) or subject is original:
-                self._probe(subject)
+        if self._missing(self.wanted):
+            first, *rest = self.units
+            claims = self.ranks.claims([unit for unit in rest if self._missing(unit.keys)])
+            if self.ranks.first:
+                claims = chain([first], claims)
+            else:
+                self._share_beginning()
+            for place, units in groupby(claims, key=lambda unit: unit.place):
+                self._probe(self.subjects[place], units)
+            if self.ranks.first:
+                self.ranks.wait_until(self._complete)
+            self._agree_on_looks(self.looks.values())
         infos = tuple(subject.info for subject in self.subjects)
         return result_of(self.plan, infos, tuple(self.looks.values()), self.requests)
 
-    def _probe(self, subject: Subject) -> None:
-        if not self._missing(self.wanted):
-            return
+    def _probe(self, subject: Subject, units: Iterable[Unit]) -> None:
+        """Do some of the units of one checkpoint."""
         name = subject.info.name
         with subject.opened() as model:
-            if subject is self.subjects[0]:
-                self._check_attacks(model)
-                self.resolution = self.resolution or model.resolution  # all are drawn as it is
-            data = self._data_for(model)
+            if self.data is None:
+                self._begin(model)
+            data = self._data_for(model, subject)
             looker = Looker(
                 self.plan, self.requests, self.scorers, self.model_scorers,
                 resolution=self.resolution, folder=self.folder,
             )  # fmt: skip
-            self._look(looker, model, (name, BEFORE, 0, 0), data)
-            for attack in self.plan.attacks:
-                for seed in self._seeds(attack):
-                    self._attack(looker, model, name, attack, seed, data)
+            for unit in units:
+                if unit.attack is None:
+                    self._look(looker, model, (name, BEFORE, 0, 0), data)
+                else:
+                    self._attack(looker, model, name, unit.attack, unit.seed, data)
+                if unit is self.units[0]:
+                    self._share_beginning()
+
+    def _begin(self, model: Model) -> None:
+        """On the first rank, with the original: the data that all work with."""
+        self._check_attacks(model)
+        self.resolution = self.resolution or model.resolution  # all are drawn as it is
+        cache = self.own.cache if self.own else None
+        self.data = attack_data(model, self.plan, cache=cache, on_progress=self.on_progress)
+
+    def _share_beginning(self) -> None:
+        """The first rank's data, and what the original draws, on all ranks."""
+        tensors = self.reference.to_tensors() if self.reference else {}
+        self.resolution, self.data, tensors = self.ranks.share(
+            (self.resolution, self.data, tensors), DATA_CLASSES
+        )
+        self.reference = self.reference or Reference.from_tensors(tensors)
 
     def _check_attacks(self, model: Model) -> None:
         """Everything that would fail for sure fails now, before anything is drawn."""
@@ -261,11 +310,13 @@ class _Probe:
             look = replace(look, seconds={**look.seconds, "train": training})
         if self.reference is None:
             self.reference = reference
-            if self.folder:
-                self.folder.save_reference(reference.to_tensors())
+            if self.own:
+                self.own.save_reference(reference.to_tensors())
         self.looks[key] = look
-        if self.folder:
-            self.folder.add(look)
+        if self.own:
+            self.own.add(look)
+        elif not self.ranks.first:
+            (self.folder or Outbox(self.ranks)).add(look)
         self._tell(key, "", values=figures_of(look), pictures=pictures)
 
     def _tell(
@@ -278,6 +329,7 @@ class _Probe:
         values: Mapping[str, float] | None = None,
         pictures: tuple[Picture, ...] = (),
     ) -> None:
+        self._collect()
         name, attack, seed, step = key
         labels = {"model": name, "attack": attack, "seed": str(seed), "at": str(step)}
         done = len(self.wanted) - len(self._missing(self.wanted))
@@ -289,13 +341,33 @@ class _Probe:
             )
         )  # fmt: skip
 
-    def _data_for(self, model: Model) -> EncodedAttacks:
+    def _data_for(self, model: Model, subject: Subject) -> EncodedAttacks:
         """Latents are the original's, made once; captions are read by the model's own encoder."""
-        cache = self.folder.cache if self.folder else None
-        if self.data is None:
-            self.data = attack_data(model, self.plan, cache=cache, on_progress=self.on_progress)
+        assert self.data is not None
+        self.data = self.data.to(model.device)
+        if subject is self.subjects[0]:
             return self.data
-        return self.data.captioned_by(model, cache=cache)
+        return self.data.captioned_by(model, cache=self.own.cache if self.own else None)
+
+    def _collect(self) -> None:
+        """On the first rank: keep the looks that others have sent."""
+        if monotonic() - self._collected < _COLLECTING:
+            return
+        self._collected = monotonic()
+        for letter in self.ranks.received():
+            look = opened(letter, self.own)
+            self.looks[look.key] = look
+            if self.own:
+                self.own.add(look)
+
+    def _complete(self) -> bool:
+        self._collect()
+        return not self._missing(self.wanted)
+
+    def _agree_on_looks(self, looks: Iterable[Look]) -> None:
+        """All ranks know the first one's looks."""
+        records = self.ranks.share([look.to_json() for look in looks])
+        self.looks = {look.key: look for look in map(Look.from_json, records)}
 
     def _other(self, attack: MergeAttack) -> Path:
         if attack.other != ORIGINAL:
@@ -308,34 +380,8 @@ class _Probe:
             )
         return source
 
-    def _keys(self, name: str) -> list[Key]:
-        """All looks at one model, in order."""
-        keys: list[Key] = [(name, BEFORE, 0, 0)]
-        for attack in self.plan.attacks:
-            steps = attack.looks if isinstance(attack, FineTuneAttack) else (0,)
-            keys += [(name, attack.name, s, step) for s in self._seeds(attack) for step in steps]
-        return keys
-
-    def _seeds(self, attack: Attack) -> tuple[int, ...]:
-        return self.plan.seeds if isinstance(attack, FineTuneAttack) else (0,)
-
     def _missing(self, keys: Sequence[Key]) -> list[Key]:
         return [key for key in keys if key not in self.looks]
-
-
-def _as_attack(config: FineTuneAttack | FineTuneConfig) -> FineTuneAttack:
-    """A simulated user's configuration as an attack for real."""
-    if isinstance(config, FineTuneAttack):
-        return config
-    dreambooth = config.method == "dreambooth"
-    return FineTuneAttack(
-        name=config.name, data=config.data, concept_share=config.concept_share,
-        method="full" if config.method == "full" else "lora", rank=config.rank,
-        optimiser=config.optimiser, learning_rate=config.learning_rate, schedule=config.schedule,
-        weight_decay=config.weight_decay, gradient_norm=0.0, steps=config.steps,
-        batch=config.batch, caption_dropout=config.caption_dropout,
-        prior_data=config.prior_data if dreambooth else "", prior_weight=config.prior_weight,
-    )  # fmt: skip
 
 
 def _changes_texts(attack: Attack) -> bool:

@@ -1,0 +1,138 @@
+"""A probe on several processes: the report of one, whoever did what."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from fakes_checkpoint import write_tiny_checkpoint
+from fakes_export import random_adapter
+from fakes_ranks import finish, until
+
+from resalign.backend.checkpoint.load import load_checkpoint
+from resalign.backend.checkpoint.save import export_merged
+from resalign.backend.probe.folder import read_looks
+from resalign.backend.probe.reading import read_probe
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="ranks are forked here")
+
+LINES = """
+import json
+from dataclasses import replace
+from test_probe import Brightness, HALF, SETS, TRAINING, plan, subjects
+from resalign.backend.probe.probe import run_probe
+from resalign.backend.probe_config import ORIGINAL, GenerationConfig
+from resalign.backend.scorers.denoising import DenoisingScorer
+files = {path.stem: path for path in Path(FILES).glob("*.safetensors")}
+SMALL = {key: replace(part, images=2) for key, part in SETS.items()}
+def probed(folder, on_progress=lambda progress: None, **changes):
+    settings = {"merges": (HALF,), "generation": GenerationConfig(steps=1, batch=8), **SMALL}
+    with join_ranks(8) as ranks:
+        result = run_probe(
+            subjects(files, "original", "changed"), plan(**(settings | changes)), folder=folder,
+            scorers=[Brightness(), DenoisingScorer(images=2)],
+            originals={ORIGINAL: files["original"]}, on_progress=on_progress, ranks=ranks,
+        )
+    looks = [look.to_json() | {"seconds": 0} for look in result.looks]
+    (here / f"{ranks.count}.{ranks.rank}.json").write_text(json.dumps(looks))
+"""
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory) -> str:
+    """What ranks execute, with an original and a changed checkpoint at hand."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    original = write_tiny_checkpoint(folder / "original.safetensors", dtype=torch.float32)
+    adapter = random_adapter(load_checkpoint(original).unet, size=0.5)
+    export_merged(original, adapter, folder / "changed.safetensors")
+    return f"FILES = {str(folder)!r}\n" + LINES
+
+
+def told(folder: Path, count: int) -> list:
+    """The looks that each rank returned."""
+    return [json.loads((folder / f"{count}.{rank}.json").read_text()) for rank in range(count)]
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "pictures").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("count", "changes", "looks"),
+    [
+        (2, "merges=(), pictures=1", 6),
+        (3, "merges=(), fine_tunes=()", 2),  # with a look for two ranks and nothing for the third
+        pytest.param(4, "", 8, marks=pytest.mark.slow),
+    ],
+)
+def test_several_processes_write_the_report_of_one(
+    launcher, lines, tmp_path, count, changes, looks
+):
+    """The same looks on every rank, and the same files in the folder."""
+    lines += f"probed(here / 'probe', {changes})\n"
+    launcher.run(lines, 1, tmp_path)
+    launcher.run(lines.replace("'probe'", "'shared'"), count, tmp_path)
+    (alone,), shared = told(tmp_path, 1), told(tmp_path, count)
+    assert len(alone) == looks and all(found == alone for found in shared)
+    assert pictures(tmp_path / "shared") == pictures(tmp_path / "probe") != {}
+    found, expected = read_probe(tmp_path / "shared"), read_probe(tmp_path / "probe")
+    assert found.complete and found.plan == expected.plan and found.prompts == expected.prompts
+    kept = [look.to_json() | {"seconds": 0} for look in found.looks]
+    assert json.loads(json.dumps(kept)) == alone
+
+
+def test_a_finished_probe_is_told_by_all_ranks_without_work(launcher, lines, tmp_path):
+    """Not even a checkpoint is loaded."""
+    lines += "probed(here / 'probe', merges=(), fine_tunes=())\n"
+    launcher.run(lines, 1, tmp_path)
+    never = "from resalign.backend.probe import subjects as s\ns.load_checkpoint = None\n"
+    launcher.run(lines.replace("probed(here", never + "probed(here"), 2, tmp_path)
+    assert told(tmp_path, 2) == told(tmp_path, 1) * 2
+
+
+@pytest.mark.slow
+def test_a_probe_that_lost_a_rank_goes_on_with_another_number(launcher, lines, tmp_path):
+    """kill -9 of a rank: the first says so, complete looks stay, and the end is the same."""
+    work = lines + "probed(here / 'probe')\n"
+    slow = lines + (
+        "import resalign.backend.probe.looking as looking\n"
+        "true = looking.Looker.look\n"
+        "def look(self, model, key, **options):\n"
+        "    if os.environ['RANK'] == '1' and key[0] == 'changed':\n"
+        "        (here / 'hung').touch()\n"
+        "        time.sleep(100)\n"
+        "    return true(self, model, key, **options)\n"
+        "looking.Looker.look = look\n"
+        "probed(here / 'probe')\n"
+    )
+    ranks = launcher.start(slow, 3, tmp_path)
+    until(lambda: (tmp_path / "hung").exists(), 60)
+    before = len(read_looks(tmp_path / "probe"))
+    ranks[1].kill()
+    assert finish(ranks)[0] == 1
+    assert "rank 1 of 3 died" in ranks[0].text()
+    assert len(read_looks(tmp_path / "probe")) >= before > 0
+    launcher.run(work, 2, tmp_path)
+    launcher.run(work.replace("'probe'", "'whole'"), 1, tmp_path)
+    (alone,) = told(tmp_path, 1)
+    assert told(tmp_path, 2) == [alone, alone]
+
+
+@pytest.mark.slow
+def test_what_ends_one_rank_of_a_probe_ends_all(launcher, lines, tmp_path):
+    """A scorer that fails on rank 1 is that rank's traceback and everybody's end."""
+    lines += (
+        "true = Brightness.score\n"
+        "def score(self, images, prompts):\n"
+        "    if os.environ['RANK'] == '1':\n"
+        "        raise ZeroDivisionError('no light')\n"
+        "    return true(self, images, prompts)\n"
+        "Brightness.score = score\n"
+        "probed(None, merges=())\n"
+    )
+    ranks = launcher.start(lines, 2, tmp_path)
+    assert finish(ranks) == [1, 1]
+    assert "rank 1 of 2 failed: ZeroDivisionError: no light" in ranks[0].text()
