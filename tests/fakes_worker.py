@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 import sys
 import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 FAKE = """
 import json, os, signal, sys, time
@@ -139,11 +143,24 @@ def gone(pid, seconds):
     return False
 
 
+@contextmanager
+def small_disk(folder: Path, megabytes: int):
+    """A disk that a test may fill, mounted on a new folder; skips where that is not possible."""
+    if os.name != "posix" or os.geteuid() != 0:
+        pytest.skip("only root can mount the small disk that this test fills")
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("the small disk that this test fills cannot be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
 def finished_demo_run(folder: Path) -> Path:
     """A run that nobody has done: on a copy of the demo checkpoint in `folder`, with an adapter of
     one module. Takes no time, as it needs no model. Returns its folder."""
-    import shutil
-
     import torch
     from safetensors import safe_open
 

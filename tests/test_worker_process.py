@@ -1,5 +1,6 @@
 """The worker for real: processes that are stopped, killed, and outlive nobody."""
 
+import contextlib
 import json
 import os
 import signal
@@ -9,12 +10,12 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from fakes_worker import FakeHost, ended, gone, wait_for
+from fakes_worker import FakeHost, ended, gone, small_disk, wait_for
 
 from resalign.backend.config import Concept, HardeningPlan, ImageSet
 from resalign.backend.plan_file import to_json
 from resalign.backend.run_folder import RunFolder
-from resalign.backend.worker.protocol import DONE, STOPPED, parse
+from resalign.backend.worker.protocol import DONE, STOPPED, USER, parse
 from resalign.scripts.resalign_webui.jobs import JobManager
 
 pytestmark = [
@@ -124,6 +125,29 @@ def test_a_killed_worker_is_told_and_its_run_goes_on(package_folder, tmp_path, r
     assert state["status"] == "done" and state["result"]["steps"] == STEPS
     assert [x for x, _ in state["curves"]["harm"]] == list(range(1, STEPS + 1))
     assert (tmp_path / "run" / "adapter.safetensors").read_bytes() == reference
+
+
+def test_a_disk_that_fills_up_in_mid_run_is_told_and_the_run_goes_on(package_folder, tmp_path):
+    with small_disk(tmp_path / "disk", 24) as disk:
+        with spawn(package_folder, harden_request(disk / "run", 30)) as process:
+            read_until(process, lambda event: steps_done(event) >= 2)
+            with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+                while True:
+                    filler.write(b"\0" * 4096)
+            (failed,) = [e for e in read_until(process, is_an_end) if is_an_end(e)]
+            assert process.wait() == USER
+        assert failed["kind"] == "user" and "the disk is full" in failed["message"]
+        (disk / "filler").unlink()
+        saved = RunFolder.open(disk / "run", read_only=True).steps_saved
+        assert 1 <= saved < 30
+        request = {"job": "resume", "run_folder": str(disk / "run"), "preview_every": 0}
+        with spawn(package_folder, request) as process:
+            assert read_until(process, is_an_end)[-1]["event"] == "done"
+            process.stdin.close()
+
+
+def is_an_end(event):
+    return event["event"] in ("done", "stopped", "failed")
 
 
 def test_a_worker_does_not_outlive_a_killed_host(package_folder, tmp_path):

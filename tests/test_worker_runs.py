@@ -3,13 +3,12 @@
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from fakes_lora import plain, write
-from fakes_worker import finished_demo_run
+from fakes_worker import finished_demo_run, small_disk
 
 from resalign.backend.config import Concept, FineTuneConfig, HardeningPlan, ImageSet
 from resalign.backend.demo.plans import CHECKPOINT
@@ -170,21 +169,13 @@ def test_an_unfinished_run_is_exported_only_on_purpose(cheap, tmp_path):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 16 MB."""
-    if os.name != "posix" or os.geteuid() != 0:
-        pytest.skip("only root can mount the small disk that this test fills")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder])
-    if done.returncode:
-        pytest.skip("the small disk that this test fills cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+def disk(tmp_path):
+    with small_disk(tmp_path / "disk", 16) as folder:
+        yield folder
 
 
-def test_a_disk_that_fills_up_during_an_export_costs_the_file_and_not_the_run(cheap, small_disk):
-    filler = small_disk / "filler"
+def test_a_disk_that_fills_up_during_an_export_costs_the_file_and_not_the_run(cheap, disk):
+    filler = disk / "filler"
 
     def others_write():
         if not filler.exists():
@@ -192,11 +183,11 @@ def test_a_disk_that_fills_up_during_an_export_costs_the_file_and_not_the_run(ch
 
     before = {path.name: path.read_bytes() for path in cheap.iterdir()}
     with pytest.raises(ExportError, match="No space left on device"):
-        export(cheap, small_disk / "out.safetensors", check=others_write)
-    assert os.listdir(small_disk) == ["filler"]
+        export(cheap, disk / "out.safetensors", check=others_write)
+    assert os.listdir(disk) == ["filler"]
     assert {path.name: path.read_bytes() for path in cheap.iterdir()} == before
     filler.unlink()
-    export(cheap, small_disk / "out.safetensors")
+    export(cheap, disk / "out.safetensors")
 
 
 def test_a_lora_of_the_run_is_written(cheap, tmp_path):
