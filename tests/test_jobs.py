@@ -93,6 +93,23 @@ def test_a_job_that_waits_for_the_queue_can_be_cancelled(jobs, begin, host):
     assert (state["status"], state["message"]) == ("stopped", "stopped before it began")
 
 
+def test_reload_ui_does_not_wait_for_the_queue(jobs, begin, host, tmp_path):
+    """The job that waits stops when its turn comes, and leaves the next manager's file alone."""
+    with host.queue:
+        begin("done")
+        waiting = jobs._thread
+        before = time.monotonic()
+        jobs.close()
+        assert time.monotonic() - before < 5
+        again = JobManager(host, tmp_path / "jobs")
+        assert again.state()["status"] == "stopped"
+        kept = (tmp_path / "jobs" / "last_job.json").read_bytes()
+    waiting.join(10)
+    assert not waiting.is_alive() and jobs.state()["message"] == "stopped before it began"
+    assert (tmp_path / "jobs" / "last_job.json").read_bytes() == kept
+    again.close()
+
+
 @pytest.mark.parametrize("how", ["deaf", "deaf undying"])
 def test_a_worker_that_does_not_listen_is_ended(jobs, begin, monkeypatch, how):
     monkeypatch.setattr(processes.WorkerProcess.cancel, "__kwdefaults__",

@@ -184,6 +184,21 @@ def test_cancel_and_the_end_of_stdin_both_stop(end):
         flag.check()
 
 
+def test_a_worker_without_a_host_does_not_wait_for_ever_for_a_step_to_end():
+    code = """if True:
+        import sys, time
+        sys.path.insert(0, sys.argv[1])
+        import conftest
+        from resalign.backend.worker.protocol import Lines, StopFlag
+        StopFlag().watch(Lines(), linger=0.1)
+        time.sleep(60)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, Path(__file__).parent], input=b"", timeout=30
+    )
+    assert done.returncode == protocol.STOPPED
+
+
 def test_a_stop_is_no_exception_that_a_library_could_swallow():
     assert not issubclass(Stopped, Exception)
 
