@@ -47,7 +47,9 @@ def browser():
 class Tab:
     """Our tab in one window."""
 
-    def __init__(self, context, url: str, *, theme: str = "dark", login=None) -> None:
+    def __init__(self, context, url: str, *, theme: str = "dark", login=None,
+                 alone: bool = False) -> None:  # fmt: skip
+        self.alone = alone
         self.page, self.errors = context.new_page(), []
         self.page.set_default_timeout(PATIENCE)
         self.page.set_viewport_size({"width": 1280, "height": 1300})
@@ -59,7 +61,8 @@ class Tab:
         self.open()
 
     def open(self) -> None:
-        self._press_tab("ResAlign")
+        if not self.alone:
+            self._press_tab("ResAlign")
         self.page.locator("#resalign_harden").first.wait_for(state="visible")
         self.page.wait_for_timeout(800)  # the page's own events on loading
 

@@ -1,0 +1,66 @@
+// The tab's own script, run against a page that is made up: when does it press the button?
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import test from "node:test";
+import vm from "node:vm";
+
+const SOURCE = readFileSync(new URL("../javascript/resalign.js", import.meta.url), "utf8");
+
+/** A page whose panel has these data (null: none yet); `look(state)` is one look of the script. */
+function page(panel) {
+  const made = { clicks: 0, panel, answer: null, hidden: false };
+  const button = { click: () => made.clicks++ };
+  let timer = null;
+  const document = {
+    get hidden() { return made.hidden; },
+    querySelector(selector) {
+      if (selector === "#resalign_follow") return button;
+      if (selector === ".ra-job") return made.panel && { dataset: made.panel };
+      return null; // no gradio-app: later versions have no shadow root
+    },
+  };
+  const fetch = async () => {
+    if (made.answer === null) throw new TypeError("failed to fetch");
+    return { ok: made.answer !== 401, json: async () => made.answer };
+  };
+  vm.runInNewContext(SOURCE, { document, fetch, setInterval: (look) => { timer = look; } });
+  made.look = (state) => { made.answer = state; return timer(); };
+  return made;
+}
+
+test("a job that the page does not show is followed", async () => {
+  for (const panel of [null, { status: "done", revision: "4" }]) {
+    const made = page(panel);
+    await made.look({ status: "running", revision: 9 });
+    assert.equal(made.clicks, 1);
+  }
+});
+
+test("a panel that keeps up is left alone", async () => {
+  const made = page({ status: "running", revision: "5" });
+  await made.look({ status: "running", revision: 6 });
+  made.panel = { status: "running", revision: "7" };
+  await made.look({ status: "running", revision: 8 });
+  made.panel = { status: "done", revision: "9" };
+  await made.look({ status: "done", revision: 9 });
+  assert.equal(made.clicks, 0);
+});
+
+test("a panel that has stopped moving is set going, also to show the end", async () => {
+  for (const status of ["running", "done"]) {
+    const made = page({ status: "running", revision: "5" });
+    await made.look({ status, revision: 6 });
+    assert.equal(made.clicks, 0);
+    await made.look({ status, revision: 9 });
+    assert.equal(made.clicks, 1);
+  }
+});
+
+test("nothing is done while the page is hidden, the host is away, or nobody has logged in", async () => {
+  const made = page(null);
+  for (const answer of [null, 401, { status: null, revision: null }]) await made.look(answer);
+  made.hidden = true;
+  await made.look({ status: "running", revision: 1 });
+  assert.equal(made.clicks, 0);
+});
