@@ -210,7 +210,7 @@ def comfyui(base: Path, root: Path, port: int) -> Iterator[Host]:
 
 
 def _started(address: str, base: Path, process: subprocess.Popen[bytes]) -> Host:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 400  # a busy machine
     while time.monotonic() < end and process.poll() is None:
         try:
             return Host(address, base, process)
