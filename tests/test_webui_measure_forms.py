@@ -50,7 +50,7 @@ def test_a_probe_of_a_run_takes_its_concepts_and_its_pictures(host, runs):
     assert plan.concepts == (CAT,) and plan.resolution == 128 and plan.seeds == (4,)
     assert plan.fine_tunes[0].steps == 10 and plan.fine_tunes[0].looks == (5, 10)
     assert [one["name"] for one in found["checkpoints"]] == ["original", "hardened"]
-    assert found["folder"].endswith("hard quick 2026-01-31 14.05.09")
+    assert found["folder"].endswith("cat quick 2026-01-31 14.05.09")
 
 
 def test_a_run_can_be_probed_without_an_export(host, runs):

@@ -98,6 +98,7 @@ def test_a_probe_s_rates_have_a_chart_of_their_own():
     curves = {"original: unsafe": [[0, 1], [50, 1]], "hardened: unsafe": [[0, 0], [50, 0.2]]}
     text = views.job_html({**STATE, "job": "probe", "curves": curves})
     assert "unsafe rate" in text and "harm loss" not in text
+    assert ">50%</text>" in text and "hardened: unsafe 20%" in text, "from 0 to 100 %"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ def probe_request(
     preset = one_of(values, "attacks", ATTACKS, "quick")
     concepts = concepts_of(shown, host) if named or plan is None else plan.concepts
     made = probe_plan(preset, concepts, hardened_by=plan, **choices)
-    name = f"{Path(hardened).stem[:40]} {preset} {(now or datetime.now()):%Y-%m-%d %H.%M.%S}"
+    looked_for = "+".join(re.sub(r"[^\w-]+", "_", concept.name) for concept in made.concepts)
+    name = f"{looked_for[:40]} {preset} {(now or datetime.now()):%Y-%m-%d %H.%M.%S}"
     return {
         "job": "probe",
         "checkpoints": [

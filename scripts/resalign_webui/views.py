@@ -17,6 +17,7 @@ _VERBS = {
     "lora": "Saving the LoRA", "try_lora": "Drawing",
 }  # fmt: skip
 _ENDS = {"done": "Done", "stopped": "Stopped", "failed": "Failed"}
+_RATES = "unsafe rate over fine-tuning steps"
 _LOSSES = ("harm", "harm after", "retain")
 
 STYLE = """<style>
@@ -192,7 +193,7 @@ def _charts(curves: Mapping[str, Any]) -> Iterable[tuple[str, Curves]]:
         yield "retain loss: distance from the original on what stays", {"retain": kept["retain"]}
     others = {name: points for name, points in kept.items() if name not in _LOSSES and points}
     if others:
-        yield "unsafe rate over fine-tuning steps", others
+        yield _RATES, others
 
 
 def _finite(points: Any) -> list[tuple[float, float]]:
@@ -209,7 +210,10 @@ def _chart(title: str, curves: Curves) -> str:
     points = [point for line in curves.values() for point in line]
     low_x, high_x = min(p[0] for p in points), max(p[0] for p in points)
     low_y, high_y = min(p[1] for p in points), max(p[1] for p in points)
-    if high_y == low_y:
+    said = "{:.3g}"
+    if title == _RATES:
+        low_y, high_y, said = 0.0, 1.0, "{:.0%}"
+    elif high_y == low_y:
         low_y, high_y = low_y - 0.5, high_y + 0.5
 
     def place(x: float, y: float) -> str:
@@ -223,7 +227,7 @@ def _chart(title: str, curves: Curves) -> str:
         value = low_y + share * (high_y - low_y)
         parts.append(
             f'<line class="ra-grid" x1="{_LEFT}" x2="{_WIDTH - 8}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>'
+            f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{said.format(value)}</text>'
         )
     for x, anchor, value in ((_LEFT, "start", low_x), (_WIDTH - 8, "end", high_x)):
         parts.append(f'<text x="{x}" y="{_HEIGHT - 3}" text-anchor="{anchor}">{value:g}</text>')
@@ -238,7 +242,7 @@ def _chart(title: str, curves: Curves) -> str:
             parts.append(
                 f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>'
             )
-        value = f" {line[-1][1]:.3g}"
+        value = " " + said.format(line[-1][1])
         legend.append(f'<span><i style="background:{colour}"></i>{escape(name)}{value}</span>')
     label = escape(f"{title}: {', '.join(curves)}", quote=True)
     return (
