@@ -153,6 +153,7 @@ def test_a_lora_goes_into_the_host_s_folder_of_loras(host, runs):
         ({"export_name": "a/ ./b"}, "no name"),
         ({"export_name": "link/new"}, "leads out"),
         ({"export_name": "model"}, "exists"),
+        ({"export_name": "model.safetensors/new"}, "cannot be made"),
         ({"export_folder": "/tmp"}, "choose from"),
         ({"export_probe": "../../done"}, "not in the list"),
     ],

@@ -18,6 +18,8 @@ def text(values: Values, name: str, default: str = "") -> str:
         return default
     if not isinstance(value, str) or len(value) > _LONGEST:
         raise ConfigError(f"{_said(name)}: expected a text of at most {_LONGEST} characters")
+    if "\0" in value or value.encode("utf-8", "replace").decode() != value:
+        raise ConfigError(f"{_said(name)}: it holds characters that no text has")
     return value.strip()
 
 

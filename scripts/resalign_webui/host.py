@@ -114,16 +114,20 @@ def typed_folder(text: str, what: str, host: Host) -> str:
     text = text.strip().strip('"')
     if not text:
         return ""
-    path = Path(text).expanduser()
-    if host.remote() and not inside(path, roots(host)):
-        raise ConfigError(
-            f"{what}: this page is served to other machines, so only folders inside those of "
-            f"{host.name} can be named; its owner can add some in the variable {FOLDERS_VARIABLE}"
-        )
-    if not path.is_absolute():
-        raise ConfigError(f"{what}: give the whole path of the folder, not {text!r}")
-    if not path.is_dir():
-        raise ConfigError(f"{what}: there is no folder {text!r}: check the path")
+    try:
+        path = Path(text).expanduser()
+        if host.remote() and not inside(path, roots(host)):
+            raise ConfigError(
+                f"{what}: this page is served to other machines, so only folders inside those of "
+                f"{host.name} can be named; its owner can add some in the variable "
+                f"{FOLDERS_VARIABLE}"
+            )
+        if not path.is_absolute():
+            raise ConfigError(f"{what}: give the whole path of the folder, not {text[:200]!r}")
+        if not path.is_dir():
+            raise ConfigError(f"{what}: there is no folder {text[:200]!r}: check the path")
+    except (OSError, RuntimeError):  # too long, a loop of links, ~ of nobody
+        raise ConfigError(f"{what}: {text[:200]!r} cannot be a folder: check the path") from None
     return str(path)
 
 

@@ -184,5 +184,11 @@ def _target(values: Values, name: str, base: Path, overwrite: bool) -> Path:
         raise ConfigError(
             f"{name.replace('_', ' ')}: {path.name} exists: choose another name, or tick overwrite"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{name.replace('_', ' ')}: the folder of {file!r} cannot be made "
+            f"({error.strerror}): choose another name"
+        ) from None
     return path
