@@ -203,7 +203,7 @@ def _tracked(root: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_the_wheel_holds_every_module_and_data_file(root, wheel):
-    shipped = ("backend/", "nodes/", "scripts/resalign_webui/")
+    shipped = ("backend/", "nodes/", "scripts/resalign_webui/", "javascript/", "web/")
     expected = {
         "resalign/" + name
         for name in _tracked(root)

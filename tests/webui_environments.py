@@ -21,7 +21,7 @@ REQUIREMENTS = {
     ),
     "current": ("gradio>=6.31",),
 }  # fmt: skip
-HIGHEST = (3, 12)  # Python that the old pins have wheels for
+HIGHEST = (3, 11)  # Python that the old pins have wheels for
 
 
 class NoEnvironment(Exception):
