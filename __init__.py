@@ -39,6 +39,8 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from .backend.harden import HardenResult as HardenResult
     from .backend.harden import harden as harden
     from .backend.harden import resume as resume
+    from .backend.memory.plan import MemoryPlan as MemoryPlan
+    from .backend.memory.plan import plan_memory as plan_memory
     from .backend.parallel.launch import join_ranks as join_ranks
     from .backend.probe.probe import probe as probe
     from .backend.probe.probe import run_probe as run_probe
@@ -97,6 +99,7 @@ _MODULE_OF = {
     "LoadedSubject": "backend.probe.subjects",
     "LoraAttack": "backend.probe_config",
     "LoraFile": "backend.probe_config",
+    "MemoryPlan": "backend.memory.plan",
     "MergeAttack": "backend.probe_config",
     "ModelScorer": "backend.scorers.protocol",
     "Picture": "backend.progress",
@@ -127,6 +130,7 @@ _MODULE_OF = {
     "load_checkpoint": "backend.checkpoint.load",
     "load_report": "backend.report.schema",
     "load_lora": "backend.adapter.formats",
+    "plan_memory": "backend.memory.plan",
     "preset_probe": "backend.probe_presets",
     "probe": "backend.probe.probe",
     "read_probe": "backend.probe.reading",

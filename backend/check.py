@@ -1,17 +1,7 @@
 """Everything about a job that can be known before any weight is loaded.
 
-The memory estimate adds what is on the device while hardening; the text encoders and the VAE
-leave it before. With P parameters of the denoiser and p of the adapter:
-
-    weights       P · bytes per weight (4 in fp32, 2 in fp16 and bf16)
-    adapter       p · 4 bytes · 6: θ, its gradient, the sum of gradients, AdamW's two moments, θ*
-    simulation    `shared` and `adapter`: as much again for the simulated user's own;
-                  `full`: P · 4 bytes · 4: moved weights, gradient, two moments
-    activations   a constant per family and sample, times (pixels / native pixels), times the
-                  largest batch; halved in fp16 and bf16, a quarter with gradient checkpointing,
-                  doubled for exact Hessian products
-
-The constants of the activations are guesses, not measured: read the sum as ± 50 %.
+The memory that the device needs is predicted by running the plan's own code on tensors without
+memory (`memory/plan.py`).
 """
 
 from __future__ import annotations
@@ -30,10 +20,9 @@ from .errors import ConfigError, ResAlignError
 
 if TYPE_CHECKING:
     from .checkpoint.header import TensorEntry
+    from .memory.plan import MemoryPlan
 
 GIB = 2**30
-_ACTIVATIONS = {"sd1": 4.6 * GIB, "sd2": 4.6 * GIB, "sdxl": 12 * GIB}  # per sample, fp32, native
-_FULL_SIZE = {"sd1": 859_520_964, "sd2": 865_910_724, "sdxl": 2_567_463_684}  # their P
 # Names of LDM files and of diffusers folders alike.
 _TARGETS = {
     "attention": r"\.attn[12]\.to_(q|k|v|out\.0)\.weight$",
@@ -58,6 +47,7 @@ class CheckReport:
     checkpoint: str
     device: str
     images: Mapping[str, int]
+    memory: tuple[str, ...] = ()
     memory_bytes: int | None = None
     device_bytes: int | None = None
     disk_bytes: int | None = None
@@ -69,9 +59,7 @@ class CheckReport:
     def __str__(self) -> str:
         lines = [f"checkpoint  {self.checkpoint}", f"device      {self.device}"]
         lines += [f"images      {count} in {name}" for name, count in self.images.items()]
-        if self.memory_bytes is not None:
-            there = f" of {size(self.device_bytes)}" if self.device_bytes else ""
-            lines.append(f"memory      about {size(self.memory_bytes)}{there} (rough)")
+        lines += [f"{'' if n else 'memory':12}{text}" for n, text in enumerate(self.memory)]
         if self.disk_bytes is not None and self.disk_free_bytes is not None:
             free = size(self.disk_free_bytes)
             lines.append(f"disk        {size(self.disk_bytes)} to write, {free} free")
@@ -81,11 +69,19 @@ class CheckReport:
 
 
 def check_job(
-    job: Job, *, overwrite: bool = False, resuming: bool = False, exporting: bool = True
+    job: Job,
+    *,
+    overwrite: bool = False,
+    resuming: bool = False,
+    exporting: bool = True,
+    memory: bool = False,
+    budget: float | None = None,
 ) -> CheckReport:
     """Look at all that a job names; every problem is listed, not only the first.
 
     exporting: the results are to be written too; False: the run alone.
+    memory: predict the peak on whatever device; on a GPU that is done anyway. Takes seconds.
+    budget: GiB to fit into; by default all that the GPU has.
     """
     problems: list[str] = []
     warnings: list[str] = []
@@ -94,9 +90,8 @@ def check_job(
     images = _check_images(job.plan, problems, warnings)
     if exporting:
         _check_targets(job, info, problems, overwrite=overwrite, resuming=resuming)
-    memory = disk = free = total = None
+    needed = disk = free = total = None
     if info is not None:
-        memory = memory_estimate(info, job.plan)
         disk = disk_estimate(info, job.plan) - (0 if exporting else info.bytes)
         target = Path(job.output) if exporting else run_folder_of(job)
         free = shutil.disk_usage(_existing(target)).free
@@ -107,18 +102,17 @@ def check_job(
                 "there"
             )
         total = device_memory(device) if device else None
-        if memory and total and memory > 0.95 * total:
-            warnings.append(
-                f"about {size(memory)} are needed on {device}, which has {size(total)}: lower "
-                "forget_batch, retain_batch or resolution, use precision bf16, or turn on "
-                "gradient_checkpointing"
-            )
+        if memory or budget or total:
+            needed = memory_needed(info, job.plan, budget or (total / GIB if total else None))
+            if needed.fits is False or (needed.changes and not budget):
+                warnings.append(f"{device} has too little memory: {'; '.join(needed.words)}")
         if not job.plan.fine_tunes:
             warnings.append("fine_tunes is empty: this is plain unlearning, which does not last")
     title = f"{Path(job.checkpoint).name}: {info.title}" if info else job.checkpoint
     return CheckReport(
         problems=tuple(problems), warnings=tuple(warnings), checkpoint=title,
-        device=device or job.device, images=images, memory_bytes=memory, device_bytes=total,
+        device=device or job.device, images=images, memory=needed.words if needed else (),
+        memory_bytes=needed.total if needed else None, device_bytes=total,
         disk_bytes=disk, disk_free_bytes=free,
     )  # fmt: skip
 
@@ -155,18 +149,12 @@ def device_memory(device: str) -> int | None:
     return torch.cuda.get_device_properties(torch.device(device)).total_memory
 
 
-def needs_fp32(plan: HardeningPlan) -> bool:
-    """Weights that are trained cannot hold small updates in half precision."""
-    full = plan.simulate == "adapter" and any(f.method == "full" for f in plan.fine_tunes)
-    return plan.precision == "fp32" or plan.simulate == "full" or full
-
-
 def out_of_memory(device: str, error: BaseException) -> str:
     """What to do about it, in words."""
     return (
-        f"the memory of {device} is full ({str(error).splitlines()[0]}): lower forget_batch, "
-        "retain_batch, the batch of fine_tunes or resolution, use precision bf16, or turn on "
-        "gradient_checkpointing, and start a new run"
+        f"the memory of {device} is full ({str(error).splitlines()[0]}): set micro_batch = 1, turn "
+        "on gradient_checkpointing, use precision bf16, or lower resolution, and start a new run; "
+        "`resalign check --budget GIB` tells which of these is enough"
     )
 
 
@@ -185,27 +173,17 @@ def lora_path_of(job: Job) -> Path:
     return Path(job.lora) if job.lora else output.with_name(f"{name}-lora.safetensors")
 
 
-def memory_estimate(info: CheckpointInfo, plan: HardeningPlan) -> int:
-    """Bytes on the device while hardening; see the module's text."""
-    weights = sum(entry.numel for _, entry in _unet(info))
-    adapter = adapter_parameters(info, plan)
-    per_weight = 4 if plan.precision == "fp32" else 2
-    total = weights * per_weight + adapter * 4 * 6
-    if plan.fine_tunes:
-        total += weights * 16 if plan.simulate == "full" else adapter * 4 * 6
-    batch = max(
-        [plan.forget_batch, plan.retain_batch, plan.solver.batch]
-        + [fine_tune.batch for fine_tune in plan.fine_tunes]
-    )
-    side = plan.resolution or info.resolution
-    native = 1024 if info.family == "sdxl" else 512
-    activations = _ACTIVATIONS[info.family] * batch * (side / native) ** 2
-    activations *= min(1.0, (weights / _FULL_SIZE[info.family]) ** 0.5) * per_weight / 4
-    if plan.gradient_checkpointing:
-        activations /= 4
-    if plan.solver.method != "first_order" and plan.solver.products == "exact":
-        activations *= 2
-    return round(total + activations)
+def memory_needed(
+    info: CheckpointInfo, plan: HardeningPlan, budget: float | None = None
+) -> MemoryPlan:
+    """`plan_memory` for this very checkpoint."""
+    from .memory.plan import plan_memory
+
+    half = any(dtype not in ("F32", "F64") for dtype in info.dtypes[info.components[1]])
+    return plan_memory(
+        plan, info.family, configs={name: info.configs[name] for name in info.components},
+        resolution=info.resolution, stored_in_half=half, budget=budget,
+    )  # fmt: skip
 
 
 def disk_estimate(info: CheckpointInfo, plan: HardeningPlan) -> int:

@@ -70,6 +70,8 @@ def engine(monkeypatch, tmp_path):
         prefixes={"unet": "u."}, files={"unet": ()}, headers={},
     )  # fmt: skip
     monkeypatch.setattr(checking, "detect", lambda path: info)
+    needed = SimpleNamespace(words=("about 3.1 GiB",), total=3 * 2**30, fits=None, changes={})
+    monkeypatch.setattr(checking, "memory_needed", lambda *_: needed)
     monkeypatch.setattr("resalign.backend.harden.harden", fake.harden)
     monkeypatch.setattr("resalign.backend.checkpoint.load.load_checkpoint", lambda path, **_: None)
 
@@ -306,7 +308,7 @@ def test_check_passes_what_harden_takes(engine, flags, capsys):
     assert main(["check", *flags]) == 0
     shown = capsys.readouterr().out
     assert "Stable Diffusion 1.x" in shown
-    assert "memory" in shown
+    assert "memory      about 3.1 GiB" in shown
 
 
 def test_presets_and_their_plans_are_listed(capsys):

@@ -64,7 +64,7 @@ def test_all_is_complete():
         "PromptSet", "GenerationConfig", "UtilityConfig", "preset_probe", "summarise", "Picture",
         "DenoisingScorer", "Scorer", "ModelScorer", "ScorerConfig", "Scores", "build_scorer",
         "scorer_names", "build_report", "write_report", "compare_reports",
-        "load_report", "curve_png",
+        "load_report", "curve_png", "plan_memory", "MemoryPlan",
     }  # fmt: skip
     assert promised | {"__version__", "WEB_DIRECTORY"} == set(ra.__all__)
     assert set(ra.__all__) <= set(dir(ra))

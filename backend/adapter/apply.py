@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -71,12 +71,14 @@ class AdaptedDenoiser:
     def __call__(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """ε or v in float32; shapes as in `Model.denoise`."""
         device, dtype = latents.device, self.model.dtype
-        mixed = torch.autocast(device.type, self._autocast) if self._autocast else nullcontext()
-        with mixed:
+        with self._mixed(device):
             predicted = self.model.denoise(
                 latents.to(dtype), timesteps, conditioning_to(conditioning, device, dtype)
             )
         return predicted.to(torch.promote_types(predicted.dtype, torch.float32))
+
+    def _mixed(self, device: torch.device) -> AbstractContextManager[object]:
+        return torch.autocast(device.type, self._autocast) if self._autocast else nullcontext()
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -198,7 +200,9 @@ class AdaptedDenoiser:
     ) -> dict[str, Tensor]:
         if not reuse:
             config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(self._modules))  # type: ignore[arg-type]
-            with warnings.catch_warnings():  # a second adapter is what we mean
+            # PEFT follows the base layer's device, but for that of tensors without memory.
+            with torch.device(self.model.device), warnings.catch_warnings():
+                # a second adapter is what we mean
                 warnings.filterwarnings("ignore", "Already found a `peft_config`")
                 inject_adapter_in_model(config, self.model.unet, adapter_name=name)
         parameters: dict[str, Tensor] = {}

@@ -68,11 +68,12 @@ def inner_loop(
         first = last if step == 1 else first
         for leaf, part, origin in zip(leaves, gradients, start.values(), strict=True):
             leaf.grad = part if gamma is None else part + (leaf.detach() - origin) / gamma
+            del part
         optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        del gradients  # or they would lie beside the next ones
         if on_step is not None:
             on_step(step)
-    for leaf in leaves:
-        leaf.grad = None
     return InnerRun(steps, first, last, distance(parameters, start))
 
 

@@ -7,6 +7,7 @@ that ship with the package, or those of the diffusers folder; nothing is fetched
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,11 @@ _STORAGE_FIELDS = ("architectures", "dtype", "torch_dtype", "transformers_versio
 
 
 def load_checkpoint(
-    path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    path: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    denoiser_dtype: torch.dtype | None = None,
 ) -> Model:
     """Load a checkpoint for inference and hardening: eval mode, no weight requires a gradient.
 
@@ -40,6 +45,7 @@ def load_checkpoint(
         dtype: of all weights. None means float32 on the CPU; elsewhere each network keeps its
             storage type if that is float16 or bfloat16 (fp8 becomes float16), else float32. The
             VAE of SDXL overflows in float16 and is kept in float32 instead.
+        denoiser_dtype: of the denoiser alone; None means `dtype`.
     """
     info = detect(path)
     device = torch.device(device)
@@ -47,7 +53,8 @@ def load_checkpoint(
     networks = {name: build_network(info, name) for name in info.components}
     check_tensors(info, networks)
     for name, network in networks.items():
-        _fill(info, name, network, device, _dtype_of(info, name, device, dtype))
+        asked = denoiser_dtype or dtype if name == "unet" else dtype
+        _fill(info, name, network, device, _dtype_of(info, name, device, asked))
     texts = text_encoders_of(info.family)
     return Model(
         family=info.family,
@@ -68,10 +75,15 @@ def load_schedule(info: CheckpointInfo) -> NoiseSchedule:
 
 def build_network(info: CheckpointInfo, component: str) -> nn.Module:
     """One network of the checkpoint without storage: every tensor is on the meta device."""
+    return network_from(info.path.name, component, info.configs[component])
+
+
+def network_from(who: str, component: str, config: Mapping[str, Any]) -> nn.Module:
+    """The network of a config in diffusers' form, without storage; `who` names it in errors."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    config = {key: v for key, v in info.configs[component].items() if not key.startswith("_")}
+    config = {key: v for key, v in config.items() if not key.startswith("_")}
     try:
         with torch.device("meta"):
             if component == "unet":
@@ -83,7 +95,7 @@ def build_network(info: CheckpointInfo, component: str) -> nn.Module:
             return kind(CLIPTextConfig(**plain))
     except (TypeError, ValueError, KeyError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(
-            f"{info.path.name}: its {component} cannot be built from its config ({error}); fetch "
+            f"{who}: its {component} cannot be built from its config ({error}); fetch "
             "it again, or correct its config"
         ) from error
 

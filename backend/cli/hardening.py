@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def check(args: argparse.Namespace, console: Console) -> int:
     from ..check import check_job
 
-    report = check_job(job_of(args), overwrite=args.overwrite)
+    report = check_job(job_of(args), overwrite=args.overwrite, memory=True, budget=args.budget)
     console.result(str(report), "check", **report.to_json())
     if report.problems:
         count = len(report.problems)
@@ -110,16 +110,14 @@ def _run(job: Job, run: RunFolder, console: Console, ranks: Ranks, *, overwrite:
 
 def to_the_end(job: Job, run: RunFolder | None, console: Console, ranks: Ranks) -> None:
     """Load the checkpoint and take the steps that are left. run: None but on the first rank."""
-    import torch
 
     from .. import harden as engine
-    from ..check import needs_fp32
     from ..checkpoint.load import load_checkpoint
+    from ..memory.weights import weight_types
 
-    dtype = torch.float32 if needs_fp32(job.plan) else None
     console.note(f"loading {Path(job.checkpoint).name}")
     device = ranks.place(job.device)
-    model = load_checkpoint(Path(job.checkpoint), device=device, dtype=dtype)
+    model = load_checkpoint(Path(job.checkpoint), device=device, **weight_types(job.plan))
     with _telling_how_to_go_on(run, device, ranks):
         result = engine.harden(
             model, job.plan, run_folder=run, on_progress=console.progress, ranks=ranks

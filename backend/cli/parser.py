@@ -49,9 +49,15 @@ def build_parser() -> argparse.ArgumentParser:
 
     check = _command(
         commands, "check", _check, "look at all that a plan names before any weight is loaded",
-        "checks paths, images, captions, disk, memory (an estimate) and device",
+        "checks paths, images, captions, disk, memory (predicted, in seconds) and device",
     )  # fmt: skip
     _job_arguments(check)
+    check.add_argument(
+        "--budget",
+        type=float,
+        metavar="GIB",
+        help="propose the cheapest settings that fit a GPU of so much memory: 8, 12, 16, 24",
+    )
 
     harden = _command(
         commands, "harden", _harden, "harden a checkpoint",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..model.denoiser import Conditioning
-from ..model.encode import encode_prompts, size_ids
+from ..model.encode import encode_prompts, on_device, size_ids
 from ..model.model import Model
 from .cache import EncodingCache, content_key, fingerprint
 from .encoded_set import Bucket, EncodedSet
@@ -67,22 +67,26 @@ def encode_texts(
     store = cache or EncodingCache(None)
     weights = fingerprint(*model.text_encoders) if store else ""
     padding = [getattr(tokenizer, "pad_token_id", None) for tokenizer in model.tokenizers]
-    parts = []
-    for text in texts:
-        key = content_key("text", model.family, text, weights, *padding)
-        stored = store.load(key)
-        if stored is None:
-            encoded = encode_prompts(model, [text])
-            stored = {"context": encoded.context[0]}
-            if encoded.pooled is not None:
-                stored["pooled"] = encoded.pooled[0]
-            require_finite(stored["context"], f"text encoding of {text!r}")
-            store.save(key, stored)
-        pooled = stored.get("pooled")
-        parts.append(
-            Conditioning(stored["context"][None], None if pooled is None else pooled[None])
-        )
+    with on_device(model, *model.text_encoders):
+        parts = [_text(model, text, store, (weights, *padding)) for text in texts]
     return Conditioning.cat([part.to(model.device) for part in parts])
+
+
+def _text(
+    model: Model, text: str, store: EncodingCache, encoders: tuple[object, ...]
+) -> Conditioning:
+    """One text's, from the cache if it is there; `encoders` is what tells them apart."""
+    key = content_key("text", model.family, text, *encoders)
+    stored = store.load(key)
+    if stored is None:
+        encoded = encode_prompts(model, [text])
+        stored = {"context": encoded.context[0]}
+        if encoded.pooled is not None:
+            stored["pooled"] = encoded.pooled[0]
+        require_finite(stored["context"], f"text encoding of {text!r}")
+        store.save(key, stored)
+    pooled = stored.get("pooled")
+    return Conditioning(stored["context"][None], None if pooled is None else pooled[None])
 
 
 def require_finite(tensor: Tensor, what: str) -> None:

@@ -23,8 +23,8 @@ from ..model.denoiser import Conditioning, onto
 from ..model.encode import (
     conditioning_to,
     encode_prompts,
-    encoders_on_device,
     offload_encoders,
+    on_device,
 )
 from ..model.model import Model
 from ..parallel.ranks import Ranks
@@ -145,7 +145,8 @@ def prepare_data(
     cache: Path | str | None = None,
     on_progress: ProgressCallback = silent,
 ) -> EncodedData:
-    """Encode everything a plan names; text encoders and VAE then leave the device.
+    """Encode everything a plan names. Text encoders and VAE leave the device, and each comes back
+    only while it is at work.
 
     A concept's forget set is its own images, else the plan's forget set, else synthesised from
     its prompts. Without a retain set, one is synthesised from the shipped retain prompts and the
@@ -163,22 +164,22 @@ def prepare_data(
             )  # fmt: skip
         return done[image_set]
 
-    with encoders_on_device(model):
-        forget = {
-            concept.name: encoded(
-                forget_images(concept, plan.forget_set), f"forget set of {concept.name}"
-            )
-            for concept in plan.concepts
-        }
-        retain = encoded(plan.retain_set or shipped_retain_set(plan.concepts), "retain set")
-        fine_tunes = {
-            name: retain if name == RETAIN else encoded(ImageSet(folder=name), f"data {name}")
-            for name in _data_names(plan)
-        }
-        size = resolution, resolution
-        anchors = [concept.anchor for concept in plan.concepts]
-        texts = encode_prompts(model, ["", *anchors], batch=1, size=size)
     offload_encoders(model)
+    forget = {
+        concept.name: encoded(
+            forget_images(concept, plan.forget_set), f"forget set of {concept.name}"
+        )
+        for concept in plan.concepts
+    }
+    retain = encoded(plan.retain_set or shipped_retain_set(plan.concepts), "retain set")
+    fine_tunes = {
+        name: retain if name == RETAIN else encoded(ImageSet(folder=name), f"data {name}")
+        for name in _data_names(plan)
+    }
+    size = resolution, resolution
+    anchors = [concept.anchor for concept in plan.concepts]
+    with on_device(model, *model.text_encoders):
+        texts = encode_prompts(model, ["", *anchors], batch=1, size=size)
     return EncodedData(
         forget=forget,
         retain=retain,

@@ -16,7 +16,7 @@ import torch
 
 from ..config import ImageSet
 from ..errors import DataError
-from ..model.encode import encode_images
+from ..model.encode import encode_images, on_device
 from ..model.generate import generate_latents
 from ..model.model import Model
 from ..progress import Progress, ProgressCallback, silent
@@ -75,9 +75,10 @@ def encode_image_set(
         kind="mirrored image" if mirrored else "image",
     )  # fmt: skip
     samples = []
-    for number, (image, key) in enumerate(usable, start=1):
-        samples.append(_encoded(model, image, key, resolution, store, mirrored))
-        on_progress(Progress(stage="encoding", step=number, total=len(usable)))
+    with on_device(model, model.vae):
+        for number, (image, key) in enumerate(usable, start=1):
+            samples.append(_encoded(model, image, key, resolution, store, mirrored))
+            on_progress(Progress(stage="encoding", step=number, total=len(usable)))
     _warn_of_enlarging(samples, image_set.folder)
     return assemble(model, samples, store)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -158,10 +158,14 @@ def offload_encoders(model: Model) -> None:
         module.to("cpu")
 
 
-@contextmanager
-def encoders_on_device(model: Model) -> Iterator[None]:
+def encoders_on_device(model: Model) -> AbstractContextManager[None]:
     """Text encoders and VAE on the denoiser's device for a block, then back where they were."""
-    modules = _encoders(model)
+    return on_device(model, *_encoders(model))
+
+
+@contextmanager
+def on_device(model: Model, *modules: torch.nn.Module) -> Iterator[None]:
+    """Some of them on the denoiser's device for a block, then back where they were."""
     homes = [_device(module) for module in modules]
     try:
         for module in modules:

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..progress import Progress, ProgressCallback, silent
 from .denoiser import Conditioning
-from .encode import conditioning_to, decode_latents, encode_prompts, encoders_on_device
+from .encode import conditioning_to, decode_latents, encode_prompts, encoders_on_device, on_device
 from .model import Model
 from .schedule import NoiseSchedule
 
@@ -59,10 +59,11 @@ def generate_latents(
     if height % 8 or width % 8:
         raise DataError(f"images of {width} x {height} pixels: both sides must be multiples of 8")
     size = height, width
-    conditioning, unconditional = _conditioning(model, prompts, len(seeds), size), None
-    if guidance > 1:
-        if not isinstance(negative, Conditioning):
+    with on_device(model, *model.text_encoders):
+        conditioning, unconditional = _conditioning(model, prompts, len(seeds), size), None
+        if guidance > 1 and not isinstance(negative, Conditioning):
             negative = encode_prompts(model, [negative or ""], size=size)
+    if isinstance(negative, Conditioning) and guidance > 1:
         unconditional = conditioning_to(negative, model.device, model.dtype)
     shape = (model.unet.config["in_channels"], height // 8, width // 8)
     done = []

@@ -28,9 +28,7 @@ def pack(value: Any) -> Tensor:
     return torch.cat([torch.frombuffer(bytearray(head), dtype=torch.uint8), *tensors])
 
 
-def unpack(
-    blob: Tensor, classes: Sequence[type] = (), device: torch.device | str = "cpu"
-) -> Any:
+def unpack(blob: Tensor, classes: Sequence[type] = (), device: torch.device | str = "cpu") -> Any:
     """What `pack` was given. classes: the dataclasses that may occur. device: of its tensors."""
     length = int.from_bytes(bytes(blob[:8].tolist()), "big")
     structure = json.loads(bytes(blob[8 : 8 + length].numpy()))

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from .. import harden as engine
-from ..check import check_job, needs_fp32, out_of_memory
+from ..check import check_job, out_of_memory
 from ..checkpoint.load import load_checkpoint
 from ..config import Job
 from ..errors import ConfigError, RunError
 from ..live_state import LiveState
+from ..memory.weights import weight_types
 from ..previews import Previewing
 from ..probe.folder import read_job
 from ..progress import Progress
@@ -106,8 +107,7 @@ def _to_the_end(
 def _work(
     run: RunFolder, job: Job, request: HardenRequest | ResumeRequest, live: LiveState, check: Check
 ) -> tuple[str, ...]:
-    dtype = torch.float32 if needs_fp32(run.plan) else None
-    model = load_checkpoint(Path(job.checkpoint), device=job.device, dtype=dtype)
+    model = load_checkpoint(Path(job.checkpoint), device=job.device, **weight_types(run.plan))
     check()
     previews = Previewing(
         watching(live, check), live.picture, check, model, run.plan, request.preview_every,

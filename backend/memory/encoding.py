@@ -1,0 +1,87 @@
+"""The peak before hardening: text encoders and VAE are on the device only while they are at work.
+
+Run on tensors without memory like the outer step: one picture through the VAE, and one batch of the
+synthesis, both by the code that does it. Activations of the text encoders, 77 tokens a prompt, are
+left out as too small to matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from ..checkpoint.load import network_from
+from ..config import HardeningPlan
+from ..data.latents import SYNTHESIS_BATCH
+from ..model.encode import encode_images
+from ..model.generate import generate_latents
+from .as_on_gpu import as_on_gpu
+from .meta import MetaMemory
+from .trace import BLOCK, Trace, meta_model, random_data
+
+
+def trace_encoding(
+    configs: Mapping[str, Mapping[str, Any]],
+    plan: HardeningPlan,
+    *,
+    family: str,
+    side: int,
+    dtype: torch.dtype,
+    encoders: torch.dtype,
+) -> Trace:
+    """The peak of loading and `prepare_data`; `state` is the encoder at work then.
+
+    Args:
+        configs: by component, as diffusers has them.
+        side: of the latents.
+        dtype: of the denoiser's weights. encoders: of the others'.
+    """
+    model = meta_model(configs["unet"], family, side, dtype)
+    names = sorted(name for name in configs if name.startswith("text_encoder"))
+    texts = sum(
+        _bytes(network_from("the checkpoint", name, configs[name]).to(encoders)) for name in names
+    )
+    vae: Any = network_from("the checkpoint", "vae", configs["vae"])
+    kept = torch.float32 if family == "sdxl" and encoders == torch.float16 else encoders
+    torch.nn.Module.to(vae, kept).eval().requires_grad_(False)
+    model.vae = vae
+    pixels = 8 * side
+    moments = [(texts + _bytes(model.vae), 0), (texts, 0)]  # just loaded; reading the prompts
+    if _reads_pictures(plan):
+        work = partial(encode_images, model, torch.zeros(1, 3, pixels, pixels))
+        moments.append((_bytes(model.vae), _activations(work, model.vae)))
+    if _synthesises(plan):
+        empty = random_data(model, side).empty
+        work = partial(
+            generate_latents, model, empty, negative=empty, seeds=range(SYNTHESIS_BATCH), steps=2,
+            height=pixels, width=pixels, batch=SYNTHESIS_BATCH,
+        )  # fmt: skip
+        moments.append((0, _activations(work, model.unet)))
+    return Trace(_bytes(model.unet), *max(moments, key=sum))
+
+
+def _bytes(network: torch.nn.Module) -> int:
+    return MetaMemory(block=BLOCK).count([*network.parameters(), *network.buffers()])
+
+
+def _activations(work: Callable[[], object], network: torch.nn.Module) -> int:
+    """Bytes that the work adds to its network at most, copies of its weights included."""
+    memory = MetaMemory(block=BLOCK)
+    with as_on_gpu(), memory, torch.no_grad():
+        weights = memory.count([*network.parameters(), *network.buffers()])
+        work()
+    return memory.peak - weights
+
+
+def _synthesises(plan: HardeningPlan) -> bool:
+    sets = [concept.images or plan.forget_set for concept in plan.concepts] + [plan.retain_set]
+    return any(found is None or found.prompts for found in sets)
+
+
+def _reads_pictures(plan: HardeningPlan) -> bool:
+    sets = [concept.images or plan.forget_set for concept in plan.concepts] + [plan.retain_set]
+    folders = any(found is not None and found.folder for found in sets)
+    return folders or any(user.data != "retain" for user in plan.fine_tunes)

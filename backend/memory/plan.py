@@ -1,0 +1,233 @@
+"""What a plan needs of the device, and the cheapest change that makes it fit.
+
+Changes are tried in the order of what they cost: micro-batches (a little time), gradient
+checkpointing (about a third more time), Hessian products by differences (they need another
+amount of time, and differ in the fourth digit), bf16 (quicker on a GPU, and rounds more). Nothing
+else of a plan is touched: its batches, users and losses stay.
+
+To what was traced a margin is added for what the trace cannot see: the context of CUDA, workspaces
+of cuDNN and of attention, and fragments that the allocator cannot use. It is a guess: no GPU was
+there to measure it on (docs/memory.md).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from ..checkpoint.family import components_of, family_config
+from ..config import HardeningPlan
+from ..errors import ConfigError
+from .encoding import trace_encoding
+from .trace import Trace, trace_step
+from .weights import needs_fp32, weight_types
+
+GIB = 2**30
+CONTEXT = 0.6 * GIB  # CUDA's own, with its kernels loaded
+FRAGMENTS = 0.1  # of all that is not weights
+NATIVE = {"sd1": 512, "sd2": 768, "sdxl": 1024}  # pixels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """Bytes on the device at the peak of a run, by part, and the plan they belong to.
+
+    plan: the one asked about, with `changes` where a budget asked for them. fits: None without a
+    budget. words: what to tell the user, one sentence each.
+    """
+
+    plan: HardeningPlan
+    weights: int
+    state: int
+    activations: int
+    encoding: int  # the whole peak while encoding, which may be the larger one
+    margin: int
+    changes: Mapping[str, Any]
+    budget: int | None = None
+    words: tuple[str, ...] = ()
+
+    @property
+    def peak(self) -> int:
+        """Without the margin."""
+        return max(self.weights + self.state + self.activations, self.encoding)
+
+    @property
+    def total(self) -> int:
+        return self.peak + self.margin
+
+    @property
+    def fits(self) -> bool | None:
+        return None if self.budget is None else self.total <= self.budget
+
+
+def plan_memory(
+    plan: HardeningPlan,
+    family: str,
+    *,
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
+    resolution: int = 0,
+    stored_in_half: bool = True,
+    budget: float | None = None,
+) -> MemoryPlan:
+    """Predict the peak of a hardening run; with a budget, the cheapest plan that fits.
+
+    No weight is loaded and no GPU is asked. Takes some seconds, more where changes are tried; the
+    same question again is answered at once.
+
+    Args:
+        family: `sd1`, `sd2` or `sdxl`.
+        configs: of the networks, by component; the published sizes by default.
+        resolution: native side in pixels, where the plan has none.
+        stored_in_half: text encoders and VAE are; in fp32 plans they are loaded in float32.
+        budget: memory of the device in GiB. If nothing fits, the smallest is returned, and says so.
+    """
+    if family not in NATIVE:
+        raise ConfigError(f"family is {family!r}; choose from {', '.join(NATIVE)}")
+    if configs is None:
+        configs = {name: family_config(family, name) for name in components_of(family)}
+    pixels = plan.resolution or resolution or NATIVE[family]
+    asked = (
+        json.dumps({k: dict(v) for k, v in configs.items()}, sort_keys=True),
+        family,
+        pixels // 8,
+    )
+    first = _predict(plan, *asked, stored_in_half)
+    if budget is None:
+        return replace(first, words=(_sentence(first, pixels),))
+    room = round(budget * GIB)
+    found = _fitting(first, room, lambda changed: _predict(changed, *asked, stored_in_half))
+    found = replace(found, budget=room, changes=_differences(plan, found.plan))
+    return replace(found, words=(_sentence(first, pixels), *_traded(found)))
+
+
+def _fitting(first: MemoryPlan, room: int, predict: Any) -> MemoryPlan:
+    """The first of the candidates that fits; the smallest where none does."""
+    smallest = first
+    if first.total <= room:
+        return first
+    for base in _bases(first.plan):
+        group = list(_cheaper(base))
+        last = predict(group[-1])  # memory falls along the group: its end tells if any fits
+        smallest = min(smallest, last, key=lambda found: found.total)
+        if last.total > room:
+            continue
+        for candidate in group[:-1]:
+            found = predict(candidate)
+            if found.total <= room:
+                return found
+        return last
+    return smallest
+
+
+def _bases(plan: HardeningPlan) -> Iterator[HardeningPlan]:
+    """The plan, then what changes its numbers a little."""
+    exact = plan.solver.method != "first_order" and plan.solver.products == "exact"
+    differences = replace(plan, solver=replace(plan.solver, products="finite_difference"))
+    yield plan
+    if exact:
+        yield differences
+    if plan.precision == "fp32" and not needs_fp32(replace(plan, precision="bf16")):
+        yield replace(plan, precision="bf16")
+        if exact:
+            yield replace(differences, precision="bf16")
+
+
+def _cheaper(base: HardeningPlan) -> Iterator[HardeningPlan]:
+    """The same numbers to rounding, from the quickest to the smallest."""
+    batches = [base.forget_batch, base.retain_batch, *(user.batch for user in base.fine_tunes)]
+    own = base.micro_batch or max(batches)
+    sizes = [base.micro_batch] + [size for size in (2, 1) if size < own]
+    for checkpointing in sorted({base.gradient_checkpointing, True}):
+        for size in sizes:
+            yield replace(base, micro_batch=size, gradient_checkpointing=checkpointing)
+
+
+def _predict(
+    plan: HardeningPlan, configs: str, family: str, side: int, stored_in_half: bool
+) -> MemoryPlan:
+    step = _step(plan, configs, family, side)
+    encoding = _encoding(plan, configs, family, side, stored_in_half)
+    peak = max(step.peak, encoding.peak)
+    weights = encoding.weights if encoding.peak > step.peak else step.weights
+    return MemoryPlan(
+        plan=plan, weights=step.weights, state=step.state, activations=step.activations,
+        encoding=encoding.peak, margin=round(CONTEXT + FRAGMENTS * (peak - weights)), changes={},
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _step(plan: HardeningPlan, configs: str, family: str, side: int) -> Trace:
+    dtype = weight_types(plan)["denoiser_dtype"] or torch.float32
+    unet = json.loads(configs)["unet"]
+    return trace_step(unet, plan, family=family, side=side, dtype=dtype)
+
+
+def _encoding(
+    plan: HardeningPlan, configs: str, family: str, side: int, stored_in_half: bool
+) -> Trace:
+    half = stored_in_half and not needs_fp32(plan)
+    return _encoding_of(
+        replace(plan, micro_batch=0, gradient_checkpointing=False), configs, family, side,
+        torch.float16 if half else torch.float32,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _encoding_of(
+    plan: HardeningPlan, configs: str, family: str, side: int, encoders: torch.dtype
+) -> Trace:
+    dtype = weight_types(plan)["denoiser_dtype"] or torch.float32
+    return trace_encoding(
+        json.loads(configs), plan, family=family, side=side, dtype=dtype, encoders=encoders
+    )
+
+
+def _differences(asked: HardeningPlan, found: HardeningPlan) -> dict[str, Any]:
+    names = ("micro_batch", "gradient_checkpointing", "precision")
+    changes = {n: getattr(found, n) for n in names if getattr(found, n) != getattr(asked, n)}
+    if found.solver.products != asked.solver.products:
+        changes["solver.products"] = found.solver.products
+    return changes
+
+
+def _sentence(found: MemoryPlan, pixels: int) -> str:
+    return (
+        f"about {gib(found.total)} at {pixels} px: weights {gib(found.weights)}, adapter and what "
+        f"goes with it {gib(found.state)}, activations {gib(found.activations)}"
+        + (f", or {gib(found.encoding)} while encoding" if found.encoding == found.peak else "")
+        + f", margin {gib(found.margin)} (predicted, not measured on a GPU)"
+    )
+
+
+_COST = {
+    "micro_batch": "a little slower, the same result to rounding",
+    "gradient_checkpointing": "about a third more time, the same result to rounding",
+    "solver.products": "Hessian products by differences instead of exact ones",
+    "precision": "rounds more; quicker on most GPUs",
+}
+
+
+def _traded(found: MemoryPlan) -> Iterator[str]:
+    assert found.budget is not None
+    room = gib(found.budget)
+    if not found.fits:
+        yield (
+            f"nothing fits {room}: the smallest setting still needs {gib(found.total)}; lower "
+            'resolution or adapter.rank, or use simulate = "shared"'
+        )
+    elif not found.changes:
+        yield f"fits {room} as it is"
+    else:
+        yield f"fits {room} in {gib(found.total)} with these changes:"
+    for name, value in found.changes.items():
+        shown = json.dumps(value)
+        yield f"{name} = {shown}: {_COST[name]}"
+
+
+def gib(count: float) -> str:
+    return f"{count / GIB:.1f} GiB" if count >= 0.05 * GIB else f"{count / 2**20:.0f} MiB"

@@ -1,0 +1,175 @@
+"""The peak of a run, by running its code on tensors without memory.
+
+The denoiser is built on the meta device, and one outer step of `harden` itself runs on it: all
+losses, their gradients, the simulated user, the solve, AdamW. Only how often things are repeated is
+cut down, as no repetition adds memory: two inner steps (the second has the optimiser's moments) and
+one product of the solve. Tensors drawn on the CPU are real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import harden as engine
+from ..adapter.apply import AdaptedDenoiser
+from ..config import RETAIN, Concept, FineTuneConfig, HardeningPlan, RegulatorConfig
+from ..data.batches import EncodedData
+from ..data.encoded_set import Bucket, EncodedSet
+from ..model.denoiser import Conditioning
+from ..model.model import Model
+from ..model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
+from ..progress import silent
+from .as_on_gpu import as_on_gpu
+from .meta import MetaMemory
+from .tracker import LiveMemory
+from .weights import HALVES
+
+BLOCK = 512  # bytes: what CUDA's caching allocator rounds up to
+_CONCEPT = "concept"
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Bytes at the peak of an outer step.
+
+    weights: of the denoiser. state: what outlives a pass: adapter, gradients, moments, copies, the
+    batches at hand. activations: of the pass at the peak, with the gradients it makes.
+    """
+
+    weights: int
+    state: int
+    activations: int
+
+    @property
+    def peak(self) -> int:
+        return self.weights + self.state + self.activations
+
+
+def trace_step(
+    unet_config: Mapping[str, Any],
+    plan: HardeningPlan,
+    *,
+    family: str,
+    side: int,
+    dtype: torch.dtype,
+) -> Trace:
+    """The peak of one outer step of `plan` on this network, as on a GPU.
+
+    Args:
+        unet_config: of UNet2DConditionModel.
+        side: of the latents.
+        dtype: of the denoiser's weights.
+    """
+    model = meta_model(unet_config, family, side, dtype)
+    with as_on_gpu(HALVES.get(plan.precision)):
+        return measure_step(model, plan, random_data(model, side), MetaMemory(block=BLOCK))
+
+
+def meta_model(unet_config: Mapping[str, Any], family: str, side: int, dtype: torch.dtype) -> Model:
+    """A model whose denoiser has no memory, and which has nothing else."""
+    from diffusers import UNet2DConditionModel
+
+    plain = {key: value for key, value in unet_config.items() if not key.startswith("_")}
+    with torch.device("meta"):
+        unet: Any = UNet2DConditionModel.from_config(plain)
+    torch.nn.Module.to(unet, dtype).eval()  # diffusers' own `to` warns of each cast
+    schedule = NoiseSchedule(scaled_linear_alphas_cumprod())
+    return Model(family, unet, (), (), None, schedule, 8 * side)  # type: ignore[arg-type]
+
+
+def measure_step(model: Model, plan: HardeningPlan, data: EncodedData, memory: LiveMemory) -> Trace:
+    """Run the representative step of `plan` under the tracker, on whatever the model lies on."""
+    plan, waiting = representative(plan)
+    with memory:
+        weights = memory.count([*model.unet.parameters(), *model.unet.buffers()])
+        with _Marking(model, plan.adapter, precision=plan.precision) as denoiser:
+            assert isinstance(denoiser, _Marking)
+            denoiser.memory = memory
+            denoiser.training(plan.gradient_checkpointing)
+            run = engine._Run(denoiser, plan, data, None, silent)
+            # AdamW's moments are there from the first step on, and the gradients of the users
+            # before this one wait for the mean.
+            for tensor in run.theta.values():
+                tensor.grad = torch.zeros_like(tensor)
+            run.optimiser.step()
+            run.optimiser.zero_grad(set_to_none=True)
+            waits = [torch.zeros_like(t) for _ in range(waiting) for t in run.theta.values()]
+            run.outer_step(1)
+            del waits
+    return Trace(weights, memory.peak_base - weights, memory.peak - memory.peak_base)
+
+
+class _Marking(AdaptedDenoiser):
+    """Tells the tracker where a pass begins, unless it joins a graph that is still growing."""
+
+    memory: LiveMemory
+    _open = False
+
+    def __call__(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        if not self._open:
+            self.memory.mark()
+        predicted = super().__call__(latents, timesteps, conditioning)
+        if predicted.requires_grad:
+            self._open = True
+            predicted.register_hook(self._close)
+        return predicted
+
+    def _close(self, _: Tensor) -> None:
+        self._open = False
+
+    def _mixed(self, device: torch.device) -> AbstractContextManager[object]:
+        return nullcontext() if device.type == "meta" else super()._mixed(device)
+
+
+def representative(plan: HardeningPlan) -> tuple[HardeningPlan, int]:
+    """The plan with the one user that takes most memory, shortened, and how many go before."""
+    users = sorted(plan.fine_tunes, key=lambda user: _weight(plan, user))[-1:]
+    most = 2 * plan.micro_batch or 4096  # a third micro-batch is like the second
+    short = tuple(
+        replace(
+            user, name="user", steps=2, data=RETAIN, prior_data=RETAIN, batch=min(user.batch, most)
+        )
+        for user in users
+    )
+    solver = replace(plan.solver, iterations=1)
+    if solver.method in ("cg", "minres"):  # their vectors are on the CPU, their products the same
+        solver = replace(solver, method="richardson")
+    changed = replace(
+        plan, concepts=(Concept(_CONCEPT, prompts=(_CONCEPT,)),), fine_tunes=short, solver=solver,
+        forget_batch=min(plan.forget_batch, most), retain_batch=min(plan.retain_batch, most),
+        configurations_per_step=1, outer_steps=1, warm_up_steps=0,
+        regulator=RegulatorConfig(enabled=False),
+    )  # fmt: skip
+    return changed, plan.configurations_per_step - 1 if users else 0
+
+
+def _weight(plan: HardeningPlan, user: FineTuneConfig) -> tuple[bool, int, int, bool]:
+    """Orders users by the memory they take."""
+    everything = plan.simulate == "full" or (plan.simulate == "adapter" and user.method == "full")
+    samples = user.batch * (2 if user.method == "dreambooth" else 1)
+    return everything, samples, user.rank, user.optimiser == "adamw"
+
+
+def random_data(model: Model, side: int, samples: int = 8) -> EncodedData:
+    """Encoded sets of the right shapes on the CPU, of the names that `representative` gives."""
+    config: Any = model.unet.config
+    pooled = ids = None
+    if model.family == "sdxl":
+        width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        pooled, ids = torch.zeros(1, width), torch.zeros(samples, 6)
+    empty = Conditioning(torch.zeros(1, 77, config.cross_attention_dim), pooled)
+    bucket = Bucket(
+        torch.zeros(samples, config.in_channels, side, side),
+        torch.zeros(samples, dtype=torch.long),
+        torch.ones(samples, dtype=torch.float64),
+        ids,
+    )
+    data = EncodedSet((bucket,), ("",), empty, empty)
+    anchor = replace(empty, time_ids=None if ids is None else ids[:1])
+    return EncodedData({_CONCEPT: data}, data, {_CONCEPT: anchor}, anchor, {RETAIN: data})

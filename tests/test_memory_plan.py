@@ -1,0 +1,282 @@
+"""The memory planner: its peak against that of real runs, its proposals, and what it says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+
+from fakes import tiny_unet
+from resalign.backend.config import (
+    AdapterConfig,
+    Concept,
+    FineTuneConfig,
+    HardeningPlan,
+    HarmConfig,
+    SolverConfig,
+)
+from resalign.backend.errors import ConfigError
+from resalign.backend.memory import plan as planner
+from resalign.backend.memory.meta import MetaMemory
+from resalign.backend.memory.plan import GIB, plan_memory
+from resalign.backend.memory.trace import (
+    Trace,
+    measure_step,
+    meta_model,
+    random_data,
+    representative,
+    trace_step,
+)
+from resalign.backend.memory.tracker import LiveMemory
+from resalign.backend.model.model import Model
+from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
+
+SIDE = 16  # of the latents
+USER = FineTuneConfig(name="u", learning_rate=1e-4, steps=7, batch=3)
+
+
+def hardening_plan(**changes) -> HardeningPlan:
+    settings = {
+        "concepts": (Concept("bad", prompts=("bad",)),), "fine_tunes": (USER,),
+        "adapter": AdapterConfig(rank=2), "forget_batch": 2, "retain_batch": 4,
+    }  # fmt: skip
+    return HardeningPlan(**(settings | changes))
+
+
+@cache
+def measured(plan: HardeningPlan) -> Trace:
+    """The same step with real tensors on the CPU, seen by the same tracker."""
+    unet = tiny_unet(sample_size=SIDE, block_out_channels=(32, 32))
+    model = Model("sd1", unet, (), (), None, NoiseSchedule(scaled_linear_alphas_cumprod()), 128)  # type: ignore[arg-type]
+    return measure_step(model, plan, random_data(model, SIDE), LiveMemory("cpu"))
+
+
+@cache
+def predicted(plan: HardeningPlan) -> Trace:
+    config = dict(tiny_unet(sample_size=SIDE, block_out_channels=(32, 32)).config)
+    return trace_step(config, plan, family="sd1", side=SIDE, dtype=torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def unrounded(monkeypatch):
+    """Sizes as they are: rounded up to CUDA's blocks, a tiny network's would be mostly rounding."""
+    monkeypatch.setattr("resalign.backend.memory.trace.BLOCK", 1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"micro_batch": 1},
+        {"gradient_checkpointing": True},
+        {"simulate": "adapter", "configurations_per_step": 1, "micro_batch": 2},
+        {"simulate": "full", "proximal": True},
+        {"solver": SolverConfig(method="richardson", gamma=1e-3), "retain_after_weight": 1.0},
+        {"harm": HarmConfig(loss="redirect"), "fine_tunes": (replace(USER, method="dreambooth"),)},
+    ],
+    ids=lambda changes: ",".join(changes) or "plain",
+)
+def test_the_prediction_is_the_peak_of_a_real_run(changes):
+    """Within 10 %, by part; both without the tensors' values deciding anything."""
+    plan = hardening_plan(**changes)
+    found, real = predicted(plan), measured(plan)
+    assert found.weights == real.weights
+    assert found.activations == pytest.approx(real.activations, rel=0.1)
+    assert found.state == pytest.approx(real.state, rel=0.1)
+    assert real.activations > 2**20
+
+
+def test_more_of_a_real_run_adds_nothing_to_its_peak(monkeypatch):
+    """What the representative step leaves out: more inner steps and micro-batches."""
+    plan = hardening_plan(micro_batch=1, simulate="adapter")
+    short, waiting = representative(plan)
+    assert waiting == 0 and short.fine_tunes[0].steps == 2 and short.retain_batch == 2
+    expected = measured(plan)
+    whole = replace(short, fine_tunes=(replace(USER, name="user", steps=6),), retain_batch=6)
+    monkeypatch.setattr("resalign.backend.memory.trace.representative", lambda _: (whole, 0))
+    assert measured(plan).peak == pytest.approx(expected.peak, rel=0.03)
+
+
+def test_each_setting_lowers_the_part_it_should():
+    plain = predicted(hardening_plan())
+    split = predicted(hardening_plan(micro_batch=1))
+    recomputed = predicted(hardening_plan(gradient_checkpointing=True))
+    assert split.activations < 0.35 * plain.activations
+    assert recomputed.activations < 0.7 * plain.activations
+    full = predicted(hardening_plan(simulate="full"))
+    assert full.state > plain.state + 2 * plain.weights
+
+
+def test_exact_products_need_the_matrices_of_attention_twice_differentiated():
+    solver = SolverConfig(method="richardson", gamma=1e-3, products="exact", batch=3)
+    exact = predicted(hardening_plan(solver=solver))
+    assert exact.activations > 2 * predicted(hardening_plan()).activations
+    real = measured(hardening_plan(solver=solver))
+    assert exact.peak == pytest.approx(real.peak, rel=0.1)
+
+
+def test_half_precision_follows_cudas_autocast():
+    """Weights in float32 under bf16 are cast, and the graph keeps the copies: no gain."""
+    config = dict(tiny_unet(sample_size=SIDE, block_out_channels=(32, 32)).config)
+    plan = hardening_plan(precision="bf16", micro_batch=1)
+    half, mixed = (
+        trace_step(config, plan, family="sd1", side=SIDE, dtype=dtype)
+        for dtype in (torch.bfloat16, torch.float32)
+    )
+    assert half.weights == pytest.approx(mixed.weights / 2, rel=0.05)
+    assert mixed.activations - half.activations > 0.25 * mixed.weights
+    assert half.peak < predicted(hardening_plan(micro_batch=1)).peak
+
+
+def test_the_tracker_counts_what_lives_and_no_more():
+    """A storage counts once, views not at all, and what a graph keeps until the graph is gone."""
+    with LiveMemory("cpu") as memory:
+        x = torch.ones(1000, requires_grad=True)
+        assert memory.live == 4000
+        view = x[10:20].reshape(2, 5)
+        y = (x * x).exp()  # keeps x twice, and its own result
+        assert memory.live == 4000 + 4000 and memory.peak == 4000 * 3
+        held = y.sum()
+        del y, view
+        assert memory.live == 8004
+        del held
+        assert memory.live == 4000
+
+
+def test_remembered_shapes_are_those_that_pytorch_works_out():
+    """The second call of an operation is answered from memory: sizes, strides, types, lists."""
+    calls = (
+        lambda t: t.transpose(0, 1) * 2.0,
+        lambda t: torch.nn.functional.group_norm(t, 2),
+        lambda t: torch.nn.functional.conv2d(t, t.new_empty(6, 4, 3, 3), padding=1, stride=2),
+        lambda t: t.to(torch.bfloat16) + 1,
+        lambda t: torch.where(t > 0, t, 1),
+        lambda t: torch._foreach_norm([t, t])[1],
+    )
+    plain = torch.empty(2, 4, 8, 8)
+    strided = torch.empty(8, 2, 4, 8).permute(1, 2, 3, 0)
+    for call in calls:
+        for tensor in (plain, strided):
+            expected = call(tensor.to("meta"))
+            with MetaMemory() as memory:
+                for _ in range(2):
+                    found = call(tensor.to("meta"))
+            assert memory._known
+            assert (found.shape, found.stride(), found.dtype) == (
+                expected.shape, expected.stride(), expected.dtype,
+            )  # fmt: skip
+
+
+def test_numbers_of_tensors_without_values_let_the_code_go_on():
+    with MetaMemory():
+        assert float(torch.empty((), device="meta")) == 0.5
+        assert int(torch.empty((), dtype=torch.long, device="meta")) == 0
+        assert bool(torch.isfinite(torch.empty((), device="meta")).all()) is True
+
+
+TINY = {  # configs of all networks of a family, small enough to trace in a moment
+    "unet": {
+        "sample_size": 16, "layers_per_block": 1, "block_out_channels": (32, 64),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"), "cross_attention_dim": 16,
+        "attention_head_dim": 2, "norm_num_groups": 4,
+    },
+    "text_encoder": {
+        "vocab_size": 600, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "max_position_embeddings": 77, "projection_dim": 16,
+    },
+    "vae": {
+        "block_out_channels": (8, 8, 8, 8), "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4, "layers_per_block": 1, "norm_num_groups": 4,
+        "latent_channels": 4,
+    },
+}  # fmt: skip
+
+
+def test_without_a_budget_the_plan_stays_and_the_parts_add_up():
+    plan = hardening_plan()
+    found = plan_memory(plan, "sd1", configs=TINY, resolution=128)
+    assert found.plan == plan and found.changes == {} and found.fits is None
+    assert found.peak == max(found.weights + found.state + found.activations, found.encoding)
+    assert found.total == found.peak + found.margin and found.margin > planner.CONTEXT
+    assert found.encoding > found.weights
+    assert "not measured on a GPU" in found.words[0]
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    """Traces by a formula in place of those of a network: what is asked for here is the choice."""
+
+    def step(plan, *_):
+        batch = max(plan.forget_batch, plan.fine_tunes[0].batch)
+        samples = min(batch, plan.micro_batch or batch)
+        activations = samples * (0.25 if plan.gradient_checkpointing else 1.0)
+        activations *= 0.5 if plan.precision != "fp32" else 1.0
+        exact = plan.solver.method != "first_order" and plan.solver.products == "exact"
+        return Trace(2 * GIB, GIB, round(activations * (5 if exact else 1) * GIB))
+
+    monkeypatch.setattr(planner, "_step", step)
+    monkeypatch.setattr(planner, "_encoding_of", lambda *_: Trace(2 * GIB, GIB, 0))
+
+
+def ask(plan: HardeningPlan, budget: float | None = None):
+    return plan_memory(plan, "sd1", configs=TINY, resolution=128, budget=budget)
+
+
+EIGHT = {"forget_batch": 8, "fine_tunes": (replace(USER, batch=8),)}
+EXACT = SolverConfig(method="richardson", products="exact")
+
+
+@pytest.mark.parametrize(
+    ("budget", "changes"),
+    [
+        (12.9, {}),
+        (6.1, {"micro_batch": 2}),
+        (5.1, {"micro_batch": 1}),
+        (4.3, {"micro_batch": 2, "gradient_checkpointing": True}),
+        (4.0, {"micro_batch": 1, "gradient_checkpointing": True}),
+        (3.9, {"micro_batch": 1, "gradient_checkpointing": True, "precision": "bf16"}),
+    ],
+)
+def test_a_budget_is_met_with_the_cheapest_change_that_is_enough(made_up, budget, changes):
+    """Nothing, then micro-batches, then checkpointing, then bf16."""
+    plan = hardening_plan(**EIGHT)
+    found = ask(plan, budget)
+    assert found.fits and found.total <= budget * GIB and found.changes == changes
+    assert found.plan == replace(plan, **changes)
+    for name in changes:
+        assert any(word.startswith(f"{name} = ") for word in found.words)
+
+
+def test_exact_products_are_given_up_only_where_nothing_else_helps(made_up):
+    plan = hardening_plan(**EIGHT, solver=EXACT)
+    assert ask(plan, 9.2).changes == {"micro_batch": 1}
+    found = ask(plan, 4.4)
+    assert found.changes["solver.products"] == "finite_difference"
+    assert "precision" not in found.changes
+
+
+def test_what_does_not_fit_is_told_with_the_smallest_setting(made_up):
+    found = ask(hardening_plan(**EIGHT), 2.0)
+    assert found.fits is False
+    assert found.plan.gradient_checkpointing and found.plan.micro_batch == 1
+    assert any("nothing fits" in word for word in found.words)
+
+
+def test_a_plan_that_trains_all_weights_is_not_offered_half_precision(made_up):
+    assert ask(hardening_plan(simulate="full"), 2.0).plan.precision == "fp32"
+
+
+def test_unknown_families_are_refused():
+    with pytest.raises(ConfigError, match="sd1, sd2, sdxl"):
+        plan_memory(hardening_plan(), "flux")
+
+
+def test_a_model_of_meta_tensors_is_left_without_the_replaced_functions():
+    from torch.nn import functional
+
+    before = functional.linear, functional.scaled_dot_product_attention
+    predicted(hardening_plan(precision="bf16"))
+    assert (functional.linear, functional.scaled_dot_product_attention) == before
+    assert meta_model(TINY["unet"], "sd1", SIDE, torch.float16).dtype == torch.float16
