@@ -367,3 +367,19 @@ def test_a_signal_ends_a_process_with_130_and_its_state(stop, package_folder, tm
     assert process.returncode == 130, error
     assert "interrupted after step 2 of 160; go on with: resalign resume" in error
     assert "Traceback" not in error
+
+
+def test_other_ranks_leave_what_is_no_ranks_work_to_the_first(monkeypatch, capsys):
+    """`accelerate launch -m resalign presets` lists them once."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert main(["presets"]) == 0
+    assert capsys.readouterr().out == ""
+    monkeypatch.setenv("RANK", "0")
+    assert main(["presets"]) == 0
+    assert "weapons" in capsys.readouterr().out
+
+
+def test_a_rank_timeout_is_more_than_nothing(capsys, flags):
+    assert main(["harden", *flags, "--rank-timeout", "0"]) == 2
+    assert "--rank-timeout is 0" in capsys.readouterr().err

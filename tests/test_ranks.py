@@ -7,17 +7,22 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from fakes_ranks import finish, until
-from test_harden import plan, run
+from test_harden import FAST, SLOW, plan, run
 
+from resalign.backend.config import RegulatorConfig
+from resalign.backend.errors import ConfigError
 from resalign.backend.parallel.launch import join_ranks, place_in_environment
 from resalign.backend.parallel.ranks import ALONE, assign
+from resalign.backend.parallel.together import Together
 from resalign.backend.parallel.wire import pack, unpack
 from resalign.backend.run_folder import RunFolder
+from resalign.backend.stage_config import Stage
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="ranks are forked here")
 
@@ -53,13 +58,18 @@ def loaded(folder, count):
     return [torch.load(folder / f"{count}.{rank}.pt") for rank in range(count)]
 
 
+STAGES = (Stage(method="closed_form"), Stage(method="project", steps=1))
 CASES = {
     "two users on two": (2, {"configurations_per_step": 2}),
     "two users on four": (4, {"configurations_per_step": 2}),
     "three users on two, judged at θ* by what is kept too": (
         2, {"configurations_per_step": 3, "retain_after_weight": 0.5, "simulate": "adapter"},
     ),
+    "after other methods": (2, {"configurations_per_step": 2, "before": STAGES}),
 }  # fmt: skip
+
+
+_STAGE = "from resalign.backend.stage_config import Stage\n"
 
 
 @pytest.mark.parametrize("case", [next(iter(CASES)), *map(slow, list(CASES)[1:])])
@@ -68,12 +78,8 @@ def test_several_processes_find_the_adapter_of_one_to_the_bit(launcher, tmp_path
     count, changes = CASES[case]
     third = '"fine_tunes": (FAST, SLOW, replace(FAST, name="third", learning_rate=2e-2))'
     text = repr(changes)[:-1] + (", " if changes else "") + third + "}"
-    lines = "from dataclasses import replace\n" + harden_lines(text)
+    lines = "from dataclasses import replace\n" + _STAGE + harden_lines(text)
     launcher.run(lines, count, tmp_path)
-    from dataclasses import replace
-
-    from test_harden import FAST, SLOW
-
     fine_tunes = (FAST, SLOW, replace(FAST, name="third", learning_rate=2e-2))
     alone = run(plan(fine_tunes=fine_tunes, **changes))
     for adapter, records in loaded(tmp_path, count):
@@ -99,8 +105,6 @@ from resalign.backend.config import RegulatorConfig
     with RunFolder.open(tmp_path / "run", read_only=True) as folder:
         assert folder.steps_saved == 3
     launcher.run(stop + harden_lines(changes), after, tmp_path)
-    from resalign.backend.config import RegulatorConfig
-
     whole = run(plan(regulator=RegulatorConfig(low=0.0, high=0.01, factor=1.5, min_steps=1)))
     assert whole.records[-1].simulations[0].steps > whole.records[2].simulations[0].steps
     for adapter, records in loaded(tmp_path, after):
@@ -282,6 +286,24 @@ def test_a_process_reads_its_place_from_its_launcher(monkeypatch, environment, p
     assert place_in_environment() == place
     if place == (0, 1):
         assert join_ranks() is ALONE
+
+
+def test_each_process_takes_the_gpu_that_accelerate_gives_it(monkeypatch):
+    """With CUDA replaced: this machine has none."""
+    rank = SimpleNamespace(rank=3, count=4, _local=1)
+    assert Together.place(rank, "cpu") == "cpu"
+    with pytest.raises(ConfigError, match="has 0 GPUs: start one process per GPU"):
+        Together.place(rank, "cuda")
+    with pytest.raises(ConfigError, match=r"'cuda:1'.*a GPU of its own"):
+        Together.place(rank, "cuda:1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    found = SimpleNamespace(device=torch.device("cuda:1"))
+    monkeypatch.setattr("accelerate.PartialState", lambda: found)
+    assert Together.place(rank, "cuda") == Together.place(rank, "auto") == "cuda:1"
+    rank._local = 2
+    with pytest.raises(ConfigError, match="process 3 of its machine, which has 2 GPUs"):
+        Together.place(rank, "cuda")
 
 
 def test_values_and_letters_reach_the_first_rank_and_all(launcher, tmp_path):

@@ -7,6 +7,7 @@ others, which follow.
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..config import Job
-from ..errors import RankError
+from ..errors import ConfigError, RankError
 from ..probe_config import ProbeJob
 from .console import Console
 
@@ -30,14 +31,23 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def joined(args: argparse.Namespace, console: Console) -> Iterator[Ranks]:
-    """The ranks of this run, met; alone at once."""
+    """The ranks of this run, met; alone at once. All but the first are silent meanwhile."""
     from ..parallel.launch import PATIENCE, join_ranks
 
-    with join_ranks(args.rank_timeout or PATIENCE) as ranks:
+    patience = PATIENCE if args.rank_timeout is None else args.rank_timeout
+    if patience <= 0:
+        raise ConfigError(f"--rank-timeout is {patience:g}; give seconds, more than 0")
+    with join_ranks(patience) as ranks:
         console.quiet = not ranks.first
         if ranks.first and ranks.count > 1:
             console.note(f"{ranks.count} processes")
-        yield ranks
+        before = logging.root.manager.disable
+        if not ranks.first:
+            logging.disable(logging.WARNING)
+        try:
+            yield ranks
+        finally:
+            logging.disable(before)
 
 
 def follow(ranks: Ranks, console: Console) -> int:

@@ -77,8 +77,14 @@ class Together(Ranks):
                 f"device is {device!r}, but each of {self.count} processes takes a GPU of its "
                 "own: use cuda or auto, or cpu"
             )
-        if not torch.cuda.is_available():
+        if device == "auto" and not torch.cuda.is_available():
             return "cpu"
+        there = torch.cuda.device_count()
+        if self._local >= there:
+            raise ConfigError(
+                f"rank {self.rank} is process {self._local + 1} of its machine, which has {there} "
+                "GPUs: start one process per GPU, or use device cpu"
+            )
         from accelerate import PartialState
 
         return str(PartialState().device)
