@@ -103,7 +103,7 @@ def _families(torch: str, requirements: str, sites: list[str]) -> list[tuple[str
     """The sets of versions to try, the likeliest first. `>=`: the newest for this Python."""
     needed = installer().needed(requirements)
     bounds = tuple(wanted for wanted, name, _ in needed if name in FAMILY)
-    sets = [OLD_FAMILY]
+    sets: list[tuple[str, ...]] = [OLD_FAMILY]
     if installer().numbers(torch) >= NEWEST_NEEDS_TORCH:
         sets.insert(0, bounds)
     if not installer().missing("\n".join(bounds), sites):
