@@ -3,12 +3,14 @@
 import shutil
 import threading
 import time
+import types
 
 import pytest
 from fakes_webui import FakeHost, FakeJobs, write_header
 
 from resalign.backend.demo.plans import CHECKPOINT
 from resalign.scripts.resalign_webui import host as hosts
+from resalign.scripts.resalign_webui import leaving
 from resalign.scripts.resalign_webui.actions import NONE, Actions
 from resalign.scripts.resalign_webui.measure_forms import THE_RUN
 from resalign.scripts.resalign_webui.routes import report_url
@@ -49,6 +51,32 @@ def test_a_start_is_told_and_everybody_who_looks_sees_the_job_to_its_end(actions
         *_, (last, over) = follower
         assert over and 'data-status="done"' in last
     assert next(actions.follow())[1], "who comes later sees how it ended, and is free"
+
+
+def test_who_looks_lets_go_when_the_server_wants_to_end(actions, jobs):
+    """A1111's Reload UI waits for every page that is being told of a job."""
+    actions.harden({**FORM, "outer_steps": 40})
+    follower = actions.follow()
+    next(follower)
+    assert actions.followers == 1
+    actions.closing = True
+    assert list(follower) == [] and actions.followers == 0
+
+
+@pytest.mark.parametrize("followers", [0, 1])
+def test_a_server_that_waits_for_a_follower_is_made_to_stop(actions, monkeypatch, followers):
+    monkeypatch.setattr(leaving, "_PATIENCE", 0.1)
+    forced = threading.Event()
+    server = types.SimpleNamespace(should_exit=False, force_exit=False)
+    server.thread = threading.Thread(target=forced.wait, args=(5,))
+    server.thread.start()
+    actions.followers = followers
+    watching = leaving.watch(server, actions)
+    server.should_exit = True
+    watching.join(5)
+    assert actions.closing and server.force_exit == bool(followers)
+    forced.set()
+    server.thread.join()
 
 
 def test_a_second_job_and_a_mistake_are_told_on_the_page_and_start_nothing(actions, jobs):

@@ -58,6 +58,10 @@ def test_a_run_can_be_probed_without_an_export(host, runs):
     original, hardened = forms.probe_request(values, host, runs)["checkpoints"]
     assert original["path"] == str(host.checkpoint_folder() / "model.safetensors")
     assert hardened["path"] == str(hosts.runs_folder(host) / "done")
+    exported = {**values, "hardened": "hard.safetensors"}
+    original, hardened = forms.probe_request(exported, host, runs)["checkpoints"]
+    assert original["path"] == str(host.checkpoint_folder() / "model.safetensors")
+    assert hardened["path"] == str(host.checkpoint_folder() / "hard.safetensors")
     with pytest.raises(ConfigError, match="not finished"):
         forms.probe_request({**values, "probe_run": "begun"}, host, runs)
     with pytest.raises(ConfigError, match="not in the list"):

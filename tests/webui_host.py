@@ -162,6 +162,7 @@ def main() -> None:
     print(json.dumps({"url": url, "gradio": gr.__version__, "settings": sorted(
         sys.modules["modules"].shared.opts.data_labels)}), flush=True)  # fmt: skip
     sys.stdin.readline()  # the test closes it, or writes a line
+    demo.close(verbose=False)  # Reload UI does so first, and waits for whoever streams
     for callback in CALLBACKS.get("on_script_unloaded", []):
         callback()
     left = [name for name in sys.modules if name.startswith("resalign_ext")]

@@ -36,6 +36,8 @@ class Actions:
     def __init__(self, host: Host, jobs: Jobs, url: Callable[[str, str], str]) -> None:
         """url: the address of a file of a probe's report, by the probe's name and the file's."""
         self.host, self.jobs, self.url = host, jobs, url
+        self.closing = False  # the host's server is to stop: see leaving.py
+        self.followers = 0
         self._renewing = threading.Thread()  # what follows an export in the host
 
     def harden(self, values: Values) -> str:
@@ -86,17 +88,24 @@ class Actions:
         self.jobs.cancel()
 
     def follow(self) -> Iterator[tuple[str, bool]]:
-        """(HTML of the job, is it over), again whenever it changes, until it is over."""
-        while True:
-            state = self.jobs.state()
-            over = not state or state.get("status") != "running"
-            if over and self._renewing.is_alive():  # the host's list is empty while it is read
-                self._renewing.join(_RENEWED_WITHIN)
-            yield views.job_html(state), over
-            if over or not state:
-                return
-            time.sleep(_PAUSE)
-            self.jobs.wait(state["revision"], _WAIT)
+        """(HTML of the job, is it over), again whenever it changes, until it is over.
+
+        Ends earlier, and without another update, where the server is to stop.
+        """
+        self.followers += 1
+        try:
+            while not self.closing:
+                state = self.jobs.state()
+                over = not state or state.get("status") != "running"
+                if over and self._renewing.is_alive():  # the host's list is empty while it is read
+                    self._renewing.join(_RENEWED_WITHIN)
+                yield views.job_html(state), over
+                if over or not state:
+                    return
+                time.sleep(_PAUSE)
+                self.jobs.wait(state["revision"], _WAIT)
+        finally:
+            self.followers -= 1
 
     def kind(self) -> str:
         """Of the last job."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from . import routes
+from . import leaving, routes
 from .a1111 import A1111, add_settings
 from .actions import Actions, Jobs
 from .host import work_folder
 
 host = A1111()
 _jobs: Jobs | None = None
+_actions: list[Actions] = []
 
 
 def manager(host: A1111, folder: Path) -> Jobs:
@@ -35,13 +36,19 @@ def settings() -> None:
 def tabs() -> list[tuple[Any, str, str]]:
     from . import layout
 
-    return [(layout.build(Actions(host, jobs(), routes.report_url)), "ResAlign", "resalign")]
+    actions = Actions(host, jobs(), routes.report_url)
+    _actions[:] = [actions]
+    return [(layout.build(actions), "ResAlign", "resalign")]
 
 
 def started(demo: Any, app: Any) -> None:
     """Add our routes; none where the host serves no page, as nobody could look then."""
-    if demo is not None:
-        routes.register(app, host, jobs())
+    if demo is None:
+        return
+    routes.register(app, host, jobs())
+    if getattr(demo, "server", None) is not None:
+        for actions in _actions:
+            leaving.watch(demo.server, actions)
 
 
 def close() -> None:

@@ -33,13 +33,16 @@ def probe_request(
 ) -> dict[str, Any]:
     """The original and what was hardened, a run or an exported file, attacked and measured."""
     run = run_of(values.get("probe_run"), runs)
-    if run is not None and values.get("hardened") in (None, "", THE_RUN):
-        hardened, original = str(run.folder), original_of(values, host, run)
-        if not run.finished:
-            raise ConfigError(f"{run.name}: it is not finished; resume it first")
-    else:
-        hardened = checkpoint_of(values, "hardened", host)
+    if run is None:
         original = checkpoint_of(values, "original", host)
+    else:
+        original = original_of(values, host, run)
+    if run is None or values.get("hardened") not in (None, "", THE_RUN):
+        hardened = checkpoint_of(values, "hardened", host)
+    elif run.finished:
+        hardened = str(run.folder)
+    else:
+        raise ConfigError(f"{run.name}: it is not finished; resume it first")
     if original == hardened:
         raise ConfigError("probe: the original and the hardened checkpoint are the same file")
     plan = from_json(HardeningPlan, run.plan, where="plan") if run else None
