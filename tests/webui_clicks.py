@@ -1,0 +1,88 @@
+"""What a person does in the tab with real jobs on the demo checkpoint, step by step."""
+
+from __future__ import annotations
+
+from webui_browser import Tab
+
+SLOW = 400  # seconds that a job of a few steps may take on a busy machine
+
+
+def set_up(tab: Tab, steps: int, *, preview_every: int = 2) -> None:
+    """The demo checkpoint, its own concept, so many steps."""
+    tab.go("Harden")
+    tab.choose("checkpoint", "ResAlign demo")
+    tab.tick("concepts", "weapons")
+    tab.tick("preset", "fast")
+    tab.open_more("More settings")
+    set_steps(tab, steps, preview_every=preview_every)
+
+
+def set_steps(tab: Tab, steps: int, *, preview_every: int = 2) -> None:
+    tab.fill("outer_steps", str(steps))
+    tab.fill("preview_every", str(preview_every))
+
+
+def start(tab: Tab) -> None:
+    """Harden, until its first curve is drawn."""
+    tab.press("harden")
+    tab.status("running", "harden")
+    curve = tab.page.locator(".ra-job polyline:visible").first
+    curve.wait_for(state="visible", timeout=SLOW * 1000)  # of two steps or more
+
+
+def cancel(tab: Tab, steps: int) -> None:
+    """Stop it; it is then offered again."""
+    tab.press("cancel")
+    assert "Resume goes on" in tab.status("stopped", seconds=SLOW)
+    assert f"of {steps}" in tab.value("unfinished")
+
+
+def resume(tab: Tab, steps: int) -> None:
+    tab.press("resume")
+    assert f"hardened in {steps} steps" in tab.status("done", "resume", seconds=SLOW)
+
+
+def export(tab: Tab, name: str) -> None:
+    tab.go("Export")
+    tab.fill("export_name", name)
+    tab.press("export")
+    assert "left as they were" in tab.status("done", "export", seconds=SLOW)
+
+
+def read_header(tab: Tab, name: str) -> None:
+    """The new file is in the lists, and says what it is."""
+    tab.go("About a checkpoint")
+    tab.choose("about", name)
+    tab.press("show_about")
+    tab.wait_text("concepts:")
+
+
+def probe(tab: Tab, hardened: str) -> None:
+    """A short probe of the demo and the hardened file, and its report."""
+    tab.go("Probe")
+    tab.choose("hardened", hardened)
+    tab.open_more("More settings")
+    for name in ("attack_steps", "probe_images", "sampling_steps"):
+        tab.fill(name, "2")
+    tab.press("probe")
+    assert "at worst" in tab.status("done", "probe", seconds=SLOW)
+    tab.go("Reports")
+    tab.press("show_report")
+    report = tab.page.frame_locator("iframe[title=report]").locator("text=at worst")
+    report.first.wait_for(state="visible")
+
+
+def save_and_try_lora(tab: Tab, name: str) -> None:
+    """The hardening as a LoRA in the host's folder, then drawn with, as if it were a user's."""
+    tab.go("Export")
+    tab.fill("lora_name", name)
+    tab.press("save_lora")
+    tab.status("done", "lora", seconds=SLOW)
+    tab.go("Try my LoRA")
+    tab.choose("try_run", "weapon")
+    tab.choose("lora", name)
+    tab.fill("prompt", "a noto key on a white background")
+    tab.fill("lora_steps", "4")
+    tab.press("try_lora")
+    tab.status("done", "try_lora", seconds=SLOW)
+    tab.page.locator(".ra-sheets img").first.wait_for(state="visible")
