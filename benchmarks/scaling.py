@@ -131,19 +131,18 @@ def measure(args: argparse.Namespace) -> None:
             cpu[count] += [max(steps) for steps in zip(*(r["cpu"] for r in ranks), strict=True)]
     cores = os.cpu_count() or 1
     print(f"J = {args.users}, {args.what}; {cores} cores, load {os.getloadavg()[0]:.1f}\n")
-    print(
-        "| processes | s per outer step (min to max) | speed-up | CPU s of the busiest rank | "
-        "speed-up by it | best possible |"
-    )
-    print("|---|---|---|---|---|---|")
+    real = args.what == "real"
+    more = " CPU s of the busiest rank | speed-up by it |" if real else ""
+    print(f"| processes | s per outer step (min to max) | speed-up | best possible |{more}")
+    print("|---|---|---|---|" + "---|---|" * real)
     rows = []
     for count, found in seconds.items():
         middle, busy = statistics.median(found), statistics.median(cpu[count])
-        gain, cpu_gain = statistics.median(seconds[1]) / middle, statistics.median(cpu[1]) / busy
-        bound = best(args.users, count)
+        gain, bound = statistics.median(seconds[1]) / middle, best(args.users, count)
+        more = f" {busy:.3f} | {statistics.median(cpu[1]) / busy:.2f} |" if real else ""
         print(
             f"| {count} | {middle:.3f} ({min(found):.3f} to {max(found):.3f}) | {gain:.2f} | "
-            f"{busy:.3f} | {cpu_gain:.2f} | {bound:.2f} |"
+            f"{bound:.2f} |{more}"
         )
         rows.append({"processes": count, "seconds": found, "cpu": cpu[count], "best": bound})
     if args.json:

@@ -6,7 +6,7 @@ died (its signs of life end) and who hangs, and it can be interrupted. A collect
 all have arrived, so it takes as long as the bytes do, and no rank waits in one for work.
 
 Tensors travel through the host's memory, on CUDA too: they are as small as the adapter, and NCCL
-ends a process whose peer is gone before its state could be saved (docs/decisions/0003).
+ends a process whose peer is gone before its state could be saved (docs/decisions/0004).
 """
 
 from __future__ import annotations
