@@ -16,7 +16,9 @@ from fakes_checkpoint import write_tiny_checkpoint
 from fakes_data import save_pictures
 from fakes_ranks import free_port, until
 from safetensors.torch import load_file
+from test_cli_probe import PLAN as PROBE
 
+from resalign.backend.probe.reading import read_probe
 from resalign.backend.run_folder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -155,3 +157,21 @@ def test_a_launched_run_that_is_stopped_says_how_to_go_on_and_goes_on_alone(job,
         return
     code, text = ended(launch(here, 1, "resume", str(run)), 250)
     assert code == 0 and f"continuing after step {saved}" in text, text
+
+
+def test_accelerate_launches_a_probe_that_reports_what_one_process_does(tmp_path):
+    """`probe` under a launcher, and `resume` of it when it is done: one report, told once."""
+    original = write_tiny_checkpoint(tmp_path / "original.safetensors", dtype=torch.float32)
+    shutil.copy(original, tmp_path / "hardened.safetensors")
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.toml").write_text(PROBE.format(output=tmp_path / name))
+    for name, count in (("one", 1), ("two", 2)):
+        code, text = ended(launch(tmp_path, count, "probe", f"{name}.toml", "--device", "cpu"))
+        assert code == 0 and text.count("report.html") == 1, text
+    looks = [
+        [look.to_json() | {"seconds": 0} for look in read_probe(tmp_path / name).looks]
+        for name in ("one", "two")
+    ]
+    assert looks[0] == looks[1] and len(looks[0]) == 6
+    code, text = ended(launch(tmp_path, 2, "resume", "two"))
+    assert code == 0 and text.count("report.html") == 1, text
