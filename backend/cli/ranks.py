@@ -14,9 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..config import Job
 from ..errors import ConfigError, RankError
-from ..probe_config import ProbeJob
 from .console import Console
 
 if TYPE_CHECKING:
@@ -52,7 +50,9 @@ def joined(args: argparse.Namespace, console: Console) -> Iterator[Ranks]:
 
 def follow(ranks: Ranks, console: Console) -> int:
     """Another rank than the first: do what the first one's job asks."""
+    from ..config import Job
     from ..plan_file import from_json
+    from ..probe_config import ProbeJob
 
     work: tuple[str, dict] | None = ranks.share(None)
     if work is None:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..progress import ProgressCallback
-
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from ..progress import ProgressCallback
 
 T = TypeVar("T")
 Classes = Sequence[type]  # the dataclasses in a value that is sent
