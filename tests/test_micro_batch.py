@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from fakes_data import tiny_family
 
 from fakes import encoded_data, random_conditioning, random_set, tiny_model
 from resalign.backend.adapter.apply import AdaptedDenoiser
@@ -15,9 +16,10 @@ from resalign.backend.config import (
     FineTuneConfig,
     HardeningPlan,
     HarmConfig,
+    ImageSet,
     RegulatorConfig,
 )
-from resalign.backend.data.batches import draw
+from resalign.backend.data.batches import draw, prepare_data
 from resalign.backend.harden import harden
 
 KINDS = ("ascent", "redirect", "retain", "fine_tuning")
@@ -77,6 +79,27 @@ def test_no_pass_sees_more_samples_than_a_micro_batch(denoiser, kind, monkeypatc
     monkeypatch.setattr(denoiser.model.unet, "forward", forward)
     gradient(loss_of(denoiser, kind, 2), denoiser.theta)
     assert max(seen) == 2 and sum(seen) >= 5
+
+
+@pytest.mark.parametrize(("micro_batch", "most"), [(0, 6), (1, 2)])
+def test_a_set_is_synthesised_in_micro_batches_too(micro_batch, most, monkeypatch):
+    """Each image with its unconditional twin."""
+    model = tiny_family()
+    seen = []
+    original = model.unet.forward
+
+    def forward(latents, *args, **kwargs):
+        seen.append(len(latents))
+        return original(latents, *args, **kwargs)
+
+    monkeypatch.setattr(model.unet, "forward", forward)
+    images = ImageSet(prompts=("a bad thing",), images=3, sampling_steps=1)
+    plan = HardeningPlan(
+        concepts=(Concept("bad", prompts=("bad",)),), forget_set=images, retain_set=images,
+        resolution=64, micro_batch=micro_batch,
+    )  # fmt: skip
+    prepare_data(model, plan)
+    assert max(seen) == most and sum(seen) == 6
 
 
 def test_gradients_that_lay_in_the_leaves_before_stay_there():

@@ -36,6 +36,7 @@ def load_checkpoint(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     denoiser_dtype: torch.dtype | None = None,
+    spare_encoders: bool = False,
 ) -> Model:
     """Load a checkpoint for inference and hardening: eval mode, no weight requires a gradient.
 
@@ -46,6 +47,7 @@ def load_checkpoint(
             storage type if that is float16 or bfloat16 (fp8 becomes float16), else float32. The
             VAE of SDXL overflows in float16 and is kept in float32 instead.
         denoiser_dtype: of the denoiser alone; None means `dtype`.
+        spare_encoders: hardening may drop text encoders and VAE when it has encoded its data.
     """
     info = detect(path)
     device = torch.device(device)
@@ -65,6 +67,7 @@ def load_checkpoint(
         schedule=schedule.to(device),
         resolution=info.resolution,
         source=info.path,
+        spare_encoders=spare_encoders,
     )
 
 

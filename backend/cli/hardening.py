@@ -117,7 +117,9 @@ def to_the_end(job: Job, run: RunFolder | None, console: Console, ranks: Ranks) 
 
     console.note(f"loading {Path(job.checkpoint).name}")
     device = ranks.place(job.device)
-    model = load_checkpoint(Path(job.checkpoint), device=device, **weight_types(job.plan))
+    model = load_checkpoint(
+        Path(job.checkpoint), device=device, spare_encoders=True, **weight_types(job.plan)
+    )
     with _telling_how_to_go_on(run, device, ranks):
         result = engine.harden(
             model, job.plan, run_folder=run, on_progress=console.progress, ranks=ranks

@@ -161,6 +161,7 @@ def prepare_data(
             done[image_set] = encode_image_set(
                 model, image_set, resolution=resolution, cache=cache,
                 skip_broken=plan.skip_broken_images, on_progress=saying(what, on_progress),
+                synthesis_batch=plan.micro_batch,
             )  # fmt: skip
         return done[image_set]
 
@@ -209,6 +210,8 @@ def shared_data(
         offload_encoders(model)
     data = ranks.share(data, (EncodedData, EncodedSet, Bucket, Conditioning))
     assert data is not None
+    if model.spare_encoders:
+        model.text_encoders, model.vae = (), None  # type: ignore[assignment]
     return data
 
 

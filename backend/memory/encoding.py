@@ -55,9 +55,10 @@ def trace_encoding(
         moments.append((_bytes(model.vae), _activations(work, model.vae)))
     if _synthesises(plan):
         empty = random_data(model, side).empty
+        batch = plan.micro_batch or SYNTHESIS_BATCH
         work = partial(
-            generate_latents, model, empty, negative=empty, seeds=range(SYNTHESIS_BATCH), steps=2,
-            height=pixels, width=pixels, batch=SYNTHESIS_BATCH,
+            generate_latents, model, empty, negative=empty, seeds=range(batch), steps=2,
+            height=pixels, width=pixels, batch=batch,
         )  # fmt: skip
         moments.append((0, _activations(work, model.unet)))
     return Trace(_bytes(model.unet), *max(moments, key=sum))

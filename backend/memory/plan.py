@@ -172,7 +172,7 @@ def _encoding(
 ) -> Trace:
     half = stored_in_half and not needs_fp32(plan)
     return _encoding_of(
-        replace(plan, micro_batch=0, gradient_checkpointing=False), configs, family, side,
+        replace(plan, gradient_checkpointing=False), configs, family, side,
         torch.float16 if half else torch.float32,
     )  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ..config import HardeningPlan
@@ -15,7 +17,7 @@ def needs_fp32(plan: HardeningPlan) -> bool:
     return plan.precision == "fp32" or plan.simulate == "full" or full
 
 
-def weight_types(plan: HardeningPlan) -> dict[str, torch.dtype | None]:
+def weight_types(plan: HardeningPlan) -> dict[str, Any]:
     """What to give `load_checkpoint` for a plan: `dtype` and `denoiser_dtype`.
 
     In half precision the denoiser is loaded in the type that its layers compute in. Otherwise

@@ -27,6 +27,8 @@ class Model:
     schedule: ᾱ and the prediction type.
     source: the checkpoint file or diffusers folder; None where a host handed the model over.
     resolution: native side in pixels (512, 768, 1024; 64 for the demo).
+    spare_encoders: nobody needs text encoders and VAE once the data are encoded: they are dropped
+        then, which frees their memory.
     """
 
     family: str
@@ -37,6 +39,7 @@ class Model:
     schedule: NoiseSchedule
     resolution: int
     source: Path | None = None
+    spare_encoders: bool = False
 
     @property
     def device(self) -> torch.device:
