@@ -2,6 +2,9 @@
 // connection broke), and then presses the button that follows it. All else is gradio's.
 (() => {
   const EVERY = 3000; // milliseconds
+  // A1111 with --api ends its start in an error when a request comes in a certain second of it, so
+  // a page that was left open must not ask a host that starts.
+  const AFTER_A_BREAK = 30000;
 
   const find = (selector) => {
     const app = document.querySelector("gradio-app");
@@ -19,14 +22,17 @@
     return stuck || (state.status === "running" && panel.status !== "running");
   }
 
+  let quiet = 0; // looks to leave out
+
   async function look() {
     const button = find("#resalign_follow");
-    if (!button || document.hidden) return;
+    if (!button || document.hidden || quiet-- > 0) return;
+    quiet = 0;
     try {
       const answer = await fetch("resalign/state", { cache: "no-store" });
       if (answer.ok && behind(await answer.json())) button.click();
     } catch {
-      // the host restarts: the next look will tell
+      quiet = AFTER_A_BREAK / EVERY;
     }
   }
 

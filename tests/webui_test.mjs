@@ -9,7 +9,7 @@ const SOURCE = readFileSync(new URL("../javascript/resalign.js", import.meta.url
 
 /** A page whose panel has these data (null: none yet); `look(state)` is one look of the script. */
 function page(panel) {
-  const made = { clicks: 0, panel, answer: null, hidden: false };
+  const made = { clicks: 0, asked: 0, panel, answer: null, hidden: false };
   const button = { click: () => made.clicks++ };
   let timer = null;
   const document = {
@@ -21,6 +21,7 @@ function page(panel) {
     },
   };
   const fetch = async () => {
+    made.asked++;
     if (made.answer === null) throw new TypeError("failed to fetch");
     return { ok: made.answer !== 401, json: async () => made.answer };
   };
@@ -59,8 +60,17 @@ test("a panel that has stopped moving is set going, also to show the end", async
 
 test("nothing is done while the page is hidden, the host is away, or nobody has logged in", async () => {
   const made = page(null);
-  for (const answer of [null, 401, { status: null, revision: null }]) await made.look(answer);
+  for (const answer of [401, { status: null, revision: null }, null]) await made.look(answer);
   made.hidden = true;
   await made.look({ status: "running", revision: 1 });
   assert.equal(made.clicks, 0);
+});
+
+test("a host that was away is left in peace while it starts, and then looked at again", async () => {
+  const made = page(null);
+  await made.look(null);
+  for (let number = 0; number < 10; number++) await made.look({ status: "running", revision: 1 });
+  assert.deepEqual([made.asked, made.clicks], [1, 0]);
+  await made.look({ status: "running", revision: 1 });
+  assert.deepEqual([made.asked, made.clicks], [2, 1]);
 });
