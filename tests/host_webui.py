@@ -113,6 +113,8 @@ class WebUI:
         assert self.process is None
         command = [self.python, "launch.py", *FLAGS[self.kind], "--port", str(self.port),
                    "--data-dir", str(self.data), *flags]  # fmt: skip
+        if self.kind == "forge":  # with a --data-dir its page may not load its own scripts
+            command += ["--gradio-allowed-path", str(self.host)]
         before = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
