@@ -80,8 +80,8 @@ def check_job(
     """Look at all that a job names; every problem is listed, not only the first.
 
     exporting: the results are to be written too; False: the run alone.
-    memory: predict the peak on whatever device; on a GPU that is done anyway. Takes seconds.
-    budget: GiB to fit into; by default all that the GPU has.
+    memory: predict the peak, which takes seconds to a minute; a run that starts does without.
+    budget: GiB to fit into, with `memory`; by default all that the GPU has.
     """
     problems: list[str] = []
     warnings: list[str] = []
@@ -102,11 +102,11 @@ def check_job(
                 "there"
             )
         total = device_memory(device) if device else None
-        if memory or budget or total:
+        if memory or budget:
             needed = memory_needed(info, job.plan, budget or (total / GIB if total else None))
             if needed.fits is False or (needed.changes and not budget):
                 warnings.append(f"{device} has too little memory: {'; '.join(needed.words)}")
-        if not job.plan.fine_tunes:
+        if not job.plan.fine_tunes and job.plan.method == "resalign":
             warnings.append("fine_tunes is empty: this is plain unlearning, which does not last")
     title = f"{Path(job.checkpoint).name}: {info.title}" if info else job.checkpoint
     return CheckReport(

@@ -73,7 +73,7 @@ def encode_texts(
 
 
 def _text(
-    model: Model, text: str, store: EncodingCache, encoders: tuple[object, ...]
+    model: Model, text: str, store: EncodingCache, encoders: tuple[str | int | None, ...]
 ) -> Conditioning:
     """One text's, from the cache if it is there; `encoders` is what tells them apart."""
     key = content_key("text", model.family, text, *encoders)
