@@ -98,7 +98,9 @@ class HardenModel(io.ComfyNode):
         with torch.inference_mode(False):
             plan = build_plan(concepts, settings, fine_tuning, retain)
             key = places.key(
-                plan_hash(plan), data_stamp(plan), bridge.fingerprint(model, clip, vae)
+                plan_hash(plan),
+                data_stamp(plan, named=places.sets()),
+                bridge.fingerprint(model, clip, vae),
             )
             run = stored_run(places.runs() / key, plan)
             if run is None:

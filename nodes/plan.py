@@ -71,12 +71,18 @@ def folder_stamp(folder: Path | str) -> str:
     return hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest()
 
 
-def data_stamp(plan: HardeningPlan | ProbePlan) -> str:
-    """Of every folder that a plan names: a run on other pictures is another run."""
+def data_stamp(plan: HardeningPlan | ProbePlan, *, named: Path | None = None) -> str:
+    """Of every folder that a plan names: a run on other pictures is another run.
+
+    named: folders in it have names that are hashes of what they hold, so times are left aside: the
+    graph may have written one anew, with the same contents, after the host was started again.
+    """
     sets = [plan.forget_set, plan.retain_set, *(concept.images for concept in plan.concepts)]
     folders = {images.folder for images in sets if images is not None and images.folder}
     for one in plan.fine_tunes:
         folders |= {one.data, one.prior_data} - {RETAIN, ""}
-    return hashlib.sha256(
-        json.dumps([[folder, folder_stamp(folder)] for folder in sorted(folders)]).encode()
-    ).hexdigest()
+    stamps = [
+        [folder, "" if Path(folder).parent == named else folder_stamp(folder)]
+        for folder in sorted(folders)
+    ]
+    return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()

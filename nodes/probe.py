@@ -130,7 +130,8 @@ class ResilienceProbe(io.ComfyNode):
                 subjects.append(HostSubject("hardened", before, clip, vae, adapter=run.adapter))
             if after is not None:
                 subjects.append(HostSubject("after", after, clip, vae))
-            about = [json.dumps(to_json(plan), sort_keys=True), data_stamp(plan)]
+            about = [json.dumps(to_json(plan), sort_keys=True)]
+            about.append(data_stamp(plan, named=places.sets()))
             about += [subject.identity for subject in subjects]
             folder = places.probes() / places.key(*about)
             result = measure(cls.hidden, subjects, plan, folder, source, show_pictures)

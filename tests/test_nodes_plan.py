@@ -251,6 +251,21 @@ def test_a_stamp_changes_with_what_lies_in_a_folder(nodes, tmp_path, build_plan)
     assert len(set(seen)) == 5 and len({both for _, both in seen}) == 5
 
 
+def test_a_set_named_by_its_contents_is_the_same_when_written_anew(nodes, tmp_path, build_plan):
+    """The host empties its temp folder when it starts; the run must go on all the same."""
+    stamps, folder = nodes("plan"), tmp_path / "sets" / "0123abcd"
+    folder.mkdir(parents=True)
+    (folder / "a.png").write_bytes(b"12")
+    plan = build_plan([Concept("cat", images=ImageSet(str(folder)))])
+    before = stamps.data_stamp(plan, named=tmp_path / "sets")
+    os.utime(folder / "a.png", ns=(1, 1))
+    assert stamps.data_stamp(plan, named=tmp_path / "sets") == before
+    other = tmp_path / "sets" / "4567"
+    folder.rename(other)
+    plan = build_plan([Concept("cat", images=ImageSet(str(other)))])
+    assert stamps.data_stamp(plan, named=tmp_path / "sets") != before
+
+
 LIGHT = """
 import sys, types, pathlib
 sys.path.insert(0, {tests!r})
