@@ -92,6 +92,8 @@ def fine_tuning_pool(
     else:
         preset = plan_preset(choice)
         pool, per_step = preset.pool(), int(preset.fields.get("configurations_per_step", 1))
+        if not pool:  # a fast method simulates nobody
+            return (), 1
     if per_step > len(pool):
         raise ConfigError(
             f"configurations_per_step is {per_step}, but the settings describe {len(pool)} "
