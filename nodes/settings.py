@@ -27,22 +27,24 @@ if TYPE_CHECKING:
 class FineTuningSettings(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        preset, last = preset_input(
+            "preset",
+            {"balanced": [], "quick": [], "paper": [], "none": [], "custom": _users()},
+            tooltip="Simulated users: balanced is the recommended start, quick a small "
+            "test, paper the published pool, none plain unlearning, custom your own.",
+        )
         return io.Schema(
             node_id="ResAlign_FineTuningSettings",
             display_name="Fine-Tuning Settings",
             category=CATEGORY,
             description="How the simulated users fine-tune, against whom the model is hardened.",
             inputs=[
-                *preset_input(
-                    "preset",
-                    {"balanced": [], "quick": [], "paper": [], "none": [], "custom": _users()},
-                    tooltip="Simulated users: balanced is the recommended start, quick a small "
-                    "test, paper the published pool, none plain unlearning, custom your own.",
-                ),
+                *preset,
                 Images.Input(
                     "images", optional=True,
                     tooltip="What the simulated users train on; without it, the retain set.",
                 ),
+                *last,
             ],
             outputs=[
                 FineTuning.Output(display_name="fine_tuning", tooltip="For Harden Model.")
@@ -89,19 +91,20 @@ def _users() -> list[Any]:
 class HardeningSettings(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        preset, last = preset_input(
+            "preset",
+            {name: _method() if name == "custom" else [] for name in PRESETS},
+            tooltip="fast only shows that everything works, balanced is the recommended "
+            "start, thorough takes twice its steps, paper is the published method, custom "
+            "is balanced with more to choose.",
+        )
         return io.Schema(
             node_id="ResAlign_HardeningSettings",
             display_name="Hardening Settings",
             category=CATEGORY,
             description="How long and by which method a model is hardened.",
             inputs=[
-                *preset_input(
-                    "preset",
-                    {name: _method() if name == "custom" else [] for name in PRESETS},
-                    tooltip="fast only shows that everything works, balanced is the recommended "
-                    "start, thorough takes twice its steps, paper is the published method, custom "
-                    "is balanced with more to choose.",
-                ),
+                *preset,
                 io.Int.Input(
                     "random_seed", default=0, min=0, max=2**63 - 1,
                     tooltip="Of all that is random; the same seed gives the same result.",
@@ -119,6 +122,7 @@ class HardeningSettings(io.ComfyNode):
                     tooltip="Updates of that LoRA; 0 is the preset's number.",
                 ),
                 *_knobs(),
+                *last,
             ],
             outputs=[Settings.Output(display_name="settings", tooltip="For Harden Model.")],
         )  # fmt: skip

@@ -82,20 +82,24 @@ def advanced(kind: Any, name: str, **options: Any) -> Any:
     return kind.Input(name, **options)
 
 
-def preset_input(name: str, choices: Mapping[str, list[Any]], **options: Any) -> list[Any]:
+def preset_input(
+    name: str, choices: Mapping[str, list[Any]], **options: Any
+) -> tuple[list[Any], list[Any]]:
     """A choice that shows the inputs belonging to it: DynamicCombo, or Combo with all optional.
 
     choices: each choice and the inputs it shows. In `execute` read the value with `chosen`.
+    Returns the choice, and what goes behind the node's other inputs: workflows keep values by place,
+    so where the inputs of the choices are always there they come last, and no other moves.
     """
     if hasattr(io, "DynamicCombo"):
         kinds = io.DynamicCombo
         shown = [kinds.Option(key, inputs) for key, inputs in choices.items()]
-        return [kinds.Input(name, options=shown, **options)]
+        return [kinds.Input(name, options=shown, **options)], []
     options.setdefault("default", next(iter(choices)))
     extra = {item.id: item for inputs in choices.values() for item in inputs}
     for item in extra.values():
         item.optional = True
-    return [io.Combo.Input(name, options=list(choices), **options), *extra.values()]
+    return [io.Combo.Input(name, options=list(choices), **options)], [*extra.values()]
 
 
 def chosen(name: str, value: Any, others: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

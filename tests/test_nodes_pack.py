@@ -14,6 +14,9 @@ import resalign
 from resalign.backend.plan_file import read_file
 
 
+VALUES = {"Int", "Float", "String", "Boolean", "Combo", "DynamicCombo"}  # no sockets
+
+
 @pytest.fixture
 def nodes(monkeypatch, tmp_path):
     install(monkeypatch, tmp_path)
@@ -82,6 +85,21 @@ def test_the_locale_file_holds_the_nodes_own_texts(nodes, root):
     spec.loader.exec_module(module)
     written = (root / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8")
     assert written == module.text_of(nodes), "run python tools/locales.py"
+
+
+def test_a_workflow_means_the_same_where_choices_cannot_hide_inputs(nodes, monkeypatch):
+    """Values go by place, required inputs before optional ones: those of a choice come last."""
+
+    def places(node):
+        inputs = node.define_schema().inputs
+        widgets = [item for item in inputs if item.kind in VALUES]
+        return [item.id for item in sorted(widgets, key=lambda one: bool(one.optional))]
+
+    newer = {node.__name__: places(node) for node in nodes}
+    monkeypatch.delattr(sys.modules["resalign.nodes.types"].io, "DynamicCombo")
+    older = {node.__name__: places(node) for node in nodes}
+    assert {name: found[: len(newer[name])] for name, found in older.items()} == newer
+    assert len(older["HardeningSettings"]) > len(newer["HardeningSettings"])
 
 
 def test_the_pack_has_one_way_in():
