@@ -88,8 +88,8 @@ def preset_input(
     """A choice that shows the inputs belonging to it: DynamicCombo, or Combo with all optional.
 
     choices: each choice and the inputs it shows. In `execute` read the value with `chosen`.
-    Returns the choice, and what goes behind the node's other inputs: workflows keep values by place,
-    so where the inputs of the choices are always there they come last, and no other moves.
+    Returns the choice, and what goes behind the node's other inputs: workflows keep values by
+    place, so where the inputs of the choices are always there they come last, and no other moves.
     """
     if hasattr(io, "DynamicCombo"):
         kinds = io.DynamicCombo

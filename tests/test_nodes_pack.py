@@ -13,7 +13,6 @@ from fakes_comfy import install
 import resalign
 from resalign.backend.plan_file import read_file
 
-
 VALUES = {"Int", "Float", "String", "Boolean", "Combo", "DynamicCombo"}  # no sockets
 
 
