@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -32,6 +33,10 @@ def import_package(name: str, root: Path):
         raise
     return module
 
+
+# A shell that begins us in the background has Ctrl-C ignored, and so would what tests begin
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if TESTS_THE_WHEEL:
     import resalign
