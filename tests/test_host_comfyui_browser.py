@@ -105,7 +105,8 @@ def test_the_blueprint_is_offered_and_opens(root, host, page):
     try:
         offered = host.get("/global_subgraphs").values()
     except urllib.error.HTTPError as error:
-        assert error.code == 404
+        if error.code != 404:
+            raise
         pytest.skip("this ComfyUI has no blueprints of packs")
     assert [one for one in offered if one["name"] == "Harden and Export"]
     assert not page.page.get_by_text("Failed to load subgraph blueprints").count()
