@@ -79,6 +79,26 @@ def test_a_server_that_waits_for_a_follower_is_made_to_stop(actions, monkeypatch
     server.thread.join()
 
 
+def test_a_server_that_waits_although_its_follower_has_ended_is_made_to_stop(actions, monkeypatch):
+    monkeypatch.setattr(leaving, "_PATIENCE", 0.2)
+    forced = threading.Event()
+
+    def serve():
+        while not actions.closing:
+            forced.wait(0.01)
+        actions.followers = 0  # it ended, and its connection is still waited for
+        forced.wait(5)
+
+    actions.followers = 1
+    server = types.SimpleNamespace(should_exit=True, force_exit=False)
+    server.thread = threading.Thread(target=serve)
+    server.thread.start()
+    leaving.watch(server, actions).join(5)
+    assert server.force_exit
+    forced.set()
+    server.thread.join()
+
+
 def test_a_second_job_and_a_mistake_are_told_on_the_page_and_start_nothing(actions, jobs):
     assert "tick weapons alone" in actions.harden({**FORM, "concepts": ["nudity"]})
     assert "ra-error" in actions.harden({**FORM, "seed": "x"})
