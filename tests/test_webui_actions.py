@@ -70,7 +70,7 @@ def test_a_server_that_waits_for_a_follower_is_made_to_stop(actions, monkeypatch
     server = types.SimpleNamespace(should_exit=False, force_exit=False)
     server.thread = threading.Thread(target=forced.wait, args=(5,))
     server.thread.start()
-    actions.followers = followers
+    actions.followers, actions.followed = followers, bool(followers)
     watching = leaving.watch(server, actions)
     server.should_exit = True
     watching.join(5)
@@ -89,7 +89,7 @@ def test_a_server_that_waits_although_its_follower_has_ended_is_made_to_stop(act
         actions.followers = 0  # it ended, and its connection is still waited for
         forced.wait(5)
 
-    actions.followers = 1
+    actions.followers, actions.followed = 1, True
     server = types.SimpleNamespace(should_exit=True, force_exit=False)
     server.thread = threading.Thread(target=serve)
     server.thread.start()

@@ -38,6 +38,7 @@ class Actions:
         self.host, self.jobs, self.url = host, jobs, url
         self.closing = False  # the host's server is to stop: see leaving.py
         self.followers = 0
+        self.followed = False  # whether a page ever was
         self._renewing = threading.Thread()  # what follows an export in the host
 
     def harden(self, values: Values) -> str:
@@ -93,6 +94,7 @@ class Actions:
         Ends earlier, and without another update, where the server is to stop.
         """
         self.followers += 1
+        self.followed = True
         try:
             while not self.closing:
                 state = self.jobs.state()

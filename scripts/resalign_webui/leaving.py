@@ -28,9 +28,8 @@ def watch(server: Any, actions: Actions) -> threading.Thread:
 def _watch(server: Any, actions: Actions) -> None:
     while not server.should_exit:
         time.sleep(_LOOK)
-    followed = actions.followers
     actions.closing = True
     server.thread.join(_PATIENCE)
-    # Also if all have ended: one of their connections may be what the server waits for
-    if server.thread.is_alive() and (followed or actions.followers):
+    # Also if all have ended, or long ago: the connection of one may be what the server waits for
+    if server.thread.is_alive() and actions.followed:
         server.force_exit = True
