@@ -101,19 +101,23 @@ def test_a_probe_that_lost_a_rank_goes_on_with_another_number(launcher, lines, t
         "import resalign.backend.probe.looking as looking\n"
         "true = looking.Looker.look\n"
         "def look(self, model, key, **options):\n"
-        "    if os.environ['RANK'] == '1' and key[0] == 'changed':\n"
-        "        (here / 'hung').touch()\n"
-        "        time.sleep(100)\n"
+        "    if os.environ['RANK'] != '0' and key[0] == 'changed':\n"
+        "        try:  # the first to come makes this link to its number, and no other can\n"
+        "            os.symlink(os.environ['RANK'], here / 'hung')\n"
+        "            time.sleep(100)\n"
+        "        except FileExistsError:\n"
+        "            pass\n"
         "    return true(self, model, key, **options)\n"
         "looking.Looker.look = look\n"
         "probed(here / 'probe')\n"
     )
     ranks = launcher.start(slow, 3, tmp_path)
-    until(lambda: (tmp_path / "hung").exists(), 60)
+    until(lambda: os.path.lexists(tmp_path / "hung"), 60)
     before = len(read_looks(tmp_path / "probe"))
-    ranks[1].kill()
+    victim = int(os.readlink(tmp_path / "hung"))  # claims are first come, first served
+    ranks[victim].kill()
     assert finish(ranks)[0] == 1
-    assert "rank 1 of 3 died" in ranks[0].text()
+    assert f"rank {victim} of 3 died" in ranks[0].text()
     assert len(read_looks(tmp_path / "probe")) >= before > 0
     launcher.run(work, 2, tmp_path)
     launcher.run(work.replace("'probe'", "'whole'"), 1, tmp_path)
