@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from fakes import tiny_unet
+from resalign.backend import harden as engine
+from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.config import (
     AdapterConfig,
     Concept,
@@ -23,6 +25,7 @@ from resalign.backend.memory.meta import MetaMemory
 from resalign.backend.memory.plan import GIB, plan_memory
 from resalign.backend.memory.trace import (
     Trace,
+    _bases,
     measure_step,
     meta_model,
     random_data,
@@ -32,6 +35,7 @@ from resalign.backend.memory.trace import (
 from resalign.backend.memory.tracker import LiveMemory
 from resalign.backend.model.model import Model
 from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
+from resalign.backend.progress import silent
 
 SIDE = 16  # of the latents
 USER = FineTuneConfig(name="u", learning_rate=1e-4, steps=7, batch=3)
@@ -74,6 +78,8 @@ def unrounded(monkeypatch):
         {"simulate": "full", "proximal": True},
         {"solver": SolverConfig(method="richardson", gamma=1e-3), "retain_after_weight": 1.0},
         {"harm": HarmConfig(loss="redirect"), "fine_tunes": (replace(USER, method="dreambooth"),)},
+        {"method": "redirect"},
+        {"method": "project"},
     ],
     ids=lambda changes: ",".join(changes) or "plain",
 )
@@ -85,6 +91,26 @@ def test_the_prediction_is_the_peak_of_a_real_run(changes):
     assert found.activations == pytest.approx(real.activations, rel=0.1)
     assert found.state == pytest.approx(real.state, rel=0.1)
     assert real.activations > 2**20
+
+
+def test_a_closed_form_needs_no_graph_and_its_prediction_is_a_forward_pass():
+    found, real = (of(hardening_plan(method="closed_form")) for of in (predicted, measured))
+    assert found.peak == pytest.approx(real.peak, rel=0.1)
+    assert found.activations < 0.3 * predicted(hardening_plan()).activations
+
+
+def test_the_bases_of_a_projection_are_at_most_what_is_reckoned():
+    """One for each distinct input, as many as the projection itself finds, none of them larger."""
+    unet = tiny_unet(sample_size=SIDE, block_out_channels=(32, 32))
+    model = Model("sd1", unet, (), (), None, NoiseSchedule(scaled_linear_alphas_cumprod()), 128)  # type: ignore[arg-type]
+    plan, data = hardening_plan(method="project"), random_data(model, SIDE)
+    plan = replace(plan, concepts=(Concept("concept", prompts=("bad",)),), fine_tunes=())
+    with AdaptedDenoiser(model, plan.adapter) as denoiser:
+        run = engine._Run(denoiser, plan, data, None, silent)
+        found = {id(basis): basis for basis in run.projection.bases.values()}.values()
+        most = _bases(denoiser)
+    assert len(most) == len(found)
+    assert sum(basis.numel() for basis in found) <= sum(basis.numel() for basis in most)
 
 
 def test_more_of_a_real_run_adds_nothing_to_its_peak(monkeypatch):

@@ -92,7 +92,14 @@ def measure_step(model: Model, plan: HardeningPlan, data: EncodedData, memory: L
             assert isinstance(denoiser, _Marking)
             denoiser.memory = memory
             denoiser.training(plan.gradient_checkpointing)
+            held = _bases(denoiser) if plan.method == "project" else []
+            if plan.method == "project":  # once its bases are there, a step is that without users
+                plan = replace(plan, method="resalign")
             run = engine._Run(denoiser, plan, data, None, silent)
+            if plan.method == "closed_form":  # no graph: what the edit does to harm and retention
+                with torch.no_grad():
+                    run.feed.harm(1).loss(), run.feed.retain(1)()
+                return Trace(weights, memory.peak_base - weights, memory.peak - memory.peak_base)
             # AdamW's moments are there from the first step on, and the gradients of the users
             # before this one wait for the mean.
             for tensor in run.theta.values():
@@ -101,8 +108,24 @@ def measure_step(model: Model, plan: HardeningPlan, data: EncodedData, memory: L
             run.optimiser.zero_grad(set_to_none=True)
             waits = [torch.zeros_like(t) for _ in range(waiting) for t in run.theta.values()]
             run.outer_step(1)
-            del waits
+            del waits, held
     return Trace(weights, memory.peak_base - weights, memory.peak - memory.peak_base)
+
+
+def _bases(denoiser: AdaptedDenoiser) -> list[Tensor]:
+    """What a projection holds at most: of each distinct input of the layers a whole basis.
+
+    How much less it is, the inputs' values decide. Q, K and V are given one tensor, and all K and V
+    of the cross-attention the same text.
+    """
+    found: dict[tuple[str, int], Tensor] = {}
+    for name, module in denoiser.modules.items():
+        weight = module.weight
+        text = ".attn2.to_k" in name or ".attn2.to_v" in name
+        key = ("text" if text else name.rpartition(".")[0], weight.shape[1])
+        if key not in found:
+            found[key] = torch.zeros(weight.shape[1], weight.shape[1], device=weight.device)
+    return list(found.values())
 
 
 class _Marking(AdaptedDenoiser):
@@ -129,7 +152,8 @@ class _Marking(AdaptedDenoiser):
 
 def representative(plan: HardeningPlan) -> tuple[HardeningPlan, int]:
     """The plan with the one user that takes most memory, shortened, and how many go before."""
-    users = sorted(plan.fine_tunes, key=lambda user: _weight(plan, user))[-1:]
+    pool = plan.fine_tunes if plan.method == "resalign" else ()  # the others simulate nobody
+    users = sorted(pool, key=lambda user: _weight(plan, user))[-1:]
     most = 2 * plan.micro_batch or 4096  # a third micro-batch is like the second
     short = tuple(
         replace(
