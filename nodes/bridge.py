@@ -2,8 +2,10 @@
 
 Weights are read through `get_key_patches`, which gives the unpatched base and the patches whatever
 is loaded where (`model_state_dict` contains patches on some days and not on others), and patches
-are merged into copies in float32: what the backend sees is what a KSampler would run. ComfyUI's
-executor works under inference mode, whose tensors cannot be trained: everything is cloned.
+are merged into copies in float32: what the backend sees is what a KSampler would run. For a plan
+in half precision each merged weight of the denoiser is then rounded to it, as when a file is loaded
+for that plan. ComfyUI's executor works under inference mode, whose tensors cannot be trained:
+everything is cloned.
 The VAE stays ComfyUI's own, so its tiling and its memory management do too.
 """
 
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from ..backend.adapter.lora import Adapter
@@ -29,11 +32,21 @@ _NATIVE = {"sd1": 512, "sd2": 512, "sdxl": 1024}
 
 
 @contextmanager
-def to_backend(model: Any, clip: Any, vae: Any, *, source: Path | None = None) -> Iterator[Model]:
+def to_backend(
+    model: Any,
+    clip: Any,
+    vae: Any,
+    *,
+    source: Path | None = None,
+    denoiser_dtype: torch.dtype | None = None,
+) -> Iterator[Model]:
     """The backend's Model for as long as the context lasts, in float32 on ComfyUI's device.
 
     Room is asked of ComfyUI before and given back after, also when an interrupt or a lack of
     memory passes through.
+
+    Args:
+        denoiser_dtype: of the denoiser alone, as `load_checkpoint` has it; None means float32.
 
     Raises:
         CheckpointError: the model is of a kind that cannot be hardened, or carries something
@@ -52,7 +65,7 @@ def to_backend(model: Any, clip: Any, vae: Any, *, source: Path | None = None) -
             model_management.free_memory(_bytes_needed(model, clip), device)
         built = None
         try:
-            built = _model(model, clip, vae, device, source)
+            built = _model(model, clip, vae, device, source, denoiser_dtype or torch.float32)
             yield built
         finally:
             if built is not None:  # whoever still holds the Model holds no weights
@@ -81,9 +94,12 @@ def fingerprint(model: Any, clip: Any = None, vae: Any = None) -> str:
     return found.hexdigest()[:40]
 
 
-def unet_tensors(model: Any) -> dict[str, Tensor]:
-    """The U-Net's weights with all pending patches, in float32, names without prefix."""
-    return _merged(model, UNET)
+def unet_tensors(model: Any, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """The U-Net's weights with all pending patches, names without prefix.
+
+    dtype: that they are rounded to, one by one, once they are merged; None means float32.
+    """
+    return _merged(model, UNET, dtype)
 
 
 def family_of(model: Any) -> str:
@@ -160,7 +176,9 @@ def is_patched(model: Any) -> bool:
     return any(key.startswith(UNET) and model.patches[key] for key in model.patches)
 
 
-def _model(model: Any, clip: Any, vae: Any, device: Any, source: Path | None) -> Model:
+def _model(
+    model: Any, clip: Any, vae: Any, device: Any, source: Path | None, dtype: torch.dtype
+) -> Model:
     import torch
 
     from ..backend.checkpoint import in_memory
@@ -168,9 +186,9 @@ def _model(model: Any, clip: Any, vae: Any, device: Any, source: Path | None) ->
     from ..backend.model.model import Model
     from .bridge_vae import HostVae
 
-    tensors = unet_tensors(model)
+    tensors = unet_tensors(model, dtype)
     family = in_memory.unet_family("the MODEL", tensors)
-    unet = in_memory.unet_from_tensors("the MODEL", tensors, family, device=device)
+    unet = in_memory.unet_from_tensors("the MODEL", tensors, family, device=device, dtype=dtype)
     del tensors
     schedule = _schedule(model)
     resolution = _NATIVE[family]
@@ -252,8 +270,8 @@ def _schedule(model: Any) -> Any:
     return NoiseSchedule(torch.clone(alphas), kind)  # type: ignore[arg-type]
 
 
-def _merged(patcher: Any, prefix: str) -> dict[str, Tensor]:
-    """Base weights with pending patches as ordinary float32 tensors, where they lie."""
+def _merged(patcher: Any, prefix: str, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Base weights with pending patches as ordinary tensors, float32 by default, where they lie."""
     import comfy.lora
     import torch
 
@@ -264,7 +282,7 @@ def _merged(patcher: Any, prefix: str) -> dict[str, Tensor]:
             merged = convert(weight.to(torch.float32, copy=True))
             if patches:
                 merged = comfy.lora.calculate_weight(patches, merged, key)
-            out[key.removeprefix(prefix)] = merged.detach().clone()
+            out[key.removeprefix(prefix)] = merged.detach().clone().to(dtype or torch.float32)
     return out
 
 

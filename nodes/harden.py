@@ -111,7 +111,7 @@ class HardenModel(io.ComfyNode):
                 assert run is not None
             else:
                 live.Live(cls.hidden, "harden", plan.outer_steps).recall(
-                    run.records, f"{plan.outer_steps} steps, kept from an earlier run"
+                    run.records, f"{_steps(plan)}, kept from an earlier run"
                 )
             if checkpoint != AUTOMATIC:
                 run = replace(run, source=source_file(model, checkpoint, cls.hidden))
@@ -134,6 +134,7 @@ def work(
 ) -> None:
     """Run the plan, or what is left of it, in its folder; all that is kept is kept there."""
     from ..backend.harden import harden
+    from ..backend.memory.weights import weight_types
     from . import bridge
     from .live import Live
     from .preview import previewing
@@ -142,7 +143,8 @@ def work(
     every, prompt, show = previews
     live = Live(hidden, "harden", plan.outer_steps, show_pictures=show)
     try:
-        with bridge.to_backend(model, clip, vae, source=source) as loaded:
+        kind = weight_types(plan)["denoiser_dtype"]
+        with bridge.to_backend(model, clip, vae, source=source, denoiser_dtype=kind) as loaded:
             folder.mkdir(parents=True, exist_ok=True)
             about = {
                 "checkpoint": str(source) if source else "",
@@ -164,7 +166,7 @@ def work(
             error, f"stopped after step {step} of {plan.outer_steps}; queue again to go on"
         )
         raise
-    live.finish(f"hardened in {plan.outer_steps} steps")
+    live.finish(f"hardened in {_steps(plan)}")
 
 
 def stored_run(folder: Path, plan: HardeningPlan) -> types.HardenedRun | None:
@@ -248,6 +250,10 @@ def summary(run: types.HardenedRun) -> dict[str, Any]:
         "source": run.source.name if run.source else "",
         "patched": run.patched,
     }
+
+
+def _steps(plan: HardeningPlan) -> str:
+    return f"{plan.outer_steps} step{'s' * (plan.outer_steps > 1)}"
 
 
 def _is_matrix(weights: Any, module: str) -> bool:

@@ -30,10 +30,11 @@ class Bench:
         names = {name: f"ldm.{name}" for name, _ in tiny_family().unet.named_modules()}
 
         @contextmanager
-        def to_backend(*parts: Any, source: Any = None):
+        def to_backend(*parts: Any, source: Any = None, denoiser_dtype: Any = None):
             import torch
 
             self.built += 1
+            self.denoiser_dtype = denoiser_dtype
             with torch.inference_mode(False), torch.enable_grad():
                 yield tiny_family()
 
@@ -50,13 +51,17 @@ class Bench:
         monkeypatch.setattr(refuse, "check_model", lambda model: None)
         monkeypatch.setattr(refuse, "check_parts", lambda clip, vae: None)
 
-    def run(self, *, steps: int = 4, preview_every: int = 0, **options: Any) -> Any:
+    def run(
+        self, *, steps: int = 4, preview_every: int = 0, precision: str = "fp32",
+        simulate: str = "shared", **options: Any,
+    ) -> Any:  # fmt: skip
         """Outputs of the node, executed as ComfyUI does: under inference mode."""
         import torch
 
         settings = self.types.SettingsValue(
             "quick",
             {"outer_steps": steps, "warm_up_steps": 1, "forget_batch": 2, "retain_batch": 2,
+             "precision": precision, "simulate": simulate,
              "forget_set": ImageSet(prompts=("a pistol",), images=2, sampling_steps=2),
              "retain_set": ImageSet(prompts=("a cat",), images=2, sampling_steps=2)},
         )  # fmt: skip

@@ -6,10 +6,14 @@ import fakes_bridge as fakes
 import fakes_comfy
 import pytest
 import torch
-from fakes_checkpoint import build_networks
+from fakes_checkpoint import build_networks, write_tiny_checkpoint
 
+from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.adapter.lora import A, Adapter, B
+from resalign.backend.checkpoint.load import load_checkpoint
+from resalign.backend.config import AdapterConfig, Concept, HardeningPlan
 from resalign.backend.errors import CheckpointError, ExportError
+from resalign.backend.memory.weights import weight_types
 from resalign.backend.model.encode import decode_latents, encode_images, encode_prompts
 
 Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -97,6 +101,33 @@ def test_packed_weights_are_unpacked_before_patches_go_on(bridge, model):
     merged = bridge.unet_tensors(model)[name.removeprefix("diffusion_model.")]
     assert torch.allclose(merged, model.tensors[name] * 2 + 1)
     assert merged.dtype == torch.float32
+
+
+def test_a_plan_in_half_precision_gets_the_denoiser_that_its_file_would_give(
+    bridge, model, clip, vae, tmp_path
+):
+    """Weights rounded after the patches are on; adapter and text encoders stay in float32."""
+    plan = HardeningPlan(concepts=(Concept("cat", ("a cat",)),), precision="bf16")
+    kind = weight_types(plan)["denoiser_dtype"]
+    path = write_tiny_checkpoint(tmp_path / "a.safetensors", dtype=torch.float32)
+    expected = load_checkpoint(path, **weight_types(plan)).unet.state_dict()
+    with bridge.to_backend(model, clip, vae, denoiser_dtype=kind) as backend:
+        found = backend.unet.state_dict()
+        assert found.keys() == expected.keys() and backend.dtype == torch.bfloat16
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+        assert {t.dtype for t in found.values()} == {torch.bfloat16}
+        texts = [p for net in backend.text_encoders for p in net.parameters()]
+        assert {p.dtype for p in texts} == {torch.float32}
+        with AdaptedDenoiser(backend, AdapterConfig(rank=2), precision="bf16") as denoiser:
+            assert {t.dtype for t in denoiser.theta.values()} == {torch.float32}
+
+    name = LDM_Q + ".weight"
+    model.patches[name] = [(1e-3, torch.ones_like(model.tensors[name]))]
+    with bridge.to_backend(model, clip, vae, denoiser_dtype=kind) as backend:
+        merged = (model.tensors[name] + 1e-3).to(kind)
+        assert torch.equal(backend.unet.get_submodule(Q).weight, merged)
+    with bridge.to_backend(model, clip, vae) as backend:
+        assert backend.dtype == torch.float32
 
 
 def test_under_inference_mode_all_can_be_trained(bridge, model, clip, vae):

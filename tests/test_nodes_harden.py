@@ -17,6 +17,13 @@ def bench(monkeypatch, tmp_path):
     return Bench(monkeypatch, tmp_path)
 
 
+class StoppedHereError(Exception): ...
+
+
+def stop(*args, **options):
+    raise StoppedHereError
+
+
 def record(step, harm):
     return StepRecord(
         step=step, harm=harm, retain=0.0, resilience_weight=0.0, retain_weight=0.0,
@@ -35,6 +42,21 @@ def test_gives_a_patched_model_a_lora_a_loss_map_and_the_run(bench):
     assert (run.folder / "adapter.safetensors").is_file()
     assert run.folder.is_relative_to(bench.base / "output" / "resalign" / "runs")
     assert bench.state["status"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("precision", "simulate", "dtype"),
+    [("fp32", "shared", torch.float32), ("bf16", "shared", torch.bfloat16),
+     ("bf16", "full", torch.float32)],
+)  # fmt: skip
+def test_the_denoiser_comes_in_the_type_that_the_plan_is_reckoned_with(
+    bench, monkeypatch, precision, simulate, dtype
+):
+    """All weights that a user trains cannot be in half precision."""
+    monkeypatch.setattr("resalign.backend.harden.harden", stop)
+    with pytest.raises(StoppedHereError):
+        bench.run(precision=precision, simulate=simulate)
+    assert bench.denoiser_dtype == dtype
 
 
 def test_a_finished_run_is_there_at_once_and_builds_no_network(bench):

@@ -101,7 +101,7 @@ def _to_the_end(
         "last": {name: round(value, 6) for name, value in last.items()},
         "warnings": list(dict.fromkeys(warnings)),
     }
-    return result, f"hardened in {total} steps"
+    return result, f"hardened in {total} step{'s' * (total > 1)}"
 
 
 def _work(
