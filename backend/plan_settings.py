@@ -29,8 +29,14 @@ PRESETS = {
     "fast": ("quick", 1),
     "thorough": ("balanced", 2),
     "paper": ("paper", 1),
+    "redirect": ("redirect", 1),
+    "edit": ("edit", 1),
     "custom": ("balanced", 1),
 }
+FAST = (  # what front ends say of two of them
+    "redirect (training towards the anchors, ESD-like, minutes) and edit (a closed-form edit, "
+    "seconds) are fast methods without simulated users: they unlearn, and promise no resilience"
+)
 _PLAIN = ("simulate", "precision", "learning_rate", "resilience_weight", "retain_weight",
           "seed", "resolution")  # fmt: skip
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..backend.plan_settings import OWN, PRESETS, fine_tuning_pool, setting_changes
+from ..backend.plan_settings import FAST, OWN, PRESETS, fine_tuning_pool, setting_changes
 from .plan import training_folder
 from .types import (
     CATEGORY,
@@ -96,7 +96,7 @@ class HardeningSettings(io.ComfyNode):
             {name: _method() if name == "custom" else [] for name in PRESETS},
             tooltip="fast only shows that everything works, balanced is the recommended "
             "start, thorough takes twice its steps, paper is the published method, custom "
-            "is balanced with more to choose.",
+            f"is balanced with more to choose; {FAST}.",
         )
         return io.Schema(
             node_id="ResAlign_HardeningSettings",
@@ -114,8 +114,9 @@ class HardeningSettings(io.ComfyNode):
                     tooltip="Side of the training images in pixels; 0 is the model's own.",
                 ),
                 io.Int.Input(
-                    "rank", default=4, min=1, max=256,
-                    tooltip="Rank of the LoRA that hardens the model.",
+                    "rank", default=0, min=0, max=256,
+                    tooltip="Rank of the LoRA that hardens the model; 0 is the preset's (edit 16, "
+                    "the others 4).",
                 ),
                 io.Int.Input(
                     "outer_steps", default=0, min=0, max=10_000,

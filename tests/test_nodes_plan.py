@@ -167,14 +167,34 @@ def test_users_train_on_images_that_are_given(users):
             users("balanced", images=wrong)
 
 
-@pytest.mark.parametrize(("choice", "name"), [("fast", "quick"), ("balanced", "balanced"),
-                                              ("paper", "paper")])  # fmt: skip
+@pytest.mark.parametrize(("choice", "name"), [
+    ("fast", "quick"), ("balanced", "balanced"), ("paper", "paper"), ("redirect", "redirect"),
+    ("edit", "edit"),
+])  # fmt: skip
 def test_an_untouched_preset_is_the_backends(nodes, settings, build_plan, choice, name):
     """With every input at its default, on the newer and the older kind of host."""
     inputs = nodes("settings").HardeningSettings.define_schema().inputs
     defaults = {one.id: one.default for one in inputs[1:]}
     for value in ({"preset": choice}, choice):
         assert build_plan([CAT], settings(value, **defaults)) == preset_plan(name, [CAT])
+
+
+def test_a_workflow_saved_with_rank_4_means_the_same_as_before(settings, build_plan):
+    """It was the default, and is the preset's own for all that could be chosen then."""
+    for choice in ("fast", "balanced", "thorough", "paper", "custom"):
+        assert settings(choice, rank=4).preset == settings(choice).preset
+        assert build_plan([CAT], settings(choice, rank=4)) == build_plan([CAT], settings(choice))
+
+
+def test_fast_methods_say_what_they_are_and_promise_no_resilience(nodes, settings, build_plan):
+    (combo, *_) = nodes("settings").HardeningSettings.define_schema().inputs
+    for words in ("without simulated users", "minutes", "seconds", "promise no resilience"):
+        assert words in combo.tooltip
+    for choice, method, steps in (("edit", "closed_form", 1), ("redirect", "redirect", 160)):
+        plan = build_plan([CAT], settings(choice))
+        assert (plan.method, plan.outer_steps, plan.fine_tunes) == (method, steps, ())
+    assert build_plan([CAT], settings("edit", outer_steps=20)).outer_steps == 1
+    assert build_plan([CAT], settings("redirect", outer_steps=20)).outer_steps == 20
 
 
 def test_no_settings_are_the_balanced_preset(build_plan, nodes):

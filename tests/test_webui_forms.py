@@ -10,7 +10,7 @@ from resalign.backend.config import Concept, HardeningPlan, ImageSet
 from resalign.backend.data.concept import load_preset
 from resalign.backend.errors import ConfigError
 from resalign.backend.plan_file import from_json
-from resalign.backend.plan_presets import preset_plan
+from resalign.backend.plan_presets import plan_preset, preset_plan
 from resalign.scripts.resalign_webui import forms
 from resalign.scripts.resalign_webui import host as hosts
 
@@ -53,6 +53,18 @@ def test_settings_change_what_the_preset_says(request_of):
     assert (plan.seed, plan.adapter.rank, plan.resolution) == (7, 8, 256)
     assert (plan.resilience_weight, plan.solver.method) == (0.5, "cg")
     assert (plan.precision, plan.gradient_checkpointing) == ("bf16", True)
+
+
+@pytest.mark.parametrize("name", ["redirect", "edit"])
+def test_the_fast_methods_are_presets_here_too(request_of, name):
+    """Of the demo with its own rates; nobody is simulated, whoever is chosen."""
+    assert request_of(preset=name)[1] == preset_plan(name, [load_preset("weapons").concept()])
+    own = plan_preset(name).fields
+    for users in ("preset", "none"):
+        _, plan = request_of(checkpoint=hosts.DEMO, preset=name, users=users)
+        assert {field: getattr(plan, field) for field in own} == own
+        assert plan.fine_tunes == () and plan.learning_rate == 8e-3
+        assert plan.outer_steps == (1 if name == "edit" else 120)
 
 
 def test_concepts_of_ones_own_stand_beside_shipped_ones_each_with_its_strength(request_of):

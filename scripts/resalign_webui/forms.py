@@ -12,14 +12,14 @@ from ...backend.data.concept import load_preset, preset_names, retain_prompts
 from ...backend.data.concept_list import NONE, joined, read_concepts
 from ...backend.errors import ConfigError
 from ...backend.plan_file import to_json
-from ...backend.plan_presets import preset_plan
+from ...backend.plan_presets import plan_preset, preset_plan
 from ...backend.plan_settings import OWN, fine_tuning_pool, setting_changes
 from . import host as hosts
 from .checking import Values, flag, number, one_of, some_of, text, whole
 from .host import DEMO, Host
 from .runs import Probe, Run, named
 
-PRESETS = ("fast", "balanced", "thorough", "paper")
+PRESETS = ("fast", "balanced", "thorough", "paper", "redirect", "edit")
 USERS = ("preset", "balanced", "quick", "paper", "none", "custom")
 SIMULATE = (OWN, "shared", "adapter", "full")
 SOLVERS = (OWN, "first_order", "richardson", "cg", "minres")
@@ -98,7 +98,9 @@ def demo_plan(values: Values) -> HardeningPlan:
     choice = one_of(values, "preset", PRESETS, "balanced")
     steps = whole(values, "outer_steps", 0, 0, 10_000) or DEMO_STEPS.get(choice, 120)
     plan = prompted_plan(seed=whole(values, "seed", 0, 0, _BIG), warm_up=steps // 2, steps=steps)
-    if one_of(values, "users", USERS, "preset") == "none":
+    if choice in ("redirect", "edit"):
+        plan = replace(plan, fine_tunes=(), **plan_preset(choice).fields)
+    elif one_of(values, "users", USERS, "preset") == "none":
         plan = replace(plan, fine_tunes=(), warm_up_steps=steps)
     return plan
 

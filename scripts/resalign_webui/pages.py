@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from ...backend.data.concept import preset_names
+from ...backend.plan_settings import FAST
 from . import forms, measure_forms
 from .host import DEMO, Host
 from .parts import Parts, button, html
@@ -54,7 +55,7 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
           info="One prompt a line; a line with # and a name starts a concept.")  # fmt: skip
     parts("preset", gr.Radio, "How thorough", choices=list(forms.PRESETS), value="balanced",
           info="fast shows that all works, balanced is the recommended start, thorough takes "
-          "twice as long, paper is the published method.")  # fmt: skip
+          f"twice as long, paper is the published method; {FAST}.")  # fmt: skip
     with gr.Accordion("Pictures", open=False):
         html(help_text(
             "Left empty, the checkpoint draws its own training pictures from prompts; they are "
