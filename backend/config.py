@@ -276,6 +276,8 @@ class HardeningPlan:
     retain_after_weight: ν, adds ν · mean_j L_retain(θ*_j): the model stays useful when others
         fine-tune it, instead of breaking. 0, the paper's objective, leaves that to chance.
     gradient_norm: clips the outer gradient to this L2 norm; 0 means no clipping.
+    users_at_once: of an outer step's users, how many share a pass in their inner steps: quicker,
+        for the memory of so many batches (`simulate = "shared"` and whole batches only).
     micro_batch: samples whose graph is alive at a time, gradients added up; 0: whole batches.
     save_every: outer steps between two saved states.
     """
@@ -311,6 +313,7 @@ class HardeningPlan:
     resolution: int = 0
     precision: Precision = "fp32"
     gradient_checkpointing: bool = False
+    users_at_once: int = 1
     micro_batch: int = 0
     skip_broken_images: bool = False
     save_every: int = 5
@@ -341,6 +344,12 @@ class HardeningPlan:
         within("plan", "seed", self.seed, 0, 2**63 - 1)
         for name in ("resolution", "micro_batch"):
             within("plan", name, getattr(self, name), 0, 4096)
+        within("plan", "users_at_once", self.users_at_once, 1, 64)
+        if self.users_at_once > 1 and (self.simulate != "shared" or self.micro_batch):
+            raise ConfigError(
+                f"plan: users_at_once is {self.users_at_once}; users share passes only with "
+                'simulate = "shared" and whole batches (micro_batch = 0)'
+            )
         if self.resolution % 8:
             raise ConfigError(f"plan: resolution is {self.resolution}; it must be a multiple of 8")
 

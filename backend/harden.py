@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,11 @@ from .bilevel.losses import remaining_harm
 from .bilevel.objective import Harm, Objective
 from .bilevel.projection import retain_projection
 from .bilevel.regulator import Regulator
-from .bilevel.simulate import USER_CLASSES, SimulatedUser, accumulate, simulate_user
-from .bilevel.vectors import Loss, gradient
+from .bilevel.simulate import USER_CLASSES, SimulatedUser, accumulate
+from .bilevel.users import Users
+from .bilevel.vectors import gradient
 from .bilevel.weights import learning_rate, resilience_weight, retain_weight
-from .config import FineTuneConfig, HardeningPlan
+from .config import HardeningPlan
 from .data.batches import EncodedData, shared_data
 from .data.cache import fingerprint
 from .errors import DivergenceError
@@ -169,6 +169,10 @@ class _Run:
         objective = Objective(self.denoiser, schedule, harm, plan.micro_batch)
         self.feed = Feed(plan, self.data, objective, schedule, device)
         self.regulator = Regulator(plan.regulator)
+        self.users = Users(
+            self.denoiser, plan, self.feed, self.regulator,
+            lambda step, *inner: self._tell({}, step - 1, *inner),
+        )  # fmt: skip
         self.optimiser = torch.optim.AdamW(
             self.theta.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay
         )
@@ -227,9 +231,7 @@ class _Run:
             (1.0, lambda: gradient(harm.loss, self.theta, scale=scale)),
             (1.0, lambda: gradient(retain, self.theta, scale=scale)),
         ]
-        for number, fine_tune in enumerate(chosen):
-            user = partial(self._simulate, step, number, fine_tune, harm, retain, keep)
-            terms.append((self.regulator.steps(fine_tune) + 1.0, user))
+        terms += self.users.tasks(step, chosen, harm, retain, keep)
         device = self.denoiser.model.device
         results = self.ranks.spread(terms, USER_CLASSES, device)
         harm_now, gradients = next(results)
@@ -237,9 +239,10 @@ class _Run:
         retain_now, gradients = next(results)
         accumulate(total, gradients, retention)
         users: list[SimulatedUser] = []
-        for user in results:
-            accumulate(total, user.gradient.values(), strength / len(chosen))
-            users.append(user)
+        for group in results:
+            for user in group:
+                accumulate(total, user.gradient.values(), strength / len(chosen))
+            users += group
 
         norm = self._norm_and_clip(total)
         after = {f"harm after {u.fine_tune.name}": u.result.harm_after for u in users}
@@ -282,29 +285,6 @@ class _Run:
             retain_weight=plan.edit.retain_weight, learning_rate=0.0, gradient_norm=0.0,
             seconds=time.perf_counter() - started, simulations=(),
         )  # fmt: skip
-
-    def _simulate(
-        self,
-        step: int,
-        number: int,
-        fine_tune: FineTuneConfig,
-        harm: Harm,
-        retain: Loss,
-        retain_weight: float,
-    ) -> SimulatedUser:
-        steps = self.regulator.steps(fine_tune)
-        return simulate_user(
-            self.denoiser,
-            self.plan,
-            fine_tune,
-            steps,
-            loss=lambda inner: self.feed.fine_tuning(step, number, inner, fine_tune),
-            harm=harm,
-            retain=retain,
-            retain_weight=retain_weight,
-            seed=self.feed.seed(step, number),
-            on_step=lambda inner: self._tell({}, step - 1, inner, steps, fine_tune.name),
-        )
 
     def _judge(
         self, users: list[SimulatedUser], harm: Harm, harm_now: Tensor

@@ -86,6 +86,10 @@ COMMENTS: dict[type, dict[str, str]] = {
         "resolution": "Side in pixels, a multiple of 8; 0: the checkpoint's own.",
         "precision": "Of the forward passes: fp32, bf16, fp16. The adapter itself stays fp32.",
         "gradient_checkpointing": "Less memory for about a third more time.",
+        "users_at_once": (
+            "How many of a step's simulated users share passes: quicker, for the memory of so\n"
+            "many batches; needs simulate = shared and micro_batch = 0. 1: one after the other."
+        ),
         "micro_batch": (
             "Samples that are on the way at a time, gradients added up: less memory, and the same\n"
             "result to rounding. 0: whole batches."

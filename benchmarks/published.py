@@ -11,8 +11,9 @@ memory, so that neither side pays for its text encoder, VAE or files.
 
 Both take the same step: J = 3 users of 15 updates each (plain gradient descent, batch 1), one
 sample of the concept, four to retain, LoRA of rank 4 on all attention projections; theirs with its
-K = 5 fixed-point products, ours without products (`first_order`) and with four by finite
-differences (`richardson`). They step in turn, each in its own process and on one thread; medians.
+K = 5 fixed-point products, ours without products (`first_order`; `at_once`: the same with the
+inner steps of all users in shared passes) and with four by finite differences (`richardson`).
+They step in turn, each in its own process and on one thread; medians.
 A bare pass is forward and backward of our network with the LoRA on it, batch 1.
 
 Peak memory is VmHWM above the state when one network has been built: a second one counts.
@@ -41,7 +42,7 @@ SIZES: dict[str, tuple[tuple[int, ...], str, int, int, int, int]] = {
     "full": ((320, 640, 1280, 1280), "CCCD", 2, 768, 8, 32),
 }
 USERS, INNER_STEPS, RETAIN, RANK, PRODUCTS = 3, 15, 4, 4, 4
-OURS = ("first_order", "richardson")
+OURS = ("first_order", "at_once", "richardson")
 
 
 def unet_settings(size: str) -> dict[str, Any]:
@@ -192,7 +193,11 @@ def ours(
         concepts=(Concept("c", prompts=("c",)),), fine_tunes=pool, configurations_per_step=USERS,
         outer_steps=1000, warm_up_steps=0, forget_batch=1, retain_batch=RETAIN,
         adapter=AdapterConfig(rank=RANK), regulator=RegulatorConfig(enabled=False),
-        solver=SolverConfig(method=method, iterations=PRODUCTS, tolerance=0),  # type: ignore
+        solver=SolverConfig(
+            method="richardson" if method == "richardson" else "first_order",
+            iterations=PRODUCTS, tolerance=0,
+        ),
+        users_at_once=USERS if method == "at_once" else 1,
     )  # fmt: skip
     denoiser = stack.enter_context(
         AdaptedDenoiser(model, plan.adapter, seed=plan.seed, precision=plan.precision)

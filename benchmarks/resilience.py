@@ -109,6 +109,8 @@ def methods(data: dict[str, Path], seed: int) -> dict[str, HardeningPlan | None]
         "ResAlign shared, MINRES γ=1": replace(
             res, solver=SolverConfig(method="minres", iterations=2, gamma=1.0)
         ),
+        # As many passes as two products for each user take
+        "ResAlign shared, compute of the solvers": resalign_plan(data, seed=seed, steps=150),
         "closed form (UCE-like)": edit,
         "plain, then projected (PGU-like)": replace(projected, before=(plain_stage,)),
         "closed form, then projected": replace(projected, before=(edit_stage,)),

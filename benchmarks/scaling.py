@@ -181,9 +181,7 @@ def loads(users: int, ranks: int) -> tuple[float, int, float]:
 
     costs = [1.0, 1.0, *[INNER + 1.0] * users]
     places = assign(costs, ranks)
-    by_rank = [
-        sum(c for c, p in zip(costs, places, strict=True) if p == r) for r in range(ranks)
-    ]
+    by_rank = [sum(c for c, p in zip(costs, places, strict=True) if p == r) for r in range(ranks)]
     return max(by_rank), max(places.count(r) for r in range(ranks)), sum(costs)
 
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from ..backend.config import Concept, ImageSet
 
 
-
 class ConceptList(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -197,6 +197,5 @@ def write_header(path, metadata):
     path.write_bytes(struct.pack("<Q", len(text)) + text)
 
 
-
 def _files(folder):
     return [(path.name, path) for path in sorted(folder.glob("*.safetensors"))]

@@ -118,7 +118,10 @@ def test_equals_a_fully_unrolled_run(products):
     star, expected = unrolled(problem, GAMMA, steps=300, rate=0.2)
     config = FineTuneConfig(name="gd", optimiser="sgd", learning_rate=0.2, steps=300)
     inner_loop(
-        problem.theta, lambda _: lambda: problem.fine_tuning(problem.theta), config, 300,
+        problem.theta,
+        lambda _: lambda: problem.fine_tuning(problem.theta),
+        config,
+        300,
         gamma=GAMMA,
     )
     for name, tensor in problem.theta.items():

@@ -39,6 +39,7 @@ from resalign.backend.progress import silent
 
 SIDE = 16  # of the latents
 USER = FineTuneConfig(name="u", learning_rate=1e-4, steps=7, batch=3)
+THREE = tuple(replace(USER, name=f"u{number}") for number in range(3))
 
 
 def hardening_plan(**changes) -> HardeningPlan:
@@ -80,6 +81,7 @@ def unrounded(monkeypatch):
         {"harm": HarmConfig(loss="redirect"), "fine_tunes": (replace(USER, method="dreambooth"),)},
         {"method": "redirect"},
         {"method": "project"},
+        {"users_at_once": 2, "configurations_per_step": 3, "fine_tunes": THREE},
     ],
     ids=lambda changes: ",".join(changes) or "plain",
 )
@@ -236,7 +238,7 @@ def made_up(monkeypatch):
 
     def step(plan, *_):
         batch = max(plan.forget_batch, plan.fine_tunes[0].batch)
-        samples = min(batch, plan.micro_batch or batch)
+        samples = min(batch * plan.users_at_once, plan.micro_batch or batch * plan.users_at_once)
         activations = samples * (0.25 if plan.gradient_checkpointing else 1.0)
         activations *= 0.5 if plan.precision != "fp32" else 1.0
         exact = plan.solver.method != "first_order" and plan.solver.products == "exact"
@@ -273,6 +275,29 @@ def test_a_budget_is_met_with_the_cheapest_change_that_is_enough(made_up, budget
     assert found.plan == replace(plan, **changes)
     for name in changes:
         assert any(word.startswith(f"{name} = ") for word in found.words)
+
+
+@pytest.mark.parametrize(
+    ("budget", "changes"),
+    [
+        (32, {}),
+        (12.9, {"users_at_once": 1}),
+        (6.1, {"users_at_once": 1, "micro_batch": 2}),
+    ],
+)
+def test_users_share_passes_where_there_is_room(made_up, budget, changes):
+    users = tuple(replace(user, batch=8) for user in THREE)
+    plan = hardening_plan(
+        users_at_once=3, configurations_per_step=3, fine_tunes=users, forget_batch=8
+    )
+    assert ask(plan, budget).changes == changes
+
+
+def test_users_side_by_side_take_the_memory_of_all_of_them():
+    plan = hardening_plan(configurations_per_step=3, fine_tunes=THREE)
+    one, three = predicted(plan), predicted(replace(plan, users_at_once=3))
+    assert one.activations < predicted(replace(plan, users_at_once=2)).activations
+    assert 2 * one.activations < three.activations + three.state
 
 
 def test_exact_products_are_given_up_only_where_nothing_else_helps(made_up):

@@ -162,7 +162,7 @@ def test_when_the_first_rank_is_killed_the_others_end_and_say_so(launcher, tmp_p
 
 
 BREAK = """
-import resalign.backend.harden as module
+import resalign.backend.bilevel.users as module
 true = module.simulate_user
 def simulate_user(*args, **options):
     if os.environ["RANK"] == "1" and (here / "step").exists():
@@ -194,9 +194,7 @@ def test_what_ends_one_rank_ends_all(launcher, tmp_path, error, name, text):
 
 
 def test_a_loss_that_is_not_finite_is_the_same_error_on_every_rank(launcher, tmp_path):
-    lines = harden_lines().replace(
-        "encoded_data()", "encoded_data(poison_after=4)"
-    )
+    lines = harden_lines().replace("encoded_data()", "encoded_data(poison_after=4)")
     ranks = launcher.start(lines, 2, tmp_path)
     assert finish(ranks) == [1, 1]
     last = [rank.text().strip().splitlines()[-1] for rank in ranks]

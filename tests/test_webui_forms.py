@@ -162,9 +162,7 @@ def test_one_folder_of_pictures_cannot_belong_to_two_concepts(request_of, tmp_pa
         request_of(concepts=["weapons", "nudity"], concept_folder=str(tmp_path))
 
 
-def test_over_a_network_only_folders_of_the_host_and_its_owner_can_be_typed(
-    tmp_path, monkeypatch
-):
+def test_over_a_network_only_folders_of_the_host_and_its_owner_can_be_typed(tmp_path, monkeypatch):
     host = FakeHost(tmp_path / "host", remote=True)
     inside, outside = host.output_folder() / "pictures", tmp_path / "private"
     inside.mkdir()

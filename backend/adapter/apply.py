@@ -24,6 +24,7 @@ from ..model.encode import conditioning_to
 from ..model.model import Model
 from ..seeds import generator
 from .lora import A, Adapter, B
+from .side_by_side import SideBySide
 from .stack import stacked
 from .targets import target_modules
 
@@ -123,6 +124,19 @@ class AdaptedDenoiser:
             with torch.no_grad():
                 for name, tensor in phi.items():
                     tensor.copy_(start[name]).requires_grad_(False)
+
+    @contextmanager
+    def side_by_side(self, count: int) -> Iterator[SideBySide]:
+        """`count` users' copies of θ in its place, each for its own samples of a pass."""
+        copies = SideBySide(
+            self.modules, self.theta, count, self.config.effective_alpha / self.config.rank
+        )
+        self._activate([])
+        try:
+            with copies:
+                yield copies
+        finally:
+            self._activate([_SAFETY])
 
     def training(self, checkpointing: bool) -> None:
         """Trade time for memory: recompute activations in the backward pass."""

@@ -6,7 +6,7 @@ same samples, noise and timesteps as one that does all of it in one go.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +16,8 @@ from ..config import FineTuneConfig, HardeningPlan
 from ..data.batches import Draw, EncodedData, EncodedSet, draw
 from ..model.schedule import NoiseSchedule
 from ..seeds import generator
-from .objective import Harm, Objective
-from .vectors import Loss
+from .objective import Harm, Objective, Seat
+from .vectors import Loss, Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,20 @@ class Feed:
 
         inner: 1 to the user's steps; 0 is the batch whose Hessian the solve uses.
         """
+        parts = self._user_draws(step, number, inner, fine_tune)
+        return self.objective.fine_tuning([p for p, _ in parts], [w for _, w in parts])
+
+    def side_by_side(
+        self, step: int, users: Sequence[tuple[int, FineTuneConfig]], inner: int, seat: Seat
+    ) -> tuple[Terms, ...]:
+        """The same losses of several users (number, configuration), in passes that they share."""
+        return self.objective.side_by_side(
+            [self._user_draws(step, number, inner, user) for number, user in users], seat
+        )
+
+    def _user_draws(
+        self, step: int, number: int, inner: int, fine_tune: FineTuneConfig
+    ) -> list[tuple[Draw, float]]:
         use = ("inner", step, number, inner)
         count = fine_tune.batch
         if inner == 0 and self.plan.solver.batch:
@@ -86,7 +100,7 @@ class Feed:
             prior = self.data.fine_tunes[fine_tune.prior_data]
             some = self._draw(prior, count, 0.0, *use, "prior")
             parts.append((some, fine_tune.prior_weight))
-        return self.objective.fine_tuning([p for p, _ in parts], [w for _, w in parts])
+        return parts
 
     def _random(self, *use: str | int) -> torch.Generator:
         return generator(self.plan.seed, *use)

@@ -9,14 +9,14 @@ simulated are different people.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..config import FineTuneConfig, LearningRateSchedule
-from .vectors import Loss, Parameters, distance, gradient, snapshot
+from .vectors import Loss, Parameters, Terms, distance, gradient, gradients, snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +56,72 @@ def inner_loop(
         scale: loss scale of half precision.
         on_step: called after each update; may raise to stop.
     """
-    leaves = list(parameters.values())
-    optimiser = make_optimiser(leaves, config)
-    start = snapshot(parameters)
-    first = last = torch.zeros(())
+    user = _User(parameters, config, steps, gamma)
     for step in range(1, steps + 1):
-        optimiser.param_groups[0]["lr"] = config.learning_rate * learning_rate_at(
-            config.schedule, step, steps
-        )
-        last, gradients = gradient(loss(step), parameters, scale=scale)
-        first = last if step == 1 else first
-        for leaf, part, origin in zip(leaves, gradients, start.values(), strict=True):
-            leaf.grad = part if gamma is None else part + (leaf.detach() - origin) / gamma
-            del part
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        del gradients  # or they would lie beside the next ones
+        user.update(step, *gradient(loss(step), parameters, scale=scale))
         if on_step is not None:
             on_step(step)
-    return InnerRun(steps, first, last, distance(parameters, start))
+    return user.run()
+
+
+def inner_loops(
+    users: Sequence[Parameters],
+    terms: Callable[[int, Sequence[int]], Sequence[Terms]],
+    configs: Sequence[FineTuneConfig],
+    steps: Sequence[int],
+    *,
+    gamma: float | None = None,
+    scale: float = 1.0,
+    on_step: Callable[[int], None] | None = None,
+) -> list[InnerRun]:
+    """Several users' runs in lockstep, in passes that they share; shorter ones end sooner.
+
+    Args:
+        users: each one's parameters, trained in place.
+        terms: of an inner step and the users still at work: what their losses are sums of.
+        configs, steps: of each user.
+        gamma, scale, on_step: as of `inner_loop`.
+    """
+    runs = [_User(*given, gamma) for given in zip(users, configs, steps, strict=True)]
+    for step in range(1, max(steps) + 1):
+        at_work = [number for number, count in enumerate(steps) if step <= count]
+        found = gradients(terms(step, at_work), [users[number] for number in at_work], scale=scale)
+        for number, (value, parts) in zip(at_work, found, strict=True):
+            runs[number].update(step, value, parts)
+        del found
+        if on_step is not None:
+            on_step(step)
+    return [run.run() for run in runs]
+
+
+class _User:
+    """One user's optimiser and where it has come to."""
+
+    def __init__(
+        self, parameters: Parameters, config: FineTuneConfig, steps: int, gamma: float | None
+    ) -> None:
+        self._parameters, self._config, self._steps, self._gamma = parameters, config, steps, gamma
+        self._leaves = list(parameters.values())
+        self._optimiser = make_optimiser(self._leaves, config)
+        self._start = snapshot(parameters)
+        self._first = self._last = torch.zeros(())
+
+    def update(self, step: int, loss: Tensor, gradients: Sequence[Tensor]) -> None:
+        """One update by the loss and gradient at the weights as they stand."""
+        self._optimiser.param_groups[0]["lr"] = self._config.learning_rate * learning_rate_at(
+            self._config.schedule, step, self._steps
+        )
+        self._last, self._first = loss, loss if step == 1 else self._first
+        gamma, starts = self._gamma, self._start.values()
+        for leaf, part, origin in zip(self._leaves, gradients, starts, strict=True):
+            leaf.grad = part if gamma is None else part + (leaf.detach() - origin) / gamma
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+
+    def run(self) -> InnerRun:
+        return InnerRun(
+            self._steps, self._first, self._last, distance(self._parameters, self._start)
+        )
 
 
 def make_optimiser(leaves: list[Tensor], config: FineTuneConfig) -> torch.optim.Optimizer:

@@ -21,8 +21,9 @@ from ..data.batches import Draw
 from ..model.denoiser import Conditioning
 from ..model.schedule import NoiseSchedule
 from .losses import ascent_loss, denoising_loss, redirect_target
-from .vectors import Loss, SplitLoss
+from .vectors import Loss, SplitLoss, Terms
 
+Seat = Callable[[Sequence[tuple[int, int]]], None]
 Distance = Callable[[Tensor, Tensor], Tensor]  # of a prediction and its target, a mean
 
 
@@ -82,6 +83,34 @@ class Objective:
     def fine_tuning(self, draws: Sequence[Draw], weights: Sequence[float]) -> Loss:
         """What a user minimises: the weighted sum of denoising errors over the draws."""
         return self._loss(weights, draws, [self._target(draw) for draw in draws], denoising_loss)
+
+    def side_by_side(
+        self, users: Sequence[Sequence[tuple[Draw, float]]], seat: Seat
+    ) -> tuple[Terms, ...]:
+        """What each of several users minimises, in passes that they share.
+
+        Args:
+            users: the draws of each and their weights, as of `fine_tuning`.
+            seat: told whose samples a pass has, just before it.
+
+        Returns: a term for each shape of samples; the losses are their sums.
+        """
+        shapes: dict[object, list[tuple[int, Draw, float]]] = {}
+        for user, parts in enumerate(users):
+            for draw, weight in parts:
+                shape = draw.latents.shape[1:], draw.conditioning.context.shape[1:]
+                shapes.setdefault(shape, []).append((user, draw, weight))
+        return tuple(partial(self._shared, len(users), group, seat) for group in shapes.values())
+
+    def _shared(self, users: int, group: list[tuple[int, Draw, float]], seat: Seat) -> Tensor:
+        """One pass: the weighted errors of each user's samples in it, [users]."""
+        together = Draw.cat([draw for _, draw, _ in group])
+        seat([(user, len(draw)) for user, draw, _ in group])
+        predicted = self.predict(together).split([len(draw) for _, draw, _ in group])
+        values = [torch.zeros((), device=together.latents.device) for _ in range(users)]
+        for (user, draw, weight), part in zip(group, predicted, strict=True):
+            values[user] = values[user] + weight * denoising_loss(part, self._target(draw))
+        return torch.stack(values)
 
     def _loss(
         self,

@@ -7,7 +7,7 @@ the bit before this returns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -17,10 +17,10 @@ from torch import Tensor
 from ..adapter.apply import AdaptedDenoiser
 from ..config import FineTuneConfig, HardeningPlan, Simulate
 from .hypergradient import Hypergradient, hypergradient
-from .inner_loop import InnerRun, inner_loop
-from .objective import Harm
+from .inner_loop import InnerRun, inner_loop, inner_loops
+from .objective import Harm, Seat
 from .solvers import Solution
-from .vectors import Loss, Parameters, assign, snapshot
+from .vectors import Loss, Parameters, Terms, assign, snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +63,6 @@ def simulate_user(
         on_step: called after each inner step and before each Hessian-vector product's gradients,
             so that a stop is heard within one gradient; may raise to stop.
     """
-    scale = denoiser.loss_scale
-
-    def watched(frozen: Loss) -> Loss:
-        def value() -> Tensor:
-            if on_step is not None:
-                on_step(steps)
-            return frozen()
-
-        return value
-
     with _trained(denoiser, plan.simulate, fine_tune, seed) as phi:
         run = inner_loop(
             phi,
@@ -80,20 +70,92 @@ def simulate_user(
             fine_tune,
             steps,
             gamma=plan.solver.gamma if plan.proximal else None,
-            scale=scale,
+            scale=denoiser.loss_scale,
             on_step=on_step,
         )
-        result = hypergradient(
-            harm.loss, watched(loss(0)), denoiser.theta, phi, plan.solver, scale=scale,
-            retain=retain, retain_weight=retain_weight,
-        )  # fmt: skip
-        # The gradients may be views of, or computed from, weights about to be put back.
-        detached = {name: part.detach().clone() for name, part in result.tensors.items()}
+        result = _learn(
+            denoiser, plan, phi, _watched(loss(0), on_step, steps), harm, retain, retain_weight
+        )
+    return SimulatedUser(fine_tune, run, result)
+
+
+def simulate_users(
+    denoiser: AdaptedDenoiser,
+    plan: HardeningPlan,
+    fine_tunes: Sequence[FineTuneConfig],
+    steps: Sequence[int],
+    *,
+    terms: Callable[[int, Sequence[int], Seat], Sequence[Terms]],
+    frozen: Callable[[int], Loss],
+    harm: Harm,
+    retain: Loss | None = None,
+    retain_weight: float = 0.0,
+    on_step: Callable[[int], None] | None = None,
+) -> list[SimulatedUser]:
+    """Several users that move θ itself (`shared`), whose inner steps share passes.
+
+    Args:
+        terms: of an inner step and the users still at work: what their losses are sums of.
+        frozen: of a user: the loss whose Hessian the solve uses.
+        fine_tunes, steps: of each user; the rest as of `simulate_user`.
+    """
+    with denoiser.side_by_side(len(fine_tunes)) as copies:
+
+        def seated(step: int, at_work: Sequence[int]) -> Sequence[Terms]:
+            return terms(
+                step, at_work, lambda order: copies.seat([(at_work[u], n) for u, n in order])
+            )
+
+        runs = inner_loops(
+            copies.users,
+            seated,
+            fine_tunes,
+            steps,
+            gamma=plan.solver.gamma if plan.proximal else None,
+            scale=denoiser.loss_scale,
+            on_step=on_step,
+        )
+    users = []
+    for number, (fine_tune, run) in enumerate(zip(fine_tunes, runs, strict=True)):
+        loss = _watched(frozen(number), on_step, run.steps)
+        with _trained(denoiser, plan.simulate, fine_tune, 0) as theta:
+            assign(theta, copies.users[number])
+            result = _learn(denoiser, plan, theta, loss, harm, retain, retain_weight)
+        users.append(SimulatedUser(fine_tune, run, result))
+    return users
+
+
+def _watched(frozen: Loss, on_step: Callable[[int], None] | None, steps: int) -> Loss:
+    """The loss of the products, each of whose gradients can be stopped."""
+
+    def value() -> Tensor:
+        if on_step is not None:
+            on_step(steps)
+        return frozen()
+
+    return value
+
+
+def _learn(
+    denoiser: AdaptedDenoiser,
+    plan: HardeningPlan,
+    phi: Parameters,
+    fine_tuning: Loss,
+    harm: Harm,
+    retain: Loss | None,
+    retain_weight: float,
+) -> Hypergradient:
+    """The hypergradient at θ*, where the weights are now; holds nothing of them."""
+    result = hypergradient(
+        harm.loss, fine_tuning, denoiser.theta, phi, plan.solver, scale=denoiser.loss_scale,
+        retain=retain, retain_weight=retain_weight,
+    )  # fmt: skip
+    # The gradients may be views of, or computed from, weights about to be put back.
+    detached = {name: part.detach().clone() for name, part in result.tensors.items()}
     solution = result.solution  # what it solved for is in the gradient: only its figures are kept
     if solution is not None:
         solution = replace(solution, x=solution.x.new_empty(0))
-    outcome = replace(result, tensors=detached, solution=solution)
-    return SimulatedUser(fine_tune, run, outcome)
+    return replace(result, tensors=detached, solution=solution)
 
 
 @contextmanager

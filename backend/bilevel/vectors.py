@@ -10,6 +10,7 @@ from torch import Tensor
 
 Parameters = Mapping[str, Tensor]
 Loss = Callable[[], Tensor]
+Terms = Callable[[], Tensor]  # parts of several users' losses, [users]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,33 @@ def gradient(
     if scale != 1:
         torch._foreach_mul_(list(gradients), 1 / scale)
     return value.detach(), gradients
+
+
+def gradients(
+    terms: Sequence[Terms], users: Sequence[Parameters], *, scale: float = 1.0
+) -> list[tuple[Tensor, list[Tensor]]]:
+    """Each user's loss and gradient, as `gradient` gives them: no user's loss moves another's.
+
+    The graph of one term is alive at a time.
+    """
+    leaves = [tensor for user in users for tensor in user.values()]
+    sums = [torch.zeros_like(leaf) for leaf in leaves] if len(terms) > 1 else []
+    values = []
+    for term in terms:
+        value = term()
+        found = torch.autograd.grad(value.sum() * scale, leaves, allow_unused=True)
+        values.append(value.detach())
+        del value
+        parts = [
+            torch.zeros_like(leaf) if part is None else part
+            for leaf, part in zip(leaves, found, strict=True)
+        ]
+        sums = parts if len(terms) == 1 else torch._foreach_add(sums, parts)
+    if scale != 1:
+        torch._foreach_mul_(list(sums), 1 / scale)
+    ends = torch.stack(values).sum(0)
+    rest = iter(sums)
+    return [(end, [next(rest) for _ in user]) for end, user in zip(ends, users, strict=True)]
 
 
 def _term_by_term(

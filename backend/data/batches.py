@@ -69,6 +69,16 @@ class Draw:
             for part in (slice(start, start + size) for start in range(0, len(self), size))
         ]  # fmt: skip
 
+    @staticmethod
+    def cat(draws: Sequence[Draw]) -> Draw:
+        """One after the other; all of one shape."""
+        return Draw(
+            torch.cat([part.latents for part in draws]),
+            torch.cat([part.noise for part in draws]),
+            torch.cat([part.timesteps for part in draws]),
+            Conditioning.cat([part.conditioning for part in draws]),
+        )
+
     def onto(self, device: torch.device) -> Draw:
         """On the device, without making the host wait for it."""
         latents, noise, timesteps = (

@@ -1,6 +1,7 @@
 """What a plan needs of the device, and the cheapest change that makes it fit.
 
-Changes are tried in the order of what they cost: micro-batches (a little time), gradient
+Changes are tried in the order of what they cost: users one after the other instead of side by side
+and micro-batches (a little time), gradient
 checkpointing (about a third more time), Hessian products by differences (they need another
 amount of time, and differ in the fourth digit), bf16 (quicker on a GPU, and rounds more). Nothing
 else of a plan is touched: its batches, users and losses stay.
@@ -143,8 +144,11 @@ def _cheaper(base: HardeningPlan) -> Iterator[HardeningPlan]:
     own = base.micro_batch or max(batches)
     sizes = [base.micro_batch] + [size for size in (2, 1) if size < own]
     for checkpointing in sorted({base.gradient_checkpointing, True}):
-        for size in sizes:
-            yield replace(base, micro_batch=size, gradient_checkpointing=checkpointing)
+        together = [base.users_at_once] if base.users_at_once > 1 else []
+        for users, size in [*((n, 0) for n in together), *((1, size) for size in sizes)]:
+            yield replace(
+                base, users_at_once=users, micro_batch=size, gradient_checkpointing=checkpointing
+            )
 
 
 def _predict(
@@ -188,7 +192,7 @@ def _encoding_of(
 
 
 def _differences(asked: HardeningPlan, found: HardeningPlan) -> dict[str, Any]:
-    names = ("micro_batch", "gradient_checkpointing", "precision")
+    names = ("users_at_once", "micro_batch", "gradient_checkpointing", "precision")
     changes = {n: getattr(found, n) for n in names if getattr(found, n) != getattr(asked, n)}
     if found.solver.products != asked.solver.products:
         changes["solver.products"] = found.solver.products
@@ -205,6 +209,7 @@ def _sentence(found: MemoryPlan, pixels: int) -> str:
 
 
 _COST = {
+    "users_at_once": "slower, the same result to rounding",
     "micro_batch": "a little slower, the same result to rounding",
     "gradient_checkpointing": "about a third more time, the same result to rounding",
     "solver.products": "Hessian products by differences instead of exact ones",

@@ -151,15 +151,22 @@ class _Marking(AdaptedDenoiser):
 
 
 def representative(plan: HardeningPlan) -> tuple[HardeningPlan, int]:
-    """The plan with the one user that takes most memory, shortened, and how many go before."""
+    """The plan with the user that takes most memory, shortened (or with as many such as share a
+    pass), and how many go before."""
     pool = plan.fine_tunes if plan.method == "resalign" else ()  # the others simulate nobody
-    users = sorted(pool, key=lambda user: _weight(plan, user))[-1:]
+    group = min(plan.users_at_once, plan.configurations_per_step)
+    users = sorted(pool, key=lambda user: _weight(plan, user))[-group:]
     most = 2 * plan.micro_batch or 4096  # a third micro-batch is like the second
     short = tuple(
         replace(
-            user, name="user", steps=2, data=RETAIN, prior_data=RETAIN, batch=min(user.batch, most)
+            user,
+            name=f"user {number}",
+            steps=2,
+            data=RETAIN,
+            prior_data=RETAIN,
+            batch=min(user.batch, most),
         )
-        for user in users
+        for number, user in enumerate(users)
     )
     solver = replace(plan.solver, iterations=1)
     if solver.method in ("cg", "minres"):  # their vectors are on the CPU, their products the same
@@ -167,10 +174,10 @@ def representative(plan: HardeningPlan) -> tuple[HardeningPlan, int]:
     changed = replace(
         plan, concepts=(Concept(_CONCEPT, prompts=(_CONCEPT,)),), fine_tunes=short, solver=solver,
         forget_batch=min(plan.forget_batch, most), retain_batch=min(plan.retain_batch, most),
-        configurations_per_step=1, outer_steps=1, warm_up_steps=0,
+        configurations_per_step=max(1, len(short)), outer_steps=1, warm_up_steps=0,
         regulator=RegulatorConfig(enabled=False),
     )  # fmt: skip
-    return changed, plan.configurations_per_step - 1 if users else 0
+    return changed, plan.configurations_per_step - len(users) if users else 0
 
 
 def _weight(plan: HardeningPlan, user: FineTuneConfig) -> tuple[bool, int, int, bool]:

@@ -129,6 +129,4 @@ def add_settings() -> None:
 
     section = ("resalign", "ResAlign")
     for name, (default, label) in SETTINGS.items():
-        shared.opts.add_option(
-            PREFIX + name, shared.OptionInfo(default, label, section=section)
-        )
+        shared.opts.add_option(PREFIX + name, shared.OptionInfo(default, label, section=section))
