@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,7 @@ _TARGETS = {
 class CheckReport:
     """What was found. Bytes are estimates; None where something needed is itself a problem.
 
-    problems stop the run; warnings do not.
+    problems stop the run; warnings do not. prediction: `MemoryPlan.to_json()`, where asked for.
     """
 
     problems: tuple[str, ...]
@@ -49,6 +49,7 @@ class CheckReport:
     images: Mapping[str, int]
     memory: tuple[str, ...] = ()
     memory_bytes: int | None = None
+    prediction: Mapping[str, Any] | None = None
     device_bytes: int | None = None
     disk_bytes: int | None = None
     disk_free_bytes: int | None = None
@@ -76,12 +77,14 @@ def check_job(
     exporting: bool = True,
     memory: bool = False,
     budget: float | None = None,
+    on_try: Callable[[str], None] = lambda changes: None,
 ) -> CheckReport:
     """Look at all that a job names; every problem is listed, not only the first.
 
     exporting: the results are to be written too; False: the run alone.
     memory: predict the peak, which takes seconds to a minute; a run that starts does without.
     budget: GiB to fit into, with `memory`; by default all that the GPU has.
+    on_try: as that of `plan_memory`.
     """
     problems: list[str] = []
     warnings: list[str] = []
@@ -103,8 +106,9 @@ def check_job(
             )
         total = device_memory(device) if device else None
         if memory or budget:
-            needed = memory_needed(info, job.plan, budget or (total / GIB if total else None))
-            if needed.fits is False or (needed.changes and not budget):
+            room = budget or (total / GIB if total else None)
+            needed = memory_needed(info, job.plan, room, on_try)
+            if not budget and (needed.fits is False or needed.changes):  # else `memory` says it
                 warnings.append(f"{device} has too little memory: {'; '.join(needed.words)}")
         if not job.plan.fine_tunes and job.plan.method == "resalign":
             warnings.append("fine_tunes is empty: this is plain unlearning, which does not last")
@@ -112,7 +116,8 @@ def check_job(
     return CheckReport(
         problems=tuple(problems), warnings=tuple(warnings), checkpoint=title,
         device=device or job.device, images=images, memory=needed.words if needed else (),
-        memory_bytes=needed.total if needed else None, device_bytes=total,
+        memory_bytes=needed.total if needed else None,
+        prediction=needed.to_json() if needed else None, device_bytes=total,
         disk_bytes=disk, disk_free_bytes=free,
     )  # fmt: skip
 
@@ -174,7 +179,10 @@ def lora_path_of(job: Job) -> Path:
 
 
 def memory_needed(
-    info: CheckpointInfo, plan: HardeningPlan, budget: float | None = None
+    info: CheckpointInfo,
+    plan: HardeningPlan,
+    budget: float | None = None,
+    on_try: Callable[[str], None] = lambda changes: None,
 ) -> MemoryPlan:
     """`plan_memory` for this very checkpoint."""
     from .memory.plan import plan_memory
@@ -182,7 +190,7 @@ def memory_needed(
     half = any(dtype not in ("F32", "F64") for dtype in info.dtypes[info.components[1]])
     return plan_memory(
         plan, info.family, configs={name: info.configs[name] for name in info.components},
-        resolution=info.resolution, stored_in_half=half, budget=budget,
+        resolution=info.resolution, stored_in_half=half, budget=budget, on_try=on_try,
     )  # fmt: skip
 
 

@@ -70,7 +70,9 @@ def engine(monkeypatch, tmp_path):
         prefixes={"unet": "u."}, files={"unet": ()}, headers={},
     )  # fmt: skip
     monkeypatch.setattr(checking, "detect", lambda path: info)
-    needed = SimpleNamespace(words=("about 3.1 GiB",), total=3 * 2**30, fits=None, changes={})
+    needed = SimpleNamespace(
+        words=("about 3.1 GiB",), total=3 * 2**30, fits=None, changes={}, to_json=dict
+    )
     monkeypatch.setattr(checking, "memory_needed", lambda *_: needed)
     monkeypatch.setattr("resalign.backend.harden.harden", fake.harden)
     monkeypatch.setattr("resalign.backend.checkpoint.load.load_checkpoint", lambda path, **_: None)

@@ -33,6 +33,7 @@ from resalign.backend.memory.trace import (
     trace_step,
 )
 from resalign.backend.memory.tracker import LiveMemory
+from resalign.backend.memory.words import table
 from resalign.backend.model.model import Model
 from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
 from resalign.backend.progress import silent
@@ -298,6 +299,29 @@ def test_users_side_by_side_take_the_memory_of_all_of_them():
     one, three = predicted(plan), predicted(replace(plan, users_at_once=3))
     assert one.activations < predicted(replace(plan, users_at_once=2)).activations
     assert 2 * one.activations < three.activations + three.state
+
+
+def test_each_trial_is_told_before_it_is_made_and_can_be_stopped(made_up):
+    tried = []
+    found = plan_memory(hardening_plan(**EIGHT), "sd1", configs=TINY, resolution=128, budget=4.0,
+                        on_try=tried.append)  # fmt: skip
+    assert tried[0] == "as it is" and len(tried) > 2
+    assert "micro_batch = 1, gradient_checkpointing = true" in tried
+    assert found.asked["total"] > found.total == found.parts["total"]
+
+    def stop(changes):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        plan_memory(hardening_plan(), "sd1", configs=TINY, resolution=128, on_try=stop)
+
+
+def test_the_table_has_a_column_for_the_changes_where_there_are_any(made_up):
+    plain = table(ask(hardening_plan(**EIGHT), 12.9))
+    assert len(plain) == 6 and plain[0].split()[-2:] == ["2.0", "GiB"]
+    changed = table(ask(hardening_plan(**EIGHT), 5.1))
+    assert len(changed) == 7 and changed[0].split() == ["as", "it", "is", "changed"]
+    assert changed[-1].startswith("peak") and len(changed[-1].split()) == 5
 
 
 def test_exact_products_are_given_up_only_where_nothing_else_helps(made_up):

@@ -14,8 +14,8 @@ there to measure it on (docs/memory.md).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -27,8 +27,8 @@ from ..errors import ConfigError
 from .encoding import trace_encoding
 from .trace import Trace, trace_step
 from .weights import needs_fp32, weight_types
+from .words import GIB, changes_of, sentence, traded
 
-GIB = 2**30
 CONTEXT = 0.6 * GIB  # CUDA's own, with its kernels loaded
 FRAGMENTS = 0.1  # of all that is not weights
 NATIVE = {"sd1": 512, "sd2": 768, "sdxl": 1024}  # pixels
@@ -38,8 +38,8 @@ NATIVE = {"sd1": 512, "sd2": 768, "sdxl": 1024}  # pixels
 class MemoryPlan:
     """Bytes on the device at the peak of a run, by part, and the plan they belong to.
 
-    plan: the one asked about, with `changes` where a budget asked for them. fits: None without a
-    budget. words: what to tell the user, one sentence each.
+    plan: the one asked about, with `changes` where a budget asked for them. asked: `parts` without
+    the changes. fits: None without a budget. words: what to tell the user, one sentence each.
     """
 
     plan: HardeningPlan
@@ -51,6 +51,20 @@ class MemoryPlan:
     changes: Mapping[str, Any]
     budget: int | None = None
     words: tuple[str, ...] = ()
+    asked: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Bytes by part, `total` last; `encoding` is no summand, but another peak."""
+        names = ("weights", "state", "activations", "encoding", "margin", "total")
+        return {name: getattr(self, name) for name in names}
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs; without the plan."""
+        return {
+            "asked": dict(self.asked), "parts": self.parts, "changes": dict(self.changes),
+            "budget": self.budget, "fits": self.fits, "words": list(self.words),
+        }  # fmt: skip
 
     @property
     def peak(self) -> int:
@@ -74,6 +88,7 @@ def plan_memory(
     resolution: int = 0,
     stored_in_half: bool = True,
     budget: float | None = None,
+    on_try: Callable[[str], None] = lambda changes: None,
 ) -> MemoryPlan:
     """Predict the peak of a hardening run; with a budget, the cheapest plan that fits.
 
@@ -86,6 +101,8 @@ def plan_memory(
         resolution: native side in pixels, where the plan has none.
         stored_in_half: text encoders and VAE are; in fp32 plans they are loaded in float32.
         budget: memory of the device in GiB. If nothing fits, the smallest is returned, and says so.
+        on_try: called with the changes that are looked at next, in words, before each trace of some
+            seconds; raise from it to stop.
     """
     if family not in NATIVE:
         raise ConfigError(f"family is {family!r}; choose from {', '.join(NATIVE)}")
@@ -97,13 +114,19 @@ def plan_memory(
         family,
         pixels // 8,
     )
-    first = _predict(plan, *asked, stored_in_half)
+
+    def predict(changed: HardeningPlan) -> MemoryPlan:
+        on_try(changes_of(_differences(plan, changed)))
+        return _predict(changed, *asked, stored_in_half)
+
+    first = predict(plan)
+    first = replace(first, asked=first.parts, words=(sentence(first, pixels),))
     if budget is None:
-        return replace(first, words=(_sentence(first, pixels),))
+        return first
     room = round(budget * GIB)
-    found = _fitting(first, room, lambda changed: _predict(changed, *asked, stored_in_half))
-    found = replace(found, budget=room, changes=_differences(plan, found.plan))
-    return replace(found, words=(_sentence(first, pixels), *_traded(found)))
+    found = _fitting(first, room, predict)
+    found = replace(found, budget=room, asked=first.parts, changes=_differences(plan, found.plan))
+    return replace(found, words=(*first.words, *traded(found)))
 
 
 def _fitting(first: MemoryPlan, room: int, predict: Any) -> MemoryPlan:
@@ -197,42 +220,3 @@ def _differences(asked: HardeningPlan, found: HardeningPlan) -> dict[str, Any]:
     if found.solver.products != asked.solver.products:
         changes["solver.products"] = found.solver.products
     return changes
-
-
-def _sentence(found: MemoryPlan, pixels: int) -> str:
-    return (
-        f"about {gib(found.total)} at {pixels} px: weights {gib(found.weights)}, adapter and what "
-        f"goes with it {gib(found.state)}, activations {gib(found.activations)}"
-        + (f", or {gib(found.encoding)} while encoding" if found.encoding == found.peak else "")
-        + f", margin {gib(found.margin)} (predicted, not measured on a GPU)"
-    )
-
-
-_COST = {
-    "users_at_once": "slower, the same result to rounding",
-    "micro_batch": "a little slower, the same result to rounding",
-    "gradient_checkpointing": "about a third more time, the same result to rounding",
-    "solver.products": "Hessian products by differences instead of exact ones",
-    "precision": "rounds more; quicker on most GPUs",
-}
-
-
-def _traded(found: MemoryPlan) -> Iterator[str]:
-    assert found.budget is not None
-    room = gib(found.budget)
-    if not found.fits:
-        yield (
-            f"nothing fits {room}: the smallest setting still needs {gib(found.total)}; lower "
-            'resolution or adapter.rank, or use simulate = "shared"'
-        )
-    elif not found.changes:
-        yield f"fits {room} as it is"
-    else:
-        yield f"fits {room} in {gib(found.total)} with these changes:"
-    for name, value in found.changes.items():
-        shown = json.dumps(value)
-        yield f"{name} = {shown}: {_COST[name]}"
-
-
-def gib(count: float) -> str:
-    return f"{count / GIB:.1f} GiB" if count >= 0.05 * GIB else f"{count / 2**20:.0f} MiB"

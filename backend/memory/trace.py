@@ -98,7 +98,8 @@ def measure_step(model: Model, plan: HardeningPlan, data: EncodedData, memory: L
             run = engine._Run(denoiser, plan, data, None, silent)
             if plan.method == "closed_form":  # no graph: what the edit does to harm and retention
                 with torch.no_grad():
-                    run.feed.harm(1).loss(), run.feed.retain(1)()
+                    for loss in (run.feed.harm(1).loss, run.feed.retain(1)):
+                        loss()
                 return Trace(weights, memory.peak_base - weights, memory.peak - memory.peak_base)
             # AdamW's moments are there from the first step on, and the gradients of the users
             # before this one wait for the mean.
