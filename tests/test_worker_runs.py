@@ -16,7 +16,7 @@ from resalign.backend.errors import CheckpointError, ConfigError, ExportError, R
 from resalign.backend.live_state import LiveState
 from resalign.backend.plan_file import to_json
 from resalign.backend.run_folder import RunFolder
-from resalign.backend.worker import drawing, exporting, hardening
+from resalign.backend.worker import checking, drawing, exporting, hardening
 from resalign.backend.worker.protocol import Stopped
 from resalign.backend.worker.requests import parse_request
 
@@ -73,6 +73,32 @@ def finished(tmp_path_factory):
     folder, live = tmp_path_factory.mktemp("finished") / "run", LiveState("harden")
     result, _ = harden(folder, live=live, previews=2)
     return folder, result, live
+
+
+def check(folder, *, stop=nobody, live=None, **changes):
+    request = {"job": "check", "checkpoint": "demo", "plan": to_json(PLAN),
+               "run_folder": str(folder), **changes}  # fmt: skip
+    return checking.check(parse_request(request), live or LiveState("check"), stop, device="cpu")
+
+
+def test_a_check_predicts_the_memory_and_writes_nothing(tmp_path):
+    told = []
+    live = LiveState("check", tell=lambda state: told.append(state["message"]))
+    result, message = check(tmp_path / "run", live=live, budget=8)
+    result = json.loads(json.dumps(result, allow_nan=False))
+    assert message == "fits 8.0 GiB as it is" and result["problems"] == []
+    assert result["prediction"]["fits"] and result["prediction"]["changes"] == {}
+    assert result["prediction"]["parts"]["total"] == result["memory_bytes"] < 2**30
+    assert "predicting the memory: as it is" in told
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(Stopped):
+        check(tmp_path / "run", stop=StopsAfter(0))
+
+
+def test_a_check_tells_every_problem(tmp_path):
+    plan = to_json(PLAN) | {"retain_set": {"folder": str(tmp_path / "gone")}}
+    result, message = check(tmp_path / "run", plan=plan)
+    assert message == "1 problem to mend" and "gone" in result["problems"][0]
 
 
 @pytest.fixture

@@ -44,6 +44,24 @@ class HardenRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckRequest:
+    """Look at all that a hardening needs, the device's memory included, and run nothing.
+
+    run_folder: where it would go; nothing is written. budget: GiB to fit into, 0 for all that the
+    GPU has.
+    """
+
+    checkpoint: str
+    plan: HardeningPlan
+    run_folder: str
+    device: str = "auto"
+    budget: float = 0.0
+
+    def __post_init__(self) -> None:
+        within("check", "budget", self.budget, 0, 10_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResumeRequest:
     """Go on with a run, or with a probe, from its folder. device empty: the one it began on."""
 
@@ -132,9 +150,11 @@ class TryLoraRequest:
 
 
 Request = (
-    HardenRequest | ResumeRequest | ExportRequest | LoraRequest | ProbeRequest | TryLoraRequest
-)
+    CheckRequest | HardenRequest | ResumeRequest | ExportRequest | LoraRequest | ProbeRequest
+    | TryLoraRequest
+)  # fmt: skip
 JOBS: dict[str, type] = {
+    "check": CheckRequest,
     "harden": HardenRequest,
     "resume": ResumeRequest,
     "export": ExportRequest,
@@ -185,7 +205,7 @@ def check_files(request: Request) -> None:
         if checkpoint.path != DEMO and not Path(checkpoint.path).exists():
             raise ConfigError(f"{job}.checkpoints: {checkpoint.path} does not exist")
     folder = getattr(request, "run_folder", "")
-    if folder and not isinstance(request, HardenRequest) and not (
+    if folder and not isinstance(request, HardenRequest | CheckRequest) and not (
         (Path(folder) / "plan.json").is_file() or (Path(folder) / "job.json").is_file()
     ):  # fmt: skip
         raise ConfigError(f"{job}.run_folder: {folder} is no run folder: it has no plan.json")

@@ -120,6 +120,10 @@ def _work(request: Request, device: str) -> Work:
         from . import exporting
 
         return getattr(exporting, job)
+    if job == "check":
+        from . import checking
+
+        return partial(checking.check, device=device)
     if job in ("harden", "resume"):
         from . import hardening
 
