@@ -38,7 +38,7 @@ FAST = (  # what front ends say of two of them
     "seconds) are fast methods without simulated users: they unlearn, and promise no resilience"
 )
 _PLAIN = ("simulate", "precision", "learning_rate", "resilience_weight", "retain_weight",
-          "seed", "resolution")  # fmt: skip
+          "seed", "resolution", "micro_batch")  # fmt: skip
 
 
 def setting_changes(choice: str, values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -23,6 +23,19 @@ _PNG = base64.b64encode(
 ).decode()
 
 
+_PARTS = ("weights", "state", "activations", "encoding", "margin", "total")
+CHECKED = {  # what a check ends with, of a plan that takes some changes to fit
+    "problems": [], "warnings": [],
+    "prediction": {
+        "asked": {name: (n + 1) << 30 for n, name in enumerate(_PARTS)},
+        "parts": {name: (n + 1) << 29 for n, name in enumerate(_PARTS)},
+        "changes": {"micro_batch": 2, "gradient_checkpointing": True, "precision": "bf16",
+                    "solver.products": "finite_difference"},
+        "budget": 8 << 30, "fits": True, "words": ["about 6", "fits 8.0 GiB with these changes:"],
+    },
+}  # fmt: skip
+
+
 class FakeHost:
     """Folders below one folder; everything that the tab asks of it is noted in `calls`."""
 
@@ -165,7 +178,9 @@ class FakeJobs:
             (folder / "report.html").write_text("<p>resilience 0.8</p>")
         if request["job"] in ("export", "lora"):
             write_header(Path(request["output"]), {"resalign.method": "test"})
-        self.tell(status="done", message="done", left=None, result={"summary": "all is well"})
+        result = CHECKED if request["job"] == "check" else {"summary": "all is well"}
+        told = {name: value for name, value in request.items() if name != "plan"}
+        self.tell(status="done", message="done", left=None, result=result, request=told)
 
 
 def picture(caption, flagged, step):

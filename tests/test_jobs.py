@@ -52,6 +52,17 @@ def test_a_job_runs_to_its_result_under_the_hosts_queue(jobs, begin, host, tmp_p
     assert (host.entered, host.left) == (1, 1)
 
 
+def test_a_check_leaves_the_host_its_queue_and_its_model(jobs, host, tmp_path):
+    """It computes without the GPU; the host may draw meanwhile."""
+    plan = {"concepts": [{"name": "cat", "prompts": ["a cat"]}]}
+    folder = str(tmp_path / "run")
+    request = {"job": "check", "checkpoint": "demo", "plan": plan, "run_folder": folder}
+    with host.queue:
+        jobs.start({**request, "device": "cpu"})
+        assert wait_for(jobs, ended)["result"] == {"run_folder": folder}
+    assert host.entered == 0
+
+
 def test_pictures_stay_until_others_come(jobs, begin):
     begin("waits")
     state = wait_for(jobs, step_two)

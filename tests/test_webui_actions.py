@@ -6,7 +6,7 @@ import time
 import types
 
 import pytest
-from fakes_webui import FakeHost, FakeJobs, write_header
+from fakes_webui import CHECKED, FakeHost, FakeJobs, write_header
 
 from resalign.backend.demo.plans import CHECKPOINT
 from resalign.scripts.resalign_webui import host as hosts
@@ -107,6 +107,32 @@ def test_a_second_job_and_a_mistake_are_told_on_the_page_and_start_nothing(actio
     said = actions.harden(FORM)
     assert "ra-error" in said and "is running" in said
     assert len(jobs.requests) == 1
+
+
+def test_what_a_check_finds_is_put_into_the_form_on_request(actions, jobs, host):
+    """Only its own result, each value looked at as if a page had sent it."""
+    assert "Press Check memory first" in actions.fitting()[0]
+    write_header(host.checkpoint_folder() / "model.safetensors", {})
+    form = {**FORM, "checkpoint": "model.safetensors", "memory_budget": 8}
+    assert "from 0 to 10000" in actions.check({**form, "memory_budget": -1})
+    assert "Checking" in actions.check(form)
+    assert jobs.requests[0]["job"] == "check" and jobs.requests[0]["budget"] == 8
+    wait_for(jobs, "done")
+    said, fields = actions.fitting()
+    assert fields == {"micro_batch": 2, "gradient_checkpointing": True, "precision": "bf16",
+                      "products": "finite_difference"}  # fmt: skip
+    assert "ra-good" in said and "precision: bf16" in said
+
+    found = CHECKED["prediction"]
+    for prediction, words in (
+        ({**found, "changes": {}}, "fits as it is"), ({**found, "fits": False}, "Nothing fits"),
+        ({**found, "changes": {"precision": "int2"}}, "choose from preset"),
+    ):  # fmt: skip
+        jobs.tell(result={"prediction": prediction})
+        said, fields = actions.fitting()
+        assert words in said and fields == {}
+    jobs.tell(result=CHECKED, request={"checkpoint": "demo"})
+    assert "settings of its own" in actions.fitting()[0]
 
 
 def test_a_bug_is_not_taken_for_a_mistake(actions, jobs):

@@ -159,6 +159,45 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
     assert ended == {"left": []}, "nothing of ours is left for Reload UI to find"
 
 
+def test_a_check_of_the_memory_is_shown_and_what_fits_is_put_into_the_form(
+    chromium, python, tmp_path
+):
+    name, interpreter = python
+    (tmp_path / "models").mkdir()
+    shutil.copyfile(CHECKPOINT, tmp_path / "models" / "small.safetensors")
+    with served(interpreter, tmp_path, "--fake", "4", "0.1") as (url, _):
+        context = chromium.new_context()
+        tab = Tab(context, url)
+        tab.tick("concepts", "weapons")
+        tab.open_more("Memory")
+        tab.press("fit")
+        assert "Press Check memory first" in tab.message("harden")
+        tab.fill("memory_budget", "-3")
+        tab.press("check")
+        tab.wait_text("must be from 0 to 10000")
+        tab.fill("memory_budget", "8")
+        tab.press("check")
+        shown = tab.status("done", "check")
+        assert "weights of the denoiser" in shown and "with the changes" in shown
+        shot(tab, f"{name}-memory")
+        tab.press("fit")
+        tab.wait_text("Set in the form")
+        assert tab.value("micro_batch") == "2"
+        tab.open_more("More settings")
+        assert tab.value("precision") == "bf16"
+        assert tab.value("products") == "finite_difference"
+        assert tab.page.locator("#resalign_gradient_checkpointing input").first.is_checked()
+        tab.press("harden")
+        tab.status("done", "harden")
+        plans = tmp_path.glob("outputs/resalign/runs/*/plan.json")
+        (plan,) = (json.loads(path.read_text()) for path in plans)
+        assert (plan["micro_batch"], plan["precision"]) == (2, "bf16")
+        assert plan["gradient_checkpointing"] is True
+        assert plan["solver"]["products"] == "finite_difference"
+        assert tab.errors == [] and tab.overflow() == []
+        context.close()
+
+
 def test_nothing_is_done_and_nothing_is_told_without_the_host_s_log_in(chromium, python, tmp_path):
     _, interpreter = python
     probe = tmp_path / "outputs" / "resalign" / "probes" / "one"

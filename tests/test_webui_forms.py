@@ -11,6 +11,7 @@ from resalign.backend.data.concept import load_preset
 from resalign.backend.errors import ConfigError
 from resalign.backend.plan_file import from_json
 from resalign.backend.plan_presets import plan_preset, preset_plan
+from resalign.backend.worker.requests import CheckRequest, parse_request
 from resalign.scripts.resalign_webui import forms
 from resalign.scripts.resalign_webui import host as hosts
 
@@ -65,6 +66,16 @@ def test_the_fast_methods_are_presets_here_too(request_of, name):
         assert {field: getattr(plan, field) for field in own} == own
         assert plan.fine_tunes == () and plan.learning_rate == 8e-3
         assert plan.outer_steps == (1 if name == "edit" else 120)
+
+
+def test_a_check_looks_at_the_run_that_harden_would_start(request_of, host):
+    values = {"checkpoint": "model.safetensors", "concepts": ["weapons"], "micro_batch": 2}
+    found = forms.check_request({**values, "memory_budget": 7.5}, host, NOW)
+    run = request_of(**values)[0]
+    assert found == {"job": "check", "budget": 7.5, **{
+        name: run[name] for name in ("checkpoint", "plan", "run_folder", "device")
+    }}  # fmt: skip
+    assert found["plan"]["micro_batch"] == 2 and isinstance(parse_request(found), CheckRequest)
 
 
 def test_concepts_of_ones_own_stand_beside_shipped_ones_each_with_its_strength(request_of):

@@ -4,6 +4,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from fakes_webui import CHECKED
 
 from resalign.scripts.resalign_webui import views
 
@@ -145,3 +146,24 @@ def test_all_is_styled_by_classes():
     """gr.HTML is in a page twice in gradio 3.41, so that an id of ours would not be unique."""
     text = views.job_html(STATE) + views.note("x") + views.report_frame("u", "n")
     assert not re.search(r'\bid="', text)
+
+
+def test_a_check_shows_the_memory_by_part_before_and_after_its_changes():
+    state = {**STATE, "job": "check", "kind": "check", "status": "done", "pictures": [],
+             "curves": {}, "message": "fits 8.0 GiB in 3.0 GiB with these changes"}  # fmt: skip
+    found = CHECKED["prediction"] | {"words": ["about", "fits", f"micro_batch = 2: {EVIL}"]}
+    text = views.job_html({**state, "result": {**CHECKED, "prediction": found}})
+    elements = Elements(text)
+    assert len(elements.of("tr")) == 7 and len(elements.of("td")) == 2 * 7
+    assert "<th>peak</th><td>6.0 GiB</td><td>3.0 GiB</td>" in text
+    assert "ra-good" in text and "micro_batch = 2" in text and "ra-error" not in text
+
+    same = found | {"parts": found["asked"], "changes": {}, "words": ["about", "fits"]}
+    text = views.job_html({**state, "result": {**CHECKED, "prediction": same}})
+    assert len(Elements(text).of("td")) == 6
+    text = views.job_html({**state, "result": {**CHECKED, "prediction": {**same, "fits": False}}})
+    assert "ra-error" in text and "ra-good" not in text
+    for broken in ({}, {"asked": {"weights": 1}, "parts": None}, {"words": None}):
+        Elements(views.job_html({**state, "result": {"prediction": broken}}))
+    text = views.job_html({**state, "result": {"problems": [EVIL], "prediction": None}})
+    assert "ra-error" in text and EVIL not in text

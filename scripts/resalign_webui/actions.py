@@ -44,6 +44,31 @@ class Actions:
     def harden(self, values: Values) -> str:
         return self._start(lambda: forms.harden_request(values, self.host), "Hardening started.")
 
+    def check(self, values: Values) -> str:
+        return self._start(
+            lambda: forms.check_request(values, self.host),
+            "Checking; what is found comes in the panel of jobs.",
+        )
+
+    def fitting(self) -> tuple[str, dict[str, Any]]:
+        """What to tell, and the form's fields that the last check found to fit."""
+        state = self.jobs.state() or {}
+        found = (state.get("result") or {}).get("prediction")
+        if state.get("job") != "check" or not found:
+            return views.note("Press Check memory first.", "error"), {}
+        if (state.get("request") or {}).get("checkpoint") == "demo":
+            return views.note("The demo has settings of its own: nothing is to be changed."), {}
+        if found["fits"] is False:
+            return views.note("Nothing fits: the panel says what would help.", "error"), {}
+        try:
+            fields = forms.fitting(found["changes"])
+        except ResAlignError as error:
+            return views.note(str(error), "error"), {}
+        if not fields:
+            return views.note("It fits as it is: nothing is to be changed.", "good"), {}
+        said = ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in fields.items())
+        return views.note(f"Set in the form: {said}.", "good"), fields
+
     def resume(self, values: Values) -> str:
         return self._start(
             lambda: forms.resume_request(values, self._unfinished()), "Going on where it stopped."

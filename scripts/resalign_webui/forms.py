@@ -28,6 +28,10 @@ PRECISIONS = (OWN, "fp32", "bf16", "fp16")
 METHODS = ("lora", "full", "dreambooth")
 OPTIMISERS = ("adamw", "sgd")
 DEMO_STEPS = {"fast": 20, "balanced": 120, "thorough": 240}
+FITTING = {  # field of the form: what a prediction of memory calls it
+    "micro_batch": "micro_batch", "gradient_checkpointing": "gradient_checkpointing",
+    "precision": "precision", "products": "solver.products",
+}  # fmt: skip
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,2})?")
 _BIG = 2**63 - 1
 
@@ -44,6 +48,28 @@ def harden_request(values: Values, host: Host, now: datetime | None = None) -> d
         "device": device_of(values, host),
         **preview_of(values),
     }
+
+
+def check_request(values: Values, host: Host, now: datetime | None = None) -> dict[str, Any]:
+    """The same run looked at, with what the GPU's memory must be enough for."""
+    run = harden_request(values, host, now)
+    kept = {name: run[name] for name in ("checkpoint", "plan", "run_folder", "device")}
+    return {"job": "check", **kept, "budget": number(values, "memory_budget", 0, 0, 10_000)}
+
+
+def fitting(changes: Any) -> dict[str, Any]:
+    """The fields of the form for what a check has changed in a plan, to make it fit."""
+    changes = changes if isinstance(changes, dict) else {}
+    given = {field: changes[name] for field, name in FITTING.items() if name in changes}
+    checked: dict[str, Any] = {}
+    if "micro_batch" in given:
+        checked["micro_batch"] = whole(given, "micro_batch", 0, 0, 4096)
+    if "gradient_checkpointing" in given:
+        checked["gradient_checkpointing"] = flag(given, "gradient_checkpointing")
+    for name, known in (("precision", PRECISIONS), ("products", PRODUCTS)):
+        if name in given:
+            checked[name] = one_of(given, name, known, OWN)
+    return checked
 
 
 def resume_request(values: Values, unfinished: list[Run | Probe]) -> dict[str, Any]:
@@ -121,6 +147,7 @@ def settings(values: Values) -> dict[str, Any]:
         "gamma": number(values, "gamma", 0, 0, 1000),
         "learning_rate": number(values, "learning_rate", 0, 0, 0.1),
         "gradient_checkpointing": flag(values, "gradient_checkpointing"),
+        "micro_batch": whole(values, "micro_batch", 0, 0, 4096),
     }
 
 

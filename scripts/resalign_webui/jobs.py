@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections import deque
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -135,7 +135,9 @@ class JobManager:
         """The whole of a job. Whatever happens, it ends with a state that says so."""
         end: dict[str, Any] = {}
         try:
-            with self._host.exclusive():
+            # A check computes without the GPU: the host keeps its model and its queue.
+            alone = nullcontext() if request["job"] == "check" else self._host.exclusive()
+            with alone:
                 end = self._work(python, request)
         except Exception as error:
             if end:  # the job has ended well or ill; what the host did then has gone wrong

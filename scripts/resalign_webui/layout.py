@@ -9,6 +9,7 @@ import gradio as gr
 
 from . import pages, views
 from .actions import Actions
+from .forms import FITTING
 from .parts import Parts, button, html, on, own_settings_only
 
 _RUNS = {"export_run": 0, "probe_run": 1, "try_run": 1}  # lists, and where the newest stands
@@ -47,6 +48,8 @@ def build(actions: Actions) -> Any:
         on(blocks.load, _following(actions, list(lists), fresh=True), (), [live, *every])
         for name in ("refresh", "refresh_reports"):
             on(views_by_name[name].click, lambda: _renewed(actions.refresh()), (), every)
+        on(views_by_name["fit"].click, _fitting(actions), (),
+           [*parts.list_of(FITTING), views_by_name["harden_message"]])  # fmt: skip
         checkpoint = parts["checkpoint"]
         on(checkpoint.change, actions.describe, [checkpoint], [views_by_name["about_checkpoint"]])
         on(blocks.load, actions.describe, [checkpoint], [views_by_name["about_checkpoint"]])
@@ -87,6 +90,7 @@ def _bind_jobs(
     follow, outputs = following
     for name, names, message, function in (
         ("harden", pages.HARDEN, "harden_message", actions.harden),
+        ("check", pages.HARDEN, "harden_message", actions.check),
         ("resume", pages.RESUME, "harden_message", actions.resume),
         ("probe", pages.PROBE, "probe_message", actions.probe),
         ("try_lora", pages.LORA, "lora_message", actions.try_lora),
@@ -97,6 +101,17 @@ def _bind_jobs(
             named[name].click, _with_names(names, function), parts.list_of(names), [named[message]]
         )
         on(started.then, follow, (), outputs)
+
+
+def _fitting(actions: Actions) -> Callable[[], list[Any]]:
+    """Put into the form what the last check has found to fit; other fields stay."""
+
+    def fit() -> list[Any]:
+        said, fields = actions.fitting()
+        updates = [gr.update(value=fields[n]) if n in fields else gr.update() for n in FITTING]
+        return [*updates, said]
+
+    return fit
 
 
 def _with_names(names: Sequence[str], function: Callable[[dict[str, Any]], str]) -> Any:

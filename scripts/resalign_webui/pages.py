@@ -19,7 +19,7 @@ HARDEN = (
     "learning_rates", "user_steps", "user_ranks", "user_batch", "concept_share", "users_per_step",
     "seed", "outer_steps", "rank", "resolution", "precision", "resilience_weight", "retain_weight",
     "gamma", "learning_rate", "simulate", "solver", "products", "gradient_checkpointing", "device",
-    "preview_every", "preview_prompt", "show_pictures", "run_name",
+    "micro_batch", "memory_budget", "preview_every", "preview_prompt", "show_pictures", "run_name",
 )  # fmt: skip
 RESUME = ("unfinished", "preview_every", "preview_prompt", "show_pictures")
 PROBE = (
@@ -74,6 +74,8 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
         _users(parts)
     with gr.Accordion("More settings", open=False):
         _settings(parts, host)
+    with gr.Accordion("Memory", open=False):
+        _memory(parts)
     with gr.Row():
         button("harden", "Harden", variant="primary", scale=2, min_width=140)
     with gr.Row():
@@ -136,6 +138,21 @@ def _settings(parts: Parts, host: Host) -> None:
               placeholder="the first of the concept")  # fmt: skip
         parts("show_pictures", gr.Checkbox, "Show the concept without blur",
               value=bool(host.setting("show_pictures")), min_width=160)  # fmt: skip
+
+
+def _memory(parts: Parts) -> None:
+    html(help_text(
+        "Predicts the peak of the GPU's memory from these settings, in seconds to minutes of one "
+        "processor and without the GPU, and finds the cheapest change that makes it fit."
+    ))  # fmt: skip
+    with gr.Row():
+        parts("memory_budget", gr.Number, "Memory to fit into, in GiB (0: what the GPU has)",
+              value=0, min_width=160)  # fmt: skip
+        parts("micro_batch", gr.Number, "Pictures at once (0: whole batches)", value=0,
+              precision=0, min_width=160)  # fmt: skip
+    with gr.Row():
+        button("check", "Check memory", min_width=140)
+        button("fit", "Use the settings that fit", min_width=140)
 
 
 def probe_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:

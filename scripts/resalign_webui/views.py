@@ -8,13 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ...backend.memory.words import PARTS, rows
+
 State = Mapping[str, Any]
 COLOURS = ("#4c9be8", "#e8664c", "#5fb760", "#b58be0", "#d9a441", "#5bc0be")
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 480, 170, 58, 18  # of a chart and its margins, in its own units
 _PICTURE = re.compile(r"data:image/(jpeg|png|webp);base64,[A-Za-z0-9+/=]+")
 _VERBS = {
-    "harden": "Hardening", "resume": "Hardening", "probe": "Probing", "export": "Exporting",
-    "lora": "Saving the LoRA", "try_lora": "Drawing",
+    "check": "Checking", "harden": "Hardening", "resume": "Hardening", "probe": "Probing",
+    "export": "Exporting", "lora": "Saving the LoRA", "try_lora": "Drawing",
 }  # fmt: skip
 _ENDS = {"done": "Done", "stopped": "Stopped", "failed": "Failed"}
 _RATES = "unsafe rate over fine-tuning steps"
@@ -72,13 +74,15 @@ def job_html(state: State | None) -> str:
     if status == "running" or status == "done":
         parts.append(_bar(1.0 if status == "done" else _share(state)))
     if status == "done":
-        parts.append(note(_done(state), "good"))
+        parts.append(note(_done(state), "error" if _falls_short(state) else "good"))
     parts.append(f"<p>{escape(_line(state))}</p>")
     error = state.get("error") or {}
     if error:
         parts.append(note(str(error.get("message") or "it failed"), "error"))
     parts += [_chart(*chart) for chart in _charts(state.get("curves") or {})]
     result = state.get("result") or {}
+    if result.get("prediction") or result.get("problems"):
+        parts += check_html(result)
     if result.get("pictures"):
         parts.append(_pictures(result["pictures"], "ra-pictures ra-sheets"))
     else:
@@ -94,6 +98,42 @@ def job_html(state: State | None) -> str:
     marks = {name: str(state.get(name, "")) for name in ("job", "status", "revision")}
     mark = " ".join(f'data-{name}="{escape(value)}"' for name, value in marks.items())
     return f'<div class="ra ra-job ra-{escape(status)}" {mark}>{"".join(parts)}</div>'
+
+
+def check_html(result: Mapping[str, Any]) -> list[str]:
+    """What a check has found: problems, the memory by part, and what is changed to fit."""
+    parts = [note("\n".join(map(str, result.get("problems") or ())), "error")]
+    found = result.get("prediction") or {}
+    asked, fitting = (_bytes(found.get(name)) for name in ("asked", "parts"))
+    if not asked or not fitting:
+        return parts
+    lines = rows(asked, fitting)
+    if asked != fitting:
+        lines.insert(0, ("at the peak", "as it is set", "with the changes"))
+    table = "".join(
+        f"<tr><th>{escape(label)}</th>"
+        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        + "</tr>"
+        for label, *cells in lines
+    )
+    changes = list(found.get("words") or ())[2:]  # the first says the table, the second is told
+    parts += [
+        f"<table>{table}</table>", note("\n".join(map(str, changes))),
+        help_text("Predicted, not measured on a GPU; the margin is a guess."),
+    ]  # fmt: skip
+    return parts
+
+
+def _falls_short(state: State) -> bool:
+    """A check is done, and what it looked at cannot be run as it is."""
+    result = state.get("result") or {}
+    return bool(result.get("problems")) or (result.get("prediction") or {}).get("fits") is False
+
+
+def _bytes(parts: Any) -> dict[str, int]:
+    """Of each part; nothing where one is missing."""
+    found = {n: v for n, v in (parts or {}).items() if n in PARTS and isinstance(v, int)}
+    return found if len(found) == len(PARTS) else {}
 
 
 def note(text: str, kind: str = "") -> str:
