@@ -13,6 +13,8 @@ from typing import Literal
 
 from .bounds import choice, within
 from .errors import ConfigError
+from .kernel_config import KernelConfig
+from .ramp import Ramp
 from .solver_config import SolverConfig
 from .stage_config import (
     METHODS,
@@ -226,28 +228,6 @@ class RegulatorConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ramp:
-    """A weight that changes over the run: from `start` to `end` between two shares of it.
-
-    shape: `linear` or `sigmoid` (slope 10, the published schedule). `begin` and `until` are
-    shares of the steps the weight applies to.
-    """
-
-    start: float
-    end: float
-    shape: Literal["linear", "sigmoid"] = "linear"
-    begin: float = 0.0
-    until: float = 1.0
-
-    def __post_init__(self) -> None:
-        choice("ramp", "shape", self.shape, ("linear", "sigmoid"))
-        within("ramp", "start", self.start, 0, 1e6)
-        within("ramp", "end", self.end, 0, 1e6)
-        within("ramp", "begin", self.begin, 0, 1)
-        within("ramp", "until", self.until, self.begin, 1, " (begin to 1)")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class HardeningPlan:
     """Everything a hardening run is, apart from the checkpoint it is applied to.
 
@@ -298,6 +278,7 @@ class HardeningPlan:
     regulator: RegulatorConfig = field(default_factory=RegulatorConfig)
     edit: EditConfig = field(default_factory=EditConfig)
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
+    kernels: KernelConfig = field(default_factory=KernelConfig)
     outer_steps: int = 160
     warm_up_steps: int = 60
     learning_rate: float = 2e-4

@@ -31,12 +31,13 @@ from .bilevel.projection import retain_projection
 from .bilevel.regulator import Regulator
 from .bilevel.simulate import USER_CLASSES, SimulatedUser, accumulate
 from .bilevel.users import Users
-from .bilevel.vectors import gradient
+from .bilevel.vectors import gradient, norm_and_clip
 from .bilevel.weights import learning_rate, resilience_weight, retain_weight
 from .config import HardeningPlan
 from .data.batches import EncodedData, shared_data
 from .data.cache import fingerprint
 from .errors import DivergenceError
+from .model.kernels import Kernels, applied, choose_kernels, optimiser_options
 from .model.model import Model
 from .parallel.ranks import ALONE, Ranks
 from .progress import Progress, ProgressCallback, silent
@@ -53,13 +54,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class HardenResult:
-    """What a run ends with. `seconds` is wall time of this call, without the data's."""
+    """What a run ends with. `seconds` is wall time of this call, without the data's; `kernels`
+    what the plan's own method trained with."""
 
     adapter: Adapter
     records: tuple[StepRecord, ...]
     plan: HardeningPlan
     seconds: float
     warnings: tuple[str, ...] = ()
+    kernels: Kernels | None = None
 
 
 def harden(
@@ -143,7 +146,10 @@ def _run(
         model, shape, seed=plan.seed, precision=plan.precision, earlier=earlier
     ) as denoiser:
         run = _Run(denoiser, plan, data, folder, on_progress, ranks, warnings=warnings)
-        return run.to_the_end()
+        denoiser.training(plan.gradient_checkpointing)
+        run.kernels = kernels = run.choose_kernels()
+        with applied(model.unet, kernels):
+            return run.to_the_end()
 
 
 @dataclass
@@ -158,6 +164,7 @@ class _Run:
     ranks: Ranks = ALONE
     records: list[StepRecord] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    kernels: Kernels | None = None
 
     def __post_init__(self) -> None:
         for warning in self.warnings:
@@ -174,8 +181,9 @@ class _Run:
             lambda step, *inner: self._tell({}, step - 1, *inner),
         )  # fmt: skip
         self.optimiser = torch.optim.AdamW(
-            self.theta.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay
-        )
+            self.theta.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay,
+            **optimiser_options(device),
+        )  # fmt: skip
         self.step = self._load()
         self.projection = None
         if plan.method == "project":
@@ -186,7 +194,6 @@ class _Run:
 
     def to_the_end(self) -> HardenResult:
         started = time.perf_counter()
-        self.denoiser.training(self.plan.gradient_checkpointing)
         while self.step < self.plan.outer_steps:
             complete = self._state() if self.folder else {}
             try:
@@ -210,7 +217,26 @@ class _Run:
             self._save(self._state())
             self.folder.save_adapter(adapter, {"step": self.step})
         seconds = time.perf_counter() - started
-        return HardenResult(adapter, tuple(self.records), self.plan, seconds, tuple(self.warnings))
+        return HardenResult(
+            adapter, tuple(self.records), self.plan, seconds, tuple(self.warnings), self.kernels
+        )
+
+    def choose_kernels(self) -> Kernels:
+        """The first rank's choice, for all; written down before the first step."""
+        plan, folder, model = self.plan, self.folder, self.denoiser.model
+        exact = plan.solver.method != "first_order" and plan.solver.products == "exact"
+        retain = self.feed.retain(1)
+        chosen = None
+        if self.ranks.first:
+            found = choose_kernels(
+                model.unet, plan.kernels, lambda: gradient(retain, self.theta),
+                twice=exact and plan.method == "resalign" and bool(plan.fine_tunes),
+                own=model.source is not None, began=folder.kernels() if folder else None,
+            )  # fmt: skip
+            chosen = found.to_json()
+            if folder:
+                folder.save_kernels(chosen)
+        return Kernels(**self.ranks.share(chosen))
 
     def outer_step(self, step: int) -> StepRecord:
         """One update of θ: the three terms, one after the other, then AdamW."""
@@ -244,7 +270,7 @@ class _Run:
                 accumulate(total, user.gradient.values(), strength / len(chosen))
             users += group
 
-        norm = self._norm_and_clip(total)
+        norm = norm_and_clip(list(total.values()), self.plan.gradient_norm)
         after = {f"harm after {u.fine_tune.name}": u.result.harm_after for u in users}
         self._check_finite(step, harm=harm_now, retain=retain_now, **after, gradient=norm)
         simulations = self._judge(users, harm, harm_now)
@@ -304,14 +330,6 @@ class _Run:
         log.warning(warning)
         self.warnings.append(warning)
 
-    def _norm_and_clip(self, total: dict[str, Tensor]) -> Tensor:
-        parts = list(total.values())
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(parts)))
-        if self.plan.gradient_norm:
-            factor = torch.clamp(self.plan.gradient_norm / (norm + 1e-6), max=1.0)
-            torch._foreach_mul_(parts, factor)
-        return norm
-
     def _check_finite(self, step: int, **values: Tensor) -> None:
         bad = [name for name, value in values.items() if not bool(torch.isfinite(value))]
         if bad:
@@ -334,12 +352,14 @@ class _Run:
         if saved is None:
             return 0
         step, tensors, values = saved
+        fused = optimiser_options(self.denoiser.model.device)  # which counts on the device
+        place = self.denoiser.model.device if fused else "cpu"
         for index, (name, tensor) in enumerate(self.theta.items()):
             with torch.no_grad():
                 tensor.copy_(tensors["theta." + name])
             if f"exp_avg.{index}" in tensors:  # a closed form has none
                 self.optimiser.state[tensor] = {
-                    "step": torch.tensor(float(step)),
+                    "step": torch.tensor(float(step), device=place),
                     "exp_avg": tensors[f"exp_avg.{index}"].to(tensor.device),
                     "exp_avg_sq": tensors[f"exp_avg_sq.{index}"].to(tensor.device),
                 }

@@ -13,6 +13,7 @@ from .config import (
     RegulatorConfig,
     SolverConfig,
 )
+from .kernel_config import KernelConfig
 from .stage_config import EditConfig, ProjectionConfig, Stage
 
 HEAD = """\
@@ -61,6 +62,7 @@ COMMENTS: dict[type, dict[str, str]] = {
         "regulator": "How hard the simulated users try.",
         "edit": "method = closed_form.",
         "projection": "method = project.",
+        "kernels": "What computes; changes speed and last bits, nothing else.",
         "outer_steps": "Updates of the adapter in all; at least 1.",
         "warm_up_steps": "The first of them that only unlearn (λ = 0); 0 to outer_steps.",
         "learning_rate": "Of AdamW on the adapter; 1e-5 to 1e-3 is usual.",
@@ -177,6 +179,15 @@ COMMENTS: dict[type, dict[str, str]] = {
         "tolerance": "Relative residual at which a solve is done; 0 to 1.",
         "batch": "Samples in the batch whose Hessian is used; 0: the simulated user's batch.",
         "on_divergence": "skip: count it, show it, and use first order instead; stop: end the run.",
+    },
+    KernelConfig: {
+        "attention": (
+            "auto (on a GPU: the quicker, measured at the start; on a CPU: sdpa), sdpa, xformers."
+        ),
+        "memory_format": (
+            "Of the convolutions: auto (on a GPU: the quicker, measured; on a CPU: contiguous),\n"
+            "contiguous, channels_last."
+        ),
     },
     RegulatorConfig: {
         "enabled": (

@@ -25,6 +25,7 @@ from .config import (
     SolverConfig,
 )
 from .errors import ConfigError
+from .kernel_config import KernelConfig
 from .plan_comments import COMMENTS, HEAD
 from .plan_presets import plan_preset, preset_plan
 from .probe_comments import PROBE_COMMENTS, PROBE_HEAD
@@ -46,6 +47,7 @@ EXAMPLE = Concept(
 )
 _BLOCKS = (
     AdapterConfig, HarmConfig, SolverConfig, RegulatorConfig, EditConfig, ProjectionConfig,
+    KernelConfig,
 )  # fmt: skip
 _TABLES = {(ProbePlan, name) for name in ("loras", "merges", "fine_tunes")}
 _TABLES |= {(HardeningPlan, "before")}

@@ -3,6 +3,7 @@
     job.json               checkpoint, output, device (absent where a host runs a bare plan)
     plan.json              the plan, every default spelled out
     machine.json           threads and versions that it began with (see rounding.py)
+    kernels.json           what it trains with (see model/kernels.py)
     steps.jsonl            one record per outer step, appended and flushed
     state.safetensors      all that continuing needs, as of the last saved step
     adapter.safetensors    the adapter of that step; the result, once all steps are done
@@ -33,7 +34,7 @@ from .plan_file import differences, from_json, plan_hash, to_json
 from .run_lock import RunLock
 
 STEPS, STATE, ADAPTER = "steps.jsonl", "state.safetensors", "adapter.safetensors"
-MACHINE = "machine.json"
+MACHINE, KERNELS = "machine.json", "kernels.json"
 _HEADER = "resalign"  # the one metadata key, holding JSON: safetensors shuffles several keys
 
 
@@ -115,6 +116,14 @@ class RunFolder:
         if not path.exists():
             write_json(path, now)
         return read_json(path)
+
+    def kernels(self) -> dict[str, Any] | None:
+        """What the run trains with, of the last time it was chosen."""
+        return read_json(self.path / KERNELS) if (self.path / KERNELS).exists() else None
+
+    def save_kernels(self, chosen: Mapping[str, Any]) -> None:
+        self._check_writable()
+        write_json(self.path / KERNELS, dict(chosen))
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one step's record (it must have `step`); figures that are not finite become null."""

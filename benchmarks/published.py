@@ -1,7 +1,7 @@
 """An outer step against the published code's, side by side: CPU seconds and peak memory.
 
     python benchmarks/published.py --published FOLDER --published-python PYTHON
-        [--size tiny|small|full16] [--repeats N] [--json FILE]
+        [--size tiny|small|full16|full] [--ours first_order at_once ...] [--repeats N]
 
 FOLDER is a checkout of the published implementation (github.com/AntigoneRandy/ResAlign, head
 14775d3), which is not part of this project and runs unmodified; PYTHON an environment with what it
@@ -281,17 +281,17 @@ class Process:
         return json.loads(line)
 
 
-def measure(size: str, repeats: int, folder: str, python: str) -> dict[str, Any]:
+def measure(size: str, repeats: int, folder: str, python: str, chosen: list[str]) -> dict[str, Any]:
     sides = {"theirs": Process(python, "theirs", size, folder)}
-    sides |= {method: Process(sys.executable, method, size, folder) for method in OURS}
+    sides |= {method: Process(sys.executable, method, size, folder) for method in chosen}
     bare: list[float] = []
     try:
-        sides["first_order"].ask("bare")
+        sides[chosen[0]].ask("bare")
         for _ in range(repeats):
             for process in sides.values():
                 process.ask("step", process.seconds)
             for _ in range(5):
-                sides["first_order"].ask("bare", bare)
+                sides[chosen[0]].ask("bare", bare)
     finally:
         for process in sides.values():
             process.close()
@@ -320,15 +320,16 @@ def main() -> None:
     parser.add_argument("--published-python", default=sys.executable)
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--ours", nargs="*", choices=OURS, default=OURS, help="fewer at a time")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--serve", choices=("theirs", *OURS), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
         serve(given.serve, given.size, given.published)
         return
-    found = measure(given.size, given.repeats, given.published, given.published_python)
+    found = measure(given.size, given.repeats, given.published, given.published_python, given.ours)
     print("side          step, CPU s (least to most)   bare passes   times faster   peak MiB")
-    for name in ("theirs", *OURS):
+    for name in ("theirs", *given.ours):
         row = found[name]
         middle, low, high = row["seconds"]
         print(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..config import FineTuneConfig, LearningRateSchedule
+from ..model.kernels import optimiser_options
 from .vectors import Loss, Parameters, Terms, distance, gradient, gradients, snapshot
 
 
@@ -131,5 +132,6 @@ def make_optimiser(leaves: list[Tensor], config: FineTuneConfig) -> torch.optim.
             leaves, lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
         )
     return torch.optim.AdamW(
-        leaves, lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
-    )
+        leaves, lr=config.learning_rate, weight_decay=config.weight_decay,
+        **(optimiser_options(leaves[0].device) or {"foreach": True}),
+    )  # fmt: skip

@@ -60,6 +60,14 @@ def distance(parameters: Parameters, start: Parameters) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(moves)))
 
 
+def norm_and_clip(parts: list[Tensor], limit: float) -> Tensor:
+    """The L2 norm over all parts, a scalar; longer than `limit`, they are shortened in place."""
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(parts)))
+    if limit:
+        torch._foreach_mul_(parts, torch.clamp(limit / (norm + 1e-6), max=1.0))
+    return norm
+
+
 def gradient(
     loss: Loss, parameters: Parameters, *, scale: float = 1.0
 ) -> tuple[Tensor, tuple[Tensor, ...]]:

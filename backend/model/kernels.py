@@ -1,0 +1,178 @@
+"""The kernels that a run trains with: chosen once, by measurement, and kept in its record.
+
+Which attention and which memory format are quickest depends on the device, the resolution and the
+batch, so on a GPU they are tried on the plan's own retain loss, forward and backward. A resumed
+run keeps to what it began with. On a CPU nothing is tried unless the plan names it: the clock would
+decide about last bits, and there is little to gain (docs/benchmarks.md).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import ConfigError
+from ..kernel_config import KernelConfig
+
+_WARM_UP, _REPEATS = 2, 3  # passes: libraries choose their own kernels in the first
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """What was chosen, and why.
+
+    optimiser: `fused` on CUDA, `foreach` elsewhere. device: its name.
+    milliseconds: of one gradient by each candidate; empty where there was no choice to make.
+    left_out: candidates that did not run here, with what they said.
+    """
+
+    attention: str
+    memory_format: str
+    optimiser: str
+    device: str
+    milliseconds: Mapping[str, float] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.attention}, {self.memory_format}"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def choose_kernels(
+    unet: nn.Module,
+    config: KernelConfig,
+    work: Callable[[], object],
+    *,
+    twice: bool = False,
+    own: bool = True,
+    began: Mapping[str, Any] | None = None,
+    seconds: Callable[[Callable[[], object], torch.device], float] | None = None,
+) -> Kernels:
+    """The quickest of what `config` allows; `unet` is left as it was.
+
+    Args:
+        work: one representative forward and backward pass.
+        twice: it will be differentiated twice, which no fused kernel of xformers can be.
+        own: the network's memory is ours; a host's is not laid out anew unasked.
+        began: what this run began with, as of `to_json`; kept to where it is still to be had.
+        seconds: how long a piece of work takes; the clock by default.
+
+    Raises:
+        ConfigError: the plan asks for xformers where it cannot be used.
+    """
+    device = next(unet.parameters()).device
+    if config.attention == "xformers":
+        _require_xformers(device, twice)
+    found = _candidates(config, device, twice, own)
+    if began is not None:
+        kept = Kernels(**began)
+        if any(kept.name == one.name for one in found):
+            return kept
+    if len(found) == 1:
+        return found[0]
+    times: dict[str, float] = {}
+    left_out: dict[str, str] = {}
+    for one in found:
+        try:
+            with applied(unet, one):
+                times[one.name] = (seconds or _seconds)(work, device) * 1000
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (NotImplementedError, ValueError, RuntimeError) as error:
+            if one.attention != "xformers":
+                raise
+            left_out[one.name] = str(error).splitlines()[0]
+    times = {name: round(value, 3) for name, value in times.items()}
+    best = min((one for one in found if one.name in times), key=lambda one: times[one.name])
+    log.info("kernels: %s, of %s", best.name, times)
+    return replace(best, milliseconds=times, left_out=left_out)
+
+
+@contextmanager
+def applied(unet: Any, kernels: Kernels) -> Iterator[None]:
+    """The network with these kernels; as it was afterwards, its weights to the bit."""
+    processors = unet.attn_processors
+    if kernels.attention == "xformers":
+        unet.enable_xformers_memory_efficient_attention()
+    relaid = kernels.memory_format == "channels_last"
+    if relaid:
+        _lay_out(unet, torch.channels_last)
+    try:
+        yield
+    finally:
+        if relaid:
+            _lay_out(unet, torch.contiguous_format)
+        if kernels.attention == "xformers":
+            unet.set_attn_processor(processors)
+
+
+def optimiser_options(device: torch.device) -> dict[str, bool]:
+    """How AdamW runs on the device: one kernel for all tensors on CUDA."""
+    return {"fused": True} if device.type == "cuda" else {}
+
+
+def _candidates(
+    config: KernelConfig, device: torch.device, twice: bool, own: bool
+) -> list[Kernels]:
+    gpu = device.type == "cuda"
+    attentions, formats = [config.attention], [config.memory_format]
+    if config.attention == "auto":
+        attentions = ["sdpa"]
+        if gpu and not twice and find_spec("xformers"):
+            attentions.append("xformers")
+    if config.memory_format == "auto":
+        formats = ["contiguous", "channels_last"] if gpu and own else ["contiguous"]
+    optimiser = "fused" if optimiser_options(device) else "foreach"
+    name = torch.cuda.get_device_name(device) if gpu else device.type
+    return [Kernels(a, f, optimiser, name) for a in attentions for f in formats]
+
+
+def _require_xformers(device: torch.device, twice: bool) -> None:
+    asked = 'kernels.attention = "xformers"'
+    if device.type != "cuda":
+        raise ConfigError(f'{asked} needs a CUDA device, not {device.type}: use "auto"')
+    if not find_spec("xformers"):
+        raise ConfigError(f'{asked}: xformers is not installed; pip install xformers, or "auto"')
+    if twice:
+        raise ConfigError(
+            f'{asked} has no second derivative, which solver.products = "exact" needs: use '
+            '"finite_difference", or attention = "auto"'
+        )
+
+
+@torch.no_grad()
+def _lay_out(unet: nn.Module, memory_format: torch.memory_format) -> None:
+    """Convolutions' frozen weights, one after the other; an adapter's stay as they are."""
+    for name, tensor in unet.named_parameters():
+        if tensor.dim() == 4 and ".lora_" not in name:
+            tensor.data = tensor.data.contiguous(memory_format=memory_format)
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """The least of some repeats, the device's queue included."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    times = []
+    for _ in range(_WARM_UP + _REPEATS):
+        wait()
+        began = time.perf_counter()
+        work()
+        wait()
+        times.append(time.perf_counter() - began)
+    return min(times[_WARM_UP:])
