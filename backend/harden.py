@@ -226,7 +226,7 @@ class _Run:
         plan, folder, model = self.plan, self.folder, self.denoiser.model
         exact = plan.solver.method != "first_order" and plan.solver.products == "exact"
         retain = self.feed.retain(1)
-        chosen = None
+        chosen: dict[str, Any] = {}
         if self.ranks.first:
             found = choose_kernels(
                 model.unet, plan.kernels, lambda: gradient(retain, self.theta),

@@ -119,7 +119,7 @@ def applied(unet: Any, kernels: Kernels) -> Iterator[None]:
             unet.set_attn_processor(processors)
 
 
-def optimiser_options(device: torch.device) -> dict[str, bool]:
+def optimiser_options(device: torch.device) -> dict[str, Any]:
     """How AdamW runs on the device: one kernel for all tensors on CUDA."""
     return {"fused": True} if device.type == "cuda" else {}
 

@@ -1,6 +1,6 @@
 """A gradient with other kernels: memory formats, attention, bf16, torch.compile; ratios in one run.
 
-    python benchmarks/kernels.py [--size small] [--device cpu] [--batches 1 4] [--repeats 7]
+    python benchmarks/kernel_choice.py [--size small] [--device cpu] [--batches 1 4] [--repeats 7]
         [--compile] [--json FILE]
 
 One forward and backward pass of the denoiser with a LoRA of rank 4 on its attention, random weights
