@@ -170,7 +170,7 @@ def _done(provenance: Provenance, report: ExportReport | None) -> list[tuple[str
     ]
     if report:
         rows += [
-            ("This file (SHA-256)", _hash(report.sha256)),
+            *([("This file (SHA-256)", _hash(report.sha256))] if report.sha256 else []),
             ("This file, tensors only", _hash(report.tensor_sha256)),
             ("Tensors changed", f"{report.touched}; {report.untouched} others byte-identical"),
             ("Largest relative change", f"{report.largest_change:.3g}"),

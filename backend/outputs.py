@@ -19,7 +19,10 @@ from .run_folder import RunFolder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
-    """What was written. lora, curves: None where there are none. Counts are of tensors."""
+    """What was written. lora, curves: None where there are none. Counts are of tensors.
+
+    tensor_sha256: of all bytes after the header; sha256: of the whole file, "" if not asked for.
+    """
 
     checkpoint: Path
     card: Path
@@ -27,6 +30,7 @@ class Outputs:
     curves: Path | None
     touched: int
     untouched: int
+    tensor_sha256: str
     sha256: str
     warnings: tuple[str, ...]
 
@@ -38,6 +42,7 @@ def write_outputs(
     output: Path,
     lora: Path | None = None,
     overwrite: bool = False,
+    hash_file: bool = False,
     probe: Mapping[str, Any] | None = None,
     on_progress: ProgressCallback = silent,
 ) -> Outputs:
@@ -51,7 +56,7 @@ def write_outputs(
     provenance = provenance_of(run.plan, records, probe=probe)
     report = export_merged(
         checkpoint, adapter, output, provenance=provenance, overwrite=overwrite,
-        on_progress=on_progress,
+        hash_file=hash_file, on_progress=on_progress,
     )  # fmt: skip
     if lora is not None:
         lora = save_lora(adapter, lora, overwrite=overwrite)
@@ -61,7 +66,8 @@ def write_outputs(
         curves = plot_records(records, curves, warm_up=run.plan.warm_up_steps)
     return Outputs(
         checkpoint=output, card=card, lora=lora, curves=curves, touched=report.touched,
-        untouched=report.untouched, sha256=report.sha256, warnings=tuple(report.warnings),
+        untouched=report.untouched, tensor_sha256=report.tensor_sha256,
+        sha256=report.sha256, warnings=tuple(report.warnings),
     )  # fmt: skip
 
 

@@ -1,17 +1,18 @@
 """Export against `cp` of the same file: seconds and peak memory.
 
-    python benchmarks/export.py --scratch FOLDER [--repeats 3] [--json FILE]
+    python benchmarks/export.py --scratch FOLDER [--repeats 3] [--cold] [--json FILE]
 
 Writes a random checkpoint of SD 1.5's size (about 2 GB in fp16) and one of SDXL's (about 7 GB),
 with the real tensor names, types and shapes. Then, in turn, `cp` followed by fsync, and the export
 of an adapter of rank 4 on all attention projections, in a process of its own. Both write a new file
 and end with it on disk. The seconds of the export leave out the import of torch; the JSON has both.
 
-The export is measured twice: with the SHA-256 of the new file (the default, one more reading of it)
-and without (`hash_file=False`).
+The export is measured twice: as it is by default, and with the SHA-256 of the new file too
+(`hash_file=True`, one more reading of it).
 
 Page cache: the source is read once before each measurement, so that both read from memory what fits
-there (the larger file may not); `sync` before each empties the queue of the disk. Peak memory is
+there (the larger file may not); `sync` before each empties the queue of the disk. With --cold the
+cache is dropped instead (Linux, root): then both read from the disk, which is the limit. Peak memory is
 the process's largest resident set (VmHWM), without the page cache; of it, the imports take `base`.
 """
 
@@ -164,25 +165,28 @@ def copy_once(source: Path, target: Path) -> float:
     return time.monotonic() - begun
 
 
-def warm(source: Path) -> None:
-    """Read the source into the page cache and let the disk finish what it has."""
+def prepare(source: Path, cold: bool) -> None:
+    """The source in the page cache or nothing in it, and nothing left for the disk to do."""
+    os.sync()
+    if cold:
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+        return
     with source.open("rb", buffering=0) as file:
         while file.read(1 << 24):
             pass
-    os.sync()
 
 
-def measure(family: str, scratch: Path, repeats: int) -> dict:
+def measure(family: str, scratch: Path, repeats: int, cold: bool) -> dict:
     source, target = scratch / f"{family}.safetensors", scratch / f"{family}-copy.safetensors"
     write_checkpoint(source, family)
-    copies, exports, shorts = [], [], []
+    copies, exports, hashed = [], [], []
     try:
         for _ in range(repeats):
-            warm(source)
+            prepare(source, cold)
             copies.append(copy_once(source, target))
             target.unlink()
-            for kind, found in (("full", exports), ("short", shorts)):
-                warm(source)
+            for kind, found in (("default", exports), ("hashed", hashed)):
+                prepare(source, cold)
                 command = [sys.executable, __file__, "--export", str(source), str(target), kind]
                 ran = subprocess.run(command, check=True, capture_output=True, text=True)
                 found.append(json.loads(ran.stdout.splitlines()[-1]))
@@ -203,8 +207,10 @@ def measure(family: str, scratch: Path, repeats: int) -> dict:
         "export_with_imports_seconds": [run["with_imports"] for run in exports],
         "export_cpu_seconds": [run["cpu"] for run in exports],
         "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
-        "unhashed_seconds": [run["seconds"] for run in shorts],
-        "unhashed_ratio": statistics.median(run["seconds"] for run in shorts) / copied,
+        "cold": cold,
+        "hashed_seconds": [run["seconds"] for run in hashed],
+        "hashed_ratio": statistics.median(run["seconds"] for run in hashed) / copied,
+        "ratios_by_round": [run["seconds"] / c for run, c in zip(exports, copies, strict=True)],
         "ratio": exported / copied,
         "ratio_of_best": min(run["seconds"] for run in exports) / min(copies),
         "peak_bytes": peak,
@@ -218,12 +224,13 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, required=False, help="folder with 16 GB free")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--families", nargs="+", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--cold", action="store_true", help="drop the page cache first (root)")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--export", type=Path, nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.export:
         source, target, kind = given.export
-        export_once(source, target, hash_file=kind.name == "full")
+        export_once(source, target, hash_file=kind.name == "hashed")
         return
     if given.scratch is None:
         parser.error("name a scratch folder: --scratch FOLDER")
@@ -236,12 +243,12 @@ def main() -> None:
         "model       GB    cp (s)            export (s)        ratio (best)   peak GB (base)  share"
     )
     for family in given.families:
-        row = measure(family, given.scratch, given.repeats)
+        row = measure(family, given.scratch, given.repeats, given.cold)
         rows.append(row)
         print(
             f"{row['model']:<10} {row['bytes'] / GB:5.2f}  {span(row['copy_seconds']):<17} "
             f"{span(row['export_seconds']):<17} {row['ratio']:.2f} ({row['ratio_of_best']:.2f})    "
-            f"without the file's hash {span(row['unhashed_seconds'])} {row['unhashed_ratio']:.2f}  "
+            f"with the file's hash {span(row['hashed_seconds'])} {row['hashed_ratio']:.2f}  "
             f"{row['peak_bytes'] / GB:.2f} ({row['base_bytes'] / GB:.2f})     "
             f"{row['peak_share_of_source']:.2f}",
             flush=True,

@@ -201,7 +201,7 @@ def write_source(
     write_card(done)
     lines = [
         f"{target.name}: {done.touched} tensors changed, {done.untouched} left as they were",
-        f"sha256 {done.sha256}", *done.warnings,
+        f"sha256 of its tensors {done.tensor_sha256}", *done.warnings,
     ]  # fmt: skip
     return "\n".join(lines)
 

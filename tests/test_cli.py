@@ -79,7 +79,7 @@ def engine(monkeypatch, tmp_path):
 
     def export(checkpoint, adapter, target, **_):
         target.write_text("hardened")
-        return SimpleNamespace(touched=1, untouched=2, sha256="00", warnings=())
+        return SimpleNamespace(touched=1, untouched=2, tensor_sha256="11", sha256="00", warnings=())
 
     def card(report):
         path = tmp_path / "out.md"
@@ -173,7 +173,7 @@ def test_a_program_reads_one_object_per_line(engine, flags, capsys):
     assert found[-2]["event"] != "done"
     assert found[-1]["event"] == "done"
     assert found[-1]["output"].endswith("out.safetensors")
-    assert found[-1]["sha256"] == "00"
+    assert (found[-1]["tensor_sha256"], found[-1]["sha256"]) == ("11", "00")
 
 
 def test_an_interrupt_keeps_the_steps_and_says_how_to_go_on(engine, flags, tmp_path, capsys):

@@ -119,13 +119,13 @@ def test_the_data_keep_their_place_and_order(adapter, source, tmp_path):
 def test_hashes_are_those_of_the_bytes_on_disk(adapter, source, tmp_path):
     """Of both files, and of the bytes after the headers; the header holds no hash that is stale."""
     target = tmp_path / "out.safetensors"
-    report = export_merged(source, adapter, target)
+    report = export_merged(source, adapter, target, hash_file=True)
 
     header = read_header(target)
     about = header.metadata
     assert report.source_sha256 == sha256(source.read_bytes()) == about["resalign.source_sha256"]
     assert report.sha256 == sha256(target.read_bytes())
-    short = export_merged(source, adapter, tmp_path / "short.safetensors", hash_file=False)
+    short = export_merged(source, adapter, tmp_path / "short.safetensors")
     assert short.sha256 == "" and short.tensor_sha256 == report.tensor_sha256
     assert report.bytes == target.stat().st_size
     tensors = sha256(target.read_bytes()[header.data_start :])
@@ -293,22 +293,27 @@ def test_stopping_leaves_no_file(adapter, source, stage, tmp_path):
             raise KeyboardInterrupt("enough")
 
     with pytest.raises(KeyboardInterrupt, match="enough"):
-        export_merged(source, adapter, tmp_path / "out.safetensors", on_progress=stop)
+        export_merged(
+            source, adapter, tmp_path / "out.safetensors", hash_file=True, on_progress=stop
+        )
     assert not os.listdir(tmp_path)
 
 
 def test_progress_runs_up_to_its_total(adapter, source, tmp_path):
-    """Two stages, MiB that never fall."""
-    seen: dict[str, list] = {}
-    export_merged(
-        source,
-        adapter,
-        tmp_path / "out.safetensors",
-        on_progress=lambda p: seen.setdefault(p.stage, []).append((p.step, p.total)),
-    )
-    assert list(seen) == ["export", "hash"]
-    for steps in seen.values():
-        assert steps == sorted(steps) and steps[-1][0] == steps[-1][1]
+    """MiB that never fall; a second stage where the whole file is to be hashed."""
+    for hash_file, stages in ((False, ["export"]), (True, ["export", "hash"])):
+        seen: dict[str, list] = {}
+        export_merged(
+            source,
+            adapter,
+            tmp_path / "out.safetensors",
+            hash_file=hash_file,
+            overwrite=True,
+            on_progress=lambda p, seen=seen: seen.setdefault(p.stage, []).append((p.step, p.total)),
+        )
+        assert list(seen) == stages
+        for steps in seen.values():
+            assert steps == sorted(steps) and steps[-1][0] == steps[-1][1]
 
 
 KILLED = """

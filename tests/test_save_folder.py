@@ -42,7 +42,7 @@ def sha256(data: bytes) -> str:
 def test_a_folder_is_copied_with_its_unet_rewritten(unet, adapter, folder, tmp_path):
     """Text-encoder names as old transformers read them; every other file byte for byte."""
     target = tmp_path / "out"
-    report = export_merged(folder, adapter, target)
+    report = export_merged(folder, adapter, target, hash_file=True)
 
     found = verify_export(folder, target, adapter)
     assert len(found.changed) == report.touched == len(adapter.modules)

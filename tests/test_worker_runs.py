@@ -180,7 +180,7 @@ def test_a_checkpoint_deleted_in_mid_run_does_not_stop_it_and_is_missed_by_the_e
 def test_an_export_writes_checkpoint_and_card_and_counts_what_changed(cheap, tmp_path):
     result, message = export(cheap, tmp_path / "out.safetensors")
     assert (result["changed"], result["path"]) == (1, str(tmp_path / "out.safetensors"))
-    assert Path(result["card"]).is_file() and len(result["sha256"]) == 64
+    assert Path(result["card"]).is_file() and len(result["tensor_sha256"]) == 64
     assert message == f"1 tensors changed, {result['kept']} left as they were"
     with pytest.raises(ExportError, match="exists"):
         export(cheap, tmp_path / "out.safetensors")

@@ -65,14 +65,14 @@ def export_merged(
     *,
     provenance: Provenance | None = None,
     overwrite: bool = False,
-    hash_file: bool = True,
+    hash_file: bool = False,
     on_progress: ProgressCallback = silent,
 ) -> ExportReport:
     """Write the source with the adapter merged in, as a file or, from a folder, a folder.
 
     model_or_path: the checkpoint's file or diffusers folder, or the model loaded from it (only its
-    `source` is used). hash_file: also report the SHA-256 of the new file, which hosts show and
-    compute themselves; it takes about as long as all the rest. Progress counts MiB, first of stage
+    `source` is used). hash_file: also report the SHA-256 of the whole new file, which
+    takes one more reading of it: the header holds the hashes of all that follows. Progress counts MiB, first of stage
     `export`, then of `hash`.
     """
     source, target = source_of(model_or_path), Path(target)

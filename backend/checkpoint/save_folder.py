@@ -136,7 +136,11 @@ def _write_sidecar(path: Path, job: Export, first: Hashes, files: dict[Path, Has
     record = {
         "provenance": job.provenance_with(first).to_json(),
         "files": {
-            f"unet/{p.name}": {"sha256": h.result, "source_sha256": h.source}
+            f"unet/{p.name}": {
+                "tensor_sha256": h.tensors,
+                "source_sha256": h.source,
+                **({"sha256": h.result} if h.result else {}),
+            }
             for p, h in files.items()
         },
     }

@@ -6,8 +6,7 @@ beside it. At most six pieces are in memory: chunks of 8 MiB, or one changed ten
 is told to begin while more is coming: nothing waits for one long flush at the end.
 
 The header holds the hash of the data that follow it, so its place is kept free, filled in at the
-end, and the new file is read once more (from the page cache, while the disk is still busy) for
-the hash of the whole, unless the caller does without. Bytes are never moved by the kernel alone
+end, and only a caller who asks for the hash of the whole has the new file read once more. Bytes are never moved by the kernel alone
 (copy_file_range): each is hashed.
 """
 
@@ -53,13 +52,12 @@ def rewrite(
     changes: Mapping[str, Change],
     metadata: Callable[[Hashes], dict[str, str]],
     *,
-    hash_file: bool = True,
+    hash_file: bool = False,
     on_progress: ProgressCallback = silent,
 ) -> Hashes:
     """Write `target`: `source` with the tensors in `changes` replaced. In place in one move.
 
     hash_file: read the new file once more for its own SHA-256; else `Hashes.result` is empty.
-
     metadata: the new header's, called with hashes not known yet (all zero) and when they are; both
     must give texts of the same length. Whatever `on_progress` raises leaves no file.
     """

@@ -34,7 +34,7 @@ def export(args: argparse.Namespace, console: Console) -> int:
     found = write_outputs(
         run, checkpoint=source_of_run(run, args.checkpoint or ""), output=Path(args.output),
         overwrite=args.overwrite, probe=finished_probe(args.probe) if args.probe else None,
-        on_progress=console.progress,
+        hash_file=args.hash, on_progress=console.progress,
     )  # fmt: skip
     tell(found, run, console)
     return 0

@@ -79,6 +79,9 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--probe", metavar="FOLDER", help="a probe of this checkpoint, to be recorded in the file"
     )
+    export.add_argument(
+        "--hash", action="store_true", help="the new file's sha256 too (reads it once more)"
+    )
     _export_arguments(export)
 
     _probe_commands(commands)

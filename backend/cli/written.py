@@ -25,7 +25,10 @@ def tell(found: Outputs, run: RunFolder, console: Console) -> None:
     there = {key: (name, path) for key, (name, path) in written.items() if path is not None}
     lines = [f"{name:12}{path}" for name, path in there.values()]
     lines.append(f"{found.touched} tensors changed, {found.untouched} left as they were")
+    if found.sha256:
+        lines.append(f"sha256 {found.sha256}")
     console.result(
         "\n".join(lines), "done", **{key: str(path) for key, (_, path) in there.items()},
-        touched=found.touched, untouched=found.untouched, sha256=found.sha256,
+        touched=found.touched, untouched=found.untouched, tensor_sha256=found.tensor_sha256,
+        sha256=found.sha256,
     )  # fmt: skip

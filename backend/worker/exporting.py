@@ -29,7 +29,7 @@ def export(request: ExportRequest, live: LiveState, check: Check) -> Done:
         "path": str(found.checkpoint),
         "changed": found.touched,
         "kept": found.untouched,
-        "sha256": found.sha256,
+        "tensor_sha256": found.tensor_sha256,
         "card": str(found.card),
         "curves": str(found.curves or ""),
         "run_folder": str(run.path),
