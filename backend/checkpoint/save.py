@@ -72,8 +72,8 @@ def export_merged(
 
     model_or_path: the checkpoint's file or diffusers folder, or the model loaded from it (only its
     `source` is used). hash_file: also report the SHA-256 of the whole new file, which
-    takes one more reading of it: the header holds the hashes of all that follows. Progress counts MiB, first of stage
-    `export`, then of `hash`.
+    takes one more reading of it: the header holds the hashes of all that follows. Progress counts
+    MiB, first of stage `export`, then of `hash`.
     """
     source, target = source_of(model_or_path), Path(target)
     info = detect(source)

@@ -6,8 +6,8 @@ beside it. At most six pieces are in memory: chunks of 8 MiB, or one changed ten
 is told to begin while more is coming: nothing waits for one long flush at the end.
 
 The header holds the hash of the data that follow it, so its place is kept free, filled in at the
-end, and only a caller who asks for the hash of the whole has the new file read once more. Bytes are never moved by the kernel alone
-(copy_file_range): each is hashed.
+end, and only a caller who asks for the hash of the whole has the new file read once more. Bytes are
+never moved by the kernel alone (copy_file_range): each is hashed.
 """
 
 from __future__ import annotations
