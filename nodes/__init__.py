@@ -15,6 +15,7 @@ def load() -> Any:
     from .harden import HardenModel
     from .images import ImageSet
     from .info import LoadHardenedInfo
+    from .memory import MemoryPlan
     from .probe import ResilienceProbe
     from .report import ShowReport
     from .settings import FineTuningSettings, HardeningSettings
@@ -25,8 +26,8 @@ def load() -> Any:
     class ResAlignExtension(ComfyExtension):
         async def get_node_list(self) -> list[type]:
             return [
-                ConceptList, ImageSet, FineTuningSettings, HardeningSettings, HardenModel,
-                ResilienceProbe, TryMyLora, ShowReport, ExportHardenedCheckpoint,
+                ConceptList, ImageSet, FineTuningSettings, HardeningSettings, MemoryPlan,
+                HardenModel, ResilienceProbe, TryMyLora, ShowReport, ExportHardenedCheckpoint,
                 SaveHardeningLora, LoadHardenedInfo,
             ]  # fmt: skip
 

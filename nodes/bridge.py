@@ -109,12 +109,23 @@ def family_of(model: Any) -> str:
     return unet_family("the MODEL", _named_shapes(model))
 
 
+def unet_config(model: Any) -> dict[str, Any]:
+    """UNet2DConditionModel's, read off the shapes of the weights."""
+    from ..backend.checkpoint.in_memory import unet_config_of
+
+    return unet_config_of("the MODEL", _named_shapes(model), family_of(model))
+
+
+def resolution_of(model: Any) -> int:
+    """The native side in pixels."""
+    return _native(family_of(model), _schedule(model))
+
+
 def key_map(model: Any) -> dict[str, str]:
     """Module of the U-Net in diffusers to its name in ComfyUI, `input_blocks.1.1...`."""
-    from ..backend.checkpoint.in_memory import unet_config_of, unet_module_names
+    from ..backend.checkpoint.in_memory import unet_module_names
 
-    shapes = _named_shapes(model)
-    return unet_module_names(unet_config_of("the MODEL", shapes, family_of(model)))
+    return unet_module_names(unet_config(model))
 
 
 def lora_model(adapter: Adapter, names: Mapping[str, str]) -> dict[str, Tensor]:
@@ -191,9 +202,6 @@ def _model(
     unet = in_memory.unet_from_tensors("the MODEL", tensors, family, device=device, dtype=dtype)
     del tensors
     schedule = _schedule(model)
-    resolution = _NATIVE[family]
-    if family == "sd2" and schedule.prediction_type == "v_prediction":
-        resolution = 768
     scale = model.model.latent_format.scale_factor
     with torch.no_grad():
         texts = _text_encoders(clip, family, device)
@@ -204,7 +212,7 @@ def _model(
         tokenizers=load_tokenizers(family),
         vae=HostVae(vae, scale),  # type: ignore[arg-type]
         schedule=schedule.to(device),
-        resolution=resolution,
+        resolution=_native(family, schedule),
         source=source,
     )
 
@@ -268,6 +276,11 @@ def _schedule(model: Any) -> Any:
     sigmas = sampling.sigmas.detach().double().cpu()
     alphas = (1 / (1 + sigmas**2)).float()
     return NoiseSchedule(torch.clone(alphas), kind)  # type: ignore[arg-type]
+
+
+def _native(family: str, schedule: Any) -> int:
+    v = family == "sd2" and schedule.prediction_type == "v_prediction"
+    return 768 if v else _NATIVE[family]
 
 
 def _merged(patcher: Any, prefix: str, dtype: torch.dtype | None = None) -> dict[str, Tensor]:

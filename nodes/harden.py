@@ -137,12 +137,14 @@ def work(
     from ..backend.memory.weights import weight_types
     from . import bridge
     from .live import Live
+    from .memory import forecast
     from .preview import previewing
     from .samples import samples_of
 
     every, prompt, show = previews
     live = Live(hidden, "harden", plan.outer_steps, show_pictures=show)
     try:
+        live.remark(forecast(model, plan, live.note))
         kind = weight_types(plan)["denoiser_dtype"]
         with bridge.to_backend(model, clip, vae, source=source, denoiser_dtype=kind) as loaded:
             folder.mkdir(parents=True, exist_ok=True)

@@ -56,6 +56,16 @@ class Live:
         """Show a PIL image. A flagged one is blurred before it leaves, unless all are shown."""
         self._live.picture(image, caption, flagged=flagged, step=step)
 
+    def note(self, message: str) -> None:
+        """Say what is going on where nothing can be counted."""
+        self._live.note(message)
+
+    def remark(self, lines: list[str]) -> None:
+        """Say what is true of the whole run, and stays in sight."""
+        if lines:
+            self.state["remarks"] = lines
+            self._live.tell(now=True)
+
     def recall(self, records: Iterable[StepRecord], message: str) -> None:
         """Show a run that was there already: its curves and figures, and no time of its own."""
         for record in records:

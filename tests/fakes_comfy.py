@@ -154,6 +154,7 @@ def install(monkeypatch: Any, base: Path) -> Host:
     management.InterruptProcessingException = Interrupted
     management.throw_exception_if_processing_interrupted = throw
     management.get_torch_device = lambda: torch.device("cpu")
+    management.get_total_memory = lambda device=None: 24 * 2**30
     management.unet_offload_device = lambda: torch.device("cpu")
     management.free_memory = lambda size, device, **more: host.freed.append((size, str(device)))
     management.unload_all_models = lambda: host.freed.append("all")

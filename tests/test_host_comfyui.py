@@ -1,6 +1,7 @@
 """Our nodes in a real ComfyUI, through its HTTP API, on a reduced checkpoint."""
 
 import importlib.util
+import json
 import time
 import urllib.error
 import urllib.request
@@ -49,7 +50,7 @@ def alone(graph):
 
 def test_all_nodes_are_there_with_help_templates_and_blueprint(host):
     ours = [name for name in host.info if name.startswith("ResAlign_")]
-    assert len(ours) == 11
+    assert len(ours) == 12
     assert "IMPORT FAILED" not in host.log()
     for name in ours:
         with urllib.request.urlopen(f"{host.address}/extensions/resalign/docs/{name}.md") as page:
@@ -63,6 +64,35 @@ def test_an_example_runs(host, example, name):
     summary = outputs["5"]["resalign_run"][0]
     assert summary["steps"] == 2 and summary["source"] == CHECKPOINT
     assert states(host)["status"] == "done"
+
+
+def test_a_memory_plan_stops_the_queue_or_gives_settings_that_harden_model_takes(host, example):
+    """Half a GiB is too little; the smallest settings, bf16 among them, then run to the end."""
+    graph = alone(example("quick_harden_and_compare"))
+    graph["5"]["inputs"]["settings"] = ["6", 0]
+    inputs = {"model": ["1", 0], "settings": ["3", 0], "concepts": ["2", 0], "retain": ["91", 0]}
+    graph["6"] = node("ResAlign_MemoryPlan", **inputs, budget=0.5)
+    history = host.wait(host.queue(graph))
+    assert "nothing fits 0.5 GiB" in failure(history)
+    assert states(host, "6")["status"] == "failed" and states(host)["status"] != "running"
+
+    graph["6"]["inputs"]["when_nothing_fits"] = "go on"
+    outputs = host.run(graph)
+    assert 'precision = "bf16"' in outputs["6"]["text"][0]
+    assert outputs["5"]["resalign_run"][0]["steps"] == 2
+    plans = host.base.glob("output/resalign/runs/*/plan.json")
+    assert "bf16" in {json.loads(path.read_text())["precision"] for path in plans}
+
+    graph["6"]["inputs"]["budget"] = 0.0
+    (text,) = host.run({key: graph[key] for key in graph if key != "5"})["6"]["text"]
+    assert "adapter and its state" in text and "fits" not in text, "no limit on the CPU"
+
+
+@pytest.mark.parametrize(("preset", "steps"), [("edit", 1), ("redirect", 2)])
+def test_the_fast_methods_run(host, example, preset, steps):
+    outputs = host.run(alone(example("quick_harden_and_compare", preset=preset)))
+    assert outputs["5"]["resalign_run"][0]["steps"] == steps
+    assert states(host)["message"] == f"hardened in {steps} step{'s' * (steps > 1)}"
 
 
 def test_the_full_example_probes_shows_and_exports(host, example):

@@ -101,6 +101,38 @@ def test_the_sdxl_example_is_opened_and_queued(request, root, host, page):
     page.shoot(shots(request, host))
 
 
+PLAN = """() => { // Memory Plan between Hardening Settings and Harden Model
+  const of = (type) => app.graph.nodes.find((node) => node.type === type);
+  const [settings, harden] = ['HardeningSettings', 'HardenModel'].map((n) => of(`ResAlign_${n}`));
+  const plan = LiteGraph.createNode('ResAlign_MemoryPlan');
+  app.graph.add(plan);
+  plan.pos = [-380, 940];
+  const into = (node, name) => node.inputs.findIndex((one) => one.name === name);
+  of('CheckpointLoaderSimple').connect(0, plan, into(plan, 'model'));
+  settings.connect(0, plan, into(plan, 'settings'));
+  plan.connect(0, harden, into(harden, 'settings'));
+  plan.widgets.find((one) => one.name === 'budget').value = 8;
+}"""
+
+
+@pytest.mark.parametrize("renderer", ["canvas", "vue"])
+def test_a_memory_plan_shows_the_peak_by_part_in_its_node(request, root, host, page, renderer):
+    page.set(VueNodes_Enabled=renderer == "vue")
+    page.reopen()
+    page.load(examples(root) / "quick_harden_and_compare.json", outer_steps=2,
+              random_seed=60 + (renderer == "vue"))  # fmt: skip
+    page.page.evaluate(PLAN)
+    assert "appear here" in page.box("MemoryPlan", "Text")["text"]
+    page.queue()
+    table = "adapter and its state"
+    shown = page.wait(lambda: table in (b := page.box("MemoryPlan", "Text"))["text"] and b)
+    assert "peak" in shown["text"] and "fits 8.0 GiB" in shown["text"]
+    page.close_up("MemoryPlan")
+    page.shoot(shots(request, host), fit=False)
+    page.done()
+    page.set(VueNodes_Enabled=False)
+
+
 def test_the_blueprint_is_offered_and_opens(root, host, page):
     try:
         offered = host.get("/global_subgraphs").values()

@@ -178,7 +178,7 @@ def test_a_check_of_the_memory_is_shown_and_what_fits_is_put_into_the_form(
         tab.fill("memory_budget", "8")
         tab.press("check")
         shown = tab.status("done", "check")
-        assert "weights of the denoiser" in shown and "with the changes" in shown
+        assert "adapter and its state" in shown and "with the changes" in shown
         shot(tab, f"{name}-memory")
         tab.press("fit")
         tab.wait_text("Set in the form")

@@ -39,6 +39,11 @@ test("a hardening's figures have names, and relapse is what came back", () => {
   assert.deepEqual(view.figures(null), []);
 });
 
+test("remarks on a run are lines of text, and there may be none", () => {
+  assert.deepEqual(view.remarks({ remarks: ["memory: about 8 GiB", 3] }), ["memory: about 8 GiB", "3"]);
+  for (const state of [null, {}, { remarks: "no list" }]) assert.deepEqual(view.remarks(state), []);
+});
+
 test("what stays has an axis of its own", () => {
   const curves = { harm: [[1, 2]], retain: [[1, 0.1]], "harm after": [[1, 3]] };
   assert.deepEqual(view.charts({ curves }).map(Object.keys), [["harm", "harm after"], ["retain"]]);

@@ -6,11 +6,13 @@ import { drawHint, drawReport, drawState, drawText } from "./resalign_view.js";
 
 const LIVE = ["ResAlign_HardenModel", "ResAlign_ResilienceProbe"];
 const REPORTS = ["ResAlign_ResilienceProbe", "ResAlign_ShowReport"];
-const TEXTS = ["ResAlign_ExportHardenedCheckpoint", "ResAlign_SaveHardeningLora", "ResAlign_LoadHardenedInfo"];
+const MEMORY = "ResAlign_MemoryPlan";
+const TEXTS = ["ResAlign_ExportHardenedCheckpoint", "ResAlign_SaveHardeningLora", "ResAlign_LoadHardenedInfo", MEMORY];
 
 const HINTS = {
   report: "The headline and the table of the probe appear here.",
   text: "What was written or read appears here.",
+  memory: "The predicted peak by part, and what was changed to fit, appear here.",
 };
 
 const STYLE = `
@@ -52,6 +54,7 @@ const STYLE = `
 .resalign th { color: var(--descrip-text, #999); font-weight: 400; border-bottom: 1px solid var(--border-color, #4e4e4e); }
 .resalign td + td { background: linear-gradient(#e0603f, #e0603f) left bottom / var(--rate, 0) 2px no-repeat; }
 .resalign pre { margin: 0; font: inherit; white-space: pre-wrap; overflow-wrap: anywhere; }
+.resalign-columns pre { font-family: ui-monospace, monospace; font-size: 9px; }
 .resalign a { color: #4a90d9; }`;
 
 /** The part of a box that one of our drawings fills. */
@@ -124,6 +127,7 @@ app.registerExtension({
       if (detail.workflow && detail.workflow !== workflowId()) return; // of another tab
       const node = nodeCalled(detail.node);
       if (node?.resalignLive) drawState(node.resalignLive, detail.state);
+      else if (node?.resalignText && detail.state.status !== "done") drawHint(node.resalignText, detail.state.message);
     });
   },
 
@@ -134,7 +138,12 @@ app.registerExtension({
       drawState(node.resalignLive, null);
       setTimeout(() => attach(node), 200); // it gets its id only when it is put into the graph
     }
-    if (TEXTS.includes(kind)) drawHint((node.resalignText = box(node, "text", 84)), HINTS.text);
+    if (TEXTS.includes(kind)) {
+      const table = kind === MEMORY;
+      node.resalignText = box(node, "text", table ? 230 : 84);
+      node.resalignText.classList.toggle("resalign-columns", table);
+      drawHint(node.resalignText, table ? HINTS.memory : HINTS.text);
+    }
     if (kind === "ResAlign_ShowReport")
       drawHint((node.resalignReport = box(node, "report", 230)), HINTS.report);
     else if (REPORTS.includes(kind)) node.resalignReport = section(node.resalignLive.parentElement);

@@ -59,6 +59,11 @@ export function figures(state) {
   return found;
 }
 
+/** What is true of a whole run and stays in sight: lines of text. */
+export function remarks(state) {
+  return (Array.isArray(state?.remarks) ? state.remarks : []).map(String);
+}
+
 /** The smallest and largest finite value of curves [[x, y], ...]; null where there is none. */
 export function bounds(curves) {
   const points = Object.values(curves ?? {}).flat().filter((p) => p.every(Number.isFinite));
@@ -180,6 +185,7 @@ export function drawState(root, state) {
   }
   if (!state?.status)
     parts.push(element("div", "resalign-hint", "Losses, relapse and blurred previews appear here while it works."));
+  for (const line of remarks(state)) parts.push(element("div", "resalign-hint", line));
   const tiles = figures(state).map(({ name, value, title }) => {
     const tile = element("div", "", "", element("b", "", value), element("span", "", name));
     tile.title = title;

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 PARTS = {  # of `MemoryPlan.parts`, in this order
-    "weights": "weights of the denoiser",
-    "state": "adapter and what goes with it",
+    "weights": "weights",
+    "state": "adapter and its state",
     "activations": "activations",
-    "encoding": "or in all, while encoding",
+    "encoding": "while encoding, in all",
     "margin": "margin",
     "total": "peak",
 }
@@ -67,7 +67,7 @@ def table(found: MemoryPlan) -> list[str]:
     lines = rows(found.asked, found.parts)
     if found.asked != found.parts:
         lines.insert(0, ("", "as it is", "changed"))
-    return [f"{label:30}" + "".join(f"{value:>10}" for value in rest) for label, *rest in lines]
+    return [f"{label:22}" + "".join(f"{value:>9}" for value in rest) for label, *rest in lines]
 
 
 def changes_of(changes: Mapping[str, Any]) -> str:

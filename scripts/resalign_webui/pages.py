@@ -148,7 +148,7 @@ def _memory(parts: Parts) -> None:
     with gr.Row():
         parts("memory_budget", gr.Number, "Memory to fit into, in GiB (0: what the GPU has)",
               value=0, min_width=160)  # fmt: skip
-        parts("micro_batch", gr.Number, "Pictures at once (0: whole batches)", value=0,
+        parts("micro_batch", gr.Number, "Micro-batch: pictures at once (0: all)", value=0,
               precision=0, min_width=160)  # fmt: skip
     with gr.Row():
         button("check", "Check memory", min_width=140)

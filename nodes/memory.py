@@ -1,0 +1,158 @@
+"""Memory Plan: what hardening needs of the device, and settings that fit it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from comfy_api.latest import io
+
+from . import types
+
+if TYPE_CHECKING:
+    from ..backend.config import HardeningPlan
+    from ..backend.memory.plan import MemoryPlan as Found
+
+GIB = 2**30
+STOP, GO_ON = "stop", "go on"
+
+
+class MemoryPlan(io.ComfyNode):
+    """Predicts the peak by running the plan's code on tensors without memory; seconds of CPU."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ResAlign_MemoryPlan",
+            display_name="Memory Plan",
+            category=types.CATEGORY,
+            description=(
+                "Predicts the peak of the device's memory while Harden Model works, and gives the "
+                "settings with the cheapest changes that fit. Takes seconds, or a minute or two "
+                "for SDXL, of one processor; nothing is loaded."
+            ),
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The MODEL to harden; its weights are not read."),
+                types.Settings.Input(
+                    "settings", optional=True,
+                    tooltip="From Hardening Settings. Without: the balanced preset.",
+                ),
+                types.Concepts.Input(
+                    "concepts", optional=True,
+                    tooltip="As for Harden Model: pictures that are read or drawn take memory.",
+                ),
+                types.FineTuning.Input(
+                    "fine_tuning", optional=True, tooltip="As for Harden Model, if it has one."
+                ),
+                types.Images.Input(
+                    "retain", optional=True, tooltip="As for Harden Model, if it has one."
+                ),
+                io.Float.Input(
+                    "budget", default=0.0, min=0.0, max=1000.0, step=0.5,
+                    tooltip="GiB to fit into; 0 is all that the device has (on the CPU: no limit, "
+                    "the prediction alone).",
+                ),
+                io.Combo.Input(
+                    "when_nothing_fits", options=[STOP, GO_ON], default=STOP,
+                    tooltip="Stop before any work is done, or go on with the smallest settings.",
+                ),
+            ],
+            outputs=[
+                types.Settings.Output(
+                    "settings_out", display_name="settings",
+                    tooltip="For Harden Model: as they came in, with what was changed to fit.",
+                ),
+                io.String.Output("report", display_name="report"),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model, settings=None, concepts=None, fine_tuning=None, retain=None, budget=0.0,
+        when_nothing_fits=STOP,
+    ) -> io.NodeOutput:  # fmt: skip
+        from ..backend.config import Concept
+        from ..backend.errors import ConfigError
+        from ..backend.memory.words import table
+        from . import live, refuse
+        from .plan import build_plan
+
+        refuse.check_model(model)
+        plan = build_plan(concepts or (Concept("any", ("any",)),), settings, fine_tuning, retain)
+        telling = live.Live(cls.hidden, "memory")
+
+        def tell(changes: str) -> None:
+            live.check_interrupt()
+            telling.note(f"predicting: {changes} ...")
+
+        try:
+            found = predicted(model, plan, budget or device_gib(), tell)
+            if found.fits is False and when_nothing_fits == STOP:
+                raise ConfigError("; ".join(found.words[1:]))
+        except BaseException as error:
+            telling.ended_by(error, "stopped")
+            raise
+        lines = [*table(found), "", *found.words[1:], "Predicted, not measured on a GPU."]
+        telling.finish(lines[-2])
+        given = settings or types.SettingsValue("balanced")
+        fitting = types.SettingsValue(given.preset, {**given.changes, **changed(plan, found)})
+        text = "\n".join(lines)
+        return io.NodeOutput(fitting, text, ui={"text": [text]})
+
+
+def predicted(
+    model: Any, plan: HardeningPlan, budget: float | None, on_try: Callable[[str], None]
+) -> Found:
+    """`plan_memory` of this very MODEL, with text encoders in float32 as the bridge has them.
+
+    budget: GiB; None for the prediction alone.
+    """
+    import torch
+
+    from ..backend.checkpoint.family import components_of, family_config
+    from ..backend.memory.plan import plan_memory
+    from . import bridge
+
+    family = bridge.family_of(model)
+    configs = {name: family_config(family, name) for name in components_of(family)}
+    with torch.inference_mode(False), torch.enable_grad():
+        return plan_memory(
+            plan, family, configs=configs | {"unet": bridge.unet_config(model)},
+            resolution=bridge.resolution_of(model), stored_in_half=False, budget=budget,
+            on_try=on_try,
+        )  # fmt: skip
+
+
+def device_gib() -> float | None:
+    """All memory of ComfyUI's device; None where that is no CUDA device."""
+    import torch
+    from comfy import model_management
+
+    device = torch.device(model_management.get_torch_device())
+    return model_management.get_total_memory(device) / GIB if device.type == "cuda" else None
+
+
+def forecast(model: Any, plan: HardeningPlan, note: Callable[[str], None]) -> list[str]:
+    """One look before a run on a GPU, without a search for other settings: lines for the widget.
+
+    Nothing on other devices. Takes some seconds of a run of minutes.
+    """
+    from ..backend.memory.words import gib
+
+    room = device_gib()
+    if room is None:
+        return []
+    note("predicting the memory")
+    found = predicted(model, plan, None, lambda changes: None)
+    lines = [f"memory: about {gib(found.total)} of {room:.1f} GiB at the peak (predicted)"]
+    if found.total > room * GIB:
+        lines.append("This may not fit: put Memory Plan before, which finds settings that do.")
+    return lines
+
+
+def changed(plan: HardeningPlan, found: Found) -> dict[str, Any]:
+    """The plan's fields that were changed to fit."""
+    names = {name.partition(".")[0] for name in found.changes}
+    return {name: getattr(found.plan, name) for name in sorted(names)}
