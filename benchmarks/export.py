@@ -10,11 +10,10 @@ and end with it on disk. The seconds of the export leave out the import of torch
 The export is measured twice: as it is by default, and with the SHA-256 of the new file too
 (`hash_file=True`, one more reading of it).
 
-Page cache: the source is read once before each measurement, so that both read from memory what fits
-there (the larger file may not); `sync` before each empties the queue of the disk. With --cold the
-cache is dropped instead (Linux, root): then both read from the disk, which is the limit. Peak
-memory is the process's largest resident set (VmHWM), without the page cache; of it, the imports
-take `base`.
+Page cache: the source is read once before each measurement, so that both read from memory what
+fits there (the larger file may not); `sync` before each empties the queue of the disk. With --cold
+the cache is dropped instead (Linux, root): then both read from the disk. Peak memory is the
+process's largest resident set (VmHWM), without the page cache; of it, the imports take `base`.
 """
 
 from __future__ import annotations
