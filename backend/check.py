@@ -90,6 +90,10 @@ def check_job(
     warnings: list[str] = []
     info = _try(problems, lambda: detect(job.checkpoint))
     device = _try(problems, lambda: resolve_device(job.device))
+    if device and job.plan.quantization != "none":
+        from .model.quantised import check_bitsandbytes
+
+        _try(problems, lambda: check_bitsandbytes(job.plan.quantization, device))
     images = _check_images(job.plan, problems, warnings)
     if exporting:
         _check_targets(job, info, problems, overwrite=overwrite, resuming=resuming)

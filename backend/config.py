@@ -14,6 +14,7 @@ from typing import Literal
 from .bounds import choice, within
 from .errors import ConfigError
 from .kernel_config import KernelConfig
+from .quantization import Quantization, check_quantization
 from .ramp import Ramp
 from .solver_config import SolverConfig
 from .stage_config import (
@@ -258,6 +259,7 @@ class HardeningPlan:
     gradient_norm: clips the outer gradient to this L2 norm; 0 means no clipping.
     users_at_once: of an outer step's users, how many share a pass in their inner steps: quicker,
         for the memory of so many batches (`simulate = "shared"` and whole batches only).
+    quantization: of the denoiser's frozen linear layers during the run (`int8`, `nf4`).
     micro_batch: samples whose graph is alive at a time, gradients added up; 0: whole batches.
     save_every: outer steps between two saved states.
     """
@@ -293,6 +295,7 @@ class HardeningPlan:
     caption_dropout: float = 0.1
     resolution: int = 0
     precision: Precision = "fp32"
+    quantization: Quantization = "none"
     gradient_checkpointing: bool = False
     users_at_once: int = 1
     micro_batch: int = 0
@@ -310,6 +313,7 @@ class HardeningPlan:
             object.__setattr__(self, "outer_steps", 1)
             object.__setattr__(self, "warm_up_steps", 0)
         self._check_names()
+        check_quantization(self)
         choice("plan", "simulate", self.simulate, ("shared", "adapter", "full"))
         choice("plan", "precision", self.precision, ("fp32", "bf16", "fp16"))
         for name in ("outer_steps", "forget_batch", "retain_batch", "save_every"):

@@ -39,6 +39,7 @@ from .data.cache import fingerprint
 from .errors import DivergenceError
 from .model.kernels import Kernels, applied, choose_kernels, optimiser_options
 from .model.model import Model
+from .model.quantised import quantised
 from .parallel.ranks import ALONE, Ranks
 from .progress import Progress, ProgressCallback, silent
 from .records import SimulationRecord, StepRecord
@@ -103,6 +104,7 @@ def harden(
         if began is not None:
             warnings = told_changes(began, this_machine())
             stack.enter_context(threads(began["threads"]))
+        stack.enter_context(quantised(model, plan.quantization))
         if data is None:
             cache = folder.path / "cache" if folder else None
             data = shared_data(ranks, model, plan, cache=cache, on_progress=on_progress)
@@ -384,12 +386,7 @@ class _Run:
         self.folder.save_state(self.step, tensors, self._values)
 
     def _tell(
-        self,
-        values: dict[str, float],
-        step: int,
-        micro: int = 0,
-        of: int = 0,
-        message: str = "",
+        self, values: dict[str, float], step: int, micro: int = 0, of: int = 0, message: str = ""
     ) -> None:
         self.on_progress(
             Progress(

@@ -87,6 +87,11 @@ COMMENTS: dict[type, dict[str, str]] = {
         "caption_dropout": "Share of retain samples shown without their caption; 0 to 1.",
         "resolution": "Side in pixels, a multiple of 8; 0: the checkpoint's own.",
         "precision": "Of the forward passes: fp32, bf16, fp16. The adapter itself stays fp32.",
+        "quantization": (
+            "Of the denoiser's frozen linear layers while the adapter is trained: none, int8, nf4\n"
+            "(4 bits). Less memory, slower; needs bitsandbytes. The export is made from the true\n"
+            "weights; the adapter was found beside rounded ones."
+        ),
         "gradient_checkpointing": "Less memory for about a third more time.",
         "users_at_once": (
             "How many of a step's simulated users share passes: quicker, for the memory of so\n"

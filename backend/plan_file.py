@@ -52,6 +52,10 @@ PATH_FIELDS: dict[type, tuple[str, ...]] = {
     UtilityConfig: ("clip", "features", "reference"),
 }
 GRID = "fine_tune_grid"
+_LATER = {  # fields that came after the first runs were kept
+    "quantization": "none", "users_at_once": 1,
+    "kernels": {"attention": "auto", "memory_format": "auto"},
+}  # fmt: skip
 _GRID_LISTS = ("data", "method", "optimiser", "learning_rate", "steps")
 
 
@@ -142,8 +146,15 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def plan_hash(plan: HardeningPlan) -> str:
-    """sha256 of the plan as canonical JSON: sorted keys, no spaces, every default spelled out."""
-    text = json.dumps(to_json(plan), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    """sha256 of the plan as canonical JSON: sorted keys, no spaces, every default spelled out.
+
+    Later fields are left out at their default: what was kept before they came is found again.
+    """
+    plain = to_json(plan)
+    for name, default in _LATER.items():
+        if plain[name] == default:
+            del plain[name]
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

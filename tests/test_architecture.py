@@ -29,7 +29,7 @@ LAYERS = [
     {"live_state", "sheets"},
     {"probe_config", "parallel"},
     {"config", "progress"},
-    {"kernel_config", "ramp", "solver_config", "stage_config"},
+    {"kernel_config", "quantization", "ramp", "solver_config", "stage_config"},
     {"bounds", "intervals", "statistics", "toml_text", "torch_versions"},
     {"errors"},
 ]

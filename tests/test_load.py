@@ -23,7 +23,9 @@ from safetensors.torch import load_file, save_file
 from resalign.backend.checkpoint.detect import detect
 from resalign.backend.checkpoint.family import config_folder, text_encoders_of
 from resalign.backend.checkpoint.load import _dtype_of, load_checkpoint
+from resalign.backend.config import Concept, HardeningPlan
 from resalign.backend.errors import CheckpointError
+from resalign.backend.memory.weights import weight_types
 
 SOME = "model.diffusion_model.input_blocks.1.1.proj_in.weight"
 LAST = "model.diffusion_model.out.2.bias"
@@ -133,6 +135,26 @@ def test_on_an_accelerator_weights_keep_their_storage_type(tmp_path, stored, exp
 
     assert _dtype_of(info, "unet", torch.device("cuda"), None) == expected
     assert _dtype_of(info, "vae", torch.device("cuda"), None) == expected
+
+
+@pytest.mark.parametrize(
+    ("precision", "denoiser", "others"),
+    [
+        ("fp32", torch.float32, torch.float32),
+        ("bf16", torch.bfloat16, torch.float16),
+        ("fp16", torch.float16, torch.float16),
+    ],
+)
+def test_a_plan_of_half_precision_leaves_the_encoders_their_storage_type(
+    tmp_path, precision, denoiser, others
+):
+    """The denoiser has the plan's type; in fp32 plans everything is computed in float32."""
+    info = detect(write_tiny_checkpoint(tmp_path / "model.safetensors", dtype=torch.float16))
+    types = weight_types(HardeningPlan(concept=Concept("x", ("x",)), precision=precision))
+
+    assert load_checkpoint(info.path, **types).dtype == denoiser
+    for component in ("text_encoder", "vae"):
+        assert _dtype_of(info, component, torch.device("cuda"), types["dtype"]) == others
 
 
 def test_prediction_type_and_schedule_arrive(tmp_path):

@@ -127,6 +127,7 @@ def test_what_a_check_finds_is_put_into_the_form_on_request(actions, jobs, host)
     for prediction, words in (
         ({**found, "changes": {}}, "fits as it is"), ({**found, "fits": False}, "Nothing fits"),
         ({**found, "changes": {"precision": "int2"}}, "choose from preset"),
+        ({**found, "changes": {"quantization": "nf4"}}, "quantization = nf4"),
     ):  # fmt: skip
         jobs.tell(result={"prediction": prediction})
         said, fields = actions.fitting()

@@ -22,6 +22,7 @@ from ..errors import ConfigError
 from ..model.denoiser import Conditioning
 from ..model.encode import conditioning_to
 from ..model.model import Model
+from ..model.quantised import is_quantised
 from ..seeds import generator
 from .lora import A, Adapter, B
 from .side_by_side import SideBySide
@@ -110,6 +111,11 @@ class AdaptedDenoiser:
     def base_weights(self) -> Iterator[dict[str, Tensor]]:
         """All weights of the denoiser, trainable; put back to the bit afterwards."""
         phi = {n: p for n, p in self.model.unet.named_parameters() if ".lora_" not in n}
+        if is_quantised(self.model.unet):
+            raise ConfigError(
+                "simulating full fine-tuning trains the denoiser's weights, which are quantised: "
+                "set the plan's quantization to 'none', or simulate to 'shared'"
+            )
         if any(p.dtype != torch.float32 for p in phi.values()):
             raise ConfigError(
                 "simulating full fine-tuning needs the denoiser in fp32 (its updates are smaller "

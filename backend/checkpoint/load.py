@@ -36,6 +36,7 @@ def load_checkpoint(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     denoiser_dtype: torch.dtype | None = None,
+    linear_device: torch.device | str | None = None,
     spare_encoders: bool = False,
 ) -> Model:
     """Load a checkpoint for inference and hardening: eval mode, no weight requires a gradient.
@@ -47,6 +48,8 @@ def load_checkpoint(
             storage type if that is float16 or bfloat16 (fp8 becomes float16), else float32. The
             VAE of SDXL overflows in float16 and is kept in float32 instead.
         denoiser_dtype: of the denoiser alone; None means `dtype`.
+        linear_device: where the denoiser's linear layers go instead, for `harden` to quantise
+            them onto the device one by one; until then the denoiser cannot be used.
         spare_encoders: hardening may drop text encoders and VAE when it has encoded its data.
     """
     info = detect(path)
@@ -56,7 +59,8 @@ def load_checkpoint(
     check_tensors(info, networks)
     for name, network in networks.items():
         asked = denoiser_dtype or dtype if name == "unet" else dtype
-        _fill(info, name, network, device, _dtype_of(info, name, device, asked))
+        apart = linear_device if name == "unet" else None
+        _fill(info, name, network, device, _dtype_of(info, name, device, asked), apart)
     texts = text_encoders_of(info.family)
     return Model(
         family=info.family,
@@ -151,8 +155,10 @@ def _fill(
     network: nn.Module,
     device: torch.device,
     dtype: torch.dtype,
+    linear_device: torch.device | str | None = None,
 ) -> None:
     """Give every tensor of a network its value from the file."""
+    linear = {name for name, part in network.named_modules() if isinstance(part, nn.Linear)}
     sources = tensor_sources(info, component)
     wanted: dict[str, Source] = {
         name: sources[canonical_name(component, name)]
@@ -164,7 +170,9 @@ def _fill(
         with TensorFile(path, info.headers[path]) as file:
             for name, source in wanted.items():
                 if source.name in file.header.tensors:
-                    state[name] = file.read(source).to(device=device, dtype=dtype)
+                    apart = linear_device is not None and name.rpartition(".")[0] in linear
+                    home = linear_device if apart else device
+                    state[name] = file.read(source).to(device=home, dtype=dtype)
     network.load_state_dict(state, strict=False, assign=True)
     _fill_position_ids(network, device)
     empty = [name for name, tensor in _tensors(network) if tensor.is_meta]

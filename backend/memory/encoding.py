@@ -18,6 +18,8 @@ from ..config import HardeningPlan
 from ..data.latents import SYNTHESIS_BATCH
 from ..model.encode import encode_images
 from ..model.generate import generate_latents
+from ..model.model import Model
+from ..model.quantised import quantised
 from .as_on_gpu import as_on_gpu
 from .meta import MetaMemory
 from .trace import BLOCK, Trace, meta_model, random_data
@@ -48,6 +50,12 @@ def trace_encoding(
     kept = torch.float32 if family == "sdxl" and encoders == torch.float16 else encoders
     torch.nn.Module.to(vae, kept).eval().requires_grad_(False)
     model.vae = vae
+    with quantised(model, plan.quantization):
+        return _peak(model, plan, texts, side)
+
+
+def _peak(model: Model, plan: HardeningPlan, texts: int, side: int) -> Trace:
+    """Of the moments of encoding, by what is on the device beside the denoiser."""
     pixels = 8 * side
     moments = [(texts + _bytes(model.vae), 0), (texts, 0)]  # just loaded; reading the prompts
     if _reads_pictures(plan):

@@ -1,10 +1,11 @@
 """What a plan needs of the device, and the cheapest change that makes it fit.
 
 Changes are tried in the order of what they cost: users one after the other instead of side by side
-and micro-batches (a little time), gradient
-checkpointing (about a third more time), Hessian products by differences (they need another
-amount of time, and differ in the fourth digit), bf16 (quicker on a GPU, and rounds more). Nothing
-else of a plan is touched: its batches, users and losses stay.
+and micro-batches (a little time), gradient checkpointing (about a third more time), Hessian
+products by differences (they need another amount of time, and differ in the fourth digit), bf16
+(quicker on a GPU, and rounds more), and last the linear layers in 8 and 4 bits, on top of all
+others (the adapter is then found beside rounded weights). Nothing else of a plan is touched: its
+batches, users and losses stay.
 
 To what was traced a margin is added for what the trace cannot see: the context of CUDA, workspaces
 of cuDNN and of attention, and fragments that the allocator cannot use. It is a guess: no GPU was
@@ -24,6 +25,7 @@ import torch
 from ..checkpoint.family import components_of, family_config
 from ..config import HardeningPlan
 from ..errors import ConfigError
+from ..quantization import QUANTIZATIONS, can_quantize
 from .encoding import trace_encoding
 from .trace import Trace, trace_step
 from .weights import needs_fp32, weight_types
@@ -153,12 +155,17 @@ def _bases(plan: HardeningPlan) -> Iterator[HardeningPlan]:
     exact = plan.solver.method != "first_order" and plan.solver.products == "exact"
     differences = replace(plan, solver=replace(plan.solver, products="finite_difference"))
     yield plan
+    last = plan
     if exact:
-        yield differences
+        yield (last := differences)
     if plan.precision == "fp32" and not needs_fp32(replace(plan, precision="bf16")):
         yield replace(plan, precision="bf16")
         if exact:
             yield replace(differences, precision="bf16")
+        last = replace(last, precision="bf16")
+    if can_quantize(plan):
+        for kind in QUANTIZATIONS[QUANTIZATIONS.index(plan.quantization) + 1 :]:
+            yield replace(last, quantization=kind)
 
 
 def _cheaper(base: HardeningPlan) -> Iterator[HardeningPlan]:
@@ -215,7 +222,9 @@ def _encoding_of(
 
 
 def _differences(asked: HardeningPlan, found: HardeningPlan) -> dict[str, Any]:
-    names = ("users_at_once", "micro_batch", "gradient_checkpointing", "precision")
+    names = (
+        "users_at_once", "micro_batch", "gradient_checkpointing", "precision", "quantization",
+    )  # fmt: skip
     changes = {n: getattr(found, n) for n in names if getattr(found, n) != getattr(asked, n)}
     if found.solver.products != asked.solver.products:
         changes["solver.products"] = found.solver.products

@@ -23,6 +23,7 @@ from ..data.batches import EncodedData
 from ..data.encoded_set import Bucket, EncodedSet
 from ..model.denoiser import Conditioning
 from ..model.model import Model
+from ..model.quantised import quantised
 from ..model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
 from ..progress import silent
 from .as_on_gpu import as_on_gpu
@@ -86,7 +87,7 @@ def meta_model(unet_config: Mapping[str, Any], family: str, side: int, dtype: to
 def measure_step(model: Model, plan: HardeningPlan, data: EncodedData, memory: LiveMemory) -> Trace:
     """Run the representative step of `plan` under the tracker, on whatever the model lies on."""
     plan, waiting = representative(plan)
-    with memory:
+    with quantised(model, plan.quantization), memory:
         weights = memory.count([*model.unet.parameters(), *model.unet.buffers()])
         with _Marking(model, plan.adapter, precision=plan.precision) as denoiser:
             assert isinstance(denoiser, _Marking)
@@ -121,11 +122,11 @@ def _bases(denoiser: AdaptedDenoiser) -> list[Tensor]:
     """
     found: dict[tuple[str, int], Tensor] = {}
     for name, module in denoiser.modules.items():
-        weight = module.weight
+        width, device = module.in_features, module.weight.device
         text = ".attn2.to_k" in name or ".attn2.to_v" in name
-        key = ("text" if text else name.rpartition(".")[0], weight.shape[1])
+        key = ("text" if text else name.rpartition(".")[0], width)
         if key not in found:
-            found[key] = torch.zeros(weight.shape[1], weight.shape[1], device=weight.device)
+            found[key] = torch.zeros(width, width, device=device)
     return list(found.values())
 
 

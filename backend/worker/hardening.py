@@ -16,6 +16,7 @@ from ..config import Job
 from ..errors import ConfigError, RunError
 from ..live_state import LiveState
 from ..memory.weights import weight_types
+from ..model.quantised import quantised
 from ..previews import Previewing
 from ..probe.folder import read_job
 from ..progress import Progress
@@ -113,8 +114,9 @@ def _work(
         watching(live, check), live.picture, check, model, run.plan, request.preview_every,
         request.preview_prompt,
     )  # fmt: skip
-    previews.begin(run.steps_saved)
-    return engine.harden(model, run.plan, run_folder=run, on_progress=previews).warnings
+    with quantised(model, run.plan.quantization):  # what it is loaded for: the device has no other
+        previews.begin(run.steps_saved)
+        return engine.harden(model, run.plan, run_folder=run, on_progress=previews).warnings
 
 
 def _past(run: RunFolder, steps: int) -> list[Progress]:

@@ -60,6 +60,12 @@ class Actions:
             return views.note("The demo has settings of its own: nothing is to be changed."), {}
         if found["fits"] is False:
             return views.note("Nothing fits: the panel says what would help.", "error"), {}
+        rounded = found["changes"].get("quantization")
+        if rounded:
+            return views.note(
+                f"This fits only with quantization = {rounded} beside what the panel says, which "
+                "this form does not have: write it into a plan file for resalign harden.", "error"
+            ), {}  # fmt: skip
         try:
             fields = forms.fitting(found["changes"])
         except ResAlignError as error:
