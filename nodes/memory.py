@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
@@ -121,7 +122,7 @@ def predicted(
         return plan_memory(
             plan, family, configs=configs | {"unet": bridge.unet_config(model)},
             resolution=bridge.resolution_of(model), stored_in_half=False, budget=budget,
-            on_try=on_try,
+            quantized=find_spec("bitsandbytes") is not None, on_try=on_try,
         )  # fmt: skip
 
 

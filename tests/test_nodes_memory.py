@@ -35,6 +35,20 @@ def test_what_is_predicted_is_this_model_as_the_bridge_loads_it(monkeypatch, tmp
     assert bridge.resolution_of(model) == 512
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_the_base_is_rounded_only_where_that_can_be_had(monkeypatch, tmp_path, there):
+    fakes_bridge.bridge(monkeypatch, tmp_path)
+    memory = importlib.import_module("resalign.nodes.memory")
+    monkeypatch.setattr(memory, "find_spec", lambda name: object() if there else None)
+    asked = {}
+    monkeypatch.setattr(
+        "resalign.backend.memory.plan.plan_memory", lambda *_, **options: asked.update(options)
+    )
+    model, _, _ = fakes_bridge.host_parts()
+    memory.predicted(model, HardeningPlan(concepts=CAT, resolution=64), 1.0, lambda _: None)
+    assert asked["quantized"] is there
+
+
 @pytest.fixture
 def bench(monkeypatch, tmp_path):
     made = Bench(monkeypatch, tmp_path)

@@ -170,6 +170,12 @@ def test_a_budget_rounds_the_base_last_and_no_more_than_it_must(made_up, budget,
     assert all("rounded weights" in word and "bitsandbytes" in word for word in told)
 
 
+def test_a_budget_rounds_nothing_where_that_cannot_be_had(made_up):
+    found = ask(plan(), 1.0, quantized=False)
+    assert not found.fits and found.plan.quantization == "none"
+    assert ask(plan(), 1.0).plan.quantization == "nf4"
+
+
 def test_a_budget_does_not_round_what_must_be_true_nor_less_than_was_asked(made_up):
     full = plan(simulate="full")
     assert ask(full, 1.0).plan.quantization == "none"
@@ -177,5 +183,5 @@ def test_a_budget_does_not_round_what_must_be_true_nor_less_than_was_asked(made_
     assert ask(asked, 1.0).changes == {}
 
 
-def ask(asked: ra.HardeningPlan, budget: float):
-    return plan_memory(asked, "sd1", configs={"unet": {}}, resolution=128, budget=budget)
+def ask(asked: ra.HardeningPlan, budget: float, **options):
+    return plan_memory(asked, "sd1", configs={"unet": {}}, resolution=128, budget=budget, **options)

@@ -90,6 +90,7 @@ def plan_memory(
     resolution: int = 0,
     stored_in_half: bool = True,
     budget: float | None = None,
+    quantized: bool = True,
     on_try: Callable[[str], None] = lambda changes: None,
 ) -> MemoryPlan:
     """Predict the peak of a hardening run; with a budget, the cheapest plan that fits.
@@ -103,6 +104,7 @@ def plan_memory(
         resolution: native side in pixels, where the plan has none.
         stored_in_half: text encoders and VAE are; in fp32 plans they are loaded in float32.
         budget: memory of the device in GiB. If nothing fits, the smallest is returned, and says so.
+        quantized: whether `quantization` may be changed too; False where bitsandbytes is not there.
         on_try: called with the changes that are looked at next, in words, before each trace of some
             seconds; raise from it to stop.
     """
@@ -126,17 +128,17 @@ def plan_memory(
     if budget is None:
         return first
     room = round(budget * GIB)
-    found = _fitting(first, room, predict)
+    found = _fitting(first, room, predict, quantized)
     found = replace(found, budget=room, asked=first.parts, changes=_differences(plan, found.plan))
     return replace(found, words=(*first.words, *traded(found)))
 
 
-def _fitting(first: MemoryPlan, room: int, predict: Any) -> MemoryPlan:
+def _fitting(first: MemoryPlan, room: int, predict: Any, quantized: bool) -> MemoryPlan:
     """The first of the candidates that fits; the smallest where none does."""
     smallest = first
     if first.total <= room:
         return first
-    for base in _bases(first.plan):
+    for base in _bases(first.plan, quantized):
         group = list(_cheaper(base))
         last = predict(group[-1])  # memory falls along the group: its end tells if any fits
         smallest = min(smallest, last, key=lambda found: found.total)
@@ -150,7 +152,7 @@ def _fitting(first: MemoryPlan, room: int, predict: Any) -> MemoryPlan:
     return smallest
 
 
-def _bases(plan: HardeningPlan) -> Iterator[HardeningPlan]:
+def _bases(plan: HardeningPlan, quantized: bool) -> Iterator[HardeningPlan]:
     """The plan, then what changes its numbers a little."""
     exact = plan.solver.method != "first_order" and plan.solver.products == "exact"
     differences = replace(plan, solver=replace(plan.solver, products="finite_difference"))
@@ -163,7 +165,7 @@ def _bases(plan: HardeningPlan) -> Iterator[HardeningPlan]:
         if exact:
             yield replace(differences, precision="bf16")
         last = replace(last, precision="bf16")
-    if can_quantize(plan):
+    if quantized and can_quantize(plan):
         for kind in QUANTIZATIONS[QUANTIZATIONS.index(plan.quantization) + 1 :]:
             yield replace(last, quantization=kind)
 
