@@ -24,6 +24,7 @@ class Life:
         self._work = self._lived = 0
         self._seen = [("", 0.0)] * count  # line, and when it was first seen
         self._worked = [("", 0.0)] * count
+        self._dead: set[int] = set()  # as `dead_now` has found
         self._over = threading.Event()
         self._period = min(SIGNS, silence / 4)
         self._write()
@@ -62,21 +63,27 @@ class Life:
             after = self._lines()
         except RuntimeError:  # the store went with the rank that held it
             return [0] if self._rank else []
-        return [
+        found = [
             rank
             for rank, (old, new) in enumerate(zip(before, after, strict=True))
             if old == new != ENDED and rank != self._rank
         ]
+        self._dead.update(found)
+        return found
 
     def end(self, *, wait: bool) -> None:
-        """No more signs. wait: until the others have ended or died, as they may need the store."""
+        """No more signs. wait: until the others have ended or died, as they may need the store.
+
+        Nobody is waited for who was found dead before: a launcher kills what has not ended 30 s
+        after it was asked to, and the one that waits has still to say how to go on.
+        """
         self._over.set()
         self._thread.join()
         try:
             self._store.set(self._names[self._rank], ENDED)
             deadline = time.monotonic() + 2 * self._silence
             while wait and time.monotonic() < deadline:
-                dead = self.silent()
+                dead = {*self.silent(), *self._dead}
                 lines = self._lines()
                 waiting = (r for r, line in enumerate(lines) if line != ENDED and r not in dead)
                 if not any(True for _ in waiting):

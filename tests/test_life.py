@@ -1,0 +1,42 @@
+"""Signs of life: who is waited for at the end of a run."""
+
+from __future__ import annotations
+
+import time
+
+from resalign.backend.parallel import life as module
+from resalign.backend.parallel.life import Life
+
+
+class Store(dict):
+    """A key-value store in this process, with the words of torch's."""
+
+    def set(self, key: str, value: str) -> None:
+        self[key] = value.encode()
+
+    def multi_get(self, keys: list[str]) -> list[bytes]:
+        return [self[key] for key in keys]
+
+
+def test_the_end_does_not_wait_for_a_rank_that_was_found_dead(monkeypatch):
+    """A launcher kills the first rank 30 s after it has asked it to stop: it must be quicker."""
+    monkeypatch.setattr(module, "SIGNS", 0.05)
+    store = Store()
+    store.set("life/1", "7 3")  # its last, as it was killed
+    first = Life(store, 0, 2, silence=30.0)
+    assert first.dead_now() == [1]
+    began = time.monotonic()
+    first.end(wait=True)
+    assert time.monotonic() - began < 5
+    assert store["life/0"] == b"ended"
+
+
+def test_the_end_waits_for_those_that_live(monkeypatch):
+    monkeypatch.setattr(module, "SIGNS", 0.05)
+    store = Store()
+    other = Life(store, 1, 2, silence=30.0)
+    first = Life(store, 0, 2, silence=30.0)
+    assert first.dead_now() == []
+    other.end(wait=False)
+    first.end(wait=True)
+    assert store["life/1"] == b"ended"
