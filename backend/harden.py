@@ -227,11 +227,10 @@ class _Run:
         """The first rank's choice, for all; written down before the first step."""
         plan, folder, model = self.plan, self.folder, self.denoiser.model
         exact = plan.solver.method != "first_order" and plan.solver.products == "exact"
-        retain = self.feed.retain(1)
         chosen: dict[str, Any] = {}
         if self.ranks.first:
             found = choose_kernels(
-                model.unet, plan.kernels, lambda: gradient(retain, self.theta),
+                model.unet, plan.kernels, lambda: gradient(self.feed.retain(1), self.theta),
                 twice=exact and plan.method == "resalign" and bool(plan.fine_tunes),
                 own=model.source is not None, began=folder.kernels() if folder else None,
             )  # fmt: skip
