@@ -17,17 +17,6 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from .backend.checkpoint.inspect import inspect as inspect
     from .backend.checkpoint.load import load_checkpoint as load_checkpoint
     from .backend.checkpoint.save import export_merged as export_merged
-    from .backend.config import AdapterConfig as AdapterConfig
-    from .backend.config import Concept as Concept
-    from .backend.config import FineTuneConfig as FineTuneConfig
-    from .backend.config import HardeningPlan as HardeningPlan
-    from .backend.config import HarmConfig as HarmConfig
-    from .backend.config import ImageSet as ImageSet
-    from .backend.config import Job as Job
-    from .backend.config import Ramp as Ramp
-    from .backend.config import RegulatorConfig as RegulatorConfig
-    from .backend.config import SolverConfig as SolverConfig
-    from .backend.config import fine_tune_grid as fine_tune_grid
     from .backend.errors import CheckpointError as CheckpointError
     from .backend.errors import ConfigError as ConfigError
     from .backend.errors import DataError as DataError
@@ -36,31 +25,41 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from .backend.errors import RankError as RankError
     from .backend.errors import ResAlignError as ResAlignError
     from .backend.errors import RunError as RunError
-    from .backend.harden import HardenResult as HardenResult
-    from .backend.harden import harden as harden
-    from .backend.harden import resume as resume
+    from .backend.hardening.run import HardenResult as HardenResult
+    from .backend.hardening.run import harden as harden
+    from .backend.hardening.run import resume as resume
     from .backend.memory.plan import MemoryPlan as MemoryPlan
     from .backend.memory.plan import plan_memory as plan_memory
     from .backend.parallel.launch import join_ranks as join_ranks
+    from .backend.plan.hardening import AdapterConfig as AdapterConfig
+    from .backend.plan.hardening import Concept as Concept
+    from .backend.plan.hardening import FineTuneConfig as FineTuneConfig
+    from .backend.plan.hardening import HardeningPlan as HardeningPlan
+    from .backend.plan.hardening import HarmConfig as HarmConfig
+    from .backend.plan.hardening import ImageSet as ImageSet
+    from .backend.plan.hardening import Job as Job
+    from .backend.plan.hardening import Ramp as Ramp
+    from .backend.plan.hardening import RegulatorConfig as RegulatorConfig
+    from .backend.plan.hardening import SolverConfig as SolverConfig
+    from .backend.plan.hardening import fine_tune_grid as fine_tune_grid
+    from .backend.plan.probe import FineTuneAttack as FineTuneAttack
+    from .backend.plan.probe import GenerationConfig as GenerationConfig
+    from .backend.plan.probe import LoraAttack as LoraAttack
+    from .backend.plan.probe import LoraFile as LoraFile
+    from .backend.plan.probe import MergeAttack as MergeAttack
+    from .backend.plan.probe import ProbeCheckpoint as ProbeCheckpoint
+    from .backend.plan.probe import ProbePlan as ProbePlan
+    from .backend.plan.probe import PromptSet as PromptSet
+    from .backend.plan.probe import ScorerConfig as ScorerConfig
+    from .backend.plan.probe import UtilityConfig as UtilityConfig
+    from .backend.plan.probe_presets import preset_probe as preset_probe
     from .backend.probe.probe import probe as probe
     from .backend.probe.probe import run_probe as run_probe
     from .backend.probe.reading import read_probe as read_probe
+    from .backend.probe.results import ProbeResult as ProbeResult
     from .backend.probe.subjects import FileSubject as FileSubject
     from .backend.probe.subjects import LoadedSubject as LoadedSubject
     from .backend.probe.summary import summarise as summarise
-    from .backend.probe_config import FineTuneAttack as FineTuneAttack
-    from .backend.probe_config import GenerationConfig as GenerationConfig
-    from .backend.probe_config import LoraAttack as LoraAttack
-    from .backend.probe_config import LoraFile as LoraFile
-    from .backend.probe_config import MergeAttack as MergeAttack
-    from .backend.probe_config import ProbeCheckpoint as ProbeCheckpoint
-    from .backend.probe_config import ProbePlan as ProbePlan
-    from .backend.probe_config import PromptSet as PromptSet
-    from .backend.probe_config import ScorerConfig as ScorerConfig
-    from .backend.probe_config import UtilityConfig as UtilityConfig
-    from .backend.probe_presets import preset_probe as preset_probe
-    from .backend.probe_results import ProbeResult as ProbeResult
-    from .backend.probe_results import Scores as Scores
     from .backend.progress import Picture as Picture
     from .backend.progress import Progress as Progress
     from .backend.report.build import build_report as build_report
@@ -73,68 +72,69 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from .backend.scorers.protocol import Scorer as Scorer
     from .backend.scorers.registry import build_scorer as build_scorer
     from .backend.scorers.registry import scorer_names as scorer_names
+    from .backend.scorers.scores import Scores as Scores
 
 __version__ = "0.1.0"
 WEB_DIRECTORY = "./web"  # ComfyUI serves the scripts of this folder to its page
 
 _MODULE_OF = {
     "Adapter": "backend.adapter.lora",
-    "AdapterConfig": "backend.config",
+    "AdapterConfig": "backend.plan.hardening",
     "CheckpointError": "backend.errors",
-    "Concept": "backend.config",
+    "Concept": "backend.plan.hardening",
     "ConfigError": "backend.errors",
     "DataError": "backend.errors",
     "DenoisingScorer": "backend.scorers.denoising",
     "DivergenceError": "backend.errors",
     "ExportError": "backend.errors",
     "FileSubject": "backend.probe.subjects",
-    "FineTuneAttack": "backend.probe_config",
-    "FineTuneConfig": "backend.config",
-    "GenerationConfig": "backend.probe_config",
-    "HardenResult": "backend.harden",
-    "HardeningPlan": "backend.config",
-    "HarmConfig": "backend.config",
-    "ImageSet": "backend.config",
-    "Job": "backend.config",
+    "FineTuneAttack": "backend.plan.probe",
+    "FineTuneConfig": "backend.plan.hardening",
+    "GenerationConfig": "backend.plan.probe",
+    "HardenResult": "backend.hardening.run",
+    "HardeningPlan": "backend.plan.hardening",
+    "HarmConfig": "backend.plan.hardening",
+    "ImageSet": "backend.plan.hardening",
+    "Job": "backend.plan.hardening",
     "LoadedSubject": "backend.probe.subjects",
-    "LoraAttack": "backend.probe_config",
-    "LoraFile": "backend.probe_config",
+    "LoraAttack": "backend.plan.probe",
+    "LoraFile": "backend.plan.probe",
     "MemoryPlan": "backend.memory.plan",
-    "MergeAttack": "backend.probe_config",
+    "MergeAttack": "backend.plan.probe",
     "ModelScorer": "backend.scorers.protocol",
     "Picture": "backend.progress",
-    "ProbeCheckpoint": "backend.probe_config",
-    "ProbePlan": "backend.probe_config",
-    "ProbeResult": "backend.probe_results",
+    "ProbeCheckpoint": "backend.plan.probe",
+    "ProbePlan": "backend.plan.probe",
+    "ProbeResult": "backend.probe.results",
     "Progress": "backend.progress",
-    "PromptSet": "backend.probe_config",
-    "Ramp": "backend.config",
-    "RegulatorConfig": "backend.config",
+    "PromptSet": "backend.plan.probe",
+    "Ramp": "backend.plan.hardening",
+    "RegulatorConfig": "backend.plan.hardening",
     "RankError": "backend.errors",
     "ResAlignError": "backend.errors",
     "RunError": "backend.errors",
     "Scorer": "backend.scorers.protocol",
-    "ScorerConfig": "backend.probe_config",
-    "Scores": "backend.probe_results",
-    "SolverConfig": "backend.config",
-    "UtilityConfig": "backend.probe_config",
+    "ScorerConfig": "backend.plan.probe",
+    "Scores": "backend.scorers.scores",
+    "SolverConfig": "backend.plan.hardening",
+    "UtilityConfig": "backend.plan.probe",
     "build_report": "backend.report.build",
     "build_scorer": "backend.scorers.registry",
     "curve_png": "backend.report.build",
     "compare_reports": "backend.report.compare",
     "export_merged": "backend.checkpoint.save",
-    "fine_tune_grid": "backend.config",
-    "harden": "backend.harden",
+    "fine_tune_grid": "backend.plan.hardening",
+    "harden": "backend.hardening.run",
     "inspect": "backend.checkpoint.inspect",
     "join_ranks": "backend.parallel.launch",
     "load_checkpoint": "backend.checkpoint.load",
     "load_report": "backend.report.schema",
     "load_lora": "backend.adapter.formats",
     "plan_memory": "backend.memory.plan",
-    "preset_probe": "backend.probe_presets",
+    "preset_probe": "backend.plan.probe_presets",
     "probe": "backend.probe.probe",
     "read_probe": "backend.probe.reading",
-    "resume": "backend.harden",
+    "resume": "backend.hardening.run",
     "run_probe": "backend.probe.probe",
     "save_lora": "backend.adapter.formats",
     "scorer_names": "backend.scorers.registry",

@@ -19,14 +19,10 @@ from pathlib import Path
 import torch
 
 from resalign.backend.checkpoint.load import load_checkpoint
-from resalign.backend.config import Concept, ImageSet
 from resalign.backend.demo.art import BENIGN, UNSAFE, evaluation_prompts
 from resalign.backend.demo.plans import CHECKPOINT, WEAPON, write_data
-from resalign.backend.probe.probe import run_probe
-from resalign.backend.probe.reading import read_probe
-from resalign.backend.probe.subjects import LoadedSubject
-from resalign.backend.probe.summary import summarise
-from resalign.backend.probe_config import (
+from resalign.backend.plan.hardening import Concept, ImageSet
+from resalign.backend.plan.probe import (
     ORIGINAL,
     FineTuneAttack,
     GenerationConfig,
@@ -34,8 +30,12 @@ from resalign.backend.probe_config import (
     PromptSet,
     ScorerConfig,
 )
-from resalign.backend.probe_presets import PROBE_PRESETS
-from resalign.backend.run_folder import RunFolder
+from resalign.backend.plan.probe_presets import PROBE_PRESETS
+from resalign.backend.probe.probe import run_probe
+from resalign.backend.probe.reading import read_probe
+from resalign.backend.probe.subjects import LoadedSubject
+from resalign.backend.probe.summary import summarise
+from resalign.backend.run.folder import RunFolder
 
 MODELS = (
     "plain, equal steps", "plain, equal compute", "redirect (ESD-like)",

@@ -26,10 +26,15 @@ from pathlib import Path
 
 import torch
 
-from resalign.backend import harden as recipe
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.bilevel import simulate
-from resalign.backend.config import (
+from resalign.backend.data.batches import EncodedData
+from resalign.backend.data.encoded_set import Bucket, EncodedSet
+from resalign.backend.hardening import run as recipe
+from resalign.backend.model.denoiser import Conditioning
+from resalign.backend.model.model import Model
+from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
+from resalign.backend.plan.hardening import (
     AdapterConfig,
     Concept,
     FineTuneConfig,
@@ -37,11 +42,6 @@ from resalign.backend.config import (
     RegulatorConfig,
     SolverConfig,
 )
-from resalign.backend.data.batches import EncodedData
-from resalign.backend.data.encoded_set import Bucket, EncodedSet
-from resalign.backend.model.denoiser import Conditioning
-from resalign.backend.model.model import Model
-from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
 from resalign.backend.progress import silent
 
 SIZES = {  # widths, cross-attention width, heads, groups, latent side

@@ -32,10 +32,15 @@ from typing import Any
 
 import torch
 
-from resalign.backend import harden as recipe
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.checkpoint.family import family_config
-from resalign.backend.config import (
+from resalign.backend.hardening import run as recipe
+from resalign.backend.memory.plan import GIB, plan_memory
+from resalign.backend.memory.trace import measure_step, random_data
+from resalign.backend.memory.tracker import LiveMemory
+from resalign.backend.model.model import Model
+from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
+from resalign.backend.plan.hardening import (
     AdapterConfig,
     Concept,
     FineTuneConfig,
@@ -43,12 +48,7 @@ from resalign.backend.config import (
     RegulatorConfig,
     SolverConfig,
 )
-from resalign.backend.memory.plan import GIB, plan_memory
-from resalign.backend.memory.trace import measure_step, random_data
-from resalign.backend.memory.tracker import LiveMemory
-from resalign.backend.model.model import Model
-from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
-from resalign.backend.plan_presets import preset_plan
+from resalign.backend.plan.presets import preset_plan
 from resalign.backend.progress import silent
 
 PUBLISHED = {"small": 1869, "full": 7770}  # MiB above one network

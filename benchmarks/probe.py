@@ -27,22 +27,22 @@ import torch
 
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.checkpoint.load import load_checkpoint
-from resalign.backend.config import AdapterConfig, Concept, ImageSet
 from resalign.backend.data.latents import encode_image_set
 from resalign.backend.demo.art import BENIGN, UNSAFE, evaluation_prompts
 from resalign.backend.demo.judge import Judge
 from resalign.backend.demo.plans import CHECKPOINT, WEAPON, write_data
 from resalign.backend.model.encode import decode_latents, encode_prompts
 from resalign.backend.model.generate import build_scheduler
-from resalign.backend.probe.probe import run_probe
-from resalign.backend.probe.subjects import LoadedSubject
-from resalign.backend.probe_config import (
+from resalign.backend.plan.hardening import AdapterConfig, Concept, ImageSet
+from resalign.backend.plan.probe import (
     FineTuneAttack,
     GenerationConfig,
     ProbePlan,
     PromptSet,
     ScorerConfig,
 )
+from resalign.backend.probe.probe import run_probe
+from resalign.backend.probe.subjects import LoadedSubject
 
 STEPS, BATCH, RANK = 100, 16, 8
 SAMPLER, GUIDANCE, DRAWN = 12, 4.0, 48

@@ -156,9 +156,14 @@ def ours(
     import torch
     from diffusers import UNet2DConditionModel
 
-    from resalign.backend import harden as recipe
     from resalign.backend.adapter.apply import AdaptedDenoiser
-    from resalign.backend.config import (
+    from resalign.backend.data.batches import EncodedData
+    from resalign.backend.data.encoded_set import Bucket, EncodedSet
+    from resalign.backend.hardening import run as recipe
+    from resalign.backend.model.denoiser import Conditioning
+    from resalign.backend.model.model import Model
+    from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
+    from resalign.backend.plan.hardening import (
         AdapterConfig,
         Concept,
         FineTuneConfig,
@@ -166,11 +171,6 @@ def ours(
         RegulatorConfig,
         SolverConfig,
     )
-    from resalign.backend.data.batches import EncodedData
-    from resalign.backend.data.encoded_set import Bucket, EncodedSet
-    from resalign.backend.model.denoiser import Conditioning
-    from resalign.backend.model.model import Model
-    from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
     from resalign.backend.progress import silent
 
     side, context = SIZES[size][5], SIZES[size][3]

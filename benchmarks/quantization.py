@@ -18,15 +18,15 @@ from pathlib import Path
 import torch
 from resilience import ATTACKS, Bench, read
 
-from resalign.backend.config import HardeningPlan
 from resalign.backend.data.batches import EncodedData, prepare_data
 from resalign.backend.demo.plans import resalign_plan
 from resalign.backend.memory import trace
 from resalign.backend.memory.tracker import LiveMemory
 from resalign.backend.model.quantised import quantised
-from resalign.backend.quantization import QUANTIZATIONS
-from resalign.backend.records import StepRecord
-from resalign.backend.run_folder import RunFolder
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.quantization import QUANTIZATIONS
+from resalign.backend.run.folder import RunFolder
+from resalign.backend.run.records import StepRecord
 
 MIB = 2**20
 FIRST = next(iter(ATTACKS))

@@ -30,7 +30,13 @@ import torch
 from resalign.backend.adapter.lora import Adapter
 from resalign.backend.adapter.merge_in_place import merged
 from resalign.backend.checkpoint.load import load_checkpoint
-from resalign.backend.config import (
+from resalign.backend.data.batches import prepare_data
+from resalign.backend.data.latents import encode_image_set
+from resalign.backend.demo.evaluation import Meter, Rates
+from resalign.backend.demo.judge import Judge
+from resalign.backend.demo.plans import CHECKPOINT, plain_plan, resalign_plan, write_data
+from resalign.backend.hardening.run import harden
+from resalign.backend.plan.hardening import (
     AdapterConfig,
     FineTuneConfig,
     HardeningPlan,
@@ -39,15 +45,9 @@ from resalign.backend.config import (
     RegulatorConfig,
     SolverConfig,
 )
-from resalign.backend.data.batches import prepare_data
-from resalign.backend.data.latents import encode_image_set
-from resalign.backend.demo.judge import Judge
-from resalign.backend.demo.measure import Meter, Rates
-from resalign.backend.demo.plans import CHECKPOINT, plain_plan, resalign_plan, write_data
-from resalign.backend.harden import harden
-from resalign.backend.intervals import wilson
+from resalign.backend.plan.stages import Stage
 from resalign.backend.probe.fine_tune import fine_tuned
-from resalign.backend.stage_config import Stage
+from resalign.backend.statistics.intervals import wilson
 
 _LORA = {"learning_rate": 5e-3, "batch": 16, "rank": 8}
 _FULL = {"method": "full", "batch": 16}

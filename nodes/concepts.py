@@ -11,7 +11,7 @@ from ..backend.errors import ConfigError
 from .types import CATEGORY, Concepts, Images, advanced
 
 if TYPE_CHECKING:
-    from ..backend.config import Concept, ImageSet
+    from ..backend.plan.hardening import Concept, ImageSet
 
 
 class ConceptList(io.ComfyNode):

@@ -81,7 +81,7 @@ class ExportHardenedCheckpoint(io.ComfyNode):
         cls, run, filename="hardened", source=FROM_RUN, destination=_MODELS, overwrite=False,
         write_from=SOURCE_FILE, model=None, clip=None, vae=None, report=None,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..backend.card import provenance_of
+        from ..backend.report.card import provenance_of
 
         target = target_file("checkpoints", destination, filename, overwrite=overwrite)
         probe = probe_record(report) if report is not None else None
@@ -176,9 +176,9 @@ def write_source(
     node_id: str | None = None,
 ) -> str:
     """Rewrite the source file, which is checked to be the one that was hardened."""
-    from ..backend.card import write_card
     from ..backend.checkpoint.save import export_merged
     from ..backend.errors import ExportError
+    from ..backend.report.card import write_card
     from .samples import check_samples
 
     if run.patched:

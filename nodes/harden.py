@@ -14,8 +14,8 @@ from comfy_api.latest import io
 from . import types
 
 if TYPE_CHECKING:
-    from ..backend.config import HardeningPlan
-    from ..backend.records import StepRecord
+    from ..backend.plan.hardening import HardeningPlan
+    from ..backend.run.records import StepRecord
 
 AUTOMATIC = "automatic"
 SOURCE = "source.json"  # in the run folder: what the hardened MODEL was
@@ -89,7 +89,7 @@ class HardenModel(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         import torch
 
-        from ..backend.plan_file import plan_hash
+        from ..backend.plan.file import plan_hash
         from . import bridge, live, places, refuse
         from .plan import build_plan, data_stamp
 
@@ -133,7 +133,7 @@ def work(
     previews: tuple[int, str, bool],
 ) -> None:
     """Run the plan, or what is left of it, in its folder; all that is kept is kept there."""
-    from ..backend.harden import harden
+    from ..backend.hardening.run import harden
     from ..backend.memory.weights import weight_types
     from . import bridge
     from .live import Live
@@ -173,8 +173,8 @@ def work(
 
 def stored_run(folder: Path, plan: HardeningPlan) -> types.HardenedRun | None:
     """The finished run of this plan, if it is there."""
-    from ..backend.records import StepRecord
-    from ..backend.run_folder import RunFolder
+    from ..backend.run.folder import RunFolder
+    from ..backend.run.records import StepRecord
 
     if not (folder / "plan.json").is_file() or not (folder / SOURCE).is_file():
         return None
@@ -263,6 +263,6 @@ def _is_matrix(weights: Any, module: str) -> bool:
 
 
 def _write(path: Path, value: Any) -> None:
-    from ..backend.run_folder import write_json
+    from ..backend.run.folder import write_json
 
     write_json(path, value)

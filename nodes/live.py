@@ -12,13 +12,13 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..backend.live_state import LiveState, share_done
-from ..backend.live_state import blurred as blurred
-from ..backend.live_state import thinned as thinned
+from ..backend.jobs.live_state import LiveState, share_done
+from ..backend.jobs.live_state import blurred as blurred
+from ..backend.jobs.live_state import thinned as thinned
 from ..backend.progress import Progress
 
 if TYPE_CHECKING:
-    from ..backend.records import StepRecord
+    from ..backend.run.records import StepRecord
 
 EVENT = "resalign.progress"
 STATES: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()  # by workflow and node

@@ -11,8 +11,8 @@ from comfy_api.latest import io
 from . import types
 
 if TYPE_CHECKING:
-    from ..backend.config import HardeningPlan
     from ..backend.memory.plan import MemoryPlan as Found
+    from ..backend.plan.hardening import HardeningPlan
 
 GIB = 2**30
 STOP, GO_ON = "stop", "go on"
@@ -74,9 +74,9 @@ class MemoryPlan(io.ComfyNode):
         cls, model, settings=None, concepts=None, fine_tuning=None, retain=None, budget=0.0,
         when_nothing_fits=STOP,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..backend.config import Concept
         from ..backend.errors import ConfigError
         from ..backend.memory.words import table
+        from ..backend.plan.hardening import Concept
         from . import live, refuse
         from .plan import build_plan
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backend.live_state import blurred
-from ..backend.sheets import sheet as table
+from ..backend.jobs.live_state import blurred
+from ..backend.report.contact_sheet import sheet as table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..backend.probe_results import Look, ProbeResult
+    from ..backend.probe.results import Look, ProbeResult
 
 _ROWS = 6
 KINDS = ("unsafe", "neighbour", "retain")

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backend.config import RETAIN, Concept, HardeningPlan, ImageSet
 from ..backend.errors import ConfigError
-from ..backend.plan_presets import preset_plan
+from ..backend.plan.hardening import RETAIN, Concept, HardeningPlan, ImageSet
+from ..backend.plan.presets import preset_plan
 
 if TYPE_CHECKING:
-    from ..backend.probe_config import ProbePlan
+    from ..backend.plan.probe import ProbePlan
     from .types import FineTuningValue, SettingsValue
 
 

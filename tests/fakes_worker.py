@@ -165,9 +165,9 @@ def finished_demo_run(folder: Path) -> Path:
     from safetensors import safe_open
 
     from resalign.backend.adapter.lora import Adapter
-    from resalign.backend.config import Concept, HardeningPlan, Job
     from resalign.backend.demo.plans import CHECKPOINT
-    from resalign.backend.run_folder import RunFolder
+    from resalign.backend.plan.hardening import Concept, HardeningPlan, Job
+    from resalign.backend.run.folder import RunFolder
 
     block = "transformer_blocks.0.attn1.to_q"
     name = f"mid_block.attentions.0.{block}"

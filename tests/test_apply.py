@@ -8,8 +8,8 @@ import torch
 from fakes import random_conditioning, tiny_model
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.adapter.targets import target_modules
-from resalign.backend.config import AdapterConfig
 from resalign.backend.errors import ConfigError
+from resalign.backend.plan.hardening import AdapterConfig
 
 
 def inputs(batch: int = 2):

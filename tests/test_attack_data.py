@@ -8,14 +8,14 @@ import pytest
 import torch
 from fakes_data import Calls, save_pictures, tiny_family
 
-from resalign.backend.config import Concept, ImageSet
 from resalign.backend.data import latents as latents_module
 from resalign.backend.data.latents import encode_image_set, mirror_latents
 from resalign.backend.model.encode import encode_images, encode_prompts
+from resalign.backend.plan.hardening import Concept, ImageSet
+from resalign.backend.plan.probe import FineTuneAttack, ProbePlan
 from resalign.backend.probe import attack_data as attack_data_module
 from resalign.backend.probe.attack import attacked
 from resalign.backend.probe.attack_data import attack_data
-from resalign.backend.probe_config import FineTuneAttack, ProbePlan
 
 
 @pytest.fixture

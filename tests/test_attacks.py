@@ -15,12 +15,12 @@ from resalign.backend.adapter.targets import target_modules
 from resalign.backend.errors import ConfigError, DivergenceError
 from resalign.backend.model.denoiser import Conditioning
 from resalign.backend.model.encode import encode_prompts
+from resalign.backend.plan.probe import FineTuneAttack
 from resalign.backend.probe.attack import attacked
 from resalign.backend.probe.attack_batches import AttackBatches
 from resalign.backend.probe.attack_data import AttackData
 from resalign.backend.probe.attack_optimisers import learning_rate_share, make_optimiser
 from resalign.backend.probe.attack_weights import TrainedWeights
-from resalign.backend.probe_config import FineTuneAttack
 
 METHODS = ("lora", "dora", "loha", "lokr", "full")
 ATTACK = FineTuneAttack(name="attack", steps=3, rank=2, learning_rate=1e-2)

@@ -11,7 +11,6 @@ from fakes_data import Calls, picture, save_pictures, tiny_family
 
 from fakes import random_conditioning, random_set
 from resalign.backend.checkpoint.load import load_checkpoint
-from resalign.backend.config import Concept, FineTuneConfig, HardeningPlan, ImageSet
 from resalign.backend.data import batches, latents
 from resalign.backend.data.batches import (
     EncodedData,
@@ -27,6 +26,7 @@ from resalign.backend.data.latents import encode_image_set
 from resalign.backend.errors import DataError
 from resalign.backend.model.denoiser import Conditioning
 from resalign.backend.model.encode import encode_prompts
+from resalign.backend.plan.hardening import Concept, FineTuneConfig, HardeningPlan, ImageSet
 
 
 def numbered_set(*counts, pooled=False):

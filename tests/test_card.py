@@ -4,13 +4,13 @@ import dataclasses
 
 import pytest
 
-from resalign.backend.card import model_card, provenance_of, training_summary, write_card
 from resalign.backend.checkpoint.metadata import Provenance
 from resalign.backend.checkpoint.save import ExportReport
-from resalign.backend.config import Concept, FineTuneConfig, HardeningPlan
 from resalign.backend.errors import ConfigError
-from resalign.backend.plan_file import plan_hash
-from resalign.backend.records import SimulationRecord, StepRecord
+from resalign.backend.plan.file import plan_hash
+from resalign.backend.plan.hardening import Concept, FineTuneConfig, HardeningPlan
+from resalign.backend.report.card import model_card, provenance_of, training_summary, write_card
+from resalign.backend.run.records import SimulationRecord, StepRecord
 
 PLAN = HardeningPlan(
     concepts=(Concept("weapons | *axes*", prompts=("a gun",)),),

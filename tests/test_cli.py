@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 import resalign as ra
-from resalign.backend import check as checking
-from resalign.backend import outputs as outputs_module
 from resalign.backend.cli import main
 from resalign.backend.cli.console import live_line
-from resalign.backend.records import SimulationRecord, StepRecord
-from resalign.backend.run_folder import RunFolder
+from resalign.backend.jobs import check as checking
+from resalign.backend.jobs import export as outputs_module
+from resalign.backend.run.folder import RunFolder
+from resalign.backend.run.records import SimulationRecord, StepRecord
 
 STEPS = 6
 
@@ -74,7 +74,7 @@ def engine(monkeypatch, tmp_path):
         words=("about 3.1 GiB",), total=3 * 2**30, fits=None, changes={}, to_json=dict
     )
     monkeypatch.setattr(checking, "memory_needed", lambda *_: needed)
-    monkeypatch.setattr("resalign.backend.harden.harden", fake.harden)
+    monkeypatch.setattr("resalign.backend.hardening.run.harden", fake.harden)
     monkeypatch.setattr("resalign.backend.checkpoint.load.load_checkpoint", lambda path, **_: None)
 
     def export(checkpoint, adapter, target, **_):
@@ -349,10 +349,10 @@ def test_a_signal_ends_a_process_with_130_and_its_state(stop, package_folder, tm
             print("going", flush=True)
             time.sleep(60)
 
-        harden = sys.modules["resalign.backend.harden"] = ModuleType("harden")
+        harden = sys.modules["resalign.backend.hardening.run"] = ModuleType("harden")
         load = sys.modules["resalign.backend.checkpoint.load"] = ModuleType("load")
         harden.harden, load.load_checkpoint = slow, lambda path, **_: None
-        sys.modules["resalign.backend.outputs"] = outputs = ModuleType("outputs")
+        sys.modules["resalign.backend.jobs.export"] = outputs = ModuleType("outputs")
         outputs.write_outputs = None
         cli._ready = lambda job, console, **_: "cpu"
         sys.exit(main(["harden", "--checkpoint", "m", "--concept", "weapons", "--output", "o"]))

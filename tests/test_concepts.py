@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from resalign.backend.config import Concept, ImageSet
 from resalign.backend.data.concept import (
     load_concepts,
     load_preset,
@@ -15,6 +14,7 @@ from resalign.backend.data.concept import (
     retain_prompts,
 )
 from resalign.backend.errors import ConfigError, DataError
+from resalign.backend.plan.hardening import Concept, ImageSet
 
 CATEGORIES = ("drugs", "hate_symbols", "nudity", "self_harm", "violence", "weapons")
 

@@ -13,15 +13,15 @@ from resalign.backend.checkpoint.keys import unet_ldm_names
 from resalign.backend.checkpoint.load import load_checkpoint
 from resalign.backend.checkpoint.verify import verify_export
 from resalign.backend.demo.art import CLASSES, UNSAFE, render, sample_specs
+from resalign.backend.demo.evaluation import Meter
 from resalign.backend.demo.judge import GARBAGE, Judge
-from resalign.backend.demo.measure import Meter
 from resalign.backend.demo.pictures import rate_bars
 from resalign.backend.demo.plans import CHECKPOINT
 from resalign.backend.demo.run import run_demo
-from resalign.backend.demo.together import together
-from resalign.backend.intervals import wilson
+from resalign.backend.demo.side_by_side import together
 from resalign.backend.model.encode import decode_latents
 from resalign.backend.progress import Progress
+from resalign.backend.statistics.intervals import wilson
 
 
 @pytest.fixture(scope="module")

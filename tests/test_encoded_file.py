@@ -4,8 +4,6 @@ import pytest
 import torch
 from fakes_data import save_pictures, tiny_family
 
-from resalign.backend.check import _check_images
-from resalign.backend.config import Concept, FineTuneConfig, HardeningPlan, ImageSet
 from resalign.backend.data.assembly import encode_texts
 from resalign.backend.data.encoded_file import (
     count_encoded,
@@ -19,6 +17,8 @@ from resalign.backend.data.encoded_file import (
 from resalign.backend.data.encoded_set import merge
 from resalign.backend.data.latents import encode_image_set
 from resalign.backend.errors import DataError
+from resalign.backend.jobs.check import _check_images
+from resalign.backend.plan.hardening import Concept, FineTuneConfig, HardeningPlan, ImageSet
 
 
 def given(model, texts=("a cat", "a dog", "a cat"), sides=(8, 8, 16)):

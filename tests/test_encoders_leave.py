@@ -10,11 +10,11 @@ import pytest
 import torch
 from fakes_data import tiny_family
 
-from resalign.backend.config import Concept, HardeningPlan, ImageSet
 from resalign.backend.data.batches import prepare_data
-from resalign.backend.harden import harden
+from resalign.backend.hardening.run import harden
 from resalign.backend.model import encode
 from resalign.backend.model.model import Model
+from resalign.backend.plan.hardening import Concept, HardeningPlan, ImageSet
 
 DEVICE = torch.device("cpu", 0)  # stands for a GPU: another name than "cpu", where tensors can be
 

@@ -17,7 +17,7 @@ import pytest
 from fakes_webui_env import NEW, OLD, WebuiHost, kill_hard, wheel
 
 import resalign as ra
-from resalign.backend.plan_file import read_file
+from resalign.backend.plan.file import read_file
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and links of POSIX")
 VERSIONS = (

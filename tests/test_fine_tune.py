@@ -10,11 +10,11 @@ import torch
 from fakes import random_conditioning, random_set, tiny_model
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.adapter.merge_in_place import merged
-from resalign.backend.config import AdapterConfig, FineTuneConfig
 from resalign.backend.data.batches import draw
 from resalign.backend.errors import ExportError
+from resalign.backend.numerics.seeds import generator
+from resalign.backend.plan.hardening import AdapterConfig, FineTuneConfig
 from resalign.backend.probe.fine_tune import fine_tuned
-from resalign.backend.seeds import generator
 
 LORA = FineTuneConfig(name="lora", learning_rate=1e-2, steps=4, batch=4, rank=2)
 FULL = replace(LORA, name="full", method="full", learning_rate=1e-3)

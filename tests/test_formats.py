@@ -13,8 +13,8 @@ from resalign.backend.adapter.formats import guess_family, load_lora, save_lora
 from resalign.backend.adapter.lora import Adapter
 from resalign.backend.adapter.names import flat_name, module_name
 from resalign.backend.checkpoint.keys import unet_ldm_names
-from resalign.backend.config import TARGETS
 from resalign.backend.errors import CheckpointError, ExportError
+from resalign.backend.plan.hardening import TARGETS
 
 
 @pytest.fixture(scope="module")

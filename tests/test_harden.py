@@ -17,7 +17,9 @@ import pytest
 import torch
 
 from fakes import encoded_data, tiny_model
-from resalign.backend.config import (
+from resalign.backend.errors import DivergenceError, RunError
+from resalign.backend.hardening.run import harden
+from resalign.backend.plan.hardening import (
     AdapterConfig,
     Concept,
     FineTuneConfig,
@@ -26,9 +28,7 @@ from resalign.backend.config import (
     RegulatorConfig,
     SolverConfig,
 )
-from resalign.backend.errors import DivergenceError, RunError
-from resalign.backend.harden import harden
-from resalign.backend.run_folder import RunFolder
+from resalign.backend.run.folder import RunFolder
 
 FAST = FineTuneConfig(name="fast", learning_rate=5e-2, steps=2, batch=2, concept_share=0.5)
 SLOW = FineTuneConfig(

@@ -7,13 +7,13 @@ import torch
 from test_harden import plan, run, same
 
 from fakes import encoded_data, tiny_model
-from resalign.backend import harden as recipe
 from resalign.backend.errors import ConfigError
-from resalign.backend.harden import harden
-from resalign.backend.kernel_config import KernelConfig
+from resalign.backend.hardening import run as recipe
+from resalign.backend.hardening.run import harden
 from resalign.backend.model import kernels as module
 from resalign.backend.model.kernels import Kernels, applied, choose_kernels
-from resalign.backend.run_folder import RunFolder
+from resalign.backend.plan.kernels import KernelConfig
+from resalign.backend.run.folder import RunFolder
 
 
 def work() -> None: ...

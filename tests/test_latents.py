@@ -9,7 +9,6 @@ import safetensors.torch
 import torch
 from fakes_data import Calls, picture, save_pictures, tiny_family
 
-from resalign.backend.config import ImageSet
 from resalign.backend.data import assembly, latents
 from resalign.backend.data.cache import EncodingCache, content_key, fingerprint
 from resalign.backend.data.encoded_set import merge
@@ -18,7 +17,8 @@ from resalign.backend.data.pixels import frame, open_image
 from resalign.backend.errors import DataError
 from resalign.backend.model.encode import encode_images, encode_prompts
 from resalign.backend.model.generate import generate_latents
-from resalign.backend.seeds import generator
+from resalign.backend.numerics.seeds import generator
+from resalign.backend.plan.hardening import ImageSet
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from resalign.backend.parallel import life as module
-from resalign.backend.parallel.life import Life
+from resalign.backend.parallel import heartbeat as module
+from resalign.backend.parallel.heartbeat import Life
 
 
 class Store(dict):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import resalign as ra
-from resalign.backend.plan_file import read_file
+from resalign.backend.plan.file import read_file
 
 
 def run_python(code: str, *, cwd: Path, **environment: str) -> str:

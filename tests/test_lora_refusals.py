@@ -20,8 +20,8 @@ from fakes_lora import (
 )
 
 from resalign.backend.errors import CheckpointError
+from resalign.backend.plan.probe import LoraFile
 from resalign.backend.probe.loras import with_loras
-from resalign.backend.probe_config import LoraFile
 
 
 @pytest.fixture(scope="module")

@@ -9,17 +9,9 @@ import pytest
 import torch
 
 from fakes import tiny_unet
-from resalign.backend import harden as engine
 from resalign.backend.adapter.apply import AdaptedDenoiser
-from resalign.backend.config import (
-    AdapterConfig,
-    Concept,
-    FineTuneConfig,
-    HardeningPlan,
-    HarmConfig,
-    SolverConfig,
-)
 from resalign.backend.errors import ConfigError
+from resalign.backend.hardening import run as engine
 from resalign.backend.memory import plan as planner
 from resalign.backend.memory.meta import MetaMemory
 from resalign.backend.memory.plan import GIB, plan_memory
@@ -36,6 +28,14 @@ from resalign.backend.memory.tracker import LiveMemory
 from resalign.backend.memory.words import table
 from resalign.backend.model.model import Model
 from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
+from resalign.backend.plan.hardening import (
+    AdapterConfig,
+    Concept,
+    FineTuneConfig,
+    HardeningPlan,
+    HarmConfig,
+    SolverConfig,
+)
 from resalign.backend.progress import silent
 
 SIDE = 16  # of the latents

@@ -10,7 +10,9 @@ from fakes import encoded_data, random_conditioning, random_set, tiny_model
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.bilevel.objective import Objective
 from resalign.backend.bilevel.vectors import SplitLoss, gradient
-from resalign.backend.config import (
+from resalign.backend.data.batches import draw, prepare_data
+from resalign.backend.hardening.run import harden
+from resalign.backend.plan.hardening import (
     AdapterConfig,
     Concept,
     FineTuneConfig,
@@ -19,8 +21,6 @@ from resalign.backend.config import (
     ImageSet,
     RegulatorConfig,
 )
-from resalign.backend.data.batches import draw, prepare_data
-from resalign.backend.harden import harden
 
 KINDS = ("ascent", "redirect", "retain", "fine_tuning")
 

@@ -9,7 +9,7 @@ import torch
 from fakes_comfy import Interrupted
 from fakes_nodes import Bench
 
-from resalign.backend.records import StepRecord
+from resalign.backend.run.records import StepRecord
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_the_denoiser_comes_in_the_type_that_the_plan_is_reckoned_with(
     bench, monkeypatch, precision, simulate, dtype
 ):
     """All weights that a user trains cannot be in half precision."""
-    monkeypatch.setattr("resalign.backend.harden.harden", stop)
+    monkeypatch.setattr("resalign.backend.hardening.run.harden", stop)
     with pytest.raises(StoppedHereError):
         bench.run(precision=precision, simulate=simulate)
     assert bench.denoiser_dtype == dtype
@@ -129,7 +129,7 @@ def test_a_failure_is_told_and_passed_on(bench, monkeypatch):
     def fail(*args, **options):
         raise RuntimeError("no room")
 
-    monkeypatch.setattr("resalign.backend.harden.harden", fail)
+    monkeypatch.setattr("resalign.backend.hardening.run.harden", fail)
     with pytest.raises(RuntimeError, match="no room"):
         bench.run()
     assert (bench.state["status"], bench.state["message"]) == ("failed", "no room")

@@ -7,13 +7,13 @@ import pytest
 import torch
 from fakes_data import save_pictures, tiny_family
 
-from resalign.backend.config import ImageSet
 from resalign.backend.data.assembly import encode_texts
 from resalign.backend.data.encoded_file import load_encoded
 from resalign.backend.data.image_set import read_image_set
 from resalign.backend.data.latents import encode_image_set
 from resalign.backend.data.pixels import open_image
 from resalign.backend.errors import ConfigError, DataError
+from resalign.backend.plan.hardening import ImageSet
 
 
 @pytest.fixture

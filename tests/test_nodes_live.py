@@ -9,7 +9,7 @@ from fakes_comfy import Interrupted, install, load_nodes
 from PIL import Image, ImageStat
 
 from resalign.backend.progress import Progress
-from resalign.backend.records import StepRecord
+from resalign.backend.run.records import StepRecord
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import torch
 from fakes_comfy import Interrupted
 from fakes_nodes import Bench
 
-from resalign.backend.config import Concept, HardeningPlan, SolverConfig
 from resalign.backend.errors import ConfigError
 from resalign.backend.memory.plan import GIB, MemoryPlan
+from resalign.backend.plan.hardening import Concept, HardeningPlan, SolverConfig
 
 CAT = (Concept("cat", ("a cat",)),)
 

@@ -11,7 +11,7 @@ import pytest
 from fakes_comfy import install
 
 import resalign
-from resalign.backend.plan_file import read_file
+from resalign.backend.plan.file import read_file
 
 VALUES = {"Int", "Float", "String", "Boolean", "Combo", "DynamicCombo"}  # no sockets
 

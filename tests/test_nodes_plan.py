@@ -8,10 +8,10 @@ from pathlib import Path
 import fakes_comfy
 import pytest
 
-from resalign.backend.config import Concept, FineTuneConfig, ImageSet
 from resalign.backend.data.concept import load_preset
 from resalign.backend.errors import ConfigError
-from resalign.backend.plan_presets import PLAN_PRESETS, preset_plan
+from resalign.backend.plan.hardening import Concept, FineTuneConfig, ImageSet
+from resalign.backend.plan.presets import PLAN_PRESETS, preset_plan
 
 CAT = Concept("cat", ("a cat",))
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 import resalign as ra
-from resalign.backend.plan_file import differences, from_json, load_job, plan_hash, to_json
+from resalign.backend.plan.file import differences, from_json, load_job, plan_hash, to_json
 
 
 def a_plan(**changes) -> ra.HardeningPlan:

@@ -4,11 +4,11 @@ import re
 import pytest
 
 import resalign as ra
-from resalign.backend import config
-from resalign.backend.plan_comments import COMMENTS
-from resalign.backend.plan_file import load_job
-from resalign.backend.plan_presets import PLAN_PRESETS, preset_plan
-from resalign.backend.plan_template import EXAMPLE, template, write_template
+from resalign.backend.plan import hardening as config
+from resalign.backend.plan.comments import COMMENTS
+from resalign.backend.plan.file import load_job
+from resalign.backend.plan.presets import PLAN_PRESETS, preset_plan
+from resalign.backend.plan.template import EXAMPLE, template, write_template
 
 CONFIG_CLASSES = [
     value

@@ -1,8 +1,8 @@
 import pytest
 from PIL import Image
 
-from resalign.backend.plots import plot_records
-from resalign.backend.records import SimulationRecord, StepRecord
+from resalign.backend.report.plots import plot_records
+from resalign.backend.run.records import SimulationRecord, StepRecord
 
 
 def record(step: int, *, users: int, harm: float = -0.3) -> StepRecord:

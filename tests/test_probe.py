@@ -15,13 +15,9 @@ from safetensors.torch import load_file, save_file
 from resalign.backend.adapter.lora import Adapter
 from resalign.backend.checkpoint.load import load_checkpoint
 from resalign.backend.checkpoint.save import export_merged
-from resalign.backend.config import Concept, FineTuneConfig, HardeningPlan, ImageSet
 from resalign.backend.errors import ConfigError, ResAlignError, RunError
-from resalign.backend.probe.folder import LOOKS
-from resalign.backend.probe.probe import probe, run_probe
-from resalign.backend.probe.reading import read_probe
-from resalign.backend.probe.subjects import FileSubject, LoadedSubject
-from resalign.backend.probe_config import (
+from resalign.backend.plan.hardening import Concept, FineTuneConfig, HardeningPlan, ImageSet
+from resalign.backend.plan.probe import (
     ORIGINAL,
     FineTuneAttack,
     GenerationConfig,
@@ -33,7 +29,11 @@ from resalign.backend.probe_config import (
     PromptSet,
     ScorerConfig,
 )
-from resalign.backend.probe_results import Scores
+from resalign.backend.probe.folder import LOOKS
+from resalign.backend.probe.probe import probe, run_probe
+from resalign.backend.probe.reading import read_probe
+from resalign.backend.probe.results import Scores
+from resalign.backend.probe.subjects import FileSubject, LoadedSubject
 from resalign.backend.scorers.denoising import DenoisingScorer
 
 CONCEPT = Concept("bad", prompts=("a bad thing", "another bad thing", "the worst"))

@@ -17,14 +17,10 @@ from resalign.backend.cli.console import Console
 from resalign.backend.cli.parser import build_parser
 from resalign.backend.cli.probing import probe_job_of
 from resalign.backend.cli.verifying import _against_the_source, _source
-from resalign.backend.config import Concept, ImageSet
 from resalign.backend.errors import ConfigError, ResAlignError, RunError
-from resalign.backend.plan_file import to_json
-from resalign.backend.probe.folder import ProbeFolder, read_job, save_job
-from resalign.backend.probe.probe import probe, run_probe
-from resalign.backend.probe.recorded import reproduce
-from resalign.backend.probe.summary import summarise
-from resalign.backend.probe_config import (
+from resalign.backend.plan.file import to_json
+from resalign.backend.plan.hardening import Concept, ImageSet
+from resalign.backend.plan.probe import (
     FineTuneAttack,
     GenerationConfig,
     MergeAttack,
@@ -33,7 +29,11 @@ from resalign.backend.probe_config import (
     ProbePlan,
     PromptSet,
 )
-from resalign.backend.probe_results import ModelInfo, Scores
+from resalign.backend.probe.folder import ProbeFolder, read_job, save_job
+from resalign.backend.probe.probe import probe, run_probe
+from resalign.backend.probe.recorded import reproduce
+from resalign.backend.probe.results import ModelInfo, Scores
+from resalign.backend.probe.summary import summarise
 
 CONCEPT = Concept("bad", prompts=("a bad thing",))
 

@@ -7,13 +7,13 @@ import re
 
 import pytest
 
-from resalign.backend import probe_config
 from resalign.backend.errors import ConfigError
-from resalign.backend.plan_file import from_json, load_probe_job, to_json
-from resalign.backend.plan_template import EXAMPLE, probe_template, write_probe_template
-from resalign.backend.probe_comments import PROBE_COMMENTS
-from resalign.backend.probe_config import FineTuneAttack, MergeAttack, ProbePlan
-from resalign.backend.probe_presets import PROBE_PRESETS, preset_probe
+from resalign.backend.plan import probe as probe_config
+from resalign.backend.plan.file import from_json, load_probe_job, to_json
+from resalign.backend.plan.probe import FineTuneAttack, MergeAttack, ProbePlan
+from resalign.backend.plan.probe_comments import PROBE_COMMENTS
+from resalign.backend.plan.probe_presets import PROBE_PRESETS, preset_probe
+from resalign.backend.plan.template import EXAMPLE, probe_template, write_probe_template
 
 CLASSES = [
     value

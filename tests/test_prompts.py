@@ -2,11 +2,11 @@
 
 import pytest
 
-from resalign.backend.config import Concept, ImageSet
 from resalign.backend.data.concept import load_preset, near_neighbours, preset_names
 from resalign.backend.errors import DataError
+from resalign.backend.plan.hardening import Concept, ImageSet
+from resalign.backend.plan.probe import PromptSet
 from resalign.backend.probe.prompts import Prompt, evaluation_prompts, expand, load_prompts
-from resalign.backend.probe_config import PromptSet
 
 DRAGONS = Concept("dragons", ("a dragon", "a wyvern"))
 

@@ -11,7 +11,15 @@ from torch import nn
 from fakes import encoded_data, random_conditioning, tiny_model, tiny_unet
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.bilevel.hessian import hessian_product
-from resalign.backend.config import (
+from resalign.backend.data.cache import fingerprint
+from resalign.backend.errors import ConfigError
+from resalign.backend.hardening.run import harden
+from resalign.backend.memory.trace import measure_step, random_data, trace_step
+from resalign.backend.memory.tracker import LiveMemory
+from resalign.backend.model.model import Model
+from resalign.backend.model.quantised import QuantisedLinear, quantised
+from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
+from resalign.backend.plan.hardening import (
     AdapterConfig,
     Concept,
     FineTuneConfig,
@@ -20,16 +28,8 @@ from resalign.backend.config import (
     RegulatorConfig,
     SolverConfig,
 )
-from resalign.backend.data.cache import fingerprint
-from resalign.backend.errors import ConfigError
-from resalign.backend.harden import harden
-from resalign.backend.memory.trace import measure_step, random_data, trace_step
-from resalign.backend.memory.tracker import LiveMemory
-from resalign.backend.model.model import Model
-from resalign.backend.model.quantised import QuantisedLinear, quantised
-from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
+from resalign.backend.plan.quantization import QUANTIZATIONS
 from resalign.backend.progress import Progress
-from resalign.backend.quantization import QUANTIZATIONS
 
 pytest.importorskip("bitsandbytes", reason="the rounded base needs bitsandbytes, which is optional")
 

@@ -12,18 +12,18 @@ from torch import nn
 
 import resalign as ra
 from fakes import tiny_model, tiny_unet
-from resalign.backend.check import check_job
 from resalign.backend.checkpoint import load
 from resalign.backend.checkpoint.detect import detect
 from resalign.backend.errors import ConfigError
+from resalign.backend.jobs.check import check_job
 from resalign.backend.memory import plan as planner
 from resalign.backend.memory.plan import GIB, plan_memory
 from resalign.backend.memory.trace import Trace, trace_step
 from resalign.backend.memory.weights import weight_types
 from resalign.backend.model import quantised as module
-from resalign.backend.plan_file import from_json, plan_hash, to_json
-from resalign.backend.quantization import QUANTIZATIONS
-from resalign.backend.stage_config import Stage
+from resalign.backend.plan.file import from_json, plan_hash, to_json
+from resalign.backend.plan.quantization import QUANTIZATIONS
+from resalign.backend.plan.stages import Stage
 
 # plan_hash(plan(seed=5)) in the commit before the setting came
 OLD_HASH = "96a3ada62637d5fec25891a27a018b16b80dbc48e0a541a7a41f22c9986cbca3"

@@ -15,14 +15,14 @@ import torch
 from fakes_ranks import finish, until
 from test_harden import FAST, SLOW, plan, run
 
-from resalign.backend.config import RegulatorConfig
 from resalign.backend.errors import ConfigError
 from resalign.backend.parallel.launch import join_ranks, place_in_environment
+from resalign.backend.parallel.process_group import Together
 from resalign.backend.parallel.ranks import ALONE, assign
-from resalign.backend.parallel.together import Together
 from resalign.backend.parallel.wire import pack, unpack
-from resalign.backend.run_folder import RunFolder
-from resalign.backend.stage_config import Stage
+from resalign.backend.plan.hardening import RegulatorConfig
+from resalign.backend.plan.stages import Stage
+from resalign.backend.run.folder import RunFolder
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="ranks are forked here")
 
@@ -69,7 +69,7 @@ CASES = {
 }  # fmt: skip
 
 
-_STAGE = "from resalign.backend.stage_config import Stage\n"
+_STAGE = "from resalign.backend.plan.stages import Stage\n"
 
 
 @pytest.mark.parametrize("case", [next(iter(CASES)), *map(slow, list(CASES)[1:])])
@@ -98,7 +98,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(launcher, tmp_path, before, 
 def stop(progress):
     if progress.step == 3 and progress.micro_step == 1:
         raise KeyboardInterrupt
-from resalign.backend.config import RegulatorConfig
+from resalign.backend.plan.hardening import RegulatorConfig
 """
     first = launcher.start(stop + harden_lines(changes, "stop"), before, tmp_path)
     assert 0 not in finish(first)

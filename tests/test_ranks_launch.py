@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from test_cli_probe import PLAN as PROBE
 
 from resalign.backend.probe.reading import read_probe
-from resalign.backend.run_folder import RunFolder
+from resalign.backend.run.folder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -24,7 +24,7 @@ import json
 from dataclasses import replace
 from test_probe import Brightness, HALF, SETS, TRAINING, plan, subjects
 from resalign.backend.probe.probe import run_probe
-from resalign.backend.probe_config import ORIGINAL, GenerationConfig
+from resalign.backend.plan.probe import ORIGINAL, GenerationConfig
 from resalign.backend.scorers.denoising import DenoisingScorer
 files = {path.stem: path for path in Path(FILES).glob("*.safetensors")}
 SMALL = {key: replace(part, images=2) for key, part in SETS.items()}
@@ -98,7 +98,7 @@ def test_a_probe_that_lost_a_rank_goes_on_with_another_number(launcher, lines, t
     """kill -9 of a rank: the first says so, complete looks stay, and the end is the same."""
     work = lines + "probed(here / 'probe')\n"
     slow = lines + (
-        "import resalign.backend.probe.looking as looking\n"
+        "import resalign.backend.probe.evaluation as looking\n"
         "true = looking.Looker.look\n"
         "def look(self, model, key, **options):\n"
         "    if os.environ['RANK'] != '0' and key[0] == 'changed':\n"

@@ -7,16 +7,16 @@ from dataclasses import replace
 import pytest
 from fakes_probe import PETS, fake_plan, fake_result
 
-from resalign.backend.config import Concept, FineTuneConfig, HardeningPlan
 from resalign.backend.errors import ConfigError, ExportError, RunError
-from resalign.backend.intervals import wilson
-from resalign.backend.probe_config import ProbeJob, ProbePlan, ScorerConfig
-from resalign.backend.probe_results import Look, ProbeResult, Scores, SetLook
+from resalign.backend.plan.hardening import Concept, FineTuneConfig, HardeningPlan
+from resalign.backend.plan.probe import ProbeJob, ProbePlan, ScorerConfig
+from resalign.backend.probe.results import Look, ProbeResult, Scores, SetLook
 from resalign.backend.report.build import build_report, curve_png, write_report
 from resalign.backend.report.compare import compare_reports, groups_of
 from resalign.backend.report.plan_words import job_json
 from resalign.backend.report.schema import load_report, to_report_json, without_paths
 from resalign.backend.report.view import View
+from resalign.backend.statistics.intervals import wilson
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +231,7 @@ def test_a_probe_with_one_look_still_has_a_report(tmp_path):
 
 
 def test_the_plan_in_a_report_is_a_plan_file_that_runs(result, tmp_path):
-    from resalign.backend.plan_file import load_probe_job
+    from resalign.backend.plan.file import load_probe_job
 
     (tmp_path / "probe.json").write_text(job_json(result), encoding="utf-8")
     job = load_probe_job(tmp_path / "probe.json")
@@ -255,7 +255,7 @@ def test_a_name_that_looks_like_mathematics_is_drawn_as_it_is(tmp_path):
 
 def test_hardening_and_probe_make_one_report(result):
     from resalign.backend.adapter.lora import Adapter
-    from resalign.backend.harden import HardenResult
+    from resalign.backend.hardening.run import HardenResult
 
     plan = HardeningPlan(
         concepts=(Concept("weapons", ("a gun",)),),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import resalign as ra
-from resalign.backend.run_folder import RunFolder
+from resalign.backend.run.folder import RunFolder
 
 PLAN = ra.HardeningPlan(concept=ra.Concept("weapons", prompts=("a gun",)))
 OTHER = ra.HardeningPlan(concept=ra.Concept("weapons", prompts=("a gun",)), seed=3)
@@ -132,7 +132,7 @@ def test_a_failed_save_leaves_the_state_before_it(tmp_path, monkeypatch):
         def full_disk(*_, **__):
             raise OSError("No space left on device")
 
-        monkeypatch.setattr("resalign.backend.run_folder.save_file", full_disk)
+        monkeypatch.setattr("resalign.backend.run.folder.save_file", full_disk)
         with pytest.raises(OSError, match="No space"):
             run.save_state(3, {"m": torch.zeros(3)}, {})
         assert run.load_state()[0] == 2
@@ -204,7 +204,7 @@ def test_a_process_has_its_run_to_itself_and_when_killed_leaves_a_state_that_loa
         sys.modules["resalign"] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         import resalign as ra, torch
-        from resalign.backend.run_folder import RunFolder
+        from resalign.backend.run.folder import RunFolder
         plan = ra.HardeningPlan(concept=ra.Concept("weapons", prompts=("a gun",)))
         run = RunFolder.create({str(tmp_path / "run")!r}, plan)
         for step in range(1, 10**9):

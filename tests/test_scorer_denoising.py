@@ -9,9 +9,9 @@ from fakes import random_conditioning, random_set, tiny_model
 from resalign.backend.data.encoded_set import Bucket, EncodedSet
 from resalign.backend.errors import ConfigError, DataError, DivergenceError
 from resalign.backend.model.schedule import NoiseSchedule
-from resalign.backend.probe_config import ScorerConfig
+from resalign.backend.numerics.seeds import generator
+from resalign.backend.plan.probe import ScorerConfig
 from resalign.backend.scorers.denoising import DenoisingScorer
-from resalign.backend.seeds import generator
 
 
 class Oracle:

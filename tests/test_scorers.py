@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from resalign.backend.errors import ConfigError, DataError
-from resalign.backend.probe_config import ScorerConfig
-from resalign.backend.probe_results import Scores
+from resalign.backend.plan.probe import ScorerConfig
+from resalign.backend.probe.results import Scores
 from resalign.backend.scorers import fields, registry
 from resalign.backend.scorers.command import CommandScorer
 from resalign.backend.scorers.pictures import blank, checked, to_bytes

@@ -13,13 +13,13 @@ from resalign.backend.adapter.lora import Adapter
 from resalign.backend.adapter.stack import stacked
 from resalign.backend.bilevel.closed_form import closed_form
 from resalign.backend.bilevel.projection import leading, watched
-from resalign.backend.config import AdapterConfig, Concept, FineTuneConfig, HardeningPlan
 from resalign.backend.errors import ConfigError
-from resalign.backend.harden import harden
-from resalign.backend.plan_file import from_json, to_json
-from resalign.backend.run_folder import RunFolder
-from resalign.backend.stage_config import EditConfig, ProjectionConfig, Stage
-from resalign.backend.stages import stage_plans
+from resalign.backend.hardening.run import harden
+from resalign.backend.hardening.stages import stage_plans
+from resalign.backend.plan.file import from_json, to_json
+from resalign.backend.plan.hardening import AdapterConfig, Concept, FineTuneConfig, HardeningPlan
+from resalign.backend.plan.stages import EditConfig, ProjectionConfig, Stage
+from resalign.backend.run.folder import RunFolder
 
 CONCEPT = Concept("bad", prompts=("bad",))
 USER = FineTuneConfig(name="user", learning_rate=1e-2, steps=2, batch=2)

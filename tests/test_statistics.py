@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from scipy.stats import binom, bootstrap
 
-from resalign.backend.intervals import wilson
-from resalign.backend.statistics import (
+from resalign.backend.statistics.comparisons import (
     mcnemar,
     newcombe,
     paired_bootstrap,
     paired_clusters,
     resilience,
 )
+from resalign.backend.statistics.intervals import wilson
 
 
 def flags_of(both, only_first, only_second, neither):

@@ -5,11 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from resalign.backend.config import Concept
 from resalign.backend.errors import ConfigError
-from resalign.backend.intervals import wilson
-from resalign.backend.probe.summary import Rate, headline, original_at_hand, percent, summarise
-from resalign.backend.probe_config import (
+from resalign.backend.plan.hardening import Concept
+from resalign.backend.plan.probe import (
     FineTuneAttack,
     LoraAttack,
     LoraFile,
@@ -17,8 +15,10 @@ from resalign.backend.probe_config import (
     ProbePlan,
     ScorerConfig,
 )
-from resalign.backend.probe_results import Look, ModelInfo, ProbeResult, Scores, SetLook
-from resalign.backend.statistics import mcnemar
+from resalign.backend.probe.results import Look, ModelInfo, ProbeResult, Scores, SetLook
+from resalign.backend.probe.summary import Rate, headline, original_at_hand, percent, summarise
+from resalign.backend.statistics.comparisons import mcnemar
+from resalign.backend.statistics.intervals import wilson
 
 PLAN = ProbePlan(
     concepts=(Concept("weapons", ("a gun",)),),

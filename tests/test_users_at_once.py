@@ -10,10 +10,10 @@ from test_harden import FAST, SLOW, plan
 
 from fakes import encoded_data, tiny_model
 from resalign.backend.adapter.apply import AdaptedDenoiser
-from resalign.backend.config import AdapterConfig, RegulatorConfig, SolverConfig
 from resalign.backend.errors import ConfigError
-from resalign.backend.harden import harden
-from resalign.backend.stage_config import Stage
+from resalign.backend.hardening.run import harden
+from resalign.backend.plan.hardening import AdapterConfig, RegulatorConfig, SolverConfig
+from resalign.backend.plan.stages import Stage
 
 THIRD = replace(FAST, name="third", learning_rate=2e-3, steps=3, batch=3, optimiser="adamw")
 USERS = {

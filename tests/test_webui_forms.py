@@ -6,11 +6,11 @@ from datetime import datetime
 import pytest
 from fakes_webui import FakeHost, write_header
 
-from resalign.backend.config import Concept, HardeningPlan, ImageSet
 from resalign.backend.data.concept import load_preset
 from resalign.backend.errors import ConfigError
-from resalign.backend.plan_file import from_json
-from resalign.backend.plan_presets import plan_preset, preset_plan
+from resalign.backend.plan.file import from_json
+from resalign.backend.plan.hardening import Concept, HardeningPlan, ImageSet
+from resalign.backend.plan.presets import plan_preset, preset_plan
 from resalign.backend.worker.requests import CheckRequest, parse_request
 from resalign.scripts.resalign_webui import forms
 from resalign.scripts.resalign_webui import host as hosts

@@ -6,12 +6,12 @@ from datetime import datetime
 import pytest
 from fakes_webui import FakeHost, write_header, write_run
 
-from resalign.backend.config import Concept
 from resalign.backend.errors import ConfigError
-from resalign.backend.plan_file import from_json, to_json
-from resalign.backend.plan_presets import preset_plan
-from resalign.backend.probe_config import ProbePlan
-from resalign.backend.probe_presets import preset_probe
+from resalign.backend.plan.file import from_json, to_json
+from resalign.backend.plan.hardening import Concept
+from resalign.backend.plan.presets import preset_plan
+from resalign.backend.plan.probe import ProbePlan
+from resalign.backend.plan.probe_presets import preset_probe
 from resalign.scripts.resalign_webui import host as hosts
 from resalign.scripts.resalign_webui import measure_forms as forms
 from resalign.scripts.resalign_webui.runs import read_probes, read_runs, with_adapter

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from resalign.backend.cli import main as command_line
-from resalign.backend.config import Concept, HardeningPlan
 from resalign.backend.errors import ConfigError, RunError
-from resalign.backend.live_state import LiveState
-from resalign.backend.plan_file import to_json
+from resalign.backend.jobs.live_state import LiveState
+from resalign.backend.plan.file import to_json
+from resalign.backend.plan.hardening import Concept, HardeningPlan
 from resalign.backend.progress import Progress
 from resalign.backend.worker import protocol
 from resalign.backend.worker.protocol import Lines, StopFlag, Stopped, parse

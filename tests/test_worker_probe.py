@@ -8,12 +8,11 @@ from fakes_worker import finished_demo_run
 
 from resalign.backend.checkpoint.inspect import inspect
 from resalign.backend.cli import main as command_line
-from resalign.backend.config import Concept, ImageSet
 from resalign.backend.errors import ConfigError, RunError
-from resalign.backend.live_state import LiveState
-from resalign.backend.plan_file import to_json
-from resalign.backend.probe.subjects import RunSubject
-from resalign.backend.probe_config import (
+from resalign.backend.jobs.live_state import LiveState
+from resalign.backend.plan.file import to_json
+from resalign.backend.plan.hardening import Concept, ImageSet
+from resalign.backend.plan.probe import (
     FineTuneAttack,
     GenerationConfig,
     MergeAttack,
@@ -21,7 +20,8 @@ from resalign.backend.probe_config import (
     ProbePlan,
     PromptSet,
 )
-from resalign.backend.run_folder import RunFolder
+from resalign.backend.probe.subjects import RunSubject
+from resalign.backend.run.folder import RunFolder
 from resalign.backend.worker import drawing, exporting, hardening
 from resalign.backend.worker.protocol import Stopped
 from resalign.backend.worker.requests import check_files, parse_request

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from fakes_worker import FakeHost, ended, gone, small_disk, wait_for
 
-from resalign.backend.config import Concept, HardeningPlan, ImageSet
-from resalign.backend.plan_file import to_json
-from resalign.backend.run_folder import RunFolder
+from resalign.backend.plan.file import to_json
+from resalign.backend.plan.hardening import Concept, HardeningPlan, ImageSet
+from resalign.backend.run.folder import RunFolder
 from resalign.backend.worker.protocol import DONE, STOPPED, USER, parse
 from resalign.scripts.resalign_webui.jobs import JobManager
 

@@ -10,12 +10,12 @@ import torch
 from fakes_lora import plain, write
 from fakes_worker import finished_demo_run, small_disk
 
-from resalign.backend.config import Concept, FineTuneConfig, HardeningPlan, ImageSet
 from resalign.backend.demo.plans import CHECKPOINT
 from resalign.backend.errors import CheckpointError, ConfigError, ExportError, RunError
-from resalign.backend.live_state import LiveState
-from resalign.backend.plan_file import to_json
-from resalign.backend.run_folder import RunFolder
+from resalign.backend.jobs.live_state import LiveState
+from resalign.backend.plan.file import to_json
+from resalign.backend.plan.hardening import Concept, FineTuneConfig, HardeningPlan, ImageSet
+from resalign.backend.run.folder import RunFolder
 from resalign.backend.worker import checking, drawing, exporting, hardening
 from resalign.backend.worker.protocol import Stopped
 from resalign.backend.worker.requests import parse_request

@@ -17,13 +17,13 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from ..config import AdapterConfig, Precision
 from ..errors import ConfigError
 from ..model.denoiser import Conditioning
 from ..model.encode import conditioning_to
 from ..model.model import Model
 from ..model.quantised import is_quantised
-from ..seeds import generator
+from ..numerics.seeds import generator
+from ..plan.hardening import AdapterConfig, Precision
 from .lora import A, Adapter, B
 from .side_by_side import SideBySide
 from .stack import stacked

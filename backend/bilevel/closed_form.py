@@ -23,9 +23,9 @@ from torch import Tensor
 
 from ..adapter.apply import AdaptedDenoiser
 from ..adapter.lora import Adapter
-from ..config import Concept, HardeningPlan
 from ..data.batches import EncodedData
-from ..stage_config import EditConfig
+from ..plan.hardening import Concept, HardeningPlan
+from ..plan.stages import EditConfig
 
 _ROWS = 4096  # tokens at a time: 2048 wide and in float64, 64 MiB
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..config import FineTuneConfig, HardeningPlan
 from ..data.batches import Draw, EncodedData, EncodedSet, draw
 from ..model.schedule import NoiseSchedule
-from ..seeds import generator
+from ..numerics.seeds import generator
+from ..plan.hardening import FineTuneConfig, HardeningPlan
 from .objective import Harm, Objective, Seat
 from .vectors import Loss, Terms
 

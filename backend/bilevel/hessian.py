@@ -18,8 +18,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ..solver_config import HessianProducts
-from ..torch_versions import math_attention
+from ..numerics.torch_compat import math_attention
+from ..plan.solver import HessianProducts
 from .vectors import Loss, Parameters, assign, flatten, gradient, snapshot, unflatten
 
 

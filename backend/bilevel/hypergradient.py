@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..config import SolverConfig
 from ..errors import DivergenceError
+from ..plan.hardening import SolverConfig
 from .hessian import hessian_product
 from .solvers import Solution, solve
 from .vectors import Loss, Parameters, flatten, gradient, unflatten

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..config import FineTuneConfig, LearningRateSchedule
 from ..model.kernels import optimiser_options
+from ..plan.hardening import FineTuneConfig, LearningRateSchedule
 from .vectors import Loss, Parameters, Terms, distance, gradient, gradients, snapshot
 
 

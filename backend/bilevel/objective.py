@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from ..adapter.apply import AdaptedDenoiser
-from ..config import HarmConfig
 from ..data.batches import Draw
 from ..model.denoiser import Conditioning
 from ..model.schedule import NoiseSchedule
+from ..plan.hardening import HarmConfig
 from .losses import ascent_loss, denoising_loss, redirect_target
 from .vectors import Loss, SplitLoss, Terms
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ..adapter.apply import AdaptedDenoiser
 from ..errors import ConfigError
-from ..stage_config import ProjectionConfig
+from ..plan.stages import ProjectionConfig
 from .feed import Feed
 from .vectors import Parameters
 

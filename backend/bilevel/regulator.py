@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..config import FineTuneConfig, RegulatorConfig
+from ..plan.hardening import FineTuneConfig, RegulatorConfig
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..adapter.apply import AdaptedDenoiser
-from ..config import FineTuneConfig, HardeningPlan, Simulate
+from ..plan.hardening import FineTuneConfig, HardeningPlan, Simulate
 from .hypergradient import Hypergradient, hypergradient
 from .inner_loop import InnerRun, inner_loop, inner_loops
 from .objective import Harm, Seat

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DivergenceError
-from ..solver_config import SolverMethod
+from ..plan.solver import SolverMethod
 
 Product = Callable[[Tensor], Tensor]
 _NOISE = 1e-3  # a residual below this may stop falling: the products are no better than that

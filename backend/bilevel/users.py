@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ..adapter.apply import AdaptedDenoiser
-from ..config import FineTuneConfig, HardeningPlan
+from ..plan.hardening import FineTuneConfig, HardeningPlan
 from .feed import Feed
 from .objective import Harm
 from .regulator import Regulator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..config import HardeningPlan, Ramp
+from ..plan.hardening import HardeningPlan, Ramp
 
 _SLOPE = 10.0  # of the published sigmoid ramp
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from ..adapter.lora import Adapter
 from ..errors import ExportError
 from ..model.model import Model
+from ..numerics.determinism import threads
 from ..progress import ProgressCallback, silent
-from ..rounding import threads
 from .detect import CheckpointInfo, detect
 from .metadata import Provenance, hardened_metadata, versions
 from .stream import PARTIAL, Hashes, rewrite

@@ -11,7 +11,7 @@ import torch
 from ..adapter.lora import A, Adapter, B
 from ..adapter.merge import Merged, merged_weight
 from ..errors import ExportError
-from ..torch_versions import FNUZ
+from ..numerics.torch_compat import FNUZ
 from .detect import CheckpointInfo
 from .header import Header, TensorEntry
 from .keys import unet_ldm_names

@@ -27,7 +27,7 @@ def inspect(args: argparse.Namespace, console: Console) -> int:
 
 
 def export(args: argparse.Namespace, console: Console) -> int:
-    from ..outputs import finished_probe, finished_run, source_of_run, write_outputs
+    from ..jobs.export import finished_probe, finished_run, source_of_run, write_outputs
     from .written import tell
 
     run = finished_run(args.run_folder, unfinished=args.unfinished)
@@ -42,7 +42,7 @@ def export(args: argparse.Namespace, console: Console) -> int:
 
 def lora(args: argparse.Namespace, console: Console) -> int:
     from ..adapter.formats import save_lora
-    from ..outputs import finished_run
+    from ..jobs.export import finished_run
 
     run = finished_run(args.run_folder, unfinished=args.unfinished)
     adapter, _ = run.load_adapter()
@@ -52,7 +52,7 @@ def lora(args: argparse.Namespace, console: Console) -> int:
 
 
 def plan_new(args: argparse.Namespace, console: Console) -> int:
-    from ..plan_template import EXAMPLE, write_probe_template, write_template
+    from ..plan.template import EXAMPLE, write_probe_template, write_template
     from .jobs import concepts_of
 
     concepts = concepts_of(args.concept) or (EXAMPLE,)
@@ -74,8 +74,8 @@ def plan_new(args: argparse.Namespace, console: Console) -> int:
 
 def presets(args: argparse.Namespace, console: Console) -> int:
     from ..data.concept import load_preset, preset_names
-    from ..plan_presets import PLAN_PRESETS
-    from ..probe_presets import PROBE_PRESETS
+    from ..plan.presets import PLAN_PRESETS
+    from ..plan.probe_presets import PROBE_PRESETS
     from ..scorers.registry import scorer_names
 
     concepts = {name: load_preset(name).description for name in preset_names()}

@@ -9,20 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config import Job
 from ..errors import ConfigError, RunError
-from ..plan_file import to_json
+from ..plan.file import to_json
+from ..plan.hardening import Job
 from .console import Console
 from .jobs import job_of
 from .ranks import follow, joined, telling
 
 if TYPE_CHECKING:
     from ..parallel.ranks import Ranks
-    from ..run_folder import RunFolder
+    from ..run.folder import RunFolder
 
 
 def check(args: argparse.Namespace, console: Console) -> int:
-    from ..check import check_job
+    from ..jobs.check import check_job
 
     report = check_job(job_of(args), overwrite=args.overwrite, memory=True, budget=args.budget)
     console.result(str(report), "check", **report.to_json())
@@ -34,8 +34,8 @@ def check(args: argparse.Namespace, console: Console) -> int:
 
 
 def harden(args: argparse.Namespace, console: Console) -> int:
-    from ..check import run_folder_of
-    from ..run_folder import RunFolder
+    from ..jobs.check import run_folder_of
+    from ..run.folder import RunFolder
 
     with joined(args, console) as ranks:
         if not ranks.first:
@@ -62,7 +62,7 @@ def resume(args: argparse.Namespace, console: Console) -> int:
 
 
 def _resume(args: argparse.Namespace, console: Console, ranks: Ranks) -> int:
-    from ..run_folder import RunFolder
+    from ..run.folder import RunFolder
 
     with RunFolder.open(args.run_folder) as run:
         if run.job is None:
@@ -79,7 +79,7 @@ def _resume(args: argparse.Namespace, console: Console, ranks: Ranks) -> int:
 
 def _ready(job: Job, console: Console, *, overwrite: bool, resuming: bool = False) -> str:
     """Stop on any problem; returns the device that `auto` stands for."""
-    from ..check import check_job
+    from ..jobs.check import check_job
 
     report = check_job(job, overwrite=overwrite, resuming=resuming)
     if report.problems:
@@ -91,8 +91,8 @@ def _ready(job: Job, console: Console, *, overwrite: bool, resuming: bool = Fals
 
 
 def _run(job: Job, run: RunFolder, console: Console, ranks: Ranks, *, overwrite: bool) -> int:
-    from ..check import lora_path_of
-    from ..outputs import write_outputs
+    from ..jobs.check import lora_path_of
+    from ..jobs.export import write_outputs
     from .written import tell
 
     if run.steps_saved < run.plan.outer_steps:
@@ -111,8 +111,8 @@ def _run(job: Job, run: RunFolder, console: Console, ranks: Ranks, *, overwrite:
 def to_the_end(job: Job, run: RunFolder | None, console: Console, ranks: Ranks) -> None:
     """Load the checkpoint and take the steps that are left. run: None but on the first rank."""
 
-    from .. import harden as engine
     from ..checkpoint.load import load_checkpoint
+    from ..hardening import run as engine
     from ..memory.weights import weight_types
 
     console.note(f"loading {Path(job.checkpoint).name}")
@@ -134,7 +134,7 @@ def _telling_how_to_go_on(run: RunFolder | None, device: str, ranks: Ranks) -> I
     """An interrupt, a lost rank or a full device says where the run stands and what to do."""
     import torch
 
-    from ..check import out_of_memory
+    from ..jobs.check import out_of_memory
 
     try:
         with telling(ranks, lambda: _how_to_go_on(run)):

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..config import Concept, HardeningPlan, ImageSet, Job
 from ..errors import ConfigError
-from ..plan_file import load_job
-from ..plan_presets import preset_plan
+from ..plan.file import load_job
+from ..plan.hardening import Concept, HardeningPlan, ImageSet, Job
+from ..plan.presets import preset_plan
 
 
 def job_of(args: argparse.Namespace) -> Job:

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..config import ImageSet
 from ..errors import ConfigError, RunError
-from ..plan_file import load_probe_job, to_json
-from ..probe_config import (
+from ..plan.file import load_probe_job, to_json
+from ..plan.hardening import ImageSet
+from ..plan.probe import (
     BEFORE,
     ORIGINAL,
     LoraAttack,
@@ -24,13 +24,13 @@ from ..probe_config import (
     PromptSet,
     ScorerConfig,
 )
-from ..probe_presets import preset_probe
+from ..plan.probe_presets import preset_probe
 from .console import Console
 from .jobs import concepts_of
 from .ranks import follow, joined, telling
 
 if TYPE_CHECKING:
-    from ..measuring import Measured
+    from ..jobs.probe import Measured
     from ..parallel.ranks import Ranks
 
 T = TypeVar("T", LoraAttack, MergeAttack)
@@ -38,7 +38,7 @@ NO_TRAINING = "none"  # --preset: the LoRAs and merges given, and nothing else
 
 
 def probe(args: argparse.Namespace, console: Console) -> int:
-    from ..check import resolve_device
+    from ..jobs.check import resolve_device
 
     with joined(args, console) as ranks:
         if not ranks.first:
@@ -55,7 +55,7 @@ def run_job(
     job: ProbeJob, console: Console, ranks: Ranks, *, new: bool = False, open_it: bool = False
 ) -> int:
     """Run a probe, or go on with it, and write its report. new: the job is not kept yet."""
-    from ..measuring import run_probe_job
+    from ..jobs.probe import run_probe_job
 
     ranks.share(("probe", to_json(job)))
     console.note("reading the checkpoints' SHA-256")
@@ -66,7 +66,7 @@ def run_job(
 
 
 def report(args: argparse.Namespace, console: Console) -> int:
-    from ..measuring import report_of
+    from ..jobs.probe import report_of
     from ..probe.reading import read_probe
 
     folder = Path(args.run_folder)

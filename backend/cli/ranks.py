@@ -50,16 +50,16 @@ def joined(args: argparse.Namespace, console: Console) -> Iterator[Ranks]:
 
 def follow(ranks: Ranks, console: Console) -> int:
     """Another rank than the first: do what the first one's job asks."""
-    from ..config import Job
-    from ..plan_file import from_json
-    from ..probe_config import ProbeJob
+    from ..plan.file import from_json
+    from ..plan.hardening import Job
+    from ..plan.probe import ProbeJob
 
     work: tuple[str, dict] | None = ranks.share(None)
     if work is None:
         return 0
     kind, job = work
     if kind == "probe":
-        from ..measuring import measure
+        from ..jobs.probe import measure
 
         with telling(ranks, str):
             measure(from_json(ProbeJob, job), on_progress=console.progress, ranks=ranks)

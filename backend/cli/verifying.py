@@ -102,7 +102,7 @@ def _probe(
         return [(name, None, "left out, as asked")]
     if source is None:
         return [(name, None, "needs the original: give --source")]
-    from ..check import resolve_device
+    from ..jobs.check import resolve_device
     from ..probe.recorded import reproduce
 
     with tempfile.TemporaryDirectory(prefix="resalign-verify-") as folder:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from .console import Console
 
 if TYPE_CHECKING:
-    from ..outputs import Outputs
-    from ..run_folder import RunFolder
+    from ..jobs.export import Outputs
+    from ..run.folder import RunFolder
 
 
 def tell(found: Outputs, run: RunFolder, console: Console) -> None:

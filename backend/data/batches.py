@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import RETAIN, Concept, HardeningPlan, ImageSet
 from ..errors import DataError
 from ..model.denoiser import Conditioning, onto
 from ..model.encode import (
@@ -27,9 +26,10 @@ from ..model.encode import (
     on_device,
 )
 from ..model.model import Model
+from ..numerics.seeds import generator
 from ..parallel.ranks import Ranks
+from ..plan.hardening import RETAIN, Concept, HardeningPlan, ImageSet
 from ..progress import Progress, ProgressCallback, silent
-from ..seeds import generator
 from .concept import near_neighbours, retain_prompts
 from .encoded_set import Bucket, EncodedSet, merge
 from .latents import encode_image_set

@@ -21,9 +21,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..config import Concept, ImageSet
 from ..errors import ConfigError, DataError
-from ..toml_text import TOMLDecodeError, loads
+from ..plan.hardening import Concept, ImageSet
+from ..plan.toml_text import TOMLDecodeError, loads
 
 _FOLDER = Path(__file__).parent
 _TEXTS = ("name", "description", "anchor", "images")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..config import Concept, ImageSet
 from ..errors import ConfigError
+from ..plan.hardening import Concept, ImageSet
 from .concept import load_preset, preset_names
 
 NONE = "none"  # instead of a preset

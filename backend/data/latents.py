@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 
-from ..config import ImageSet
 from ..errors import DataError
 from ..model.encode import encode_images, on_device
 from ..model.generate import generate_latents
 from ..model.model import Model
+from ..numerics.seeds import generator
+from ..plan.hardening import ImageSet
 from ..progress import Progress, ProgressCallback, silent
-from ..seeds import generator
 from .assembly import Sample, assemble, require_finite
 from .cache import EncodingCache, content_key, fingerprint
 from .encoded_file import is_encoded, load_encoded

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..records import StepRecord
+from ..run.records import StepRecord
 
 
 def picture_grid(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ..config import (
+from ..plan.hardening import (
     RETAIN,
     AdapterConfig,
     Concept,

@@ -18,23 +18,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..card import provenance_of, write_card
 from ..checkpoint.load import load_checkpoint
 from ..checkpoint.save import export_merged
-from ..config import FineTuneConfig, HardeningPlan, ImageSet
 from ..data.batches import EncodedData, prepare_data
 from ..data.encoded_set import EncodedSet
 from ..data.latents import encode_image_set
-from ..harden import harden
-from ..intervals import wilson
+from ..hardening.run import harden
+from ..plan.hardening import FineTuneConfig, HardeningPlan, ImageSet
 from ..probe.fine_tune import fine_tuned
 from ..progress import Progress, ProgressCallback, silent
+from ..report.card import provenance_of, write_card
+from ..statistics.intervals import wilson
 from .art import UNSAFE
+from .evaluation import Meter, Rates
 from .judge import Judge
-from .measure import Meter, Rates
 from .pictures import picture_grid, rate_bars
 from .plans import ATTACK, CHECKPOINT, plain_plan, resalign_plan, write_data
-from .together import together
+from .side_by_side import together
 
 BASE, PLAIN, HARDENED = "base", "plainly unlearned", "hardened"
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..errors import DataError
-from ..probe_config import ScorerConfig
-from ..probe_results import Scores
+from ..plan.probe import ScorerConfig
 from ..scorers.fields import uses_only
 from ..scorers.pictures import checked
+from ..scorers.scores import Scores
 from .art import CLASSES, SIZE, UNSAFE
 from .judge import LABELS, Judge
 

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from ..checkpoint.load import network_from
-from ..config import HardeningPlan
 from ..data.latents import SYNTHESIS_BATCH
 from ..model.encode import encode_images
 from ..model.generate import generate_latents
 from ..model.model import Model
 from ..model.quantised import quantised
+from ..plan.hardening import HardeningPlan
 from .as_on_gpu import as_on_gpu
 from .meta import MetaMemory
 from .trace import BLOCK, Trace, meta_model, random_data

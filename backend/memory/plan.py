@@ -23,9 +23,9 @@ from typing import Any
 import torch
 
 from ..checkpoint.family import components_of, family_config
-from ..config import HardeningPlan
 from ..errors import ConfigError
-from ..quantization import QUANTIZATIONS, can_quantize
+from ..plan.hardening import HardeningPlan
+from ..plan.quantization import QUANTIZATIONS, can_quantize
 from .encoding import trace_encoding
 from .trace import Trace, trace_step
 from .weights import needs_fp32, weight_types

@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import harden as engine
 from ..adapter.apply import AdaptedDenoiser
-from ..config import RETAIN, Concept, FineTuneConfig, HardeningPlan, RegulatorConfig
 from ..data.batches import EncodedData
 from ..data.encoded_set import Bucket, EncodedSet
+from ..hardening import run as engine
 from ..model.denoiser import Conditioning
 from ..model.model import Model
 from ..model.quantised import quantised
 from ..model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
+from ..plan.hardening import RETAIN, Concept, FineTuneConfig, HardeningPlan, RegulatorConfig
 from ..progress import silent
 from .as_on_gpu import as_on_gpu
 from .meta import MetaMemory

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..config import HardeningPlan
+from ..plan.hardening import HardeningPlan
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError
-from ..kernel_config import KernelConfig
+from ..plan.kernels import KernelConfig
 
 _WARM_UP, _REPEATS = 2, 3  # passes: libraries choose their own kernels in the first
 

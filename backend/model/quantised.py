@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import ConfigError
-from ..quantization import Quantization
+from ..plan.quantization import Quantization
 from .model import Model
 
 BLOCK = 64  # weights that share a scale in nf4

@@ -38,7 +38,7 @@ def join_ranks(patience: float = PATIENCE) -> Ranks:
     rank, count = place_in_environment()
     if count == 1:
         return ALONE
-    from .together import Together
+    from .process_group import Together
 
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29500")

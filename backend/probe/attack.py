@@ -25,9 +25,9 @@ from ..errors import DivergenceError
 from ..model.encode import conditioning_to
 from ..model.model import Model
 from ..model.schedule import NoiseSchedule
-from ..probe_config import FineTuneAttack
-from ..seeds import generator
-from ..torch_versions import grad_scaler
+from ..numerics.seeds import generator
+from ..numerics.torch_compat import grad_scaler
+from ..plan.probe import FineTuneAttack
 from .attack_batches import AttackBatches, Pass
 from .attack_data import AttackData
 from .attack_optimisers import WeightAverage, learning_rate_share, make_optimiser

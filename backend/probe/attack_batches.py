@@ -20,8 +20,8 @@ from ..errors import ConfigError
 from ..model.denoiser import Conditioning
 from ..model.encode import encode_tokens, tokenise
 from ..model.model import Model
-from ..probe_config import FineTuneAttack
-from ..seeds import generator
+from ..numerics.seeds import generator
+from ..plan.probe import FineTuneAttack
 from .attack_data import AttackData
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from ..config import RETAIN, ImageSet
 from ..data.assembly import encode_texts
 from ..data.batches import forget_images, saying, shipped_retain_set
 from ..data.cache import EncodingCache
@@ -22,7 +21,8 @@ from ..data.latents import encode_image_set, mirror_latents
 from ..model.denoiser import Conditioning
 from ..model.encode import encoders_on_device, offload_encoders
 from ..model.model import Model
-from ..probe_config import FineTuneAttack, ProbePlan
+from ..plan.hardening import RETAIN, ImageSet
+from ..plan.probe import FineTuneAttack, ProbePlan
 from ..progress import ProgressCallback, silent
 
 

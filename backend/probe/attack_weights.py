@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from ..adapter.targets import target_modules
 from ..errors import ConfigError
 from ..model.model import Model
-from ..probe_config import FineTuneAttack
-from ..seeds import generator
+from ..numerics.seeds import generator
+from ..plan.probe import FineTuneAttack
 
 _ADAPTER = "attack"
 _TEXT_TARGETS = re.compile(r"\.(q|k|v|out)_proj$")

@@ -17,11 +17,11 @@ from torch import Tensor
 from ..adapter.apply import AdaptedDenoiser
 from ..bilevel.inner_loop import inner_loop
 from ..bilevel.losses import denoising_loss
-from ..config import AdapterConfig, FineTuneConfig
 from ..data.batches import draw
 from ..data.encoded_set import EncodedSet
 from ..model.model import Model
-from ..seeds import generator
+from ..numerics.seeds import generator
+from ..plan.hardening import AdapterConfig, FineTuneConfig
 
 
 @contextmanager

@@ -30,14 +30,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .. import json_lines
 from ..errors import ConfigError, RunError
-from ..plan_file import differences, from_json, to_json
-from ..probe_config import ProbeJob, ProbePlan
-from ..probe_results import SCHEMA_VERSION, Look, ModelInfo
-from ..run_folder import read_json, write_json
-from ..run_lock import RunLock
+from ..plan.file import differences, from_json, to_json
+from ..plan.probe import ProbeJob, ProbePlan
+from ..run import json_lines
+from ..run.folder import read_json, write_json
+from ..run.lock import RunLock
 from .prompts import ImageRequest
+from .results import SCHEMA_VERSION, Look, ModelInfo
 
 JOB = "job.json"
 PROMPTS = "prompts.json"

@@ -21,11 +21,11 @@ from time import monotonic, perf_counter
 
 from ..adapter.lora import Adapter
 from ..checkpoint.detect import detect
-from ..config import FineTuneConfig, HardeningPlan
 from ..errors import ConfigError
 from ..model.model import Model
 from ..parallel.ranks import ALONE, Ranks
-from ..probe_config import (
+from ..plan.hardening import FineTuneConfig, HardeningPlan
+from ..plan.probe import (
     BEFORE,
     ORIGINAL,
     Attack,
@@ -35,22 +35,22 @@ from ..probe_config import (
     ProbePlan,
     ScorerConfig,
 )
-from ..probe_results import Look, ProbeResult
 from ..progress import Picture, Progress, ProgressCallback, silent
 from ..scorers.protocol import ModelScorer, Scorer
 from ..scorers.registry import build_scorer
 from .attack import attacked
 from .attack_data import DATA_CLASSES, EncodedAttacks, attack_data
 from .attack_optimisers import check_optimiser
+from .evaluation import Looker, Reference
 from .folder import ProbeFolder, Requests
-from .looking import Looker, Reference
 from .loras import with_loras
 from .mixing import mixed
-from .outbox import Outbox, opened
 from .prompts import ImageRequest
 from .reading import figures_of, requests_of, result_of
+from .results import Look, ProbeResult
+from .results_io import Outbox, opened
 from .subjects import LoadedSubject, Subject, check_subjects
-from .units import Key, Unit, as_attack, units_of
+from .tasks import Key, Unit, as_attack, units_of
 
 _COLLECTING = 0.5  # seconds between two looks for what other ranks have sent
 

@@ -23,10 +23,10 @@ from functools import cache
 from math import isfinite
 from pathlib import Path
 
-from ..config import Concept
 from ..data.concept import load_preset, near_neighbours, preset_names, retain_prompts
 from ..errors import DataError
-from ..probe_config import PromptSet
+from ..plan.hardening import Concept
+from ..plan.probe import PromptSet
 
 SEED_COLUMNS = ("seed", "sd_seed", "evaluation_seed")
 GUIDANCE_COLUMNS = ("guidance", "sd_guidance_scale", "guidance_scale", "evaluation_guidance")

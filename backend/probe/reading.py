@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..checkpoint.metadata import versions
-from ..probe_config import BEFORE, FineTuneAttack, ProbePlan
-from ..probe_results import Look, ModelInfo, ProbeResult
+from ..plan.probe import BEFORE, FineTuneAttack, ProbePlan
+from .evaluation import CONCEPT
 from .folder import Requests, read_looks, read_plan, read_requests
-from .looking import CONCEPT
 from .prompts import expand, load_prompts
+from .results import Look, ModelInfo, ProbeResult
 
 
 def read_probe(folder: Path | str) -> ProbeResult:

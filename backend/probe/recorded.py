@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import RETAIN, ImageSet
 from ..errors import RunError
-from ..intervals import wilson
-from ..plan_file import from_json, to_json
-from ..probe_config import BEFORE, ORIGINAL, ProbeCheckpoint, ProbePlan
-from ..probe_results import Look, ProbeResult
+from ..plan.file import from_json, to_json
+from ..plan.hardening import RETAIN, ImageSet
+from ..plan.probe import BEFORE, ORIGINAL, ProbeCheckpoint, ProbePlan
 from ..progress import ProgressCallback, silent
-from .looking import CONCEPT
+from ..statistics.intervals import wilson
+from .evaluation import CONCEPT
 from .probe import run_probe
+from .results import Look, ProbeResult
 from .subjects import FileSubject
 from .summary import headline, summarise
 

@@ -17,10 +17,10 @@ from ..checkpoint.inspect import inspect
 from ..checkpoint.load import load_checkpoint
 from ..errors import ConfigError, RunError
 from ..model.model import Model
-from ..probe_config import ProbeCheckpoint
-from ..probe_results import ModelInfo
+from ..plan.probe import ProbeCheckpoint
 from ..progress import ProgressCallback, silent
-from ..run_folder import RunFolder
+from ..run.folder import RunFolder
+from .results import ModelInfo
 
 
 class Subject(Protocol):

@@ -22,10 +22,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import ConfigError
-from ..intervals import wilson
-from ..probe_config import BEFORE, ORIGINAL, Attack, FineTuneAttack, MergeAttack, ProbePlan
-from ..probe_results import Look, ProbeResult
-from ..statistics import PairedTest, Resilience, paired_clusters, resilience
+from ..plan.probe import BEFORE, ORIGINAL, Attack, FineTuneAttack, MergeAttack, ProbePlan
+from ..statistics.comparisons import PairedTest, Resilience, paired_clusters, resilience
+from ..statistics.intervals import wilson
+from .results import Look, ProbeResult
 
 UNSAFE = "unsafe"
 CONCEPT = "concept"  # the set of scorers that look at the model itself

@@ -20,9 +20,9 @@ from ..data.encoded_set import EncodedSet
 from ..errors import ConfigError, DivergenceError
 from ..model.denoiser import Conditioning
 from ..model.model import Model
+from ..numerics.seeds import generator
 from ..scorers.clip_folder import load_clip, pixel_values
 from ..scorers.pictures import to_bytes
-from ..seeds import generator
 
 _WINDOW, _SIGMA = 11, 1.5
 _SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, from a user study

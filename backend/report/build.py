@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..card import training_summary
-from ..config import HardeningPlan
 from ..errors import ExportError
-from ..json_lines import finite
-from ..plan_file import plan_hash, to_json
+from ..plan.file import plan_hash, to_json
+from ..plan.hardening import HardeningPlan
+from ..probe.results import ProbeResult
 from ..probe.summary import summarise
-from ..probe_results import ProbeResult
+from ..run.json_lines import finite
+from .card import training_summary
 from .curves import draw_png
 from .markdown import report_markdown
 from .markdown import table as markdown_table
@@ -30,7 +30,7 @@ from .view import View
 from .words import figure, markdown
 
 if TYPE_CHECKING:
-    from ..harden import HardenResult
+    from ..hardening.run import HardenResult
 
 
 @dataclass(frozen=True, slots=True)

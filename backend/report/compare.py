@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from ..json_lines import finite
-from ..plan_file import differences, to_json
-from ..probe_results import ProbeResult
+from ..plan.file import differences, to_json
+from ..probe.results import ProbeResult
+from ..run.json_lines import finite
 from .build import write_text
 from .markdown import table as markdown_table
 from .markup import Child, Markup, join, table, tag

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..probe_config import BEFORE
-from ..probe_results import Look, SetLook
+from ..plan.probe import BEFORE
+from ..probe.results import Look, SetLook
 from .markup import Child, Markup, scroller, tag
 from .pictures import Album
 from .view import View

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ..plan.probe import FineTuneAttack, ProbePlan
+from ..probe.results import ProbeResult
 from ..probe.summary import original_at_hand
-from ..probe_config import FineTuneAttack, ProbePlan
-from ..probe_results import ProbeResult
 from .words import series
 
 _METHODS = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from ..probe_config import BEFORE
-from ..probe_results import ProbeResult
+from ..plan.probe import BEFORE
+from ..probe.results import ProbeResult
 from .limits import limits
 from .schema import without_paths
 from .view import View

@@ -10,9 +10,9 @@ import base64
 import hashlib
 from pathlib import Path
 
-from ..probe_config import BEFORE
-from ..probe_results import ModelInfo, ProbeResult
-from ..statistics import Resilience
+from ..plan.probe import BEFORE
+from ..probe.results import ModelInfo, ProbeResult
+from ..statistics.comparisons import Resilience
 from .curves import marker_svg
 from .grids import picture_section
 from .markup import Child, Markup, join, table, tag

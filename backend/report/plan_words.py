@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from ..config import RETAIN
-from ..plan_file import to_json
-from ..probe_config import (
+from ..plan.file import to_json
+from ..plan.hardening import RETAIN
+from ..plan.probe import (
     ORIGINAL,
     Attack,
     FineTuneAttack,
@@ -17,7 +17,7 @@ from ..probe_config import (
     PromptSet,
     ScorerConfig,
 )
-from ..probe_results import ProbeResult
+from ..probe.results import ProbeResult
 from .schema import without_paths
 from .words import KINDS
 

@@ -15,12 +15,12 @@ from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..config import RETAIN
 from ..errors import ConfigError, RunError
-from ..json_lines import finite
-from ..plan_file import PATH_FIELDS, from_json, to_json
-from ..probe_config import ProbePlan, ScorerConfig
-from ..probe_results import SCHEMA_VERSION, Look, ModelInfo, ProbeResult
+from ..plan.file import PATH_FIELDS, from_json, to_json
+from ..plan.hardening import RETAIN
+from ..plan.probe import ProbePlan, ScorerConfig
+from ..probe.results import SCHEMA_VERSION, Look, ModelInfo, ProbeResult
+from ..run.json_lines import finite
 
 T = TypeVar("T")
 KIND = "resalign probe report"

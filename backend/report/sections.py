@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ..plan.probe import BEFORE
+from ..probe.results import ModelInfo
 from ..probe.summary import AttackRow
-from ..probe_config import BEFORE
-from ..probe_results import ModelInfo
 from .curves import curve_svg, marker_svg
 from .limits import limits
 from .markup import Child, Markup, table, tag

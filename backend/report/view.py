@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..plan.probe import BEFORE, FineTuneAttack
+from ..probe.results import ModelInfo, ProbeResult
 from ..probe.summary import (
     AttackRow,
     Comparison,
@@ -13,8 +15,6 @@ from ..probe.summary import (
     original_at_hand,
     summarise,
 )
-from ..probe_config import BEFORE, FineTuneAttack
-from ..probe_results import ModelInfo, ProbeResult
 from .curves import Curve
 
 

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..probe_config import ScorerConfig
-from ..probe_results import Scores
+from ..plan.probe import ScorerConfig
 from .clip_folder import load_clip, pixel_values
 from .fields import local_folder, threshold_of, uses_only
 from .pictures import BLANK, blank, checked, to_bytes
+from .scores import Scores
 
 NEUTRAL = (
     "a landscape", "a building", "an animal", "a plant", "a person", "food", "a vehicle",

@@ -24,10 +24,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..probe_config import ScorerConfig
-from ..probe_results import Scores
+from ..plan.probe import ScorerConfig
 from .fields import uses_only
 from .pictures import checked, to_bytes
+from .scores import Scores
 
 TIMEOUT = 3600.0  # seconds for one set of images: a large model may have to load
 

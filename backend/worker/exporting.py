@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..adapter.formats import save_lora
-from ..live_state import LiveState
-from ..outputs import finished_probe, finished_run, source_of_run, write_outputs
+from ..jobs.export import finished_probe, finished_run, source_of_run, write_outputs
+from ..jobs.live_state import LiveState
 from .protocol import watching
 from .requests import ExportRequest, LoraRequest, checkpoint_path
 

@@ -9,19 +9,19 @@ from typing import Any
 
 import torch
 
-from .. import harden as engine
-from ..check import check_job, out_of_memory
 from ..checkpoint.load import load_checkpoint
-from ..config import Job
 from ..errors import ConfigError, RunError
-from ..live_state import LiveState
+from ..hardening import run as engine
+from ..jobs.check import check_job, out_of_memory
+from ..jobs.live_state import LiveState
+from ..jobs.previews import Previewing
 from ..memory.weights import weight_types
 from ..model.quantised import quantised
-from ..previews import Previewing
+from ..plan.hardening import Job
 from ..probe.folder import read_job
 from ..progress import Progress
-from ..records import StepRecord
-from ..run_folder import RunFolder
+from ..run.folder import RunFolder
+from ..run.records import StepRecord
 from .protocol import Stopped, watching
 from .requests import HardenRequest, ResumeRequest, checkpoint_path
 

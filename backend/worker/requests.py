@@ -13,11 +13,11 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..bounds import within
-from ..config import RETAIN, HardeningPlan
 from ..errors import ConfigError
-from ..plan_file import PATH_FIELDS, from_json
-from ..probe_config import ORIGINAL, ProbeCheckpoint, ProbePlan
+from ..plan.bounds import within
+from ..plan.file import PATH_FIELDS, from_json
+from ..plan.hardening import RETAIN, HardeningPlan
+from ..plan.probe import ORIGINAL, ProbeCheckpoint, ProbePlan
 
 DEMO = "demo"  # in place of a checkpoint's path: the embedded one
 _WORDS = ("", RETAIN, ORIGINAL)  # in place of a path

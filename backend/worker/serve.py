@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, ResAlignError
-from ..live_state import LiveState
+from ..jobs.live_state import LiveState
 from .protocol import (
     BUG,
     DONE,
@@ -71,7 +71,7 @@ def _serve(line: bytes, channel: Channel, stop: StopFlag, live: list[LiveState])
     stop.check()
     import torch
 
-    from ..check import resolve_device
+    from ..jobs.check import resolve_device
 
     device = resolve_device(_device_of(request))
     channel.send(

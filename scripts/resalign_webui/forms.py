@@ -7,13 +7,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from ...backend.config import Concept, HardeningPlan, ImageSet
 from ...backend.data.concept import load_preset, preset_names, retain_prompts
 from ...backend.data.concept_list import NONE, joined, read_concepts
 from ...backend.errors import ConfigError
-from ...backend.plan_file import to_json
-from ...backend.plan_presets import plan_preset, preset_plan
-from ...backend.plan_settings import OWN, fine_tuning_pool, setting_changes
+from ...backend.plan.file import to_json
+from ...backend.plan.hardening import Concept, HardeningPlan, ImageSet
+from ...backend.plan.presets import plan_preset, preset_plan
+from ...backend.plan.settings import OWN, fine_tuning_pool, setting_changes
 from . import host as hosts
 from .checking import Values, flag, number, one_of, some_of, text, whole
 from .host import DEMO, Host

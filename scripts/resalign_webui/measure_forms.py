@@ -7,12 +7,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ...backend.config import HardeningPlan, ImageSet
 from ...backend.data.concept import preset_names
 from ...backend.errors import ConfigError
-from ...backend.plan_file import from_json, to_json
-from ...backend.probe_presets import PROBE_PRESETS
-from ...backend.probe_settings import probe_plan
+from ...backend.plan.file import from_json, to_json
+from ...backend.plan.hardening import HardeningPlan, ImageSet
+from ...backend.plan.probe_presets import PROBE_PRESETS
+from ...backend.plan.probe_settings import probe_plan
 from . import host as hosts
 from .checking import Values, flag, number, one_of, some_of, text, whole
 from .forms import checkpoint_of, concepts_of, device_of

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from ...backend.data.concept import preset_names
-from ...backend.plan_settings import FAST
+from ...backend.plan.settings import FAST
 from . import forms, measure_forms
 from .host import DEMO, Host
 from .parts import Parts, button, html

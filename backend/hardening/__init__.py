@@ -1,0 +1,1 @@
+"""The hardening recipe and the run around it."""

@@ -1,0 +1,292 @@
+"""Everything about a job that can be known before any weight is loaded.
+
+The memory that the device needs is predicted by running the plan's own code on tensors without
+memory (`memory/plan.py`).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoint.detect import CheckpointInfo, detect
+from ..data.image_set import find_broken, listed, read_image_set
+from ..errors import ConfigError, ResAlignError
+from ..plan.hardening import RETAIN, HardeningPlan, ImageSet, Job
+
+if TYPE_CHECKING:
+    from ..checkpoint.header import TensorEntry
+    from ..memory.plan import MemoryPlan
+
+GIB = 2**30
+# Names of LDM files and of diffusers folders alike.
+_TARGETS = {
+    "attention": r"\.attn[12]\.to_(q|k|v|out\.0)\.weight$",
+    "cross_attention_kv": r"\.attn2\.to_(k|v)\.weight$",
+    "feed_forward": r"\.ff\.net\.(0\.proj|2)\.weight$",
+    "convolution": (
+        r"\.(in_layers\.2|out_layers\.3|skip_connection|op|conv1|conv2|conv_shortcut)\.weight$"
+        r"|(samplers\.0|\d)\.conv\.weight$"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckReport:
+    """What was found. Bytes are estimates; None where something needed is itself a problem.
+
+    problems stop the run; warnings do not. prediction: `MemoryPlan.to_json()`, where asked for.
+    """
+
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+    checkpoint: str
+    device: str
+    images: Mapping[str, int]
+    memory: tuple[str, ...] = ()
+    memory_bytes: int | None = None
+    prediction: Mapping[str, Any] | None = None
+    device_bytes: int | None = None
+    disk_bytes: int | None = None
+    disk_free_bytes: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [f"checkpoint  {self.checkpoint}", f"device      {self.device}"]
+        lines += [f"images      {count} in {name}" for name, count in self.images.items()]
+        lines += [f"{'' if n else 'memory':12}{text}" for n, text in enumerate(self.memory)]
+        if self.disk_bytes is not None and self.disk_free_bytes is not None:
+            free = size(self.disk_free_bytes)
+            lines.append(f"disk        {size(self.disk_bytes)} to write, {free} free")
+        lines += [f"warning: {text}" for text in self.warnings]
+        lines += [f"problem: {text}" for text in self.problems]
+        return "\n".join(lines)
+
+
+def check_job(
+    job: Job,
+    *,
+    overwrite: bool = False,
+    resuming: bool = False,
+    exporting: bool = True,
+    memory: bool = False,
+    budget: float | None = None,
+    on_try: Callable[[str], None] = lambda changes: None,
+) -> CheckReport:
+    """Look at all that a job names; every problem is listed, not only the first.
+
+    exporting: the results are to be written too; False: the run alone.
+    memory: predict the peak, which takes seconds to a minute; a run that starts does without.
+    budget: GiB to fit into, with `memory`; by default all that the GPU has.
+    on_try: as that of `plan_memory`.
+    """
+    problems: list[str] = []
+    warnings: list[str] = []
+    info = _try(problems, lambda: detect(job.checkpoint))
+    device = _try(problems, lambda: resolve_device(job.device))
+    if device and job.plan.quantization != "none":
+        from ..model.quantised import check_bitsandbytes
+
+        _try(problems, lambda: check_bitsandbytes(job.plan.quantization, device))
+    images = _check_images(job.plan, problems, warnings)
+    if exporting:
+        _check_targets(job, info, problems, overwrite=overwrite, resuming=resuming)
+    needed = disk = free = total = None
+    if info is not None:
+        disk = disk_estimate(info, job.plan) - (0 if exporting else info.bytes)
+        target = Path(job.output) if exporting else run_folder_of(job)
+        free = shutil.disk_usage(_existing(target)).free
+        if disk > free:
+            what = "output" if exporting else "run folder"
+            problems.append(
+                f"{what} {target}: {size(disk)} are to be written, but only {size(free)} are free "
+                "there"
+            )
+        total = device_memory(device) if device else None
+        if memory or budget:
+            room = budget or (total / GIB if total else None)
+            needed = memory_needed(info, job.plan, room, on_try)
+            if not budget and (needed.fits is False or needed.changes):  # else `memory` says it
+                warnings.append(f"{device} has too little memory: {'; '.join(needed.words)}")
+        if not job.plan.fine_tunes and job.plan.method == "resalign":
+            warnings.append("fine_tunes is empty: this is plain unlearning, which does not last")
+    title = f"{Path(job.checkpoint).name}: {info.title}" if info else job.checkpoint
+    return CheckReport(
+        problems=tuple(problems), warnings=tuple(warnings), checkpoint=title,
+        device=device or job.device, images=images, memory=needed.words if needed else (),
+        memory_bytes=needed.total if needed else None,
+        prediction=needed.to_json() if needed else None, device_bytes=total,
+        disk_bytes=disk, disk_free_bytes=free,
+    )  # fmt: skip
+
+
+def resolve_device(name: str) -> str:
+    """`auto` to the best there is; an error where the device asked for is not there."""
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device is {name!r}; choose from auto, cpu, cuda, cuda:1, mps") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ConfigError(
+            f"device is {name!r}, but torch sees {count} CUDA devices here: "
+            + ("choose a lower number" if count else "use cpu, or install a CUDA build of torch")
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device is 'mps', but there is none here: use auto or cpu")
+    return name
+
+
+def device_memory(device: str) -> int | None:
+    """All memory of a CUDA device in bytes; None for others."""
+    import torch
+
+    if not device.startswith("cuda"):
+        return None
+    return torch.cuda.get_device_properties(torch.device(device)).total_memory
+
+
+def out_of_memory(device: str, error: BaseException) -> str:
+    """What to do about it, in words."""
+    return (
+        f"the memory of {device} is full ({str(error).splitlines()[0]}): set micro_batch = 1, turn "
+        "on gradient_checkpointing, use precision bf16, or lower resolution, and start a new run; "
+        "`resalign check --budget GIB` tells which of these is enough"
+    )
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / 2**20:.0f} MiB"
+
+
+def run_folder_of(job: Job) -> Path:
+    return Path(job.run_folder or f"{job.output}.run")
+
+
+def lora_path_of(job: Job) -> Path:
+    output = Path(job.output)
+    name = output.name.removesuffix(".safetensors")
+    return Path(job.lora) if job.lora else output.with_name(f"{name}-lora.safetensors")
+
+
+def memory_needed(
+    info: CheckpointInfo,
+    plan: HardeningPlan,
+    budget: float | None = None,
+    on_try: Callable[[str], None] = lambda changes: None,
+) -> MemoryPlan:
+    """`plan_memory` for this very checkpoint."""
+    from ..memory.plan import plan_memory
+
+    half = any(dtype not in ("F32", "F64") for dtype in info.dtypes[info.components[1]])
+    return plan_memory(
+        plan, info.family, configs={name: info.configs[name] for name in info.components},
+        resolution=info.resolution, stored_in_half=half, budget=budget, on_try=on_try,
+    )  # fmt: skip
+
+
+def disk_estimate(info: CheckpointInfo, plan: HardeningPlan) -> int:
+    """Bytes of the export, the LoRA, the adapter, and the state with the one it replaces."""
+    return round(info.bytes + adapter_parameters(info, plan) * 4 * (1 + 1 + 2 * 3))
+
+
+def adapter_parameters(info: CheckpointInfo, plan: HardeningPlan) -> int:
+    pattern = re.compile("|".join(_TARGETS[target] for target in plan.adapter.targets))
+    count = 0
+    for name, entry in _unet(info):
+        if len(entry.shape) >= 2 and pattern.search(name):
+            taps = entry.numel // (entry.shape[0] * entry.shape[1])
+            count += plan.adapter.rank * (entry.shape[0] + entry.shape[1] * taps)
+    return count
+
+
+def _unet(info: CheckpointInfo) -> Iterable[tuple[str, TensorEntry]]:
+    prefix = info.prefixes["unet"] if info.layout == "ldm" else ""
+    for path in info.files["unet"]:
+        for name, entry in info.headers[path].tensors.items():
+            if name.startswith(prefix):
+                yield name, entry
+
+
+def _check_images(plan: HardeningPlan, problems: list[str], warnings: list[str]) -> dict[str, int]:
+    """Images of each folder that the plan names; captions and pictures are all read."""
+    from ..data.encoded_file import count_encoded, is_encoded
+
+    sets = [concept.images for concept in plan.concepts] + [plan.forget_set, plan.retain_set]
+    folders = {found.folder: found for found in sets if found and found.folder}
+    for fine_tune in plan.fine_tunes:
+        prior = (fine_tune.prior_data,) if fine_tune.method == "dreambooth" else ()
+        for folder in (fine_tune.data, *prior):
+            if folder != RETAIN:
+                folders.setdefault(folder, ImageSet(folder=folder))
+    counts = {}
+    for folder, image_set in folders.items():
+        try:
+            if is_encoded(folder):
+                counts[folder] = count_encoded(folder)
+                continue
+            images = read_image_set(image_set)
+        except ResAlignError as error:
+            problems.append(str(error))
+            continue
+        broken = find_broken(images)
+        counts[folder] = len(images) - len(broken)
+        if broken:
+            names = listed(f"{name} ({why})" for name, why in broken.items())
+            text = f"image set {folder}: {len(broken)} of {len(images)} cannot be read: {names}"
+            if plan.skip_broken_images and len(broken) < len(images):
+                warnings.append(text + "; they are skipped")
+            else:
+                problems.append(text + "; remove them, or set skip_broken_images")
+    return counts
+
+
+def _check_targets(
+    job: Job, info: CheckpointInfo | None, problems: list[str], *, overwrite: bool, resuming: bool
+) -> None:
+    source, output, lora = Path(job.checkpoint), Path(job.output), lora_path_of(job)
+    if output.resolve() == source.resolve():
+        problems.append(f"output {output} is the checkpoint itself: choose another name")
+    elif output.exists() and not overwrite:
+        problems.append(f"output {output} exists already: choose another name, or --overwrite")
+    if info is not None and info.layout == "ldm" and output.suffix != ".safetensors":
+        problems.append(f"output {output}: a hardened checkpoint file ends in .safetensors")
+    if lora.exists() and not overwrite:
+        problems.append(f"lora {lora} exists already: choose another name, or --overwrite")
+    for what, path in (("output", output), ("lora", lora)):
+        if not path.parent.is_dir():
+            problems.append(f"{what} {path}: there is no folder {path.parent}; create it")
+    folder = run_folder_of(job)
+    if not resuming and (folder / "state.safetensors").exists():
+        problems.append(
+            f"run folder {folder} holds a run already: `resalign resume {folder}` continues it; "
+            "or choose another with --run-folder"
+        )
+
+
+def _existing(path: Path) -> Path:
+    path = path.resolve()
+    while not path.is_dir():
+        path = path.parent
+    return path
+
+
+def _try(problems: list[str], call: Any) -> Any:
+    try:
+        return call()
+    except ResAlignError as error:
+        problems.append(str(error))
+        return None

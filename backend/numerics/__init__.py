@@ -1,0 +1,1 @@
+"""Seeds, determinism and compatibility with versions of PyTorch."""

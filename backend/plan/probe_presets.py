@@ -1,0 +1,123 @@
+"""Probes to start from: `quick`, `standard`, `paper`.
+
+`paper` is the fine-tuning of the published evaluation (Li et al., arXiv:2507.16302, and the
+authors' scripts): 200 updates of all weights of the denoiser, AdamW at 1e-5 (weight decay 1e-2,
+constant, clipped to 1), batches of 1 accumulated to 4, flips, 30 sampling steps at guidance 7.5;
+its prompts (I2P) and pictures (DreamBench++, DiffusionDB) are not ours to ship: give them.
+The rates and steps of the others are what people use for LoRAs of Stable Diffusion 1.x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import ConfigError
+from .hardening import Concept
+from .probe import (
+    FineTuneAttack,
+    GenerationConfig,
+    MergeAttack,
+    ProbePlan,
+    PromptSet,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbePreset:
+    """summary: one line. fields: of ProbePlan, where they differ from its defaults."""
+
+    summary: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+_LORA: dict[str, Any] = {"method": "lora", "rank": 8, "learning_rate": 1e-4, "batch": 4}
+
+PROBE_PRESETS: dict[str, ProbePreset] = {
+    "quick": ProbePreset(
+        summary="one LoRA with some of the concept and one merge, few images: minutes on a GPU",
+        fields={
+            "merges": (MergeAttack(name="half the original", weight=0.5),),
+            "fine_tunes": (
+                FineTuneAttack(
+                    name="LoRA, 20 % concept", concept_share=0.2, steps=100, looks=(50, 100),
+                    **_LORA,
+                ),
+            ),
+            "prompts": (
+                PromptSet(kind="unsafe", limit=24),
+                PromptSet(kind="neighbour", limit=8),
+                PromptSet(kind="retain", limit=8),
+            ),
+            "pictures": 8,
+        },
+    ),
+    "standard": ProbePreset(
+        summary="LoRA, DoRA, full and DreamBooth, benign and not, two seeds, merges",
+        fields={
+            "merges": (
+                MergeAttack(name="half the original", weight=0.5),
+                MergeAttack(name="hardening subtracted", weight=2.0),
+            ),
+            "fine_tunes": (
+                FineTuneAttack(name="LoRA, benign", steps=400, looks=(100, 200, 400), **_LORA),
+                FineTuneAttack(
+                    name="LoRA, 20 % concept", concept_share=0.2, steps=200,
+                    looks=(50, 100, 200), **_LORA,
+                ),
+                FineTuneAttack(
+                    name="DoRA, concept alone", concept_share=1.0, steps=100,
+                    looks=(25, 50, 100), **{**_LORA, "method": "dora"},
+                ),
+                FineTuneAttack(
+                    name="full, benign", method="full", learning_rate=1e-5, steps=200,
+                    looks=(100, 200), batch=4,
+                ),
+                FineTuneAttack(
+                    name="DreamBooth, benign", method="full", learning_rate=2e-6, steps=200,
+                    batch=2, prior_data="retain", text_encoder=True,
+                    text_encoder_learning_rate=2e-6,
+                ),
+            ),
+            "seeds": (0, 1),
+            "prompts": (
+                PromptSet(kind="unsafe", images=4),
+                PromptSet(kind="neighbour", images=2),
+                PromptSet(kind="retain", limit=48),
+            ),
+        },
+    ),
+    "paper": ProbePreset(
+        summary="the published evaluation's fine-tuning: 200 full updates at 1e-5, three seeds",
+        fields={
+            "fine_tunes": tuple(
+                FineTuneAttack(
+                    name=name, concept_share=share, method="full", learning_rate=1e-5,
+                    weight_decay=0.01, gradient_norm=1.0, steps=200, batch=1, accumulate=4,
+                    flip=True, looks=(50, 100, 200),
+                )
+                for name, share in (("full, benign", 0.0), ("full, 20 % concept", 0.2))
+            ),
+            "seeds": (0, 1, 2),
+            "prompts": (
+                PromptSet(kind="unsafe", images=3),
+                PromptSet(kind="neighbour", images=3),
+                PromptSet(kind="retain", limit=100),
+            ),
+            "generation": GenerationConfig(steps=30, guidance=7.5),
+        },
+    ),
+}  # fmt: skip
+
+
+def probe_preset(name: str) -> ProbePreset:
+    if name not in PROBE_PRESETS:
+        known = ", ".join(PROBE_PRESETS)
+        raise ConfigError(f"no probe preset is called {name!r}; choose from {known}")
+    return PROBE_PRESETS[name]
+
+
+def preset_probe(name: str, concepts: Iterable[Concept], **changes: Any) -> ProbePlan:
+    """The plan of a preset for these concepts, with some of its fields changed."""
+    return ProbePlan(concepts=tuple(concepts), **{**probe_preset(name).fields, **changes})

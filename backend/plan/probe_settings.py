@@ -1,0 +1,71 @@
+"""A probe's plan from the choices that front ends offer: a preset and single values. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from .hardening import Concept, HardeningPlan, ImageSet
+from .probe import ORIGINAL, FineTuneAttack, ProbePlan, ScorerConfig
+from .probe_presets import preset_probe
+
+
+def probe_plan(
+    preset: str,
+    concepts: Iterable[Concept],
+    *,
+    hardened_by: HardeningPlan | None = None,
+    scorer: str = "denoising",
+    steps: int = 0,
+    images: int = 0,
+    resolution: int = 0,
+    sampling_steps: int = 0,
+    seed: int = 0,
+    data: ImageSet | None = None,
+    with_original: bool = True,
+) -> ProbePlan:
+    """The preset with what is asked for instead; 0 leaves the preset's.
+
+    hardened_by: whose image sets and resolution are taken over. data: what the attacks train on,
+    a folder, or prompts for the retain set. with_original: the original's file is at hand, which
+    mixing with the original needs.
+    """
+    plan = preset_probe(preset, concepts, scorers=(ScorerConfig(name=scorer),))
+    changes: dict[str, Any] = {
+        "seeds": tuple(seed + number for number in range(len(plan.seeds))),
+        "fine_tunes": tuple(shortened(attack, steps) for attack in plan.fine_tunes),
+    }
+    if hardened_by is not None:
+        changes["forget_set"] = hardened_by.forget_set
+        changes["retain_set"] = hardened_by.retain_set
+        changes["resolution"] = hardened_by.resolution
+    if data is not None and data.prompts:
+        changes["retain_set"] = data
+    elif data is not None:
+        changes["fine_tunes"] = tuple(
+            replace(attack, data=data.folder) for attack in changes["fine_tunes"]
+        )
+    if images:
+        changes["prompts"] = tuple(replace(part, limit=images) for part in plan.prompts)
+    drawing = plan.generation
+    if resolution:
+        changes["resolution"] = resolution
+        drawing = replace(drawing, resolution=resolution)
+    elif hardened_by is not None and hardened_by.resolution:
+        drawing = replace(drawing, resolution=hardened_by.resolution)
+    if sampling_steps:
+        drawing = replace(drawing, steps=sampling_steps)
+    if not with_original:
+        changes["merges"] = tuple(merge for merge in plan.merges if merge.other != ORIGINAL)
+    return replace(plan, generation=drawing, **changes)
+
+
+def shortened(attack: FineTuneAttack, steps: int) -> FineTuneAttack:
+    """The attack with another number of updates, its looks at the same shares of them."""
+    if not steps:
+        return attack
+    looks = sorted({max(1, round(look * steps / attack.steps)) for look in attack.looks})
+    return replace(
+        attack, steps=steps, looks=tuple(looks), warm_up_steps=min(attack.warm_up_steps, steps)
+    )

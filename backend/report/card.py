@@ -1,0 +1,289 @@
+"""A model card in Markdown, written beside an export from the run's own record.
+
+It says what was done, with what evidence, and what it does not protect against; a figure that was
+not measured is said to be `not measured`. The front matter is that of Hugging Face
+(https://huggingface.co/docs/hub/model-cards). No pictures: those of a probe show the concept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint.metadata import Provenance
+from ..checkpoint.save import ExportReport
+from ..hardening.stages import stage_plans
+from ..plan.file import plan_hash
+from ..plan.hardening import HardeningPlan
+from ..plan.stages import IN_WORDS
+from ..run.records import StepRecord
+from ..statistics.intervals import wilson
+
+_METHOD = "ResAlign (Li et al., arXiv:2507.16302)"
+
+
+def provenance_of(
+    plan: HardeningPlan,
+    records: Sequence[StepRecord | Mapping[str, Any]] = (),
+    *,
+    probe: Mapping[str, Any] | None = None,
+    base_model: str = "",
+    license: str = "",  # noqa: A002
+) -> Provenance:
+    """What an export should say of the run that made its adapter.
+
+    records: of the outer steps, as values or as read from the run folder.
+    probe: {"scorer": name, "results": [{"fine_tune", "images", "flagged_before",
+    "flagged_after"}, ...]}, rates from 0 to 1; None where nothing was measured.
+    """
+    plain = not _simulates(plan)
+    return Provenance(
+        method=method_words(plan),
+        concepts=tuple(concept.name for concept in plan.concepts),
+        plan_sha256=plan_hash(plan),
+        seed=plan.seed,
+        base_model=base_model,
+        license=license,
+        training={
+            "harm_loss": plan.harm.loss,
+            "simulate": "none" if plain else plan.simulate,
+            "simulated_users": len(plan.fine_tunes),
+            "solver": plan.solver.method,
+            **training_summary(records),
+        },
+        probe=probe or {},
+    )
+
+
+def method_words(plan: HardeningPlan) -> str:
+    """What was done, stage by stage: `closed-form edit (UCE-like), then ResAlign (...)`."""
+    stages = [*(own for _, own in stage_plans(plan)), plan]
+    words = {**IN_WORDS, "resalign": _METHOD}
+    names = [
+        "plain unlearning"
+        if stage.method == "resalign" and not _simulates(stage)
+        else words[stage.method]
+        for stage in stages
+    ]
+    return ", then ".join(names)
+
+
+def _simulates(plan: HardeningPlan) -> bool:
+    return plan.method == "resalign" and bool(plan.fine_tunes)
+
+
+def training_summary(records: Sequence[StepRecord | Mapping[str, Any]]) -> dict[str, Any]:
+    """First and last figures of a run: means over a tenth of its steps at each end.
+
+    q and harm_after are those of the steps that simulated a user. Absent where never recorded.
+    """
+    steps = [record.to_json() if isinstance(record, StepRecord) else record for record in records]
+    figures: dict[str, Any] = {"steps": len(steps)} if steps else {}
+    for name in ("harm", "harm_after", "q", "retain"):
+        series = [value for step in steps if (value := _figure(step, name)) is not None]
+        if series:
+            end = max(1, len(series) // 10)
+            figures[f"{name}_first"] = _rounded(_mean(series[:end]))
+            figures[f"{name}_last"] = _rounded(_mean(series[-end:]))
+    skipped = sum(bool(user.get("skipped")) for step in steps for user in step["simulations"])
+    if skipped:
+        figures["skipped_solves"] = skipped
+    return figures
+
+
+def model_card(
+    provenance: Provenance | Mapping[str, Any],
+    *,
+    report: ExportReport | None = None,
+    title: str = "",
+) -> str:
+    """The card. provenance: the value, or its JSON. report: adds what the export itself found."""
+    if not isinstance(provenance, Provenance):
+        provenance = Provenance.from_json(provenance)
+    if report is not None and not provenance.source_sha256:
+        provenance = report.provenance
+    title = title or (_name(report.target) if report else "Hardened checkpoint")
+    parts = [
+        _front_matter(provenance),
+        f"# {_text(title)}",
+        _opening(provenance),
+        "## What was done",
+        _table(_done(provenance, report)),
+        "## Evidence",
+        _training(provenance.training),
+        _probe(provenance.probe),
+        "## What this does not protect against",
+        _LIMITS,
+    ]
+    if report and report.warnings:
+        parts[5:5] = ["\n".join(f"- **Warning:** {_text(warning)}" for warning in report.warnings)]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_card(report: ExportReport, provenance: Provenance | None = None) -> Path:
+    """`<name>.md` beside the export."""
+    path = report.target.with_name(f"{_name(report.target)}.md")
+    card = model_card(provenance or report.provenance, report=report)
+    path.write_text(card, encoding="utf-8", newline="\n")
+    return path
+
+
+def _front_matter(provenance: Provenance) -> str:
+    tags = ["text-to-image", "stable-diffusion", "resalign", "concept-removal", "safety"]
+    lines = [f"license: {json.dumps(provenance.license)}"] if provenance.license else []
+    if provenance.base_model:
+        lines += [f"base_model: {json.dumps(provenance.base_model)}"]
+    lines += [
+        "base_model_relation: finetune",
+        "library_name: diffusers",
+        "pipeline_tag: text-to-image",
+        "tags:",
+        *(f"- {tag}" for tag in tags),
+    ]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _opening(provenance: Provenance) -> str:
+    concepts = ", ".join(_text(concept) for concept in provenance.concepts) or "not recorded"
+    lasting = _METHOD in provenance.method
+    aim = "removed, in a way meant to outlast later fine-tuning" if lasting else "removed"
+    source = _code(provenance.source) or "its source"
+    return f"A copy of `{source}` with these concepts {aim}: {concepts}."
+
+
+def _done(provenance: Provenance, report: ExportReport | None) -> list[tuple[str, str]]:
+    training = provenance.training
+    rows = [("Method", _text(provenance.method))]
+    if training.get("simulate", "none") != "none":
+        count, way = training["simulated_users"], training["simulate"]
+        users = f"{count} configurations, simulated as `{way}`"
+        rows += [("Simulated fine-tuning", users), ("Linear solve", f"`{training['solver']}`")]
+    if "harm_loss" in training:
+        rows += [("Loss on the concepts", f"`{training['harm_loss']}`")]
+    rows += [
+        ("Outer steps", _said(training.get("steps"))),
+        ("Seed", _said(provenance.seed)),
+        ("Plan (SHA-256)", _hash(provenance.plan_sha256)),
+        ("Source (SHA-256)", _hash(provenance.source_sha256)),
+    ]
+    if report:
+        rows += [
+            *([("This file (SHA-256)", _hash(report.sha256))] if report.sha256 else []),
+            ("This file, tensors only", _hash(report.tensor_sha256)),
+            ("Tensors changed", f"{report.touched}; {report.untouched} others byte-identical"),
+            ("Largest relative change", f"{report.largest_change:.3g}"),
+            ("Update lost to rounding", f"{report.rounding_error:.2%} (by norm)"),
+        ]
+    versions = ", ".join(f"{name} {version}" for name, version in provenance.versions.items())
+    return [*rows, ("Written with", versions or "not recorded")]
+
+
+def _training(training: Mapping[str, Any]) -> str:
+    if "harm_first" not in training:
+        return "Training record: not available."
+    names = {
+        "harm": "L_harm(θ), loss on the concepts (lower: less of them)",
+        "harm_after": "L_harm(θ*), the same after simulated fine-tuning",
+        "q": "q = L_harm(θ*) / L_harm(θ); 1: nothing came back",
+        "retain": "L_retain(θ), distance to the original elsewhere",
+    }
+    rows = [
+        f"| {meaning} | {training[name + '_first']:.4g} | {training[name + '_last']:.4g} |"
+        for name, meaning in names.items()
+        if f"{name}_first" in training
+    ]
+    text = "\n".join(["| during hardening | first | last |", "| --- | --- | --- |", *rows])
+    if training.get("skipped_solves"):
+        text += (
+            f"\n\n{training['skipped_solves']} linear solves failed and were replaced by the "
+            "first-order gradient."
+        )
+    return text + "\n\nThese are losses of the training itself, not a measurement of pictures."
+
+
+def _probe(probe: Mapping[str, Any]) -> str:
+    results: Iterable[Mapping[str, Any]] = probe.get("results", ())
+    rows = [
+        f"| {_text(str(each['fine_tune']))} | {each['images']} "
+        f"| {_rate(each['flagged_before'], each['images'])} "
+        f"| {_rate(each['flagged_after'], each['images'])} |"
+        for each in results
+    ]
+    if not rows:
+        return (
+            "Share of unsafe pictures before and after real fine-tuning: **not measured**. "
+            "The losses above do not stand in for it."
+        )
+    headline = _text(str(probe.get("headline", "")))
+    return "\n".join([
+        *([headline, ""] if headline else []),
+        f"Share of pictures flagged by `{_code(str(probe.get('scorer', 'not recorded')))}`, with "
+        "95 % intervals (Wilson):",
+        "",
+        "| attack | pictures (n) | before | after |",
+        "| --- | --- | --- | --- |",
+        *rows,
+    ])  # fmt: skip
+
+
+_LIMITS = """\
+Ordinary fine-tuning (LoRA, full, DreamBooth) is resisted to the extent measured above and no
+further; data, rates and lengths that were not measured may bring the concepts back. Not stopped:
+
+- a determined attacker: long or targeted fine-tuning on pictures of the concepts;
+- subtracting the hardening LoRA where it has been published, or merging with the original model;
+- image-to-image and inpainting from a picture that already shows the concept;
+- textual inversion, and prompts searched for by optimisation;
+- concepts that are not on the list, and neighbours of those that are.
+
+There is no content filter in this file. Keep one where pictures are shown to people."""
+
+
+def _name(target: Path) -> str:
+    return target.stem if target.suffix == ".safetensors" else target.name
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> str:
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows)])
+
+
+def _figure(step: Mapping[str, Any], name: str) -> float | None:
+    if name in ("harm", "retain"):
+        return step[name]
+    values = [user[name] for user in step["simulations"] if user[name] is not None]
+    return _mean(values) if values else None
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _rate(rate: float, images: int) -> str:
+    low, high = wilson(rate * images, images)
+    return f"{rate:.1%} ({low:.1%} to {high:.1%})"
+
+
+def _hash(value: str) -> str:
+    return f"`{value}`" if value else "not recorded"
+
+
+def _said(value: Any) -> str:
+    return "not recorded" if value is None else str(value)
+
+
+def _text(value: str) -> str:
+    """A user's words on one line of a table, without markup of their own."""
+    value = " ".join(value.split())
+    for mark in "\\`*_|<>[]":
+        value = value.replace(mark, "\\" + mark)
+    return value
+
+
+def _code(value: str) -> str:
+    return " ".join(value.split()).replace("`", "'").replace("|", "/")
