@@ -107,7 +107,7 @@ def test_plans_can_be_built_without_torch(package_folder, tmp_path):
     code = f"""{LOAD}
     load("resalign", {str(package_folder)!r})
     import resalign as ra
-    from resalign.backend import plan_file
+    from resalign.backend.plan import file as plan_file
     plan = ra.HardeningPlan(concept=ra.Concept("x", ("y",)))
     plan_file.plan_hash(plan)
     print("torch" in sys.modules)
@@ -125,7 +125,7 @@ def test_loads_as_comfyui_does_beside_its_own_module_nodes(package_folder, tmp_p
     name = root.replace(".", "_x_")
     package = load(name, root)
     importlib.import_module(name + ".nodes")
-    importlib.import_module(name + ".backend.run_folder")
+    importlib.import_module(name + ".backend.run.folder")
     print(nodes.OWNER, sys.modules["nodes"].OWNER, package.HardeningPlan.__module__ != "",
           package.WEB_DIRECTORY)
     """
@@ -147,7 +147,7 @@ def test_loads_as_a1111_and_forge_do_beside_forge_s_own_backend(package_folder, 
     root = {str(extension)!r}
     sys.path.insert(0, root)  # Forge leaves every extension there for good
     load("resalign_ext", root)
-    plans = importlib.import_module("resalign_ext.backend.plan_presets")
+    plans = importlib.import_module("resalign_ext.backend.plan.presets")
     importlib.import_module("resalign_ext.nodes")
     import backend.errors
     print(backend.loader.OWNER, backend.errors.OWNER, len(plans.PLAN_PRESETS))
