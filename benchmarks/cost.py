@@ -84,7 +84,7 @@ def bare(denoiser: AdaptedDenoiser, batch: int, side: int, context: int) -> Call
     """One forward and backward of the network, as plainly as it goes."""
     latents, noise = torch.randn(2, batch, 4, side, side).unbind()
     conditioning, times = torch.randn(batch, 77, context), torch.randint(0, 1000, (batch,))
-    unet, leaves = denoiser.model.unet, list(denoiser.theta.values())
+    unet, leaves = denoiser.model.denoiser, list(denoiser.theta.values())
 
     def run() -> None:
         loss = (unet(latents, times, conditioning, return_dict=False)[0] - noise).square().mean()
@@ -99,7 +99,7 @@ def forward(denoiser: AdaptedDenoiser, batch: int, side: int, context: int) -> C
 
     def run() -> None:
         with denoiser.frozen():
-            denoiser.model.unet(latents, times, conditioning, return_dict=False)
+            denoiser.model.denoiser(latents, times, conditioning, return_dict=False)
 
     return run
 
@@ -137,7 +137,7 @@ def measure(size: str, repeats: int) -> dict[str, object]:
     shares = Shares()
     result: dict[str, object] = {
         "size": size,
-        "weights": sum(p.numel() for p in model.unet.parameters()),
+        "weights": sum(p.numel() for p in model.denoiser.parameters()),
     }
     for method in ("first_order", "richardson"):
         with AdaptedDenoiser(model, AdapterConfig()) as denoiser:

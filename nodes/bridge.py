@@ -69,7 +69,7 @@ def to_backend(
             yield built
         finally:
             if built is not None:  # whoever still holds the Model holds no weights
-                built.unet = built.vae = None  # type: ignore[assignment]
+                built.denoiser = built.vae = None  # type: ignore[assignment]
                 built.text_encoders = ()
             del built
             gc.collect()
@@ -207,7 +207,7 @@ def _model(
         texts = _text_encoders(clip, family, device)
     return Model(
         family=family,
-        unet=unet,  # type: ignore[arg-type]
+        denoiser=unet,  # type: ignore[arg-type]
         text_encoders=texts,
         tokenizers=load_tokenizers(family),
         vae=HostVae(vae, scale),  # type: ignore[arg-type]

@@ -156,7 +156,7 @@ def work(
             }
             drawing = previewing(live, loaded, plan, every, prompt)
             drawing.begin()
-            weights = loaded.unet.state_dict()
+            weights = loaded.denoiser.state_dict()
             modules = [name for name in about["key_map"] if _is_matrix(weights, name)]
             about["samples"] = samples_of(weights, modules)
             del weights

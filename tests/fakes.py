@@ -35,7 +35,7 @@ def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
     """A model with a denoiser and a schedule only: its data are random latents."""
     return Model(
         family="sd1",
-        unet=tiny_unet(seed, **changes).to(dtype),
+        denoiser=tiny_unet(seed, **changes).to(dtype),
         text_encoders=(),
         tokenizers=(),
         vae=None,  # type: ignore[arg-type]

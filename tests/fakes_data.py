@@ -78,7 +78,7 @@ def tiny_family(family: str = "sd1", prediction: Any = "epsilon", seed: int = 0)
         )  # fmt: skip
     return Model(
         family=family,
-        unet=unet,
+        denoiser=unet,
         text_encoders=encoders,
         tokenizers=tokenizers,
         vae=tiny_vae(),

@@ -38,7 +38,7 @@ def random(*shape: int, seed: int = 0, size: float = 0.3) -> Tensor:
 
 def state(model) -> dict[str, Tensor]:
     """All weights of denoiser and text encoders, copied."""
-    networks = {"unet": model.unet}
+    networks = {"unet": model.denoiser}
     networks |= {f"text_encoder_{i}": net for i, net in enumerate(model.text_encoders)}
     return {
         f"{component}.{name}": tensor.detach().clone()
@@ -95,7 +95,7 @@ def kohya_file(model, path: Path) -> Path:
     texts = ("lora_te_text_model_",) if len(model.text_encoders) == 1 else (
         "lora_te1_text_model_", "lora_te2_text_model_"
     )  # fmt: skip
-    networks = [("lora_unet_", model.unet), *zip(texts, model.text_encoders, strict=True)]
+    networks = [("lora_unet_", model.denoiser), *zip(texts, model.text_encoders, strict=True)]
     kinds = ("attn2.to_k", "attn1.to_out.0", "ff.net.2", "proj_out", *CONVOLUTIONS, "q_proj", "fc1")
     for prefix, network in networks:
         for i, (name, module) in enumerate(network.named_modules()):

@@ -27,7 +27,7 @@ class Bench:
         refuse = importlib.import_module("resalign.nodes.refuse")
         self.built = 0
         self.put_on: list[Any] = []
-        names = {name: f"ldm.{name}" for name, _ in tiny_family().unet.named_modules()}
+        names = {name: f"ldm.{name}" for name, _ in tiny_family().denoiser.named_modules()}
 
         @contextmanager
         def to_backend(*parts: Any, source: Any = None, denoiser_dtype: Any = None):

@@ -60,7 +60,7 @@ def compare() -> dict[str, Any]:
 
     def ours(backend: Any) -> Any:
         with torch.no_grad():
-            return backend.unet(
+            return backend.denoiser(
                 latents.clone(), times.clone(), encoder_hidden_states=context.clone()
             ).sample
 
@@ -83,11 +83,11 @@ def compare() -> dict[str, Any]:
             found["image_shape"] = list(decode_latents(backend, encoded).shape)
             found["family"] = backend.family
             found["prediction"] = backend.schedule.prediction_type
-            parts = [*backend.unet.parameters(), encoded, backend.schedule.alphas_cumprod]
+            parts = [*backend.denoiser.parameters(), encoded, backend.schedule.alphas_cumprod]
             parts += [one for net in backend.text_encoders for one in net.parameters()]
             found["inference_tensors"] = sum(one.is_inference() for one in parts)
             with AdaptedDenoiser(backend, AdapterConfig(rank=4, alpha=2.0)) as adapted:
-                prediction = backend.unet(
+                prediction = backend.denoiser(
                     latents.clone(), times.clone(), encoder_hidden_states=context.clone()
                 ).sample
                 prediction.square().mean().backward()
@@ -98,7 +98,7 @@ def compare() -> dict[str, Any]:
                         tensor.normal_(0, 0.05, generator=random)
                 changed = ours(backend)
                 adapter = adapted.adapter()
-        found["left"] = [backend.unet is None, backend.vae is None, backend.text_encoders == ()]
+        found["left"] = [backend.denoiser is None, backend.vae is None, backend.text_encoders == ()]
 
         lora = bridge.lora_model(adapter, bridge.key_map(model))
         patched = bridge.with_adapter(model, lora)

@@ -28,7 +28,7 @@ def folders(tmp_path):
 def predict(model, seed: int = 0) -> torch.Tensor:
     random = torch.Generator().manual_seed(seed)
     latents = torch.randn(2, 4, 8, 8, generator=random)
-    context = model.unet.config["cross_attention_dim"]
+    context = model.denoiser.config["cross_attention_dim"]
     from resalign.backend.model.denoiser import Conditioning
 
     conditioning = Conditioning(torch.randn(2, 77, context, generator=random))
@@ -131,6 +131,6 @@ def test_every_family_hardens_and_exports_from_both_layouts(folders, family, lay
     hardened = ra.load_checkpoint(target)
     assert hardened.schedule.prediction_type == model.schedule.prediction_type
     for module in result.adapter.modules:
-        expected = model.unet.get_parameter(f"{module}.weight") + result.adapter.delta(module)
-        found = hardened.unet.get_parameter(f"{module}.weight")
+        expected = model.denoiser.get_parameter(f"{module}.weight") + result.adapter.delta(module)
+        found = hardened.denoiser.get_parameter(f"{module}.weight")
         torch.testing.assert_close(found, expected.detach(), rtol=0, atol=1e-6)

@@ -27,7 +27,7 @@ def fill(theta: dict[str, torch.Tensor], size: float = 0.2) -> None:
 
 
 def state(model) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.unet.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in model.denoiser.state_dict().items()}
 
 
 def test_a_new_adapter_changes_nothing():
@@ -50,7 +50,7 @@ def test_the_exported_deltas_are_what_the_adapter_does(targets):
         adapter = denoiser.adapter()
     assert (adapted - model.denoise(*inputs())).abs().max() > 1e-3
     for module in adapter.modules:
-        weight = model.unet.get_submodule(module).weight
+        weight = model.denoiser.get_submodule(module).weight
         weight.data += adapter.delta(module)
     torch.testing.assert_close(model.denoise(*inputs()), adapted, rtol=1e-4, atol=1e-5)
 
@@ -73,7 +73,7 @@ def test_frozen_is_the_original_model():
 def test_closing_gives_the_bare_network_back():
     """Names, weights and classes of the layers are those of before."""
     model = tiny_model()
-    before, classes = state(model), [type(m) for m in model.unet.modules()]
+    before, classes = state(model), [type(m) for m in model.denoiser.modules()]
     with AdaptedDenoiser(model, AdapterConfig(targets=("attention", "convolution"))) as denoiser:
         fill(denoiser.theta)
         with denoiser.fresh_lora(2, seed=0) as phi:
@@ -81,7 +81,7 @@ def test_closing_gives_the_bare_network_back():
     after = state(model)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert [type(m) for m in model.unet.modules()] == classes
+    assert [type(m) for m in model.denoiser.modules()] == classes
     with AdaptedDenoiser(model, AdapterConfig()):  # and it can be adapted again
         pass
 
@@ -117,12 +117,14 @@ def test_full_simulation_puts_every_weight_back_to_the_bit():
             _train_and_fail(denoiser)
         after = state(model)
         assert all(torch.equal(before[name], after[name]) for name in before)
-        assert not any(p.requires_grad for n, p in model.unet.named_parameters() if "lora" not in n)
+        assert not any(
+            p.requires_grad for n, p in model.denoiser.named_parameters() if "lora" not in n
+        )
 
 
 def _train_and_fail(denoiser: AdaptedDenoiser) -> None:
     with denoiser.base_weights() as phi:
-        assert len(phi) == len(tiny_model().unet.state_dict())
+        assert len(phi) == len(tiny_model().denoiser.state_dict())
         with torch.no_grad():
             for tensor in phi.values():
                 tensor.add_(0.1)
@@ -175,7 +177,7 @@ def test_the_same_seed_makes_the_same_adapter():
 
 def test_targets_select_the_layers_they_name():
     """Attention is q, k, v and out of both kinds; K and V of cross-attention are a part of it."""
-    unet = tiny_model().unet
+    unet = tiny_model().denoiser
     attention = target_modules(unet, ("attention",))
     assert len(attention) % 8 == 0
     kv = target_modules(unet, ("cross_attention_kv",))

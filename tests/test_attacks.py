@@ -34,7 +34,7 @@ def attack_by(method: str, **changes: Any) -> FineTuneAttack:
 
 
 def networks(model: Any) -> list[torch.nn.Module]:
-    return [model.unet, *model.text_encoders]
+    return [model.denoiser, *model.text_encoders]
 
 
 def state(model: Any) -> list[dict[str, torch.Tensor]]:
@@ -66,7 +66,7 @@ def changed_modules(model: Any, attack: FineTuneAttack, data: AttackData = DATA)
     """Layers whose answer to a fixed input is another one inside the attack than outside."""
     layers = {
         name: module
-        for name, module in model.unet.named_modules()
+        for name, module in model.denoiser.named_modules()
         if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))
     }
     random = torch.Generator().manual_seed(0)
@@ -79,7 +79,7 @@ def changed_modules(model: Any, attack: FineTuneAttack, data: AttackData = DATA)
 
     @torch.no_grad()
     def answers() -> dict[str, torch.Tensor]:
-        return {name: model.unet.get_submodule(name)(x) for name, x in inputs.items()}
+        return {name: model.denoiser.get_submodule(name)(x) for name, x in inputs.items()}
 
     before = answers()
     with attacked(model, attack, data):
@@ -94,7 +94,7 @@ def test_the_model_is_another_inside_and_the_same_to_the_bit_outside(method):
     before, expected = state(model), prediction(model)
     with attacked(model, attack_by(method), DATA) as inside:
         assert inside is model
-        assert not any(module.training for module in model.unet.modules())
+        assert not any(module.training for module in model.denoiser.modules())
         assert (prediction(model) - expected).abs().max() > 1e-3
     assert_untouched(model, before)
     assert torch.equal(prediction(model), expected)
@@ -128,14 +128,14 @@ def test_training_lowers_the_loss(method):
 def test_an_adapter_changes_what_it_targets_and_no_other_layer(method):
     model = tiny_model()
     targets = ("cross_attention_kv",)
-    expected = set(target_modules(model.unet, targets))
+    expected = set(target_modules(model.denoiser, targets))
     assert changed_modules(model, attack_by(method, targets=targets)) == expected
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "loha", "lokr"])
 def test_an_adapter_can_sit_on_convolutions(method):
     model = tiny_model()
-    expected = set(target_modules(model.unet, ("convolution",)))
+    expected = set(target_modules(model.denoiser, ("convolution",)))
     assert changed_modules(model, attack_by(method, targets=("convolution",))) == expected
 
 
@@ -143,7 +143,7 @@ def test_full_changes_every_layer():
     model = tiny_model()
     every = {
         name
-        for name, module in model.unet.named_modules()
+        for name, module in model.denoiser.named_modules()
         if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))
     }
     assert changed_modules(model, attack_by("full")) == every
@@ -154,13 +154,13 @@ def test_rank_and_alpha_are_honoured():
 
     def move(alpha: float) -> torch.Tensor:
         model = tiny_model()
-        layer = target_modules(model.unet, ("cross_attention_kv",))[0]
+        layer = target_modules(model.denoiser, ("cross_attention_kv",))[0]
         attack = replace(
             ATTACK, steps=1, looks=(), optimiser="sgd", learning_rate=1, weight_decay=0,
             gradient_norm=0, alpha=alpha, targets=("cross_attention_kv",),
         )  # fmt: skip
         with attacked(model, attack, DATA):
-            module: Any = model.unet.get_submodule(layer)
+            module: Any = model.denoiser.get_submodule(layer)
             assert module.lora_A["attack"].weight.shape[0] == 2
             return module.get_delta_weight("attack").detach()
 
@@ -232,7 +232,7 @@ def test_looks_come_after_their_steps_and_do_not_change_the_run():
     attack = replace(ATTACK, steps=4, looks=(1, 3), dropout=0.3, ema=0.5)
 
     def look(step: int) -> None:
-        assert not any(module.training for module in model.unet.modules())
+        assert not any(module.training for module in model.denoiser.modules())
         order.append(f"look {step}")
         seen.append(prediction(model))
 
@@ -256,13 +256,13 @@ def test_the_average_is_what_is_looked_at():
         model, seen = tiny_model(), []
         attack = attack_by("full", looks=(1, 2, 3), ema=ema)
         with attacked(model, attack, DATA, on_look=lambda _: seen.append(
-            model.unet.get_parameter(name).detach().clone()
+            model.denoiser.get_parameter(name).detach().clone()
         )):  # fmt: skip
-            seen.append(model.unet.get_parameter(name).detach().clone())
+            seen.append(model.denoiser.get_parameter(name).detach().clone())
         return seen
 
     raw, averaged = run(0.0), run(0.25)
-    expected = tiny_model().unet.get_parameter(name).detach()
+    expected = tiny_model().denoiser.get_parameter(name).detach()
     for step, decay in ((1, 2 / 11), (2, 0.25), (3, 0.25)):
         expected = decay * expected + (1 - decay) * raw[step - 1]
         torch.testing.assert_close(averaged[step - 1], expected)
@@ -295,14 +295,14 @@ def test_the_learning_rate_of_each_step_is_used():
 
     def move(warm: int) -> torch.Tensor:
         model = tiny_model()
-        before = model.unet.conv_in.weight.clone()
+        before = model.denoiser.conv_in.weight.clone()
         attack = attack_by(
             "full", steps=4, looks=(1,), warm_up_steps=warm, optimiser="sgd", weight_decay=0
         )
         seen: list[torch.Tensor] = []
 
         def look(_: int) -> None:
-            seen.append(model.unet.conv_in.weight.detach() - before)
+            seen.append(model.denoiser.conv_in.weight.detach() - before)
 
         with attacked(model, replace(attack, learning_rate=0.1), DATA, on_look=look):
             return seen[0]
@@ -315,12 +315,12 @@ def test_the_gradient_is_clipped_to_its_norm():
 
     def length(norm: float) -> float:
         model = tiny_model()
-        before = torch.cat([part.flatten() for part in model.unet.parameters()]).clone()
+        before = torch.cat([part.flatten() for part in model.denoiser.parameters()]).clone()
         attack = attack_by(
             "full", steps=1, looks=(), optimiser="sgd", weight_decay=0, gradient_norm=norm
         )
         with attacked(model, replace(attack, learning_rate=1), DATA):
-            after = torch.cat([part.detach().flatten() for part in model.unet.parameters()])
+            after = torch.cat([part.detach().flatten() for part in model.denoiser.parameters()])
         return float((after - before).norm())
 
     assert length(0.01) == pytest.approx(0.01, rel=1e-3)
@@ -528,7 +528,7 @@ def test_a_half_precision_model_is_attacked_and_restored(method, kind):
     seen = []
 
     def look(_: int) -> None:
-        seen.append({part.dtype for part in model.unet.parameters()})
+        seen.append({part.dtype for part in model.denoiser.parameters()})
 
     attack = attack_by(method, targets=EVERY_TARGET, alpha=8)
     with attacked(model, attack, DATA, on_look=look):
@@ -546,7 +546,7 @@ def test_half_precision_training_follows_float32(precision):
     for name in ("fp32", precision):
         model = tiny_model()
         with attacked(model, attack_by("full", precision=name), DATA):
-            assert {part.dtype for part in model.unet.parameters()} == {torch.float32}
+            assert {part.dtype for part in model.denoiser.parameters()} == {torch.float32}
             found[name] = prediction(model)
     moved = (found["fp32"] - prediction(tiny_model())).norm()
     assert 0 < (found["fp32"] - found[precision]).norm() < 0.3 * moved

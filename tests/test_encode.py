@@ -29,11 +29,11 @@ def pipeline(model):
     scheduler = DDIMScheduler(clip_sample=False, steps_offset=1)
     if model.family == "sdxl":
         return StableDiffusionXLPipeline(
-            model.vae, *model.text_encoders, *model.tokenizers, model.unet, scheduler,
+            model.vae, *model.text_encoders, *model.tokenizers, model.denoiser, scheduler,
             force_zeros_for_empty_prompt=False, add_watermarker=False,
         )  # fmt: skip
     return StableDiffusionPipeline(
-        model.vae, model.text_encoders[0], model.tokenizers[0], model.unet, scheduler,
+        model.vae, model.text_encoders[0], model.tokenizers[0], model.denoiser, scheduler,
         None, None, requires_safety_checker=False,
     )  # fmt: skip
 

@@ -21,7 +21,7 @@ FULL = replace(LORA, name="full", method="full", learning_rate=1e-3)
 
 
 def weights(model) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.unet.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in model.denoiser.state_dict().items()}
 
 
 def same(one, other) -> bool:
@@ -97,7 +97,7 @@ def test_full_fine_tuning_is_this_loop_to_the_bit(optimiser):
     )  # fmt: skip
     data, concept = random_set(8, 1), random_set(8, 2, shift=1.0)
     model = tiny_model()
-    leaves = [part.requires_grad_(True) for part in model.unet.parameters()]
+    leaves = [part.requires_grad_(True) for part in model.denoiser.parameters()]
     kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[optimiser]
     moving = kind(leaves, lr=config.learning_rate, weight_decay=0.01, foreach=True)
     for step in range(1, 5):

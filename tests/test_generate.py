@@ -79,9 +79,11 @@ def test_a_side_that_is_no_multiple_of_8_is_refused():
 
 def test_without_guidance_the_denoiser_sees_each_image_once(monkeypatch):
     model, seen = tiny_family(), []
-    forward = model.unet.forward
+    forward = model.denoiser.forward
     monkeypatch.setattr(
-        model.unet, "forward", lambda x, *args, **kw: seen.append(len(x)) or forward(x, *args, **kw)
+        model.denoiser,
+        "forward",
+        lambda x, *args, **kw: seen.append(len(x)) or forward(x, *args, **kw),
     )
 
     generate_latents(model, ["a"], seeds=[1, 2], steps=2, guidance=1.0)
@@ -126,20 +128,20 @@ def test_images_are_the_decoded_latents():
 
 def test_the_denoiser_is_evaluated_without_gradients_and_left_in_its_mode():
     model = tiny_family()
-    model.unet.train()
-    model.unet.requires_grad_(True)
+    model.denoiser.train()
+    model.denoiser.requires_grad_(True)
 
     latents = generate_latents(model, ["a"], seeds=[1], steps=2)
 
     assert not latents.requires_grad
-    assert model.unet.training
+    assert model.denoiser.training
     torch.testing.assert_close(latents, generate_latents(tiny_family(), ["a"], seeds=[1], steps=2))
 
 
 def test_half_precision_weights_are_solved_in_float32():
     model = tiny_family()
     exact = generate_latents(model, ["a"], seeds=[1], steps=3, guidance=1)
-    torch.nn.Module.to(model.unet, torch.bfloat16)
+    torch.nn.Module.to(model.denoiser, torch.bfloat16)
 
     found = generate_latents(model, ["a"], seeds=[1], steps=3, guidance=1)
 
@@ -160,10 +162,10 @@ def test_progress_tells_images_and_steps_and_may_stop_the_run():
         raise KeyboardInterrupt
 
     model = tiny_family()
-    model.unet.train()
+    model.denoiser.train()
     with pytest.raises(KeyboardInterrupt):
         generate_latents(model, ["a"], seeds=[1], on_progress=stop)
-    assert model.unet.training
+    assert model.denoiser.training
 
 
 def test_the_solver_runs_over_the_model_s_own_schedule_even_one_that_ends_in_pure_noise():

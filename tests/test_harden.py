@@ -135,9 +135,9 @@ def test_the_same_seed_gives_the_same_bytes():
 def test_the_model_is_left_as_it_was():
     """Hardening returns an adapter; the network it was found on is bit-identical."""
     model = tiny_model()
-    before = {name: tensor.clone() for name, tensor in model.unet.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in model.denoiser.state_dict().items()}
     harden(model, plan(simulate="full"), data=encoded_data())
-    after = model.unet.state_dict()
+    after = model.denoiser.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 

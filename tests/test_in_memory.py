@@ -48,7 +48,7 @@ def added(unet):
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_tensors_give_the_denoiser_that_their_file_gives(tmp_path, unet, family):
     path = write_tiny_checkpoint(tmp_path / "a.safetensors", family, torch.float32)
-    loaded = load_checkpoint(path).unet
+    loaded = load_checkpoint(path).denoiser
     built = in_memory.unet_from_tensors("the MODEL", unet(family), family)
     width = loaded.config.cross_attention_dim
     more = added(loaded) if family == "sdxl" else None

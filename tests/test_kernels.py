@@ -37,7 +37,7 @@ def on_gpu(monkeypatch):
 @pytest.fixture
 def unet(monkeypatch):
     """A small network that can be told to use xformers, and remembers it."""
-    network = tiny_model().unet
+    network = tiny_model().denoiser
     network.told = []
     monkeypatch.setattr(
         type(network), "enable_xformers_memory_efficient_attention",
@@ -50,7 +50,7 @@ def test_on_a_cpu_nothing_is_measured():
     def never() -> None:
         raise AssertionError
 
-    found = choose_kernels(tiny_model().unet, KernelConfig(), never)
+    found = choose_kernels(tiny_model().denoiser, KernelConfig(), never)
     assert (found.name, found.optimiser) == ("sdpa, contiguous", "foreach")
     assert not found.milliseconds
 
@@ -120,7 +120,7 @@ def test_a_hosts_network_is_not_laid_out_anew_unasked(on_gpu, unet):
 def test_what_cannot_be_had_is_refused():
     asked = KernelConfig(attention="xformers")
     with pytest.raises(ConfigError, match="needs a CUDA device, not cpu"):
-        choose_kernels(tiny_model().unet, asked, work)
+        choose_kernels(tiny_model().denoiser, asked, work)
     with pytest.raises(ConfigError, match="attention is 'fast'"):
         KernelConfig(attention="fast")  # type: ignore[arg-type]
 
@@ -136,23 +136,23 @@ def test_xformers_is_refused_where_a_second_derivative_is_asked_for(monkeypatch)
 
 def test_channels_last_is_the_same_network_to_rounding_and_leaves_no_trace():
     model = tiny_model()
-    before = {name: tensor.clone() for name, tensor in model.unet.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in model.denoiser.state_dict().items()}
     changes = {"kernels": KernelConfig(memory_format="channels_last")}
     found = harden(model, plan(**changes), data=encoded_data())
     assert found.kernels is not None and found.kernels.memory_format == "channels_last"
     expected = run(plan())
     for name, tensor in found.adapter.tensors.items():
         torch.testing.assert_close(tensor, expected.adapter.tensors[name], rtol=1e-3, atol=1e-4)
-    for name, tensor in model.unet.state_dict().items():
+    for name, tensor in model.denoiser.state_dict().items():
         assert torch.equal(tensor, before[name]) and tensor.is_contiguous()
 
 
 def test_only_frozen_weights_are_laid_out_anew():
     model = tiny_model()
     chosen = Kernels("sdpa", "channels_last", "foreach", "cpu")
-    with applied(model.unet, chosen):
-        assert not model.unet.conv_in.weight.is_contiguous()
-    assert model.unet.conv_in.weight.is_contiguous()
+    with applied(model.denoiser, chosen):
+        assert not model.denoiser.conv_in.weight.is_contiguous()
+    assert model.denoiser.conv_in.weight.is_contiguous()
 
 
 def test_the_record_says_what_trained_and_a_resumed_run_keeps_to_it(tmp_path):

@@ -263,7 +263,7 @@ def test_keys_do_not_run_into_each_other():
 
 
 def test_a_fingerprint_follows_every_weight_and_the_type_but_not_gradients_or_mode(model):
-    unet = model.unet
+    unet = model.denoiser
     before = fingerprint(unet)
     assert fingerprint(unet.train().requires_grad_(True)) == before
     weight = unet.get_parameter("mid_block.resnets.0.conv1.weight")
@@ -320,7 +320,7 @@ def test_synthesis_is_cached_by_all_that_it_depends_on(model, tmp_path, calls):
         make(images=1, **changed)
         assert calls() == (0, 0, 1), changed
     with torch.no_grad():
-        model.unet.conv_out.bias += 0.1
+        model.denoiser.conv_out.bias += 0.1
     make(images=1)
     assert calls() == (0, 0, 1)
 
@@ -341,7 +341,7 @@ def test_sdxl_synthesis_is_told_its_own_size():
 
 def test_a_model_that_makes_nothing_finite_is_an_error_that_says_so(model):
     with torch.no_grad():
-        model.unet.conv_out.bias.fill_(float("nan"))
+        model.denoiser.conv_out.bias.fill_(float("nan"))
 
     with pytest.raises(DataError, match=r"synthesis of 'a fox' .* not finite"):
         synthesise(model, ["a fox"], 1, steps=1)

@@ -33,7 +33,7 @@ LAST = "model.diffusion_model.out.2.bias"
 
 def networks_of(model):
     texts = dict(zip(text_encoders_of(model.family), model.text_encoders, strict=True))
-    return {"unet": model.unet, "vae": model.vae, **texts}
+    return {"unet": model.denoiser, "vae": model.vae, **texts}
 
 
 def assert_same_networks(model, networks, dtype=torch.float32):
@@ -98,7 +98,7 @@ def test_the_loaded_denoiser_computes_what_the_original_does(loaded, family):
     with torch.no_grad():
         expected, found = (
             each(latents, torch.tensor([5]), context, added_cond_kwargs=added).sample
-            for each in (unet, loaded[family].unet)
+            for each in (unet, loaded[family].denoiser)
         )
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
@@ -373,7 +373,7 @@ def test_loading_never_holds_more_than_the_weights_and_one_tensor(tmp_path):
     model = load_checkpoint(path)
     grown = peak() - before
 
-    assert model.unet.config.block_out_channels[-1] == 256
+    assert model.denoiser.config.block_out_channels[-1] == 256
     assert 0.9 * weights < grown < 1.1 * weights + 20e6
 
 

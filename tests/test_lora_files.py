@@ -99,7 +99,7 @@ def in_unet(weights: dict[str, Tensor], before: dict[str, Tensor]) -> dict[str, 
 def test_merges_what_peft_merges(models, tmp_path, kind):
     """PEFT's own file (alpha in its config): the same weights as PEFT's merge, all modules."""
     model = models("sd1")
-    path, merged = peft_adapter(model.unet, peft_configs()[kind], tmp_path / "peft")
+    path, merged = peft_adapter(model.denoiser, peft_configs()[kind], tmp_path / "peft")
 
     before = state(model)
     assert_same(with_files(model, path), in_unet(merged, before), before)
@@ -169,12 +169,12 @@ def test_every_spelling_of_the_names_changes_the_same_weights(
 ):
     """The same adapter under all names that are about, SDXL's both: the same weights."""
     model, config = models(family), peft_configs()[kind]
-    path, merged = peft_adapter(model.unet, config, tmp_path / "peft")
+    path, merged = peft_adapter(model.denoiser, config, tmp_path / "peft")
     metadata = {}
     if naming == "diffusers":
         settings = {"unet.lora_alpha": 2, "unet.r": 4}
         metadata["lora_adapter_metadata"] = json.dumps(settings)
-    named = in_fields_names(path, config, naming, model.unet)
+    named = in_fields_names(path, config, naming, model.denoiser)
 
     before = state(model)
     found = with_files(model, write(tmp_path / "own.safetensors", named, **metadata))
@@ -247,7 +247,10 @@ def test_reads_what_diffusers_writes(models, tmp_path):
     before = state(model)
     found = with_files(model, tmp_path / "pytorch_lora_weights.safetensors", text_strength=0.5)
 
-    scales = {"unet": (model.unet, 1 / 4), "text_encoder": (model.text_encoders[0], 0.5 * 2 / 4)}
+    scales = {
+        "unet": (model.denoiser, 1 / 4),
+        "text_encoder": (model.text_encoders[0], 0.5 * 2 / 4),
+    }
     expected = dict(before)
     for component, (_, scale) in scales.items():
         for name, module in nets[component].named_modules():
@@ -393,7 +396,7 @@ def test_strength_0_leaves_every_bit(models, tmp_path):
     }  # fmt: skip
     path = write(tmp_path / "a.safetensors", tensors)
     with torch.no_grad():
-        weight = model.unet.get_submodule(Q).weight
+        weight = model.denoiser.get_submodule(Q).weight
         weight[0] = -0.0
 
     assert bits_equal(with_files(model, path, strength=0.0), state(model))
@@ -405,8 +408,8 @@ def test_strength_0_leaves_every_bit(models, tmp_path):
 def test_sums_are_made_in_float32_and_rounded_once(models, tmp_path):
     """In a half-precision model two changes below its resolution still add up to one above."""
     model = copy.copy(models("sd1"))
-    model.unet = copy.deepcopy(model.unet).half()
-    weight = model.unet.get_submodule(Q).weight
+    model.denoiser = copy.deepcopy(model.denoiser).half()
+    weight = model.denoiser.get_submodule(Q).weight
     weight.fill_(1.0)
     tensors = {f"{FLAT_Q}.diff": torch.full((32, 32), 4e-4)}
     files = [write(tmp_path / f"{i}.safetensors", tensors) for i in range(2)]

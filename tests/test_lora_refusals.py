@@ -137,7 +137,7 @@ def test_nan_and_overflow_are_errors(models, tmp_path):
     bad[Q_UP][3, 2] = float("nan")
     refused(model, write(tmp_path / "nan.safetensors", bad), "lora_up.*NaN")
     half = copy.copy(model)
-    half.unet = copy.deepcopy(model.unet).half()
+    half.denoiser = copy.deepcopy(model.denoiser).half()
     large = write(tmp_path / "large.safetensors", plain(size=1e3))
     refused(half, large, "float16.*lower the strength")
 

@@ -70,13 +70,13 @@ def test_the_gradient_is_that_of_the_whole_batch(denoiser, kind, micro_batch):
 def test_no_pass_sees_more_samples_than_a_micro_batch(denoiser, kind, monkeypatch):
     """Neither those with a gradient nor the frozen ones of the targets."""
     seen = []
-    original = denoiser.model.unet.forward
+    original = denoiser.model.denoiser.forward
 
     def forward(latents, *args, **kwargs):
         seen.append(len(latents))
         return original(latents, *args, **kwargs)
 
-    monkeypatch.setattr(denoiser.model.unet, "forward", forward)
+    monkeypatch.setattr(denoiser.model.denoiser, "forward", forward)
     gradient(loss_of(denoiser, kind, 2), denoiser.theta)
     assert max(seen) == 2 and sum(seen) >= 5
 
@@ -86,13 +86,13 @@ def test_a_set_is_synthesised_in_micro_batches_too(micro_batch, most, monkeypatc
     """Each image with its unconditional twin."""
     model = tiny_family()
     seen = []
-    original = model.unet.forward
+    original = model.denoiser.forward
 
     def forward(latents, *args, **kwargs):
         seen.append(len(latents))
         return original(latents, *args, **kwargs)
 
-    monkeypatch.setattr(model.unet, "forward", forward)
+    monkeypatch.setattr(model.denoiser, "forward", forward)
     images = ImageSet(prompts=("a bad thing",), images=3, sampling_steps=1)
     plan = HardeningPlan(
         concepts=(Concept("bad", prompts=("bad",)),), forget_set=images, retain_set=images,

@@ -32,7 +32,7 @@ def model(folder):
 
 def parts(model) -> dict[str, Tensor]:
     """Copies of all weights of denoiser and text encoders."""
-    networks = {"unet": model.unet}
+    networks = {"unet": model.denoiser}
     networks |= {f"text_encoder{i or ''}": net for i, net in enumerate(model.text_encoders)}
     return {
         f"{component}.{name}": tensor.detach().clone()
@@ -100,7 +100,7 @@ def test_subtracts_the_adapter(tmp_path):
     """Hardened = original + ΔW: weight 1 is the original to the bit, 2 the original − ΔW."""
     path = write_tiny_checkpoint(tmp_path / "original.safetensors", dtype=torch.float32)
     original = load_checkpoint(path)
-    adapter = random_adapter(original.unet)
+    adapter = random_adapter(original.denoiser)
     export_merged(path, adapter, tmp_path / "hardened.safetensors")
     hardened = load_checkpoint(tmp_path / "hardened.safetensors")
 
@@ -120,7 +120,10 @@ def test_subtracts_the_adapter(tmp_path):
 def test_state_dicts_do_as_well_as_a_file(model, folder):
     """For hosts, and for originals that are in memory anyway."""
     other = load_checkpoint(folder / "b.safetensors")
-    memory = {"unet": other.unet.state_dict(), "text_encoder": other.text_encoders[0].state_dict()}
+    memory = {
+        "unet": other.denoiser.state_dict(),
+        "text_encoder": other.text_encoders[0].state_dict(),
+    }
 
     for weight in (0.25, 1.0):
         found = mix(model, memory, weight, "all")
@@ -202,7 +205,7 @@ def test_missing_and_damaged_files_are_named(model, folder, tmp_path):
 
 def test_another_shape_is_another_architecture(model):
     """Broadcasting would make a wrong weight without a word."""
-    state = dict(model.unet.state_dict()) | {"conv_in.bias": torch.zeros(1)}
+    state = dict(model.denoiser.state_dict()) | {"conv_in.bias": torch.zeros(1)}
     refused(model, {"unet": state}, r"conv_in.bias is \[1\], in the model \[32\]", part="denoiser")
 
 
@@ -215,6 +218,6 @@ def test_nan_and_overflow_are_errors(model, folder, tmp_path):
     for weight in (0.0, 0.5, 1.0):
         refused(model, path, "conv_in.weight mixed with nan.safetensors.*NaN", weight)
     half = copy.copy(model)
-    half.unet = copy.deepcopy(model.unet).half()
-    half.unet.conv_in.weight[0] = 3e4
+    half.denoiser = copy.deepcopy(model.denoiser).half()
+    half.denoiser.conv_in.weight[0] = 3e4
     refused(half, folder / "b.safetensors", "does not fit into float16", -1.5, "denoiser")

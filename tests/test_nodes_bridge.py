@@ -71,7 +71,7 @@ def adapter(rank=2, alpha=1.0):
 def test_the_backend_gets_the_model_that_comfyui_has(bridge, model, clip, vae, tmp_path):
     with bridge.to_backend(model, clip, vae, source=tmp_path) as backend:
         original = build_networks("sd1")["unet"]
-        assert torch.equal(predict(backend.unet), predict(original))
+        assert torch.equal(predict(backend.denoiser), predict(original))
         assert backend.family == "sd1" and backend.source == tmp_path
         assert backend.schedule.prediction_type == "epsilon"
         alphas = fakes.scaled_linear_alphas_cumprod()
@@ -88,7 +88,7 @@ def test_pending_patches_are_merged_into_copies(bridge, model, clip, vae):
     change = torch.ones_like(before)
     model.patches[name] = [(0.5, change), (0.25, change)]
     with bridge.to_backend(model, clip, vae) as backend:
-        merged = backend.unet.get_submodule(Q).weight
+        merged = backend.denoiser.get_submodule(Q).weight
         assert torch.allclose(merged, before + 0.75)
         merged.add_(1)
     assert torch.equal(model.tensors[name], before)
@@ -110,9 +110,9 @@ def test_a_plan_in_half_precision_gets_the_denoiser_that_its_file_would_give(
     plan = HardeningPlan(concepts=(Concept("cat", ("a cat",)),), precision="bf16")
     kind = weight_types(plan)["denoiser_dtype"]
     path = write_tiny_checkpoint(tmp_path / "a.safetensors", dtype=torch.float32)
-    expected = load_checkpoint(path, **weight_types(plan)).unet.state_dict()
+    expected = load_checkpoint(path, **weight_types(plan)).denoiser.state_dict()
     with bridge.to_backend(model, clip, vae, denoiser_dtype=kind) as backend:
-        found = backend.unet.state_dict()
+        found = backend.denoiser.state_dict()
         assert found.keys() == expected.keys() and backend.dtype == torch.bfloat16
         assert all(torch.equal(found[name], expected[name]) for name in expected)
         assert {t.dtype for t in found.values()} == {torch.bfloat16}
@@ -125,7 +125,7 @@ def test_a_plan_in_half_precision_gets_the_denoiser_that_its_file_would_give(
     model.patches[name] = [(1e-3, torch.ones_like(model.tensors[name]))]
     with bridge.to_backend(model, clip, vae, denoiser_dtype=kind) as backend:
         merged = (model.tensors[name] + 1e-3).to(kind)
-        assert torch.equal(backend.unet.get_submodule(Q).weight, merged)
+        assert torch.equal(backend.denoiser.get_submodule(Q).weight, merged)
     with bridge.to_backend(model, clip, vae) as backend:
         assert backend.dtype == torch.float32
 
@@ -134,7 +134,7 @@ def test_under_inference_mode_all_can_be_trained(bridge, model, clip, vae):
     with torch.inference_mode():
         with bridge.to_backend(model, clip, vae) as backend:
             assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-            networks = [backend.unet, *backend.text_encoders]
+            networks = [backend.denoiser, *backend.text_encoders]
             tensors = [p for net in networks for p in net.parameters()]
             tensors += [backend.schedule.alphas_cumprod]
             tensors += [encode_images(backend, torch.zeros(1, 3, 64, 64))]
@@ -147,7 +147,7 @@ def test_nothing_is_kept_when_an_error_or_an_interrupt_passes(loaded, model, cli
     bridge, host = loaded
     with pytest.raises(type(error)), bridge.to_backend(model, clip, vae) as backend:
         raise error
-    assert backend.unet is None and backend.vae is None and backend.text_encoders == ()
+    assert backend.denoiser is None and backend.vae is None and backend.text_encoders == ()
     assert host.cache_emptied == 1
 
 
@@ -267,7 +267,7 @@ def test_an_adapter_becomes_a_lora_model_and_does_the_same(bridge, model, clip, 
     with bridge.to_backend(patched, clip, vae) as backend:
         half = 0.5 * ours.tensors[Q + B] @ ours.tensors[Q + A]  # alpha 1 of rank 2
         wanted = model.tensors[LDM_Q + ".weight"] + half
-        assert torch.allclose(backend.unet.get_submodule(Q).weight, wanted, atol=1e-6)
+        assert torch.allclose(backend.denoiser.get_submodule(Q).weight, wanted, atol=1e-6)
 
 
 def test_an_adapter_that_is_not_taken_whole_is_refused(bridge, model):

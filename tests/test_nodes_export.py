@@ -40,15 +40,15 @@ def run(nodes, source, tmp_path):
     from resalign.nodes.types import HardenedRun
 
     model = ra.load_checkpoint(source)
-    adapter = random_adapter(model.unet, ("attention",))
+    adapter = random_adapter(model.denoiser, ("attention",))
     folder = tmp_path / "run"
     folder.mkdir()
-    samples = samples_of(model.unet.state_dict(), adapter.modules)
+    samples = samples_of(model.denoiser.state_dict(), adapter.modules)
     (folder / "source.json").write_text(json.dumps({"samples": samples}))
     plan = ra.HardeningPlan(concept=ra.Concept("weapons", ("a pistol",)))
     return HardenedRun(
         plan=plan, adapter=adapter, records=(), folder=folder, family="sd1",
-        key_map=unet_module_names(model.unet.config), source=source,
+        key_map=unet_module_names(model.denoiser.config), source=source,
     )  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def test_rewrites_the_source_exactly_and_says_what_was_done(nodes, run, source, 
     (path,) = export(nodes, run).args
     ra.export_merged(source, run.adapter, tmp_path / "plain.safetensors")
 
-    written, plain = (ra.load_checkpoint(p).unet.state_dict()
+    written, plain = (ra.load_checkpoint(p).denoiser.state_dict()
                       for p in (path, tmp_path / "plain.safetensors"))  # fmt: skip
     assert all(torch.equal(written[name], plain[name]) for name in plain)
     assert inspect(path).hardened["concepts"] == ["weapons"]

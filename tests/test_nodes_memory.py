@@ -29,7 +29,7 @@ def test_what_is_predicted_is_this_model_as_the_bridge_loads_it(monkeypatch, tmp
         with torch.inference_mode():  # as ComfyUI's executor has it
             found = memory.predicted(model, replace(plan, precision=precision), None, asked.append)
         with bridge.to_backend(model, clip, vae, denoiser_dtype=kind) as backend:
-            tensors = [*backend.unet.parameters(), *backend.unet.buffers()]
+            tensors = [*backend.denoiser.parameters(), *backend.denoiser.buffers()]
             assert found.weights == sum(t.numel() * t.element_size() for t in tensors)
         assert asked == ["as it is"] and found.fits is None
     assert bridge.resolution_of(model) == 512

@@ -91,7 +91,7 @@ def files(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("checkpoints")
     original = write_tiny_checkpoint(folder / "original.safetensors", dtype=torch.float32)
     model = load_checkpoint(original)
-    adapter = random_adapter(model.unet, size=0.5)
+    adapter = random_adapter(model.denoiser, size=0.5)
     zero = {name: torch.zeros_like(tensor) for name, tensor in adapter.tensors.items()}
     identity = Adapter(zero, adapter.rank, adapter.alpha)
     export_merged(original, adapter, folder / "changed.safetensors")
@@ -244,8 +244,8 @@ def test_a_prompt_file_may_go_but_not_change(files, tmp_path):
 def test_cancelling_puts_a_loaded_model_back(files):
     """An interrupt in the middle of training leaves the model as it was given, to the bit."""
     model = load_checkpoint(files["original"])
-    before = {name: tensor.clone() for name, tensor in model.unet.state_dict().items()}
-    adapter = random_adapter(model.unet, size=0.5)
+    before = {name: tensor.clone() for name, tensor in model.denoiser.state_dict().items()}
+    adapter = random_adapter(model.denoiser, size=0.5)
 
     def stop(progress):
         if progress.labels.get("attack") == "training" and progress.labels["at"] == "2":
@@ -256,7 +256,7 @@ def test_cancelling_puts_a_loaded_model_back(files):
             [LoadedSubject("hardened", model, adapter)], plan(merges=()), scorers=[Brightness()],
             on_progress=stop,
         )  # fmt: skip
-    after = model.unet.state_dict()
+    after = model.denoiser.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
@@ -267,7 +267,7 @@ def test_the_short_form_probes_a_model_and_its_adapter(files):
     held_out = (FineTuneConfig(name="held out", steps=2, batch=2, learning_rate=1e-2),)
     hardening = HardeningPlan(concept=CONCEPT, **SETS)
     result = probe(
-        model, random_adapter(model.unet, size=0.5), plan=hardening, fine_tunes=held_out,
+        model, random_adapter(model.denoiser, size=0.5), plan=hardening, fine_tunes=held_out,
         scorer=DenoisingScorer(images=2),
     )  # fmt: skip
     assert [(look.model, look.attack, look.step) for look in result.looks] == [

@@ -171,7 +171,7 @@ def test_a_scorer_handed_over_gives_the_headline(checkpoint):
 def test_another_adapter_does_not_go_on_with_a_probe(checkpoint, tmp_path):
     """Looks at one adapter in memory are never taken for those at another."""
     model = load_checkpoint(checkpoint)
-    first, second = (random_adapter(model.unet, size=size) for size in (0.1, 0.5))
+    first, second = (random_adapter(model.denoiser, size=size) for size in (0.1, 0.5))
     probe(model, first, plan=SMALL, folder=tmp_path)
     probe(model, first, plan=SMALL, folder=tmp_path)
     with pytest.raises(RunError, match="another probe"):

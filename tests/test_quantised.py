@@ -62,7 +62,7 @@ def fill(theta: dict[str, torch.Tensor]) -> None:
 
 
 def linear(model: Model) -> dict[str, nn.Linear]:
-    return {n: part for n, part in model.unet.named_modules() if isinstance(part, nn.Linear)}
+    return {n: part for n, part in model.denoiser.named_modules() if isinstance(part, nn.Linear)}
 
 
 def rounded(kind: str) -> Model:
@@ -70,7 +70,7 @@ def rounded(kind: str) -> Model:
     model, other = tiny_model(), tiny_model()
     with quantised(model, kind), torch.no_grad():
         for name, layer in linear(model).items():
-            other.unet.get_parameter(name + ".weight").copy_(layer.true_weight())
+            other.denoiser.get_parameter(name + ".weight").copy_(layer.true_weight())
     return other
 
 
@@ -99,14 +99,14 @@ def test_the_base_is_rounded_and_no_more_than_it_says(kind):
     model = tiny_model()
     true = {name: layer.weight.clone() for name, layer in linear(model).items()}
     expected = model.denoise(*inputs())
-    others = {n for n, _ in model.unet.named_parameters() if n.rpartition(".")[0] not in true}
-    kept = {name: model.unet.get_parameter(name) for name in others}
+    others = {n for n, _ in model.denoiser.named_parameters() if n.rpartition(".")[0] not in true}
+    kept = {name: model.denoiser.get_parameter(name) for name in others}
     with quantised(model, kind):
         assert all(isinstance(layer, QuantisedLinear) for layer in linear(model).values())
         for name, layer in linear(model).items():
             moved = (layer.true_weight() - true[name]).norm() / true[name].norm()
             assert 0 < moved < ROUNDS_BY[kind]
-        assert all(model.unet.get_parameter(name) is kept[name] for name in others)
+        assert all(model.denoiser.get_parameter(name) is kept[name] for name in others)
         found = model.denoise(*inputs())
     assert 0 < (found - expected).norm() < ROUNDS_BY[kind] * expected.norm()
 
@@ -115,18 +115,18 @@ def test_the_base_is_rounded_and_no_more_than_it_says(kind):
 def test_the_true_network_comes_back_to_the_bit_whatever_happens(kind):
     """The very layers, also where a host's network came in float16, and after an error."""
     model = tiny_model(dtype=torch.float16)
-    layers, before = list(model.unet.modules()), fingerprint(model.unet)
+    layers, before = list(model.denoiser.modules()), fingerprint(model.denoiser)
     for used in (False, True):
         with pytest.raises(KeyboardInterrupt):
             _interrupted(model, kind, before, used)
-        assert all(a is b for a, b in zip(layers, model.unet.modules(), strict=True))
-        assert fingerprint(model.unet) == before
+        assert all(a is b for a, b in zip(layers, model.denoiser.modules(), strict=True))
+        assert fingerprint(model.denoiser) == before
 
 
 def _interrupted(model: Model, kind: str, before: str, used: bool) -> None:
     latents, timesteps, conditioning = inputs()
     with quantised(model, kind):
-        assert fingerprint(model.unet) != before
+        assert fingerprint(model.denoiser) != before
         if used:
             model.denoise(latents.half(), timesteps, conditioning.to("cpu", torch.half))
         raise KeyboardInterrupt
@@ -195,9 +195,9 @@ def test_with_the_adapter_off_it_is_the_rounded_frozen_model(kind):
 def test_a_hardening_run_ends_beside_the_rounded_base(kind, changes):
     """θ moves, the first losses are nearly those beside the true weights, the model is intact."""
     model = tiny_model()
-    before = fingerprint(model.unet)
+    before = fingerprint(model.denoiser)
     found = harden(model, plan(quantization=kind, **changes), data=encoded_data())
-    assert fingerprint(model.unet) == before
+    assert fingerprint(model.denoiser) == before
     usual = harden(model, plan(**changes | {"outer_steps": 1}), data=encoded_data())
     first, expected = found.records[0].harm, usual.records[0].harm
     assert first == pytest.approx(expected, rel=0.05) and first != expected
@@ -228,9 +228,9 @@ def test_a_run_inside_a_rounded_model_rounds_no_second_time():
     asked = plan(quantization="nf4", outer_steps=1)
     model = tiny_model()
     with quantised(model, "nf4"):
-        packed = fingerprint(model.unet)
+        packed = fingerprint(model.denoiser)
         found = harden(model, asked, data=encoded_data()).adapter.tensors
-        assert fingerprint(model.unet) == packed
+        assert fingerprint(model.denoiser) == packed
     alone = harden(model, asked, data=encoded_data()).adapter.tensors
     assert all(torch.equal(tensor, alone[name]) for name, tensor in found.items())
 
@@ -267,7 +267,7 @@ def test_the_cache_of_synthesised_sets_tells_scales_apart():
         for layer in linear(model).values():
             layer.weight.data *= factor
         with quantised(model, "nf4"):
-            found.append(fingerprint(model.unet))
+            found.append(fingerprint(model.denoiser))
     assert found[0] != found[1]
 
 

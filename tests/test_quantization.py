@@ -79,10 +79,10 @@ def test_without_bitsandbytes_the_error_names_the_command(monkeypatch, tmp_path)
 
     monkeypatch.setattr(module, "import_module", missing)
     model, asked = tiny_model(), plan(quantization="int8")
-    layers = list(model.unet.modules())
+    layers = list(model.denoiser.modules())
     with pytest.raises(ConfigError, match=r"quantization is 'int8'.*pip install \"bitsandbytes"):
         ra.harden(model, asked)
-    assert all(a is b for a, b in zip(layers, model.unet.modules(), strict=True))
+    assert all(a is b for a, b in zip(layers, model.denoiser.modules(), strict=True))
     source = write_tiny_checkpoint(tmp_path / "a.safetensors")
     job = ra.Job(checkpoint=str(source), output=str(tmp_path / "b.safetensors"), plan=asked,
                  device="cpu")  # fmt: skip

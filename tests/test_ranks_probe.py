@@ -46,7 +46,7 @@ def lines(tmp_path_factory) -> str:
     """What ranks execute, with an original and a changed checkpoint at hand."""
     folder = tmp_path_factory.mktemp("checkpoints")
     original = write_tiny_checkpoint(folder / "original.safetensors", dtype=torch.float32)
-    adapter = random_adapter(load_checkpoint(original).unet, size=0.5)
+    adapter = random_adapter(load_checkpoint(original).denoiser, size=0.5)
     export_merged(original, adapter, folder / "changed.safetensors")
     return f"FILES = {str(folder)!r}\n" + LINES
 

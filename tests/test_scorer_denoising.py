@@ -109,7 +109,7 @@ def test_the_original_matches_itself_and_a_worse_model_is_not_flagged():
     own = scorer.score_model(original, concept)
     assert own.values == (1.0,) * 6 and all(own.flagged)
     with torch.no_grad():
-        original.unet.conv_out.weight.mul_(6)
+        original.denoiser.conv_out.weight.mul_(6)
     worse = scorer.score_model(original, concept, reference=base)
     assert min(worse.values) > 1.5 and not any(worse.flagged)
 
@@ -129,8 +129,8 @@ def test_an_attack_on_the_concept_lowers_the_ratio():
     model = tiny_model(0)
     scorer = DenoisingScorer(timesteps=2)
     base = scorer.errors(model, concept)
-    model.unet.requires_grad_(True)
-    optimiser = torch.optim.Adam(model.unet.parameters(), lr=3e-3)
+    model.denoiser.requires_grad_(True)
+    optimiser = torch.optim.Adam(model.denoiser.parameters(), lr=3e-3)
     for step in range(30):
         random = torch.Generator().manual_seed(step)
         latents, conditioning = concept.draw(random, 8)
@@ -169,7 +169,7 @@ def test_a_broken_model_and_an_empty_set_are_errors():
     with pytest.raises(DataError, match="set is empty"):
         DenoisingScorer().errors(model, replace(concept, buckets=()))
     with torch.no_grad():
-        model.unet.conv_out.bias.fill_(float("nan"))
+        model.denoiser.conv_out.bias.fill_(float("nan"))
     with pytest.raises(DivergenceError, match="NaN"):
         DenoisingScorer().errors(model, concept)
 

@@ -125,7 +125,7 @@ def test_the_edit_moves_a_concepts_keys_and_values_towards_the_anchors():
     model, data = tiny_model(), encoded_data()
     module = result.adapter.modules[0]
     assert all(".attn2.to_" in name for name in result.adapter.modules)
-    weight = model.unet.get_submodule(module).weight
+    weight = model.denoiser.get_submodule(module).weight
     changed = weight + result.adapter.delta(module)
     tokens = data.forget["bad"].conditioning.context
     goal = data.anchors["bad"].context.expand_as(tokens)

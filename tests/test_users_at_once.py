@@ -67,14 +67,14 @@ def test_the_adapter_is_that_of_users_one_after_the_other(case, together):
 def test_users_share_their_passes(monkeypatch):
     """As many passes as the longest user has steps, each with everybody's samples."""
     model, sizes = tiny_model(), []
-    true = model.unet.forward
+    true = model.denoiser.forward
 
     def forward(latents, *args, **options):
         if torch.is_grad_enabled():
             sizes.append(len(latents))
         return true(latents, *args, **options)
 
-    monkeypatch.setattr(model.unet, "forward", forward)
+    monkeypatch.setattr(model.denoiser, "forward", forward)
     users = (replace(FAST, steps=4, batch=2), replace(FAST, name="b", steps=2, batch=3))
     harden(
         model,
@@ -90,15 +90,15 @@ def test_users_share_their_passes(monkeypatch):
 
 def test_the_network_has_no_trace_of_them_afterwards():
     model = tiny_model()
-    names = list(model.unet.state_dict())
+    names = list(model.denoiser.state_dict())
     with AdaptedDenoiser(model, AdapterConfig(rank=2)) as denoiser:
         theta = {name: tensor.clone() for name, tensor in denoiser.theta.items()}
         with pytest.raises(ZeroDivisionError):
             _train_and_fail(denoiser)
         assert all(torch.equal(tensor, theta[name]) for name, tensor in denoiser.theta.items())
         assert all(tensor.requires_grad for tensor in denoiser.theta.values())
-        assert not any(module._forward_hooks for module in model.unet.modules())
-    assert list(model.unet.state_dict()) == names
+        assert not any(module._forward_hooks for module in model.denoiser.modules())
+    assert list(model.denoiser.state_dict()) == names
 
 
 def _train_and_fail(denoiser: AdaptedDenoiser) -> None:

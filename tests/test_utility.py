@@ -73,12 +73,12 @@ def test_drift_is_the_share_of_the_variance_that_is_off():
     """A denoiser that predicts twice the original plus a constant, in closed form."""
     model, data = tiny_model(), random_set(9, seed=1)
     _, reference = prediction_drift(model, data, None, samples=9)
-    denoise = model.unet.forward
+    denoise = model.denoiser.forward
 
     def changed(*args, **kwargs):
         return (2 * denoise(*args, **kwargs)[0] + 0.5,)
 
-    model.unet.forward = changed
+    model.denoiser.forward = changed
     drift, _ = prediction_drift(model, data, reference, samples=9)
 
     exact = reference.double()
@@ -90,13 +90,13 @@ def test_drift_looks_at_every_size_and_spreads_over_the_schedule():
     wide = large.buckets[0].latents.repeat(1, 1, 1, 2)
     large.buckets[0].latents.resize_(wide.shape).copy_(wide)
     data, model, seen = merge([small, large]), tiny_model(), []
-    denoise = model.unet.forward
+    denoise = model.denoiser.forward
 
     def watched(latents, timesteps, *args, **kwargs):
         seen.extend((latents.shape[-1], time) for time in timesteps.tolist())
         return denoise(latents, timesteps, *args, **kwargs)
 
-    model.unet.forward = watched
+    model.denoiser.forward = watched
     prediction_drift(model, data, None, samples=5)
 
     assert [width for width, _ in seen] == [8, 8, 8, 16, 16]
@@ -113,11 +113,11 @@ def test_predictions_of_another_number_of_samples_cannot_be_compared():
 
 def test_a_broken_model_is_an_error_and_keeps_its_mode():
     model = tiny_model()
-    model.unet.train()
-    next(model.unet.parameters()).fill_(float("nan"))
+    model.denoiser.train()
+    next(model.denoiser.parameters()).fill_(float("nan"))
     with pytest.raises(DivergenceError, match="not finite"):
         prediction_drift(model, random_set(4, seed=1), None, samples=2)
-    assert model.unet.training
+    assert model.denoiser.training
 
 
 # pictures

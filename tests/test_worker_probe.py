@@ -105,9 +105,9 @@ def test_a_run_draws_what_its_export_draws(run, tmp_path):
     output = tmp_path / "out.safetensors"
     request = parse_request({"job": "export", "run_folder": str(run), "output": str(output)})
     exporting.export(request, LiveState("export"), nobody)
-    exported = load_checkpoint(output).unet.state_dict()
+    exported = load_checkpoint(output).denoiser.state_dict()
     with RunSubject(ProbeCheckpoint(name="hardened", path=str(run))).opened() as model:
-        found = model.unet.state_dict()
+        found = model.denoiser.state_dict()
         assert all(torch.equal(found[name].half(), exported[name].half()) for name in exported)
 
 

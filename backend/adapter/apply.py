@@ -54,8 +54,8 @@ class AdaptedDenoiser:
         self.config = config
         self.loss_scale = 1024.0 if precision == "fp16" else 1.0
         self._autocast = _AUTOCAST.get(precision)
-        self._modules = target_modules(model.unet, config.targets)
-        model.unet.requires_grad_(False)
+        self._modules = target_modules(model.denoiser, config.targets)
+        model.denoiser.requires_grad_(False)
         self._users: set[str] = set()
         self._earlier = earlier
         if earlier is not None:
@@ -110,8 +110,8 @@ class AdaptedDenoiser:
     @contextmanager
     def base_weights(self) -> Iterator[dict[str, Tensor]]:
         """All weights of the denoiser, trainable; put back to the bit afterwards."""
-        phi = {n: p for n, p in self.model.unet.named_parameters() if ".lora_" not in n}
-        if is_quantised(self.model.unet):
+        phi = {n: p for n, p in self.model.denoiser.named_parameters() if ".lora_" not in n}
+        if is_quantised(self.model.denoiser):
             raise ConfigError(
                 "simulating full fine-tuning trains the denoiser's weights, which are quantised: "
                 "set the plan's quantization to 'none', or simulate to 'shared'"
@@ -147,11 +147,11 @@ class AdaptedDenoiser:
     def training(self, checkpointing: bool) -> None:
         """Trade time for memory: recompute activations in the backward pass."""
         if checkpointing:
-            self.model.unet.enable_gradient_checkpointing()
-            self.model.unet.train()  # diffusers checkpoints in training mode only
+            self.model.denoiser.enable_gradient_checkpointing()
+            self.model.denoiser.train()  # diffusers checkpoints in training mode only
         else:
-            self.model.unet.disable_gradient_checkpointing()
-            self.model.unet.eval()
+            self.model.denoiser.disable_gradient_checkpointing()
+            self.model.denoiser.eval()
 
     def adapter(self) -> Adapter:
         """θ as it stands now, with what came before it, as a value on the CPU."""
@@ -168,18 +168,18 @@ class AdaptedDenoiser:
     def close(self) -> None:
         """Take every LoRA layer off again; the network is as it was."""
         for name in self._adapted:
-            module: Any = self.model.unet.get_submodule(name)
+            module: Any = self.model.denoiser.get_submodule(name)
             if isinstance(module, BaseTunerLayer):
                 parent, _, child = name.rpartition(".")
-                setattr(self.model.unet.get_submodule(parent), child, module.get_base_layer())
+                setattr(self.model.denoiser.get_submodule(parent), child, module.get_base_layer())
         self.training(False)
-        if hasattr(self.model.unet, "peft_config"):
-            del self.model.unet.peft_config
+        if hasattr(self.model.denoiser, "peft_config"):
+            del self.model.denoiser.peft_config
 
     @property
     def modules(self) -> dict[str, Any]:
         """The layers that θ is on, by name."""
-        return {name: self.model.unet.get_submodule(name) for name in self._modules}
+        return {name: self.model.denoiser.get_submodule(name) for name in self._modules}
 
     @property
     def _adapted(self) -> tuple[str, ...]:
@@ -188,7 +188,7 @@ class AdaptedDenoiser:
         return tuple(dict.fromkeys((*earlier, *self._modules)))
 
     def _layers(self) -> list[Any]:
-        return [self.model.unet.get_submodule(name) for name in self._adapted]
+        return [self.model.denoiser.get_submodule(name) for name in self._adapted]
 
     def _activate(self, names: list[str]) -> None:
         if self._earlier is None:
@@ -207,9 +207,9 @@ class AdaptedDenoiser:
             r=earlier.rank, lora_alpha=earlier.alpha,  # type: ignore[arg-type]
             target_modules=list(earlier.modules),
         )  # fmt: skip
-        inject_adapter_in_model(config, self.model.unet, adapter_name=_EARLIER)
+        inject_adapter_in_model(config, self.model.denoiser, adapter_name=_EARLIER)
         for name in earlier.modules:
-            layer: Any = self.model.unet.get_submodule(name)
+            layer: Any = self.model.denoiser.get_submodule(name)
             wide = torch.promote_types(layer.get_base_layer().weight.dtype, torch.float32)
             for side, tensor in ((layer.lora_A, A), (layer.lora_B, B)):
                 weight = side[_EARLIER].weight
@@ -224,7 +224,7 @@ class AdaptedDenoiser:
             with torch.device(self.model.device), warnings.catch_warnings():
                 # a second adapter is what we mean
                 warnings.filterwarnings("ignore", "Already found a `peft_config`")
-                inject_adapter_in_model(config, self.model.unet, adapter_name=name)
+                inject_adapter_in_model(config, self.model.denoiser, adapter_name=name)
         parameters: dict[str, Tensor] = {}
         random = generator(seed, "lora", name)
         for module, layer in self.modules.items():

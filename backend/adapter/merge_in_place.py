@@ -16,6 +16,6 @@ def merged(model: Model, adapter: Adapter) -> Iterator[Model]:
     """Inside, the model's weights are W + ΔW; afterwards W again, to the bit."""
     with put_back() as put:
         for name in adapter.modules:
-            weight = model.unet.get_parameter(f"{name}.weight")
+            weight = model.denoiser.get_parameter(f"{name}.weight")
             put(weight, merged_weight(weight.detach(), adapter.delta(name), name).weight)
         yield model

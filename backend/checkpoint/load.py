@@ -64,7 +64,7 @@ def load_checkpoint(
     texts = text_encoders_of(info.family)
     return Model(
         family=info.family,
-        unet=networks["unet"],  # type: ignore[arg-type]
+        denoiser=networks["unet"],  # type: ignore[arg-type]
         text_encoders=tuple(networks[name] for name in texts),
         tokenizers=load_tokenizers(info.family),
         vae=networks["vae"],  # type: ignore[arg-type]

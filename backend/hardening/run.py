@@ -94,7 +94,7 @@ def harden(
     with ExitStack() as stack:
         on_progress = ranks.watching(on_progress)
         if ranks.count > 1:
-            ranks.require_same(fingerprint(model.unet), "the checkpoint")
+            ranks.require_same(fingerprint(model.denoiser), "the checkpoint")
         folder = RunFolder.of(run_folder, plan) if ranks.first else None
         if folder is not None and folder is not run_folder:
             stack.enter_context(folder)
@@ -150,7 +150,7 @@ def _run(
         run = _Run(denoiser, plan, data, folder, on_progress, ranks, warnings=warnings)
         denoiser.training(plan.gradient_checkpointing)
         run.kernels = kernels = run.choose_kernels()
-        with applied(model.unet, kernels):
+        with applied(model.denoiser, kernels):
             return run.to_the_end()
 
 
@@ -230,7 +230,7 @@ class _Run:
         chosen: dict[str, Any] = {}
         if self.ranks.first:
             found = choose_kernels(
-                model.unet, plan.kernels, lambda: gradient(self.feed.retain(1), self.theta),
+                model.denoiser, plan.kernels, lambda: gradient(self.feed.retain(1), self.theta),
                 twice=exact and plan.method == "resalign" and bool(plan.fine_tunes),
                 own=model.source is not None, began=folder.kernels() if folder else None,
             )  # fmt: skip

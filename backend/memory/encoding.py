@@ -68,8 +68,8 @@ def _peak(model: Model, plan: HardeningPlan, texts: int, side: int) -> Trace:
             generate_latents, model, empty, negative=empty, seeds=range(batch), steps=2,
             height=pixels, width=pixels, batch=batch,
         )  # fmt: skip
-        moments.append((0, _activations(work, model.unet)))
-    return Trace(_bytes(model.unet), *max(moments, key=sum))
+        moments.append((0, _activations(work, model.denoiser)))
+    return Trace(_bytes(model.denoiser), *max(moments, key=sum))
 
 
 def _bytes(network: torch.nn.Module) -> int:

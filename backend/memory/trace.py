@@ -88,7 +88,7 @@ def measure_step(model: Model, plan: HardeningPlan, data: EncodedData, memory: L
     """Run the representative step of `plan` under the tracker, on whatever the model lies on."""
     plan, waiting = representative(plan)
     with quantised(model, plan.quantization), memory:
-        weights = memory.count([*model.unet.parameters(), *model.unet.buffers()])
+        weights = memory.count([*model.denoiser.parameters(), *model.denoiser.buffers()])
         with _Marking(model, plan.adapter, precision=plan.precision) as denoiser:
             assert isinstance(denoiser, _Marking)
             denoiser.memory = memory
@@ -191,7 +191,7 @@ def _weight(plan: HardeningPlan, user: FineTuneConfig) -> tuple[bool, int, int, 
 
 def random_data(model: Model, side: int, samples: int = 8) -> EncodedData:
     """Encoded sets of the right shapes on the CPU, of the names that `representative` gives."""
-    config: Any = model.unet.config
+    config: Any = model.denoiser.config
     pooled = ids = None
     if model.family == "sdxl":
         width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim

@@ -65,9 +65,9 @@ def generate_latents(
             negative = encode_prompts(model, [negative or ""], size=size)
     if isinstance(negative, Conditioning) and guidance > 1:
         unconditional = conditioning_to(negative, model.device, model.dtype)
-    shape = (model.unet.config["in_channels"], height // 8, width // 8)
+    shape = (model.denoiser.config["in_channels"], height // 8, width // 8)
     done = []
-    with _evaluating(model.unet):
+    with _evaluating(model.denoiser):
         for start in range(0, len(seeds), batch):
             chunk = slice(start, start + batch)
             noise = torch.stack([_noise(shape, seed) for seed in seeds[chunk]]).to(model.device)

@@ -21,7 +21,7 @@ class Model:
     """All parts of one text-to-image checkpoint.
 
     family: `sd1`, `sd2` or `sdxl`.
-    unet: the denoiser; its base weights never require gradients outside a full simulation.
+    denoiser: its base weights never require gradients outside a full simulation.
     text_encoders, tokenizers: one each for SD 1.x and 2.x, two for SDXL.
     vae: encodes images to latents times `vae.config.scaling_factor`.
     schedule: ᾱ and the prediction type.
@@ -32,7 +32,7 @@ class Model:
     """
 
     family: str
-    unet: UNet2DConditionModel
+    denoiser: UNet2DConditionModel
     text_encoders: tuple[Any, ...]
     tokenizers: tuple[Any, ...]
     vae: AutoencoderKL
@@ -43,18 +43,18 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return next(self.unet.parameters()).device  # diffusers' own walks through all modules
+        return next(self.denoiser.parameters()).device  # diffusers' own walks through all modules
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the denoiser's weights."""
-        return next(self.unet.parameters()).dtype
+        return next(self.denoiser.parameters()).dtype
 
     def denoise(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The denoiser's prediction (ε or v), with whatever adapters are switched on."""
         added = None
         if conditioning.pooled is not None:
             added = {"text_embeds": conditioning.pooled, "time_ids": conditioning.time_ids}
-        return self.unet(
+        return self.denoiser(
             latents, timesteps, conditioning.context, added_cond_kwargs=added, return_dict=False
         )[0]

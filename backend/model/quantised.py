@@ -93,10 +93,10 @@ def quantised(model: Model, kind: Quantization) -> Iterator[None]:
     Raises:
         ConfigError: bitsandbytes is not there, or cannot do this on the model's device.
     """
-    if kind == "none" or is_quantised(model.unet):
+    if kind == "none" or is_quantised(model.denoiser):
         yield
         return
-    device, unet = model.device, model.unet
+    device, unet = model.device, model.denoiser
     if device.type != "meta":
         check_bitsandbytes(kind, device)
     true = {name: part for name, part in unet.named_modules() if isinstance(part, nn.Linear)}

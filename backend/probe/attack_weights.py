@@ -86,7 +86,7 @@ def trained_weights(
     encoders = tuple(model.text_encoders) if attack.text_encoder else ()
     if attack.text_encoder and not encoders:
         raise ConfigError(f"attack {attack.name}: text_encoder, but the model has none")
-    networks: tuple[Any, ...] = (model.unet, *encoders)
+    networks: tuple[Any, ...] = (model.denoiser, *encoders)
     groups: list[list[nn.Parameter]] = []
     types: list[torch.dtype] = []
     with ExitStack() as stack:
@@ -107,7 +107,7 @@ def trained_weights(
             groups.append(parameters)
             types += own
         if attack.gradient_checkpointing:
-            model.unet.enable_gradient_checkpointing()
+            model.denoiser.enable_gradient_checkpointing()
         weights = TrainedWeights(
             attack, networks, groups[0], [part for group in groups[1:] for part in group], types
         )

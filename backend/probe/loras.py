@@ -294,7 +294,7 @@ def _base_of(header: Header) -> str:
 
 def _networks(model: Model) -> dict[str, nn.Module]:
     texts = zip(text_encoders_of(model.family), model.text_encoders, strict=False)
-    return {"unet": model.unet, **dict(texts)}
+    return {"unet": model.denoiser, **dict(texts)}
 
 
 def _modules(model: Model) -> tuple[dict[str, str], dict[str, list[str]]]:
@@ -302,7 +302,7 @@ def _modules(model: Model) -> tuple[dict[str, str], dict[str, list[str]]]:
     networks = _networks(model)
     ldm = {
         name.rpartition(".")[0]: old.rpartition(".")[0]
-        for old, name in unet_names(model.unet.config)
+        for old, name in unet_names(model.denoiser.config)
     }
     unet = {module: ldm.get(module, module) for module in _with_weights(networks.pop("unet"))}
     return unet, {component: _with_weights(network) for component, network in networks.items()}

@@ -51,7 +51,7 @@ def mixed(
     the CPU to be put back). A CheckpointError, with the model untouched, says why they cannot be
     mixed.
     """
-    networks: dict[str, Any] = {"unet": model.unet}
+    networks: dict[str, Any] = {"unet": model.denoiser}
     if part == "all":
         names = text_encoders_of(model.family)
         networks |= zip(names, model.text_encoders, strict=True)

@@ -50,15 +50,15 @@ def prediction_drift(
     Raises:
         DivergenceError: a prediction is not finite.
     """
-    training = model.unet.training
-    model.unet.eval()
+    training = model.denoiser.training
+    model.denoiser.eval()
     try:
         parts = [
             model.denoise(latents, timesteps, conditioning).float().cpu().flatten()
             for latents, timesteps, conditioning in _noised(model, data, samples)
         ]
     finally:
-        model.unet.train(training)
+        model.denoiser.train(training)
     found = torch.cat(parts) if parts else torch.zeros(0)
     if not found.isfinite().all():
         raise DivergenceError(
