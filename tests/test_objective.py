@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fakes import random_conditioning, tiny_model
-from resalign.backend.config import (
+from resalign.backend.plan.hardening import (
     AdapterConfig,
     Concept,
     FineTuneConfig,
@@ -33,9 +33,9 @@ from resalign.backend.config import (
 )
 from resalign.backend.data.batches import EncodedData
 from resalign.backend.data.encoded_set import Bucket, EncodedSet
-from resalign.backend.harden import harden
-from resalign.backend.records import StepRecord
-from resalign.backend.run_folder import RunFolder
+from resalign.backend.hardening.run import harden
+from resalign.backend.run.records import StepRecord
+from resalign.backend.run.folder import RunFolder
 
 LAMBDA, MU, NU, CAP = 0.3, 2.0, 0.5, 4.0
 RANK, ALPHA, BETA = 2, 3.0, 0.9  # BETA: share of AdamW's first moment that a step keeps
@@ -115,7 +115,7 @@ class Watch:
     def __init__(self, model: Any) -> None:
         self.samples: list[tuple[Tensor, Tensor, Tensor]] = []
         self._alphas = model.schedule.alphas_cumprod.double()
-        self._handle = model.unet.register_forward_pre_hook(self._note)
+        self._handle = model.denoiser.register_forward_pre_hook(self._note)
 
     def _note(self, _: Any, given: tuple[Any, ...]) -> None:
         latents, timesteps, context = given[:3]
@@ -180,7 +180,7 @@ class Reference:
     """The losses of θ, on a network of its own into which θ is merged."""
 
     def __init__(self, dtype: torch.dtype = torch.float64) -> None:
-        self.unet = tiny_model(dtype=dtype).unet
+        self.unet = tiny_model(dtype=dtype).denoiser
         self.weights = dict(self.unet.named_parameters())
 
     def predict(self, theta: Theta, batch: Batch) -> Tensor:
