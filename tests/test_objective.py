@@ -23,6 +23,9 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fakes import random_conditioning, tiny_model
+from resalign.backend.data.batches import EncodedData
+from resalign.backend.data.encoded_set import Bucket, EncodedSet
+from resalign.backend.hardening.run import harden
 from resalign.backend.plan.hardening import (
     AdapterConfig,
     Concept,
@@ -31,11 +34,8 @@ from resalign.backend.plan.hardening import (
     HarmConfig,
     RegulatorConfig,
 )
-from resalign.backend.data.batches import EncodedData
-from resalign.backend.data.encoded_set import Bucket, EncodedSet
-from resalign.backend.hardening.run import harden
-from resalign.backend.run.records import StepRecord
 from resalign.backend.run.folder import RunFolder
+from resalign.backend.run.records import StepRecord
 
 LAMBDA, MU, NU, CAP = 0.3, 2.0, 0.5, 4.0
 RANK, ALPHA, BETA = 2, 3.0, 0.9  # BETA: share of AdamW's first moment that a step keeps
