@@ -11,9 +11,9 @@ from fakes import encoded_data, random_conditioning, tiny_model
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.adapter.lora import Adapter
 from resalign.backend.adapter.stack import stacked
-from resalign.backend.bilevel.closed_form import closed_form
-from resalign.backend.bilevel.projection import leading, watched
 from resalign.backend.errors import ConfigError
+from resalign.backend.hardening.closed_form import closed_form
+from resalign.backend.hardening.projection import leading, watched
 from resalign.backend.hardening.run import harden
 from resalign.backend.hardening.stages import stage_plans
 from resalign.backend.plan.file import from_json, to_json
@@ -166,9 +166,9 @@ def test_a_projected_run_stays_out_of_the_retain_subspace():
     """The run's own A is orthogonal to what it was kept out of, at its end."""
     own = plan(method="project", projection=ProjectionConfig(energy=0.5, samples=8))
     result, model = run(own), tiny_model()
-    from resalign.backend.bilevel.feed import Feed
     from resalign.backend.bilevel.objective import Objective
-    from resalign.backend.bilevel.projection import retain_projection
+    from resalign.backend.hardening.feed import Feed
+    from resalign.backend.hardening.projection import retain_projection
 
     with AdaptedDenoiser(model, own.adapter) as denoiser:
         objective = Objective(denoiser, model.schedule, own.harm)
