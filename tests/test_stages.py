@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -242,3 +243,18 @@ def test_stages_survive_json_and_unknown_methods_are_refused():
         replace(own, method="magic")
     with pytest.raises(ConfigError, match="ridge"):
         EditConfig(ridge=0)
+
+
+def test_only_the_tables_of_methods_tell_them_apart(package_folder):
+    """Elsewhere a method is asked what it does, not what it is called."""
+    asks = re.compile(
+        r"""(?:plan|stage|self)\.method\s*(?:==|!=|in\b|not in\b)|["'](?:project|closed_form)["']"""
+    )
+    found = {
+        path.relative_to(package_folder).as_posix()
+        for folder in ("backend", "nodes", "scripts")
+        for path in (package_folder / folder).rglob("*.py")
+        if asks.search(path.read_text(encoding="utf-8"))
+    }
+    values = {name for name in found if name.startswith("backend/plan/")}
+    assert values and found - values == {"backend/hardening/methods.py"}
