@@ -15,55 +15,18 @@ paper); docs/method.md lists what else differs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..bilevel.hypergradient import Hypergradient, LossAfter, hypergradient
-from ..bilevel.inner_loop import InnerRun, inner_loop
+from ..bilevel.hypergradient import LossAfter, hypergradient
+from ..bilevel.inner_loop import inner_loop
 from ..bilevel.simulate import SimulatedUser
-from ..bilevel.solvers import Solution
 from ..bilevel.vectors import Loss, Parameters, gradient
 from ..plan.hardening import FineTuneConfig, SolverConfig
-
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """A loss of the objective: it adds weight · gradient to ∇F. `user` is whose θ* it is at."""
-
-    name: str
-    weight: float
-    value: Tensor
-    gradient: tuple[Tensor, ...]
-    user: SimulatedUser | None = None
-
-
-TERM_CLASSES = (Term, SimulatedUser, FineTuneConfig, InnerRun, Hypergradient, Solution)
-
-
-class Task(NamedTuple):
-    """Independent work of an outer step; its cost is relative to the other tasks of the step."""
-
-    cost: float
-    work: Callable[[], list[Term]]
-
-
-class Group(NamedTuple):
-    """Users of a step who are simulated together."""
-
-    cost: float
-    simulate: Callable[[LossAfter], list[SimulatedUser]]
-
-
-Compute = Callable[[Sequence[Task]], Iterable[list[Term]]]  # results in the order of the tasks
-
-
-def in_order(tasks: Sequence[Task]) -> Iterable[list[Term]]:
-    """Compute the tasks one after the other."""
-    return (task.work() for task in tasks)
+from .terms import Compute, Group, Task, Term, in_order, term_after
 
 
 def simulate_user(
@@ -110,7 +73,7 @@ def outer_gradient(
 
     def at_θ_star(group: Group) -> list[Term]:
         found = group.simulate(LossAfter(L_harm, L_retain, λ, ν))
-        return [_term_of(user, user.result.weight / J) for user in found]
+        return [term_after(user, user.result.weight / J) for user in found]
 
     tasks = [
         Task(1.0, lambda: at_θ("harm", 1 - λ, L_harm)),
@@ -136,12 +99,3 @@ def descend(
         tensor.grad = part
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-
-
-def _term_of(user: SimulatedUser, weight: float) -> Term:
-    """Move the user's gradient into the term: another rank is sent it once."""
-    result = user.result
-    return Term(
-        f"harm after {user.fine_tune.name}", weight, result.harm_after,
-        tuple(result.tensors.values()), replace(user, result=replace(result, tensors={})),
-    )  # fmt: skip

@@ -29,11 +29,11 @@ from ..progress import Progress, ProgressCallback, silent
 from ..run.folder import RunFolder
 from ..run.records import StepRecord
 from .methods import Method, read_plan
-from .recipe import TERM_CLASSES
 from .setup import Setup, adapted, kernels_of, set_up
 from .stages import FOLDER as STAGES
 from .stages import stage_plans
 from .state import State, capture, restore
+from .terms import TERM_CLASSES
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from ..model.kernels import Kernels, choose_kernels, optimiser_options
 from ..model.model import Model
 from ..plan.hardening import HardeningPlan
 from .feed import Feed
-from .recipe import Compute, in_order
 from .regulator import Regulator
+from .terms import Compute, in_order
 from .users import OnInnerStep, Users
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,9 @@ from ..bilevel.vectors import norm_and_clip
 from ..errors import DivergenceError
 from ..run.records import SimulationRecord, StepRecord
 from .ramps import learning_rate, resilience_weight, retain_weight
-from .recipe import Term, descend, outer_gradient
+from .recipe import descend, outer_gradient
 from .setup import Setup
+from .terms import Term
 
 
 def train_step(setup: Setup, step: int) -> StepRecord:

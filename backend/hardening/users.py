@@ -19,8 +19,9 @@ from ..bilevel.simulate import SimulatedUser, trained
 from ..bilevel.vectors import Loss, Terms, assign
 from ..plan.hardening import FineTuneConfig, HardeningPlan
 from .feed import Feed
-from .recipe import Group, simulate_user
+from .recipe import simulate_user
 from .regulator import Regulator
+from .terms import Group
 
 Numbered = Sequence[tuple[int, FineTuneConfig]]  # users with their places among the step's
 # Called after each inner step and before each gradient of a solve, so that a stop takes effect
