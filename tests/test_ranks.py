@@ -162,7 +162,7 @@ def test_when_the_first_rank_is_killed_the_others_end_and_say_so(launcher, tmp_p
 
 
 BREAK = """
-import resalign.backend.bilevel.users as module
+import resalign.backend.hardening.users as module
 true = module.simulate_user
 def simulate_user(*args, **options):
     if os.environ["RANK"] == "1" and (here / "step").exists():

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.bilevel.hessian import hessian_product
-from resalign.backend.bilevel.hypergradient import hypergradient
+from resalign.backend.bilevel.hypergradient import LossAfter, hypergradient
 from resalign.backend.bilevel.losses import denoising_loss
 from resalign.backend.bilevel.vectors import flatten, gradient
 from resalign.backend.model.denoiser import Conditioning
@@ -100,7 +100,7 @@ def test_the_implicit_gradient_is_the_dense_solution(record, method, products, d
     """(I + H)⁻¹ g: exact products within 1e-5, finite differences within 1e-3, in float32."""
     step = Step(record, 1, dtype)
     solver = SolverConfig(method=method, products=products, iterations=8, tolerance=1e-10)
-    found = hypergradient(step.harm, step.fine_tuning, step.theta, step.theta, solver)
+    found = hypergradient(LossAfter(step.harm), step.fine_tuning, step.theta, step.theta, solver)
     assert not found.skipped
     vector = flatten(list(found.tensors.values()))
     assert relative(vector, step.reference("exact_implicit")) < bound

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,9 +12,9 @@ from fakes import encoded_data, random_conditioning, tiny_model
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.adapter.lora import Adapter
 from resalign.backend.adapter.stack import stacked
-from resalign.backend.bilevel.closed_form import closed_form
-from resalign.backend.bilevel.projection import leading, watched
 from resalign.backend.errors import ConfigError
+from resalign.backend.hardening.closed_form import closed_form
+from resalign.backend.hardening.projection import leading, watched
 from resalign.backend.hardening.run import harden
 from resalign.backend.hardening.stages import stage_plans
 from resalign.backend.plan.file import from_json, to_json
@@ -166,9 +167,9 @@ def test_a_projected_run_stays_out_of_the_retain_subspace():
     """The run's own A is orthogonal to what it was kept out of, at its end."""
     own = plan(method="project", projection=ProjectionConfig(energy=0.5, samples=8))
     result, model = run(own), tiny_model()
-    from resalign.backend.bilevel.feed import Feed
     from resalign.backend.bilevel.objective import Objective
-    from resalign.backend.bilevel.projection import retain_projection
+    from resalign.backend.hardening.feed import Feed
+    from resalign.backend.hardening.projection import retain_projection
 
     with AdaptedDenoiser(model, own.adapter) as denoiser:
         objective = Objective(denoiser, model.schedule, own.harm)
@@ -242,3 +243,18 @@ def test_stages_survive_json_and_unknown_methods_are_refused():
         replace(own, method="magic")
     with pytest.raises(ConfigError, match="ridge"):
         EditConfig(ridge=0)
+
+
+def test_only_the_tables_of_methods_tell_them_apart(package_folder):
+    """Elsewhere a method is asked what it does, not what it is called."""
+    asks = re.compile(
+        r"""(?:plan|stage|self)\.method\s*(?:==|!=|in\b|not in\b)|["'](?:project|closed_form)["']"""
+    )
+    found = {
+        path.relative_to(package_folder).as_posix()
+        for folder in ("backend", "nodes", "scripts")
+        for path in (package_folder / folder).rglob("*.py")
+        if asks.search(path.read_text(encoding="utf-8"))
+    }
+    values = {name for name in found if name.startswith("backend/plan/")}
+    assert values and found - values == {"backend/hardening/methods.py"}

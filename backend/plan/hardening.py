@@ -14,6 +14,7 @@ from typing import Literal
 from ..errors import ConfigError
 from .bounds import choice, within
 from .kernels import KernelConfig
+from .methods import FACTS
 from .quantization import Quantization, check_quantization
 from .ramp import Ramp
 from .solver import SolverConfig
@@ -309,7 +310,7 @@ class HardeningPlan:
         object.__setattr__(self, "fine_tunes", tuple(self.fine_tunes))
         object.__setattr__(self, "before", tuple(self.before))
         choice("plan", "method", self.method, METHODS)
-        if self.method == "closed_form":
+        if FACTS[self.method].single_step:
             object.__setattr__(self, "outer_steps", 1)
             object.__setattr__(self, "warm_up_steps", 0)
         self._check_names()

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from ..errors import ConfigError
 from .bounds import choice
+from .methods import FACTS
 
 Quantization = Literal["none", "int8", "nf4"]
 QUANTIZATIONS: tuple[Quantization, ...] = ("none", "int8", "nf4")
@@ -36,5 +37,6 @@ def _needs_weights(plan: Any) -> Iterator[str]:
     for user in plan.fine_tunes:
         if plan.simulate == "adapter" and user.method == "full":
             yield f"the simulated user {user.name} (method 'full') trains all weights"
-    if "closed_form" in (plan.method, *(stage.method for stage in plan.before)):
-        yield "method 'closed_form' is worked out from the weights"
+    for method in (plan.method, *(stage.method for stage in plan.before)):
+        if FACTS[method].needs_weights:
+            yield f"method {method!r} is computed from the weights"

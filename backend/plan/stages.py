@@ -9,12 +9,6 @@ from .bounds import choice, within
 
 HardeningMethod = Literal["resalign", "redirect", "project", "closed_form"]
 METHODS: tuple[HardeningMethod, ...] = ("resalign", "redirect", "project", "closed_form")
-IN_WORDS: dict[HardeningMethod, str] = {  # for reports and cards
-    "resalign": "ResAlign",
-    "redirect": "redirection (ESD-like)",
-    "project": "projected update (PGU-like)",
-    "closed_form": "closed-form edit (UCE-like)",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
     job.json               checkpoint, output, device (absent where a host runs a bare plan)
     plan.json              the plan, every default spelled out
-    machine.json           threads and versions that it began with (see rounding.py)
+    machine.json           threads and versions that it began with (see numerics/determinism.py)
     kernels.json           what it trains with (see model/kernels.py)
     steps.jsonl            one record per outer step, appended and flushed
     state.safetensors      all that continuing needs, as of the last saved step
