@@ -29,7 +29,7 @@ from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.adapter.lora import Adapter
 from resalign.backend.checkpoint.save import export_merged
 from resalign.backend.hardening import run as recipe
-from resalign.backend.plan.hardening import AdapterConfig
+from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.progress import silent
 
 STORED = Path(__file__).with_name("guard.json")

@@ -11,7 +11,8 @@ from ..backend.errors import ConfigError
 from .types import CATEGORY, Concepts, Images, advanced
 
 if TYPE_CHECKING:
-    from ..backend.plan.hardening import Concept, ImageSet
+    from ..backend.plan.concept import Concept
+    from ..backend.plan.images import ImageSet
 
 
 class ConceptList(io.ComfyNode):

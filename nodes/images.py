@@ -79,7 +79,7 @@ class ImageSet(io.ComfyNode):
         latents: Any = None,
         conditioning: Any = None,
     ) -> io.NodeOutput:
-        from ..backend.plan.hardening import ImageSet as Value
+        from ..backend.plan.images import ImageSet as Value
 
         lines = _lines(prompts)
         source = _source(_text(folder), lines, images, captions, latents, conditioning)

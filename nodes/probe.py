@@ -211,7 +211,7 @@ def measure(
     show_pictures: bool,
 ) -> Any:
     """The probe's result; what its folder already holds is not measured again."""
-    from ..backend.plan.probe import ORIGINAL
+    from ..backend.plan.attack import ORIGINAL
     from ..backend.probe.probe import run_probe
     from ..backend.probe.reading import read_probe
     from ..backend.report.build import write_report

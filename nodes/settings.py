@@ -21,7 +21,7 @@ from .types import (
 )
 
 if TYPE_CHECKING:
-    from ..backend.plan.hardening import ImageSet
+    from ..backend.plan.images import ImageSet
 
 
 class FineTuningSettings(io.ComfyNode):

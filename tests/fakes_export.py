@@ -8,7 +8,6 @@ import torch
 
 from resalign.backend.adapter.lora import Adapter
 from resalign.backend.adapter.targets import target_modules
-from resalign.backend.plan.hardening import TARGETS
 
 
 def random_adapter(

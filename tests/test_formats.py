@@ -14,7 +14,6 @@ from resalign.backend.adapter.lora import Adapter
 from resalign.backend.adapter.names import flat_name, module_name
 from resalign.backend.checkpoint.keys import unet_ldm_names
 from resalign.backend.errors import CheckpointError, ExportError
-from resalign.backend.plan.hardening import TARGETS
 
 
 @pytest.fixture(scope="module")

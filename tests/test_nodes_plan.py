@@ -10,7 +10,9 @@ import pytest
 
 from resalign.backend.data.concept import load_preset
 from resalign.backend.errors import ConfigError
-from resalign.backend.plan.hardening import Concept, FineTuneConfig, ImageSet
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.images import ImageSet
 from resalign.backend.plan.presets import PLAN_PRESETS, preset_plan
 
 CAT = Concept("cat", ("a cat",))

@@ -8,8 +8,10 @@ from fakes_webui import FakeHost, write_header
 
 from resalign.backend.data.concept import load_preset
 from resalign.backend.errors import ConfigError
+from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.file import from_json
-from resalign.backend.plan.hardening import Concept, HardeningPlan, ImageSet
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.images import ImageSet
 from resalign.backend.plan.presets import plan_preset, preset_plan
 from resalign.backend.worker.requests import CheckRequest, parse_request
 from resalign.scripts.resalign_webui import forms

@@ -15,7 +15,8 @@ from torch import Tensor
 from ..data.batches import Draw, EncodedData, EncodedSet, draw
 from ..model.schedule import NoiseSchedule
 from ..numerics.seeds import generator
-from ..plan.hardening import FineTuneConfig, HardeningPlan
+from ..plan.fine_tune import FineTuneConfig
+from ..plan.hardening import HardeningPlan
 from .objective import Harm, Objective, Seat
 from .vectors import Loss, Terms
 

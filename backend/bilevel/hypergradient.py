@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DivergenceError
-from ..plan.hardening import SolverConfig
+from ..plan.solver import SolverConfig
 from .hessian import hessian_product
 from .solvers import Solution, solve
 from .vectors import Loss, Parameters, flatten, gradient, unflatten

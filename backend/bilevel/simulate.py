@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..adapter.apply import AdaptedDenoiser
-from ..plan.hardening import FineTuneConfig, HardeningPlan, Simulate
+from ..plan.fine_tune import FineTuneConfig
+from ..plan.hardening import HardeningPlan, Simulate
 from .hypergradient import Hypergradient, hypergradient
 from .inner_loop import InnerRun, inner_loop, inner_loops
 from .objective import Harm, Seat

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from ..adapter.apply import AdaptedDenoiser
-from ..plan.hardening import FineTuneConfig, HardeningPlan
+from ..plan.fine_tune import FineTuneConfig
+from ..plan.hardening import HardeningPlan
 from .feed import Feed
 from .objective import Harm
 from .regulator import Regulator

@@ -12,44 +12,28 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import sys
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from ..errors import ConfigError
 from . import toml_text
-from .hardening import RETAIN, FineTuneConfig, HardeningPlan, ImageSet, Job, fine_tune_grid
-from .probe import (
-    ORIGINAL,
-    FineTuneAttack,
-    LoraFile,
-    MergeAttack,
-    ProbeCheckpoint,
-    ProbeJob,
-    PromptSet,
-    ScorerConfig,
-    UtilityConfig,
-)
+from .attack import ORIGINAL
+from .field import classes_of, fields_of, plain_types
+from .fine_tune import RETAIN, FineTuneConfig, fine_tune_grid
+from .hardening import HardeningPlan
+from .job import Job
+from .probe import ProbeJob
 
 T = TypeVar("T")
 
 PATH_FIELDS: dict[type, tuple[str, ...]] = {
-    Job: ("checkpoint", "output", "lora", "run_folder"),
-    ImageSet: ("folder",),
-    FineTuneConfig: ("data", "prior_data"),
-    ProbeJob: ("output",),
-    ProbeCheckpoint: ("path",),
-    FineTuneAttack: ("data", "prior_data"),
-    LoraFile: ("path",),
-    MergeAttack: ("other",),
-    PromptSet: ("file",),
-    ScorerConfig: ("weights",),
-    UtilityConfig: ("clip", "features", "reference"),
+    cls: paths
+    for cls in classes_of(Job, ProbeJob)
+    if (paths := tuple(field.name for field in fields_of(cls).values() if field.is_path))
 }
 GRID = "fine_tune_grid"
 _LATER = {  # fields that came after the first runs were kept
@@ -80,7 +64,7 @@ def from_json(cls: type[T], data: Any, *, where: str = "", folder: Path | None =
     extra: tuple[FineTuneConfig, ...] = ()
     if cls is HardeningPlan and GRID in data:
         extra = _expand_grids(data.pop(GRID), _join(where, GRID), folder)
-    types_by_name = _field_types(cls)
+    types_by_name = plain_types(cls)
     for key in data:
         if key not in types_by_name:
             raise ConfigError(_unknown(key, where, [*types_by_name, *_sugar(cls)]))
@@ -175,15 +159,6 @@ def differences(one: Any, other: Any, where: str = "") -> list[str]:
     return [f"{where}: {one!r}, not {other!r}"]
 
 
-@lru_cache
-def _field_types(cls: type) -> dict[str, Any]:
-    """Name to type of each field (`InitVar`s are no fields)."""
-    # Not get_type_hints(cls): Python 3.10 cannot evaluate an InitVar.
-    names = {item.name: item.type for item in fields(cls)}
-    holder = type("Hints", (), {"__annotations__": names})
-    return typing.get_type_hints(holder, vars(sys.modules[cls.__module__]))
-
-
 def _convert(kind: Any, value: Any, where: str, folder: Path | None) -> Any:
     origin, options = typing.get_origin(kind), typing.get_args(kind)
     if origin in (Union, types.UnionType):
@@ -223,7 +198,7 @@ def _pick(options: tuple[Any, ...], value: Any) -> Any:
 def _expand_grids(grids: Any, where: str, folder: Path | None) -> tuple[FineTuneConfig, ...]:
     if not isinstance(grids, list | tuple):
         raise ConfigError(f"{where}: expected a list of tables ([[plan.{GRID}]]), not {grids!r}")
-    kinds = _field_types(FineTuneConfig)
+    kinds = plain_types(FineTuneConfig)
     found: list[FineTuneConfig] = []
     for i, grid in enumerate(grids):
         here = f"{where}[{i}]"

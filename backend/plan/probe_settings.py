@@ -6,8 +6,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from .hardening import Concept, HardeningPlan, ImageSet
-from .probe import ORIGINAL, FineTuneAttack, ProbePlan, ScorerConfig
+from .attack import ORIGINAL, FineTuneAttack
+from .concept import Concept
+from .hardening import HardeningPlan
+from .images import ImageSet
+from .measurement import ScorerConfig
+from .probe import ProbePlan
 from .probe_presets import preset_probe
 
 

@@ -10,17 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import ConfigError
-from .hardening import (
-    RETAIN,
-    AdapterConfig,
-    Concept,
-    FineTuneConfig,
-    HarmConfig,
-    RegulatorConfig,
-    SolverConfig,
-    fine_tune_grid,
-)
+from .adapter import AdapterConfig
+from .concept import Concept
+from .fine_tune import RETAIN, FineTuneConfig, fine_tune_grid
+from .harm import HarmConfig
 from .presets import plan_preset, preset_plan
+from .regulator import RegulatorConfig
+from .solver import SolverConfig
 
 OWN = "preset"  # a choice that leaves what the preset says
 # A user's choice: the preset, and how many times its outer steps. The first is the default.

@@ -10,8 +10,10 @@ from typing import Any
 from ...backend.data.concept import load_preset, preset_names, retain_prompts
 from ...backend.data.concept_list import NONE, joined, read_concepts
 from ...backend.errors import ConfigError
+from ...backend.plan.concept import Concept
 from ...backend.plan.file import to_json
-from ...backend.plan.hardening import Concept, HardeningPlan, ImageSet
+from ...backend.plan.hardening import HardeningPlan
+from ...backend.plan.images import ImageSet
 from ...backend.plan.presets import plan_preset, preset_plan
 from ...backend.plan.settings import OWN, fine_tuning_pool, setting_changes
 from . import host as hosts

@@ -10,7 +10,8 @@ from typing import Any
 from ...backend.data.concept import preset_names
 from ...backend.errors import ConfigError
 from ...backend.plan.file import from_json, to_json
-from ...backend.plan.hardening import HardeningPlan, ImageSet
+from ...backend.plan.hardening import HardeningPlan
+from ...backend.plan.images import ImageSet
 from ...backend.plan.probe_presets import PROBE_PRESETS
 from ...backend.plan.probe_settings import probe_plan
 from . import host as hosts
