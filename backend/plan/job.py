@@ -33,7 +33,10 @@ class Job:
     run_folder: Annotated[
         str,
         PATH,
-        Help("Folder for the plan, the records and the resumable state; empty: <output>.run"),
+        Help(
+            "Folder for the plan, the records and the resumable state; empty: the output's name with "
+            ".run added."
+        ),
     ] = ""
     device: Device = "auto"
 
