@@ -34,8 +34,8 @@ class Job:
         str,
         PATH,
         Help(
-            "Folder for the plan, the records and the resumable state; empty: the output's name with "
-            ".run added."
+            "Folder for the plan, the records and the resumable state; empty: the output's name "
+            "with .run added."
         ),
     ] = ""
     device: Device = "auto"
