@@ -44,7 +44,7 @@ _GRID_LISTS = ("data", "method", "optimiser", "learning_rate", "steps")
 
 
 def to_json(value: Any) -> Any:
-    """A config value as plain dicts, lists, strings and numbers; all fields, defaults too."""
+    """Turn a config value into dicts, lists, strings and numbers: all fields, defaults too."""
     if is_dataclass(value) and not isinstance(value, type):
         return {item.name: to_json(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, tuple):
@@ -53,7 +53,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(cls: type[T], data: Any, *, where: str = "", folder: Path | None = None) -> T:
-    """A config value from parsed JSON or TOML.
+    """Build a config value from parsed JSON or TOML.
 
     where: its name in error messages. folder: what relative paths in it are relative to; None
     leaves them as they are.
@@ -89,12 +89,12 @@ def from_json(cls: type[T], data: Any, *, where: str = "", folder: Path | None =
 
 
 def load_job(path: Path | str) -> Job:
-    """A hardening job from a `.toml` or `.json` file."""
+    """Read a hardening job from a `.toml` or `.json` file."""
     return _load(Job, Path(path))
 
 
 def load_probe_job(path: Path | str) -> ProbeJob:
-    """A probe's job from a `.toml` or `.json` file."""
+    """Read a probe's job from a `.toml` or `.json` file."""
     return _load(ProbeJob, Path(path))
 
 
@@ -107,7 +107,7 @@ def _load(kind: type[T], path: Path) -> T:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The content of a TOML or JSON file."""
+    """Read a TOML or JSON file."""
     if path.suffix.lower() not in (".toml", ".json"):
         raise ConfigError(f"{path.name}: a plan file ends in .toml or .json")
     try:
@@ -130,9 +130,9 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def plan_hash(plan: HardeningPlan) -> str:
-    """sha256 of the plan as canonical JSON: sorted keys, no spaces, every default spelled out.
+    """Return the sha256 of a plan as canonical JSON: sorted keys, no spaces, all defaults.
 
-    Later fields are left out at their default: what was kept before they came is found again.
+    Fields that came later are left out at their default, so that older runs are found again.
     """
     plain = to_json(plan)
     for name, default in _LATER.items():
@@ -143,7 +143,7 @@ def plan_hash(plan: HardeningPlan) -> str:
 
 
 def differences(one: Any, other: Any, where: str = "") -> list[str]:
-    """Each field in which two JSON values differ, as `path: first, not second`."""
+    """List each field in which two JSON values differ, as `path: first, not second`."""
     if isinstance(one, dict) and isinstance(other, dict):
         found = []
         for key in sorted({*one, *other}):

@@ -72,7 +72,7 @@ def write_template(
     output: str = "model-hardened.safetensors",
     overwrite: bool = False,
 ) -> Path:
-    """Write a plan file; it parses to a valid job as it stands."""
+    """Write a plan file that is a valid job as it stands."""
     text = template(preset, concepts=concepts, checkpoint=checkpoint, output=output)
     return _write(Path(path), text, overwrite)
 
@@ -86,7 +86,7 @@ def write_probe_template(
     output: str = "probe",
     overwrite: bool = False,
 ) -> Path:
-    """Write a probe's plan file; it parses to a valid job as it stands."""
+    """Write a probe's plan file that is a valid job as it stands."""
     text = probe_template(preset, concepts=concepts, checkpoints=checkpoints, output=output)
     return _write(Path(path), text, overwrite)
 
@@ -111,7 +111,7 @@ def template(
     checkpoint: str = "model.safetensors",
     output: str = "model-hardened.safetensors",
 ) -> str:
-    """The text of a plan file."""
+    """Return the text of a plan file."""
     chosen, concepts = plan_preset(preset), tuple(concepts)
     plan = preset_plan(preset, concepts)
     job = Job(checkpoint=checkpoint, output=output, plan=plan)
@@ -144,7 +144,7 @@ def probe_template(
     checkpoints: Sequence[ProbeCheckpoint] = (),
     output: str = "probe",
 ) -> str:
-    """The text of a probe's plan file."""
+    """Return the text of a probe's plan file."""
     checkpoints = tuple(checkpoints) or (
         ProbeCheckpoint(name="original", path="model.safetensors"),
         ProbeCheckpoint(name="hardened", path="model-hardened.safetensors"),

@@ -1,4 +1,4 @@
-"""Values as a page sends them, each checked: a page can be forged, so nothing is trusted."""
+"""Reads values that a page sends. A page can be forged, so every value is checked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def text(values: Values, name: str, default: str = "") -> str:
     if not isinstance(value, str) or len(value) > _LONGEST:
         raise ConfigError(f"{_said(name)}: expected a text of at most {_LONGEST} characters")
     if "\0" in value or value.encode("utf-8", "replace").decode() != value:
-        raise ConfigError(f"{_said(name)}: it holds characters that no text has")
+        raise ConfigError(f"{_said(name)}: it contains characters that are not valid in text")
     return value.strip()
 
 

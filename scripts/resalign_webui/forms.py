@@ -1,4 +1,4 @@
-"""What a page sends, made into requests for the worker. Every value is checked here."""
+"""Turns what the page of hardening sends into requests for the worker; checks every value."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,2})?")
 
 
 def harden_request(values: Values, host: Host, now: datetime | None = None) -> dict[str, Any]:
-    """A run of its own folder, named after the time and the concepts."""
+    """Build the request for a new run, in a folder named after the concepts and the time."""
     checkpoint = checkpoint_of(values, "checkpoint", host)
     plan = demo_plan(values) if checkpoint == "demo" else hardening_plan(values, host)
     return {
@@ -53,14 +53,14 @@ def harden_request(values: Values, host: Host, now: datetime | None = None) -> d
 
 
 def check_request(values: Values, host: Host, now: datetime | None = None) -> dict[str, Any]:
-    """The same run looked at, with what the GPU's memory must be enough for."""
+    """Build the request for a check of that run, with the memory that it must fit into."""
     run = harden_request(values, host, now)
     kept = {name: run[name] for name in ("checkpoint", "plan", "run_folder", "device")}
     return {"job": "check", **kept, "budget": number(values, "memory_budget", 0, 0, 10_000)}
 
 
 def fitting(changes: Any) -> dict[str, Any]:
-    """The fields of the form for what a check has changed in a plan, to make it fit."""
+    """Return the form's fields for what a check has changed in a plan to make it fit."""
     changes = changes if isinstance(changes, dict) else {}
     given = {field: changes[name] for field, name in FITTING.items() if name in changes}
     return {name: setting(given, name) for name in given}
@@ -104,7 +104,7 @@ def hardening_plan(values: Values, host: Host) -> HardeningPlan:
 
 
 def demo_plan(values: Values) -> HardeningPlan:
-    """Of the embedded checkpoint, which draws emoji: its own settings, and its own concept."""
+    """Build the plan for the embedded demo checkpoint: its own settings, and its own concept."""
     from ...backend.demo.plans import prompted_plan
 
     ticked = some_of(values, "concepts", preset_names())
@@ -126,7 +126,7 @@ def demo_plan(values: Values) -> HardeningPlan:
 
 
 def settings(values: Values) -> dict[str, Any]:
-    """The values of the accordion with everything; 0 and `preset` keep what the preset says."""
+    """Read the settings of the form; 0 and `preset` keep what the preset says."""
     return {name: setting(values, name) for name in presets.INPUTS}
 
 
@@ -135,7 +135,7 @@ def setting(values: Values, name: str) -> Any:
 
 
 def custom_users(values: Values) -> dict[str, Any]:
-    """The simulated users of the choice `custom`."""
+    """Read the simulated users of the choice `custom`."""
     start = presets.CUSTOM_USERS
     ticked = [*some_of(values, "methods", METHODS), *some_of(values, "optimisers", OPTIMISERS)]
     found: dict[str, Any] = {name: name in ticked for name in (*METHODS, *OPTIMISERS)}
@@ -149,7 +149,7 @@ def custom_users(values: Values) -> dict[str, Any]:
 
 
 def concepts_of(values: Values, host: Host) -> tuple[Concept, ...]:
-    """Ticked categories, then those written down, each with its strength and pictures."""
+    """Return the ticked categories, then those written down, with strengths and pictures."""
     own = text(values, "own_concepts")
     shipped = tuple(
         load_preset(name).concept() for name in some_of(values, "concepts", preset_names())

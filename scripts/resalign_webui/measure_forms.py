@@ -1,4 +1,4 @@
-"""Requests of the other pages: probe, LoRA to try, export."""
+"""Turns what the pages of probe, LoRA and export send into requests for the worker."""
 
 from __future__ import annotations
 
