@@ -11,8 +11,6 @@ from ..plan.field import Field, field_of
 from ..plan.hardening import HardeningPlan
 from ..plan.job import Job
 from ..plan.measurement import PromptSet
-from ..plan.presets import PLAN_PRESETS
-from ..plan.probe_presets import PROBE_PRESETS
 
 if TYPE_CHECKING:
     from .console import Console
@@ -112,7 +110,11 @@ def build_parser() -> argparse.ArgumentParser:
     new = _command(actions, "new", _plan_new, "write a plan file with every field explained")
     new.add_argument("file", metavar="FILE", help="a .toml file that does not exist yet")
     new.add_argument("--preset", default="balanced", metavar="P", help=_PRESET_HELP)
-    new.add_argument("--probe", metavar="P", help=f"a probe's plan instead, from {_PROBE_PRESETS}")
+    new.add_argument(
+        "--probe",
+        metavar="P",
+        help="a probe's plan instead, from this preset; `resalign presets` lists them",
+    )
     new.add_argument("--concept", action="append", default=[], metavar="C", help=_CONCEPT_HELP)
     new.add_argument("--checkpoint", default="model.safetensors", metavar="FILE")
     new.add_argument("--output", default="model-hardened.safetensors", metavar="FILE")
@@ -158,7 +160,9 @@ def _probe_commands(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     probe.add_argument("--concept", action="append", default=[], metavar="C", help=_CONCEPT_HELP)
     probe.add_argument(
-        "--preset", metavar="P", help=f"{_PROBE_PRESETS} (quick), or none: no training"
+        "--preset",
+        metavar="P",
+        help="attacks to start from (quick; see `resalign presets`), or none",
     )
     probe.add_argument("--output", metavar="FOLDER", help="looks, pictures, report (probe)")
     probe.add_argument(
@@ -212,8 +216,7 @@ def _phrase(field: Field) -> str:
     return (text[:1].lower() + text[1:]).replace("%", "%%")
 
 
-_PRESET_HELP = f"start from {', '.join(PLAN_PRESETS)}: see `resalign presets` (balanced)"
-_PROBE_PRESETS = ", ".join(PROBE_PRESETS)
+_PRESET_HELP = "plan to start from (balanced); `resalign presets` lists them"
 _DEVICE_HELP = _phrase(field_of(Job, "device"))
 _CONCEPT_HELP = "a concept that comes along, or a file of your own; may be repeated"
 

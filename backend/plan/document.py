@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 import types
 import typing
-from dataclasses import MISSING, is_dataclass
-from typing import TypeVar
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, TypeVar
 
 from .field import Field, fields_of, parts_in
-from .toml_text import value_text
 
 C = TypeVar("C", bound=type)
 
@@ -68,6 +68,23 @@ def default_text(field: Field) -> str:
     if isinstance(value, tuple) and any(is_dataclass(item) for item in value):
         return ""
     return value_text(value)
+
+
+def value_text(value: Any) -> str:
+    """A value as TOML writes it; long lists over several lines, config values as inline tables."""
+    if is_dataclass(value):
+        parts = (f"{item.name} = {value_text(getattr(value, item.name))}" for item in fields(value))
+        return "{ " + ", ".join(parts) + " }"
+    if isinstance(value, tuple | list):
+        inline = "[" + ", ".join(value_text(item) for item in value) + "]"
+        if len(inline) < 80 or not value:
+            return inline
+        return "[\n" + "".join(f"  {value_text(item)},\n" for item in value) + "]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    return repr(value)
 
 
 def _inline(cls: type) -> str:

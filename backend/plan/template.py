@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from .adapter import AdapterConfig
 from .attack import LoraAttack, LoraFile
 from .concept import Concept
-from .document import comment_lines
+from .document import comment_lines, value_text
 from .field import field_of
 from .fine_tune import FineTuneConfig
 from .hardening import HardeningPlan
@@ -31,7 +31,6 @@ from .ramp import Ramp
 from .regulator import RegulatorConfig
 from .solver import SolverConfig
 from .stages import EditConfig, ProjectionConfig, Stage
-from .toml_text import value_text
 
 HEAD = """\
 # A hardening plan for ResAlign ({preset}: {summary}).
