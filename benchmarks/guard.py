@@ -30,7 +30,7 @@ from resalign.backend.adapter.lora import Adapter
 from resalign.backend.checkpoint.save import export_merged
 from resalign.backend.hardening.setup import set_up
 from resalign.backend.hardening.training import train_step
-from resalign.backend.plan.hardening import AdapterConfig
+from resalign.backend.plan.adapter import AdapterConfig
 
 STORED = Path(__file__).with_name("guard.json")
 ROOT = Path(__file__).resolve().parent.parent

@@ -28,7 +28,7 @@ from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.model.kernels import Kernels, applied, candidates
 from resalign.backend.model.model import Model
 from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
-from resalign.backend.plan.hardening import AdapterConfig
+from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.kernels import KernelConfig
 
 FIRST = "sdpa, contiguous"

@@ -41,15 +41,13 @@ from resalign.backend.memory.trace import measure_step, random_data
 from resalign.backend.memory.tracker import LiveMemory
 from resalign.backend.model.model import Model
 from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
-from resalign.backend.plan.hardening import (
-    AdapterConfig,
-    Concept,
-    FineTuneConfig,
-    HardeningPlan,
-    RegulatorConfig,
-    SolverConfig,
-)
+from resalign.backend.plan.adapter import AdapterConfig
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.presets import preset_plan
+from resalign.backend.plan.regulator import RegulatorConfig
+from resalign.backend.plan.solver import SolverConfig
 
 PUBLISHED = {"small": 1869, "full": 7770}  # MiB above one network
 GOALS = {"small": 180, "full": 700}

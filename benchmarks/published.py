@@ -164,14 +164,12 @@ def ours(
     from resalign.backend.model.denoiser import Conditioning
     from resalign.backend.model.model import Model
     from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
-    from resalign.backend.plan.hardening import (
-        AdapterConfig,
-        Concept,
-        FineTuneConfig,
-        HardeningPlan,
-        RegulatorConfig,
-        SolverConfig,
-    )
+    from resalign.backend.plan.adapter import AdapterConfig
+    from resalign.backend.plan.concept import Concept
+    from resalign.backend.plan.fine_tune import FineTuneConfig
+    from resalign.backend.plan.hardening import HardeningPlan
+    from resalign.backend.plan.regulator import RegulatorConfig
+    from resalign.backend.plan.solver import SolverConfig
 
     side, context = SIZES[size][5], SIZES[size][3]
     torch.manual_seed(0)

@@ -21,14 +21,12 @@ from fakes import random_conditioning, tiny_model
 from resalign.backend.data.batches import EncodedData
 from resalign.backend.data.encoded_set import Bucket, EncodedSet
 from resalign.backend.hardening.run import harden
-from resalign.backend.plan.hardening import (
-    AdapterConfig,
-    Concept,
-    FineTuneConfig,
-    HardeningPlan,
-    HarmConfig,
-    RegulatorConfig,
-)
+from resalign.backend.plan.adapter import AdapterConfig
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.harm import HarmConfig
+from resalign.backend.plan.regulator import RegulatorConfig
 from resalign.backend.run.folder import RunFolder
 from resalign.backend.run.records import StepRecord
 

@@ -19,15 +19,13 @@ import torch
 from fakes import encoded_data, tiny_model
 from resalign.backend.errors import DivergenceError, RunError
 from resalign.backend.hardening.run import harden
-from resalign.backend.plan.hardening import (
-    AdapterConfig,
-    Concept,
-    FineTuneConfig,
-    HardeningPlan,
-    HarmConfig,
-    RegulatorConfig,
-    SolverConfig,
-)
+from resalign.backend.plan.adapter import AdapterConfig
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.harm import HarmConfig
+from resalign.backend.plan.regulator import RegulatorConfig
+from resalign.backend.plan.solver import SolverConfig
 from resalign.backend.run.folder import RunFolder
 
 FAST = FineTuneConfig(name="fast", learning_rate=5e-2, steps=2, batch=2, concept_share=0.5)

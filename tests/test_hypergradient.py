@@ -10,7 +10,8 @@ from resalign.backend.bilevel.hypergradient import LossAfter, hypergradient
 from resalign.backend.bilevel.inner_loop import inner_loop
 from resalign.backend.bilevel.vectors import assign, flatten, snapshot
 from resalign.backend.errors import DivergenceError
-from resalign.backend.plan.hardening import FineTuneConfig, SolverConfig
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.solver import SolverConfig
 
 N, M = 6, 4
 GAMMA = 0.7

@@ -29,14 +29,12 @@ from resalign.backend.memory.tracker import LiveMemory
 from resalign.backend.memory.words import table
 from resalign.backend.model.model import Model
 from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
-from resalign.backend.plan.hardening import (
-    AdapterConfig,
-    Concept,
-    FineTuneConfig,
-    HardeningPlan,
-    HarmConfig,
-    SolverConfig,
-)
+from resalign.backend.plan.adapter import AdapterConfig
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.harm import HarmConfig
+from resalign.backend.plan.solver import SolverConfig
 
 SIDE = 16  # of the latents
 USER = FineTuneConfig(name="u", learning_rate=1e-4, steps=7, batch=3)

@@ -17,7 +17,9 @@ from fakes_objective import LAMBDA, MU, NU, USERS, Reference, Weights, in_one, p
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from resalign.backend.plan.hardening import Concept, HarmConfig, SolverConfig
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.harm import HarmConfig
+from resalign.backend.plan.solver import SolverConfig
 
 MIXED = replace(USERS[0], concept_share=0.5, method="dreambooth", prior_data="c", prior_weight=2.0)
 TWO = (Concept("bad", prompts=("bad",)), Concept("worse", prompts=("worse",)))

@@ -21,7 +21,8 @@ from resalign.backend.bilevel.vectors import flatten, gradient
 from resalign.backend.model.denoiser import Conditioning
 from resalign.backend.model.model import Model
 from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
-from resalign.backend.plan.hardening import AdapterConfig, SolverConfig
+from resalign.backend.plan.adapter import AdapterConfig
+from resalign.backend.plan.solver import SolverConfig
 
 FILE = Path(__file__).parent / "data" / "recorded_step.safetensors"
 OUTER_LAMBDA = 0.8  # of the recorded run: its g is the gradient of −0.8 · error

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from resalign.backend.hardening.regulator import Regulator
-from resalign.backend.plan.hardening import FineTuneConfig, RegulatorConfig
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.regulator import RegulatorConfig
 
 USER = FineTuneConfig(name="user", steps=10)
 OTHER = FineTuneConfig(name="other", steps=7)

@@ -17,8 +17,11 @@ from resalign.backend.hardening.closed_form import closed_form
 from resalign.backend.hardening.projection import leading, watched
 from resalign.backend.hardening.run import harden
 from resalign.backend.hardening.stages import stage_plans
+from resalign.backend.plan.adapter import AdapterConfig
+from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.file import from_json, to_json
-from resalign.backend.plan.hardening import AdapterConfig, Concept, FineTuneConfig, HardeningPlan
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.stages import EditConfig, ProjectionConfig, Stage
 from resalign.backend.run.folder import RunFolder
 

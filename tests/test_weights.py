@@ -12,14 +12,12 @@ from resalign.backend.errors import ConfigError
 from resalign.backend.hardening.methods import read_plan
 from resalign.backend.hardening.ramps import learning_rate, resilience_weight, retain_weight
 from resalign.backend.hardening.run import harden
-from resalign.backend.plan.hardening import (
-    AdapterConfig,
-    Concept,
-    FineTuneConfig,
-    HardeningPlan,
-    Ramp,
-    RegulatorConfig,
-)
+from resalign.backend.plan.adapter import AdapterConfig
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.ramp import Ramp
+from resalign.backend.plan.regulator import RegulatorConfig
 
 USER = FineTuneConfig(name="user", learning_rate=1e-2, steps=1)
 

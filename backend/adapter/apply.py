@@ -23,7 +23,8 @@ from ..model.encode import conditioning_to
 from ..model.model import Model
 from ..model.quantised import is_quantised
 from ..numerics.seeds import generator
-from ..plan.hardening import AdapterConfig, Precision
+from ..plan.adapter import AdapterConfig
+from ..plan.kernels import Precision
 from .lora import A, Adapter, B
 from .side_by_side import SideBySide
 from .stack import stacked

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..model.kernels import optimiser_options
-from ..plan.hardening import FineTuneConfig, LearningRateSchedule
+from ..plan.fine_tune import FineTuneConfig, LearningRateSchedule
 from .vectors import Loss, Parameters, Terms, distance, gradient, gradients, snapshot
 
 

@@ -19,7 +19,7 @@ from ..adapter.apply import AdaptedDenoiser
 from ..data.batches import Draw
 from ..model.denoiser import Conditioning
 from ..model.schedule import NoiseSchedule
-from ..plan.hardening import HarmConfig
+from ..plan.harm import HarmConfig
 from .losses import ascent_loss, denoising_loss, redirect_target
 from .vectors import Loss, SplitLoss, Terms
 

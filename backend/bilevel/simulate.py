@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..adapter.apply import AdaptedDenoiser
-from ..plan.hardening import FineTuneConfig, Simulate
+from ..plan.fine_tune import FineTuneConfig
+from ..plan.hardening import Simulate
 from .hypergradient import Hypergradient
 from .inner_loop import InnerRun
 from .vectors import Parameters, assign, snapshot

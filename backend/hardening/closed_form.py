@@ -24,7 +24,8 @@ from torch import Tensor
 from ..adapter.apply import AdaptedDenoiser
 from ..adapter.lora import Adapter
 from ..data.batches import EncodedData
-from ..plan.hardening import Concept, HardeningPlan
+from ..plan.concept import Concept
+from ..plan.hardening import HardeningPlan
 from ..plan.stages import EditConfig
 
 _ROWS = 4096  # tokens at a time: 2048 wide and in float64, 64 MiB

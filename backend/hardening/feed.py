@@ -17,7 +17,8 @@ from ..bilevel.vectors import Loss, Terms
 from ..data.batches import Draw, EncodedData, EncodedSet, draw
 from ..model.schedule import NoiseSchedule
 from ..numerics.seeds import generator
-from ..plan.hardening import FineTuneConfig, HardeningPlan
+from ..plan.fine_tune import FineTuneConfig
+from ..plan.hardening import HardeningPlan
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from ..plan.hardening import HardeningPlan, Ramp
+from ..plan.hardening import HardeningPlan
+from ..plan.ramp import Ramp
 
 _SLOPE = 10.0  # of the published sigmoid ramp
 

@@ -25,7 +25,8 @@ from ..bilevel.hypergradient import LossAfter, hypergradient
 from ..bilevel.inner_loop import inner_loop
 from ..bilevel.simulate import SimulatedUser
 from ..bilevel.vectors import Loss, Parameters, gradient
-from ..plan.hardening import FineTuneConfig, SolverConfig
+from ..plan.fine_tune import FineTuneConfig
+from ..plan.solver import SolverConfig
 from .terms import Compute, Group, Task, Term, in_order, term_after
 
 

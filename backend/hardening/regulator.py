@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..plan.hardening import FineTuneConfig, RegulatorConfig
+from ..plan.fine_tune import FineTuneConfig
+from ..plan.regulator import RegulatorConfig
 
 
 @dataclass(slots=True)

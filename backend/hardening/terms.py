@@ -12,7 +12,7 @@ from ..bilevel.hypergradient import Hypergradient, LossAfter
 from ..bilevel.inner_loop import InnerRun
 from ..bilevel.simulate import SimulatedUser
 from ..bilevel.solvers import Solution
-from ..plan.hardening import FineTuneConfig
+from ..plan.fine_tune import FineTuneConfig
 
 
 @dataclass(frozen=True, slots=True)

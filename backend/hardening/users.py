@@ -17,7 +17,8 @@ from ..bilevel.hypergradient import LossAfter, hypergradient
 from ..bilevel.inner_loop import inner_loops
 from ..bilevel.simulate import SimulatedUser, trained
 from ..bilevel.vectors import Loss, Terms, assign
-from ..plan.hardening import FineTuneConfig, HardeningPlan
+from ..plan.fine_tune import FineTuneConfig
+from ..plan.hardening import HardeningPlan
 from .feed import Feed
 from .recipe import simulate_user
 from .regulator import Regulator

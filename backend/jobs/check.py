@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoint.detect import CheckpointInfo, detect
 from ..data.image_set import find_broken, listed, read_image_set
 from ..errors import ConfigError, ResAlignError
-from ..plan.hardening import RETAIN, HardeningPlan, ImageSet, Job
+from ..plan.fine_tune import RETAIN
+from ..plan.hardening import HardeningPlan
+from ..plan.images import ImageSet
+from ..plan.job import Job
 from ..plan.methods import FACTS
 
 if TYPE_CHECKING:

@@ -24,7 +24,10 @@ from ..model.denoiser import Conditioning
 from ..model.model import Model
 from ..model.quantised import quantised
 from ..model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
-from ..plan.hardening import RETAIN, Concept, FineTuneConfig, HardeningPlan, RegulatorConfig
+from ..plan.concept import Concept
+from ..plan.fine_tune import RETAIN, FineTuneConfig
+from ..plan.hardening import HardeningPlan
+from ..plan.regulator import RegulatorConfig
 from .as_on_gpu import as_on_gpu
 from .meta import MetaMemory
 from .tracker import LiveMemory

@@ -29,7 +29,8 @@ from torch import Tensor
 from ..adapter.lora import Adapter
 from ..errors import ConfigError, RunError
 from ..plan.file import differences, from_json, plan_hash, to_json
-from ..plan.hardening import HardeningPlan, Job
+from ..plan.hardening import HardeningPlan
+from ..plan.job import Job
 from . import json_lines
 from .lock import RunLock
 
