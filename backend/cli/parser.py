@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-from ..plan.document import explain
-from ..plan.field import Field, field_of
-from ..plan.hardening import HardeningPlan
-from ..plan.job import Job
-from ..plan.measurement import PromptSet
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..plan.field import Field
     from .console import Console
 
 Run = Callable[[argparse.Namespace, "Console"], int]
@@ -37,6 +32,22 @@ exit codes: 0 done, 1 verify found a mismatch, 2 a mistake that you can mend (on
 130 interrupted"""
 
 
+class _Command(argparse.ArgumentParser):
+    """The parser of a command, which adds options for fields of a plan when the command is used.
+
+    Their help comes from the plan's classes, which a look at `--help` need not wait for.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.later: list[Callable[[argparse.ArgumentParser], None]] = []
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        while self.later:
+            self.later.pop(0)(self)
+        return super().parse_known_args(args, namespace)
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="resalign",
@@ -46,7 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=_Command
+    )
 
     demo = _command(commands, "demo", _demo, "harden the embedded demo and show before and after")
     demo.add_argument("folder", nargs="?", default="demo-run", help="where it writes (demo-run)")
@@ -134,7 +147,8 @@ def build_parser() -> argparse.ArgumentParser:
     ui.add_argument("--port", type=int, default=7870, metavar="N")
     ui.add_argument("--auth", action="append", default=[], metavar="NAME:PASSWORD",
                     help="ask visitors to log in; or set RESALIGN_UI_AUTH")  # fmt: skip
-    ui.add_argument("--device", default="auto", help=_DEVICE_HELP)
+    ui.set_defaults(device="auto")
+    ui.later.append(_device_argument)
     ui.add_argument("--open", action="store_true", help="open it in the browser")
 
     _command(
@@ -180,13 +194,9 @@ def _probe_commands(commands: argparse._SubParsersAction) -> None:
     probe.add_argument("--data", metavar="FOLDER", help="what the attacks train on")
     probe.add_argument("--forget", metavar="FOLDER", help="images of the concepts")
     probe.add_argument("--retain", metavar="FOLDER", help="images of what must stay")
-    for kind, meaning in field_of(PromptSet, "kind").choices.items():
-        probe.add_argument(
-            f"--{kind}-prompts", metavar="FILE",
-            help=f"{kind} prompts (.txt, or .csv as of I2P): {meaning}",
-        )  # fmt: skip
+    probe.later.append(_prompt_arguments)
     probe.add_argument("--seeds", metavar="N,N", help="each fine-tuning once per seed")
-    probe.add_argument("--device", metavar="D", help=_DEVICE_HELP)
+    probe.later.append(_device_argument)
     probe.add_argument("--open", action="store_true", help="show the report in a browser")
     _rank_arguments(probe)
 
@@ -207,23 +217,16 @@ def _probe_commands(commands: argparse._SubParsersAction) -> None:
     verify.add_argument("file", metavar="FILE", help="the hardened checkpoint")
     verify.add_argument("--source", metavar="FILE", help="the original (by default beside it)")
     verify.add_argument("--no-probe", action="store_true", help="hashes and tensors alone")
-    verify.add_argument("--device", metavar="D", help=_DEVICE_HELP)
-
-
-def _phrase(field: Field) -> str:
-    """A field's description as argparse writes help: a lower-case phrase without a full stop."""
-    text = explain(field).rstrip(".")
-    return (text[:1].lower() + text[1:]).replace("%", "%%")
+    verify.later.append(_device_argument)
 
 
 _PRESET_HELP = "plan to start from (balanced); `resalign presets` lists them"
-_DEVICE_HELP = _phrase(field_of(Job, "device"))
 _CONCEPT_HELP = "a concept that comes along, or a file of your own; may be repeated"
 
 
 def _command(
     commands: argparse._SubParsersAction, name: str, run: Run, help: str, more: str = ""
-) -> argparse.ArgumentParser:
+) -> _Command:
     parser = commands.add_parser(
         name, help=help, description=f"{help[0].upper()}{help[1:]}. {more}".strip()
     )
@@ -232,7 +235,7 @@ def _command(
     return parser
 
 
-def _job_arguments(parser: argparse.ArgumentParser) -> None:
+def _job_arguments(parser: _Command) -> None:
     parser.add_argument("plan", nargs="?", metavar="PLAN", help="a plan file (.toml, .json)")
     parser.add_argument("--checkpoint", metavar="FILE", help="the .safetensors or folder to harden")
     parser.add_argument("--output", metavar="FILE", help="the hardened checkpoint")
@@ -243,15 +246,50 @@ def _job_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", type=int, metavar="N", help="outer steps; the warm-up keeps its share of them"
     )
+    parser.later.append(_plan_arguments)
+    parser.later.append(_device_argument)
+    parser.add_argument("--lora", metavar="FILE", help="the adapter as a LoRA")
+    parser.add_argument("--run-folder", metavar="FOLDER", help="records and state (OUTPUT.run)")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing results")
+
+
+def _phrase(field: Field) -> str:
+    """A field's description as argparse writes help: a lower-case phrase without a full stop."""
+    from ..plan.document import explain
+
+    text = explain(field).rstrip(".")
+    return (text[:1].lower() + text[1:]).replace("%", "%%")
+
+
+def _plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that replace single fields of a hardening plan."""
+    from ..plan.field import field_of
+    from ..plan.hardening import HardeningPlan
+
     for name, metavar in (
         ("seed", "N"), ("resolution", "PIXELS"), ("precision", None),
         ("gradient_checkpointing", None),
     ):  # fmt: skip
         _field_argument(parser, field_of(HardeningPlan, name), metavar)
-    parser.add_argument("--device", metavar="D", help=_DEVICE_HELP)
-    parser.add_argument("--lora", metavar="FILE", help="the adapter as a LoRA")
-    parser.add_argument("--run-folder", metavar="FOLDER", help="records and state (OUTPUT.run)")
-    parser.add_argument("--overwrite", action="store_true", help="replace existing results")
+
+
+def _device_argument(parser: argparse.ArgumentParser) -> None:
+    from ..plan.field import field_of
+    from ..plan.job import Job
+
+    parser.add_argument("--device", metavar="D", help=_phrase(field_of(Job, "device")))
+
+
+def _prompt_arguments(parser: argparse.ArgumentParser) -> None:
+    """A file of prompts for each kind."""
+    from ..plan.field import field_of
+    from ..plan.measurement import PromptSet
+
+    for kind, meaning in field_of(PromptSet, "kind").choices.items():
+        parser.add_argument(
+            f"--{kind}-prompts", metavar="FILE",
+            help=f"{kind} prompts (.txt, or .csv as of I2P): {meaning}",
+        )  # fmt: skip
 
 
 def _field_argument(
