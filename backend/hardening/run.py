@@ -42,11 +42,11 @@ from ..model.quantised import quantised
 from ..numerics.determinism import this_machine, threads, told_changes
 from ..parallel.ranks import ALONE, Ranks
 from ..plan.hardening import HardeningPlan
-from ..progress import Progress, ProgressCallback, silent
+from ..progress import Progress, ProgressCallback, rename_stage, silent
 from ..run.folder import RunFolder
 from ..run.records import SimulationRecord, StepRecord
 from .stages import FOLDER as STAGES
-from .stages import stage_plans, telling
+from .stages import stage_plans
 
 _MOST_LOST = 0.05  # share of a closed form that its rank may leave out without a warning
 
@@ -113,7 +113,7 @@ def harden(
         for name, stage in stage_plans(plan):
             place = RunFolder.of(folder.path / STAGES / name, stage) if folder else None
             with place or nullcontext():
-                told = telling(name, on_progress)
+                told = rename_stage(on_progress, "harden", f"stage {name}")
                 earlier = _run(model, stage, data, place, told, ranks, [], earlier).adapter
         return _run(model, plan, data, folder, on_progress, ranks, warnings, earlier)
 

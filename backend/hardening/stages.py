@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..plan.hardening import HardeningPlan
-from ..progress import Progress, ProgressCallback
 
 FOLDER = "stages"  # below the run's
 
@@ -26,13 +25,3 @@ def stage_plans(plan: HardeningPlan) -> list[tuple[str, HardeningPlan]]:
         )  # fmt: skip
         found.append((f"{number}-{stage.method}", own))
     return found
-
-
-def telling(name: str, on_progress: ProgressCallback) -> ProgressCallback:
-    """The callback, told which stage the steps are of."""
-
-    def tell(progress: Progress, /) -> None:
-        harden = progress.stage == "harden"
-        on_progress(replace(progress, stage=f"stage {name}") if harden else progress)
-
-    return tell
