@@ -203,7 +203,7 @@ def test_a_folder_that_an_older_version_works_on_is_in_use_and_afterwards_free(t
         file.write("4711")
         file.flush()
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(ra.RunError, match="in use by another run .process 4711."):
+        with pytest.raises(ra.RunError, match=r"in use by another run \(process 4711\)"):
             RunFolder.open(tmp_path)
     with RunFolder.open(tmp_path):
         assert (tmp_path / "run.pid").read_text() == str(os.getpid())
@@ -216,7 +216,7 @@ def test_a_folder_that_cannot_be_locked_says_so(tmp_path, monkeypatch):
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(FileLock, "acquire", fail)
-    with pytest.raises(ra.RunError, match="cannot be locked .*not supported.* on a local disk"):
+    with pytest.raises(ra.RunError, match=r"cannot be locked .*not supported.* on a local disk"):
         RunFolder.create(tmp_path, PLAN)
 
 
