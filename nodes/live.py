@@ -37,7 +37,7 @@ class Live:
         node_id = getattr(hidden, "unique_id", None)
         self.node, self.workflow = str(node_id or ""), workflow_of(hidden)
         self._bar = ProgressBar(1000, node_id=node_id)
-        self._live = LiveState(kind, total, show_pictures=show_pictures, tell=self._send)
+        self._live = LiveState(kind, total, show_pictures=show_pictures, on_change=self._send)
         self._sent: list[dict[str, Any]] | None = None  # the pictures that went last
         self.state = self._live.state
         key = (self.workflow, self.node)
@@ -45,7 +45,7 @@ class Live:
         STATES[key] = self.state
         while len(STATES) > _KEPT_STATES:
             STATES.popitem(last=False)
-        self._live.tell(now=True)
+        self._live.report(now=True)
 
     def __call__(self, progress: Progress, /) -> None:
         check_interrupt()
@@ -64,7 +64,7 @@ class Live:
         """Say what is true of the whole run, and stays in sight."""
         if lines:
             self.state["remarks"] = lines
-            self._live.tell(now=True)
+            self._live.report(now=True)
 
     def recall(self, records: Iterable[StepRecord], message: str) -> None:
         """Show a run that was there already: its curves and figures, and no time of its own."""

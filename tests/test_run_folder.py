@@ -166,7 +166,7 @@ def test_a_run_without_result_says_how_to_finish_it(tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(ra.RunError, match="no run folder"):
+    with pytest.raises(ra.RunError, match="not a run folder"):
         RunFolder.open(tmp_path)
 
 

@@ -103,7 +103,7 @@ def test_files_are_looked_for_before_anything_is_loaded(tmp_path):
     export = {"job": "export", "run_folder": str(run), "output": str(tmp_path / "out.safetensors")}
     check_files(parse_request(export))
     for change, message in (
-        ({"run_folder": str(tmp_path)}, "no run folder"),
+        ({"run_folder": str(tmp_path)}, "not a run folder"),
         ({"output": str(tmp_path / "no" / "out")}, "there is no folder"),
         ({"output": str(there)}, "exists already"),
         ({"checkpoint": str(tmp_path / "gone")}, "export.checkpoint: .*gone does not exist"),
@@ -210,8 +210,8 @@ def test_pictures_go_over_the_pipe_only_when_they_change(monkeypatch):
     channel = protocol.Channel.__new__(protocol.Channel)
     channel._shown = None
     monkeypatch.setattr(channel, "send", lambda event, **fields: sent.append(fields["state"]))
-    live = LiveState("harden", tell=channel.state)
-    live.tell(now=True)
+    live = LiveState("harden", on_change=channel.state)
+    live.report(now=True)
     from PIL import Image
 
     live.picture(Image.new("RGB", (64, 64)), "a", flagged=False)

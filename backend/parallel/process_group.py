@@ -222,7 +222,8 @@ class ProcessGroup:
 
     def _leave_note(self, error: BaseException) -> None:
         """Tell the other ranks why this one ends; only the first note counts."""
-        name = type(error).__name__
+        kinds = [kind.__name__ for kind in type(error).__mro__]
+        name = next((kind for kind in kinds if hasattr(errors, kind)), kinds[0])
         if not isinstance(error, Exception):
             name = KeyboardInterrupt.__name__  # a host's interrupt is one too
         note = {"rank": self.rank, "error": name, "text": str(error)}

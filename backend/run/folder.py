@@ -86,7 +86,7 @@ class RunFolder:
         """
         path = Path(path)
         if not (path / "plan.json").is_file():
-            raise RunError(f"{path} is no run folder: it has no plan.json")
+            raise RunError(f"{path} is not a run folder: it has no plan.json")
         lock = None if read_only else RunLock(path)
         try:
             stored = _read_plan(path)
