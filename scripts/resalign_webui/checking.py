@@ -1,4 +1,4 @@
-"""Values as a page sends them, each checked: a page can be forged, so nothing is trusted."""
+"""Checks values that a page sends: a page can be forged, so nothing is trusted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def text(values: Values, name: str, default: str = "") -> str:
     if not isinstance(value, str) or len(value) > _LONGEST:
         raise ConfigError(f"{_said(name)}: expected a text of at most {_LONGEST} characters")
     if "\0" in value or value.encode("utf-8", "replace").decode() != value:
-        raise ConfigError(f"{_said(name)}: it holds characters that no text has")
+        raise ConfigError(f"{_said(name)}: it contains characters that are not text")
     return value.strip()
 
 
@@ -42,7 +42,7 @@ def number(values: Values, name: str, default: float, low: float, high: float) -
     if value is None or value == "":
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"{_said(name)}: {str(value)[:80]!r} is no number")
+        raise ConfigError(f"{_said(name)}: {str(value)[:80]!r} is not a number")
     if not low <= value <= high:
         raise ConfigError(f"{_said(name)} is {value:g}; it must be from {low:g} to {high:g}")
     return value
