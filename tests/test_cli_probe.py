@@ -215,11 +215,11 @@ def test_reports_are_compared(place, capsys):
         (["probe"], "plan file"),
         (["probe", "original.safetensors"], "--concept"),
         (["probe", "gone.safetensors", "--concept", "weapons"], "gone.safetensors"),
-        (["probe", "probe.toml", "hardened.safetensors"], "give it alone"),
+        (["probe", "probe.toml", "hardened.safetensors"], "give no others"),
         (["probe", "original.safetensors", "--concept", "weapons", "--preset", "fast"], "fast"),
         (
             ["probe", "original.safetensors", "--concept", "weapons", "--seeds", "one"],
-            "no whole number",
+            "not a whole number",
         ),
         (["report", "hardened.safetensors.run"], "hardening run"),
         (["report", "nowhere"], "nowhere"),

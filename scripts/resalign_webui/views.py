@@ -67,7 +67,7 @@ def job_html(state: State | None) -> str:
     if not state or not state.get("status"):
         return (
             '<div class="ra ra-idle"><p>Nothing is running.</p><p class="ra-muted">The progress '
-            "of a job appears here, in every window. Jobs continue when the page is closed.</p></div>"
+            "of a job appears here, in every window. A job outlives its page.</p></div>"
         )
     status = str(state["status"])
     parts = [f"<p><b>{escape(_title(state))}</b></p>"]
