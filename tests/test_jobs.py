@@ -204,7 +204,7 @@ def test_a_wrong_request_is_refused_before_anything_starts(jobs, host, tmp_path)
     request = resume_request(tmp_path / "run", "done")
     with pytest.raises(ConfigError, match=r"'devise' is no field of the job resume; did you mean"):
         jobs.start({**request, "devise": "cpu"})
-    with pytest.raises(ConfigError, match="no run folder"):
+    with pytest.raises(ConfigError, match="not a run folder"):
         jobs.start({**request, "run_folder": str(tmp_path)})
     assert jobs.state() is None and host.entered == 0
 

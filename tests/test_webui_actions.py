@@ -243,9 +243,9 @@ def test_a_report_is_shown_in_a_sandbox_by_the_name_of_its_probe(actions, host):
         assert "ra-error" in actions.report(wrong)
 
 
-def test_a_missing_worker_is_told_and_mended(actions, host):
+def test_a_missing_worker_is_reported_and_built(actions, host):
     assert actions.missing() == ""
     host.problem = "there is no environment"
     assert "there is no environment" in actions.missing()
-    said = list(actions.mend())
+    said = list(actions.build_worker())
     assert "making it" in said[0] and "Ready" in said[-1]

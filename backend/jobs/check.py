@@ -1,7 +1,7 @@
-"""Everything about a job that can be known before any weight is loaded.
+"""Check everything about a job that can be known before any weight is loaded.
 
 The memory that the device needs is predicted by running the plan's own code on tensors without
-memory (`memory/plan.py`).
+storage (`memory/plan.py`).
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.detect import CheckpointInfo, detect
 from ..data.image_set import find_broken, listed, read_image_set
-from ..errors import ConfigError, ResAlignError
+from ..errors import ResAlignError
 from ..plan.fine_tune import RETAIN
 from ..plan.hardening import HardeningPlan
 from ..plan.images import ImageSet
 from ..plan.job import Job
 from ..plan.methods import FACTS
+from .device import device_memory, resolve_device
 
 if TYPE_CHECKING:
     from ..checkpoint.header import TensorEntry
     from ..memory.plan import MemoryPlan
 
 GIB = 2**30
-# Names of LDM files and of diffusers folders alike.
+# Match the names of LDM files and of diffusers folders.
 _TARGETS = {
     "attention": r"\.attn[12]\.to_(q|k|v|out\.0)\.weight$",
     "cross_attention_kv": r"\.attn2\.to_(k|v)\.weight$",
@@ -41,9 +42,9 @@ _TARGETS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckReport:
-    """What was found. Bytes are estimates; None where something needed is itself a problem.
+    """Result of a check. Bytes are estimates; None where a problem prevents the estimate.
 
-    problems stop the run; warnings do not. prediction: `MemoryPlan.to_json()`, where asked for.
+    Problems stop the run; warnings do not. prediction: `MemoryPlan.to_json()`, if requested.
     """
 
     problems: tuple[str, ...]
@@ -83,12 +84,12 @@ def check_job(
     budget: float | None = None,
     on_try: Callable[[str], None] = lambda changes: None,
 ) -> CheckReport:
-    """Look at all that a job names; every problem is listed, not only the first.
+    """Check everything that a job names; the report lists all problems, not only the first.
 
-    exporting: the results are to be written too; False: the run alone.
-    memory: predict the peak, which takes seconds to a minute; a run that starts does without.
+    exporting: the results are to be written too; False checks the run alone.
+    memory: predict the peak, which takes seconds to a minute; a run that starts omits it.
     budget: GiB to fit into, with `memory`; by default all that the GPU has.
-    on_try: as that of `plan_memory`.
+    on_try: called with the changes that `plan_memory` tries.
     """
     problems: list[str] = []
     warnings: list[str] = []
@@ -109,8 +110,7 @@ def check_job(
         if disk > free:
             what = "output" if exporting else "run folder"
             problems.append(
-                f"{what} {target}: {size(disk)} are to be written, but only {size(free)} are free "
-                "there"
+                f"{what} {target}: {size(disk)} are needed, but only {size(free)} are free there"
             )
         total = device_memory(device) if device else None
         if memory or budget:
@@ -130,49 +130,8 @@ def check_job(
     )  # fmt: skip
 
 
-def resolve_device(name: str) -> str:
-    """`auto` to the best there is; an error where the device asked for is not there."""
-    import torch
-
-    if name == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device is {name!r}; choose from auto, cpu, cuda, cuda:1, mps") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise ConfigError(
-            f"device is {name!r}, but torch sees {count} CUDA devices here: "
-            + ("choose a lower number" if count else "use cpu, or install a CUDA build of torch")
-        )
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("device is 'mps', but there is none here: use auto or cpu")
-    return name
-
-
-def device_memory(device: str) -> int | None:
-    """All memory of a CUDA device in bytes; None for others."""
-    import torch
-
-    if not device.startswith("cuda"):
-        return None
-    return torch.cuda.get_device_properties(torch.device(device)).total_memory
-
-
-def out_of_memory(device: str, error: BaseException) -> str:
-    """What to do about it, in words."""
-    return (
-        f"the memory of {device} is full ({str(error).splitlines()[0]}): set micro_batch = 1, turn "
-        "on gradient_checkpointing, use precision bf16, or lower resolution, and start a new run; "
-        "`resalign check --budget GIB` tells which of these is enough"
-    )
-
-
 def size(count: int) -> str:
-    """Bytes for people."""
+    """Format a number of bytes."""
     return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / 2**20:.0f} MiB"
 
 
@@ -192,7 +151,7 @@ def memory_needed(
     budget: float | None = None,
     on_try: Callable[[str], None] = lambda changes: None,
 ) -> MemoryPlan:
-    """`plan_memory` for this very checkpoint."""
+    """Predict the memory that hardening this checkpoint needs."""
     from ..memory.plan import plan_memory
 
     half = any(dtype not in ("F32", "F64") for dtype in info.dtypes[info.components[1]])
@@ -203,7 +162,7 @@ def memory_needed(
 
 
 def disk_estimate(info: CheckpointInfo, plan: HardeningPlan) -> int:
-    """Bytes of the export, the LoRA, the adapter, and the state with the one it replaces."""
+    """Return the bytes of export, LoRA, adapter, and the state with the one it replaces."""
     return round(info.bytes + adapter_parameters(info, plan) * 4 * (1 + 1 + 2 * 3))
 
 
@@ -226,7 +185,7 @@ def _unet(info: CheckpointInfo) -> Iterable[tuple[str, TensorEntry]]:
 
 
 def _check_images(plan: HardeningPlan, problems: list[str], warnings: list[str]) -> dict[str, int]:
-    """Images of each folder that the plan names; captions and pictures are all read."""
+    """Count the images of each folder that the plan names; every image and caption is read."""
     from ..data.encoded_file import count_encoded, is_encoded
 
     sets = [concept.images for concept in plan.concepts] + [plan.forget_set, plan.retain_set]

@@ -1,4 +1,4 @@
-"""The components of a form by name, and events that every version of gradio understands."""
+"""Form components by name, and events that work with every supported version of gradio."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import gradio as gr
 from ...backend.plan.field import Field
 from ...backend.plan.settings import OWN
 
-# In 3.41 and 4.40 hosts one event of a kind runs at a time unless it says otherwise; two windows
-# that look at one job need two.
+# In gradio 3.41 and 4.40 only one event of a kind runs at a time by default; two windows that
+# follow one job need two.
 _EVENT = {"show_progress": "hidden", "api_name": False, "api_visibility": "private",
           "concurrency_limit": None}  # fmt: skip
 
 
 class Parts:
-    """Components by name. `values` makes a mapping of what an event hands over."""
+    """Creates components and keeps them by name."""
 
     def __init__(self) -> None:
         self.by_name: dict[str, Any] = {}
@@ -71,7 +71,7 @@ def on(
     outputs: Sequence[Any] = (),
     **options: Any,
 ) -> Any:
-    """Bind a function; options that this gradio does not have are left out."""
+    """Bind a function, without the options that the installed gradio does not have."""
     known = inspect.signature(event).parameters
     options = {name: value for name, value in {**_EVENT, **options}.items() if name in known}
     if "api_visibility" in known:
@@ -80,7 +80,6 @@ def on(
 
 
 def own_settings_only(blocks: Any) -> None:
-    """The hosts keep each component's first default in ui-config.json and prefer it for ever;
-    ours come from the code."""
+    """Exclude our components from ui-config.json, where hosts store first defaults forever."""
     for block in blocks.blocks.values():
         block.do_not_save_to_config = True
