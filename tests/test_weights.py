@@ -120,3 +120,9 @@ def test_a_ramp_out_of_bounds_is_refused_by_the_name_of_its_field(field, values)
 def test_the_bounds_of_a_ramp_themselves_are_allowed():
     assert Ramp(start=0, end=1e6, begin=0, until=1) == Ramp(start=0.0, end=1e6)
     Ramp(start=1e6, end=0, begin=1, until=1)
+
+
+def test_two_steps_have_the_beginning_and_the_end_of_a_ramp():
+    ramp = Ramp(start=0.5, end=2.0)
+    own = plan(outer_steps=2, warm_up_steps=0, resilience_weight=ramp, retain_weight=ramp)
+    assert weights(own)[:2] == ([0.5, 2], [0.5, 2])
