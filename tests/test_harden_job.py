@@ -18,7 +18,9 @@ from resalign.backend.jobs.follow import follow
 from resalign.backend.jobs.harden import harden_job, stored_job
 from resalign.backend.jobs.previews import PreviewSettings
 from resalign.backend.parallel.ranks import SingleProcess
-from resalign.backend.plan.hardening import Concept, HardeningPlan, Job
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.job import Job
 from resalign.backend.progress import Progress
 from resalign.backend.run.records import StepRecord
 from resalign.backend.worker.serve import judge

@@ -5,14 +5,26 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from ..plan.document import explain
+from ..plan.field import Field, field_of
+from ..plan.hardening import HardeningPlan
+from ..plan.job import Job
+
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction  # the group of subparsers, which has no public name
 else:
     Commands = Any
 
-PRESET_HELP = "start from balanced (default), quick or paper: see `resalign presets`"
+
+def describe(field: Field) -> str:
+    """Return a field's description as argparse writes help: lower case, without a full stop."""
+    text = explain(field).rstrip(".")
+    return (text[:1].lower() + text[1:]).replace("%", "%%")
+
+
+PRESET_HELP = "plan to start from (balanced); `resalign presets` lists them"
 CONCEPT_HELP = "a shipped concept, or a file of your own; may be repeated"
-DEVICE_HELP = "auto, cpu, cuda, cuda:1, mps"
+DEVICE_HELP = describe(field_of(Job, "device"))
 
 
 def add_command(
@@ -38,18 +50,26 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", type=int, metavar="N", help="outer steps; the warm-up keeps its share of them"
     )
-    parser.add_argument("--seed", type=int, metavar="N")
-    parser.add_argument(
-        "--resolution", type=int, metavar="PIXELS", help="0: the checkpoint's native resolution"
-    )
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"))
-    parser.add_argument(
-        "--gradient-checkpointing", action="store_true", default=None, help="less memory, slower"
-    )
+    for name, metavar in (
+        ("seed", "N"), ("resolution", "PIXELS"), ("precision", None),
+        ("gradient_checkpointing", None),
+    ):  # fmt: skip
+        _add_field(parser, field_of(HardeningPlan, name), metavar)
     parser.add_argument("--device", metavar="D", help=DEVICE_HELP)
     parser.add_argument("--lora", metavar="FILE", help="write the adapter as a LoRA to this file")
     parser.add_argument("--run-folder", metavar="FOLDER", help="records and state (OUTPUT.run)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
+
+
+def _add_field(parser: argparse.ArgumentParser, field: Field, metavar: str | None) -> None:
+    """Add an option that replaces a field of the plan; its value is None if it is not given."""
+    option = f"--{field.name.replace('_', '-')}"
+    if field.kind is bool:
+        parser.add_argument(option, action="store_true", default=None, help=describe(field))
+    elif field.choices:
+        parser.add_argument(option, choices=tuple(field.choices), help=describe(field))
+    else:
+        parser.add_argument(option, type=field.kind, metavar=metavar, help=describe(field))
 
 
 def add_rank_arguments(parser: argparse.ArgumentParser) -> None:

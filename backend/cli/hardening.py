@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..plan.hardening import Job
+from ..plan.job import Job
 from .console import Console
 from .harden_flags import job_of
 from .ranks import explaining_end, on_ranks

@@ -134,8 +134,9 @@ def _add_plan(commands: Commands) -> None:
     new.add_argument("file", metavar="FILE", help="a .toml file that does not exist yet")
     new.add_argument("--preset", default="balanced", metavar="P", help=PRESET_HELP)
     new.add_argument(
-        "--probe", metavar="P", help="write a probe's plan instead, from quick, standard or paper"
-    )
+        "--probe", metavar="P",
+        help="write a probe's plan instead, from this preset; `resalign presets` lists them",
+    )  # fmt: skip
     new.add_argument("--concept", action="append", default=[], metavar="C", help=CONCEPT_HELP)
     new.add_argument("--checkpoint", default="model.safetensors", metavar="FILE")
     new.add_argument("--output", default="model-hardened.safetensors", metavar="FILE")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..plan.field import field_of
+from ..plan.measurement import PromptSet
 from .arguments import CONCEPT_HELP, DEVICE_HELP, Commands, add_command, add_rank_arguments
 
 
@@ -41,8 +43,9 @@ def _add_probe(commands: Commands) -> None:
     )  # fmt: skip
     probe.add_argument("--concept", action="append", default=[], metavar="C", help=CONCEPT_HELP)
     probe.add_argument(
-        "--preset", metavar="P", help="quick (default), standard, paper, or none: no training"
-    )
+        "--preset", metavar="P",
+        help="attacks to start from (quick; see `resalign presets`), or none",
+    )  # fmt: skip
     probe.add_argument("--output", metavar="FOLDER", help="scores, pictures, report (probe)")
     probe.add_argument(
         "--scorer", action="append", default=[], metavar="NAME[=WEIGHTS]",
@@ -59,13 +62,11 @@ def _add_probe(commands: Commands) -> None:
     probe.add_argument("--data", metavar="FOLDER", help="images that the attacks train on")
     probe.add_argument("--forget", metavar="FOLDER", help="images of the concepts")
     probe.add_argument("--retain", metavar="FOLDER", help="images of what must stay")
-    for kind, what in (
-        ("unsafe", "that ask for the concept"), ("neighbour", "for harmless things like it"),
-        ("retain", "for other things"),
-    ):  # fmt: skip
+    for kind, meaning in field_of(PromptSet, "kind").choices.items():
         probe.add_argument(
-            f"--{kind}-prompts", metavar="FILE", help=f"prompts {what} (.txt, or .csv as of I2P)"
-        )
+            f"--{kind}-prompts", metavar="FILE",
+            help=f"{kind} prompts (.txt, or .csv as of I2P): {meaning}",
+        )  # fmt: skip
     probe.add_argument("--seeds", metavar="N,N", help="repeat each fine-tuning once per seed")
     probe.add_argument("--device", metavar="D", help=DEVICE_HELP)
     probe.add_argument("--open", action="store_true", help="show the report in a browser")

@@ -1,6 +1,6 @@
-"""The stages of a plan: what runs before its own method, and what each of them is.
+"""Stages: the methods that run before a plan's own.
 
-A stage is a plan of its own, run in a folder of its own below the run's; the next one starts from
+A stage is a plan of its own, run in a folder of its own below the run's. The next stage starts from
 the adapter that it left, which stays as it is while the next trains its own beside it. The run's
 result is all of them as one adapter, whose rank is the sum of theirs.
 """
@@ -15,7 +15,7 @@ FOLDER = "stages"  # below the run's
 
 
 def stage_plans(plan: HardeningPlan) -> list[tuple[str, HardeningPlan]]:
-    """(name, plan) of each stage before the plan's own, in order."""
+    """Return the name and plan of each stage before the plan's own method, in order."""
     found = []
     for number, stage in enumerate(plan.before, start=1):
         adapter = replace(plan.adapter, rank=stage.rank) if stage.rank else plan.adapter

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..parallel.ranks import Ranks
 from ..plan.file import from_json
-from ..plan.hardening import Job
+from ..plan.job import Job
 from ..plan.probe import ProbeJob
 from ..progress import ProgressCallback, silent
 

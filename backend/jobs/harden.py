@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..errors import ConfigError, RunError
 from ..parallel.ranks import ALONE, Ranks
 from ..plan.file import to_json
-from ..plan.hardening import HardeningPlan, Job
+from ..plan.hardening import HardeningPlan
+from ..plan.job import Job
 from ..progress import ProgressCallback, chain, silent
 from ..run.folder import RunFolder
 from ..run.records import StepRecord

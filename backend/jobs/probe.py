@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ..errors import RunError
 from ..parallel.ranks import ALONE, Ranks
+from ..plan.attack import ORIGINAL
 from ..plan.file import to_json
-from ..plan.probe import ORIGINAL, ProbeJob, ProbePlan
+from ..plan.probe import ProbeJob, ProbePlan
 from ..probe.folder import save_job
 from ..probe.probe import run_probe
 from ..probe.reading import read_probe

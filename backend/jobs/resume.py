@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ..plan.hardening import Job
+from ..plan.job import Job
 from ..plan.probe import ProbeJob
 from ..probe.folder import read_job
 from .harden import stored_job

@@ -10,7 +10,8 @@ from typing import Any
 
 from ..model.generate import generate_images
 from ..model.model import Model
-from ..plan.probe import LoraFile, ProbeCheckpoint
+from ..plan.attack import LoraFile
+from ..plan.probe import ProbeCheckpoint
 from ..probe.loras import with_loras
 from ..probe.subjects import RunSubject, loaded
 from ..progress import Progress, ProgressCallback, as_part, silent

@@ -10,7 +10,7 @@ from ..jobs.check import CheckReport
 from ..jobs.harden import Start, harden_job
 from ..jobs.live_state import LiveState, past_steps
 from ..jobs.previews import PreviewSettings
-from ..plan.hardening import Job
+from ..plan.job import Job
 from ..progress import with_check
 from ..run.folder import RunFolder
 from .protocol import Stopped

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..jobs.live_state import LiveState, data_url
 from ..jobs.try_lora import COLUMNS, Sampling, contact_sheet, try_lora_job
-from ..plan.probe import LoraFile
+from ..plan.attack import LoraFile
 from ..progress import with_check
 from .requests import TryLoraRequest, checkpoint_path
 
