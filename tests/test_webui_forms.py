@@ -124,7 +124,7 @@ def test_the_demo_has_settings_of_its_own_and_draws_its_pictures(request_of):
     [
         ({"checkpoint": "/etc/passwd"}, "not in the list"),
         ({"checkpoint": "../outputs/model.safetensors"}, "not in the list"),
-        ({"checkpoint": None}, "choose one of the list"),
+        ({"checkpoint": None}, "choose one from the list"),
         ({"concepts": []}, "tick a category"),
         ({"concepts": ["kittens"]}, "none of"),
         ({"concepts": "weapons"}, "expected a list"),
@@ -154,7 +154,7 @@ def test_the_demo_has_settings_of_its_own_and_draws_its_pictures(request_of):
         ({"run_name": "../../elsewhere"}, "not a file name"),
         ({"run_name": "/abs"}, "not a file name"),
         ({"run_name": "C:x"}, "not a file name"),
-        ({"concept_folder": "relative"}, "whole path"),
+        ({"concept_folder": "relative"}, "absolute path"),
         ({"concept_folder": "/nowhere/at/all"}, "there is no folder"),
         ({"users": "custom", "methods": ["lora"], "learning_rates": "fast"}, "is not a number"),
         ({"users": "custom", "methods": []}, "at least one method"),

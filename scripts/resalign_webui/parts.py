@@ -1,4 +1,4 @@
-"""Form components by name, and events that work with every supported version of gradio."""
+"""The components of a form by name, and events that every version of gradio understands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _EVENT = {"show_progress": "hidden", "api_name": False, "api_visibility": "priva
 
 
 class Parts:
-    """Creates components and keeps them by name."""
+    """Components by name. `values` makes a mapping of what an event hands over."""
 
     def __init__(self) -> None:
         self.by_name: dict[str, Any] = {}
@@ -71,7 +71,7 @@ def on(
     outputs: Sequence[Any] = (),
     **options: Any,
 ) -> Any:
-    """Bind a function, without the options that the installed gradio does not have."""
+    """Bind a function; options that this gradio does not have are left out."""
     known = inspect.signature(event).parameters
     options = {name: value for name, value in {**_EVENT, **options}.items() if name in known}
     if "api_visibility" in known:
@@ -80,6 +80,7 @@ def on(
 
 
 def own_settings_only(blocks: Any) -> None:
-    """Exclude our components from ui-config.json, where hosts store first defaults forever."""
+    """The hosts keep each component's first default in ui-config.json and prefer it for ever;
+    ours come from the code."""
     for block in blocks.blocks.values():
         block.do_not_save_to_config = True
