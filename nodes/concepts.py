@@ -1,4 +1,4 @@
-"""Concept List: the concepts to remove."""
+"""The node Concept List: the concepts to remove."""
 
 from __future__ import annotations
 

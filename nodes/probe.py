@@ -51,12 +51,12 @@ class ResilienceProbe(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "preset", options=list(PROBE_PRESETS), default="quick",
-                    tooltip="How many attacks, seeds and images. quick is far kinder than "
-                    "standard: publish no figure of it.",
+                    tooltip="How many attacks, seeds and images. quick is far more lenient than "
+                    "standard: do not publish its figures.",
                 ),
                 io.Combo.Input(
                     "scorer", options=list(SCORERS), default=SCORERS[0],
-                    tooltip="What flags an image. denoising needs no detector and draws no "
+                    tooltip="What flags an image. denoising needs no detector and generates no "
                     "unsafe picture; the others need their package installed.",
                 ),
                 field_input("steps", PROBE_INPUTS["steps"], keeps_preset=True),
