@@ -15,7 +15,7 @@ from resalign.backend.data.encoded_set import merge
 from resalign.backend.data.latents import encode_image_set, synthesise
 from resalign.backend.data.pixels import frame, open_image
 from resalign.backend.errors import DataError
-from resalign.backend.model.encode import encode_images, encode_prompts
+from resalign.backend.model.encode import encode_images, encode_prompts, encode_tokens
 from resalign.backend.model.generate import generate_latents
 from resalign.backend.numerics.seeds import generator
 from resalign.backend.plan.hardening import ImageSet
@@ -39,11 +39,11 @@ def folder(tmp_path):
 def calls(monkeypatch):
     """How often images, texts and synthesised batches went through the networks."""
     counters = {
-        "images": Calls(encode_images), "texts": Calls(encode_prompts),
+        "images": Calls(encode_images), "texts": Calls(encode_tokens),
         "batches": Calls(generate_latents),
     }  # fmt: skip
     monkeypatch.setattr(latents, "encode_images", counters["images"])
-    monkeypatch.setattr(assembly, "encode_prompts", counters["texts"])
+    monkeypatch.setattr(assembly, "encode_tokens", counters["texts"])
     monkeypatch.setattr(latents, "generate_latents", counters["batches"])
 
     def taken():

@@ -12,6 +12,7 @@ from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.adapter.lora import A, Adapter, B
 from resalign.backend.checkpoint.load import load_checkpoint
 from resalign.backend.errors import CheckpointError, ExportError
+from resalign.backend.families import find_family
 from resalign.backend.memory.weights import weight_types
 from resalign.backend.model.encode import decode_latents, encode_images, encode_prompts
 from resalign.backend.plan.hardening import AdapterConfig, Concept, HardeningPlan
@@ -205,13 +206,13 @@ def test_clip_skip_is_followed(bridge, model, clip, vae):
 )
 def test_layers_are_skipped_as_the_family_is_used(bridge, clip, family, layer, skipped):
     clip.layer_idx = layer
-    assert bridge._layers_skipped(clip, family) == skipped
+    assert bridge._layers_skipped(clip, find_family(family)) == skipped
 
 
 def test_sdxl_takes_no_other_clip_skip(bridge, clip):
     clip.layer_idx = -3
     with pytest.raises(CheckpointError, match="connect the CLIP before that node"):
-        bridge._layers_skipped(clip, "sdxl")
+        bridge._layers_skipped(clip, find_family("sdxl"))
 
 
 def test_fingerprints_are_equal_only_for_equal_weights(bridge, model, clip, vae):

@@ -57,7 +57,8 @@ def _of_the_file(file: Path, metadata: dict[str, str], console: Console) -> list
 
     recorded = metadata.get("modelspec.hash_sha256", "").removeprefix("0x")
     if file.is_dir() or not recorded:
-        return [("tensors as recorded", None, "a folder's header keeps no hash of its tensors")]
+        what = "a folder" if file.is_dir() else "its header"
+        return [("tensors as recorded", None, f"{what} keeps no hash of its tensors")]
     now = tensor_sha256_of(file, on_progress=console.progress)
     return [("tensors as recorded", now == recorded, f"sha256 of the tensors {now[:16]}...")]
 
