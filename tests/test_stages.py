@@ -86,7 +86,7 @@ def test_an_earlier_adapter_acts_beside_theta_and_goes_with_the_frozen_model():
 def test_the_closed_form_solves_its_least_squares():
     """At full rank W(I + D) is the minimum: the gradient of the objective is 0 there."""
     data, settings = encoded_data(), EditConfig(retain_weight=0.5, ridge=0.01)
-    edit = closed_form((CONCEPT,), data, settings, rank=10_000)
+    edit = closed_form((CONCEPT,), data, settings, rank=10_000, part="context")
     assert edit.lost == 0
     d = edit.u.double() @ edit.v.double()
     tokens = data.forget["bad"].conditioning["context"].double()
@@ -115,8 +115,8 @@ def test_the_closed_form_solves_its_least_squares():
 def test_what_the_rank_leaves_out_is_told():
     """Cut to one rank the edit loses energy; the best cut loses less than a worse one would."""
     data = encoded_data()
-    whole = closed_form((CONCEPT,), data, EditConfig(), rank=10_000)
-    cut = closed_form((CONCEPT,), data, EditConfig(), rank=1)
+    whole = closed_form((CONCEPT,), data, EditConfig(), rank=10_000, part="context")
+    cut = closed_form((CONCEPT,), data, EditConfig(), rank=1, part="context")
     full, one = whole.u @ whole.v, cut.u @ cut.v
     assert 0 < cut.lost < 1
     assert (full - one).norm() ** 2 / full.norm() ** 2 == pytest.approx(cut.lost, rel=1e-3)

@@ -92,7 +92,7 @@ def measure_step(model: Model, plan: HardeningPlan, data: EncodedData, memory: L
             assert isinstance(denoiser, _Marking)
             denoiser.memory = memory
             denoiser.training(plan.gradient_checkpointing)
-            held = _bases(denoiser, model.family) if plan.method == "project" else []
+            held = _bases(denoiser) if plan.method == "project" else []
             if plan.method == "project":  # once its bases are there, a step is that without users
                 plan = replace(plan, method="resalign")
             run = engine._Run(denoiser, plan, data, None, silent)
@@ -113,7 +113,7 @@ def measure_step(model: Model, plan: HardeningPlan, data: EncodedData, memory: L
     return Trace(weights, memory.peak_base - weights, memory.peak - memory.peak_base)
 
 
-def _bases(denoiser: AdaptedDenoiser, family: Family) -> list[Tensor]:
+def _bases(denoiser: AdaptedDenoiser) -> list[Tensor]:
     """What a projection holds at most: of each distinct input of the layers a whole basis.
 
     How much less it is, the inputs' values decide. Q, K and V are given one tensor, and all K and V
@@ -122,7 +122,7 @@ def _bases(denoiser: AdaptedDenoiser, family: Family) -> list[Tensor]:
     found: dict[tuple[str, int], Tensor] = {}
     for name, module in denoiser.modules.items():
         width, device = module.in_features, module.weight.device
-        text = re.search(family.text_input, "." + name)
+        text = re.search(denoiser.model.family.text_input, "." + name)
         key = ("text" if text else name.rpartition(".")[0], width)
         if key not in found:
             found[key] = torch.zeros(width, width, device=device)
