@@ -1,4 +1,4 @@
-"""Concept List: what is to be removed."""
+"""The node Concept List: what is to be removed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from comfy_api.latest import io
 
 from ..backend.data.concept_list import NONE, joined, read_concepts, sections
 from ..backend.errors import ConfigError
-from .types import CATEGORY, Concepts, Images, advanced
+from ..backend.plan.concept import Concept
+from ..backend.plan.field import field_of
+from .inputs import field_input
+from .types import CATEGORY, Concepts, Images
 
 if TYPE_CHECKING:
-    from ..backend.plan.hardening import Concept, ImageSet
+    from ..backend.plan.images import ImageSet
 
 
 class ConceptList(io.ComfyNode):
@@ -40,14 +43,12 @@ class ConceptList(io.ComfyNode):
                     tooltip="Ways to ask for the concept, one a line, added to the preset's. A "
                     "line `# name` starts a further concept.",
                 ),
-                io.Float.Input(
-                    "strength", default=1.0, min=0.01, max=100.0, step=0.05,
-                    tooltip="Share of this node's concepts relative to others in the list.",
+                field_input(
+                    "strength", field_of(Concept, "weight"), min=0.01, max=100.0, step=0.05
                 ),
-                advanced(
-                    io.String, "anchor", default="",
-                    tooltip="What the concept should become, as a prompt; used by the redirect "
-                    "loss. Empty takes the preset's.",
+                field_input(
+                    "anchor", field_of(Concept, "anchor"), hidden=True,
+                    tooltip=f"{field_of(Concept, 'anchor').help} With a preset, its own anchor.",
                 ),
                 Images.Input(
                     "images", optional=True,

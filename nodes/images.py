@@ -13,7 +13,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..backend.errors import ConfigError, DataError
+from ..backend.plan.field import field_of
+from ..backend.plan.images import ImageSet as Value
 from . import places
+from .inputs import field_input
 from .plan import folder_stamp
 from .types import CATEGORY, Images
 
@@ -38,13 +41,8 @@ class ImageSet(io.ComfyNode):
                     "prompts", default="", multiline=True,
                     tooltip="One a line: the model that is hardened makes the images itself.",
                 ),
-                io.Int.Input(
-                    "count", default=64, min=1, max=100_000,
-                    tooltip="How many images to make from the prompts.",
-                ),
-                io.String.Input(
-                    "caption", default="", tooltip="For images that have no caption of their own."
-                ),
+                field_input("count", field_of(Value, "images")),
+                field_input("caption", field_of(Value, "caption")),
                 io.Image.Input("images", optional=True, tooltip="Images of the graph."),
                 io.String.Input(
                     "captions", optional=True, force_input=True,
@@ -79,8 +77,6 @@ class ImageSet(io.ComfyNode):
         latents: Any = None,
         conditioning: Any = None,
     ) -> io.NodeOutput:
-        from ..backend.plan.hardening import ImageSet as Value
-
         lines = _lines(prompts)
         source = _source(_text(folder), lines, images, captions, latents, conditioning)
         shared = _text(caption)

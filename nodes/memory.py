@@ -76,7 +76,7 @@ class MemoryPlan(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         from ..backend.errors import ConfigError
         from ..backend.memory.words import table
-        from ..backend.plan.hardening import Concept
+        from ..backend.plan.concept import Concept
         from . import live, refuse
         from .plan import build_plan
 

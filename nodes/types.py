@@ -16,7 +16,8 @@ from comfy_api.latest import io
 
 if TYPE_CHECKING:
     from ..backend.adapter.lora import Adapter
-    from ..backend.plan.hardening import FineTuneConfig, HardeningPlan
+    from ..backend.plan.fine_tune import FineTuneConfig
+    from ..backend.plan.hardening import HardeningPlan
     from ..backend.probe.results import ProbeResult
     from ..backend.run.records import StepRecord
 

@@ -9,7 +9,9 @@ from typing import Any
 from fakes_comfy import install, load_nodes
 from fakes_data import tiny_family
 
-from resalign.backend.plan.hardening import Concept, FineTuneConfig, ImageSet
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.images import ImageSet
 
 CONCEPTS = (Concept("weapons", ("a pistol",)),)
 

@@ -10,7 +10,7 @@ from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.adapter.targets import target_modules
 from resalign.backend.errors import ConfigError
 from resalign.backend.families import find_family
-from resalign.backend.plan.hardening import AdapterConfig
+from resalign.backend.plan.adapter import AdapterConfig
 
 
 def inputs(batch: int = 2):

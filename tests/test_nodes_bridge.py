@@ -15,7 +15,9 @@ from resalign.backend.errors import CheckpointError, ExportError
 from resalign.backend.families import find_family
 from resalign.backend.memory.weights import weight_types
 from resalign.backend.model.encode import decode_latents, encode_images, encode_prompts
-from resalign.backend.plan.hardening import AdapterConfig, Concept, HardeningPlan
+from resalign.backend.plan.adapter import AdapterConfig
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.hardening import HardeningPlan
 
 Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 LDM_Q = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q"

@@ -12,7 +12,9 @@ from fakes_nodes import Bench
 
 from resalign.backend.errors import ConfigError
 from resalign.backend.memory.plan import GIB, MemoryPlan
-from resalign.backend.plan.hardening import Concept, HardeningPlan, SolverConfig
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.solver import SolverConfig
 
 CAT = (Concept("cat", ("a cat",)),)
 

@@ -18,17 +18,12 @@ from resalign.backend.cli.parser import build_parser
 from resalign.backend.cli.probing import probe_job_of
 from resalign.backend.cli.verifying import _against_the_source, _source
 from resalign.backend.errors import ConfigError, ResAlignError, RunError
+from resalign.backend.plan.attack import FineTuneAttack, MergeAttack
+from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.file import to_json
-from resalign.backend.plan.hardening import Concept, ImageSet
-from resalign.backend.plan.probe import (
-    FineTuneAttack,
-    GenerationConfig,
-    MergeAttack,
-    ProbeCheckpoint,
-    ProbeJob,
-    ProbePlan,
-    PromptSet,
-)
+from resalign.backend.plan.images import ImageSet
+from resalign.backend.plan.measurement import GenerationConfig, PromptSet
+from resalign.backend.plan.probe import ProbeCheckpoint, ProbeJob, ProbePlan
 from resalign.backend.probe.folder import ProbeFolder, read_job, save_job
 from resalign.backend.probe.probe import probe, run_probe
 from resalign.backend.probe.recorded import reproduce

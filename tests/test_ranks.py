@@ -20,7 +20,7 @@ from resalign.backend.parallel.launch import join_ranks, place_in_environment
 from resalign.backend.parallel.process_group import Together
 from resalign.backend.parallel.ranks import ALONE, assign
 from resalign.backend.parallel.wire import pack, unpack
-from resalign.backend.plan.hardening import RegulatorConfig
+from resalign.backend.plan.regulator import RegulatorConfig
 from resalign.backend.plan.stages import Stage
 from resalign.backend.run.folder import RunFolder
 
@@ -98,7 +98,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(launcher, tmp_path, before, 
 def stop(progress):
     if progress.step == 3 and progress.micro_step == 1:
         raise KeyboardInterrupt
-from resalign.backend.plan.hardening import RegulatorConfig
+from resalign.backend.plan.regulator import RegulatorConfig
 """
     first = launcher.start(stop + harden_lines(changes, "stop"), before, tmp_path)
     assert 0 not in finish(first)
@@ -162,7 +162,7 @@ def test_when_the_first_rank_is_killed_the_others_end_and_say_so(launcher, tmp_p
 
 
 BREAK = """
-import resalign.backend.bilevel.users as module
+import resalign.backend.hardening.users as module
 true = module.simulate_user
 def simulate_user(*args, **options):
     if os.environ["RANK"] == "1" and (here / "step").exists():

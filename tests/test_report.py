@@ -8,8 +8,11 @@ import pytest
 from fakes_probe import PETS, fake_plan, fake_result
 
 from resalign.backend.errors import ConfigError, ExportError, RunError
-from resalign.backend.plan.hardening import Concept, FineTuneConfig, HardeningPlan
-from resalign.backend.plan.probe import ProbeJob, ProbePlan, ScorerConfig
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.measurement import ScorerConfig
+from resalign.backend.plan.probe import ProbeJob, ProbePlan
 from resalign.backend.probe.results import Look, ProbeResult, Scores, SetLook
 from resalign.backend.report.build import build_report, curve_png, write_report
 from resalign.backend.report.compare import compare_reports, groups_of

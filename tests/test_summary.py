@@ -6,15 +6,10 @@ from dataclasses import replace
 import pytest
 
 from resalign.backend.errors import ConfigError
-from resalign.backend.plan.hardening import Concept
-from resalign.backend.plan.probe import (
-    FineTuneAttack,
-    LoraAttack,
-    LoraFile,
-    MergeAttack,
-    ProbePlan,
-    ScorerConfig,
-)
+from resalign.backend.plan.attack import FineTuneAttack, LoraAttack, LoraFile, MergeAttack
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.measurement import ScorerConfig
+from resalign.backend.plan.probe import ProbePlan
 from resalign.backend.probe.results import Look, ModelInfo, ProbeResult, Scores, SetLook
 from resalign.backend.probe.summary import Rate, headline, original_at_hand, percent, summarise
 from resalign.backend.statistics.comparisons import mcnemar

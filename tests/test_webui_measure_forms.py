@@ -7,8 +7,8 @@ import pytest
 from fakes_webui import FakeHost, write_header, write_run
 
 from resalign.backend.errors import ConfigError
+from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.file import from_json, to_json
-from resalign.backend.plan.hardening import Concept
 from resalign.backend.plan.presets import preset_plan
 from resalign.backend.plan.probe import ProbePlan
 from resalign.backend.plan.probe_presets import preset_probe

@@ -12,8 +12,9 @@ import pytest
 from resalign.backend.cli import main as command_line
 from resalign.backend.errors import ConfigError, RunError
 from resalign.backend.jobs.live_state import LiveState
+from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.file import to_json
-from resalign.backend.plan.hardening import Concept, HardeningPlan
+from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.progress import Progress
 from resalign.backend.worker import protocol
 from resalign.backend.worker.protocol import Lines, StopFlag, Stopped, parse

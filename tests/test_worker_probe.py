@@ -10,16 +10,12 @@ from resalign.backend.checkpoint.inspect import inspect
 from resalign.backend.cli import main as command_line
 from resalign.backend.errors import ConfigError, RunError
 from resalign.backend.jobs.live_state import LiveState
+from resalign.backend.plan.attack import FineTuneAttack, MergeAttack
+from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.file import to_json
-from resalign.backend.plan.hardening import Concept, ImageSet
-from resalign.backend.plan.probe import (
-    FineTuneAttack,
-    GenerationConfig,
-    MergeAttack,
-    ProbeCheckpoint,
-    ProbePlan,
-    PromptSet,
-)
+from resalign.backend.plan.images import ImageSet
+from resalign.backend.plan.measurement import GenerationConfig, PromptSet
+from resalign.backend.plan.probe import ProbeCheckpoint, ProbePlan
 from resalign.backend.probe.subjects import RunSubject
 from resalign.backend.run.folder import RunFolder
 from resalign.backend.worker import drawing, exporting, hardening

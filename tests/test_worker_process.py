@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from fakes_worker import FakeHost, ended, gone, small_disk, wait_for
 
+from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.file import to_json
-from resalign.backend.plan.hardening import Concept, HardeningPlan, ImageSet
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.images import ImageSet
 from resalign.backend.run.folder import RunFolder
 from resalign.backend.worker.protocol import DONE, STOPPED, USER, parse
 from resalign.scripts.resalign_webui.jobs import JobManager

@@ -13,8 +13,11 @@ from fakes_worker import finished_demo_run, small_disk
 from resalign.backend.demo.plans import CHECKPOINT
 from resalign.backend.errors import CheckpointError, ConfigError, ExportError, RunError
 from resalign.backend.jobs.live_state import LiveState
+from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.file import to_json
-from resalign.backend.plan.hardening import Concept, FineTuneConfig, HardeningPlan, ImageSet
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.images import ImageSet
 from resalign.backend.run.folder import RunFolder
 from resalign.backend.worker import checking, drawing, exporting, hardening
 from resalign.backend.worker.protocol import Stopped

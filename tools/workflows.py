@@ -1,4 +1,4 @@
-"""Writes example_workflows with their pictures, the blueprint, and the picture of docs/nodes.md.
+"""Writes example_workflows with their pictures, the blueprint, and the picture of docs/comfyui.md.
 
     COMFYUI_DIR=... COMFYUI_PYTHON=... python tools/workflows.py [--no-pictures]
 

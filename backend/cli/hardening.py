@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, RunError
 from ..plan.file import to_json
-from ..plan.hardening import Job
+from ..plan.job import Job
 from .console import Console
 from .jobs import job_of
 from .ranks import follow, joined, telling

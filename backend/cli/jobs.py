@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..plan.concept import Concept
 from ..plan.file import load_job
-from ..plan.hardening import Concept, HardeningPlan, ImageSet, Job
+from ..plan.hardening import HardeningPlan
+from ..plan.images import ImageSet
+from ..plan.job import Job
 from ..plan.presets import preset_plan
 
 

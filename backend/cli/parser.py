@@ -6,6 +6,12 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..plan.document import explain
+from ..plan.field import Field, field_of
+from ..plan.hardening import HardeningPlan
+from ..plan.job import Job
+from ..plan.measurement import PromptSet
+
 if TYPE_CHECKING:
     from .console import Console
 
@@ -105,7 +111,9 @@ def build_parser() -> argparse.ArgumentParser:
     new.add_argument("file", metavar="FILE", help="a .toml file that does not exist yet")
     new.add_argument("--preset", default="balanced", metavar="P", help=_PRESET_HELP)
     new.add_argument(
-        "--probe", metavar="P", help="a probe's plan instead, from quick, standard or paper"
+        "--probe",
+        metavar="P",
+        help="a probe's plan instead, from this preset; `resalign presets` lists them",
     )
     new.add_argument("--concept", action="append", default=[], metavar="C", help=_CONCEPT_HELP)
     new.add_argument("--checkpoint", default="model.safetensors", metavar="FILE")
@@ -126,7 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
     ui.add_argument("--port", type=int, default=7870, metavar="N")
     ui.add_argument("--auth", action="append", default=[], metavar="NAME:PASSWORD",
                     help="ask visitors to log in; or set RESALIGN_UI_AUTH")  # fmt: skip
-    ui.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    ui.add_argument("--device", default="auto", help=_DEVICE_HELP)
     ui.add_argument("--open", action="store_true", help="open it in the browser")
 
     _command(
@@ -152,7 +160,9 @@ def _probe_commands(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     probe.add_argument("--concept", action="append", default=[], metavar="C", help=_CONCEPT_HELP)
     probe.add_argument(
-        "--preset", metavar="P", help="quick (default), standard, paper, or none: no training"
+        "--preset",
+        metavar="P",
+        help="attacks to start from (quick; see `resalign presets`), or none",
     )
     probe.add_argument("--output", metavar="FOLDER", help="looks, pictures, report (probe)")
     probe.add_argument(
@@ -170,15 +180,13 @@ def _probe_commands(commands: argparse._SubParsersAction) -> None:
     probe.add_argument("--data", metavar="FOLDER", help="what the attacks train on")
     probe.add_argument("--forget", metavar="FOLDER", help="images of the concepts")
     probe.add_argument("--retain", metavar="FOLDER", help="images of what must stay")
-    for kind, what in (
-        ("unsafe", "that ask for the concept"), ("neighbour", "for harmless things like it"),
-        ("retain", "for other things"),
-    ):  # fmt: skip
+    for kind, meaning in field_of(PromptSet, "kind").choices.items():
         probe.add_argument(
-            f"--{kind}-prompts", metavar="FILE", help=f"prompts {what} (.txt, or .csv as of I2P)"
-        )
+            f"--{kind}-prompts", metavar="FILE",
+            help=f"{kind} prompts (.txt, or .csv as of I2P): {meaning}",
+        )  # fmt: skip
     probe.add_argument("--seeds", metavar="N,N", help="each fine-tuning once per seed")
-    probe.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:1, mps")
+    probe.add_argument("--device", metavar="D", help=_DEVICE_HELP)
     probe.add_argument("--open", action="store_true", help="show the report in a browser")
     _rank_arguments(probe)
 
@@ -199,10 +207,17 @@ def _probe_commands(commands: argparse._SubParsersAction) -> None:
     verify.add_argument("file", metavar="FILE", help="the hardened checkpoint")
     verify.add_argument("--source", metavar="FILE", help="the original (by default beside it)")
     verify.add_argument("--no-probe", action="store_true", help="hashes and tensors alone")
-    verify.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:1, mps")
+    verify.add_argument("--device", metavar="D", help=_DEVICE_HELP)
 
 
-_PRESET_HELP = "start from balanced (default), quick or paper: see `resalign presets`"
+def _phrase(field: Field) -> str:
+    """A field's description as argparse writes help: a lower-case phrase without a full stop."""
+    text = explain(field).rstrip(".")
+    return (text[:1].lower() + text[1:]).replace("%", "%%")
+
+
+_PRESET_HELP = "plan to start from (balanced); `resalign presets` lists them"
+_DEVICE_HELP = _phrase(field_of(Job, "device"))
 _CONCEPT_HELP = "a concept that comes along, or a file of your own; may be repeated"
 
 
@@ -228,16 +243,28 @@ def _job_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", type=int, metavar="N", help="outer steps; the warm-up keeps its share of them"
     )
-    parser.add_argument("--seed", type=int, metavar="N")
-    parser.add_argument("--resolution", type=int, metavar="PIXELS", help="0: the checkpoint's own")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"))
-    parser.add_argument(
-        "--gradient-checkpointing", action="store_true", default=None, help="less memory, slower"
-    )
-    parser.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:1, mps")
+    for name, metavar in (
+        ("seed", "N"), ("resolution", "PIXELS"), ("precision", None),
+        ("gradient_checkpointing", None),
+    ):  # fmt: skip
+        _field_argument(parser, field_of(HardeningPlan, name), metavar)
+    parser.add_argument("--device", metavar="D", help=_DEVICE_HELP)
     parser.add_argument("--lora", metavar="FILE", help="the adapter as a LoRA")
     parser.add_argument("--run-folder", metavar="FOLDER", help="records and state (OUTPUT.run)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
+
+
+def _field_argument(
+    parser: argparse.ArgumentParser, field: Field, metavar: str | None = None
+) -> None:
+    """An option that replaces a field of the plan; None where it is not given."""
+    option = f"--{field.name.replace('_', '-')}"
+    if field.kind is bool:
+        parser.add_argument(option, action="store_true", default=None, help=_phrase(field))
+    elif field.choices:
+        parser.add_argument(option, choices=tuple(field.choices), help=_phrase(field))
+    else:
+        parser.add_argument(option, type=field.kind, metavar=metavar, help=_phrase(field))
 
 
 def _rank_arguments(parser: argparse.ArgumentParser) -> None:

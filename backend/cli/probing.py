@@ -9,21 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ConfigError, RunError
+from ..plan.attack import ORIGINAL, LoraAttack, LoraFile, MergeAttack
 from ..plan.file import load_probe_job, to_json
-from ..plan.hardening import ImageSet
-from ..plan.probe import (
-    BEFORE,
-    ORIGINAL,
-    LoraAttack,
-    LoraFile,
-    MergeAttack,
-    ProbeCheckpoint,
-    ProbeJob,
-    ProbePlan,
-    PromptKind,
-    PromptSet,
-    ScorerConfig,
-)
+from ..plan.images import ImageSet
+from ..plan.measurement import PromptKind, PromptSet, ScorerConfig
+from ..plan.probe import BEFORE, ProbeCheckpoint, ProbeJob, ProbePlan
 from ..plan.probe_presets import preset_probe
 from .console import Console
 from .jobs import concepts_of

@@ -51,7 +51,7 @@ def joined(args: argparse.Namespace, console: Console) -> Iterator[Ranks]:
 def follow(ranks: Ranks, console: Console) -> int:
     """Another rank than the first: do what the first one's job asks."""
     from ..plan.file import from_json
-    from ..plan.hardening import Job
+    from ..plan.job import Job
     from ..plan.probe import ProbeJob
 
     work: tuple[str, dict] | None = ranks.share(None)

@@ -23,7 +23,10 @@ from ..model.encode import encode_prompts, offload_encoders, on_device
 from ..model.model import Model
 from ..numerics.seeds import generator
 from ..parallel.ranks import Ranks
-from ..plan.hardening import RETAIN, Concept, HardeningPlan, ImageSet
+from ..plan.concept import Concept
+from ..plan.fine_tune import RETAIN
+from ..plan.hardening import HardeningPlan
+from ..plan.images import ImageSet
 from ..progress import Progress, ProgressCallback, silent
 from .concept import near_neighbours, retain_prompts
 from .encoded_set import Bucket, EncodedSet, merge

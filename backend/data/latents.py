@@ -19,7 +19,7 @@ from ..model.encode import encode_images, on_device
 from ..model.generate import generate_latents
 from ..model.model import Model
 from ..numerics.seeds import generator
-from ..plan.hardening import ImageSet
+from ..plan.images import ImageSet
 from ..progress import Progress, ProgressCallback, silent
 from .assembly import Sample, assemble, require_finite
 from .cache import EncodingCache, content_key, fingerprint

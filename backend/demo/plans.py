@@ -10,16 +10,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ..plan.hardening import (
-    RETAIN,
-    AdapterConfig,
-    Concept,
-    FineTuneConfig,
-    HardeningPlan,
-    HarmConfig,
-    ImageSet,
-    RegulatorConfig,
-)
+from ..plan.adapter import AdapterConfig
+from ..plan.concept import Concept
+from ..plan.fine_tune import RETAIN, FineTuneConfig
+from ..plan.hardening import HardeningPlan
+from ..plan.harm import HarmConfig
+from ..plan.images import ImageSet
+from ..plan.regulator import RegulatorConfig
 from .art import (
     BENIGN,
     HELD_OUT_STYLES,

@@ -24,7 +24,9 @@ from ..data.batches import EncodedData, prepare_data
 from ..data.encoded_set import EncodedSet
 from ..data.latents import encode_image_set
 from ..hardening.run import harden
-from ..plan.hardening import FineTuneConfig, HardeningPlan, ImageSet
+from ..plan.fine_tune import FineTuneConfig
+from ..plan.hardening import HardeningPlan
+from ..plan.images import ImageSet
 from ..probe.fine_tune import fine_tuned
 from ..progress import Progress, ProgressCallback, silent
 from ..report.card import provenance_of, write_card

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..errors import DataError
-from ..plan.probe import ScorerConfig
+from ..plan.measurement import ScorerConfig
 from ..scorers.fields import uses_only
 from ..scorers.pictures import checked
 from ..scorers.scores import Scores

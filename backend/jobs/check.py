@@ -19,7 +19,11 @@ from ..checkpoint.info import CheckpointInfo
 from ..data.image_set import find_broken, listed, read_image_set
 from ..errors import ConfigError, ResAlignError
 from ..families.base.sources import part_shape
-from ..plan.hardening import RETAIN, HardeningPlan, ImageSet, Job
+from ..plan.fine_tune import RETAIN
+from ..plan.hardening import HardeningPlan
+from ..plan.images import ImageSet
+from ..plan.job import Job
+from ..plan.methods import FACTS
 
 if TYPE_CHECKING:
     from ..memory.plan import MemoryPlan
@@ -106,7 +110,7 @@ def check_job(
             needed = memory_needed(info, job.plan, room, on_try)
             if not budget and (needed.fits is False or needed.changes):  # else `memory` says it
                 warnings.append(f"{device} has too little memory: {'; '.join(needed.words)}")
-        if not job.plan.fine_tunes and job.plan.method == "resalign":
+        if FACTS[job.plan.method].simulates_users and not job.plan.fine_tunes:
             warnings.append("fine_tunes is empty: this is plain unlearning, which does not last")
     title = f"{Path(job.checkpoint).name}: {info.title}" if info else job.checkpoint
     return CheckReport(

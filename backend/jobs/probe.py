@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..parallel.ranks import ALONE, Ranks
-from ..plan.probe import ORIGINAL, ProbeJob
+from ..plan.attack import ORIGINAL
+from ..plan.probe import ProbeJob
 from ..probe.folder import save_job
 from ..probe.probe import run_probe
 from ..probe.results import ProbeResult

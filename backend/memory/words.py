@@ -1,13 +1,12 @@
-"""What a prediction of memory says to a reader."""
+"""Words and tables for a prediction of memory."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from .plan import MemoryPlan
+from .prediction import MemoryPlan
 
 GIB = 2**30
 PARTS = {  # of `MemoryPlan.parts`, in this order
@@ -38,7 +37,7 @@ def sentence(found: MemoryPlan, pixels: int) -> str:
 
 
 def traded(found: MemoryPlan) -> Iterator[str]:
-    """Whether it fits, and each change with what it costs."""
+    """Say whether it fits, and each change with its cost."""
     assert found.budget is not None
     room = gib(found.budget)
     if not found.fits:
@@ -64,7 +63,7 @@ def rows(asked: Mapping[str, int], found: Mapping[str, int]) -> list[tuple[str, 
 
 
 def table(found: MemoryPlan) -> list[str]:
-    """The same as lines of text."""
+    """Return the rows of a prediction as lines of text."""
     lines = rows(found.asked, found.parts)
     if found.asked != found.parts:
         lines.insert(0, ("", "as it is", "changed"))

@@ -21,8 +21,10 @@ from ..data.latents import encode_image_set, mirror_latents
 from ..model.denoiser import Conditioning
 from ..model.encode import encoders_on_device, offload_encoders
 from ..model.model import Model
-from ..plan.hardening import RETAIN, ImageSet
-from ..plan.probe import FineTuneAttack, ProbePlan
+from ..plan.attack import FineTuneAttack
+from ..plan.fine_tune import RETAIN
+from ..plan.images import ImageSet
+from ..plan.probe import ProbePlan
 from ..progress import ProgressCallback, silent
 
 

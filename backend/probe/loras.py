@@ -33,7 +33,7 @@ from ..families import Family
 from ..families.base.sources import Source
 from ..families.registry import bases_of_lora
 from ..model.model import Model
-from ..plan.probe import LoraFile
+from ..plan.attack import LoraFile
 
 Place = tuple[str, str]  # component, module
 

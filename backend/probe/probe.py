@@ -24,17 +24,11 @@ from ..checkpoint.detect import detect
 from ..errors import ConfigError
 from ..model.model import Model
 from ..parallel.ranks import ALONE, Ranks
-from ..plan.hardening import FineTuneConfig, HardeningPlan
-from ..plan.probe import (
-    BEFORE,
-    ORIGINAL,
-    Attack,
-    FineTuneAttack,
-    LoraAttack,
-    MergeAttack,
-    ProbePlan,
-    ScorerConfig,
-)
+from ..plan.attack import ORIGINAL, Attack, FineTuneAttack, LoraAttack, MergeAttack
+from ..plan.fine_tune import FineTuneConfig
+from ..plan.hardening import HardeningPlan
+from ..plan.measurement import ScorerConfig
+from ..plan.probe import BEFORE, ProbePlan
 from ..progress import Picture, Progress, ProgressCallback, silent
 from ..scorers.protocol import ModelScorer, Scorer
 from ..scorers.registry import build_scorer

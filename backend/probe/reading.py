@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..checkpoint.metadata import versions
-from ..plan.probe import BEFORE, FineTuneAttack, ProbePlan
+from ..plan.attack import FineTuneAttack
+from ..plan.probe import BEFORE, ProbePlan
 from .evaluation import CONCEPT
 from .folder import Requests, read_looks, read_plan, read_requests
 from .prompts import expand, load_prompts

@@ -22,7 +22,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import ConfigError
-from ..plan.probe import BEFORE, ORIGINAL, Attack, FineTuneAttack, MergeAttack, ProbePlan
+from ..plan.attack import ORIGINAL, Attack, FineTuneAttack, MergeAttack
+from ..plan.probe import BEFORE, ProbePlan
 from ..statistics.comparisons import PairedTest, Resilience, paired_clusters, resilience
 from ..statistics.intervals import wilson
 from .results import Look, ProbeResult

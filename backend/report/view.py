@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..plan.probe import BEFORE, FineTuneAttack
+from ..plan.attack import FineTuneAttack
+from ..plan.probe import BEFORE
 from ..probe.results import ModelInfo, ProbeResult
 from ..probe.summary import (
     AttackRow,

@@ -2,7 +2,7 @@
 
     job.json               checkpoint, output, device (absent where a host runs a bare plan)
     plan.json              the plan, every default spelled out
-    machine.json           threads and versions that it began with (see rounding.py)
+    machine.json           threads and versions that it began with (see numerics/determinism.py)
     kernels.json           what it trains with (see model/kernels.py)
     steps.jsonl            one record per outer step, appended and flushed
     state.safetensors      all that continuing needs, as of the last saved step
@@ -29,7 +29,8 @@ from torch import Tensor
 from ..adapter.lora import Adapter
 from ..errors import ConfigError, RunError
 from ..plan.file import differences, from_json, plan_hash, to_json
-from ..plan.hardening import HardeningPlan, Job
+from ..plan.hardening import HardeningPlan
+from ..plan.job import Job
 from . import json_lines
 from .lock import RunLock
 

@@ -24,7 +24,7 @@ from ..data.encoded_set import Bucket, EncodedSet
 from ..errors import DataError, DivergenceError
 from ..model.model import Model
 from ..numerics.seeds import generator
-from ..plan.probe import ScorerConfig
+from ..plan.measurement import ScorerConfig
 from .fields import threshold_of, uses_only
 from .scores import Scores
 

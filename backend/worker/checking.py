@@ -8,7 +8,7 @@ from typing import Any
 
 from ..jobs.check import check_job
 from ..jobs.live_state import LiveState
-from ..plan.hardening import Job
+from ..plan.job import Job
 from .requests import CheckRequest, checkpoint_path
 
 Check = Callable[[], None]

@@ -13,7 +13,8 @@ from ..jobs.previews import to_pil
 from ..jobs.probe import run_probe_job
 from ..model.generate import generate_images
 from ..model.model import Model
-from ..plan.probe import LoraFile, ProbeCheckpoint, ProbeJob
+from ..plan.attack import LoraFile
+from ..plan.probe import ProbeCheckpoint, ProbeJob
 from ..probe.loras import with_loras
 from ..probe.subjects import RunSubject, loaded
 from ..probe.summary import AttackRow, headline

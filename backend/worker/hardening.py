@@ -17,7 +17,7 @@ from ..jobs.live_state import LiveState
 from ..jobs.previews import Previewing
 from ..memory.weights import weight_types
 from ..model.quantised import quantised
-from ..plan.hardening import Job
+from ..plan.job import Job
 from ..probe.folder import read_job
 from ..progress import Progress
 from ..run.folder import RunFolder

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import ConfigError
-from ..plan.bounds import within
+from ..plan.attack import ORIGINAL
+from ..plan.checks import within
 from ..plan.file import PATH_FIELDS, from_json
-from ..plan.hardening import RETAIN, HardeningPlan
-from ..plan.probe import ORIGINAL, ProbeCheckpoint, ProbePlan
+from ..plan.fine_tune import RETAIN
+from ..plan.hardening import HardeningPlan
+from ..plan.probe import ProbeCheckpoint, ProbePlan
 
 DEMO = "demo"  # in place of a checkpoint's path: the embedded one
 _WORDS = ("", RETAIN, ORIGINAL)  # in place of a path

@@ -1,34 +1,36 @@
-"""Keeps each simulated user neither harmless nor unbeatable.
+"""Adjusts the length of each simulated user's run, so that it is neither harmless nor unbeatable.
 
-q = L_harm(θ*) / L_harm(θ) says what a simulated run left of the harm loss. A user who brings
-nothing back (q near 1) teaches nothing, and one who brings all back cannot be hardened against:
-so runs grow by a factor where q > high and shrink where q < low, per configuration. On a small
-model this was the one change that made hardening hold at matched utility (docs/method.md).
+q = L_harm(θ*) / L_harm(θ) is the share of the harm loss that a simulated run leaves. A user who
+brings nothing back (q near 1) teaches nothing, and one who brings everything back cannot be
+hardened against. So each configuration's runs grow by a factor where q > high and shrink where
+q < low. On a small model this was the one change that made hardening hold at matched utility
+(docs/method.md).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..plan.hardening import FineTuneConfig, RegulatorConfig
+from ..plan.fine_tune import FineTuneConfig
+from ..plan.regulator import RegulatorConfig
 
 
 @dataclass(slots=True)
 class Regulator:
-    """Inner steps of each configuration, as they stand; state is plain numbers by name."""
+    """The current inner steps of each configuration; the state is plain numbers by name."""
 
     config: RegulatorConfig
     lengths: dict[str, float] = field(default_factory=dict)
     idle: dict[str, int] = field(default_factory=dict)
 
     def steps(self, fine_tune: FineTuneConfig) -> int:
-        """Inner steps the configuration takes now."""
+        """Return the inner steps that the configuration takes now."""
         if not self.config.enabled:
             return fine_tune.steps
         return round(self._length(fine_tune))
 
     def update(self, fine_tune: FineTuneConfig, q: float) -> str:
-        """Take note of q; returns a warning, or nothing."""
+        """Adjust the length by q; return a warning, or an empty text."""
         length = self._length(fine_tune)
         if self.config.enabled and q > self.config.high:
             length *= self.config.factor
@@ -52,7 +54,7 @@ class Regulator:
         return self.lengths.get(fine_tune.name, float(start))
 
     def state(self) -> dict[str, dict[str, float]]:
-        """For saving; `restore` takes it back."""
+        """Return what `restore` needs, as JSON holds it."""
         return {"lengths": dict(self.lengths), "idle": {k: float(v) for k, v in self.idle.items()}}
 
     def restore(self, state: dict[str, dict[str, float]]) -> None:

@@ -1,4 +1,4 @@
-"""Unlearning without training: one linear map in front of the cross-attention's K and V.
+"""Unlearn without training: one linear map in front of the cross-attention's K and V.
 
 W' is to send each token c of a concept's prompts to where W sends the token c* at its place in the
 anchor, and each token p of what must stay to where W sends it:
@@ -24,7 +24,8 @@ from torch import Tensor
 from ..adapter.apply import AdaptedDenoiser
 from ..adapter.lora import Adapter
 from ..data.batches import EncodedData
-from ..plan.hardening import Concept, HardeningPlan
+from ..plan.concept import Concept
+from ..plan.hardening import HardeningPlan
 from ..plan.stages import EditConfig
 
 _ROWS = 4096  # tokens at a time: 2048 wide and in float64, 64 MiB
@@ -34,7 +35,7 @@ _ROWS = 4096  # tokens at a time: 2048 wide and in float64, 64 MiB
 class Edit:
     """D ≈ U V of rank at most r: U is [width, r], V [r, width]; float32.
 
-    lost: share of ‖D‖² that the rank left out; 0 where it was enough.
+    lost: share of ‖D‖² that the rank leaves out; 0 where the rank suffices.
     """
 
     u: Tensor
@@ -43,7 +44,7 @@ class Edit:
 
 
 def edit_adapter(denoiser: AdaptedDenoiser, plan: HardeningPlan, data: EncodedData) -> float:
-    """Set θ, which is on K and V of the cross-attention, to the edit; returns `Edit.lost`."""
+    """Set θ, which is on K and V of the cross-attention, to the edit; return `Edit.lost`."""
     adapter = plan.adapter
     part = denoiser.model.family.texts.embedding
     edit = closed_form(plan.concepts, data, plan.edit, adapter.rank, part)
@@ -56,9 +57,9 @@ def edit_adapter(denoiser: AdaptedDenoiser, plan: HardeningPlan, data: EncodedDa
 def closed_form(
     concepts: Sequence[Concept], data: EncodedData, settings: EditConfig, rank: int, part: str
 ) -> Edit:
-    """Find D of all concepts together, weighted as they are; on the CPU, in float64.
+    """Solve for D of all concepts by their weights, on the CPU in float64.
 
-    part: of the conditioning, that K and V of the cross-attention read.
+    part: of the conditioning, which K and V of the cross-attention read.
     """
     width = data.empty[part].shape[-1]
     moved, met = torch.zeros(2, width, width, dtype=torch.float64).unbind()
@@ -83,7 +84,7 @@ def closed_form(
 
 
 def edited(edit: Edit, projections: Mapping[str, Any], *, scale: float = 1.0) -> dict[str, Tensor]:
-    """W D as LoRA tensors by name: A = V, B = W U / scale, for K and V projections [out, width].
+    """Return W D as LoRA tensors by name: A = V, B = W U / scale, for projections [out, width].
 
     scale: the adapter's own strength, alpha / rank.
     """
@@ -97,5 +98,5 @@ def edited(edit: Edit, projections: Mapping[str, Any], *, scale: float = 1.0) ->
 
 
 def _rows(tokens: Tensor) -> list[Tensor]:
-    """[n, tokens, width] as blocks of tokens in float64."""
+    """Split [n, tokens, width] into blocks of tokens in float64."""
     return [block.double() for block in tokens.reshape(-1, tokens.shape[-1]).split(_ROWS)]

@@ -1,7 +1,7 @@
-"""What an outer step is fed: batches, users and losses, from seed, use and step alone.
+"""Draws the batches, users and losses of an outer step, from seed, use and step alone.
 
-Nothing here has a history, so a run resumed at any step, or shared by several processes, meets the
-same samples, noise and timesteps as one that does all of it in one go.
+Nothing here has a history, so a run that is resumed at any step, or shared by several processes,
+meets the same samples, noise and timesteps as an uninterrupted run in one process.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..bilevel.objective import Harm, Objective, Seat
+from ..bilevel.vectors import Loss, Terms
 from ..data.batches import Draw, EncodedData, EncodedSet, draw
 from ..model.schedule import NoiseSchedule
 from ..numerics.seeds import generator
-from ..plan.hardening import FineTuneConfig, HardeningPlan
-from .objective import Harm, Objective, Seat
-from .vectors import Loss, Terms
+from ..plan.fine_tune import FineTuneConfig
+from ..plan.hardening import HardeningPlan
 
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """Draws for the steps of a plan, on the device that trains. Steps count from 1."""
+    """Losses of each step of a plan on drawn samples, on the device that trains; steps from 1."""
 
     plan: HardeningPlan
     data: EncodedData
@@ -31,21 +32,21 @@ class Feed:
     device: torch.device
 
     def harm(self, step: int) -> Harm:
-        """L_harm on the step's samples of the concepts."""
+        """Return L_harm on the step's samples of the concepts."""
         counts = self._concept_counts(self.plan.forget_batch, "concepts", step)
         draws = [self._draw(self.data.forget[n], c, 0.0, "forget", n, step) for n, c in counts]
         anchors = [self.data.anchors[name].onto(self.device) for name, _ in counts]
         return self.objective.harm(draws, anchors)
 
     def retain(self, step: int) -> Loss:
-        """L_retain on the step's samples of what must stay."""
+        """Return L_retain on the step's samples of what must stay."""
         plan = self.plan
         return self.objective.retain(
             self._draw(self.data.retain, plan.retain_batch, plan.caption_dropout, "retain", step)
         )
 
     def retain_pass(self, number: int) -> Callable[[], Tensor]:
-        """A forward pass on the retain set's samples `number`, whose inputs are to be watched."""
+        """Return a forward pass on batch `number` of the retain set, to watch layers' inputs in."""
         plan = self.plan
         some = self._draw(
             self.data.retain, plan.retain_batch, plan.caption_dropout, "projection", number
@@ -53,17 +54,17 @@ class Feed:
         return lambda: self.objective.predict(some)
 
     def configurations(self, step: int) -> list[FineTuneConfig]:
-        """The step's J simulated users, none twice."""
+        """Draw the step's J simulated users, none twice."""
         pool = self.plan.fine_tunes
         order = torch.randperm(len(pool), generator=self._random("configurations", step))
         return [pool[int(i)] for i in order[: self.plan.configurations_per_step]]
 
     def seed(self, step: int, number: int) -> int:
-        """Of the fresh LoRA of the step's user `number`."""
+        """Draw the seed for the fresh LoRA of the step's user `number`."""
         return int(torch.randint(2**31, (), generator=self._random("user", step, number)))
 
     def fine_tuning(self, step: int, number: int, inner: int, fine_tune: FineTuneConfig) -> Loss:
-        """The loss of one inner step: its data, some of the concept, the DreamBooth prior.
+        """Return the loss of one inner step: its data, some of the concept, the DreamBooth prior.
 
         inner: 1 to the user's steps; 0 is the batch whose Hessian the solve uses.
         """
@@ -73,7 +74,7 @@ class Feed:
     def side_by_side(
         self, step: int, users: Sequence[tuple[int, FineTuneConfig]], inner: int, seat: Seat
     ) -> tuple[Terms, ...]:
-        """The same losses of several users (number, configuration), in passes that they share."""
+        """Return the losses of several users (number, configuration), in passes that they share."""
         return self.objective.side_by_side(
             [self._user_draws(step, number, inner, user) for number, user in users], seat
         )
@@ -115,7 +116,7 @@ class Feed:
         ).onto(self.device)
 
     def _concept_counts(self, total: int, *use: str | int) -> list[tuple[str, int]]:
-        """How many of `total` samples each concept gets, drawn by the concepts' weights."""
+        """Share `total` samples among the concepts, at random by their weights."""
         weights = torch.tensor([concept.weight for concept in self.plan.concepts])
         picks = torch.multinomial(weights, total, replacement=True, generator=self._random(*use))
         counts = torch.bincount(picks, minlength=len(weights)).tolist()

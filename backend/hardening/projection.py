@@ -1,4 +1,4 @@
-"""Keeps a LoRA out of the directions in which the network meets what must stay.
+"""Keep a LoRA out of the directions in which the network meets what must stay.
 
 The gradient of a linear layer W with respect to its weight lies in the span of its inputs x. So
 fine-tuning on harmless data moves W within the span of harmless inputs, and an update whose rows
@@ -14,6 +14,7 @@ weights of a layer; that A alone is projected is our form of it for a LoRA.
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -24,17 +25,17 @@ import torch
 from torch import Tensor, nn
 
 from ..adapter.apply import AdaptedDenoiser
+from ..bilevel.vectors import Parameters
 from ..errors import ConfigError
 from ..plan.stages import ProjectionConfig
 from .feed import Feed
-from .vectors import Parameters
 
 _A = ".lora_A.weight"
 
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """By module: M, orthonormal columns, [in, k]. Layers that share their input share M."""
+    """M of each module: orthonormal columns, [in, k]. Layers that share their input share M."""
 
     bases: Mapping[str, Tensor]
 
@@ -47,7 +48,7 @@ class Projection:
 
     @property
     def share(self) -> float:
-        """Of all input directions, the share that is kept out; 0 to 1."""
+        """The share of all input directions that is kept out, 0 to 1."""
         sizes = [basis.shape for basis in self.bases.values()]
         return sum(k for _, k in sizes) / sum(width for width, _ in sizes)
 
@@ -55,7 +56,7 @@ class Projection:
 def retain_projection(
     denoiser: AdaptedDenoiser, feed: Feed, settings: ProjectionConfig
 ) -> Projection:
-    """Of the layers that θ is on, from the original network's passes on retain samples."""
+    """Find the projection of θ's layers in the original network's passes on retain samples."""
     batch = feed.plan.retain_batch
     with denoiser.frozen():
         return watched(
@@ -68,7 +69,7 @@ def retain_projection(
 def watched(
     modules: Mapping[str, Any], passes: Sequence[Callable[[], Any]], *, energy: float
 ) -> Projection:
-    """Bases of what `modules` are given during `passes`.
+    """Find the bases of the inputs of `modules` during `passes`.
 
     energy: share of the inputs' total square that M holds; 0 to 1. Needs [in, in] float32 for
     each distinct input, on the CPU.
@@ -94,8 +95,24 @@ def watched(
     return Projection({name: found[watch.groups[name]] for name in modules})
 
 
+def largest_bases(denoiser: AdaptedDenoiser) -> list[Tensor]:
+    """Allocate what a projection holds at most: a whole basis for each distinct input of a layer.
+
+    How much less it is, the inputs' values decide. Q, K and V are given one tensor, and all K and V
+    of the cross-attention the same text.
+    """
+    found: dict[tuple[str, int], Tensor] = {}
+    for name, module in denoiser.modules.items():
+        width, device = module.in_features, module.weight.device
+        text = re.search(denoiser.model.family.text_input, "." + name)
+        key = ("text" if text else name.rpartition(".")[0], width)
+        if key not in found:
+            found[key] = torch.zeros(width, width, device=device)
+    return list(found.values())
+
+
 def leading(square: Tensor, energy: float) -> Tensor:
-    """The fewest eigenvectors of a positive [n, n] that hold `energy` of its trace, [n, k]."""
+    """Return the fewest eigenvectors, [n, k], that hold `energy` of a positive matrix's trace."""
     values, vectors = torch.linalg.eigh(square.double())
     shares = values.clamp(min=0).flip(0).cumsum(0) / values.clamp(min=0).sum()
     count = int((shares < energy).sum()) + 1
@@ -103,7 +120,7 @@ def leading(square: Tensor, energy: float) -> Tensor:
 
 
 class _Watch:
-    """Σ xxᵀ of what layers are given; layers given the same tensor share one sum."""
+    """Collects Σ xxᵀ of layers' inputs; layers given the same tensor share one sum."""
 
     def __init__(self) -> None:
         self.squares: dict[str, Tensor] = {}
