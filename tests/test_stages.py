@@ -154,7 +154,7 @@ def test_the_edit_of_several_concepts_is_their_weighted_least_squares(strength):
 
 def test_a_rank_too_small_for_the_edit_is_a_warning():
     result = run(plan(method="closed_form", adapter=AdapterConfig(rank=1)))
-    lost = closed_form((CONCEPT,), encoded_data(), EditConfig(), rank=1).lost
+    lost = closed_form((CONCEPT,), encoded_data(), EditConfig(), rank=1, part="context").lost
     assert lost > 0.05
     assert result.warnings == (f"rank 1 holds {1 - lost:.0%} of the edit: raise adapter.rank",)
 
@@ -164,7 +164,9 @@ def test_tokens_that_are_at_their_goal_already_are_left_alone():
     data = encoded_data()
     same = replace(data, anchors={"bad": data.forget["bad"].conditioning[:1]})
     one = replace(data.forget["bad"], conditioning=data.forget["bad"].conditioning[:1])
-    edit = closed_form((CONCEPT,), replace(same, forget={"bad": one}), EditConfig(), rank=2)
+    edit = closed_form(
+        (CONCEPT,), replace(same, forget={"bad": one}), EditConfig(), rank=2, part="context"
+    )
     assert edit.lost == 0 and not (edit.u @ edit.v).any()
 
 

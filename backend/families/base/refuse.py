@@ -9,10 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .stored import StoredTensor
+from .shapes import StoredTensor
 
 
 @dataclass(frozen=True, slots=True)

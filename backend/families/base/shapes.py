@@ -1,10 +1,22 @@
-"""Shapes of one network's tensors by name, from which its config is read."""
+"""Shapes of stored tensors by name, from which a network's config is read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 from ...errors import CheckpointError
+
+
+class StoredTensor(Protocol):
+    """One entry of a safetensors header. dtype: the format's own name, e.g. `F16`."""
+
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def numel(self) -> int: ...
 
 
 class Shapes:

@@ -12,17 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .refuse import Other, other_kind
-
-
-class StoredTensor(Protocol):
-    """One entry of a safetensors header. dtype: the format's own name, e.g. `F16`."""
-
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def numel(self) -> int: ...
+from .shapes import StoredTensor
 
 
 @dataclass(frozen=True)
