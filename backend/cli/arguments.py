@@ -68,17 +68,6 @@ def add_job_arguments(parser: CommandParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
 
 
-def _add_field(parser: argparse.ArgumentParser, field: Field, metavar: str | None) -> None:
-    """Add an option that replaces a field of the plan; its value is None if it is not given."""
-    option = f"--{field.name.replace('_', '-')}"
-    if field.kind is bool:
-        parser.add_argument(option, action="store_true", default=None, help=describe(field))
-    elif field.choices:
-        parser.add_argument(option, choices=tuple(field.choices), help=describe(field))
-    else:
-        parser.add_argument(option, type=field.kind, metavar=metavar, help=describe(field))
-
-
 def add_rank_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rank-timeout", type=float, metavar="SECONDS",
@@ -94,15 +83,12 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    from ..plan.field import field_of
-    from ..plan.job import Job
 
     parser.add_argument("--device", metavar="D", help=_phrase(field_of(Job, "device")))
 
 
 def add_prompt_files(parser: argparse.ArgumentParser) -> None:
     """Add an option for a file of prompts of each kind."""
-    from ..plan.field import field_of
     from ..plan.measurement import PromptSet
 
     for kind, meaning in field_of(PromptSet, "kind").choices.items():
@@ -114,8 +100,6 @@ def add_prompt_files(parser: argparse.ArgumentParser) -> None:
 
 def _add_plan_fields(parser: argparse.ArgumentParser) -> None:
     """Add options that replace single fields of a hardening plan."""
-    from ..plan.field import field_of
-    from ..plan.hardening import HardeningPlan
 
     for name, metavar in (
         ("seed", "N"), ("resolution", "PIXELS"), ("precision", None),
@@ -137,7 +121,6 @@ def _add_field(parser: argparse.ArgumentParser, field: Field, metavar: str | Non
 
 def _phrase(field: Field) -> str:
     """Describe a field as argparse writes help: a lower-case phrase without a full stop."""
-    from ..plan.document import explain
 
     text = explain(field).rstrip(".")
     return (text[:1].lower() + text[1:]).replace("%", "%%")
