@@ -30,6 +30,7 @@ from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.bilevel import simulate
 from resalign.backend.data.batches import EncodedData
 from resalign.backend.data.encoded_set import Bucket, EncodedSet
+from resalign.backend.families import find_family
 from resalign.backend.hardening import run as recipe
 from resalign.backend.model.denoiser import Conditioning
 from resalign.backend.model.model import Model
@@ -61,8 +62,8 @@ def build(size: str) -> tuple[Model, EncodedData]:
         norm_num_groups=groups, sample_size=side,
     ).eval()  # fmt: skip
     schedule = NoiseSchedule(scaled_linear_alphas_cumprod())
-    model = Model("sd1", unet, (), (), None, schedule, 8 * side)  # type: ignore[arg-type]
-    empty = Conditioning(torch.randn(1, 77, context))
+    model = Model(find_family("sd1"), unet, (), (), None, schedule, 8 * side)  # type: ignore[arg-type]
+    empty = Conditioning({"context": torch.randn(1, 77, context)})
     bucket = Bucket(
         torch.randn(32, 4, side, side), torch.zeros(32, dtype=torch.long), torch.ones(32).double()
     )

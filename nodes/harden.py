@@ -151,7 +151,7 @@ def work(
             about = {
                 "checkpoint": str(source) if source else "",
                 "patched": bridge.is_patched(model),
-                "family": loaded.family,
+                "family": loaded.family.name,
                 "key_map": bridge.key_map(model),
             }
             drawing = previewing(live, loaded, plan, every, prompt)

@@ -12,7 +12,7 @@ from fakes_comfy import Interrupted, install, load_nodes
 from fakes_export import random_adapter
 
 import resalign as ra
-from resalign.backend.checkpoint.in_memory import unet_module_names
+from resalign.backend.checkpoint.in_memory import denoiser_modules
 from resalign.backend.checkpoint.inspect import inspect
 
 
@@ -48,7 +48,7 @@ def run(nodes, source, tmp_path):
     plan = ra.HardeningPlan(concept=ra.Concept("weapons", ("a pistol",)))
     return HardenedRun(
         plan=plan, adapter=adapter, records=(), folder=folder, family="sd1",
-        key_map=unet_module_names(model.denoiser.config), source=source,
+        key_map=denoiser_modules(model.family, model.denoiser.config), source=source,
     )  # fmt: skip
 
 

@@ -89,10 +89,14 @@ def test_the_closed_form_solves_its_least_squares():
     edit = closed_form((CONCEPT,), data, settings, rank=10_000)
     assert edit.lost == 0
     d = edit.u.double() @ edit.v.double()
-    tokens = data.forget["bad"].conditioning.context.double()
-    goal = data.anchors["bad"].context.double().expand_as(tokens).flatten(0, 1)
+    tokens = data.forget["bad"].conditioning["context"].double()
+    goal = data.anchors["bad"]["context"].double().expand_as(tokens).flatten(0, 1)
     tokens = tokens.flatten(0, 1)
-    kept = torch.cat([data.retain.conditioning.context, data.empty.context]).double().flatten(0, 1)
+    kept = (
+        torch.cat([data.retain.conditioning["context"], data.empty["context"]])
+        .double()
+        .flatten(0, 1)
+    )
     change = d.clone().requires_grad_(True)
     square = (tokens.square().sum(1).mean() + 0.5 * kept.square().sum(1).mean()) / d.shape[0]
 
@@ -127,12 +131,12 @@ def test_the_edit_moves_a_concepts_keys_and_values_towards_the_anchors():
     assert all(".attn2.to_" in name for name in result.adapter.modules)
     weight = model.denoiser.get_submodule(module).weight
     changed = weight + result.adapter.delta(module)
-    tokens = data.forget["bad"].conditioning.context
-    goal = data.anchors["bad"].context.expand_as(tokens)
+    tokens = data.forget["bad"].conditioning["context"]
+    goal = data.anchors["bad"]["context"].expand_as(tokens)
     before = (tokens - goal) @ weight.T
     after = tokens @ changed.T - goal @ weight.T
     assert after.norm() < 0.7 * before.norm()
-    kept = data.retain.conditioning.context
+    kept = data.retain.conditioning["context"]
     assert (kept @ (changed - weight).T).norm() < 0.5 * (kept @ weight.T).norm()
 
 

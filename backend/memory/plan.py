@@ -22,8 +22,7 @@ from typing import Any
 
 import torch
 
-from ..checkpoint.family import components_of, family_config
-from ..errors import ConfigError
+from ..families import Family, find_family
 from ..plan.hardening import HardeningPlan
 from ..plan.quantization import QUANTIZATIONS, can_quantize
 from .encoding import trace_encoding
@@ -33,7 +32,6 @@ from .words import GIB, changes_of, sentence, traded
 
 CONTEXT = 0.6 * GIB  # CUDA's own, with its kernels loaded
 FRAGMENTS = 0.1  # of all that is not weights
-NATIVE = {"sd1": 512, "sd2": 768, "sdxl": 1024}  # pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +82,7 @@ class MemoryPlan:
 
 def plan_memory(
     plan: HardeningPlan,
-    family: str,
+    family: Family | str,
     *,
     configs: Mapping[str, Mapping[str, Any]] | None = None,
     resolution: int = 0,
@@ -99,7 +97,7 @@ def plan_memory(
     same question again is answered at once.
 
     Args:
-        family: `sd1`, `sd2` or `sdxl`.
+        family: of the model, or its name.
         configs: of the networks, by component; the published sizes by default.
         resolution: native side in pixels, where the plan has none.
         stored_in_half: text encoders and VAE are; in fp32 plans they are loaded in float32.
@@ -108,15 +106,15 @@ def plan_memory(
         on_try: called with the changes that are looked at next, in words, before each trace of some
             seconds; raise from it to stop.
     """
-    if family not in NATIVE:
-        raise ConfigError(f"family is {family!r}; choose from {', '.join(NATIVE)}")
-    if configs is None:
-        configs = {name: family_config(family, name) for name in components_of(family)}
-    pixels = plan.resolution or resolution or NATIVE[family]
+    if not isinstance(family, Family):
+        family = find_family(family)
+    configs = configs or family.published()
+    pixels = plan.resolution or resolution or family.native_side("v_prediction")
+    stride = family.latents.space(configs.get(family.vae, {})).stride
     asked = (
         json.dumps({k: dict(v) for k, v in configs.items()}, sort_keys=True),
         family,
-        pixels // 8,
+        pixels // stride,
     )
 
     def predict(changed: HardeningPlan) -> MemoryPlan:
@@ -184,7 +182,7 @@ def _cheaper(base: HardeningPlan) -> Iterator[HardeningPlan]:
 
 
 def _predict(
-    plan: HardeningPlan, configs: str, family: str, side: int, stored_in_half: bool
+    plan: HardeningPlan, configs: str, family: Family, side: int, stored_in_half: bool
 ) -> MemoryPlan:
     step = _step(plan, configs, family, side)
     encoding = _encoding(plan, configs, family, side, stored_in_half)
@@ -197,14 +195,14 @@ def _predict(
 
 
 @lru_cache(maxsize=64)
-def _step(plan: HardeningPlan, configs: str, family: str, side: int) -> Trace:
+def _step(plan: HardeningPlan, configs: str, family: Family, side: int) -> Trace:
     dtype = weight_types(plan)["denoiser_dtype"] or torch.float32
-    unet = json.loads(configs)["unet"]
-    return trace_step(unet, plan, family=family, side=side, dtype=dtype)
+    config = json.loads(configs)[family.denoiser]
+    return trace_step(config, plan, family=family, side=side, dtype=dtype)
 
 
 def _encoding(
-    plan: HardeningPlan, configs: str, family: str, side: int, stored_in_half: bool
+    plan: HardeningPlan, configs: str, family: Family, side: int, stored_in_half: bool
 ) -> Trace:
     half = stored_in_half and not needs_fp32(plan)
     return _encoding_of(
@@ -215,7 +213,7 @@ def _encoding(
 
 @lru_cache(maxsize=64)
 def _encoding_of(
-    plan: HardeningPlan, configs: str, family: str, side: int, encoders: torch.dtype
+    plan: HardeningPlan, configs: str, family: Family, side: int, encoders: torch.dtype
 ) -> Trace:
     dtype = weight_types(plan)["denoiser_dtype"] or torch.float32
     return trace_encoding(

@@ -8,6 +8,7 @@ one product of the solve. Tensors drawn on the CPU are real.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -19,11 +20,11 @@ from torch import Tensor
 from ..adapter.apply import AdaptedDenoiser
 from ..data.batches import EncodedData
 from ..data.encoded_set import Bucket, EncodedSet
+from ..families import Family
 from ..hardening import run as engine
 from ..model.denoiser import Conditioning
 from ..model.model import Model
 from ..model.quantised import quantised
-from ..model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
 from ..plan.hardening import RETAIN, Concept, FineTuneConfig, HardeningPlan, RegulatorConfig
 from ..progress import silent
 from .as_on_gpu import as_on_gpu
@@ -53,35 +54,33 @@ class Trace:
 
 
 def trace_step(
-    unet_config: Mapping[str, Any],
+    config: Mapping[str, Any],
     plan: HardeningPlan,
     *,
-    family: str,
+    family: Family,
     side: int,
     dtype: torch.dtype,
 ) -> Trace:
     """The peak of one outer step of `plan` on this network, as on a GPU.
 
     Args:
-        unet_config: of UNet2DConditionModel.
+        config: of the denoiser.
         side: of the latents.
         dtype: of the denoiser's weights.
     """
-    model = meta_model(unet_config, family, side, dtype)
+    model = meta_model(config, family, side, dtype)
     with as_on_gpu(HALVES.get(plan.precision)):
         return measure_step(model, plan, random_data(model, side), MetaMemory(block=BLOCK))
 
 
-def meta_model(unet_config: Mapping[str, Any], family: str, side: int, dtype: torch.dtype) -> Model:
-    """A model whose denoiser has no memory, and which has nothing else."""
-    from diffusers import UNet2DConditionModel
-
-    plain = {key: value for key, value in unet_config.items() if not key.startswith("_")}
+def meta_model(config: Mapping[str, Any], family: Family, side: int, dtype: torch.dtype) -> Model:
+    """Build a model whose denoiser has no memory, and which has nothing else."""
     with torch.device("meta"):
-        unet: Any = UNet2DConditionModel.from_config(plain)
-    torch.nn.Module.to(unet, dtype).eval()  # diffusers' own `to` warns of each cast
-    schedule = NoiseSchedule(scaled_linear_alphas_cumprod())
-    return Model(family, unet, (), (), None, schedule, 8 * side)  # type: ignore[arg-type]
+        denoiser = family.networks.build(family.denoiser, config)
+    torch.nn.Module.to(denoiser, dtype).eval()  # diffusers' own `to` warns of each cast
+    schedule = family.process("the published config", family.config("scheduler"))
+    pixels = family.latents.space({}).stride * side
+    return Model(family, denoiser, (), (), None, schedule, pixels)  # type: ignore[arg-type]
 
 
 def measure_step(model: Model, plan: HardeningPlan, data: EncodedData, memory: LiveMemory) -> Trace:
@@ -93,7 +92,7 @@ def measure_step(model: Model, plan: HardeningPlan, data: EncodedData, memory: L
             assert isinstance(denoiser, _Marking)
             denoiser.memory = memory
             denoiser.training(plan.gradient_checkpointing)
-            held = _bases(denoiser) if plan.method == "project" else []
+            held = _bases(denoiser, model.family) if plan.method == "project" else []
             if plan.method == "project":  # once its bases are there, a step is that without users
                 plan = replace(plan, method="resalign")
             run = engine._Run(denoiser, plan, data, None, silent)
@@ -114,7 +113,7 @@ def measure_step(model: Model, plan: HardeningPlan, data: EncodedData, memory: L
     return Trace(weights, memory.peak_base - weights, memory.peak - memory.peak_base)
 
 
-def _bases(denoiser: AdaptedDenoiser) -> list[Tensor]:
+def _bases(denoiser: AdaptedDenoiser, family: Family) -> list[Tensor]:
     """What a projection holds at most: of each distinct input of the layers a whole basis.
 
     How much less it is, the inputs' values decide. Q, K and V are given one tensor, and all K and V
@@ -123,7 +122,7 @@ def _bases(denoiser: AdaptedDenoiser) -> list[Tensor]:
     found: dict[tuple[str, int], Tensor] = {}
     for name, module in denoiser.modules.items():
         width, device = module.in_features, module.weight.device
-        text = ".attn2.to_k" in name or ".attn2.to_v" in name
+        text = re.search(family.text_input, "." + name)
         key = ("text" if text else name.rpartition(".")[0], width)
         if key not in found:
             found[key] = torch.zeros(width, width, device=device)
@@ -191,18 +190,15 @@ def _weight(plan: HardeningPlan, user: FineTuneConfig) -> tuple[bool, int, int, 
 
 def random_data(model: Model, side: int, samples: int = 8) -> EncodedData:
     """Encoded sets of the right shapes on the CPU, of the names that `representative` gives."""
-    config: Any = model.denoiser.config
-    pooled = ids = None
-    if model.family == "sdxl":
-        width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-        pooled, ids = torch.zeros(1, width), torch.zeros(samples, 6)
-    empty = Conditioning(torch.zeros(1, 77, config.cross_attention_dim), pooled)
+    family, config = model.family, model.denoiser.config
+    empty = family.texts.blank(config)
+    told = family.texts.of_samples([((0, 0), (0, 0), (0, 0))] * samples)
     bucket = Bucket(
-        torch.zeros(samples, config.in_channels, side, side),
+        torch.zeros(samples, model.latent_space.channels, side, side),
         torch.zeros(samples, dtype=torch.long),
         torch.ones(samples, dtype=torch.float64),
-        ids,
+        told,
     )
     data = EncodedSet((bucket,), ("",), empty, empty)
-    anchor = replace(empty, time_ids=None if ids is None else ids[:1])
+    anchor = empty.beside(told[:1])
     return EncodedData({_CONCEPT: data}, data, {_CONCEPT: anchor}, anchor, {RETAIN: data})

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from ..bilevel.losses import denoising_errors
 from ..errors import DivergenceError
-from ..model.encode import conditioning_to
 from ..model.model import Model
 from ..model.schedule import NoiseSchedule
 from ..numerics.seeds import generator
@@ -132,7 +131,7 @@ def _loss(
     draw = one.draw
     noised = schedule.add_noise(draw.latents, draw.noise, draw.timesteps)
     target = schedule.target(draw.latents, draw.noise, draw.timesteps)
-    told = conditioning_to(batches.conditioning(one), noised.device, model.dtype)
+    told = batches.conditioning(one).to(noised.device, model.dtype)
     errors = denoising_errors(
         model.denoise(noised.to(model.dtype), draw.timesteps, told), target
     ) / (attack.batch * attack.accumulate)

@@ -234,7 +234,7 @@ class _Probe:
                 pass
         for merge in self.plan.merges:
             family = detect(self._other(merge)).family
-            if family != model.family:
+            if family is not model.family:
                 raise ConfigError(
                     f"attack {merge.name}: {merge.other} is of family {family}, the original of "
                     f"{model.family}; only checkpoints of one family mix"
