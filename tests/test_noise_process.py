@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+
 from resalign.backend.families.base.process import (
     TRAIN_STEPS,
     EpsilonProcess,
@@ -30,7 +31,7 @@ def kind_of(process):
 
 def signal_and_noise(process, times):
     """(a, b) of x_t = a · x₀ + b · ε, from the definition and not from `add_noise`."""
-    if process.prediction == "flow":
+    if process.prediction_type == "flow":
         sigma = times / TRAIN_STEPS
         return 1 - sigma, sigma
     alpha = ALPHAS.double()[times.long()]
@@ -48,7 +49,7 @@ def best_prediction(process, noised, times):
         "epsilon": noise,
         "v_prediction": a * noise - b * clean,
         "flow": noise - clean,
-    }[process.prediction]
+    }[process.prediction_type]
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=kind_of)
@@ -71,7 +72,7 @@ def test_the_target_is_the_best_prediction_where_the_data_are_certain(process):
         "epsilon": noise,
         "v_prediction": a * noise - b * latents,
         "flow": noise - latents,
-    }[process.prediction]
+    }[process.prediction_type]
     torch.testing.assert_close(
         process.target(latents, noise, times), expected, rtol=1e-6, atol=1e-6
     )

@@ -34,7 +34,7 @@ class NoiseProcess(Protocol):
     """What the backend asks of a process; latents are [batch, ...], times [batch]."""
 
     @property
-    def prediction(self) -> Prediction:
+    def prediction_type(self) -> Prediction:
         """What the denoiser predicts, as files spell it."""
         ...
 
@@ -77,7 +77,7 @@ class EpsilonProcess:
     alphas_cumprod: Tensor
 
     @property
-    def prediction(self) -> Prediction:
+    def prediction_type(self) -> Prediction:
         return "epsilon"
 
     @property
@@ -117,7 +117,7 @@ class VProcess:
     alphas_cumprod: Tensor
 
     @property
-    def prediction(self) -> Prediction:
+    def prediction_type(self) -> Prediction:
         return "v_prediction"
 
     @property
@@ -161,7 +161,7 @@ class FlowProcess:
     time_std: float = 1.0
 
     @property
-    def prediction(self) -> Prediction:
+    def prediction_type(self) -> Prediction:
         return "flow"
 
     def sample_times(self, batch: int, generator: torch.Generator) -> Tensor:
