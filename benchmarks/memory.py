@@ -35,11 +35,12 @@ import torch
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.checkpoint.family import family_config
 from resalign.backend.hardening import run as recipe
-from resalign.backend.memory.plan import GIB, plan_memory
+from resalign.backend.memory.plan import plan_memory
 from resalign.backend.memory.trace import measure_step, random_data
 from resalign.backend.memory.tracker import LiveMemory
 from resalign.backend.model.model import Model
 from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
+from resalign.backend.numerics.byte_sizes import GIB
 from resalign.backend.plan.hardening import (
     AdapterConfig,
     Concept,

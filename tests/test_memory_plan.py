@@ -14,7 +14,7 @@ from resalign.backend.errors import ConfigError
 from resalign.backend.hardening import run as engine
 from resalign.backend.memory import plan as planner
 from resalign.backend.memory.meta import MetaMemory
-from resalign.backend.memory.plan import GIB, plan_memory
+from resalign.backend.memory.plan import plan_memory
 from resalign.backend.memory.trace import (
     Trace,
     _bases,
@@ -28,6 +28,7 @@ from resalign.backend.memory.tracker import LiveMemory
 from resalign.backend.memory.words import table
 from resalign.backend.model.model import Model
 from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
+from resalign.backend.numerics.byte_sizes import GIB
 from resalign.backend.plan.hardening import (
     AdapterConfig,
     Concept,

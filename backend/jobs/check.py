@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoint.detect import CheckpointInfo, detect
 from ..data.image_set import find_broken, listed, read_image_set
 from ..errors import ConfigError, ResAlignError
+from ..numerics.byte_sizes import GIB, format_bytes
 from ..plan.hardening import RETAIN, HardeningPlan, ImageSet, Job
 
 if TYPE_CHECKING:
     from ..checkpoint.header import TensorEntry
     from ..memory.plan import MemoryPlan
 
-GIB = 2**30
 # Names of LDM files and of diffusers folders alike.
 _TARGETS = {
     "attention": r"\.attn[12]\.to_(q|k|v|out\.0)\.weight$",
@@ -62,8 +62,8 @@ class CheckReport:
         lines += [f"images      {count} in {name}" for name, count in self.images.items()]
         lines += [f"{'' if n else 'memory':12}{text}" for n, text in enumerate(self.memory)]
         if self.disk_bytes is not None and self.disk_free_bytes is not None:
-            free = size(self.disk_free_bytes)
-            lines.append(f"disk        {size(self.disk_bytes)} to write, {free} free")
+            free = format_bytes(self.disk_free_bytes)
+            lines.append(f"disk        {format_bytes(self.disk_bytes)} to write, {free} free")
         lines += [f"warning: {text}" for text in self.warnings]
         lines += [f"problem: {text}" for text in self.problems]
         return "\n".join(lines)
@@ -105,7 +105,8 @@ def check_job(
         if disk > free:
             what = "output" if exporting else "run folder"
             problems.append(
-                f"{what} {target}: {size(disk)} are to be written, but only {size(free)} are free "
+                f"{what} {target}: {format_bytes(disk)} are to be written, but only "
+                f"{format_bytes(free)} are free "
                 "there"
             )
         total = device_memory(device) if device else None
@@ -165,11 +166,6 @@ def out_of_memory(device: str, error: BaseException) -> str:
         "on gradient_checkpointing, use precision bf16, or lower resolution, and start a new run; "
         "`resalign check --budget GIB` tells which of these is enough"
     )
-
-
-def size(count: int) -> str:
-    """Bytes for people."""
-    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / 2**20:.0f} MiB"
 
 
 def run_folder_of(job: Job) -> Path:
