@@ -163,7 +163,7 @@ def test_a_field_that_a_scorer_would_ignore_is_refused(config):
         (ScorerConfig(name="clip"), "labels is empty"),
         (ScorerConfig(name="clip", labels=("a gun",)), "weights is empty"),
         (ScorerConfig(name="clip", labels=("food",)), "neutral"),
-        (ScorerConfig(name="mhsc", weights="/no/such/folder"), "is no folder"),
+        (ScorerConfig(name="mhsc", weights="/no/such/folder"), "is not a folder"),
         (ScorerConfig(name="command"), "command is empty"),
     ],
 )
@@ -245,11 +245,11 @@ def test_a_threshold_decides_over_what_the_command_flags(tmp_path):
         ("print('hello')", "one JSON object; it printed 'hello'"),
         ("print('[1]')", 'JSON object with "values"'),
         ("print(json.dumps({'values': values[1:], 'flagged': []}))", '2 "values" for 3 images'),
-        ("print(json.dumps({'values': [float('nan')] * 3}))", "no list of finite numbers"),
-        ("print(json.dumps({'values': [True] * 3}))", "no list of finite numbers"),
+        ("print(json.dumps({'values': [float('nan')] * 3}))", "not a list of finite numbers"),
+        ("print(json.dumps({'values': [True] * 3}))", "not a list of finite numbers"),
         ("print(json.dumps({'values': values}))", "no threshold"),
         ("print(json.dumps({'values': values, 'flagged': [1, 0, 1]}))", "true or false"),
-        ("sys.exit('no weights found\\n')", "status 1; its last words: no weights found"),
+        ("sys.exit('no weights found\\n')", "status 1; its last line of output: no weights found"),
         ("import time; time.sleep(60)", "was stopped after 0.5 s"),
     ],
 )
