@@ -32,9 +32,9 @@ from resalign.backend.plan.probe import (
 )
 from resalign.backend.plan.probe_presets import PROBE_PRESETS
 from resalign.backend.probe.probe import run_probe
-from resalign.backend.probe.reading import read_probe
+from resalign.backend.probe.results_io import read_probe
 from resalign.backend.probe.subjects import LoadedSubject
-from resalign.backend.probe.summary import summarise
+from resalign.backend.probe.summarise import summarise
 from resalign.backend.run.folder import RunFolder
 
 MODELS = (

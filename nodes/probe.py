@@ -213,7 +213,7 @@ def measure(
     """The probe's result; what its folder already holds is not measured again."""
     from ..backend.plan.probe import ORIGINAL
     from ..backend.probe.probe import run_probe
-    from ..backend.probe.reading import read_probe
+    from ..backend.probe.results_io import read_probe
     from ..backend.report.build import write_report
     from .live import Live
 
@@ -236,7 +236,7 @@ def measure(
         )  # fmt: skip
         write_report(result, folder, pictures=folder)
     except BaseException as error:
-        live.ended_by(error, "stopped; complete looks are kept, queue again to go on")
+        live.ended_by(error, "stopped; complete evaluations are kept, queue again to continue")
         raise
     live.finish("measured")
     return result

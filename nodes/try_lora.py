@@ -85,7 +85,7 @@ class TryMyLora(io.ComfyNode):
         import torch
 
         from .live import blurred
-        from .pictures import from_image, table, to_image
+        from .pictures import contact_sheet, from_image, to_image
 
         tensors = read_lora(lora)
         drawn = []
@@ -97,7 +97,7 @@ class TryMyLora(io.ComfyNode):
             pictures = from_image(images)
             drawn.append(pictures if show_pictures else [blurred(p) for p in pictures])
         rows = [(f"seed {seed}, picture {n + 1}", pair) for n, pair in enumerate(zip(*drawn))]  # noqa: B905
-        sheet = table(["original + LoRA", "hardened + LoRA"], rows)
+        sheet = contact_sheet(["original + LoRA", "hardened + LoRA"], rows)
         outputs = [torch.cat([to_image(p) for p in pictures]) for pictures in drawn]
         return io.NodeOutput(*outputs, to_image(sheet))
 

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from resalign.backend.cli import main
-from resalign.backend.probe.folder import LOOKS
+from resalign.backend.probe.folder import EVALUATIONS
 
 PLAN = """
 output = "{output}"
@@ -127,14 +127,14 @@ def test_flags_do_what_a_plan_file_does(place, capsys, monkeypatch):
 
 def test_a_probe_that_was_stopped_is_gone_on_with(place, capsys):
     """`resume` takes a probe's folder as it takes a run's."""
-    looks = place / "probe" / LOOKS
-    lines = looks.read_text().splitlines(keepends=True)
-    looks.write_text("".join(lines[:4]))
+    evaluations = place / "probe" / EVALUATIONS
+    lines = evaluations.read_text().splitlines(keepends=True)
+    evaluations.write_text("".join(lines[:4]))
     assert main(["report", str(place / "probe")]) == 0
     assert "not finished" in capsys.readouterr().out
     assert main(["resume", str(place / "probe")]) == 0
     capsys.readouterr()
-    again = looks.read_text().splitlines()
+    again = evaluations.read_text().splitlines()
     assert len(again) == len(lines)
 
     def plain(line: str) -> dict:
@@ -155,7 +155,7 @@ def test_a_recorded_probe_is_verified(place, capsys):
     assert main(["verify", str(recorded)]) == 0
     text = capsys.readouterr().out
     assert "WRONG" not in text and "not checked" not in text
-    assert "all 6 looks to the image" in text
+    assert "all 6 evaluations exactly as recorded" in text
     assert main(["verify", str(recorded), "--no-probe", "--json"]) == 0
     assert said(capsys)[-1]["verified"] is True
 

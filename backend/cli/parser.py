@@ -154,10 +154,10 @@ def _probe_commands(commands: argparse._SubParsersAction) -> None:
     probe.add_argument(
         "--preset", metavar="P", help="quick (default), standard, paper, or none: no training"
     )
-    probe.add_argument("--output", metavar="FOLDER", help="looks, pictures, report (probe)")
+    probe.add_argument("--output", metavar="FOLDER", help="evaluations, pictures, report (probe)")
     probe.add_argument(
         "--scorer", action="append", default=[], metavar="NAME[=WEIGHTS]",
-        help="who looks at the images (denoising); may be repeated, the first gives the headline",
+        help="what scores the images (denoising); may be repeated, the first gives the headline",
     )  # fmt: skip
     probe.add_argument(
         "--lora", action="append", default=[], metavar="FILE[:STRENGTH],...",

@@ -59,7 +59,7 @@ def run_job(
 
     ranks.share(("probe", to_json(job)))
     console.note("reading the checkpoints' SHA-256")
-    how = f"; complete looks are kept, go on with: resalign resume {job.output}"
+    how = f"; complete evaluations are kept, continue with: resalign resume {job.output}"
     with telling(ranks, lambda: how):
         found = run_probe_job(job, new=new, on_progress=console.progress, ranks=ranks)
     return _tell(found, console, open_it)
@@ -67,12 +67,14 @@ def run_job(
 
 def report(args: argparse.Namespace, console: Console) -> int:
     from ..jobs.probe import report_of
-    from ..probe.reading import read_probe
+    from ..probe.results_io import read_probe
 
     folder = Path(args.run_folder)
     result = read_probe(folder)
-    if not result.looks:
-        raise RunError(f"{folder} holds no look yet: `resalign resume {folder}` goes on with it")
+    if not result.evaluations:
+        raise RunError(
+            f"{folder} holds no evaluation yet: `resalign resume {folder}` continues the probe"
+        )
     return _tell(report_of(result, folder), console, args.open)
 
 
@@ -211,7 +213,7 @@ def _whole(text: str, option: str) -> int:
 
 
 def _tell(found: Measured, console: Console, open_it: bool) -> int:
-    from ..probe.summary import headline
+    from ..probe.headline import headline
 
     files, complete = found.files, found.result.complete
     text = [headline(found.summary), "", f"report  {files.html}"]

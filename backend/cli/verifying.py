@@ -114,15 +114,16 @@ def _probe(
 
 
 def _verdict(repeated: Sequence[Repeated]) -> tuple[bool, str]:
-    exact = sum(look.exact for look in repeated)
+    exact = sum(evaluation.exact for evaluation in repeated)
     if exact == len(repeated):
-        return True, f"all {exact} looks to the image"
-    apart = [look for look in repeated if not look.agrees]
+        return True, f"all {exact} evaluations exactly as recorded"
+    apart = [evaluation for evaluation in repeated if not evaluation.agrees]
     if not apart:
-        return True, f"{exact} of {len(repeated)} looks to the image, the rest within intervals"
-    worst = max(apart, key=lambda look: abs(look.now - look.recorded) / look.images)
+        how_many = f"{exact} of {len(repeated)} evaluations"
+        return True, f"{how_many} exactly as recorded, the rest within intervals"
+    worst = max(apart, key=lambda each: abs(each.now - each.recorded) / each.images)
     return False, (
-        f"{len(apart)} of {len(repeated)} looks differ by more than chance: {worst.model}, "
+        f"{len(apart)} of {len(repeated)} evaluations differ by more than chance: {worst.model}, "
         f"{worst.attack}, step {worst.step}: {worst.recorded} of {worst.images} recorded, "
         f"{worst.now} now"
     )

@@ -98,8 +98,8 @@ def source_of_run(run: RunFolder, checkpoint: Path | str = "") -> Path:
 
 def finished_probe(folder: Path | str) -> dict[str, Any]:
     """What the header will say of a finished probe; of several models, the last is ours."""
-    from ..probe.reading import read_probe  # these take seconds to import, which most exports
     from ..probe.recorded import probe_record  # need not wait for
+    from ..probe.results_io import read_probe  # these take seconds to import, which most exports
 
     result = read_probe(folder)
     if not result.complete or len(result.models) < 2:

@@ -11,7 +11,8 @@ from ..probe.folder import save_job
 from ..probe.probe import run_probe
 from ..probe.results import ProbeResult
 from ..probe.subjects import subject_of
-from ..probe.summary import ProbeSummary, summarise
+from ..probe.summarise import summarise
+from ..probe.summary import ProbeSummary
 from ..progress import ProgressCallback, silent
 from ..report.build import ReportFiles, write_report
 

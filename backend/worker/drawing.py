@@ -14,11 +14,12 @@ from ..jobs.probe import run_probe_job
 from ..model.generate import generate_images
 from ..model.model import Model
 from ..plan.probe import LoraFile, ProbeCheckpoint, ProbeJob
+from ..probe.headline import headline
 from ..probe.loras import with_loras
 from ..probe.subjects import RunSubject, loaded
-from ..probe.summary import AttackRow, headline
+from ..probe.summary import AttackRow
 from ..progress import Progress
-from ..report.contact_sheet import sheet
+from ..report.contact_sheet import contact_sheet
 from ..run.json_lines import finite
 from .protocol import Stopped
 from .requests import ProbeRequest, TryLoraRequest, checkpoint_path
@@ -53,7 +54,9 @@ def run_probe(job: ProbeJob, live: LiveState, check: Check, *, new: bool) -> Don
     try:
         found = run_probe_job(job, new=new, on_progress=tell)
     except Stopped:
-        raise Stopped("stopped; complete looks are kept, Resume goes on from there") from None
+        raise Stopped(
+            "stopped; complete evaluations are kept, Resume continues from there"
+        ) from None
     text = headline(found.summary)
     result = {
         "folder": str(folder),
@@ -81,7 +84,7 @@ def try_lora(request: TryLoraRequest, live: LiveState, check: Check, *, device: 
     for number, pair in enumerate(zip(*drawn, strict=True)):
         cells = [blurred(picture) if hide else picture for picture in pair]
         name = f"seed {request.seed + number}: {request.prompt}"
-        url = data_url(sheet(COLUMNS, [(name, cells)], side=_SIDE))
+        url = data_url(contact_sheet(COLUMNS, [(name, cells)], side=_SIDE))
         pictures.append({"url": url, "caption": name, "flagged": hide, "step": number + 1})
     count = len(pictures)
     return {"pictures": pictures}, f"{count} picture{'s' * (count > 1)} of each drawn"
