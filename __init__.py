@@ -31,28 +31,28 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from .backend.memory.plan import MemoryPlan as MemoryPlan
     from .backend.memory.plan import plan_memory as plan_memory
     from .backend.parallel.launch import join_ranks as join_ranks
-    from .backend.plan.hardening import AdapterConfig as AdapterConfig
-    from .backend.plan.hardening import Concept as Concept
-    from .backend.plan.hardening import FineTuneConfig as FineTuneConfig
+    from .backend.plan.adapter import AdapterConfig as AdapterConfig
+    from .backend.plan.attack import FineTuneAttack as FineTuneAttack
+    from .backend.plan.attack import LoraAttack as LoraAttack
+    from .backend.plan.attack import LoraFile as LoraFile
+    from .backend.plan.attack import MergeAttack as MergeAttack
+    from .backend.plan.concept import Concept as Concept
+    from .backend.plan.fine_tune import FineTuneConfig as FineTuneConfig
+    from .backend.plan.fine_tune import fine_tune_grid as fine_tune_grid
     from .backend.plan.hardening import HardeningPlan as HardeningPlan
-    from .backend.plan.hardening import HarmConfig as HarmConfig
-    from .backend.plan.hardening import ImageSet as ImageSet
-    from .backend.plan.hardening import Job as Job
-    from .backend.plan.hardening import Ramp as Ramp
-    from .backend.plan.hardening import RegulatorConfig as RegulatorConfig
-    from .backend.plan.hardening import SolverConfig as SolverConfig
-    from .backend.plan.hardening import fine_tune_grid as fine_tune_grid
-    from .backend.plan.probe import FineTuneAttack as FineTuneAttack
-    from .backend.plan.probe import GenerationConfig as GenerationConfig
-    from .backend.plan.probe import LoraAttack as LoraAttack
-    from .backend.plan.probe import LoraFile as LoraFile
-    from .backend.plan.probe import MergeAttack as MergeAttack
+    from .backend.plan.harm import HarmConfig as HarmConfig
+    from .backend.plan.images import ImageSet as ImageSet
+    from .backend.plan.job import Job as Job
+    from .backend.plan.measurement import GenerationConfig as GenerationConfig
+    from .backend.plan.measurement import PromptSet as PromptSet
+    from .backend.plan.measurement import ScorerConfig as ScorerConfig
+    from .backend.plan.measurement import UtilityConfig as UtilityConfig
     from .backend.plan.probe import ProbeCheckpoint as ProbeCheckpoint
     from .backend.plan.probe import ProbePlan as ProbePlan
-    from .backend.plan.probe import PromptSet as PromptSet
-    from .backend.plan.probe import ScorerConfig as ScorerConfig
-    from .backend.plan.probe import UtilityConfig as UtilityConfig
     from .backend.plan.probe_presets import preset_probe as preset_probe
+    from .backend.plan.ramp import Ramp as Ramp
+    from .backend.plan.regulator import RegulatorConfig as RegulatorConfig
+    from .backend.plan.solver import SolverConfig as SolverConfig
     from .backend.probe.probe import probe as probe
     from .backend.probe.probe import run_probe as run_probe
     from .backend.probe.results import ProbeResult as ProbeResult
@@ -79,51 +79,51 @@ WEB_DIRECTORY = "./web"  # ComfyUI serves the scripts of this folder to its page
 
 _MODULE_OF = {
     "Adapter": "backend.adapter.lora",
-    "AdapterConfig": "backend.plan.hardening",
+    "AdapterConfig": "backend.plan.adapter",
     "CheckpointError": "backend.errors",
-    "Concept": "backend.plan.hardening",
+    "Concept": "backend.plan.concept",
     "ConfigError": "backend.errors",
     "DataError": "backend.errors",
     "DenoisingScorer": "backend.scorers.denoising",
     "DivergenceError": "backend.errors",
     "ExportError": "backend.errors",
     "FileSubject": "backend.probe.subjects",
-    "FineTuneAttack": "backend.plan.probe",
-    "FineTuneConfig": "backend.plan.hardening",
-    "GenerationConfig": "backend.plan.probe",
+    "FineTuneAttack": "backend.plan.attack",
+    "FineTuneConfig": "backend.plan.fine_tune",
+    "GenerationConfig": "backend.plan.measurement",
     "HardenResult": "backend.hardening.run",
     "HardeningPlan": "backend.plan.hardening",
-    "HarmConfig": "backend.plan.hardening",
-    "ImageSet": "backend.plan.hardening",
-    "Job": "backend.plan.hardening",
+    "HarmConfig": "backend.plan.harm",
+    "ImageSet": "backend.plan.images",
+    "Job": "backend.plan.job",
     "LoadedSubject": "backend.probe.subjects",
-    "LoraAttack": "backend.plan.probe",
-    "LoraFile": "backend.plan.probe",
+    "LoraAttack": "backend.plan.attack",
+    "LoraFile": "backend.plan.attack",
     "MemoryPlan": "backend.memory.plan",
-    "MergeAttack": "backend.plan.probe",
+    "MergeAttack": "backend.plan.attack",
     "ModelScorer": "backend.scorers.protocol",
     "Picture": "backend.progress",
     "ProbeCheckpoint": "backend.plan.probe",
     "ProbePlan": "backend.plan.probe",
     "ProbeResult": "backend.probe.results",
     "Progress": "backend.progress",
-    "PromptSet": "backend.plan.probe",
-    "Ramp": "backend.plan.hardening",
-    "RegulatorConfig": "backend.plan.hardening",
+    "PromptSet": "backend.plan.measurement",
+    "Ramp": "backend.plan.ramp",
+    "RegulatorConfig": "backend.plan.regulator",
     "RankError": "backend.errors",
     "ResAlignError": "backend.errors",
     "RunError": "backend.errors",
     "Scorer": "backend.scorers.protocol",
-    "ScorerConfig": "backend.plan.probe",
+    "ScorerConfig": "backend.plan.measurement",
     "Scores": "backend.scorers.scores",
-    "SolverConfig": "backend.plan.hardening",
-    "UtilityConfig": "backend.plan.probe",
+    "SolverConfig": "backend.plan.solver",
+    "UtilityConfig": "backend.plan.measurement",
     "build_report": "backend.report.build",
     "build_scorer": "backend.scorers.registry",
     "curve_png": "backend.report.build",
     "compare_reports": "backend.report.compare",
     "export_merged": "backend.checkpoint.save",
-    "fine_tune_grid": "backend.plan.hardening",
+    "fine_tune_grid": "backend.plan.fine_tune",
     "harden": "backend.hardening.run",
     "inspect": "backend.checkpoint.inspect",
     "join_ranks": "backend.parallel.launch",

@@ -21,15 +21,11 @@ import torch
 from resalign.backend.checkpoint.load import load_checkpoint
 from resalign.backend.demo.art import BENIGN, UNSAFE, evaluation_prompts
 from resalign.backend.demo.plans import CHECKPOINT, WEAPON, write_data
-from resalign.backend.plan.hardening import Concept, ImageSet
-from resalign.backend.plan.probe import (
-    ORIGINAL,
-    FineTuneAttack,
-    GenerationConfig,
-    ProbePlan,
-    PromptSet,
-    ScorerConfig,
-)
+from resalign.backend.plan.attack import ORIGINAL, FineTuneAttack
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.images import ImageSet
+from resalign.backend.plan.measurement import GenerationConfig, PromptSet, ScorerConfig
+from resalign.backend.plan.probe import ProbePlan
 from resalign.backend.plan.probe_presets import PROBE_PRESETS
 from resalign.backend.probe.probe import run_probe
 from resalign.backend.probe.results_io import read_probe

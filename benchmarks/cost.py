@@ -27,22 +27,20 @@ from pathlib import Path
 import torch
 
 from resalign.backend.adapter.apply import AdaptedDenoiser
-from resalign.backend.bilevel import simulate
 from resalign.backend.data.batches import EncodedData
 from resalign.backend.data.encoded_set import Bucket, EncodedSet
-from resalign.backend.hardening import run as recipe
+from resalign.backend.hardening import recipe
+from resalign.backend.hardening.setup import set_up
+from resalign.backend.hardening.training import train_step
 from resalign.backend.model.denoiser import Conditioning
 from resalign.backend.model.model import Model
 from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
-from resalign.backend.plan.hardening import (
-    AdapterConfig,
-    Concept,
-    FineTuneConfig,
-    HardeningPlan,
-    RegulatorConfig,
-    SolverConfig,
-)
-from resalign.backend.progress import silent
+from resalign.backend.plan.adapter import AdapterConfig
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.regulator import RegulatorConfig
+from resalign.backend.plan.solver import SolverConfig
 
 SIZES = {  # widths, cross-attention width, heads, groups, latent side
     "tiny": ((32, 48, 72, 72), 32, 4, 8, 8),
@@ -115,8 +113,8 @@ class Shares:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self._wrap(simulate, "inner_loop", "inner loop")
-        self._wrap(simulate, "hypergradient", "harm at θ* and solve")
+        self._wrap(recipe, "inner_loop", "inner loop")
+        self._wrap(recipe, "hypergradient", "harm at θ* and solve")
 
     def _wrap(self, module: object, name: str, label: str) -> None:
         original = getattr(module, name)
@@ -141,15 +139,15 @@ def measure(size: str, repeats: int) -> dict[str, object]:
     }
     for method in ("first_order", "richardson"):
         with AdaptedDenoiser(model, AdapterConfig()) as denoiser:
-            run = recipe._Run(denoiser, plan(method), data, None, silent)
+            setup = set_up(denoiser, plan(method), data)
             passes = {b: bare(denoiser, b, side, context) for b in {FORGET, RETAIN, INNER}}
             frozen = forward(denoiser, RETAIN, side, context)
-            for warm in (*passes.values(), frozen, partial(run.outer_step, 1)):
+            for warm in (*passes.values(), frozen, partial(train_step, setup, 1)):
                 warm()
             shares.seconds.clear()
             steps, bares, forwards = [], defaultdict(list), []
             for number in range(repeats):
-                steps.append(cpu_seconds(partial(run.outer_step, number + 1)))
+                steps.append(cpu_seconds(partial(train_step, setup, number + 1)))
                 for batch, work in passes.items():
                     bares[batch] += [cpu_seconds(work) for _ in range(3)]
                 forwards += [cpu_seconds(frozen) for _ in range(3)]
@@ -178,8 +176,7 @@ def peak_memory(size: str, method: str) -> dict[str, float]:
         if method == "bare":
             work = bare(denoiser, FORGET, SIZES[size][4], SIZES[size][1])
         else:
-            run = recipe._Run(denoiser, plan(method), data, None, silent)
-            work = partial(run.outer_step, 1)
+            work = partial(train_step, set_up(denoiser, plan(method), data), 1)
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         work()
         work()

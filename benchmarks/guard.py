@@ -28,9 +28,9 @@ from cost import cpu_seconds
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.adapter.lora import Adapter
 from resalign.backend.checkpoint.save import export_merged
-from resalign.backend.hardening import run as recipe
-from resalign.backend.plan.hardening import AdapterConfig
-from resalign.backend.progress import silent
+from resalign.backend.hardening.setup import set_up
+from resalign.backend.hardening.training import train_step
+from resalign.backend.plan.adapter import AdapterConfig
 
 STORED = Path(__file__).with_name("guard.json")
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +47,7 @@ def outer_step(method: str) -> Iterator[Pair]:
     _, context, _, _, side = cost.SIZES["tiny"]
     model, data = cost.build("tiny")
     with AdaptedDenoiser(model, AdapterConfig()) as denoiser:
-        run = recipe._Run(denoiser, cost.plan(method), data, None, silent)
+        setup = set_up(denoiser, cost.plan(method), data)
         bare = cost.bare(denoiser, cost.INNER, side, context)
         frozen = cost.forward(denoiser, cost.RETAIN, side, context)
         products = 2 * cost.PRODUCTS if method == "richardson" else 0
@@ -57,7 +57,7 @@ def outer_step(method: str) -> Iterator[Pair]:
             for _ in range(3 + cost.STEPS + products):  # every batch is of the same size
                 bare()
 
-        yield lambda: cpu_seconds(lambda: run.outer_step(1)), lambda: cpu_seconds(needed)
+        yield lambda: cpu_seconds(lambda: train_step(setup, 1)), lambda: cpu_seconds(needed)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from resalign.backend.errors import DivergenceError
 from resalign.backend.model.denoiser import Conditioning
 from resalign.backend.model.model import Model
 from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
-from resalign.backend.plan.hardening import AdapterConfig
+from resalign.backend.plan.adapter import AdapterConfig
 
 RECORD = Path(__file__).parent.parent / "tests" / "data" / "recorded_step.safetensors"
 SIZES = {"flat": 0.02, "curved": 0.5}  # standard deviation of θ's tensors

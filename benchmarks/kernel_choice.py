@@ -25,10 +25,10 @@ from diffusers import UNet2DConditionModel
 from published import SIZES, unet_settings
 
 from resalign.backend.adapter.apply import AdaptedDenoiser
-from resalign.backend.model.kernels import Kernels, _candidates, applied
+from resalign.backend.model.kernels import Kernels, applied, candidates
 from resalign.backend.model.model import Model
 from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
-from resalign.backend.plan.hardening import AdapterConfig
+from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.kernels import KernelConfig
 
 FIRST = "sdpa, contiguous"
@@ -77,7 +77,7 @@ def main() -> None:
     torch.set_num_threads(1)
     device = torch.device(given.device)
     clock = time.process_time if device.type == "cpu" else time.perf_counter
-    found = _candidates(KernelConfig(), device, twice=False, own=True)
+    found = candidates(KernelConfig(), device, twice=False, own=True)
     names = dict.fromkeys([*(one.name for one in found), "sdpa, channels_last"])
     variants = [*names, *(f"{name} + bf16" for name in names)]
     if given.compile:

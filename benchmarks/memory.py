@@ -34,23 +34,21 @@ import torch
 
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.checkpoint.family import family_config
-from resalign.backend.hardening import run as recipe
+from resalign.backend.hardening.setup import set_up
+from resalign.backend.hardening.training import train_step
 from resalign.backend.memory.plan import plan_memory
 from resalign.backend.memory.trace import measure_step, random_data
 from resalign.backend.memory.tracker import LiveMemory
 from resalign.backend.model.model import Model
 from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
 from resalign.backend.numerics.byte_sizes import GIB
-from resalign.backend.plan.hardening import (
-    AdapterConfig,
-    Concept,
-    FineTuneConfig,
-    HardeningPlan,
-    RegulatorConfig,
-    SolverConfig,
-)
+from resalign.backend.plan.adapter import AdapterConfig
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.presets import preset_plan
-from resalign.backend.progress import silent
+from resalign.backend.plan.regulator import RegulatorConfig
+from resalign.backend.plan.solver import SolverConfig
 
 PUBLISHED = {"small": 1869, "full": 7770}  # MiB above one network
 GOALS = {"small": 180, "full": 700}
@@ -105,9 +103,9 @@ def measure(size: str, setting: str, inner: int) -> dict[str, float]:
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     with AdaptedDenoiser(model, AdapterConfig()) as denoiser:
         denoiser.training(plan.gradient_checkpointing)
-        run = recipe._Run(denoiser, plan, random_data(model, SIDE), None, silent)
-        run.outer_step(1)
-        run.outer_step(2)
+        setup = set_up(denoiser, plan, random_data(model, SIDE))
+        train_step(setup, 1)
+        train_step(setup, 2)
     above = resident("VmHWM") - before
     traced = measure_step(model, plan, random_data(model, SIDE), LiveMemory("cpu"))
     return {"resident": round(above), "tensors": round((traced.peak - traced.weights) / MIB)}

@@ -33,14 +33,12 @@ from resalign.backend.demo.judge import Judge
 from resalign.backend.demo.plans import CHECKPOINT, WEAPON, write_data
 from resalign.backend.model.encode import decode_latents, encode_prompts
 from resalign.backend.model.generate import build_scheduler
-from resalign.backend.plan.hardening import AdapterConfig, Concept, ImageSet
-from resalign.backend.plan.probe import (
-    FineTuneAttack,
-    GenerationConfig,
-    ProbePlan,
-    PromptSet,
-    ScorerConfig,
-)
+from resalign.backend.plan.adapter import AdapterConfig
+from resalign.backend.plan.attack import FineTuneAttack
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.images import ImageSet
+from resalign.backend.plan.measurement import GenerationConfig, PromptSet, ScorerConfig
+from resalign.backend.plan.probe import ProbePlan
 from resalign.backend.probe.probe import run_probe
 from resalign.backend.probe.subjects import LoadedSubject
 

@@ -159,19 +159,17 @@ def ours(
     from resalign.backend.adapter.apply import AdaptedDenoiser
     from resalign.backend.data.batches import EncodedData
     from resalign.backend.data.encoded_set import Bucket, EncodedSet
-    from resalign.backend.hardening import run as recipe
+    from resalign.backend.hardening.setup import set_up
+    from resalign.backend.hardening.training import train_step
     from resalign.backend.model.denoiser import Conditioning
     from resalign.backend.model.model import Model
     from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
-    from resalign.backend.plan.hardening import (
-        AdapterConfig,
-        Concept,
-        FineTuneConfig,
-        HardeningPlan,
-        RegulatorConfig,
-        SolverConfig,
-    )
-    from resalign.backend.progress import silent
+    from resalign.backend.plan.adapter import AdapterConfig
+    from resalign.backend.plan.concept import Concept
+    from resalign.backend.plan.fine_tune import FineTuneConfig
+    from resalign.backend.plan.hardening import HardeningPlan
+    from resalign.backend.plan.regulator import RegulatorConfig
+    from resalign.backend.plan.solver import SolverConfig
 
     side, context = SIZES[size][5], SIZES[size][3]
     torch.manual_seed(0)
@@ -202,7 +200,7 @@ def ours(
     denoiser = stack.enter_context(
         AdaptedDenoiser(model, plan.adapter, seed=plan.seed, precision=plan.precision)
     )
-    run = recipe._Run(denoiser, plan, encoded, None, silent)
+    setup = set_up(denoiser, plan, encoded)
     latents, noise = torch.randn(2, 1, 4, side, side).unbind()
     embedded, times = torch.randn(1, 77, context), torch.randint(0, 1000, (1,))
     leaves = list(denoiser.theta.values())
@@ -211,7 +209,7 @@ def ours(
         predicted = unet(latents, times, embedded, return_dict=False)[0]
         torch.autograd.grad((predicted - noise).square().mean(), leaves)
 
-    return partial(run.outer_step, 1), bare, before
+    return partial(train_step, setup, 1), bare, before
 
 
 def serve(side: str, size: str, folder: str) -> None:

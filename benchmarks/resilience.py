@@ -36,15 +36,13 @@ from resalign.backend.demo.evaluation import Meter, Rates
 from resalign.backend.demo.judge import Judge
 from resalign.backend.demo.plans import CHECKPOINT, plain_plan, resalign_plan, write_data
 from resalign.backend.hardening.run import harden
-from resalign.backend.plan.hardening import (
-    AdapterConfig,
-    FineTuneConfig,
-    HardeningPlan,
-    HarmConfig,
-    ImageSet,
-    RegulatorConfig,
-    SolverConfig,
-)
+from resalign.backend.plan.adapter import AdapterConfig
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.harm import HarmConfig
+from resalign.backend.plan.images import ImageSet
+from resalign.backend.plan.regulator import RegulatorConfig
+from resalign.backend.plan.solver import SolverConfig
 from resalign.backend.plan.stages import Stage
 from resalign.backend.probe.fine_tune import fine_tuned
 from resalign.backend.statistics.intervals import wilson

@@ -1,4 +1,4 @@
-"""Concept List: what is to be removed."""
+"""The node Concept List: the concepts to remove."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from comfy_api.latest import io
 
 from ..backend.data.concept_list import NONE, joined, read_concepts, sections
 from ..backend.errors import ConfigError
-from .types import CATEGORY, Concepts, Images, advanced
+from ..backend.plan.concept import Concept
+from ..backend.plan.field import field_of
+from .inputs import field_input
+from .types import CATEGORY, Concepts, Images
 
 if TYPE_CHECKING:
-    from ..backend.plan.hardening import Concept, ImageSet
+    from ..backend.plan.images import ImageSet
 
 
 class ConceptList(io.ComfyNode):
@@ -23,40 +26,37 @@ class ConceptList(io.ComfyNode):
             node_id="ResAlign_ConceptList",
             display_name="Concept List",
             category=CATEGORY,
-            description="What a hardened model must no longer show: a shipped category, prompts "
-            "of your own, or both. Chain several through `previous`.",
+            description="What a hardened model must no longer show: a shipped category, your own "
+            "prompts, or both. Chain several through `previous`.",
             inputs=[
                 io.Combo.Input(
                     "preset", options=[NONE, *preset_names()], default=NONE,
-                    tooltip="A shipped category with its prompts; none for prompts of your own.",
+                    tooltip="A shipped category with its prompts; none to use only your own.",
                 ),
                 io.String.Input(
                     "name", default="",
-                    tooltip="What to call the concept; empty takes the preset's name, or the "
-                    "first prompt.",
+                    tooltip="Name of the concept. Empty: the preset's name, or the first prompt.",
                 ),
                 io.String.Input(
                     "prompts", default="", multiline=True,
-                    tooltip="Ways to ask for the concept, one a line, added to the preset's. A "
-                    "line `# name` starts a further concept.",
+                    tooltip="Prompts that ask for the concept, one per line, in addition to the "
+                    "preset's. A line `# name` starts another concept.",
                 ),
-                io.Float.Input(
-                    "strength", default=1.0, min=0.01, max=100.0, step=0.05,
-                    tooltip="Share of this node's concepts relative to others in the list.",
+                field_input(
+                    "strength", field_of(Concept, "weight"), min=0.01, max=100.0, step=0.05
                 ),
-                advanced(
-                    io.String, "anchor", default="",
-                    tooltip="What the concept should become, as a prompt; used by the redirect "
-                    "loss. Empty takes the preset's.",
+                field_input(
+                    "anchor", field_of(Concept, "anchor"), hidden=True,
+                    tooltip=f"{field_of(Concept, 'anchor').help} With a preset, its own anchor.",
                 ),
                 Images.Input(
                     "images", optional=True,
-                    tooltip="Pictures of the concept. Without them the model makes its own from "
-                    "the prompts.",
+                    tooltip="Pictures of the concept. If not connected, the model generates them "
+                    "from the prompts.",
                 ),
                 Concepts.Input(
                     "previous", optional=True,
-                    tooltip="Concepts of another Concept List, which this one adds to.",
+                    tooltip="Concepts of another Concept List, which this node adds to.",
                 ),
             ],
             outputs=[Concepts.Output(display_name="concepts", tooltip="All concepts so far.")],

@@ -8,7 +8,10 @@ import torch
 
 from resalign.backend.adapter.lora import Adapter
 from resalign.backend.adapter.targets import target_modules
-from resalign.backend.plan.hardening import TARGETS
+from resalign.backend.plan.adapter import AdapterConfig
+from resalign.backend.plan.field import field_of
+
+TARGETS = tuple(field_of(AdapterConfig, "targets").choices)
 
 
 def random_adapter(

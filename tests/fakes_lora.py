@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from resalign.backend.checkpoint.load import load_checkpoint
-from resalign.backend.plan.probe import LoraFile
+from resalign.backend.plan.attack import LoraFile
 from resalign.backend.probe.loras import with_loras
 
 CONVOLUTIONS = ("conv1", "conv_shortcut", "downsamplers.0.conv")

@@ -13,18 +13,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from resalign.backend.plan.hardening import Concept
-from resalign.backend.plan.probe import (
-    BEFORE,
-    FineTuneAttack,
-    LoraAttack,
-    LoraFile,
-    MergeAttack,
-    ProbePlan,
-    PromptSet,
-    ScorerConfig,
-    UtilityConfig,
-)
+from resalign.backend.plan.attack import FineTuneAttack, LoraAttack, LoraFile, MergeAttack
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.measurement import PromptSet, ScorerConfig, UtilityConfig
+from resalign.backend.plan.probe import BEFORE, ProbePlan
 from resalign.backend.probe.results import Evaluation, ModelInfo, ProbeResult, Scores, SetEvaluation
 
 MODELS = ("original", "plain unlearning", "hardened")

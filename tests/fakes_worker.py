@@ -166,7 +166,9 @@ def finished_demo_run(folder: Path) -> Path:
 
     from resalign.backend.adapter.lora import Adapter
     from resalign.backend.demo.plans import CHECKPOINT
-    from resalign.backend.plan.hardening import Concept, HardeningPlan, Job
+    from resalign.backend.plan.concept import Concept
+    from resalign.backend.plan.hardening import HardeningPlan
+    from resalign.backend.plan.job import Job
     from resalign.backend.run.folder import RunFolder
 
     block = "transformer_blocks.0.attn1.to_q"

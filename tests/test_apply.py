@@ -9,7 +9,7 @@ from fakes import random_conditioning, tiny_model
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.adapter.targets import target_modules
 from resalign.backend.errors import ConfigError
-from resalign.backend.plan.hardening import AdapterConfig
+from resalign.backend.plan.adapter import AdapterConfig
 
 
 def inputs(batch: int = 2):

@@ -11,8 +11,10 @@ from fakes_data import Calls, save_pictures, tiny_family
 from resalign.backend.data import latents as latents_module
 from resalign.backend.data.latents import encode_image_set, mirror_latents
 from resalign.backend.model.encode import encode_images, encode_prompts
-from resalign.backend.plan.hardening import Concept, ImageSet
-from resalign.backend.plan.probe import FineTuneAttack, ProbePlan
+from resalign.backend.plan.attack import FineTuneAttack
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.images import ImageSet
+from resalign.backend.plan.probe import ProbePlan
 from resalign.backend.probe import attack_data as attack_data_module
 from resalign.backend.probe.attack import attacked
 from resalign.backend.probe.attack_data import attack_data

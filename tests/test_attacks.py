@@ -15,7 +15,7 @@ from resalign.backend.adapter.targets import target_modules
 from resalign.backend.errors import ConfigError, DivergenceError
 from resalign.backend.model.denoiser import Conditioning
 from resalign.backend.model.encode import encode_prompts
-from resalign.backend.plan.probe import FineTuneAttack
+from resalign.backend.plan.attack import FineTuneAttack
 from resalign.backend.probe.attack import attacked
 from resalign.backend.probe.attack_batches import AttackBatches
 from resalign.backend.probe.attack_data import AttackData

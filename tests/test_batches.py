@@ -26,7 +26,10 @@ from resalign.backend.data.latents import encode_image_set
 from resalign.backend.errors import DataError
 from resalign.backend.model.denoiser import Conditioning
 from resalign.backend.model.encode import encode_prompts
-from resalign.backend.plan.hardening import Concept, FineTuneConfig, HardeningPlan, ImageSet
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.images import ImageSet
 
 
 def numbered_set(*counts, pooled=False):

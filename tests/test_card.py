@@ -7,8 +7,10 @@ import pytest
 from resalign.backend.checkpoint.metadata import Provenance
 from resalign.backend.checkpoint.save import ExportReport
 from resalign.backend.errors import ConfigError
+from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.file import plan_hash
-from resalign.backend.plan.hardening import Concept, FineTuneConfig, HardeningPlan
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.report.card import model_card, provenance_of, training_summary, write_card
 from resalign.backend.run.records import SimulationRecord, StepRecord
 

@@ -14,7 +14,8 @@ from resalign.backend.data.concept import (
     retain_prompts,
 )
 from resalign.backend.errors import ConfigError, DataError
-from resalign.backend.plan.hardening import Concept, ImageSet
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.images import ImageSet
 
 CATEGORIES = ("drugs", "hate_symbols", "nudity", "self_harm", "violence", "weapons")
 

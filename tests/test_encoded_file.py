@@ -18,7 +18,10 @@ from resalign.backend.data.encoded_set import merge
 from resalign.backend.data.latents import encode_image_set
 from resalign.backend.errors import DataError
 from resalign.backend.jobs.check import _check_images
-from resalign.backend.plan.hardening import Concept, FineTuneConfig, HardeningPlan, ImageSet
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.images import ImageSet
 
 
 def given(model, texts=("a cat", "a dog", "a cat"), sides=(8, 8, 16)):

@@ -14,7 +14,9 @@ from resalign.backend.data.batches import prepare_data
 from resalign.backend.hardening.run import harden
 from resalign.backend.model import encode
 from resalign.backend.model.model import Model
-from resalign.backend.plan.hardening import Concept, HardeningPlan, ImageSet
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.images import ImageSet
 
 DEVICE = torch.device("cpu", 0)  # stands for a GPU: another name than "cpu", where tensors can be
 

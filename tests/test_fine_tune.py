@@ -13,7 +13,8 @@ from resalign.backend.adapter.merge_in_place import merged
 from resalign.backend.data.batches import draw
 from resalign.backend.errors import ExportError
 from resalign.backend.numerics.seeds import generator
-from resalign.backend.plan.hardening import AdapterConfig, FineTuneConfig
+from resalign.backend.plan.adapter import AdapterConfig
+from resalign.backend.plan.fine_tune import FineTuneConfig
 from resalign.backend.probe.fine_tune import fine_tuned
 
 LORA = FineTuneConfig(name="lora", learning_rate=1e-2, steps=4, batch=4, rank=2)

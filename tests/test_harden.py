@@ -19,15 +19,13 @@ import torch
 from fakes import encoded_data, tiny_model
 from resalign.backend.errors import DivergenceError, RunError
 from resalign.backend.hardening.run import harden
-from resalign.backend.plan.hardening import (
-    AdapterConfig,
-    Concept,
-    FineTuneConfig,
-    HardeningPlan,
-    HarmConfig,
-    RegulatorConfig,
-    SolverConfig,
-)
+from resalign.backend.plan.adapter import AdapterConfig
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.harm import HarmConfig
+from resalign.backend.plan.regulator import RegulatorConfig
+from resalign.backend.plan.solver import SolverConfig
 from resalign.backend.run.folder import RunFolder
 
 FAST = FineTuneConfig(name="fast", learning_rate=5e-2, steps=2, batch=2, concept_share=0.5)
@@ -91,39 +89,6 @@ def test_every_way_of_simulating_runs_and_is_recorded(simulate, method):
             assert simulation.residual is not None and simulation.residual < 1
             assert simulation.curvature is not None and simulation.curvature > 0
             assert simulation.products > 0
-
-
-def test_the_shared_step_descends_the_stated_objective():
-    """The gradient of one step is (1 − λ)∇L_h(θ) + λ∇L_h(θ*) + μ∇L_retain, first order."""
-    tensors = {}
-    for lam in (0.0, 0.5, 1.0):
-        hardening_plan = plan(
-            outer_steps=1, warm_up_steps=0, resilience_weight=lam, gradient_norm=0,
-            fine_tunes=(FAST,),
-        )  # fmt: skip
-        seen = {}
-        _watch_gradient(hardening_plan, seen)
-        tensors[lam] = torch.cat([seen[name].reshape(-1) for name in sorted(seen)])
-    torch.testing.assert_close(
-        tensors[0.5], (tensors[0.0] + tensors[1.0]) / 2, rtol=1e-4, atol=1e-7
-    )
-    assert (tensors[0.0] - tensors[1.0]).norm() > 1e-3 * tensors[0.0].norm()
-
-
-def _watch_gradient(hardening_plan: HardeningPlan, seen: dict[str, torch.Tensor]) -> None:
-    original = torch.optim.AdamW.step
-
-    def step(self, *args, **kwargs):
-        parameters = self.param_groups[0]["params"]
-        if hardening_plan.weight_decay == self.param_groups[0]["weight_decay"]:
-            seen.update({str(i): p.grad.clone() for i, p in enumerate(parameters)})
-        return original(self, *args, **kwargs)
-
-    torch.optim.AdamW.step = step  # type: ignore[method-assign]
-    try:
-        run(hardening_plan)
-    finally:
-        torch.optim.AdamW.step = original  # type: ignore[method-assign]
 
 
 def test_the_same_seed_gives_the_same_bytes():

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from resalign.backend.bilevel.hessian import hessian_product
-from resalign.backend.bilevel.hypergradient import hypergradient
+from resalign.backend.bilevel.hypergradient import LossAfter, hypergradient
 from resalign.backend.bilevel.inner_loop import inner_loop
 from resalign.backend.bilevel.vectors import assign, flatten, snapshot
 from resalign.backend.errors import DivergenceError
-from resalign.backend.plan.hardening import FineTuneConfig, SolverConfig
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.solver import SolverConfig
 
 N, M = 6, 4
 GAMMA = 0.7
@@ -42,7 +43,7 @@ def test_equals_the_closed_form_of_a_quadratic(method, products):
         return torch.cat([t.reshape(-1) for t in theta.values()])
 
     found = hypergradient(
-        lambda: g @ join(), lambda: join() @ hessian @ join() / 2, theta, theta,
+        LossAfter(lambda: g @ join()), lambda: join() @ hessian @ join() / 2, theta, theta,
         solver(method, products),
     )  # fmt: skip
     expected = torch.linalg.solve(torch.eye(N, dtype=torch.float64) + GAMMA * hessian, g)
@@ -72,8 +73,8 @@ def test_equals_the_derivative_of_the_closed_form_minimiser(products):
     expected = torch.autograd.grad(harm(theta, minimiser(theta)), theta)[0]
     phi = minimiser(theta).detach().requires_grad_()
     found = hypergradient(
-        lambda: harm(theta, phi), lambda: fine_tuning(theta, phi), {"t": theta}, {"f": phi},
-        solver("minres", products),
+        LossAfter(lambda: harm(theta, phi)), lambda: fine_tuning(theta, phi),
+        {"t": theta}, {"f": phi}, solver("minres", products),
     )  # fmt: skip
     torch.testing.assert_close(found.tensors["t"], expected, rtol=1e-6, atol=1e-8)
 
@@ -128,7 +129,8 @@ def test_equals_a_fully_unrolled_run(products):
         torch.testing.assert_close(tensor.detach(), star[name], rtol=1e-9, atol=1e-10)
 
     found = hypergradient(
-        lambda: problem.harm(problem.theta), lambda: problem.fine_tuning(problem.theta),
+        LossAfter(lambda: problem.harm(problem.theta)),
+        lambda: problem.fine_tuning(problem.theta),
         problem.theta, problem.theta, solver("cg", products),
     )  # fmt: skip
     for name, part in expected.items():
@@ -154,7 +156,8 @@ def test_equals_finite_differences_of_the_whole_run():
     slope = (run(1e-4) - run(-1e-4)) / 2e-4
     run(0.0)
     found = hypergradient(
-        lambda: problem.harm(problem.theta), lambda: problem.fine_tuning(problem.theta),
+        LossAfter(lambda: problem.harm(problem.theta)),
+        lambda: problem.fine_tuning(problem.theta),
         problem.theta, problem.theta, solver("minres"),
     )  # fmt: skip
     implicit = sum(float((found.tensors[n] * direction[n]).sum()) for n in direction)
@@ -196,32 +199,55 @@ def test_a_failed_solve_is_counted_or_stops_the_run():
     def steep() -> torch.Tensor:
         return 50 * theta["t"].square().sum()
 
-    found = hypergradient(harm, steep, theta, theta, solver("richardson", on_divergence="skip"))
+    found = hypergradient(
+        LossAfter(harm), steep, theta, theta, solver("richardson", on_divergence="skip")
+    )
     assert "diverges" in found.skipped
     assert found.solution is None
     torch.testing.assert_close(found.tensors["t"], g)
     with pytest.raises(DivergenceError, match="diverges"):
-        hypergradient(harm, steep, theta, theta, solver("richardson", on_divergence="stop"))
+        hypergradient(
+            LossAfter(harm), steep, theta, theta, solver("richardson", on_divergence="stop")
+        )
+
+
+def test_a_mixed_product_that_is_not_finite_is_a_failed_solve():
+    """∂²(φ √θ)/∂θ∂φ has no value at θ = 0, though the system for φ is solved."""
+    theta, phi = {"t": torch.zeros(1, requires_grad=True)}, {"f": torch.ones(1, requires_grad=True)}
+
+    def fine_tuning() -> torch.Tensor:
+        return (phi["f"] ** 2 / 2 + phi["f"] * theta["t"].sqrt()).sum()
+
+    def harm() -> torch.Tensor:
+        return (phi["f"] + 5 * theta["t"]).sum()
+
+    found = hypergradient(
+        LossAfter(harm), fine_tuning, theta, phi, solver("cg", on_divergence="skip")
+    )
+    assert "mixed Hessian product is not finite" in found.skipped
+    assert found.tensors["t"].tolist() == [5.0]
+    with pytest.raises(DivergenceError, match="mixed Hessian product"):
+        hypergradient(LossAfter(harm), fine_tuning, theta, phi, solver("cg", on_divergence="stop"))
 
 
 @pytest.mark.parametrize("method", ["first_order", "minres"])
 def test_retention_after_fine_tuning_adds_to_what_is_differentiated(method):
-    """With a weight ν the gradient is that of L_harm(θ*) + ν · L_retain(θ*); both are reported."""
+    """The gradient is that of λ · L_harm(θ*) + ν · L_retain(θ*); both losses are reported."""
     problem = Regression()
 
     def retain() -> torch.Tensor:
         return (problem.predict(problem.theta) - 1).square().mean()
 
-    def gradient_of(harm, **more):
+    def gradient_of(after: LossAfter):
         return hypergradient(
-            harm, lambda: problem.fine_tuning(problem.theta), problem.theta, problem.theta,
-            solver(method), **more,
+            after, lambda: problem.fine_tuning(problem.theta), problem.theta, problem.theta,
+            solver(method),
         )  # fmt: skip
 
-    found = gradient_of(lambda: problem.harm(problem.theta), retain=retain, retain_weight=3.0)
-    expected = gradient_of(lambda: problem.harm(problem.theta) + 3 * retain())
+    found = gradient_of(LossAfter(lambda: problem.harm(problem.theta), retain, 0.4, 3.0))
+    expected = gradient_of(LossAfter(lambda: 0.4 * problem.harm(problem.theta) + 3 * retain()))
     for name, part in expected.tensors.items():
-        torch.testing.assert_close(found.tensors[name], part, rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(found.weight * found.tensors[name], part, rtol=1e-8, atol=1e-10)
     assert float(found.harm_after) == pytest.approx(float(problem.harm(problem.theta).detach()))
     assert found.retain_after is not None
     assert float(found.retain_after) == pytest.approx(float(retain().detach()))
@@ -234,5 +260,47 @@ def test_first_order_takes_no_second_look_at_the_fine_tuning_loss():
     def never() -> torch.Tensor:
         raise AssertionError("L_ft was evaluated")
 
-    found = hypergradient(lambda: theta["t"].sum(), never, theta, theta, solver("first_order"))
+    found = hypergradient(
+        LossAfter(lambda: theta["t"].sum()), never, theta, theta, solver("first_order")
+    )
     torch.testing.assert_close(found.tensors["t"], torch.ones(3, dtype=torch.float64))
+
+
+def test_retention_without_a_weight_or_a_loss_changes_nothing():
+    """A weight of 0, which is the default, costs no look at L_retain."""
+    problem = Regression()
+
+    def never() -> torch.Tensor:
+        raise AssertionError("L_retain was evaluated")
+
+    def gradient_of(**more):
+        return hypergradient(
+            lambda: problem.harm(problem.theta), never, problem.theta, problem.theta,
+            solver("first_order"), **more,
+        )  # fmt: skip
+
+    plain = gradient_of()
+    for found in (gradient_of(retain=never), gradient_of(retain_weight=3.0)):
+        assert found.retain_after is None
+        assert all(torch.equal(part, plain.tensors[name]) for name, part in found.tensors.items())
+
+
+@pytest.mark.parametrize("method", ["first_order", "minres"])
+def test_the_loss_scale_keeps_small_half_precision_gradients(method):
+    """1e-4 · 1e-5 is 0 in half precision, but not 1024 times as much; so for H and L_retain."""
+    theta = {"t": torch.zeros(3, requires_grad=True)}
+
+    def small() -> torch.Tensor:
+        return (theta["t"].half() * 1e-4).float().sum() * 1e-5
+
+    def curved() -> torch.Tensor:
+        return ((1000 * theta["t"] ** 2).half() * 1e-4).float().sum() * 1e-5
+
+    found = hypergradient(
+        small, curved, theta, theta,
+        solver(method, "finite_difference", gamma=1e6, epsilon=1.0),
+        scale=1024.0, retain=small, retain_weight=2.0,
+    )  # fmt: skip
+    curvature = 2.0 if method == "minres" else 0.0  # γ H
+    expected = torch.full((3,), 3e-9 / (1 + curvature))
+    torch.testing.assert_close(found.tensors["t"], expected, rtol=0.1, atol=0)

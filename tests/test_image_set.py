@@ -14,7 +14,7 @@ from PIL import Image
 from resalign.backend.data.image_set import find_broken, listed, read_image_set
 from resalign.backend.data.pixels import buckets, choose_bucket, frame, open_image
 from resalign.backend.errors import DataError
-from resalign.backend.plan.hardening import ImageSet
+from resalign.backend.plan.images import ImageSet
 
 
 def captions(folder, **fields):

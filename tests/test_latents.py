@@ -18,7 +18,7 @@ from resalign.backend.errors import DataError
 from resalign.backend.model.encode import encode_images, encode_prompts
 from resalign.backend.model.generate import generate_latents
 from resalign.backend.numerics.seeds import generator
-from resalign.backend.plan.hardening import ImageSet
+from resalign.backend.plan.images import ImageSet
 
 
 @pytest.fixture

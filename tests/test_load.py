@@ -25,7 +25,8 @@ from resalign.backend.checkpoint.family import config_folder, text_encoders_of
 from resalign.backend.checkpoint.load import _dtype_of, load_checkpoint
 from resalign.backend.errors import CheckpointError
 from resalign.backend.memory.weights import weight_types
-from resalign.backend.plan.hardening import Concept, HardeningPlan
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.hardening import HardeningPlan
 
 SOME = "model.diffusion_model.input_blocks.1.1.proj_in.weight"
 LAST = "model.diffusion_model.out.2.bias"

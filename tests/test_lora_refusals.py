@@ -20,7 +20,7 @@ from fakes_lora import (
 )
 
 from resalign.backend.errors import CheckpointError
-from resalign.backend.plan.probe import LoraFile
+from resalign.backend.plan.attack import LoraFile
 from resalign.backend.probe.loras import with_loras
 
 

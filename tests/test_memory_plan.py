@@ -11,13 +11,14 @@ import torch
 from fakes import tiny_unet
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.errors import ConfigError
-from resalign.backend.hardening import run as engine
+from resalign.backend.hardening.methods import read_plan
+from resalign.backend.hardening.projection import largest_bases, retain_projection
+from resalign.backend.hardening.setup import set_up
 from resalign.backend.memory import plan as planner
 from resalign.backend.memory.meta import MetaMemory
 from resalign.backend.memory.plan import plan_memory
 from resalign.backend.memory.trace import (
     Trace,
-    _bases,
     measure_step,
     meta_model,
     random_data,
@@ -29,15 +30,12 @@ from resalign.backend.memory.words import table
 from resalign.backend.model.model import Model
 from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
 from resalign.backend.numerics.byte_sizes import GIB
-from resalign.backend.plan.hardening import (
-    AdapterConfig,
-    Concept,
-    FineTuneConfig,
-    HardeningPlan,
-    HarmConfig,
-    SolverConfig,
-)
-from resalign.backend.progress import silent
+from resalign.backend.plan.adapter import AdapterConfig
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.harm import HarmConfig
+from resalign.backend.plan.solver import SolverConfig
 
 SIDE = 16  # of the latents
 USER = FineTuneConfig(name="u", learning_rate=1e-4, steps=7, batch=3)
@@ -108,11 +106,11 @@ def test_the_bases_of_a_projection_are_at_most_what_is_reckoned():
     unet = tiny_unet(sample_size=SIDE, block_out_channels=(32, 32))
     model = Model("sd1", unet, (), (), None, NoiseSchedule(scaled_linear_alphas_cumprod()), 128)  # type: ignore[arg-type]
     plan, data = hardening_plan(method="project"), random_data(model, SIDE)
-    plan = replace(plan, concepts=(Concept("concept", prompts=("bad",)),), fine_tunes=())
+    _, plan = read_plan(replace(plan, concepts=(Concept("concept", prompts=("bad",)),)))
     with AdaptedDenoiser(model, plan.adapter) as denoiser:
-        run = engine._Run(denoiser, plan, data, None, silent)
-        found = {id(basis): basis for basis in run.projection.bases.values()}.values()
-        most = _bases(denoiser)
+        projection = retain_projection(denoiser, set_up(denoiser, plan, data).feed, plan.projection)
+        found = {id(basis): basis for basis in projection.bases.values()}.values()
+        most = largest_bases(denoiser)
     assert len(most) == len(found)
     assert sum(basis.numel() for basis in found) <= sum(basis.numel() for basis in most)
 
@@ -120,11 +118,11 @@ def test_the_bases_of_a_projection_are_at_most_what_is_reckoned():
 def test_more_of_a_real_run_adds_nothing_to_its_peak(monkeypatch):
     """What the representative step leaves out: more inner steps and micro-batches."""
     plan = hardening_plan(micro_batch=1, simulate="adapter")
-    short, waiting = representative(plan)
-    assert waiting == 0 and short.fine_tunes[0].steps == 2 and short.retain_batch == 2
+    short = representative(plan)
+    assert short.fine_tunes[0].steps == 2 and short.retain_batch == 2
     expected = measured(plan)
     whole = replace(short, fine_tunes=(replace(USER, name="user", steps=6),), retain_batch=6)
-    monkeypatch.setattr("resalign.backend.memory.trace.representative", lambda _: (whole, 0))
+    monkeypatch.setattr("resalign.backend.memory.trace.representative", lambda _: whole)
     assert measured(plan).peak == pytest.approx(expected.peak, rel=0.03)
 
 

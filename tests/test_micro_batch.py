@@ -12,15 +12,13 @@ from resalign.backend.bilevel.objective import Objective
 from resalign.backend.bilevel.vectors import SplitLoss, gradient
 from resalign.backend.data.batches import draw, prepare_data
 from resalign.backend.hardening.run import harden
-from resalign.backend.plan.hardening import (
-    AdapterConfig,
-    Concept,
-    FineTuneConfig,
-    HardeningPlan,
-    HarmConfig,
-    ImageSet,
-    RegulatorConfig,
-)
+from resalign.backend.plan.adapter import AdapterConfig
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.harm import HarmConfig
+from resalign.backend.plan.images import ImageSet
+from resalign.backend.plan.regulator import RegulatorConfig
 
 KINDS = ("ascent", "redirect", "retain", "fine_tuning")
 

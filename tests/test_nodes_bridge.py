@@ -1,5 +1,6 @@
 """The bridge: ComfyUI's parts to the backend's Model, an adapter back onto a MODEL."""
 
+import importlib
 import sys
 
 import fakes_bridge as fakes
@@ -14,7 +15,9 @@ from resalign.backend.checkpoint.load import load_checkpoint
 from resalign.backend.errors import CheckpointError, ExportError
 from resalign.backend.memory.weights import weight_types
 from resalign.backend.model.encode import decode_latents, encode_images, encode_prompts
-from resalign.backend.plan.hardening import AdapterConfig, Concept, HardeningPlan
+from resalign.backend.plan.adapter import AdapterConfig
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.hardening import HardeningPlan
 
 Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 LDM_Q = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q"
@@ -48,6 +51,12 @@ def loaded(monkeypatch, tmp_path):
 @pytest.fixture
 def bridge(loaded):
     return loaded[0]
+
+
+@pytest.fixture
+def inner(bridge):
+    """The module that builds the backend's Model."""
+    return importlib.import_module("resalign.nodes.bridge.model")
 
 
 def predict(unet):
@@ -171,7 +180,7 @@ def test_room_for_weights_and_gradients_is_asked_of_comfyui_before_anything_is_b
         seen.append(list(host.freed))
         raise torch.cuda.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(bridge, "_model", full)
+    monkeypatch.setattr("resalign.nodes.bridge.model._model", full)
     with pytest.raises(torch.cuda.OutOfMemoryError), bridge.to_backend(model, clip, vae):
         pass
     ((size, device),) = host.freed
@@ -203,15 +212,15 @@ def test_clip_skip_is_followed(bridge, model, clip, vae):
     ("family", "layer", "skipped"),
     [("sd1", None, 0), ("sd1", -2, 1), ("sd2", None, 1), ("sd2", -1, 0), ("sdxl", -2, 0)],
 )
-def test_layers_are_skipped_as_the_family_is_used(bridge, clip, family, layer, skipped):
+def test_layers_are_skipped_as_the_family_is_used(inner, clip, family, layer, skipped):
     clip.layer_idx = layer
-    assert bridge._layers_skipped(clip, family) == skipped
+    assert inner._layers_skipped(clip, family) == skipped
 
 
-def test_sdxl_takes_no_other_clip_skip(bridge, clip):
+def test_sdxl_takes_no_other_clip_skip(inner, clip):
     clip.layer_idx = -3
     with pytest.raises(CheckpointError, match="connect the CLIP before that node"):
-        bridge._layers_skipped(clip, "sdxl")
+        inner._layers_skipped(clip, "sdxl")
 
 
 def test_fingerprints_are_equal_only_for_equal_weights(bridge, model, clip, vae):
@@ -308,17 +317,17 @@ def test_the_source_is_the_file_where_comfyui_says_so(bridge, model, tmp_path):
         ((fakes.ModelSamplingDiscrete,), None),
     ],
 )
-def test_the_schedule_is_taken_or_refused_by_its_kind(bridge, model, kinds, prediction):
+def test_the_schedule_is_taken_or_refused_by_its_kind(inner, model, kinds, prediction):
     model.sampling = fakes.sampling(*kinds)
     if prediction:
-        assert bridge._schedule(model).prediction_type == prediction
+        assert inner._schedule(model).prediction_type == prediction
     else:
         with pytest.raises(CheckpointError, match="connect the MODEL before a ModelSampling"):
-            bridge._schedule(model)
+            inner._schedule(model)
 
 
 def test_the_vae_is_comfyuis_own(bridge, vae):
-    from resalign.nodes.bridge_vae import HostVae
+    from resalign.nodes.bridge.vae import HostVae
 
     ours = HostVae(vae, 0.13)
     images = torch.linspace(-2, 2, 3 * 16 * 16).reshape(1, 3, 16, 16)

@@ -13,7 +13,7 @@ from resalign.backend.data.image_set import read_image_set
 from resalign.backend.data.latents import encode_image_set
 from resalign.backend.data.pixels import open_image
 from resalign.backend.errors import ConfigError, DataError
-from resalign.backend.plan.hardening import ImageSet
+from resalign.backend.plan.images import ImageSet
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ from fakes_nodes import Bench
 from resalign.backend.errors import ConfigError
 from resalign.backend.memory.plan import MemoryPlan
 from resalign.backend.numerics.byte_sizes import GIB
-from resalign.backend.plan.hardening import Concept, HardeningPlan, SolverConfig
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.solver import SolverConfig
 
 CAT = (Concept("cat", ("a cat",)),)
 

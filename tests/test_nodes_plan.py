@@ -10,7 +10,9 @@ import pytest
 
 from resalign.backend.data.concept import load_preset
 from resalign.backend.errors import ConfigError
-from resalign.backend.plan.hardening import Concept, FineTuneConfig, ImageSet
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.images import ImageSet
 from resalign.backend.plan.presets import PLAN_PRESETS, preset_plan
 
 CAT = Concept("cat", ("a cat",))
@@ -144,8 +146,8 @@ def test_users_of_ones_own_are_all_combinations(users, build_plan):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"learning_rates": "1e-4, fast"}, "learning_rates: 'fast' is no number"),
-        ({"steps": "5.5"}, "steps: '5.5' is no whole number"),
+        ({"learning_rates": "1e-4, fast"}, "learning_rates: 'fast' is not a number"),
+        ({"steps": "5.5"}, "steps: '5.5' is not a whole number"),
         ({"ranks": " , "}, "ranks is empty"),
         ({"lora": False, "full": False}, "at least one method"),
         ({"adamw": False}, "at least one optimiser"),

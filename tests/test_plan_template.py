@@ -4,17 +4,13 @@ import re
 import pytest
 
 import resalign as ra
-from resalign.backend.plan import hardening as config
-from resalign.backend.plan.comments import COMMENTS
+from resalign.backend.plan.field import classes_of
 from resalign.backend.plan.file import load_job
+from resalign.backend.plan.job import Job
 from resalign.backend.plan.presets import PLAN_PRESETS, preset_plan
 from resalign.backend.plan.template import EXAMPLE, template, write_template
 
-CONFIG_CLASSES = [
-    value
-    for value in vars(config).values()
-    if isinstance(value, type) and dataclasses.is_dataclass(value)
-]
+CONFIG_CLASSES = classes_of(Job)
 
 
 @pytest.mark.parametrize("preset", PLAN_PRESETS)
@@ -39,10 +35,12 @@ def test_a_template_names_every_field(preset, cls):
         assert re.search(word, text), f"{cls.__name__}.{field.name}"
 
 
-def test_every_field_is_explained():
-    for cls in CONFIG_CLASSES:
-        if cls is not config.Ramp:  # explained where it is used
-            assert set(COMMENTS[cls]) == {field.name for field in dataclasses.fields(cls)}
+def test_the_comment_of_a_field_is_its_help_its_choices_and_its_range():
+    lines = template("balanced").splitlines()
+    at = lines.index('loss = "ascent"')
+    assert lines[at - 3].startswith("# How the concept is unlearned.")
+    assert lines[at - 2].startswith("#   ascent: raise the denoising error")
+    assert lines[lines.index("rank = 4") - 1].endswith("1 to 1024; usually 4 to 16.")
 
 
 def test_what_is_commented_out_is_valid_once_it_is_uncommented(tmp_path):

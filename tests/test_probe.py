@@ -16,19 +16,13 @@ from resalign.backend.adapter.lora import Adapter
 from resalign.backend.checkpoint.load import load_checkpoint
 from resalign.backend.checkpoint.save import export_merged
 from resalign.backend.errors import ConfigError, ResAlignError, RunError
-from resalign.backend.plan.hardening import Concept, FineTuneConfig, HardeningPlan, ImageSet
-from resalign.backend.plan.probe import (
-    ORIGINAL,
-    FineTuneAttack,
-    GenerationConfig,
-    LoraAttack,
-    LoraFile,
-    MergeAttack,
-    ProbeCheckpoint,
-    ProbePlan,
-    PromptSet,
-    ScorerConfig,
-)
+from resalign.backend.plan.attack import ORIGINAL, FineTuneAttack, LoraAttack, LoraFile, MergeAttack
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.images import ImageSet
+from resalign.backend.plan.measurement import GenerationConfig, PromptSet, ScorerConfig
+from resalign.backend.plan.probe import ProbeCheckpoint, ProbePlan
 from resalign.backend.probe.folder import EVALUATIONS
 from resalign.backend.probe.probe import probe, run_probe
 from resalign.backend.probe.results import Scores

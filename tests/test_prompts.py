@@ -4,8 +4,9 @@ import pytest
 
 from resalign.backend.data.concept import load_preset, near_neighbours, preset_names
 from resalign.backend.errors import DataError
-from resalign.backend.plan.hardening import Concept, ImageSet
-from resalign.backend.plan.probe import PromptSet
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.images import ImageSet
+from resalign.backend.plan.measurement import PromptSet
 from resalign.backend.probe.prompts import Prompt, evaluation_prompts, expand, load_prompts
 
 DRAGONS = Concept("dragons", ("a dragon", "a wyvern"))

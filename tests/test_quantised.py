@@ -19,16 +19,14 @@ from resalign.backend.memory.tracker import LiveMemory
 from resalign.backend.model.model import Model
 from resalign.backend.model.quantised import QuantisedLinear, quantised
 from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
-from resalign.backend.plan.hardening import (
-    AdapterConfig,
-    Concept,
-    FineTuneConfig,
-    HardeningPlan,
-    HarmConfig,
-    RegulatorConfig,
-    SolverConfig,
-)
+from resalign.backend.plan.adapter import AdapterConfig
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.harm import HarmConfig
 from resalign.backend.plan.quantization import QUANTIZATIONS
+from resalign.backend.plan.regulator import RegulatorConfig
+from resalign.backend.plan.solver import SolverConfig
 from resalign.backend.progress import Progress
 
 pytest.importorskip("bitsandbytes", reason="the rounded base needs bitsandbytes, which is optional")

@@ -24,7 +24,8 @@ import json
 from dataclasses import replace
 from test_probe import Brightness, HALF, SETS, TRAINING, plan, subjects
 from resalign.backend.probe.probe import run_probe
-from resalign.backend.plan.probe import ORIGINAL, GenerationConfig
+from resalign.backend.plan.attack import ORIGINAL
+from resalign.backend.plan.measurement import GenerationConfig
 from resalign.backend.scorers.denoising import DenoisingScorer
 files = {path.stem: path for path in Path(FILES).glob("*.safetensors")}
 SMALL = {key: replace(part, images=2) for key, part in SETS.items()}

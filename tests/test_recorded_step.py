@@ -15,13 +15,14 @@ from safetensors import safe_open
 
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.bilevel.hessian import hessian_product
-from resalign.backend.bilevel.hypergradient import hypergradient
+from resalign.backend.bilevel.hypergradient import LossAfter, hypergradient
 from resalign.backend.bilevel.losses import denoising_loss
 from resalign.backend.bilevel.vectors import flatten, gradient
 from resalign.backend.model.denoiser import Conditioning
 from resalign.backend.model.model import Model
 from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
-from resalign.backend.plan.hardening import AdapterConfig, SolverConfig
+from resalign.backend.plan.adapter import AdapterConfig
+from resalign.backend.plan.solver import SolverConfig
 
 FILE = Path(__file__).parent / "data" / "recorded_step.safetensors"
 OUTER_LAMBDA = 0.8  # of the recorded run: its g is the gradient of −0.8 · error
@@ -100,7 +101,7 @@ def test_the_implicit_gradient_is_the_dense_solution(record, method, products, d
     """(I + H)⁻¹ g: exact products within 1e-5, finite differences within 1e-3, in float32."""
     step = Step(record, 1, dtype)
     solver = SolverConfig(method=method, products=products, iterations=8, tolerance=1e-10)
-    found = hypergradient(step.harm, step.fine_tuning, step.theta, step.theta, solver)
+    found = hypergradient(LossAfter(step.harm), step.fine_tuning, step.theta, step.theta, solver)
     assert not found.skipped
     vector = flatten(list(found.tensors.values()))
     assert relative(vector, step.reference("exact_implicit")) < bound

@@ -11,8 +11,11 @@ import pytest
 from fakes_probe import PETS, fake_plan, fake_result
 
 from resalign.backend.errors import ConfigError, ExportError, RunError
-from resalign.backend.plan.hardening import Concept, FineTuneConfig, HardeningPlan
-from resalign.backend.plan.probe import ProbeJob, ProbePlan, ScorerConfig
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.measurement import ScorerConfig
+from resalign.backend.plan.probe import ProbeJob, ProbePlan
 from resalign.backend.probe.results import Evaluation, ProbeResult, Scores, SetEvaluation
 from resalign.backend.probe.summarise import summarise
 from resalign.backend.probe.utility_figures import FIGURES, utility_direction, utility_label

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from resalign.backend.errors import CheckpointError, ConfigError
-from resalign.backend.plan.probe import ScorerConfig
+from resalign.backend.plan.measurement import ScorerConfig
 from resalign.backend.scorers.clip import NEUTRAL
 from resalign.backend.scorers.registry import build_scorer
 

@@ -10,7 +10,7 @@ from resalign.backend.data.encoded_set import Bucket, EncodedSet
 from resalign.backend.errors import ConfigError, DataError, DivergenceError
 from resalign.backend.model.schedule import NoiseSchedule
 from resalign.backend.numerics.seeds import generator
-from resalign.backend.plan.probe import ScorerConfig
+from resalign.backend.plan.measurement import ScorerConfig
 from resalign.backend.scorers.denoising import DenoisingScorer
 
 

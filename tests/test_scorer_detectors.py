@@ -13,7 +13,7 @@ from fakes_scorers import in_parts, noise, rows
 from resalign.backend.demo.art import BENIGN, CLASSES, caption, render_set, sample_specs
 from resalign.backend.demo.judge import Judge
 from resalign.backend.errors import ConfigError, DataError
-from resalign.backend.plan.probe import ScorerConfig
+from resalign.backend.plan.measurement import ScorerConfig
 from resalign.backend.scorers import nsfw, nudity
 from resalign.backend.scorers.registry import build_scorer
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from resalign.backend.errors import ConfigError, DataError
-from resalign.backend.plan.probe import ScorerConfig
+from resalign.backend.plan.measurement import ScorerConfig
 from resalign.backend.probe.results import Scores
 from resalign.backend.scorers import fields, registry
 from resalign.backend.scorers.command import CommandScorer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,13 +12,16 @@ from fakes import encoded_data, random_conditioning, tiny_model
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.adapter.lora import Adapter
 from resalign.backend.adapter.stack import stacked
-from resalign.backend.bilevel.closed_form import closed_form
-from resalign.backend.bilevel.projection import leading, watched
 from resalign.backend.errors import ConfigError
+from resalign.backend.hardening.closed_form import closed_form
+from resalign.backend.hardening.projection import leading, watched
 from resalign.backend.hardening.run import harden
 from resalign.backend.hardening.stages import stage_plans
+from resalign.backend.plan.adapter import AdapterConfig
+from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.file import from_json, to_json
-from resalign.backend.plan.hardening import AdapterConfig, Concept, FineTuneConfig, HardeningPlan
+from resalign.backend.plan.fine_tune import FineTuneConfig
+from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.stages import EditConfig, ProjectionConfig, Stage
 from resalign.backend.run.folder import RunFolder
 
@@ -108,6 +112,57 @@ def test_the_closed_form_solves_its_least_squares():
     assert gradient.norm() < 1e-5 * at_start.norm()
 
 
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_the_edit_of_several_concepts_is_their_weighted_least_squares(strength):
+    """What a run adds to each W is W D, with D from rows that are solved for directly."""
+    concepts = (replace(CONCEPT, weight=3.0), Concept("worse", prompts=("worse",), weight=1.0))
+    settings = EditConfig(retain_weight=0.5, ridge=0.02, strength=strength)
+    own = plan(method="closed_form", concepts=concepts, edit=settings,
+               adapter=AdapterConfig(rank=16, alpha=4))  # fmt: skip
+    model, data = tiny_model(), encoded_data(("bad", "worse"))
+    result = harden(model, own, data=data)
+
+    given, wanted = [], []
+    for concept in concepts:
+        tokens = data.forget[concept.name].conditioning.context.double()
+        goals = data.anchors[concept.name].context.double().expand_as(tokens)
+        share = (concept.weight / 4 / (len(tokens) * tokens.shape[1])) ** 0.5
+        given.append(share * tokens.flatten(0, 1))
+        wanted.append(share * (goals - tokens).flatten(0, 1))
+    kept = torch.cat([data.retain.conditioning.context, data.empty.context]).double().flatten(0, 1)
+    given.append((0.5 / len(kept)) ** 0.5 * kept)
+    ridge = 0.02 * sum(rows.square().sum() for rows in given) / 16
+    given.append(ridge.sqrt() * torch.eye(16, dtype=torch.float64))
+    wanted += [torch.zeros_like(rows) for rows in given[2:]]
+    d = strength * torch.linalg.lstsq(torch.cat(given), torch.cat(wanted)).solution.T
+
+    for name in result.adapter.modules:
+        weight = model.denoiser.get_submodule(name).weight
+        torch.testing.assert_close(
+            result.adapter.delta(name), (weight.double() @ d).float(), rtol=1e-3, atol=1e-5
+        )
+    (record,) = result.records
+    assert (record.resilience_weight, record.retain_weight) == (0, 0.5)
+    assert (record.learning_rate, record.gradient_norm, record.simulations) == (0, 0, ())
+    assert record.harm < 0 < record.retain and result.warnings == ()
+
+
+def test_a_rank_too_small_for_the_edit_is_a_warning():
+    result = run(plan(method="closed_form", adapter=AdapterConfig(rank=1)))
+    lost = closed_form((CONCEPT,), encoded_data(), EditConfig(), rank=1).lost
+    assert lost > 0.05
+    assert result.warnings == (f"rank 1 holds {1 - lost:.0%} of the edit: raise adapter.rank",)
+
+
+def test_tokens_that_are_at_their_goal_already_are_left_alone():
+    """No edit, of which nothing is lost."""
+    data = encoded_data()
+    same = replace(data, anchors={"bad": data.forget["bad"].conditioning[:1]})
+    one = replace(data.forget["bad"], conditioning=data.forget["bad"].conditioning[:1])
+    edit = closed_form((CONCEPT,), replace(same, forget={"bad": one}), EditConfig(), rank=2)
+    assert edit.lost == 0 and not (edit.u @ edit.v).any()
+
+
 def test_what_the_rank_leaves_out_is_told():
     """Cut to one rank the edit loses energy; the best cut loses less than a worse one would."""
     data = encoded_data()
@@ -156,6 +211,45 @@ def test_projected_layers_do_not_feel_what_must_stay():
     assert projection.share == pytest.approx(2 / 6)
 
 
+def test_all_passes_count_and_layers_with_one_input_share_its_directions():
+    """Two passes of one input each: two directions, of the smallest number that holds them."""
+    layers = {name: torch.nn.Linear(6, 5) for name in ("q", "k", "other")}
+    first, second, apart = torch.randn(3, 1, 4, 6).unbind()
+    apart[:, :] = apart[:, :1]  # one direction
+
+    def once(seen):
+        return lambda: [layers["q"](seen), layers["k"](seen), layers["other"](apart)]
+
+    found = watched(layers, [once(first[:, :1]), once(second[:, :1])], energy=1 - 1e-6).bases
+    assert found["q"] is found["k"] and found["q"].shape == (6, 2)
+    assert found["other"].shape == (6, 1)
+    seen = torch.cat([first[0, :1], second[0, :1]])
+    torch.testing.assert_close(seen @ found["q"] @ found["q"].T, seen, rtol=1e-4, atol=1e-5)
+    assert not any(layer._forward_pre_hooks for layer in layers.values())
+
+
+def test_inputs_weigh_by_their_square():
+    """Σ xxᵀ of (3, 0) and (0, 1) is 9 and 1: nine tenths of it is the first's."""
+    layer = torch.nn.Linear(2, 1)
+    passes = [lambda: layer(torch.tensor([[3.0, 0.0], [0.0, 1.0]]))]
+    basis = watched({"layer": layer}, passes, energy=0.89).bases["layer"]
+    torch.testing.assert_close(basis.abs(), torch.tensor([[1.0], [0.0]]))
+    assert watched({"layer": layer}, passes, energy=0.91).bases["layer"].shape == (2, 2)
+
+
+@pytest.mark.parametrize(("samples", "passes"), [(4, 2), (5, 3)])
+def test_as_many_samples_are_looked_at_as_the_plan_says(samples, passes):
+    """In batches of 2; one pass more without gradients is the step's own, for L_retain."""
+    model, sizes = tiny_model(), []
+    model.denoiser.register_forward_pre_hook(
+        lambda _, given: sizes.append(len(given[0])) if not torch.is_grad_enabled() else None
+    )
+    own = plan(method="project", projection=ProjectionConfig(samples=samples), outer_steps=1,
+               retain_batch=2)  # fmt: skip
+    harden(model, own, data=encoded_data())
+    assert sizes == [2] * (passes + 1)
+
+
 def test_convolutions_are_refused_by_name():
     layer = torch.nn.Conv2d(4, 4, 3)
     with pytest.raises(ConfigError, match=r"block\.conv1 is a convolution"):
@@ -166,9 +260,9 @@ def test_a_projected_run_stays_out_of_the_retain_subspace():
     """The run's own A is orthogonal to what it was kept out of, at its end."""
     own = plan(method="project", projection=ProjectionConfig(energy=0.5, samples=8))
     result, model = run(own), tiny_model()
-    from resalign.backend.bilevel.feed import Feed
     from resalign.backend.bilevel.objective import Objective
-    from resalign.backend.bilevel.projection import retain_projection
+    from resalign.backend.hardening.feed import Feed
+    from resalign.backend.hardening.projection import retain_projection
 
     with AdaptedDenoiser(model, own.adapter) as denoiser:
         objective = Objective(denoiser, model.schedule, own.harm)
@@ -242,3 +336,18 @@ def test_stages_survive_json_and_unknown_methods_are_refused():
         replace(own, method="magic")
     with pytest.raises(ConfigError, match="ridge"):
         EditConfig(ridge=0)
+
+
+def test_only_the_tables_of_methods_tell_them_apart(package_folder):
+    """Elsewhere a method is asked what it does, not what it is called."""
+    asks = re.compile(
+        r"""(?:plan|stage|self)\.method\s*(?:==|!=|in\b|not in\b)|["'](?:project|closed_form)["']"""
+    )
+    found = {
+        path.relative_to(package_folder).as_posix()
+        for folder in ("backend", "nodes", "scripts")
+        for path in (package_folder / folder).rglob("*.py")
+        if asks.search(path.read_text(encoding="utf-8"))
+    }
+    values = {name for name in found if name.startswith("backend/plan/")}
+    assert values and found - values == {"backend/hardening/methods.py"}

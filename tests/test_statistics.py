@@ -237,3 +237,146 @@ def test_flags_of_another_length_or_an_attack_without_seeds_are_errors():
         resilience([True, True], {"a": [[True]]})
     with pytest.raises(ValueError, match="no seed"):
         resilience([True], {"a": []})
+
+
+def test_wilsons_interval_has_its_closed_form():
+    """The two rates p with |rate − p| = z √(p (1 − p) / n)."""
+    low, high = wilson(81, 263)
+    for bound in (low, high):
+        assert abs(81 / 263 - bound) == pytest.approx(1.96 * (bound * (1 - bound) / 263) ** 0.5)
+    assert low < 81 / 263 < high
+    assert wilson(0, 0) == (0.0, 1.0)
+    assert wilson(1, 1)[0] == pytest.approx(1 / (1 + 1.96**2)) and wilson(1, 1)[1] == 1.0
+    assert wilson(0, 0.5) == (0.0, pytest.approx(1.96**2 / (0.5 + 1.96**2)))
+
+
+def test_newcombes_interval_joins_two_wilson_intervals_by_their_correlation():
+    """Opposed pairs: the widths add up. Too few for a correlation: they join at a right angle."""
+    low, high = wilson(1, 2)
+
+    assert newcombe(0, 1, 1, 0) == pytest.approx((low - high, high - low))
+    around = ((0.5 - low) ** 2 + (high - 0.5) ** 2) ** 0.5
+    assert newcombe(1, 0, 0, 1) == pytest.approx((-around, around))
+    assert newcombe(0, 0, 0, 0) == (-1.0, 1.0)
+    width = 2**0.5 * wilson(0, 1)[1]
+    assert newcombe(0, 1, 0, 0) == pytest.approx((1 - width, 1))
+
+
+def test_the_interval_of_clusters_is_the_bootstraps_where_prompts_differ():
+    first, second = random_flags(60, 0.6, 1), random_flags(60, 0.4, 2)
+    prompts = list(range(20)) * 3
+    found = paired_clusters(first, second, prompts, seed=5)
+    expected = paired_bootstrap(first, second, prompts, seed=5)
+
+    assert (found.low, found.high) == (expected.low, expected.high)
+    assert found.difference == pytest.approx(np.mean(first) - np.mean(second))
+    assert (found.only_first, found.only_second) == (
+        sum(a > b for a, b in zip(first, second, strict=True)),
+        sum(a < b for a, b in zip(first, second, strict=True)),
+    )
+
+
+def test_the_seed_is_0_unless_another_is_given():
+    first, second = random_flags(40, 0.6, 1), random_flags(40, 0.4, 2)
+    prompts = list(range(20)) * 2
+    assert paired_bootstrap(first, second) == paired_bootstrap(first, second, seed=0)
+    assert paired_clusters(first, second, prompts) == (
+        paired_clusters(first, second, prompts, seed=0)
+    )
+    assert resilience(first, {"a": [second]}) == resilience(first, {"a": [second]}, seed=0)
+
+
+def test_the_sign_flip_p_value_is_that_of_all_flips():
+    """Prompts that differ by 3, 1, 1, 2 and −1 images, and one that does not, of 3 each."""
+    gaps = np.array([3, 1, 1, 2, -1, 0])
+    first = [image < gap for gap in gaps for image in range(3)]
+    second = [image < -gap for gap in gaps for image in range(3)]
+    signs = np.array(np.meshgrid(*[[1, -1]] * 5)).reshape(5, -1).T
+    exact = np.mean(np.abs(signs @ gaps[:5]) >= abs(gaps.sum()))
+
+    found = paired_clusters(first, second, np.repeat(range(6), 3).tolist())
+
+    assert found.p_value == pytest.approx(exact, abs=0.015)
+
+
+def test_no_sign_flip_p_value_is_below_one_in_ten_thousand():
+    """The observed signs count as one of 10 000 flips, so that p is never 0."""
+    flags = [True] * 80, [False] * 80
+    assert paired_clusters(*flags, list(range(40)) * 2).p_value == 1e-4
+
+
+def test_the_bootstrap_is_that_of_its_generator_however_many_values():
+    """1500 values are resampled in parts; the resamples are those of one draw."""
+    values = np.random.default_rng(3).normal(size=1500)
+    drawn = np.random.default_rng(7).integers(1500, size=(2000, 1500))
+
+    found = paired_bootstrap(values.tolist(), [0.0] * 1500, seed=7)
+
+    assert (found.low, found.high) == pytest.approx(
+        tuple(np.percentile(values[drawn].mean(axis=1), (2.5, 97.5)))
+    )
+
+
+def test_values_that_cannot_be_paired_or_resampled_are_errors():
+    with pytest.raises(ValueError, match="2 values cannot be paired with 1"):
+        paired_bootstrap([1.0, 0.0], [1.0])
+    with pytest.raises(ValueError, match="2 values cannot be paired with 1"):
+        paired_bootstrap([1.0, 0.0], [1.0, 0.0], ["prompt"])
+    with pytest.raises(ValueError, match="no values to resample"):
+        paired_bootstrap([], [])
+
+
+def test_resilience_of_one_image_and_of_none():
+    one = resilience([True], {"a": [[True]]})
+    none = resilience([], {"a": [[]]}, [])
+
+    assert (one.value, one.worst_rate, one.images) == (0, 1, 1)
+    assert (none.value, none.base_rate, none.images, none.clusters) == (None, 0, 0, 0)
+    assert "0 of 0 images" in none.reason
+    assert resilience([True], {}).images == 0
+
+
+def test_an_interval_needs_a_base_rate_in_99_of_100_resamples():
+    """A resample of 60 images misses all 4 flagged ones in 1.6 % of cases, all 6 in 0.2 %."""
+    base, after = [True] * 6 + [False] * 54, [[False] * 60]
+    assert resilience(base, {"a": after}).low is not None
+
+    fewer = resilience([False, False, *base[2:]], {"a": after})
+    assert (fewer.value, fewer.low, fewer.high) == (1, None, None)
+
+
+HITS_AND_THE_IMAGES_THEY_ARE_WORTH = {
+    "each prompt counts once where images of one agree": ([4, 0, 0, 0, 0, 0], 6),
+    "nothing flagged": ([0, 0, 0, 0, 0, 0], 6),
+    "all flagged": ([4, 4, 4, 4, 4, 4], 6),
+    "in between": ([2, 0, 0, 0, 0, 0], None),
+    "two prompts": ([1, 0], None),
+    "each image counts where prompts do not differ": ([1, 1, 1, 1, 1, 1], 24),
+    "no more than there are images": ([1, 1, 1, 1, 1, 0], 24),
+    "one prompt": ([1], 1),
+}
+
+
+@pytest.mark.parametrize("case", HITS_AND_THE_IMAGES_THEY_ARE_WORTH)
+def test_the_interval_of_resilience_holds_wilsons_of_the_images_worth(case):
+    """Four images per prompt; the base flags half of them, always the same."""
+    hits, worth = HITS_AND_THE_IMAGES_THEY_ARE_WORTH[case]
+    flags = [image < count for count in hits for image in range(4)]
+    prompts = [prompt for prompt in range(len(hits)) for _ in range(4)]
+    rate = sum(hits) / len(flags)
+    if worth is None:  # Korn & Graubard: as many as give a mean of this variance
+        worth = rate * (1 - rate) / (np.var(np.array(hits) / 4, ddof=1) / len(hits))
+        assert len(hits) < worth < len(flags)
+    low, high = wilson(rate * worth, worth)
+
+    found = resilience([True, True, False, False] * len(hits), {"a": [flags]}, prompts)
+
+    assert found.value == pytest.approx(1 - 2 * rate)
+    drawn = np.random.default_rng(0).integers(len(hits), size=(2000, len(hits)))
+    bootstrap_low, bootstrap_high = np.percentile(
+        1 - 2 * (np.array(hits) / 4)[drawn].mean(axis=1), (2.5, 97.5)
+    )
+    assert found.low == pytest.approx(min(bootstrap_low, 1 - 2 * high))
+    assert found.high == pytest.approx(max(bootstrap_high, 1 - 2 * low))
+    # Wilson's interval is the one that shows
+    assert 1 - 2 * high < bootstrap_low or 1 - 2 * low > bootstrap_high

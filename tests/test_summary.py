@@ -6,15 +6,10 @@ from dataclasses import replace
 import pytest
 
 from resalign.backend.errors import ConfigError
-from resalign.backend.plan.hardening import Concept
-from resalign.backend.plan.probe import (
-    FineTuneAttack,
-    LoraAttack,
-    LoraFile,
-    MergeAttack,
-    ProbePlan,
-    ScorerConfig,
-)
+from resalign.backend.plan.attack import FineTuneAttack, LoraAttack, LoraFile, MergeAttack
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.measurement import ScorerConfig
+from resalign.backend.plan.probe import ProbePlan
 from resalign.backend.probe.headline import headline, rate_text
 from resalign.backend.probe.results import Evaluation, ModelInfo, ProbeResult, Scores, SetEvaluation
 from resalign.backend.probe.summarise import original_at_hand, summarise

@@ -12,7 +12,9 @@ from fakes import encoded_data, tiny_model
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.errors import ConfigError
 from resalign.backend.hardening.run import harden
-from resalign.backend.plan.hardening import AdapterConfig, RegulatorConfig, SolverConfig
+from resalign.backend.plan.adapter import AdapterConfig
+from resalign.backend.plan.regulator import RegulatorConfig
+from resalign.backend.plan.solver import SolverConfig
 from resalign.backend.plan.stages import Stage
 
 THIRD = replace(FAST, name="third", learning_rate=2e-3, steps=3, batch=3, optimiser="adamw")

@@ -8,8 +8,10 @@ from fakes_webui import FakeHost, write_header
 
 from resalign.backend.data.concept import load_preset
 from resalign.backend.errors import ConfigError
+from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.file import from_json
-from resalign.backend.plan.hardening import Concept, HardeningPlan, ImageSet
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.images import ImageSet
 from resalign.backend.plan.presets import plan_preset, preset_plan
 from resalign.backend.worker.requests import CheckRequest, parse_request
 from resalign.scripts.resalign_webui import forms
@@ -122,7 +124,7 @@ def test_the_demo_has_settings_of_its_own_and_draws_its_pictures(request_of):
     [
         ({"checkpoint": "/etc/passwd"}, "not in the list"),
         ({"checkpoint": "../outputs/model.safetensors"}, "not in the list"),
-        ({"checkpoint": None}, "choose one of the list"),
+        ({"checkpoint": None}, "choose one from the list"),
         ({"concepts": []}, "tick a category"),
         ({"concepts": ["kittens"]}, "none of"),
         ({"concepts": "weapons"}, "expected a list"),
@@ -130,31 +132,31 @@ def test_the_demo_has_settings_of_its_own_and_draws_its_pictures(request_of):
         ({"own_concepts": "# weapons\na gun"}, "two concepts are called 'weapons'"),
         ({"own_concepts": 5}, "expected a text"),
         ({"own_concepts": "x" * 20_001}, "at most 20000"),
-        ({"own_concepts": "a\0b"}, "characters that no text has"),
-        ({"run_name": "\ud800"}, "characters that no text has"),
+        ({"own_concepts": "a\0b"}, "not valid in text"),
+        ({"run_name": "\ud800"}, "not valid in text"),
         ({"concept_folder": "/" + "x" * 5000}, "cannot be a folder"),
         ({"concept_folder": "~nobody-of-that-name/x"}, "cannot be a folder"),
         ({"strengths": "guns: 2"}, "name of a chosen concept"),
-        ({"strengths": "weapons: much"}, "no number"),
-        ({"strengths": "weapons: nan"}, "no number"),
+        ({"strengths": "weapons: much"}, "not a number"),
+        ({"strengths": "weapons: nan"}, "not a number"),
         ({"strengths": "weapons: -1"}, "from 0.01 to 100"),
         ({"preset": "custom"}, "choose from fast"),
         ({"seed": -1}, "from 0"),
         ({"seed": 1.5}, "whole number"),
-        ({"seed": "1"}, "no number"),
-        ({"seed": float("inf")}, "no number"),
-        ({"rank": True}, "no number"),
+        ({"seed": "1"}, "not a number"),
+        ({"seed": float("inf")}, "not a number"),
+        ({"rank": True}, "not a number"),
         ({"resolution": 100}, "multiple of 8"),
         ({"gradient_checkpointing": "yes"}, "expected yes or no"),
         ({"solver": "magic"}, "choose from preset, first_order"),
         ({"device": "cuda; rm -rf /"}, "use auto, cpu"),
         ({"preview_every": -1}, "from 0"),
-        ({"run_name": "../../elsewhere"}, "no name for a file"),
-        ({"run_name": "/abs"}, "no name for a file"),
-        ({"run_name": "C:x"}, "no name for a file"),
-        ({"concept_folder": "relative"}, "whole path"),
+        ({"run_name": "../../elsewhere"}, "not a file name"),
+        ({"run_name": "/abs"}, "not a file name"),
+        ({"run_name": "C:x"}, "not a file name"),
+        ({"concept_folder": "relative"}, "absolute path"),
         ({"concept_folder": "/nowhere/at/all"}, "there is no folder"),
-        ({"users": "custom", "methods": ["lora"], "learning_rates": "fast"}, "is no number"),
+        ({"users": "custom", "methods": ["lora"], "learning_rates": "fast"}, "is not a number"),
         ({"users": "custom", "methods": []}, "at least one method"),
         ({"checkpoint": hosts.DEMO, "concepts": ["nudity"]}, "tick weapons alone"),
         ({"checkpoint": hosts.DEMO, "own_concepts": "a cat"}, "tick weapons alone"),

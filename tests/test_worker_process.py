@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from fakes_worker import FakeHost, ended, gone, small_disk, wait_for
 
+from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.file import to_json
-from resalign.backend.plan.hardening import Concept, HardeningPlan, ImageSet
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.images import ImageSet
 from resalign.backend.run.folder import RunFolder
 from resalign.backend.worker.protocol import DONE, STOPPED, USER, parse
 from resalign.scripts.resalign_webui.jobs import JobManager
@@ -106,7 +108,7 @@ def test_however_it_is_stopped_it_goes_on_to_the_same_bytes(
         stop(process)
         last = [parse(line) for line in process.stdout]
         assert process.wait() == STOPPED
-    assert last[-1]["event"] == "stopped" and "Resume goes on" in last[-1]["message"]
+    assert last[-1]["event"] == "stopped" and "Resume continues" in last[-1]["message"]
     assert last[-2]["state"]["status"] == "stopped"
     assert RunFolder.open(tmp_path / "run", read_only=True).steps_saved < STEPS
     assert resumed(package_folder, tmp_path / "run") == reference

@@ -1,8 +1,8 @@
-"""The denoiser with the safety adapter θ on it: switched on, off, or under a user's training.
+"""The denoiser with the safety adapter θ on it: switched on or off, or trained by a user.
 
-The LoRA layers are PEFT's. θ lives in their parameters and is changed in place; with the
-adapter off the same network *is* the frozen model, so no second copy is ever needed. A
-simulated user trains either θ itself, a fresh LoRA beside it, or all base weights.
+The LoRA layers are PEFT's. θ lives in their parameters and is changed in place. With the adapter
+off the same network *is* the frozen model, so no second copy is needed. A simulated user trains
+θ itself, a fresh LoRA beside it, or all base weights.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from ..model.encode import conditioning_to
 from ..model.model import Model
 from ..model.quantised import is_quantised
 from ..numerics.seeds import generator
-from ..plan.hardening import AdapterConfig, Precision
+from ..plan.adapter import AdapterConfig
+from ..plan.kernels import Precision
 from .lora import A, Adapter, B
 from .side_by_side import SideBySide
 from .stack import stacked
@@ -38,7 +39,7 @@ class AdaptedDenoiser:
 
     theta: the adapter's parameters, `<module>.lora_A.weight` and `.lora_B.weight`, float32 on
     the model's device. A starts normal with variance 1 / fan-in, B at 0: θ is the identity.
-    earlier: what stages before this one left; it stays as it is, beside θ.
+    earlier: the adapter of the stages before this one; it stays frozen beside θ.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class AdaptedDenoiser:
         self.close()
 
     def __call__(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """ε or v in float32; shapes as in `Model.denoise`."""
+        """Predict ε or v in float32; shapes as in `Model.denoise`."""
         device, dtype = latents.device, self.model.dtype
         with self._mixed(device):
             predicted = self.model.denoise(
@@ -80,11 +81,13 @@ class AdaptedDenoiser:
         return predicted.to(torch.promote_types(predicted.dtype, torch.float32))
 
     def _mixed(self, device: torch.device) -> AbstractContextManager[object]:
-        return torch.autocast(device.type, self._autocast) if self._autocast else nullcontext()
+        if self._autocast is None or device.type == "meta":  # which has no autocast
+            return nullcontext()
+        return torch.autocast(device.type, self._autocast)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """The original model: every adapter off, no graph."""
+        """Switch every adapter off and record no graph: the original model."""
         layers = self._layers()
         for layer in layers:
             layer.enable_adapters(False)
@@ -97,7 +100,7 @@ class AdaptedDenoiser:
 
     @contextmanager
     def fresh_lora(self, rank: int, seed: int) -> Iterator[dict[str, Tensor]]:
-        """A user's new LoRA on top of the hardened weights; its parameters φ by name."""
+        """Put a user's new LoRA on top of the hardened weights; yield its parameters φ by name."""
         name = f"user{rank}"
         phi = self._add(name, rank, float(rank), seed, reuse=name in self._users)
         self._users.add(name)
@@ -109,7 +112,7 @@ class AdaptedDenoiser:
 
     @contextmanager
     def base_weights(self) -> Iterator[dict[str, Tensor]]:
-        """All weights of the denoiser, trainable; put back to the bit afterwards."""
+        """Make all weights of the denoiser trainable; restore them bit for bit afterwards."""
         phi = {n: p for n, p in self.model.denoiser.named_parameters() if ".lora_" not in n}
         if is_quantised(self.model.denoiser):
             raise ConfigError(
@@ -133,7 +136,7 @@ class AdaptedDenoiser:
 
     @contextmanager
     def side_by_side(self, count: int) -> Iterator[SideBySide]:
-        """`count` users' copies of θ in its place, each for its own samples of a pass."""
+        """Put `count` users' copies in θ's place, each for its own samples of a pass."""
         copies = SideBySide(
             self.modules, self.theta, count, self.config.effective_alpha / self.config.rank
         )
@@ -145,7 +148,7 @@ class AdaptedDenoiser:
             self._activate([_SAFETY])
 
     def training(self, checkpointing: bool) -> None:
-        """Trade time for memory: recompute activations in the backward pass."""
+        """Set whether activations are recomputed in the backward pass: less memory, more time."""
         if checkpointing:
             self.model.denoiser.enable_gradient_checkpointing()
             self.model.denoiser.train()  # diffusers checkpoints in training mode only
@@ -154,7 +157,7 @@ class AdaptedDenoiser:
             self.model.denoiser.eval()
 
     def adapter(self) -> Adapter:
-        """θ as it stands now, with what came before it, as a value on the CPU."""
+        """Copy θ as it stands, with the adapter of earlier stages, to a value on the CPU."""
         tensors = {name: t.detach().float().cpu().clone() for name, t in self.theta.items()}
         theta = Adapter(tensors, self.config.rank, self.config.effective_alpha)
         return stacked(self._earlier, theta) if self._earlier else theta
@@ -166,7 +169,7 @@ class AdaptedDenoiser:
                 tensor.copy_(adapter.tensors[name])
 
     def close(self) -> None:
-        """Take every LoRA layer off again; the network is as it was."""
+        """Take every LoRA layer off again, which leaves the original network."""
         for name in self._adapted:
             module: Any = self.model.denoiser.get_submodule(name)
             if isinstance(module, BaseTunerLayer):
@@ -202,7 +205,7 @@ class AdaptedDenoiser:
                     side[_EARLIER].requires_grad_(False)
 
     def _put(self, earlier: Adapter) -> None:
-        """The adapter of earlier stages onto its layers, at its strength."""
+        """Put the adapter of earlier stages on its layers, at its strength."""
         config = LoraConfig(
             r=earlier.rank, lora_alpha=earlier.alpha,  # type: ignore[arg-type]
             target_modules=list(earlier.modules),
@@ -220,7 +223,7 @@ class AdaptedDenoiser:
     ) -> dict[str, Tensor]:
         if not reuse:
             config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(self._modules))  # type: ignore[arg-type]
-            # PEFT follows the base layer's device, but for that of tensors without memory.
+            # PEFT follows the base layer's device, except for that of tensors without memory.
             with torch.device(self.model.device), warnings.catch_warnings():
                 # a second adapter is what we mean
                 warnings.filterwarnings("ignore", "Already found a `peft_config`")

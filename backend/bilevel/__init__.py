@@ -1,1 +1,1 @@
-"""The bilevel engine: simulated fine-tuning, its implicit gradient, and the losses around it."""
+"""Bilevel optimisation: losses, simulated fine-tuning, and the gradient through it."""

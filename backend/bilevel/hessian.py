@@ -4,10 +4,10 @@ Exact: one gradient with its graph kept, then one backward pass per product. Fus
 kernels (flash, memory-efficient, cuDNN, xformers) have no second derivative, so PyTorch's
 math kernel is forced. Finite differences: H v ≈ ‖v‖ (∇L(w + εv̂) − ∇L(w − εv̂)) / 2ε, two
 first-order passes each, so that fused kernels and gradient checkpointing stay usable; the
-error is O(ε²) plus rounding over ε. Weights are moved in place and put back to the bit.
+error is O(ε²) plus rounding over ε. Weights are moved in place and restored bit for bit.
 
-The loss must be the same function each time it is called (frozen batch, noise and timesteps);
-otherwise the operator is not symmetric and the solve means nothing.
+The loss must be the same function at each call (frozen batch, noise and timesteps); otherwise the
+operator is not symmetric and the solve is meaningless.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def hessian_product(
     epsilon: float = 3e-3,
     scale: float = 1.0,
 ) -> Iterator[Callable[[Tensor], Tensor]]:
-    """v ↦ ∂/∂s ∇_outputs loss(parameters + s v) at s = 0, on flat vectors.
+    """Yield v ↦ ∂/∂s ∇_outputs loss(parameters + s v) at s = 0, on flat vectors.
 
     With `outputs` left out it is the Hessian of the parameters; otherwise the mixed block
     H_(outputs, parameters). `epsilon` is the L2 length of the weight move, `scale` the loss

@@ -1,64 +1,92 @@
-"""Gradient of L_harm after one simulated fine-tuning run, with respect to θ.
+"""Gradient, with respect to θ, of what the objective takes after one simulated fine-tuning run.
 
 The run ends at φ*(θ) = argmin_φ L_ft(θ, φ) + ‖φ − φ0‖² / 2γ (its Moreau envelope). With H the
-Hessian of L_ft at φ* and g = ∂L_harm/∂φ there, the implicit function theorem gives
+Hessian of L_ft at φ*, F the objective's loss after fine-tuning and g = ∂F/∂φ there, the implicit
+function theorem gives
 
-    dL_harm/dθ = ∂L_harm/∂θ − H_θφ (I/γ + H_φφ)⁻¹ g
+    dF/dθ = ∂F/∂θ − H_θφ (I/γ + H_φφ)⁻¹ g
 
-and, where the run moves θ itself (`shared`: φ = θ, φ0 = θ), (I + γH)⁻¹ g. The solver needs
-products with H alone. First order leaves the Hessian out: g, or ∂L_harm/∂θ. γ is the plan's,
-not fitted to the simulated run: for short runs of plain gradient descent it would be about
-learning rate × steps, where the correction vanishes (docs/method.md).
+and, where the run moves θ itself (`shared`: φ = θ, φ0 = θ), (I + γH)⁻¹ g. The solver needs only
+products with H. First order leaves the Hessian out: g, or ∂F/∂θ. γ is the plan's, not fitted to the
+simulated run: for short runs of plain gradient descent it would be about learning rate × steps,
+where the correction vanishes (docs/method.md).
 Source: Li et al., arXiv:2507.16302.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..errors import DivergenceError
-from ..plan.hardening import SolverConfig
+from ..plan.solver import SolverConfig
 from .hessian import hessian_product
 from .solvers import Solution, solve
 from .vectors import Loss, Parameters, flatten, gradient, unflatten
 
 
 @dataclass(frozen=True, slots=True)
-class Hypergradient:
-    """The gradient by name, L_harm(θ*), the solve (None: first order), why it was skipped.
+class LossAfter:
+    """λ · L_harm + ν · L_retain on frozen batches: what the objective takes at θ*.
 
-    retain_after: L_retain(θ*), where the objective asks for it.
+    ν = 0, the paper's objective, never evaluates L_retain.
+    """
+
+    harm: Loss
+    retain: Loss | None = None
+    resilience_weight: float = 1.0  # λ
+    retain_weight: float = 0.0  # ν
+
+    def gradient(
+        self, parameters: Parameters, *, scale: float
+    ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
+        """Return L_harm, L_retain (None without ν) and the gradient in units of λ.
+
+        The factor λ stays outside, so that a solve does not depend on it: its finite differences
+        and its tolerance see ∇L_harm as it is.
+        """
+        harm, gradients = gradient(self.harm, parameters, scale=scale)
+        if self.retain is None or self.retain_weight <= 0:
+            return harm, None, gradients
+        retain, more = gradient(self.retain, parameters, scale=scale)
+        share = self.retain_weight / self.resilience_weight
+        torch._foreach_add_(list(gradients), list(more), alpha=share)
+        return harm, retain, gradients
+
+
+@dataclass(frozen=True, slots=True)
+class Hypergradient:
+    """d(λ · L_harm + ν · L_retain)(θ*)/dθ, as `weight` times `tensors`, with both losses at θ*.
+
+    tensors: by name of θ, in memory of their own. weight: λ. retain_after: None where ν = 0.
+    solution: figures of the solve without its vector; None for first order. skipped: why a solve
+    failed and the first-order gradient stands in for it, or empty.
     """
 
     tensors: dict[str, Tensor]
+    weight: float
     harm_after: Tensor
-    solution: Solution | None
-    skipped: str = ""
     retain_after: Tensor | None = None
+    solution: Solution | None = None
+    skipped: str = ""
 
 
 def hypergradient(
-    harm: Loss,
+    after: LossAfter,
     fine_tuning: Loss,
     theta: Parameters,
     phi: Parameters,
     solver: SolverConfig,
     *,
     scale: float = 1.0,
-    retain: Loss | None = None,
-    retain_weight: float = 0.0,
 ) -> Hypergradient:
-    """At φ* as it stands in the weights; `phi` is `theta` itself in the shared simulation.
+    """Differentiate `after` through the run that ended at the weights as they stand.
 
     Args:
-        harm: L_harm on a frozen batch.
-        retain, retain_weight: L_retain on a frozen batch, and its weight relative to L_harm's:
-            the gradient is then that of L_harm(θ*) + weight · L_retain(θ*).
         fine_tuning: L_ft on a frozen batch, without the proximal term.
-        theta, phi: parameters in place.
+        theta, phi: parameters in place; `phi` is `theta` itself in the shared simulation.
         solver: method, γ, products; with `on_divergence="skip"` a failed solve gives the
             first-order gradient and says so in `skipped`.
         scale: loss scale of half precision.
@@ -71,32 +99,37 @@ def hypergradient(
     both = dict(theta) if shared else {("θ", n): t for n, t in theta.items()} | {
         ("φ", n): t for n, t in phi.items()
     }  # fmt: skip
-    after, gradients = gradient(harm, both, scale=scale)  # type: ignore[arg-type]
-    kept = None
-    if retain is not None and retain_weight > 0:
-        kept, more = gradient(retain, both, scale=scale)  # type: ignore[arg-type]
-        torch._foreach_add_(list(gradients), list(more), alpha=retain_weight)
+    harm, retain, gradients = after.gradient(both, scale=scale)  # type: ignore[arg-type]
     direct, g = gradients[: len(theta)], gradients if shared else gradients[len(theta) :]
-    first_order = dict(zip(theta, direct, strict=True))
-    if solver.method == "first_order":
-        return Hypergradient(first_order, after, None, "", kept)
-    try:
-        implicit, solution = _implicit(fine_tuning, theta, phi, flatten(g), solver, scale)
-    except DivergenceError as error:
-        if solver.on_divergence == "stop":
-            raise
-        return Hypergradient(first_order, after, None, str(error), kept)
-    if shared:
-        return Hypergradient(unflatten(implicit, theta), after, solution, "", kept)
-    change = unflatten(implicit, theta)
-    total = {name: part - change[name].to(part.dtype) for name, part in first_order.items()}
-    return Hypergradient(total, after, solution, "", kept)
+    tensors, solution, skipped = dict(zip(theta, direct, strict=True)), None, ""
+    if solver.method != "first_order":
+        try:
+            implicit, solution = _implicit(fine_tuning, theta, phi, flatten(g), solver, scale)
+        except DivergenceError as error:
+            if solver.on_divergence == "stop":
+                raise
+            skipped = str(error)
+        else:
+            change = unflatten(implicit, theta)
+            tensors = change if shared else {
+                name: part - change[name].to(part.dtype) for name, part in tensors.items()
+            }  # fmt: skip
+            # What was solved for is in the gradient: only the figures are kept.
+            solution = replace(solution, x=solution.x.new_empty(0))
+    # The gradients may be views of, or computed from, weights about to be put back.
+    own = {name: part.detach().clone() for name, part in tensors.items()}
+    return Hypergradient(own, after.resilience_weight, harm, retain, solution, skipped)
+
+
+def differentiates_twice(solver: SolverConfig) -> bool:
+    """Whether the solve needs second derivatives, which fused attention kernels do not have."""
+    return solver.method != "first_order" and solver.products == "exact"
 
 
 def _implicit(
     loss: Loss, theta: Parameters, phi: Parameters, g: Tensor, solver: SolverConfig, scale: float
 ) -> tuple[Tensor, Solution]:
-    """(I + γH)⁻¹ g for shared weights; H_θφ (I/γ + H_φφ)⁻¹ g otherwise."""
+    """Return (I + γH)⁻¹ g for shared weights, H_θφ (I/γ + H_φφ)⁻¹ g otherwise, and the solve."""
     options = {"products": solver.products, "epsilon": solver.epsilon, "scale": scale}
     with hessian_product(loss, phi, **options) as product:  # type: ignore[arg-type]
         solution = solve(

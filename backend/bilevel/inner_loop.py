@@ -1,9 +1,9 @@
-"""One simulated fine-tuning run: from φ0 to φ*, with an optimiser of its own each time.
+"""A simulated fine-tuning run from φ0 to φ*, with a fresh optimiser.
 
 Plain fine-tuning minimises L_ft(φ); with `gamma` the proximal problem
 L_ft(φ) + ‖φ − φ0‖² / 2γ is followed instead (Li et al., arXiv:2507.16302), whose stationary
-point is what the implicit gradient assumes. Moments never carry over between runs: the users
-simulated are different people.
+point the implicit gradient assumes. Moments never carry over between runs, as the simulated users
+are different people.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from ..model.kernels import optimiser_options
-from ..plan.hardening import FineTuneConfig, LearningRateSchedule
+from ..plan.fine_tune import FineTuneConfig, LearningRateSchedule
 from .vectors import Loss, Parameters, Terms, distance, gradient, gradients, snapshot
 
 
 @dataclass(frozen=True, slots=True)
 class InnerRun:
-    """What a run did: steps, first and last loss, L2 length of its weight move (scalars)."""
+    """Figures of a run: steps, first and last loss, L2 length of its weight move (scalars)."""
 
     steps: int
     first_loss: Tensor
@@ -31,7 +31,7 @@ class InnerRun:
 
 
 def learning_rate_at(schedule: LearningRateSchedule, step: int, steps: int) -> float:
-    """Share of the full learning rate at `step` (1 to `steps`)."""
+    """Return the share of the full learning rate at `step` (1 to `steps`)."""
     done = (step - 1) / steps
     if schedule == "linear":
         return 1 - done
@@ -75,13 +75,13 @@ def inner_loops(
     scale: float = 1.0,
     on_step: Callable[[int], None] | None = None,
 ) -> list[InnerRun]:
-    """Several users' runs in lockstep, in passes that they share; shorter ones end sooner.
+    """Train several users in lockstep, in passes that they share; shorter runs end sooner.
 
     Args:
         users: each one's parameters, trained in place.
-        terms: of an inner step and the users still at work: what their losses are sums of.
+        terms: given an inner step and the users still at work, the summands of their losses.
         configs, steps: of each user.
-        gamma, scale, on_step: as of `inner_loop`.
+        gamma, scale, on_step: as for `inner_loop`.
     """
     runs = [_User(*given, gamma) for given in zip(users, configs, steps, strict=True)]
     for step in range(1, max(steps) + 1):
@@ -96,7 +96,7 @@ def inner_loops(
 
 
 class _User:
-    """One user's optimiser and where it has come to."""
+    """One user's optimiser and progress."""
 
     def __init__(
         self, parameters: Parameters, config: FineTuneConfig, steps: int, gamma: float | None
@@ -108,7 +108,7 @@ class _User:
         self._first = self._last = torch.zeros(())
 
     def update(self, step: int, loss: Tensor, gradients: Sequence[Tensor]) -> None:
-        """One update by the loss and gradient at the weights as they stand."""
+        """Update the weights by the loss and gradient at their present values."""
         self._optimiser.param_groups[0]["lr"] = self._config.learning_rate * learning_rate_at(
             self._config.schedule, step, self._steps
         )
@@ -126,7 +126,7 @@ class _User:
 
 
 def make_optimiser(leaves: list[Tensor], config: FineTuneConfig) -> torch.optim.Optimizer:
-    """A fresh optimiser as the configuration names it."""
+    """Make a fresh optimiser of the kind that the configuration names."""
     if config.optimiser == "sgd":
         return torch.optim.SGD(
             leaves, lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True

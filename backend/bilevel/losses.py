@@ -1,4 +1,4 @@
-"""The losses of hardening, on predictions and targets alone.
+"""The losses of hardening, as functions of predictions and targets.
 
 L_harm ascent: −mean_i cap · tanh(m_i / cap) with m_i the denoising error of sample i. The
 saturation is per sample: on the batch mean, a few samples at extreme timesteps use up the cap
@@ -14,23 +14,23 @@ from torch import Tensor
 
 
 def denoising_errors(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of each sample: [batch, ...] twice to [batch], in float32 or wider."""
+    """Return each sample's mean squared error: [batch, ...] twice to [batch], float32 or wider."""
     wide = torch.promote_types(prediction.dtype, torch.float32)
     return (prediction.to(wide) - target.to(wide)).square().flatten(1).mean(dim=1)
 
 
 def denoising_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error over the batch, a scalar: what fine-tuning minimises."""
+    """Return the mean squared error over the batch, a scalar, which fine-tuning minimises."""
     return denoising_errors(prediction, target).mean()
 
 
 def ascent_loss(prediction: Tensor, target: Tensor, cap: float) -> Tensor:
-    """−mean(cap · tanh(m / cap)): from 0 (draws the concept perfectly) to −cap (cannot)."""
+    """Return −mean(cap · tanh(m / cap)), from 0 (perfect predictions) to −cap (none at all)."""
     return -(cap * torch.tanh(denoising_errors(prediction, target) / cap)).mean()
 
 
 def redirect_target(concept: Tensor, anchor: Tensor, guidance: float) -> Tensor:
-    """Where redirect sends a prediction: anchor − guidance · (concept − anchor).
+    """Return the target of redirect: anchor − guidance · (concept − anchor).
 
     Both arguments are predictions of the frozen model for the same noised latents,
     [batch, channels, height, width].
@@ -39,7 +39,7 @@ def redirect_target(concept: Tensor, anchor: Tensor, guidance: float) -> Tensor:
 
 
 def remaining_harm(loss_after: Tensor, loss_before: Tensor, loss_base: Tensor | float) -> Tensor:
-    """q, the share of the harm loss's distance from the base that a simulated user leaves.
+    """Return q, the share of the harm loss's distance from the base that a simulated user leaves.
 
     1: the simulated run brought nothing back; 0: everything. For the ascent loss the base is
     taken as 0, so that q = L_harm(θ*) / L_harm(θ). Scalars.

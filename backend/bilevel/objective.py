@@ -1,7 +1,7 @@
 """The losses of one outer step, bound to a denoiser and its frozen random draws.
 
-Each method returns a closure without arguments: the same numbers each time it is called at
-the same weights. θ and θ* are judged on the same latents, noise and timesteps, so that their
+Each method returns a closure without arguments, which gives the same value at each call with the
+same weights. θ and θ* are evaluated on the same latents, noise and timesteps, so that their
 difference is not noise. With `micro_batch` a loss is a sum of terms of at most so many samples
 (`SplitLoss`): all losses here are means over samples, so their gradients add up to the batch's.
 """
@@ -19,7 +19,7 @@ from ..adapter.apply import AdaptedDenoiser
 from ..data.batches import Draw
 from ..model.denoiser import Conditioning
 from ..model.schedule import NoiseSchedule
-from ..plan.hardening import HarmConfig
+from ..plan.harm import HarmConfig
 from .losses import ascent_loss, denoising_loss, redirect_target
 from .vectors import Loss, SplitLoss, Terms
 
@@ -29,7 +29,7 @@ Distance = Callable[[Tensor, Tensor], Tensor]  # of a prediction and its target,
 
 @dataclass(frozen=True, slots=True)
 class Harm:
-    """L_harm on one batch: `loss()` at the weights as they stand, `base` at the frozen model.
+    """L_harm on one batch: `loss()` at the present weights, `base` at the frozen model.
 
     For the ascent loss `base` is 0, which makes q the plain ratio of the two losses.
     """
@@ -54,7 +54,7 @@ class Objective:
         self._micro_batch = micro_batch
 
     def harm(self, draws: Sequence[Draw], anchors: Sequence[Conditioning]) -> Harm:
-        """L_harm over the concepts' draws, each with its anchor's conditioning ([1, ...])."""
+        """Build L_harm over the concepts' draws, each with its anchor's conditioning ([1, ...])."""
         total = sum(len(draw.latents) for draw in draws)
         shares = [len(draw.latents) / total for draw in draws]
         if self._harm.loss == "ascent":
@@ -77,21 +77,21 @@ class Objective:
         return Harm(self._loss(shares, draws, targets, denoising_loss), _weighted(shares, base))
 
     def retain(self, draw: Draw) -> Loss:
-        """‖prediction − frozen prediction‖², a mean."""
+        """Build L_retain: the mean of ‖prediction − frozen prediction‖²."""
         return self._loss([1.0], [draw], [self._frozen(draw)], denoising_loss)
 
     def fine_tuning(self, draws: Sequence[Draw], weights: Sequence[float]) -> Loss:
-        """What a user minimises: the weighted sum of denoising errors over the draws."""
+        """Build a user's loss: the weighted sum of denoising errors over the draws."""
         return self._loss(weights, draws, [self._target(draw) for draw in draws], denoising_loss)
 
     def side_by_side(
         self, users: Sequence[Sequence[tuple[Draw, float]]], seat: Seat
     ) -> tuple[Terms, ...]:
-        """What each of several users minimises, in passes that they share.
+        """Build the losses of several users, in passes that they share.
 
         Args:
-            users: the draws of each and their weights, as of `fine_tuning`.
-            seat: told whose samples a pass has, just before it.
+            users: the draws of each and their weights, as for `fine_tuning`.
+            seat: called just before a pass with (user, samples) in the order of its batch.
 
         Returns: a term for each shape of samples; the losses are their sums.
         """
@@ -103,7 +103,7 @@ class Objective:
         return tuple(partial(self._shared, len(users), group, seat) for group in shapes.values())
 
     def _shared(self, users: int, group: list[tuple[int, Draw, float]], seat: Seat) -> Tensor:
-        """One pass: the weighted errors of each user's samples in it, [users]."""
+        """Run one pass; return the weighted errors of each user's samples in it, [users]."""
         together = Draw.cat([draw for _, draw, _ in group])
         seat([(user, len(draw)) for user, draw, _ in group])
         predicted = self.predict(together).split([len(draw) for _, draw, _ in group])
@@ -119,7 +119,7 @@ class Objective:
         targets: Sequence[Tensor],
         distance: Distance,
     ) -> Loss:
-        """The weighted sum of distances, whole or as one term for each micro-batch."""
+        """Build the weighted sum of distances, whole or as one term for each micro-batch."""
         if not 0 < self._micro_batch < sum(map(len, draws)):
             return lambda: _weighted(
                 weights,
@@ -140,7 +140,7 @@ class Objective:
         )
 
     def _frozen(self, draw: Draw, anchor: Conditioning | None = None) -> Tensor:
-        """The original model's prediction; `anchor` ([1, ...]) in place of the captions."""
+        """Return the original model's prediction; `anchor` ([1, ...]) replaces the captions."""
         with self._denoiser.frozen():
             return torch.cat(
                 [
@@ -150,7 +150,7 @@ class Objective:
             )
 
     def predict(self, draw: Draw, conditioning: Conditioning | None = None) -> Tensor:
-        """What the network as it stands says of a draw; `conditioning` in place of its captions."""
+        """Predict a draw with the present weights; `conditioning` replaces its captions."""
         noised = self._schedule.add_noise(draw.latents, draw.noise, draw.timesteps)
         return self._denoiser(noised, draw.timesteps, conditioning or draw.conditioning)
 

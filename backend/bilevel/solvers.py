@@ -2,7 +2,7 @@
 
 M = γH, H the Hessian of the simulated user's loss. Richardson's iteration is the paper's,
 x ← b − M x (Li et al., arXiv:2507.16302, step 1; it needs ‖M‖ < 1); conjugate gradients and
-MINRES are SciPy's, on CPU vectors in float64 with the products wherever the network is. CG needs
+MINRES are SciPy's, on CPU vectors in float64, with the products on the network's device. CG needs
 I + M positive definite, MINRES only symmetric. Every solve reports its residual and the
 largest ‖M v‖ / ‖v‖ met, which is a lower bound of ‖M‖.
 """
@@ -19,7 +19,7 @@ from ..errors import DivergenceError
 from ..plan.solver import SolverMethod
 
 Product = Callable[[Tensor], Tensor]
-_NOISE = 1e-3  # a residual below this may stop falling: the products are no better than that
+_NOISE = 1e-3  # a residual below this may stop falling: the products are no more exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Solution:
 
 @dataclass(slots=True)
 class _Counted:
-    """A product that remembers how often it was asked and the largest stretch it showed."""
+    """A product that counts its calls and keeps the largest stretch ‖M v‖ / ‖v‖."""
 
     product: Product
     calls: int = 0
@@ -63,7 +63,7 @@ class _Counted:
 def solve(
     method: SolverMethod, product: Product, b: Tensor, *, iterations: int, tolerance: float
 ) -> Solution:
-    """x with (I + M) x ≈ b, spending at most `iterations` products v ↦ M v.
+    """Find x with (I + M) x ≈ b, with at most `iterations` products v ↦ M v.
 
     Raises:
         DivergenceError: the residual grew, the system is indefinite (CG), or a product is

@@ -1,4 +1,4 @@
-"""Tensors by name as one flat vector, and back: the solvers know nothing of networks."""
+"""Parameters by name as one flat vector and back, their gradients, and sums of losses."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class SplitLoss:
 
 
 def flatten(tensors: Sequence[Tensor]) -> Tensor:
-    """All values one after the other in float32 or wider, [n]."""
+    """Concatenate all values in float32 or wider, [n]."""
     parts = [tensor.detach().reshape(-1) for tensor in tensors]
     flat = torch.cat(parts)
     return flat if flat.dtype == torch.float64 else flat.float()
 
 
 def unflatten(vector: Tensor, like: Parameters) -> dict[str, Tensor]:
-    """Views of `vector` in the shapes and under the names of `like`."""
+    """Return views of `vector` in the shapes and under the names of `like`."""
     sizes = [tensor.numel() for tensor in like.values()]
     return {
         name: part.view_as(tensor)
@@ -43,25 +43,25 @@ def unflatten(vector: Tensor, like: Parameters) -> dict[str, Tensor]:
 
 
 def snapshot(parameters: Parameters) -> dict[str, Tensor]:
-    """Copies that later in-place changes do not touch."""
+    """Copy the parameters, out of reach of later in-place changes."""
     return {name: tensor.detach().clone() for name, tensor in parameters.items()}
 
 
 @torch.no_grad()
 def assign(parameters: Parameters, values: Parameters) -> None:
-    """Write `values` into the parameters, in place, to the bit."""
+    """Write `values` into the parameters in place, bit for bit."""
     for name, tensor in parameters.items():
         tensor.copy_(values[name])
 
 
 def distance(parameters: Parameters, start: Parameters) -> Tensor:
-    """L2 length of the move from `start`, over all tensors together; a scalar."""
+    """Return the L2 length of the move from `start` over all tensors, a scalar."""
     moves = [(tensor.detach() - start[name]).float() for name, tensor in parameters.items()]
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(moves)))
 
 
 def norm_and_clip(parts: list[Tensor], limit: float) -> Tensor:
-    """The L2 norm over all parts, a scalar; longer than `limit`, they are shortened in place."""
+    """Return the L2 norm over all parts, a scalar; with a `limit`, shorten them to it in place."""
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(parts)))
     if limit:
         torch._foreach_mul_(parts, torch.clamp(limit / (norm + 1e-6), max=1.0))
@@ -71,11 +71,11 @@ def norm_and_clip(parts: list[Tensor], limit: float) -> Tensor:
 def gradient(
     loss: Loss, parameters: Parameters, *, scale: float = 1.0
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The loss (detached) and its gradient; the graph is gone when this returns.
+    """Return the loss, detached, and its gradient; no graph is left.
 
     `scale` multiplies the loss for the backward pass only, so that small gradients survive
-    half precision. A parameter that the loss does not touch has gradient 0. The terms of a
-    `SplitLoss` follow one another.
+    half precision. A parameter that the loss does not depend on has gradient 0. The terms of a
+    `SplitLoss` are differentiated one after the other.
     """
     leaves = list(parameters.values())
     if isinstance(loss, SplitLoss) and len(loss.terms) > 1:
@@ -96,7 +96,7 @@ def gradient(
 def gradients(
     terms: Sequence[Terms], users: Sequence[Parameters], *, scale: float = 1.0
 ) -> list[tuple[Tensor, list[Tensor]]]:
-    """Each user's loss and gradient, as `gradient` gives them: no user's loss moves another's.
+    """Return each user's loss and gradient; no user's loss depends on another's parameters.
 
     The graph of one term is alive at a time.
     """
@@ -123,8 +123,10 @@ def gradients(
 def _term_by_term(
     terms: Sequence[Loss], leaves: list[Tensor], scale: float
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """The sum of the terms and its gradients. They add up in place in the leaves' `grad`: a second
-    set of gradients beside it would cost as much as the parameters."""
+    """Return the sum of the terms and its gradients.
+
+    Gradients add up in the leaves' `grad`: a second set would cost as much as the parameters.
+    """
     before = [leaf.grad for leaf in leaves]
     try:
         for leaf in leaves:

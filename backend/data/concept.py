@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError
-from ..plan.hardening import Concept, ImageSet
+from ..plan.concept import Concept
+from ..plan.images import ImageSet
 from ..plan.toml_text import TOMLDecodeError, loads
 
 _FOLDER = Path(__file__).parent

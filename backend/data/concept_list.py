@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..errors import ConfigError
-from ..plan.hardening import Concept, ImageSet
+from ..plan.concept import Concept
+from ..plan.images import ImageSet
 from .concept import load_preset, preset_names
 
 NONE = "none"  # instead of a preset

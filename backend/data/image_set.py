@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError
-from ..plan.hardening import ImageSet
+from ..plan.images import ImageSet
 from .pixels import BROKEN, open_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")

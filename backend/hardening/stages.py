@@ -1,6 +1,6 @@
-"""The stages of a plan: what runs before its own method, and what each of them is.
+"""Stages: the methods that run before a plan's own.
 
-A stage is a plan of its own, run in a folder of its own below the run's; the next one starts from
+A stage is a plan of its own, run in a folder of its own below the run's. The next stage starts from
 the adapter that it left, which stays as it is while the next trains its own beside it. The run's
 result is all of them as one adapter, whose rank is the sum of theirs.
 """
@@ -10,13 +10,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..plan.hardening import HardeningPlan
-from ..progress import Progress, ProgressCallback
 
 FOLDER = "stages"  # below the run's
 
 
 def stage_plans(plan: HardeningPlan) -> list[tuple[str, HardeningPlan]]:
-    """(name, plan) of each stage before the plan's own, in order."""
+    """Return the name and plan of each stage before the plan's own method, in order."""
     found = []
     for number, stage in enumerate(plan.before, start=1):
         adapter = replace(plan.adapter, rank=stage.rank) if stage.rank else plan.adapter
@@ -26,13 +25,3 @@ def stage_plans(plan: HardeningPlan) -> list[tuple[str, HardeningPlan]]:
         )  # fmt: skip
         found.append((f"{number}-{stage.method}", own))
     return found
-
-
-def telling(name: str, on_progress: ProgressCallback) -> ProgressCallback:
-    """The callback, told which stage the steps are of."""
-
-    def tell(progress: Progress, /) -> None:
-        harden = progress.stage == "harden"
-        on_progress(replace(progress, stage=f"stage {name}") if harden else progress)
-
-    return tell

@@ -1,1 +1,1 @@
-"""What a hardening run needs of its device's memory, told without the device and the weights."""
+"""Prediction of the device memory that a hardening run needs, without device and weights."""

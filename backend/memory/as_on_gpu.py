@@ -1,4 +1,4 @@
-"""Operations on tensors without memory done as a GPU would do them, as far as memory goes.
+"""Makes operations on tensors without memory allocate as they would on a GPU.
 
 The meta device has neither fused attention nor autocast. Inside `as_on_gpu`, and for tensors of the
 meta device alone,

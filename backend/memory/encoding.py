@@ -1,8 +1,8 @@
-"""The peak before hardening: text encoders and VAE are on the device only while they are at work.
+"""Measures the peak before hardening, when text encoders and VAE take turns on the device.
 
-Run on tensors without memory like the outer step: one picture through the VAE, and one batch of the
-synthesis, both by the code that does it. Activations of the text encoders, 77 tokens a prompt, are
-left out as too small to matter.
+Like the outer step it runs on tensors without memory: one picture through the VAE and one batch of
+the synthesis, both by the code that does it. Activations of the text encoders, 77 tokens a prompt,
+are left out as too small to matter.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def trace_encoding(
     dtype: torch.dtype,
     encoders: torch.dtype,
 ) -> Trace:
-    """The peak of loading and `prepare_data`; `state` is the encoder at work then.
+    """Predict the peak of loading and `prepare_data`; `state` is the encoder at work then.
 
     Args:
         configs: by component, as diffusers has them.
@@ -55,7 +55,7 @@ def trace_encoding(
 
 
 def _peak(model: Model, plan: HardeningPlan, texts: int, side: int) -> Trace:
-    """Of the moments of encoding, by what is on the device beside the denoiser."""
+    """Return the largest moment of encoding, by what is on the device beside the denoiser."""
     pixels = 8 * side
     moments = [(texts + _bytes(model.vae), 0), (texts, 0)]  # just loaded; reading the prompts
     if _reads_pictures(plan):
@@ -77,7 +77,7 @@ def _bytes(network: torch.nn.Module) -> int:
 
 
 def _activations(work: Callable[[], object], network: torch.nn.Module) -> int:
-    """Bytes that the work adds to its network at most, copies of its weights included."""
+    """Return the most bytes that the work adds to its network, including copies of its weights."""
     memory = MetaMemory(block=BLOCK)
     with as_on_gpu(), memory, torch.no_grad():
         weights = memory.count([*network.parameters(), *network.buffers()])

@@ -1,4 +1,4 @@
-"""The tracker for tensors without memory, quick enough to run a full-size network in seconds.
+"""A tracker for tensors without memory that runs a full-size network in seconds.
 
 PyTorch works out shapes on the meta device in Python, at about a millisecond an operation. A
 network repeats few shapes often, so the shapes of results are remembered by those of the operands;
@@ -21,10 +21,10 @@ Shape = tuple[torch.Size, tuple[int, ...], torch.dtype]
 
 
 class MetaMemory(LiveMemory):
-    """Counts what meta tensors would take.
+    """Counts the bytes that meta tensors would take.
 
     `float(tensor)` gives one half, `int(tensor)` 0 and `bool(tensor)` True, so that code which
-    looks at values goes on: a loss is finite, a solve contracts.
+    reads values can continue: a loss is finite, a solve contracts.
     """
 
     def __init__(self, *, block: int = 1) -> None:
@@ -80,7 +80,7 @@ def _key(value: Any) -> Any:
 
 
 def _shapes(result: Any) -> Any:
-    """How to make the result again; None where it is not made of meta tensors alone."""
+    """Describe how to make the result again; None where it is not made of meta tensors alone."""
     if isinstance(result, Tensor):
         whole = result.is_meta and result.storage_offset() == 0
         return (result.shape, result.stride(), result.dtype) if whole else None

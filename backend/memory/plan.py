@@ -1,33 +1,35 @@
-"""What a plan needs of the device, and the cheapest change that makes it fit.
+"""Predicts the memory that a plan needs, and finds the cheapest change that makes it fit.
 
-Changes are tried in the order of what they cost: users one after the other instead of side by side
-and micro-batches (a little time), gradient checkpointing (about a third more time), Hessian
-products by differences (they need another amount of time, and differ in the fourth digit), bf16
-(quicker on a GPU, and rounds more), and last the linear layers in 8 and 4 bits, on top of all
-others (the adapter is then found beside rounded weights). Nothing else of a plan is touched: its
-batches, users and losses stay.
+Changes are tried in the order of their cost: users one after the other instead of side by side and
+micro-batches (a little time), gradient checkpointing (about a third more time), Hessian products by
+differences (another amount of time; they differ in the fourth digit), bf16 (faster on a GPU, rounds
+more), and last, on top of all others, the linear layers in 8 and 4 bits (the adapter is then
+trained beside quantised weights). Nothing else of a plan changes: its batches, users and losses
+stay.
 
-To what was traced a margin is added for what the trace cannot see: the context of CUDA, workspaces
-of cuDNN and of attention, and fragments that the allocator cannot use. It is a guess: no GPU was
-there to measure it on (docs/memory.md).
+The prediction adds a margin for what the trace cannot see: the context of CUDA, workspaces of cuDNN
+and of attention, and fragments that the allocator cannot use. The margin is a guess: there was no
+GPU to measure it on (docs/memory.md).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import torch
 
+from ..bilevel.hypergradient import differentiates_twice
 from ..checkpoint.family import components_of, family_config
 from ..errors import ConfigError
 from ..numerics.byte_sizes import GIB
 from ..plan.hardening import HardeningPlan
 from ..plan.quantization import QUANTIZATIONS, can_quantize
 from .encoding import trace_encoding
+from .prediction import MemoryPlan
 from .trace import Trace, trace_step
 from .weights import needs_fp32, weight_types
 from .words import changes_of, sentence, traded
@@ -35,52 +37,6 @@ from .words import changes_of, sentence, traded
 CONTEXT = 0.6 * GIB  # CUDA's own, with its kernels loaded
 FRAGMENTS = 0.1  # of all that is not weights
 NATIVE = {"sd1": 512, "sd2": 768, "sdxl": 1024}  # pixels
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryPlan:
-    """Bytes on the device at the peak of a run, by part, and the plan they belong to.
-
-    plan: the one asked about, with `changes` where a budget asked for them. asked: `parts` without
-    the changes. fits: None without a budget. words: what to tell the user, one sentence each.
-    """
-
-    plan: HardeningPlan
-    weights: int
-    state: int
-    activations: int
-    encoding: int  # the whole peak while encoding, which may be the larger one
-    margin: int
-    changes: Mapping[str, Any]
-    budget: int | None = None
-    words: tuple[str, ...] = ()
-    asked: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def parts(self) -> dict[str, int]:
-        """Bytes by part, `total` last; `encoding` is no summand, but another peak."""
-        names = ("weights", "state", "activations", "encoding", "margin", "total")
-        return {name: getattr(self, name) for name in names}
-
-    def to_json(self) -> dict[str, Any]:
-        """For programs; without the plan."""
-        return {
-            "asked": dict(self.asked), "parts": self.parts, "changes": dict(self.changes),
-            "budget": self.budget, "fits": self.fits, "words": list(self.words),
-        }  # fmt: skip
-
-    @property
-    def peak(self) -> int:
-        """Without the margin."""
-        return max(self.weights + self.state + self.activations, self.encoding)
-
-    @property
-    def total(self) -> int:
-        return self.peak + self.margin
-
-    @property
-    def fits(self) -> bool | None:
-        return None if self.budget is None else self.total <= self.budget
 
 
 def plan_memory(
@@ -96,17 +52,17 @@ def plan_memory(
 ) -> MemoryPlan:
     """Predict the peak of a hardening run; with a budget, the cheapest plan that fits.
 
-    No weight is loaded and no GPU is asked. Takes some seconds, more where changes are tried; the
-    same question again is answered at once.
+    No weight is loaded and no GPU is needed. Takes some seconds, and more where changes are tried;
+    a repeated question is answered from a cache.
 
     Args:
         family: `sd1`, `sd2` or `sdxl`.
         configs: of the networks, by component; the published sizes by default.
         resolution: native side in pixels, where the plan has none.
-        stored_in_half: text encoders and VAE are; in fp32 plans they are loaded in float32.
-        budget: memory of the device in GiB. If nothing fits, the smallest is returned, and says so.
-        quantized: whether `quantization` may be changed too; False where bitsandbytes is not there.
-        on_try: called with the changes that are looked at next, in words, before each trace of some
+        stored_in_half: whether text encoders and VAE are; fp32 plans load them in float32.
+        budget: memory of the device in GiB. If nothing fits, the smallest setting is returned.
+        quantized: whether `quantization` may change too; False where bitsandbytes is missing.
+        on_try: called with the changes that are tried next, in words, before each trace of some
             seconds; raise from it to stop.
     """
     if family not in NATIVE:
@@ -135,7 +91,7 @@ def plan_memory(
 
 
 def _fitting(first: MemoryPlan, room: int, predict: Any, quantized: bool) -> MemoryPlan:
-    """The first of the candidates that fits; the smallest where none does."""
+    """Return the first of the candidates that fits, or the smallest where none does."""
     smallest = first
     if first.total <= room:
         return first
@@ -154,8 +110,8 @@ def _fitting(first: MemoryPlan, room: int, predict: Any, quantized: bool) -> Mem
 
 
 def _bases(plan: HardeningPlan, quantized: bool) -> Iterator[HardeningPlan]:
-    """The plan, then what changes its numbers a little."""
-    exact = plan.solver.method != "first_order" and plan.solver.products == "exact"
+    """Yield the plan, then variants that change its results a little."""
+    exact = differentiates_twice(plan.solver)
     differences = replace(plan, solver=replace(plan.solver, products="finite_difference"))
     yield plan
     last = plan
@@ -172,7 +128,7 @@ def _bases(plan: HardeningPlan, quantized: bool) -> Iterator[HardeningPlan]:
 
 
 def _cheaper(base: HardeningPlan) -> Iterator[HardeningPlan]:
-    """The same numbers to rounding, from the quickest to the smallest."""
+    """Yield plans with the same results to rounding, from the fastest to the smallest."""
     batches = [base.forget_batch, base.retain_batch, *(user.batch for user in base.fine_tunes)]
     own = base.micro_batch or max(batches)
     sizes = [base.micro_batch] + [size for size in (2, 1) if size < own]

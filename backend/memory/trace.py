@@ -1,31 +1,33 @@
-"""The peak of a run, by running its code on tensors without memory.
+"""Measures the peak of a run by running its code on tensors without memory.
 
 The denoiser is built on the meta device, and one outer step of `harden` itself runs on it: all
-losses, their gradients, the simulated user, the solve, AdamW. Only how often things are repeated is
-cut down, as no repetition adds memory: two inner steps (the second has the optimiser's moments) and
-one product of the solve. Tensors drawn on the CPU are real.
+losses, their gradients, the simulated user, the solve, AdamW. Only repetitions are left out, as
+they add no memory: two inner steps are enough (the second has the optimiser's moments), and one
+product of the solve. Tensors drawn on the CPU are real.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..adapter.apply import AdaptedDenoiser
 from ..data.batches import EncodedData
 from ..data.encoded_set import Bucket, EncodedSet
-from ..hardening import run as engine
+from ..hardening.methods import read_plan
+from ..hardening.setup import adapted, set_up
 from ..model.denoiser import Conditioning
 from ..model.model import Model
 from ..model.quantised import quantised
 from ..model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
-from ..plan.hardening import RETAIN, Concept, FineTuneConfig, HardeningPlan, RegulatorConfig
-from ..progress import silent
+from ..plan.concept import Concept
+from ..plan.fine_tune import RETAIN, FineTuneConfig
+from ..plan.hardening import HardeningPlan
+from ..plan.regulator import RegulatorConfig
 from .as_on_gpu import as_on_gpu
 from .meta import MetaMemory
 from .tracker import LiveMemory
@@ -39,8 +41,8 @@ _CONCEPT = "concept"
 class Trace:
     """Bytes at the peak of an outer step.
 
-    weights: of the denoiser. state: what outlives a pass: adapter, gradients, moments, copies, the
-    batches at hand. activations: of the pass at the peak, with the gradients it makes.
+    weights: of the denoiser. state: what outlives a pass, that is adapter, gradients, moments,
+    copies and the current batches. activations: of the pass at the peak, with its gradients.
     """
 
     weights: int
@@ -60,7 +62,7 @@ def trace_step(
     side: int,
     dtype: torch.dtype,
 ) -> Trace:
-    """The peak of one outer step of `plan` on this network, as on a GPU.
+    """Predict the peak of one outer step of `plan` on this network, as on a GPU.
 
     Args:
         unet_config: of UNet2DConditionModel.
@@ -73,7 +75,7 @@ def trace_step(
 
 
 def meta_model(unet_config: Mapping[str, Any], family: str, side: int, dtype: torch.dtype) -> Model:
-    """A model whose denoiser has no memory, and which has nothing else."""
+    """Build a model of nothing but a denoiser, which takes no memory."""
     from diffusers import UNet2DConditionModel
 
     plain = {key: value for key, value in unet_config.items() if not key.startswith("_")}
@@ -85,79 +87,51 @@ def meta_model(unet_config: Mapping[str, Any], family: str, side: int, dtype: to
 
 
 def measure_step(model: Model, plan: HardeningPlan, data: EncodedData, memory: LiveMemory) -> Trace:
-    """Run the representative step of `plan` under the tracker, on whatever the model lies on."""
-    plan, waiting = representative(plan)
+    """Run the representative step of `plan` under the tracker, on the device of `model`."""
+    method, plan = read_plan(representative(plan))
     with quantised(model, plan.quantization), memory:
         weights = memory.count([*model.denoiser.parameters(), *model.denoiser.buffers()])
-        with _Marking(model, plan.adapter, precision=plan.precision) as denoiser:
-            assert isinstance(denoiser, _Marking)
-            denoiser.memory = memory
+        with adapted(model, plan) as denoiser, _marking(model.denoiser, memory):
             denoiser.training(plan.gradient_checkpointing)
-            held = _bases(denoiser) if plan.method == "project" else []
-            if plan.method == "project":  # once its bases are there, a step is that without users
-                plan = replace(plan, method="resalign")
-            run = engine._Run(denoiser, plan, data, None, silent)
-            if plan.method == "closed_form":  # no graph: what the edit does to harm and retention
-                with torch.no_grad():
-                    for loss in (run.feed.harm(1).loss, run.feed.retain(1)):
-                        loss()
-                return Trace(weights, memory.peak_base - weights, memory.peak - memory.peak_base)
-            # AdamW's moments are there from the first step on, and the gradients of the users
-            # before this one wait for the mean.
-            for tensor in run.theta.values():
-                tensor.grad = torch.zeros_like(tensor)
-            run.optimiser.step()
-            run.optimiser.zero_grad(set_to_none=True)
-            waits = [torch.zeros_like(t) for _ in range(waiting) for t in run.theta.values()]
-            run.outer_step(1)
-            del waits, held
+            held = method.held(denoiser)
+            method.rehearse(set_up(denoiser, plan, data))
+            del held
     return Trace(weights, memory.peak_base - weights, memory.peak - memory.peak_base)
 
 
-def _bases(denoiser: AdaptedDenoiser) -> list[Tensor]:
-    """What a projection holds at most: of each distinct input of the layers a whole basis.
+@contextmanager
+def _marking(network: nn.Module, memory: LiveMemory) -> Iterator[None]:
+    """Mark where each pass begins, unless it joins a graph that is still growing."""
+    growing = False
 
-    How much less it is, the inputs' values decide. Q, K and V are given one tensor, and all K and V
-    of the cross-attention the same text.
-    """
-    found: dict[tuple[str, int], Tensor] = {}
-    for name, module in denoiser.modules.items():
-        width, device = module.in_features, module.weight.device
-        text = ".attn2.to_k" in name or ".attn2.to_v" in name
-        key = ("text" if text else name.rpartition(".")[0], width)
-        if key not in found:
-            found[key] = torch.zeros(width, width, device=device)
-    return list(found.values())
+    def begin(*_: object) -> None:
+        if not growing:
+            memory.mark()
 
-
-class _Marking(AdaptedDenoiser):
-    """Tells the tracker where a pass begins, unless it joins a graph that is still growing."""
-
-    memory: LiveMemory
-    _open = False
-
-    def __call__(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        if not self._open:
-            self.memory.mark()
-        predicted = super().__call__(latents, timesteps, conditioning)
+    def end(_: object, __: object, output: Any) -> None:
+        nonlocal growing
+        predicted: Tensor = output[0]
         if predicted.requires_grad:
-            self._open = True
-            predicted.register_hook(self._close)
-        return predicted
+            growing = True
+            predicted.register_hook(release)
 
-    def _close(self, _: Tensor) -> None:
-        self._open = False
+    def release(_: Tensor) -> None:
+        nonlocal growing
+        growing = False
 
-    def _mixed(self, device: torch.device) -> AbstractContextManager[object]:
-        return nullcontext() if device.type == "meta" else super()._mixed(device)
+    handles = [network.register_forward_pre_hook(begin), network.register_forward_hook(end)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
-def representative(plan: HardeningPlan) -> tuple[HardeningPlan, int]:
-    """The plan with the user that takes most memory, shortened (or with as many such as share a
-    pass), and how many go before."""
-    pool = plan.fine_tunes if plan.method == "resalign" else ()  # the others simulate nobody
+def representative(plan: HardeningPlan) -> HardeningPlan:
+    """Shorten the plan to the user who takes most memory, or as many as share a pass."""
+    _, read = read_plan(plan)  # without the users of a method that simulates nobody
     group = min(plan.users_at_once, plan.configurations_per_step)
-    users = sorted(pool, key=lambda user: _weight(plan, user))[-group:]
+    users = sorted(read.fine_tunes, key=lambda user: _weight(plan, user))[-group:]
     most = 2 * plan.micro_batch or 4096  # a third micro-batch is like the second
     short = tuple(
         replace(
@@ -173,24 +147,23 @@ def representative(plan: HardeningPlan) -> tuple[HardeningPlan, int]:
     solver = replace(plan.solver, iterations=1)
     if solver.method in ("cg", "minres"):  # their vectors are on the CPU, their products the same
         solver = replace(solver, method="richardson")
-    changed = replace(
+    return replace(
         plan, concepts=(Concept(_CONCEPT, prompts=(_CONCEPT,)),), fine_tunes=short, solver=solver,
         forget_batch=min(plan.forget_batch, most), retain_batch=min(plan.retain_batch, most),
         configurations_per_step=max(1, len(short)), outer_steps=1, warm_up_steps=0,
         regulator=RegulatorConfig(enabled=False),
     )  # fmt: skip
-    return changed, plan.configurations_per_step - len(users) if users else 0
 
 
 def _weight(plan: HardeningPlan, user: FineTuneConfig) -> tuple[bool, int, int, bool]:
-    """Orders users by the memory they take."""
+    """Order users by the memory that they take."""
     everything = plan.simulate == "full" or (plan.simulate == "adapter" and user.method == "full")
     samples = user.batch * (2 if user.method == "dreambooth" else 1)
     return everything, samples, user.rank, user.optimiser == "adamw"
 
 
 def random_data(model: Model, side: int, samples: int = 8) -> EncodedData:
-    """Encoded sets of the right shapes on the CPU, of the names that `representative` gives."""
+    """Make encoded sets of the right shapes on the CPU, named as `representative` names them."""
     config: Any = model.denoiser.config
     pooled = ids = None
     if model.family == "sdxl":

@@ -1,9 +1,9 @@
-"""Bytes of live tensors while real code runs: what a caching allocator would have handed out.
+"""Counts the bytes of live tensors while code runs, as a caching allocator hands them out.
 
-Every operation that PyTorch dispatches is looked at: the storages of its results are counted from
-there until they are freed, those that only a graph keeps (saved tensors) included. So the peak is
-that of the code as it runs, forward and backward. What a kernel takes and gives back inside one
-operation (workspaces of convolutions and attention) is not seen.
+Every operation that PyTorch dispatches is inspected: the storages of its results are counted until
+they are freed, including those that only a graph keeps (saved tensors). So the peak is that of the
+code as it runs, forward and backward. Memory that a kernel takes and frees within one operation
+(workspaces of convolutions and attention) is not seen.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class LiveMemory(TorchDispatchMode):
         self.live = self.peak = self.peak_base = self._base = 0
 
     def count(self, tensors: Iterable[Tensor]) -> int:
-        """Take in tensors made before; bytes of those that were not counted yet."""
+        """Count tensors made before; return the bytes of those that were not counted yet."""
         before = self.live
         for tensor in tensors:
             self._see(tensor)
         return self.live - before
 
     def mark(self) -> None:
-        """What is live from here on belongs to the next part of the work."""
+        """Begin the next part of the work: tensors made from here on belong to it."""
         self._base = self.live
 
     def __torch_dispatch__(

@@ -1,4 +1,4 @@
-"""In which types a checkpoint is loaded for a plan."""
+"""The types in which a checkpoint is loaded for a plan."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def needs_fp32(plan: HardeningPlan) -> bool:
-    """Weights that are trained cannot hold small updates in half precision."""
+    """Whether weights are trained, which cannot hold small updates in half precision."""
     full = plan.simulate == "adapter" and any(f.method == "full" for f in plan.fine_tunes)
     return plan.precision == "fp32" or plan.simulate == "full" or full
 
 
 def weight_types(plan: HardeningPlan) -> dict[str, Any]:
-    """What to give `load_checkpoint` for a plan: types, and where linear layers go.
+    """Return the arguments of `load_checkpoint` for a plan: types, and the linear layers' device.
 
     In half precision the denoiser is loaded in the type that its layers compute in. Otherwise
     autocast would cast each weight, and the graph keep the copies: as much again as the network.
-    What is quantised during the run stays in main memory: the device never holds it as it is.
+    Layers that are quantised during the run stay in main memory, so that the device never holds
+    their full weights.
     """
     where = {} if plan.quantization == "none" else {"linear_device": "cpu"}
     if needs_fp32(plan):

@@ -1,15 +1,13 @@
-"""What a prediction of memory says to a reader."""
+"""Words and tables for a prediction of memory."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..numerics.byte_sizes import format_bytes
-
-if TYPE_CHECKING:
-    from .plan import MemoryPlan
+from .prediction import MemoryPlan
 
 PARTS = {  # of `MemoryPlan.parts`, in this order
     "weights": "weights",
@@ -41,7 +39,7 @@ def sentence(found: MemoryPlan, pixels: int) -> str:
 
 
 def traded(found: MemoryPlan) -> Iterator[str]:
-    """Whether it fits, and each change with what it costs."""
+    """Say whether it fits, and each change with its cost."""
     assert found.budget is not None
     room = format_bytes(found.budget)
     if not found.fits:
@@ -67,7 +65,7 @@ def rows(asked: Mapping[str, int], found: Mapping[str, int]) -> list[tuple[str, 
 
 
 def table(found: MemoryPlan) -> list[str]:
-    """The same as lines of text."""
+    """Return the rows of a prediction as lines of text."""
     lines = rows(found.asked, found.parts)
     if found.asked != found.parts:
         lines.insert(0, ("", "as it is", "changed"))

@@ -76,7 +76,7 @@ def choose_kernels(
     device = next(unet.parameters()).device
     if config.attention == "xformers":
         _require_xformers(device, twice)
-    found = _candidates(config, device, twice, own)
+    found = candidates(config, device, twice, own)
     if began is not None:
         kept = Kernels(**began)
         if any(kept.name == one.name for one in found):
@@ -122,9 +122,7 @@ def optimiser_options(device: torch.device) -> dict[str, Any]:
     return {"fused": True} if device.type == "cuda" else {}
 
 
-def _candidates(
-    config: KernelConfig, device: torch.device, twice: bool, own: bool
-) -> list[Kernels]:
+def candidates(config: KernelConfig, device: torch.device, twice: bool, own: bool) -> list[Kernels]:
     gpu = device.type == "cuda"
     attentions, formats = [config.attention], [config.memory_format]
     if config.attention == "auto":

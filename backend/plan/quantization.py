@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from ..errors import ConfigError
-from .bounds import choice
+from .field import Choices
+from .methods import FACTS
 
-Quantization = Literal["none", "int8", "nf4"]
-QUANTIZATIONS: tuple[Quantization, ...] = ("none", "int8", "nf4")
+Quantization = Annotated[
+    Literal["none", "int8", "nf4"],
+    Choices(none="weights as they are", int8="8 bits", nf4="4 bits, the least memory"),
+]
+QUANTIZATIONS: tuple[Quantization, ...] = get_args(get_args(Quantization)[0])
 
 
 def check_quantization(plan: Any) -> None:
-    """Raise for a value that there is not, and for a plan that needs the weights themselves."""
-    choice("plan", "quantization", plan.quantization, QUANTIZATIONS)
+    """Raise ConfigError for a quantised plan that needs the weights themselves."""
     if plan.quantization == "none":
         return
     reason = next(_needs_weights(plan), None)
@@ -36,5 +39,6 @@ def _needs_weights(plan: Any) -> Iterator[str]:
     for user in plan.fine_tunes:
         if plan.simulate == "adapter" and user.method == "full":
             yield f"the simulated user {user.name} (method 'full') trains all weights"
-    if "closed_form" in (plan.method, *(stage.method for stage in plan.before)):
-        yield "method 'closed_form' is worked out from the weights"
+    for method in (plan.method, *(stage.method for stage in plan.before)):
+        if FACTS[method].needs_weights:
+            yield f"method {method!r} is computed from the weights"

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from .bounds import choice, within
+from .checks import check_fields
+from .document import document
+from .field import Choices, Help, Range
+
+RampShape = Annotated[
+    Literal["linear", "sigmoid"],
+    Choices(linear="a straight line", sigmoid="a sigmoid of slope 10, the published schedule"),
+]
 
 
+@document
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ramp:
-    """A weight that changes over the run: from `start` to `end` between two shares of it.
+    """A weight that moves from one value to another between two shares of the run."""
 
-    shape: `linear` or `sigmoid` (slope 10, the published schedule). `begin` and `until` are
-    shares of the steps the weight applies to.
-    """
-
-    start: float
-    end: float
-    shape: Literal["linear", "sigmoid"] = "linear"
-    begin: float = 0.0
-    until: float = 1.0
+    start: Annotated[float, Range(0, 1e6), Help("Weight before the ramp.")]
+    end: Annotated[float, Range(0, 1e6), Help("Weight after the ramp.")]
+    shape: Annotated[RampShape, Help("Course between the two.")] = "linear"
+    begin: Annotated[
+        float, Range(0, 1), Help("Share of the weight's steps at which the ramp begins.")
+    ] = 0.0
+    until: Annotated[
+        float, Range("begin", 1), Help("Share of the weight's steps at which the ramp ends.")
+    ] = 1.0
 
     def __post_init__(self) -> None:
-        choice("ramp", "shape", self.shape, ("linear", "sigmoid"))
-        within("ramp", "start", self.start, 0, 1e6)
-        within("ramp", "end", self.end, 0, 1e6)
-        within("ramp", "begin", self.begin, 0, 1)
-        within("ramp", "until", self.until, self.begin, 1, " (begin to 1)")
+        check_fields(self, "ramp")

@@ -5,21 +5,15 @@ The ComfyUI nodes and the A1111 tab offer the same settings; this is what they m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..errors import ConfigError
-from .hardening import (
-    RETAIN,
-    AdapterConfig,
-    Concept,
-    FineTuneConfig,
-    HarmConfig,
-    RegulatorConfig,
-    SolverConfig,
-    fine_tune_grid,
-)
+from .concept import Concept
+from .field import Field, field_of
+from .fine_tune import RETAIN, FineTuneConfig, fine_tune_grid
+from .hardening import HardeningPlan
 from .presets import plan_preset, preset_plan
 
 OWN = "preset"  # a choice that leaves what the preset says
@@ -37,49 +31,90 @@ FAST = (  # what front ends say of two of them
     "redirect (training towards the anchors, ESD-like, minutes) and edit (a closed-form edit, "
     "seconds) are fast methods without simulated users: they unlearn, and promise no resilience"
 )
-_PLAIN = ("simulate", "precision", "learning_rate", "resilience_weight", "retain_weight",
-          "seed", "resolution", "micro_batch")  # fmt: skip
+# The inputs of a front end, and the fields of the plan that they set. At 0 or `preset` an input
+# keeps what the preset says.
+INPUTS = {
+    "seed": "seed",
+    "outer_steps": "outer_steps",
+    "rank": "adapter.rank",
+    "resolution": "resolution",
+    "simulate": "simulate",
+    "solver": "solver.method",
+    "products": "solver.products",
+    "precision": "precision",
+    "resilience_weight": "resilience_weight",
+    "retain_weight": "retain_weight",
+    "gamma": "solver.gamma",
+    "learning_rate": "learning_rate",
+    "gradient_checkpointing": "gradient_checkpointing",
+    "micro_batch": "micro_batch",
+}
+# What only the choice `custom` shows; an input that is not there keeps the preset's.
+CUSTOM_INPUTS = {
+    "forget_batch": "forget_batch",
+    "retain_batch": "retain_batch",
+    "harm_loss": "harm.loss",
+    "harm_cap": "harm.cap",
+    "regulator": "regulator.enabled",
+    "proximal": "proximal",
+}
+# The simulated users of the choice `custom`: their inputs, and what they start with.
+CUSTOM_USERS: dict[str, Any] = {
+    "lora": True, "full": False, "dreambooth": False, "learning_rates": "1e-4, 1e-5",
+    "steps": "5, 20", "adamw": True, "sgd": False, "ranks": "4", "batch": 1,
+    "concept_share": 0.2, "configurations_per_step": 1,
+}  # fmt: skip
+_USER_FIELDS = {"learning_rates": "learning_rate", "ranks": "rank"}
+METHODS = tuple(field_of(FineTuneConfig, "method").choices)
+OPTIMISERS = tuple(field_of(FineTuneConfig, "optimiser").choices)
+
+
+def input_field(name: str) -> Field:
+    """The field of the plan that an input of a front end sets."""
+    return field_of(HardeningPlan, {**INPUTS, **CUSTOM_INPUTS}[name])
+
+
+def user_field(name: str) -> Field:
+    """The field that an input for the simulated users sets, for one user or for the plan."""
+    if name == "configurations_per_step":
+        return field_of(HardeningPlan, name)
+    return field_of(FineTuneConfig, _USER_FIELDS.get(name, name))
 
 
 def setting_changes(choice: str, values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The preset of `plan_presets` and the fields that differ from it.
+    """Return the preset of `plan_presets` and the fields that differ from it.
 
     values: by the names of a front end's inputs; 0 and "preset" keep what the preset says.
     """
     name, factor = PRESETS[choice]
     own = plan_preset(name).fields
     given = {key: value for key, value in values.items() if value not in (None, 0, "", OWN)}
-    changes: dict[str, Any] = {key: given[key] for key in _PLAIN if key in given}
-    if given.get("gradient_checkpointing"):
-        changes["gradient_checkpointing"] = True
-    if "rank" in given:
-        changes["adapter"] = replace(own.get("adapter", AdapterConfig()), rank=given["rank"])
-    solver = {"solver": "method", "products": "products", "gamma": "gamma"}
-    solver = {field: given[key] for key, field in solver.items() if key in given}
-    if solver:
-        changes["solver"] = replace(own.get("solver", SolverConfig()), **solver)
+    changes = _changes(given, INPUTS, own)
     if choice == "custom":
-        changes |= _custom(values, own)
+        changes |= _changes(values, CUSTOM_INPUTS, own)
     # A plan of the preset alone, to know its steps.
     base = preset_plan(name, [Concept("any", ("any",))])
-    steps = given.get("outer_steps", base.outer_steps * factor)
+    steps = changes.pop("outer_steps", base.outer_steps * factor)
     if steps != base.outer_steps:
         changes["outer_steps"] = steps
         changes["warm_up_steps"] = round(base.warm_up_steps * steps / base.outer_steps)
     return name, changes
 
 
-def _custom(values: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """What only the custom choice shows; an input that is not there keeps the preset's."""
-    changes = {key: values[key] for key in ("forget_batch", "retain_batch") if key in values}
-    harm = {key: values[f"harm_{key}"] for key in ("loss", "cap") if f"harm_{key}" in values}
-    if harm:
-        changes["harm"] = replace(own.get("harm", HarmConfig()), **harm)
-    if "regulator" in values:
-        regulator = own.get("regulator", RegulatorConfig())
-        changes["regulator"] = replace(regulator, enabled=bool(values["regulator"]))
-    if "proximal" in values:
-        changes["proximal"] = bool(values["proximal"])
+def _changes(
+    values: Mapping[str, Any], paths: Mapping[str, str], own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The plan's fields as the inputs change them; parts of it start from the preset's own."""
+    changes: dict[str, Any] = {}
+    for name, path in paths.items():
+        if name not in values:
+            continue
+        part, _, field = path.rpartition(".")
+        if part:
+            base = changes.get(part) or own.get(part) or field_of(HardeningPlan, part).default
+            changes[part] = replace(base, **{field: values[name]})
+        else:
+            changes[path] = values[name]
     return changes
 
 
@@ -94,7 +129,7 @@ def fine_tuning_pool(
         return (), 1
     if choice == "custom":
         pool = _custom_pool(values)
-        per_step = int(values.get("configurations_per_step", 1))
+        per_step = int({**CUSTOM_USERS, **values}["configurations_per_step"])
     else:
         preset = plan_preset(choice)
         pool, per_step = preset.pool(), int(preset.fields.get("configurations_per_step", 1))
@@ -114,12 +149,11 @@ def fine_tuning_pool(
 
 
 def _custom_pool(values: Mapping[str, Any]) -> tuple[FineTuneConfig, ...]:
-    texts = {"learning_rates": "1e-4, 1e-5", "steps": "5, 20", "ranks": "4"}
-    values = {"lora": True, "adamw": True, **texts, **values}
-    methods = [name for name in ("lora", "full", "dreambooth") if values.get(name)]
-    optimisers = [name for name in ("adamw", "sgd") if values.get(name)]
-    for what, found in (("method: lora, full or dreambooth", methods),
-                        ("optimiser: adamw or sgd", optimisers)):  # fmt: skip
+    values = {**CUSTOM_USERS, **values}
+    methods = [name for name in METHODS if values.get(name)]
+    optimisers = [name for name in OPTIMISERS if values.get(name)]
+    for what, found in ((f"method: {_or(METHODS)}", methods),
+                        (f"optimiser: {_or(OPTIMISERS)}", optimisers)):  # fmt: skip
         if not found:
             raise ConfigError(f"fine-tuning settings: switch on at least one {what}")
     ranks = numbers("ranks", values["ranks"], int)
@@ -131,8 +165,8 @@ def _custom_pool(values: Mapping[str, Any]) -> tuple[FineTuneConfig, ...]:
             learning_rate=numbers("learning_rates", values["learning_rates"], float),
             steps=numbers("steps", values["steps"], int),
             rank=rank,
-            batch=int(values.get("batch", 1)),
-            concept_share=float(values.get("concept_share", 0.0)),
+            batch=int(values["batch"]),
+            concept_share=float(values["concept_share"]),
         )
         pool += grid if len(ranks) == 1 else [
             replace(one, name=f"{one.name}/rank {rank}") for one in grid
@@ -140,8 +174,12 @@ def _custom_pool(values: Mapping[str, Any]) -> tuple[FineTuneConfig, ...]:
     return tuple(pool)
 
 
+def _or(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
 def numbers(name: str, text: str, kind: type) -> list[Any]:
-    """`1e-4, 1e-5` as numbers of a kind, each once."""
+    """Read numbers of a kind that are separated by commas, as in `1e-4, 1e-5`, each once."""
     found = []
     for part in text.replace(";", ",").split(","):
         if not part.strip():
@@ -151,7 +189,7 @@ def numbers(name: str, text: str, kind: type) -> list[Any]:
         except ValueError:
             example = "5, 20" if kind is int else "1e-4, 1e-5"
             raise ConfigError(
-                f"{name}: {part.strip()!r} is no {'whole ' if kind is int else ''}number; "
+                f"{name}: {part.strip()!r} is not a {'whole ' if kind is int else ''}number; "
                 f"separate them with commas, as in {example}"
             ) from None
     if not found:

@@ -1,69 +1,86 @@
-"""Which method hardens, and what may go before it; the settings of the fast ones."""
+"""The methods that harden, stages that run before one, and the settings of the fast methods."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from .bounds import choice, within
+from .checks import check_fields
+from .document import document
+from .field import Choices, Help, Range
 
-HardeningMethod = Literal["resalign", "redirect", "project", "closed_form"]
-METHODS: tuple[HardeningMethod, ...] = ("resalign", "redirect", "project", "closed_form")
-IN_WORDS: dict[HardeningMethod, str] = {  # for reports and cards
-    "resalign": "ResAlign",
-    "redirect": "redirection (ESD-like)",
-    "project": "projected update (PGU-like)",
-    "closed_form": "closed-form edit (UCE-like)",
-}
+HardeningMethod = Annotated[
+    Literal["resalign", "redirect", "project", "closed_form"],
+    Choices(
+        resalign="train against simulated users, so that the concept stays removed",
+        redirect="train towards the anchors (ESD-like); fast, promises no resilience",
+        project="unlearn outside of what retain samples use (PGU-like); fast, no resilience",
+        closed_form="edit the cross-attention in one step (UCE-like); seconds, no resilience",
+    ),
+]
 
 
+@document
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditConfig:
-    """The closed-form edit of the cross-attention's K and V.
+    """The closed-form edit of the keys and values of cross-attention (method `closed_form`)."""
 
-    retain_weight: ρ, of the tokens of what must stay relative to the concepts'. ridge: ε relative
-    to the mean square of the tokens; larger changes less. strength: of the whole edit, 1 as solved.
-    """
-
-    retain_weight: float = 1.0
-    ridge: float = 1e-3
-    strength: float = 1.0
+    retain_weight: Annotated[
+        float,
+        Range(0, 1e6),
+        Help("ρ: weight of the tokens of what must stay, relative to those of the concepts."),
+    ] = 1.0
+    ridge: Annotated[
+        float,
+        Range(0, 1e6, above=True),
+        Help("ε: damping, relative to the mean square of the tokens; more changes less."),
+    ] = 1e-3
+    strength: Annotated[
+        float, Range(0, 10, above=True), Help("Strength of the whole edit; 1 is as solved.")
+    ] = 1.0
 
     def __post_init__(self) -> None:
-        within("edit", "retain_weight", self.retain_weight, 0, 1e6)
-        within("edit", "ridge", self.ridge, 0, 1e6, above=True)
-        within("edit", "strength", self.strength, 0, 10, above=True)
+        check_fields(self, "edit")
 
 
+@document
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectionConfig:
-    """What the projected updates are kept out of.
+    """The subspace that projected updates stay out of (method `project`)."""
 
-    energy: share of the square of each layer's inputs, on retain samples, that the subspace
-    holds; more leaves the adapter less room. samples: how many are looked at.
-    """
-
-    energy: float = 0.95
-    samples: int = 64
+    energy: Annotated[
+        float,
+        Range(0, 1),
+        Help(
+            "Share of what retain samples use in each layer (the square of its inputs) that is "
+            "left alone; more leaves the adapter less room."
+        ),
+    ] = 0.95
+    samples: Annotated[
+        int, Range(1, 1_000_000), Help("Retain samples from which the subspace is measured.")
+    ] = 64
 
     def __post_init__(self) -> None:
-        within("projection", "energy", self.energy, 0, 1)
-        within("projection", "samples", self.samples, 1, 1_000_000)
+        check_fields(self, "projection")
 
 
+@document
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A method that runs before the plan's own, which goes on from what it left.
+    """A method that runs before the plan's own, which continues from its result.
 
-    Everything that is not here is as in the plan. steps: updates (a closed form is one).
-    rank: of what this stage adds; 0 means the plan's.
+    Everything that is not here is as in the plan.
     """
 
-    method: HardeningMethod
-    steps: int = 60
-    rank: int = 0
+    method: Annotated[HardeningMethod, Help("Method of this stage.")]
+    steps: Annotated[
+        int, Range(1, 1_000_000), Help("Updates of this stage; a closed form takes one.")
+    ] = 60
+    rank: Annotated[
+        int,
+        Range(0, 1024),
+        Help("Rank of what this stage adds to the adapter; 0 is the adapter's rank."),
+    ] = 0
 
     def __post_init__(self) -> None:
-        choice("stage", "method", self.method, METHODS)
-        within("stage", "steps", self.steps, 1, 1_000_000)
-        within("stage", "rank", self.rank, 0, 1024)
+        check_fields(self, "stage")

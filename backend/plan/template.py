@@ -1,45 +1,56 @@
-"""A plan file to start from, in TOML, with a comment on every field.
+"""Plan files to start from, in TOML, with a comment on every field.
 
-The text is built from the config classes and a preset, so it names every field and always
-parses; a field without a comment here is an error (and a failing test).
+The text is built from the config classes and a preset: the comments are the fields' own help, and
+it always parses.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from .comments import COMMENTS, HEAD
-from .hardening import (
-    AdapterConfig,
-    Concept,
-    FineTuneConfig,
-    HardeningPlan,
-    HarmConfig,
-    ImageSet,
-    Job,
-    Ramp,
-    RegulatorConfig,
-    SolverConfig,
-)
+from .adapter import AdapterConfig
+from .attack import LoraAttack, LoraFile
+from .concept import Concept
+from .document import comment_lines, value_text
+from .field import field_of
+from .fine_tune import FineTuneConfig
+from .hardening import HardeningPlan
+from .harm import HarmConfig
+from .images import ImageSet
+from .job import Job
 from .kernels import KernelConfig
+from .measurement import ScorerConfig
 from .presets import plan_preset, preset_plan
-from .probe import (
-    LoraAttack,
-    LoraFile,
-    ProbeCheckpoint,
-    ProbeJob,
-    ProbePlan,
-    ScorerConfig,
-)
-from .probe_comments import PROBE_COMMENTS, PROBE_HEAD
+from .probe import ProbeCheckpoint, ProbeJob, ProbePlan
 from .probe_presets import preset_probe, probe_preset
+from .ramp import Ramp
+from .regulator import RegulatorConfig
+from .solver import SolverConfig
 from .stages import EditConfig, ProjectionConfig, Stage
 
+HEAD = """\
+# A hardening plan for ResAlign ({preset}: {summary}).
+#
+#   resalign check FILE      check everything that it names before any weight is loaded
+#   resalign harden FILE     run it
+#
+# Lines that begin with # and no space are settings that are off: remove the # to use them.
+# Paths are relative to this file. Rates and shares run from 0 to 1. Symbols: docs/method.md."""
+PROBE_HEAD = """\
+# A probe plan for ResAlign ({preset}: {summary}).
+#
+#   resalign probe FILE      run it, or continue where it stopped; ends in a report
+#
+# Every checkpoint is attacked in the same ways, draws the same prompts with the same seeds, and is
+# scored by the same scorers. Lines that begin with # and no space are settings that are off.
+# Paths are relative to this file. Rates and shares run from 0 to 1."""
+GRID_HELP = """\
+# Simulated users: one for each combination. In a grid, five fields take lists: data, method,
+# optimiser, learning_rate and steps."""
 EXAMPLE = Concept(
     "weapons",
     prompts=("a pistol", "a person holding a rifle", "a combat knife on a table"),
@@ -49,9 +60,6 @@ _BLOCKS = (
     AdapterConfig, HarmConfig, SolverConfig, RegulatorConfig, EditConfig, ProjectionConfig,
     KernelConfig,
 )  # fmt: skip
-_TABLES = {(ProbePlan, name) for name in ("loras", "merges", "fine_tunes")}
-_TABLES |= {(HardeningPlan, "before")}
-_COMMENTS = {**COMMENTS, **PROBE_COMMENTS}
 
 
 def write_template(
@@ -63,7 +71,7 @@ def write_template(
     output: str = "model-hardened.safetensors",
     overwrite: bool = False,
 ) -> Path:
-    """Write a plan file; it parses to a valid job as it stands."""
+    """Write a plan file that is a valid job as it stands."""
     text = template(preset, concepts=concepts, checkpoint=checkpoint, output=output)
     return _write(Path(path), text, overwrite)
 
@@ -77,7 +85,7 @@ def write_probe_template(
     output: str = "probe",
     overwrite: bool = False,
 ) -> Path:
-    """Write a probe's plan file; it parses to a valid job as it stands."""
+    """Write a probe's plan file that is a valid job as it stands."""
     text = probe_template(preset, concepts=concepts, checkpoints=checkpoints, output=output)
     return _write(Path(path), text, overwrite)
 
@@ -102,7 +110,7 @@ def template(
     checkpoint: str = "model.safetensors",
     output: str = "model-hardened.safetensors",
 ) -> str:
-    """The text of a plan file."""
+    """Return the text of a plan file."""
     chosen, concepts = plan_preset(preset), tuple(concepts)
     plan = preset_plan(preset, concepts)
     job = Job(checkpoint=checkpoint, output=output, plan=plan)
@@ -118,7 +126,7 @@ def template(
     lines += [*_commented(["[plan.retain_set]", *_fields(retain, explain=False)]), ""]
     for block in _BLOCKS:
         name = next(f.name for f in fields(plan) if isinstance(getattr(plan, f.name), block))
-        lines += [f"[plan.{name}]", *_fields(getattr(plan, name)), ""]
+        lines += [*_heading(HardeningPlan, name), *_fields(getattr(plan, name)), ""]
     if plan.before:
         lines += _tables("plan.before", plan.before)
     else:
@@ -135,7 +143,7 @@ def probe_template(
     checkpoints: Sequence[ProbeCheckpoint] = (),
     output: str = "probe",
 ) -> str:
-    """The text of a probe's plan file."""
+    """Return the text of a probe's plan file."""
     checkpoints = tuple(checkpoints) or (
         ProbeCheckpoint(name="original", path="model.safetensors"),
         ProbeCheckpoint(name="hardened", path="model-hardened.safetensors"),
@@ -146,7 +154,7 @@ def probe_template(
     lines += [*_fields(job), "", *_tables("checkpoints", checkpoints)]
     lines += ["[plan]", *_fields(plan), ""]
     for name in ("generation", "utility"):
-        lines += [f"[plan.{name}]", *_fields(getattr(plan, name)), ""]
+        lines += [*_heading(ProbePlan, name), *_fields(getattr(plan, name)), ""]
     for name in ("concepts", "prompts", "scorers", "merges", "fine_tunes"):
         lines += _tables(f"plan.{name}", getattr(plan, name))
     scorer = ScorerConfig(name="nudenet", threshold=0.45)
@@ -172,7 +180,7 @@ def _pool(grids: Sequence[Any], single: Sequence[FineTuneConfig]) -> list[str]:
     """The pool of simulated users: grids explained, single configurations after them."""
     lines = []
     for number, grid in enumerate(grids):
-        lines.append("[[plan.fine_tune_grid]]")
+        lines += [*([GRID_HELP] if number == 0 else []), "[[plan.fine_tune_grid]]"]
         for item in fields(FineTuneConfig):
             if item.name != "name":
                 value = grid.get(item.name, item.default)
@@ -196,30 +204,17 @@ def _fields(value: Any, *, explain: bool = True) -> list[str]:
 
 
 def _entry(cls: type, name: str, value: Any, *, explain: bool) -> list[str]:
+    field = field_of(cls, name)
     is_table = is_dataclass(value) and not isinstance(value, Ramp)
-    is_tables = isinstance(value, tuple) and any(is_dataclass(item) for item in value)
-    no_tables = value == () and (cls, name) in _TABLES
-    if value is None or is_table or is_tables or no_tables:
+    is_tables = isinstance(value, tuple) and field.holds_tables
+    if value is None or is_table or is_tables:
         return []
-    text = _COMMENTS[cls][name]
-    comment = [f"# {line}" for line in text.splitlines()] if explain else []
-    return [*comment, f"{name} = {_toml(value)}"]
+    comment = [f"# {line}" for line in comment_lines(field)] if explain else []
+    return [*comment, f"{name} = {value_text(value)}"]
 
 
-def _toml(value: Any) -> str:
-    if isinstance(value, Ramp):
-        parts = (f"{item.name} = {_toml(getattr(value, item.name))}" for item in fields(value))
-        return "{ " + ", ".join(parts) + " }"
-    if isinstance(value, tuple | list):
-        inline = "[" + ", ".join(_toml(item) for item in value) + "]"
-        if len(inline) < 80 or not value:
-            return inline
-        return "[\n" + "".join(f"  {_toml(item)},\n" for item in value) + "]"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    return repr(value)
+def _heading(cls: type, name: str) -> list[str]:
+    return [*(f"# {line}" for line in comment_lines(field_of(cls, name))), f"[plan.{name}]"]
 
 
 def _commented(lines: Iterable[str]) -> list[str]:

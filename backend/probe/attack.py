@@ -26,7 +26,7 @@ from ..model.model import Model
 from ..model.schedule import NoiseSchedule
 from ..numerics.seeds import generator
 from ..numerics.torch_compat import grad_scaler
-from ..plan.probe import FineTuneAttack
+from ..plan.attack import FineTuneAttack
 from .attack_batches import AttackBatches, Pass
 from .attack_data import AttackData
 from .attack_optimisers import WeightAverage, learning_rate_share, make_optimiser

@@ -21,7 +21,7 @@ from ..model.denoiser import Conditioning
 from ..model.encode import encode_tokens, tokenise
 from ..model.model import Model
 from ..numerics.seeds import generator
-from ..plan.probe import FineTuneAttack
+from ..plan.attack import FineTuneAttack
 from .attack_data import AttackData
 
 

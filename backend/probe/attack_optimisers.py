@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..bilevel.inner_loop import learning_rate_at
 from ..errors import ConfigError
-from ..plan.probe import FineTuneAttack
+from ..plan.attack import FineTuneAttack
 from .attack_weights import TrainedWeights
 
 

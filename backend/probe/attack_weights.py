@@ -21,7 +21,7 @@ from ..adapter.targets import target_modules
 from ..errors import ConfigError
 from ..model.model import Model
 from ..numerics.seeds import generator
-from ..plan.probe import FineTuneAttack
+from ..plan.attack import FineTuneAttack
 
 _ADAPTER = "attack"
 _TEXT_TARGETS = re.compile(r"\.(q|k|v|out)_proj$")

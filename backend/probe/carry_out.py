@@ -9,7 +9,8 @@ from pathlib import Path
 from ..checkpoint.detect import detect
 from ..errors import ConfigError
 from ..model.model import Model
-from ..plan.probe import ORIGINAL, Attack, FineTuneAttack, LoraAttack, MergeAttack, ProbePlan
+from ..plan.attack import ORIGINAL, Attack, FineTuneAttack, LoraAttack, MergeAttack
+from ..plan.probe import ProbePlan
 from .attack import attacked
 from .attack_data import EncodedAttacks
 from .attack_optimisers import check_optimiser

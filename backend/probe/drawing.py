@@ -12,7 +12,7 @@ from ..model.denoiser import Conditioning
 from ..model.encode import encode_prompts, encoders_on_device
 from ..model.generate import generate_images
 from ..model.model import Model
-from ..plan.probe import GenerationConfig
+from ..plan.measurement import GenerationConfig
 from .prompts import ImageRequest
 
 

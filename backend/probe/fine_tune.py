@@ -21,7 +21,8 @@ from ..data.batches import draw
 from ..data.encoded_set import EncodedSet
 from ..model.model import Model
 from ..numerics.seeds import generator
-from ..plan.hardening import AdapterConfig, FineTuneConfig
+from ..plan.adapter import AdapterConfig
+from ..plan.fine_tune import FineTuneConfig
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from ..checkpoint.refuse import other_kind as other_file
 from ..checkpoint.tensors import FLOATS, TensorFile
 from ..errors import CheckpointError
 from ..model.model import Model
-from ..plan.probe import LoraFile
+from ..plan.attack import LoraFile
 
 _SHOWN = 3  # names in a message
 _SETTINGS = "adapter_config.json"

@@ -14,8 +14,11 @@ from pathlib import Path
 from ..adapter.lora import Adapter
 from ..model.model import Model
 from ..parallel.ranks import ALONE, Ranks
-from ..plan.hardening import FineTuneConfig, HardeningPlan
-from ..plan.probe import ORIGINAL, FineTuneAttack, ProbePlan, ScorerConfig
+from ..plan.attack import ORIGINAL, FineTuneAttack
+from ..plan.fine_tune import FineTuneConfig
+from ..plan.hardening import HardeningPlan
+from ..plan.measurement import ScorerConfig
+from ..plan.probe import ProbePlan
 from ..progress import ProgressCallback, silent
 from ..scorers.protocol import ModelScorer, Scorer
 from .folder import ProbeFolder

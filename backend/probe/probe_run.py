@@ -19,7 +19,8 @@ from time import monotonic, perf_counter
 
 from ..model.model import Model
 from ..parallel.ranks import Ranks
-from ..plan.probe import BEFORE, Attack, FineTuneAttack, ProbePlan
+from ..plan.attack import Attack, FineTuneAttack
+from ..plan.probe import BEFORE, ProbePlan
 from ..progress import Picture, Progress, ProgressCallback
 from ..scorers.protocol import ModelScorer, Scorer
 from ..scorers.registry import build_scorer

@@ -25,8 +25,9 @@ from pathlib import Path
 
 from ..data.concept import load_preset, near_neighbours, preset_names, retain_prompts
 from ..errors import DataError
-from ..plan.hardening import Concept
-from ..plan.probe import ProbePlan, PromptSet
+from ..plan.concept import Concept
+from ..plan.measurement import PromptSet
+from ..plan.probe import ProbePlan
 
 SEED_COLUMNS = ("seed", "sd_seed", "evaluation_seed")
 GUIDANCE_COLUMNS = ("guidance", "sd_guidance_scale", "guidance_scale", "evaluation_guidance")

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunError
+from ..plan.attack import ORIGINAL
 from ..plan.file import from_json, to_json
-from ..plan.hardening import RETAIN, ImageSet
-from ..plan.probe import BEFORE, ORIGINAL, ProbeCheckpoint, ProbePlan
+from ..plan.fine_tune import RETAIN
+from ..plan.images import ImageSet
+from ..plan.probe import BEFORE, ProbeCheckpoint, ProbePlan
 from ..progress import ProgressCallback, silent
 from ..statistics.intervals import wilson
 from .headline import headline

@@ -21,7 +21,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError
-from ..plan.probe import BEFORE, ORIGINAL, Attack, FineTuneAttack, MergeAttack, ProbePlan
+from ..plan.attack import ORIGINAL, Attack, FineTuneAttack, MergeAttack
+from ..plan.probe import BEFORE, ProbePlan
 from ..statistics.intervals import wilson
 from ..statistics.paired_tests import PairedTest, paired_clusters
 from ..statistics.resilience import Resilience, resilience

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..plan.hardening import FineTuneConfig
-from ..plan.probe import BEFORE, Attack, FineTuneAttack, ProbePlan
+from ..plan.attack import Attack, FineTuneAttack
+from ..plan.fine_tune import FineTuneConfig
+from ..plan.probe import BEFORE, ProbePlan
 from .results import Key
 
 

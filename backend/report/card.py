@@ -17,12 +17,10 @@ from ..checkpoint.save import ExportReport
 from ..hardening.stages import stage_plans
 from ..plan.file import plan_hash
 from ..plan.hardening import HardeningPlan
-from ..plan.stages import IN_WORDS
+from ..plan.methods import FACTS, method_in_words, simulates_users
 from ..run.records import StepRecord
 from ..statistics.intervals import wilson
 from .markdown_text import code_text, escape
-
-_METHOD = "ResAlign (Li et al., arXiv:2507.16302)"
 
 
 def provenance_of(
@@ -39,7 +37,7 @@ def provenance_of(
     probe: {"scorer": name, "results": [{"fine_tune", "images", "flagged_before",
     "flagged_after"}, ...]}, rates from 0 to 1; None where nothing was measured.
     """
-    plain = not _simulates(plan)
+    plain = not simulates_users(plan)
     return Provenance(
         method=method_words(plan),
         concepts=tuple(concept.name for concept in plan.concepts),
@@ -61,18 +59,7 @@ def provenance_of(
 def method_words(plan: HardeningPlan) -> str:
     """Methods of a plan's stages in words: `closed-form edit (UCE-like), then ResAlign (...)`."""
     stages = [*(own for _, own in stage_plans(plan)), plan]
-    words = {**IN_WORDS, "resalign": _METHOD}
-    names = [
-        "plain unlearning"
-        if stage.method == "resalign" and not _simulates(stage)
-        else words[stage.method]
-        for stage in stages
-    ]
-    return ", then ".join(names)
-
-
-def _simulates(plan: HardeningPlan) -> bool:
-    return plan.method == "resalign" and bool(plan.fine_tunes)
+    return ", then ".join(method_in_words(stage) for stage in stages)
 
 
 def training_summary(records: Sequence[StepRecord | Mapping[str, Any]]) -> dict[str, Any]:
@@ -149,7 +136,9 @@ def _front_matter(provenance: Provenance) -> str:
 
 def _opening(provenance: Provenance) -> str:
     concepts = ", ".join(escape(concept) for concept in provenance.concepts) or "not recorded"
-    lasting = _METHOD in provenance.method
+    lasting = any(
+        facts.words in provenance.method for facts in FACTS.values() if facts.simulates_users
+    )
     aim = "removed, in a way meant to outlast later fine-tuning" if lasting else "removed"
     source = code_text(provenance.source) or "its source"
     return f"A copy of `{source}` with these concepts {aim}: {concepts}."

@@ -12,7 +12,7 @@ _GAP = 6
 _BACK, _INK = (32, 32, 32), (230, 230, 230)
 
 
-def contact_sheet(
+def draw_contact_sheet(
     columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Any]]], *, side: int = SIDE
 ) -> Any:
     """Draw one PIL image of labelled columns and rows; None in a row leaves its cell empty."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..plan.probe import FineTuneAttack, ProbePlan
+from ..plan.attack import FineTuneAttack
+from ..plan.probe import ProbePlan
 from ..probe.results import ProbeResult
 from ..probe.summarise import original_at_hand
 from .words import series

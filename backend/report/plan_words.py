@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import json
 
+from ..plan.attack import ORIGINAL, Attack, FineTuneAttack, LoraAttack, MergeAttack
 from ..plan.file import to_json
-from ..plan.hardening import RETAIN
-from ..plan.probe import (
-    ORIGINAL,
-    Attack,
-    FineTuneAttack,
-    LoraAttack,
-    MergeAttack,
-    ProbeCheckpoint,
-    ProbeJob,
-    PromptSet,
-    ScorerConfig,
-)
+from ..plan.fine_tune import RETAIN
+from ..plan.measurement import PromptSet, ScorerConfig
+from ..plan.probe import ProbeCheckpoint, ProbeJob
 from ..probe.results import ProbeResult
 from .schema import without_paths
 from .words import KINDS

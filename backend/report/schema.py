@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 
 from ..errors import ConfigError, RunError
 from ..plan.file import PATH_FIELDS, from_json, to_json
-from ..plan.hardening import RETAIN
-from ..plan.probe import ProbePlan, ScorerConfig
+from ..plan.fine_tune import RETAIN
+from ..plan.measurement import ScorerConfig
+from ..plan.probe import ProbePlan
 from ..probe.results import SCHEMA_VERSION, Evaluation, ModelInfo, ProbeResult
 from ..run.json_lines import finite
 

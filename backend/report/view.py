@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..plan.probe import BEFORE, FineTuneAttack
+from ..plan.attack import FineTuneAttack
+from ..plan.probe import BEFORE
 from ..probe.headline import headline
 from ..probe.results import ModelInfo, ProbeResult
 from ..probe.summarise import original_at_hand, summarise

@@ -1,21 +1,18 @@
-"""What each outer step did, in figures, as a value that round-trips through JSON."""
+"""Records of outer steps: figures that round-trip through JSON."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from ..bilevel.simulate import SimulatedUser
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationRecord:
     """One simulated user of one outer step.
 
-    steps: inner steps taken. move: L2 length of the weight move. q: L_harm(θ*) / L_harm(θ),
-    what is left of the harm loss (1: no relapse). residual, curvature (≥ γ‖H‖ / its lower
-    bound) and products are the solve's; None for first order. skipped: why a solve failed and
+    steps: inner steps taken. move: L2 length of the weight move. q: L_harm(θ*) / L_harm(θ), the
+    share of the harm loss that is left (1: no relapse). residual, curvature (a lower bound of
+    γ‖H‖) and products: of the solve; None and 0 for first order. skipped: why a solve failed and
     the first-order gradient was used, or empty. retain_after: L_retain(θ*), where the plan's
     retain_after_weight asks for it.
     """
@@ -32,24 +29,6 @@ class SimulationRecord:
     retain_after: float | None = None
     products: int = 0
     skipped: str = ""
-
-    @staticmethod
-    def of(user: SimulatedUser, q: float) -> SimulationRecord:
-        solution, kept = user.result.solution, user.result.retain_after
-        return SimulationRecord(
-            name=user.fine_tune.name,
-            steps=user.run.steps,
-            harm_after=float(user.result.harm_after),
-            q=q,
-            move=float(user.run.move),
-            first_loss=float(user.run.first_loss),
-            last_loss=float(user.run.last_loss),
-            residual=solution.residual if solution else None,
-            curvature=solution.curvature if solution else None,
-            retain_after=None if kept is None else float(kept),
-            products=solution.products if solution else 0,
-            skipped=user.result.skipped,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +61,7 @@ class StepRecord:
         return sum(bool(s.skipped) for s in self.simulations)
 
     def values(self) -> dict[str, float]:
-        """The figures worth a live line."""
+        """Return the figures for a live display."""
         figures: dict[str, float | None] = {
             "harm": self.harm,
             "harm_after": self.harm_after,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..plan.probe import ScorerConfig
+from ..plan.measurement import ScorerConfig
 from .clip_folder import load_clip, pixel_values
 from .fields import local_folder, threshold_of, uses_only
 from .pictures import checked, scores_from, to_bytes

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..plan.probe import ScorerConfig
+from ..plan.measurement import ScorerConfig
 from .fields import uses_only
 from .pictures import checked, to_bytes
 from .scores import Scores

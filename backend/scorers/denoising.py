@@ -26,7 +26,7 @@ from ..errors import DataError, DivergenceError
 from ..model.encode import conditioning_to
 from ..model.model import Model
 from ..numerics.seeds import generator
-from ..plan.probe import ScorerConfig
+from ..plan.measurement import ScorerConfig
 from .fields import threshold_of, uses_only
 from .scores import Scores
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 from ..errors import ConfigError
-from ..plan.bounds import within
-from ..plan.probe import ScorerConfig
+from ..plan.checks import within
+from ..plan.measurement import ScorerConfig
 
 _FIELDS = ("weights", "threshold", "labels", "command")
 

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError
-from ..plan.probe import ScorerConfig
+from ..plan.measurement import ScorerConfig
 from .clip_folder import load_clip, pixel_values
 from .fields import labels_of, local_folder, threshold_of, uses_only
 from .pictures import checked, scores_from, to_bytes

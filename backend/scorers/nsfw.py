@@ -24,7 +24,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..plan.probe import ScorerConfig
+from ..plan.measurement import ScorerConfig
 from .fields import labels_of, optional_module, present, threshold_of, uses_only
 from .pictures import checked, scores_from, to_bytes
 from .scores import Scores

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..plan.probe import ScorerConfig
+from ..plan.measurement import ScorerConfig
 from .fields import labels_of, optional_module, threshold_of, uses_only
 from .pictures import checked, to_bytes
 from .scores import Scores

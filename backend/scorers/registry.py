@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from ..errors import ConfigError
-from ..plan.probe import ScorerConfig
+from ..plan.measurement import ScorerConfig
 from .fields import present
 from .protocol import ModelScorer, Scorer
 

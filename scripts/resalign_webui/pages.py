@@ -7,8 +7,10 @@ from typing import Any
 import gradio as gr
 
 from ...backend.data.concept import preset_names
-from ...backend.plan.settings import FAST
+from ...backend.plan.probe_settings import PROBE_INPUTS, SCORERS
+from ...backend.plan.settings import CUSTOM_USERS, FAST, input_field, user_field
 from . import forms, measure_forms
+from .checking import limits_of
 from .host import DEMO, Host
 from .parts import Parts, button, html
 from .views import help_text
@@ -95,42 +97,40 @@ def _users(parts: Parts) -> None:
     parts("users_folder", gr.Textbox, "Folder with pictures that they train on", value="",
           info="Empty: what must stay.")  # fmt: skip
     with gr.Row():
-        parts("methods", gr.CheckboxGroup, "Methods", choices=list(forms.METHODS), value=["lora"])
-        parts("optimisers", gr.CheckboxGroup, "Optimisers", choices=list(forms.OPTIMISERS),
-              value=["adamw"])  # fmt: skip
+        for name, choices, field in (
+            ("methods", forms.METHODS, "method"), ("optimisers", forms.OPTIMISERS, "optimiser"),
+        ):  # fmt: skip
+            meanings = user_field(field).choices
+            parts(name, gr.CheckboxGroup, name.capitalize(), choices=list(choices),
+                  value=[one for one in choices if CUSTOM_USERS[one]],
+                  info="; ".join(f"{one}: {meanings[one]}" for one in choices))  # fmt: skip
     with gr.Row():
-        parts("learning_rates", gr.Textbox, "Learning rates", value="1e-4, 1e-5", min_width=120)
-        parts("user_steps", gr.Textbox, "Steps", value="5, 20", min_width=100)
-        parts("user_ranks", gr.Textbox, "Ranks", value="4", min_width=100)
+        for name, label in (("learning_rates", "Learning rates"), ("steps", "Steps"),
+                            ("ranks", "Ranks")):  # fmt: skip
+            parts(forms.USER_PARTS[name], gr.Textbox, label, value=CUSTOM_USERS[name],
+                  info=user_field(name).help, min_width=180)  # fmt: skip
     with gr.Row():
-        parts("user_batch", gr.Number, "Batch", value=1, precision=0, min_width=100)
-        parts("users_per_step", gr.Number, "Users per step", value=1, precision=0, min_width=100)
-        parts("concept_share", gr.Slider, "Share of the concept in their pictures", minimum=0,
-              maximum=1, step=0.05, value=0.2, min_width=160)  # fmt: skip
+        for name in ("batch", "configurations_per_step"):
+            parts.field(forms.USER_PARTS[name], user_field(name), value=CUSTOM_USERS[name])
+        share = user_field("concept_share")
+        low, high = limits_of(share)
+        parts("concept_share", gr.Slider, share.label, minimum=low, maximum=high, step=0.05,
+              value=CUSTOM_USERS["concept_share"], info=share.help, min_width=180)  # fmt: skip
 
 
 def _settings(parts: Parts, host: Host) -> None:
     html(help_text("0 and preset keep what the thoroughness says."))
     with gr.Row():
-        _numbers(parts, ("outer_steps", "Steps"), ("rank", "Rank"), ("seed", "Seed"),
-                 ("resolution", "Resolution in pixels"))  # fmt: skip
+        _fields(parts, "outer_steps", "rank", "seed", "resolution")
     with gr.Row():
-        _numbers(parts, ("resilience_weight", "λ, weight of relapse"),
-                 ("retain_weight", "μ, weight of what stays"), ("gamma", "γ, proximal radius"),
-                 ("learning_rate", "Learning rate"), precision=None)  # fmt: skip
+        _fields(parts, "resilience_weight", "retain_weight", "gamma", "learning_rate")
     with gr.Row():
-        for name, label, choices in (
-            ("simulate", "Simulated users train", forms.SIMULATE),
-            ("solver", "Solver", forms.SOLVERS), ("products", "Hessian products", forms.PRODUCTS),
-            ("precision", "Precision", forms.PRECISIONS),
-        ):  # fmt: skip
-            parts(name, gr.Dropdown, label, choices=list(choices), value=choices[0], min_width=120)
+        _fields(parts, "simulate", "solver", "products", "precision")
     with gr.Row():
         parts("device", gr.Textbox, "Device", value=str(host.setting("device")), min_width=120)
         parts("run_name", gr.Textbox, "Name of the run", value="", placeholder="by itself",
               min_width=160)  # fmt: skip
-        parts("gradient_checkpointing", gr.Checkbox, "Less memory, more time", value=False,
-              min_width=160)  # fmt: skip
+        _fields(parts, "gradient_checkpointing")
     with gr.Row():
         parts("preview_every", gr.Number, "Steps between previews (0: none)", precision=0,
               value=int(host.setting("preview_every")), min_width=120)  # fmt: skip
@@ -148,8 +148,7 @@ def _memory(parts: Parts) -> None:
     with gr.Row():
         parts("memory_budget", gr.Number, "Memory to fit into, in GiB (0: what the GPU has)",
               value=0, min_width=160)  # fmt: skip
-        parts("micro_batch", gr.Number, "Micro-batch: pictures at once (0: all)", value=0,
-              precision=0, min_width=160)  # fmt: skip
+        _fields(parts, "micro_batch")
     with gr.Row():
         button("check", "Check memory", min_width=140)
         button("fit", "Use the settings that fit", min_width=140)
@@ -180,15 +179,19 @@ def probe_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
     with gr.Accordion("More settings", open=False):
         parts("attack_folder", gr.Textbox, "Folder with pictures to fine-tune on", value="",
               info="Empty: what must stay.")  # fmt: skip
-        parts("scorer", gr.Dropdown, "What flags an image", choices=list(measure_forms.SCORERS),
-              value="denoising",
+        parts("scorer", gr.Dropdown, "What flags an image", choices=list(SCORERS), value=SCORERS[0],
               info="denoising needs no detector; the others need their package.")  # fmt: skip
         with gr.Row():
-            _numbers(parts, ("attack_steps", "Steps of each attack (0: preset)"),
-                     ("probe_images", "Prompts of each kind (0: preset)"),
-                     ("sampling_steps", "Sampling steps (0: preset)"))  # fmt: skip
+            for name, label in (
+                ("steps", "Steps of each attack (0: preset)"),
+                ("images", "Prompts of each kind (0: preset)"),
+                ("sampling_steps", "Sampling steps (0: preset)"),
+                ("resolution", "Resolution (0: its own)"),
+            ):
+                parts.field(measure_forms.PROBE_PARTS[name], PROBE_INPUTS[name], label=label,
+                            keeps_preset=True, info=None)  # fmt: skip
         with gr.Row():
-            _numbers(parts, ("probe_resolution", "Resolution (0: its own)"), ("probe_seed", "Seed"))
+            _numbers(parts, ("probe_seed", "Seed"))
             parts("probe_show_pictures", gr.Checkbox, "Show flagged pictures without blur",
                   value=False, min_width=160)  # fmt: skip
     button("probe", "Probe", variant="primary")
@@ -280,6 +283,12 @@ PAGES = (
     ("Harden", harden_page), ("Export", export_page), ("Probe", probe_page),
     ("Reports", report_page), ("Try my LoRA", lora_page), ("About a checkpoint", about_page),
 )  # fmt: skip
+
+
+def _fields(parts: Parts, *names: str) -> None:
+    """Components for settings of the plan, which keep the preset's value until they are set."""
+    for name in names:
+        parts.field(name, input_field(name), keeps_preset=True)
 
 
 def _numbers(parts: Parts, *entries: tuple[Any, ...], precision: int | None = 0) -> None:

@@ -8,8 +8,11 @@ from typing import Any
 
 import gradio as gr
 
-# In 3.41 and 4.40 hosts one event of a kind runs at a time unless it says otherwise; two windows
-# that look at one job need two.
+from ...backend.plan.field import Field
+from ...backend.plan.settings import OWN
+
+# In gradio 3.41 and 4.40 only one event of a kind runs at a time by default; two windows that
+# follow one job need two.
 _EVENT = {"show_progress": "hidden", "api_name": False, "api_visibility": "private",
           "concurrency_limit": None}  # fmt: skip
 
@@ -25,11 +28,32 @@ class Parts:
         self.by_name[name] = made
         return made
 
+    def field(self, name: str, field: Field, *, keeps_preset: bool = False, **options: Any) -> Any:
+        """A component for a field of a plan: label, choices and help come from the field.
+
+        keeps_preset: it starts at 0 or `preset`, which leaves what the preset says.
+        """
+        kind, found = _component(field, keeps_preset)
+        label = options.pop("label", field.label)
+        return self(name, kind, label, **{"info": field.help, **found, **options})
+
     def __getitem__(self, name: str) -> Any:
         return self.by_name[name]
 
     def list_of(self, names: Iterable[str]) -> list[Any]:
         return [self.by_name[name] for name in names]
+
+
+def _component(field: Field, keeps_preset: bool) -> tuple[Any, dict[str, Any]]:
+    if field.choices:
+        choices = [OWN, *field.choices] if keeps_preset else list(field.choices)
+        value = OWN if keeps_preset else field.default
+        return gr.Dropdown, {"choices": choices, "value": value, "min_width": 180}
+    if field.kind is bool:
+        return gr.Checkbox, {"value": field.default, "min_width": 160}
+    value = 0 if keeps_preset else field.default
+    places = 0 if field.kind is int else None
+    return gr.Number, {"value": value, "precision": places, "min_width": 180}
 
 
 def button(name: str, label: str, **options: Any) -> Any:

@@ -1,0 +1,124 @@
+"""Draws the batches, users and losses of an outer step, from seed, use and step alone.
+
+Nothing here has a history, so a run that is resumed at any step, or shared by several processes,
+meets the same samples, noise and timesteps as an uninterrupted run in one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..bilevel.objective import Harm, Objective, Seat
+from ..bilevel.vectors import Loss, Terms
+from ..data.batches import Draw, EncodedData, EncodedSet, draw
+from ..model.schedule import NoiseSchedule
+from ..numerics.seeds import generator
+from ..plan.fine_tune import FineTuneConfig
+from ..plan.hardening import HardeningPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Losses of each step of a plan on drawn samples, on the device that trains; steps from 1."""
+
+    plan: HardeningPlan
+    data: EncodedData
+    objective: Objective
+    schedule: NoiseSchedule
+    device: torch.device
+
+    def harm(self, step: int) -> Harm:
+        """Return L_harm on the step's samples of the concepts."""
+        counts = self._concept_counts(self.plan.forget_batch, "concepts", step)
+        draws = [self._draw(self.data.forget[n], c, 0.0, "forget", n, step) for n, c in counts]
+        anchors = [self.data.anchors[name].onto(self.device) for name, _ in counts]
+        return self.objective.harm(draws, anchors)
+
+    def retain(self, step: int) -> Loss:
+        """Return L_retain on the step's samples of what must stay."""
+        plan = self.plan
+        return self.objective.retain(
+            self._draw(self.data.retain, plan.retain_batch, plan.caption_dropout, "retain", step)
+        )
+
+    def retain_pass(self, number: int) -> Callable[[], Tensor]:
+        """Return a forward pass on batch `number` of the retain set, to watch layers' inputs in."""
+        plan = self.plan
+        some = self._draw(
+            self.data.retain, plan.retain_batch, plan.caption_dropout, "projection", number
+        )
+        return lambda: self.objective.predict(some)
+
+    def configurations(self, step: int) -> list[FineTuneConfig]:
+        """Draw the step's J simulated users, none twice."""
+        pool = self.plan.fine_tunes
+        order = torch.randperm(len(pool), generator=self._random("configurations", step))
+        return [pool[int(i)] for i in order[: self.plan.configurations_per_step]]
+
+    def seed(self, step: int, number: int) -> int:
+        """Draw the seed for the fresh LoRA of the step's user `number`."""
+        return int(torch.randint(2**31, (), generator=self._random("user", step, number)))
+
+    def fine_tuning(self, step: int, number: int, inner: int, fine_tune: FineTuneConfig) -> Loss:
+        """Return the loss of one inner step: its data, some of the concept, the DreamBooth prior.
+
+        inner: 1 to the user's steps; 0 is the batch whose Hessian the solve uses.
+        """
+        parts = self._user_draws(step, number, inner, fine_tune)
+        return self.objective.fine_tuning([p for p, _ in parts], [w for _, w in parts])
+
+    def side_by_side(
+        self, step: int, users: Sequence[tuple[int, FineTuneConfig]], inner: int, seat: Seat
+    ) -> tuple[Terms, ...]:
+        """Return the losses of several users (number, configuration), in passes that they share."""
+        return self.objective.side_by_side(
+            [self._user_draws(step, number, inner, user) for number, user in users], seat
+        )
+
+    def _user_draws(
+        self, step: int, number: int, inner: int, fine_tune: FineTuneConfig
+    ) -> list[tuple[Draw, float]]:
+        use = ("inner", step, number, inner)
+        count = fine_tune.batch
+        if inner == 0 and self.plan.solver.batch:
+            count = self.plan.solver.batch
+        chance = torch.rand((), generator=self._random(*use, "share")).item()
+        harmful = min(count, int(count * fine_tune.concept_share + chance))
+        drop = fine_tune.caption_dropout
+        parts: list[tuple[Draw, float]] = []
+        if count > harmful:
+            own = self._draw(self.data.fine_tunes[fine_tune.data], count - harmful, drop, *use)
+            parts.append((own, (count - harmful) / count))
+        if harmful:
+            for name, n in self._concept_counts(harmful, *use, "concepts"):
+                some = self._draw(self.data.forget[name], n, drop, *use, "concept", name)
+                parts.append((some, n / count))
+        if fine_tune.method == "dreambooth":
+            prior = self.data.fine_tunes[fine_tune.prior_data]
+            some = self._draw(prior, count, 0.0, *use, "prior")
+            parts.append((some, fine_tune.prior_weight))
+        return parts
+
+    def _random(self, *use: str | int) -> torch.Generator:
+        return generator(self.plan.seed, *use)
+
+    def _draw(self, encoded: EncodedSet, count: int, dropout: float, *use: str | int) -> Draw:
+        return draw(
+            encoded,
+            self._random(*use),
+            count,
+            schedule_steps=self.schedule.steps,
+            caption_dropout=dropout,
+        ).onto(self.device)
+
+    def _concept_counts(self, total: int, *use: str | int) -> list[tuple[str, int]]:
+        """Share `total` samples among the concepts, at random by their weights."""
+        weights = torch.tensor([concept.weight for concept in self.plan.concepts])
+        picks = torch.multinomial(weights, total, replacement=True, generator=self._random(*use))
+        counts = torch.bincount(picks, minlength=len(weights)).tolist()
+        names = [concept.name for concept in self.plan.concepts]
+        return [(name, count) for name, count in zip(names, counts, strict=True) if count]

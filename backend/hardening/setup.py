@@ -1,0 +1,102 @@
+"""Builds what the steps of a run need: objective, feed, simulated users, optimiser, regulator."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..adapter.apply import AdaptedDenoiser
+from ..adapter.lora import Adapter
+from ..bilevel.hypergradient import differentiates_twice
+from ..bilevel.objective import Objective
+from ..bilevel.vectors import gradient
+from ..data.batches import EncodedData
+from ..model.kernels import Kernels, choose_kernels, optimiser_options
+from ..model.model import Model
+from ..plan.hardening import HardeningPlan
+from .feed import Feed
+from .regulator import Regulator
+from .terms import Compute, in_order
+from .users import OnInnerStep, Users
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Setup:
+    """The parts of a run that its steps work with, and change.
+
+    plan: as its method reads it (`Method.read`). compute: runs the tasks of a step. agree: called
+    after each change of θ, to make it the same in all processes. constrain: called after each
+    update of θ, to keep it where the method allows it to be.
+    """
+
+    plan: HardeningPlan
+    denoiser: AdaptedDenoiser
+    data: EncodedData
+    feed: Feed
+    regulator: Regulator
+    users: Users
+    optimiser: torch.optim.Optimizer
+    warnings: list[str]
+    compute: Compute
+    agree: Callable[[], None]
+    constrain: Callable[[], None] = field(default=lambda: None)
+
+    @property
+    def theta(self) -> dict[str, Tensor]:
+        return self.denoiser.theta
+
+    def warn(self, warning: str) -> None:
+        """Log a warning and keep it for the run's result."""
+        log.warning(warning)
+        self.warnings.append(warning)
+
+
+def adapted(model: Model, plan: HardeningPlan, earlier: Adapter | None = None) -> AdaptedDenoiser:
+    """Put a fresh θ of the plan on the model's denoiser. earlier: what stages before it left."""
+    return AdaptedDenoiser(
+        model, plan.adapter, seed=plan.seed, precision=plan.precision, earlier=earlier
+    )
+
+
+def set_up(
+    denoiser: AdaptedDenoiser,
+    plan: HardeningPlan,
+    data: EncodedData,
+    *,
+    warnings: list[str] | None = None,
+    on_inner_step: OnInnerStep = lambda step, inner, of, names: None,
+    compute: Compute = in_order,
+    agree: Callable[[], None] = lambda: None,
+) -> Setup:
+    """Build the parts of a run of `plan`, which is as its method reads it."""
+    device = denoiser.model.device
+    schedule = denoiser.model.schedule.to(device)
+    objective = Objective(denoiser, schedule, plan.harm, plan.micro_batch)
+    feed = Feed(plan, data, objective, schedule, device)
+    regulator = Regulator(plan.regulator)
+    optimiser = torch.optim.AdamW(
+        denoiser.theta.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay,
+        **optimiser_options(device),
+    )  # fmt: skip
+    return Setup(
+        plan=plan, denoiser=denoiser, data=data, feed=feed, regulator=regulator,
+        users=Users(denoiser, plan, feed, regulator, on_inner_step), optimiser=optimiser,
+        warnings=[] if warnings is None else warnings, compute=compute, agree=agree,
+    )  # fmt: skip
+
+
+def kernels_of(setup: Setup, began: Mapping[str, Any] | None = None) -> Kernels:
+    """Choose the kernels for the run. began: those that it began with, as of `Kernels.to_json`."""
+    plan, model = setup.plan, setup.denoiser.model
+    return choose_kernels(
+        model.denoiser, plan.kernels, lambda: gradient(setup.feed.retain(1), setup.theta),
+        twice=differentiates_twice(plan.solver) and bool(plan.fine_tunes),
+        own=model.source is not None, began=began,
+    )  # fmt: skip

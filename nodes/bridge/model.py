@@ -1,0 +1,233 @@
+"""Builds the backend's Model from ComfyUI's MODEL, CLIP and VAE.
+
+Weights are read through `get_key_patches`, which returns the unpatched base and the patches
+wherever the model is loaded (`model_state_dict` contains patches at some times and not at others),
+and patches are merged into copies in float32: the backend sees what a KSampler would run. For a
+plan in half precision each merged weight of the denoiser is then rounded to it, as when a file is
+loaded for that plan. ComfyUI's executor works in inference mode, whose tensors cannot be trained:
+everything is cloned. The VAE stays ComfyUI's own, and so do its tiling and memory management.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import checks
+from .checks import UNET
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ...backend.model.model import Model
+
+_TEXTS = {"sd1": ("clip_l",), "sd2": ("clip_h",), "sdxl": ("clip_l", "clip_g")}
+_NATIVE = {"sd1": 512, "sd2": 512, "sdxl": 1024}
+
+
+@contextmanager
+def to_backend(
+    model: Any,
+    clip: Any,
+    vae: Any,
+    *,
+    source: Path | None = None,
+    denoiser_dtype: torch.dtype | None = None,
+) -> Iterator[Model]:
+    """Build the backend's Model for the context, in float32 on ComfyUI's device.
+
+    Asks ComfyUI to free memory before, and frees its own after, also when an interrupt or an
+    out-of-memory error ends the context.
+
+    Args:
+        denoiser_dtype: of the denoiser alone, as in `load_checkpoint`; None means float32.
+
+    Raises:
+        CheckpointError: the model is of a kind that cannot be hardened, or carries something
+            that is not in its weights.
+    """
+    import torch
+    from comfy import model_management
+
+    checks.check_model(model)
+    checks.check_parts(clip, vae)
+    device = model_management.get_torch_device()
+    with torch.inference_mode(False), torch.enable_grad():
+        if torch.device(device).type != "cpu":
+            model_management.free_memory(_bytes_needed(model, clip), device)
+        built = None
+        try:
+            built = _model(model, clip, vae, device, source, denoiser_dtype or torch.float32)
+            yield built
+        finally:
+            if built is not None:  # a reference that is left must not keep the weights
+                built.denoiser = built.vae = None  # type: ignore[assignment]
+                built.text_encoders = ()
+            del built
+            gc.collect()
+            model_management.soft_empty_cache()
+
+
+def unet_tensors(model: Any, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Return the denoiser's weights with all pending patches merged, names without prefix.
+
+    dtype: each merged weight is rounded to it; None means float32.
+    """
+    return _merged(model, UNET, dtype)
+
+
+def family_of(model: Any) -> str:
+    """`sd1`, `sd2` or `sdxl`."""
+    from ...backend.checkpoint.in_memory import unet_family
+
+    return unet_family("the MODEL", _named_shapes(model))
+
+
+def unet_config(model: Any) -> dict[str, Any]:
+    """UNet2DConditionModel's, read off the shapes of the weights."""
+    from ...backend.checkpoint.in_memory import unet_config_of
+
+    return unet_config_of("the MODEL", _named_shapes(model), family_of(model))
+
+
+def resolution_of(model: Any) -> int:
+    """The native side in pixels."""
+    return _native(family_of(model), _schedule(model))
+
+
+def key_map(model: Any) -> dict[str, str]:
+    """Map each module of diffusers' denoiser to its name in ComfyUI, `input_blocks.1.1...`."""
+    from ...backend.checkpoint.in_memory import unet_module_names
+
+    return unet_module_names(unet_config(model))
+
+
+def _model(
+    model: Any, clip: Any, vae: Any, device: Any, source: Path | None, dtype: torch.dtype
+) -> Model:
+    import torch
+
+    from ...backend.checkpoint import in_memory
+    from ...backend.checkpoint.family import load_tokenizers
+    from ...backend.model.model import Model
+    from .vae import HostVae
+
+    tensors = unet_tensors(model, dtype)
+    family = in_memory.unet_family("the MODEL", tensors)
+    unet = in_memory.unet_from_tensors("the MODEL", tensors, family, device=device, dtype=dtype)
+    del tensors
+    schedule = _schedule(model)
+    scale = model.model.latent_format.scale_factor
+    with torch.no_grad():
+        texts = _text_encoders(clip, family, device)
+    return Model(
+        family=family,
+        denoiser=unet,  # type: ignore[arg-type]
+        text_encoders=texts,
+        tokenizers=load_tokenizers(family),
+        vae=HostVae(vae, scale),  # type: ignore[arg-type]
+        schedule=schedule.to(device),
+        resolution=_native(family, schedule),
+        source=source,
+    )
+
+
+def _text_encoders(clip: Any, family: str, device: Any) -> tuple[Any, ...]:
+    from ...backend.checkpoint.in_memory import text_components, text_encoder_from_tensors
+    from ...backend.errors import CheckpointError
+
+    merged = _merged(clip.patcher, "")
+    found = []
+    for part, component in zip(_TEXTS[family], text_components(family), strict=True):
+        prefix = f"{part}.transformer."
+        own = {n.removeprefix(prefix): t for n, t in merged.items() if n.startswith(prefix)}
+        if not own:
+            raise CheckpointError(
+                f"the CLIP has no {part}, which the MODEL reads: connect the CLIP of the same "
+                "checkpoint"
+            )
+        skip = _layers_skipped(clip, family)
+        found.append(
+            text_encoder_from_tensors(
+                "the CLIP", own, family, component, skip_last=skip, device=device
+            )
+        )
+    return tuple(found)
+
+
+def _layers_skipped(clip: Any, family: str) -> int:
+    """Layers left out at the end: as CLIP Set Last Layer says, else as the family is used."""
+    from ...backend.errors import CheckpointError
+
+    layer = getattr(clip, "layer_idx", None)
+    usual = {"sd1": -1, "sd2": -2, "sdxl": -2}[family]
+    if family == "sdxl":  # the backend reads the last but one by itself
+        if layer not in (None, usual):
+            raise CheckpointError(
+                f"CLIP Set Last Layer is {layer} on an SDXL text encoder, which is always read at "
+                "-2: connect the CLIP before that node"
+            )
+        return 0
+    return -(usual if layer is None else int(layer)) - 1
+
+
+def _schedule(model: Any) -> Any:
+    """Read the noise schedule: ᾱ = 1 / (1 + σ²) from ComfyUI's σ, and what is predicted."""
+    import torch
+
+    from ...backend.errors import CheckpointError
+    from ...backend.model.schedule import NoiseSchedule
+
+    sampling = model.get_model_object("model_sampling")
+    names = [kind.__name__ for kind in type(sampling).__mro__]
+    kinds = {"V_PREDICTION": "v_prediction", "EPS": "epsilon"}
+    kind = next((kinds[name] for name in names if name in kinds), None)
+    discrete = any(name == "ModelSamplingDiscrete" for name in names)
+    if kind is None or not discrete or {"EDM", "X0", "IMG_TO_IMG"} & set(names):
+        raise CheckpointError(
+            f"the MODEL samples as {'/'.join(names[1:3])}: only ε and v prediction over a discrete "
+            "schedule can be hardened; connect the MODEL before a ModelSampling node"
+        )
+    sigmas = sampling.sigmas.detach().double().cpu()
+    alphas = (1 / (1 + sigmas**2)).float()
+    return NoiseSchedule(torch.clone(alphas), kind)  # type: ignore[arg-type]
+
+
+def _native(family: str, schedule: Any) -> int:
+    v = family == "sd2" and schedule.prediction_type == "v_prediction"
+    return 768 if v else _NATIVE[family]
+
+
+def _merged(patcher: Any, prefix: str, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Return base weights with pending patches as ordinary tensors, on their own device."""
+    import comfy.lora
+    import torch
+
+    out: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for key, entries in patcher.get_key_patches(prefix or None).items():
+            (weight, convert), patches = entries[0], entries[1:]
+            merged = convert(weight.to(torch.float32, copy=True))
+            if patches:
+                merged = comfy.lora.calculate_weight(patches, merged, key)
+            out[key.removeprefix(prefix)] = merged.detach().clone().to(dtype or torch.float32)
+    return out
+
+
+def _named_shapes(model: Any) -> dict[str, Tensor]:
+    return {
+        key.removeprefix(UNET): entries[0][0]
+        for key, entries in model.get_key_patches(UNET).items()
+    }
+
+
+def _bytes_needed(model: Any, clip: Any) -> int:
+    """Estimate weights in float32, as much again for activations and graphs, and 1 GiB."""
+    parameters = 0
+    for module in (model.model, clip.cond_stage_model):
+        parameters += sum(parameter.numel() for parameter in module.parameters())
+    return parameters * 8 + (1 << 30)
