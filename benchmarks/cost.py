@@ -29,6 +29,7 @@ import torch
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.data.batches import EncodedData
 from resalign.backend.data.encoded_set import Bucket, EncodedSet
+from resalign.backend.families import find_family
 from resalign.backend.hardening import recipe
 from resalign.backend.hardening.setup import set_up
 from resalign.backend.hardening.training import train_step
@@ -59,8 +60,8 @@ def build(size: str) -> tuple[Model, EncodedData]:
         norm_num_groups=groups, sample_size=side,
     ).eval()  # fmt: skip
     schedule = NoiseSchedule(scaled_linear_alphas_cumprod())
-    model = Model("sd1", unet, (), (), None, schedule, 8 * side)  # type: ignore[arg-type]
-    empty = Conditioning(torch.randn(1, 77, context))
+    model = Model(find_family("sd1"), unet, (), (), None, schedule, 8 * side)  # type: ignore[arg-type]
+    empty = Conditioning({"context": torch.randn(1, 77, context)})
     bucket = Bucket(
         torch.randn(32, 4, side, side), torch.zeros(32, dtype=torch.long), torch.ones(32).double()
     )

@@ -50,16 +50,13 @@ def layout(family: str) -> dict[str, tuple[int, ...]]:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    from resalign.backend.checkpoint.family import family_config
-    from resalign.backend.checkpoint.keys import (
-        clip_sources,
-        open_clip_sources,
-        unet_ldm_names,
-        vae_sources,
-    )  # fmt: skip
+    from resalign.backend.families import find_family
+    from resalign.backend.families.clip.names import clip_sources, open_clip_sources
+    from resalign.backend.families.unet.names import unet_ldm_names
+    from resalign.backend.families.unet.vae_names import vae_sources
 
     def config(name: str) -> dict:
-        return {k: v for k, v in family_config(family, name).items() if not k.startswith("_")}
+        return {k: v for k, v in find_family(family).config(name).items() if not k.startswith("_")}
 
     found: dict[str, tuple[int, ...]] = {}
 
@@ -67,14 +64,12 @@ def layout(family: str) -> dict[str, tuple[int, ...]]:
         for name, tensor in network.state_dict().items():
             known = name if name in names else "text_model." + name
             source = names[known]
-            ldm, part = (source, "whole") if isinstance(source, str) else source
+            ldm, part, rows = (source, "whole", None) if isinstance(source, str) else source
             shape = tuple(tensor.shape)
             if part == "matrix":
                 shape = (*shape, 1, 1)
-            elif part == "q":
+            elif rows is not None:  # q, k and v are rows of one tensor
                 shape = (3 * shape[0], *shape[1:])
-            elif part in ("k", "v"):
-                continue
             elif part == "transposed":
                 shape = shape[::-1]
             found[ldm] = shape
@@ -125,8 +120,8 @@ def export_once(source: Path, target: Path, hash_file: bool) -> None:
 
     from resalign.backend.adapter.lora import Adapter
     from resalign.backend.checkpoint.detect import detect
-    from resalign.backend.checkpoint.keys import unet_ldm_names
     from resalign.backend.checkpoint.save import export_merged
+    from resalign.backend.families.unet.names import unet_ldm_names
 
     info = detect(source)
     names = unet_ldm_names(info.configs["unet"])

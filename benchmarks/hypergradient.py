@@ -23,6 +23,7 @@ from resalign.backend.bilevel.losses import denoising_loss
 from resalign.backend.bilevel.solvers import solve
 from resalign.backend.bilevel.vectors import flatten, gradient
 from resalign.backend.errors import DivergenceError
+from resalign.backend.families import find_family
 from resalign.backend.model.denoiser import Conditioning
 from resalign.backend.model.model import Model
 from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
@@ -45,7 +46,7 @@ class Problem:
         unet = UNet2DConditionModel(**config)
         unet.load_state_dict({n[5:]: self.tensors[n] for n in names if n.startswith("unet.")})
         schedule = NoiseSchedule(scaled_linear_alphas_cumprod())
-        model = Model("sd1", unet.to(dtype=dtype).eval(), (), (), None, schedule, 64)  # type: ignore[arg-type]
+        model = Model(find_family("sd1"), unet.to(dtype=dtype).eval(), (), (), None, schedule, 64)  # type: ignore[arg-type]
         self.denoiser = AdaptedDenoiser(model, AdapterConfig(rank=1))
         self.theta, self.dtype = self.denoiser.theta, dtype
         random = torch.Generator().manual_seed(0)
@@ -55,7 +56,9 @@ class Problem:
 
     def loss(self, use: str) -> torch.Tensor:
         x, t, emb, noise = (self.tensors[f"cfg1.{use}.{k}"] for k in ("x", "t", "emb", "noise"))
-        predicted = self.denoiser(x.to(self.dtype), t, Conditioning(emb.to(self.dtype)))
+        predicted = self.denoiser(
+            x.to(self.dtype), t, Conditioning({"context": emb.to(self.dtype)})
+        )
         return denoising_loss(predicted, noise.to(self.dtype))
 
     def fine_tuning(self) -> torch.Tensor:

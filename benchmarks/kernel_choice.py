@@ -25,6 +25,7 @@ from diffusers import UNet2DConditionModel
 from published import SIZES, unet_settings
 
 from resalign.backend.adapter.apply import AdaptedDenoiser
+from resalign.backend.families import find_family
 from resalign.backend.model.kernels import Kernels, applied, candidates
 from resalign.backend.model.model import Model
 from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
@@ -39,7 +40,7 @@ def gradient(size: str, device: torch.device, stack: ExitStack, variant: str) ->
     torch.manual_seed(0)
     unet = UNet2DConditionModel(**unet_settings(size)).eval().to(device)
     schedule = NoiseSchedule(scaled_linear_alphas_cumprod())
-    model = Model("sd1", unet, (), (), None, schedule, 512)  # type: ignore[arg-type]
+    model = Model(find_family("sd1"), unet, (), (), None, schedule, 512)  # type: ignore[arg-type]
     denoiser = stack.enter_context(AdaptedDenoiser(model, AdapterConfig()))
     kernels, *more = variant.split(" + ")
     attention, memory_format = kernels.split(", ")

@@ -33,7 +33,7 @@ from typing import Any
 import torch
 
 from resalign.backend.adapter.apply import AdaptedDenoiser
-from resalign.backend.checkpoint.family import family_config
+from resalign.backend.families import find_family
 from resalign.backend.hardening.setup import set_up
 from resalign.backend.hardening.training import train_step
 from resalign.backend.memory.plan import plan_memory
@@ -70,7 +70,7 @@ BUDGETS = (8, 12, 16, 24)
 def build(size: str) -> Model:
     from diffusers import UNet2DConditionModel
 
-    config = {k: v for k, v in family_config("sd1", "unet").items() if not k.startswith("_")}
+    config = {k: v for k, v in find_family("sd1").config("unet").items() if not k.startswith("_")}
     if size == "small":
         config["block_out_channels"] = (64, 128, 256, 256)
     with torch.device("meta"):
@@ -80,7 +80,7 @@ def build(size: str) -> Model:
     for tensor in unet.parameters():
         tensor.normal_(0, 0.02, generator=random)
     schedule = NoiseSchedule(scaled_linear_alphas_cumprod())
-    return Model("sd1", unet, (), (), None, schedule, 8 * SIDE)  # type: ignore[arg-type]
+    return Model(find_family("sd1"), unet, (), (), None, schedule, 8 * SIDE)  # type: ignore[arg-type]
 
 
 def plan_of(setting: str, inner: int) -> HardeningPlan:

@@ -93,7 +93,7 @@ class Bare:
 
     @torch.no_grad()
     def image(self) -> float:
-        both = torch.cat([self.empty.context.expand(DRAWN, -1, -1), self.prompts.context])
+        both = torch.cat([self.empty["context"].expand(DRAWN, -1, -1), self.prompts["context"]])
         told = type(self.prompts)(both)
         side = self.model.resolution // 8
         latents = torch.randn(DRAWN, 4, side, side)

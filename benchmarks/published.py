@@ -159,6 +159,7 @@ def ours(
     from resalign.backend.adapter.apply import AdaptedDenoiser
     from resalign.backend.data.batches import EncodedData
     from resalign.backend.data.encoded_set import Bucket, EncodedSet
+    from resalign.backend.families import find_family
     from resalign.backend.hardening.setup import set_up
     from resalign.backend.hardening.training import train_step
     from resalign.backend.model.denoiser import Conditioning
@@ -176,8 +177,8 @@ def ours(
     unet = UNet2DConditionModel(**unet_settings(size)).eval()
     before = resident("VmRSS")
     schedule = NoiseSchedule(scaled_linear_alphas_cumprod())
-    model = Model("sd1", unet, (), (), None, schedule, 8 * side)  # type: ignore[arg-type]
-    texts = Conditioning(torch.randn(1, 77, context))
+    model = Model(find_family("sd1"), unet, (), (), None, schedule, 8 * side)  # type: ignore[arg-type]
+    texts = Conditioning({"context": torch.randn(1, 77, context)})
     bucket = Bucket(
         torch.randn(32, 4, side, side), torch.zeros(32, dtype=torch.long), torch.ones(32).double()
     )

@@ -207,8 +207,9 @@ def write_loaded(
     """Let ComfyUI save what is connected, in the precision it was loaded in."""
     import comfy.sd
 
-    from ..backend.checkpoint.metadata import hardened_metadata
-    from ..backend.checkpoint.save import now
+    from ..backend.checkpoint.export.job import now
+    from ..backend.checkpoint.export.stream import fill_tensor_hash
+    from ..backend.checkpoint.metadata import NO_HASH, hardened_metadata
     from ..backend.errors import ExportError
     from ..backend.report.card import provenance_of
     from . import bridge
@@ -225,17 +226,16 @@ def write_loaded(
         raise ExportError(
             "the MODEL connected is not the hardened one: connect the MODEL output of Harden Model"
         )
-    sampling = model.get_model_object("model_sampling")
-    v = any(kind.__name__ == "V_PREDICTION" for kind in type(sampling).__mro__)
     metadata = hardened_metadata(
-        {}, provenance_of(run.plan, run.records, probe=probe), family=run.family, layout="ldm",
-        prediction_type="v_prediction" if v else "epsilon",
-        resolution=run.plan.resolution or {"sdxl": 1024}.get(run.family, 512),
-        title=target.stem, date=now(), tensor_sha256="",
+        {}, provenance_of(run.plan, run.records, probe=probe), family=bridge.family_of(model),
+        layout="ldm", prediction_type=bridge.prediction_of(model),
+        resolution=bridge.resolution_of(model), title=target.stem, date=now(),
+        tensor_sha256=NO_HASH,
     )  # fmt: skip
     partial = target.with_name(target.name + ".resalign-partial")
     try:
         comfy.sd.save_checkpoint(str(partial), model, clip, vae, None, metadata=metadata)
+        fill_tensor_hash(partial)
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)

@@ -149,9 +149,8 @@ def store_latents(latents: Any, conditioning: Any) -> Path:
             f"Image Set: {len(samples)} latents and {len(pairs)} conditionings; connect one for "
             "all or one each, as Make Training Dataset gives them"
         )
-    contexts, pooled = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    name = places.key("latents", digest_encoded(samples, contexts, pooled))
-    return _stored(name, lambda folder: write_encoded(folder, samples, contexts, pooled))
+    name = places.key("latents", digest_encoded(samples, pairs))
+    return _stored(name, lambda folder: write_encoded(folder, samples, pairs))
 
 
 def _source(
@@ -229,14 +228,14 @@ def _samples(latent: Any) -> Iterator[Any]:
     samples = latent["samples"] if isinstance(latent, dict) else latent
     if samples.ndim != 4:
         raise DataError(
-            f"Image Set: latents have the shape {tuple(samples.shape)}, not [images, 4, height, "
-            "width]; those of videos and of other models cannot be used"
+            f"Image Set: latents have the shape {tuple(samples.shape)}, not [images, channels, "
+            "height, width]; those of videos and of other models cannot be used"
         )
     yield from samples
 
 
-def _pairs(conditioning: Any) -> Iterator[tuple[Any, Any]]:
-    """Context [tokens, width] and pooled [width] or None of each entry."""
+def _pairs(conditioning: Any) -> Iterator[dict[str, Any]]:
+    """Parts of each entry: context [tokens, width], and pooled [width] where there is one."""
     for tensor, options in conditioning:
         for name in ("control", "area", "mask", "gligen"):
             if options.get(name) is not None:
@@ -246,7 +245,10 @@ def _pairs(conditioning: Any) -> Iterator[tuple[Any, Any]]:
                 )
         pooled = options.get("pooled_output")
         for index, context in enumerate(tensor):
-            yield context, None if pooled is None else pooled[index if len(pooled) > 1 else 0]
+            parts = {"context": context}
+            if pooled is not None:
+                parts["pooled"] = pooled[index if len(pooled) > 1 else 0]
+            yield parts
 
 
 def _listed(value: Any) -> list[Any]:

@@ -112,15 +112,14 @@ def predicted(
     """
     import torch
 
-    from ..backend.checkpoint.family import components_of, family_config
     from ..backend.memory.plan import plan_memory
     from . import bridge
 
     family = bridge.family_of(model)
-    configs = {name: family_config(family, name) for name in components_of(family)}
+    configs = family.published() | {family.denoiser: bridge.denoiser_config(model)}
     with torch.inference_mode(False), torch.enable_grad():
         return plan_memory(
-            plan, family, configs=configs | {"unet": bridge.unet_config(model)},
+            plan, family, configs=configs,
             resolution=bridge.resolution_of(model), stored_in_half=False, budget=budget,
             quantized=find_spec("bitsandbytes") is not None, on_try=on_try,
         )  # fmt: skip

@@ -111,7 +111,7 @@ def _write_source(folder: Path, model: Any, loaded: Model, source: Path | None) 
     about = {
         "checkpoint": str(source) if source else "",
         "patched": bridge.is_patched(model),
-        "family": loaded.family,
+        "family": loaded.family.name,
         "key_map": key_map,
         "samples": samples_of(weights, modules),
     }

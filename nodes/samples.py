@@ -26,12 +26,12 @@ def check_samples(path: Path, samples: Mapping[str, list[float]]) -> None:
     import torch
 
     from ..backend.checkpoint.detect import detect
-    from ..backend.checkpoint.sources import tensor_sources
     from ..backend.checkpoint.tensors import TensorFile
 
     info = detect(path)
-    sources = tensor_sources(info, "unet")
-    for file in info.files["unet"]:
+    denoiser = info.family.denoiser
+    sources = info.sources(denoiser)
+    for file in info.files[denoiser]:
         with TensorFile(file, info.headers[file]) as tensors:
             for module, values in samples.items():
                 source = sources.get(module + ".weight")

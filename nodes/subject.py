@@ -38,7 +38,7 @@ class HostSubject:
         self.info = ModelInfo(
             name=name,
             source=source.name if source else "",
-            family=bridge.family_of(model),
+            family=bridge.family_of(model).name,
             method=method,
         )
 

@@ -139,6 +139,7 @@ def generate(
     import torch
 
     from ..backend.errors import CheckpointError
+    from . import bridge
 
     patched, texted = comfy.sd.load_lora_for_models(model, clip, lora, strength, strength)
     if patched.patches == model.patches and texted.patcher.patches == clip.patcher.patches:
@@ -149,7 +150,8 @@ def generate(
         texted.encode_from_tokens_scheduled(texted.tokenize(text)) for text in texts
     )
     width, height = size
-    latent = {"samples": torch.zeros(count, 4, height // 8, width // 8)}
+    space = bridge.family_of(model).latents.space({})
+    latent = {"samples": torch.zeros(count, *space.shape(height, width))}
     host = import_module("nodes")  # ComfyUI's own module, not this package
     (sampled,) = host.common_ksampler(
         patched, seed, steps, cfg, "euler", "normal", positive, negative, latent

@@ -8,6 +8,7 @@ import torch
 
 from resalign.backend.data.batches import EncodedData
 from resalign.backend.data.encoded_set import Bucket, EncodedSet
+from resalign.backend.families import find_family
 from resalign.backend.model.denoiser import Conditioning
 from resalign.backend.model.model import Model
 from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
@@ -34,7 +35,7 @@ def tiny_unet(seed: int = 0, **changes: Any) -> Any:
 def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> Model:
     """A model with a denoiser and a schedule only: its data are random latents."""
     return Model(
-        family="sd1",
+        family=find_family("sd1"),
         denoiser=tiny_unet(seed, **changes).to(dtype),
         text_encoders=(),
         tokenizers=(),
@@ -48,7 +49,7 @@ def random_conditioning(
     batch: int, seed: int = 0, width: int = 16, tokens: int = 5
 ) -> Conditioning:
     random = torch.Generator().manual_seed(seed)
-    return Conditioning(torch.randn(batch, tokens, width, generator=random))
+    return Conditioning({"context": torch.randn(batch, tokens, width, generator=random)})
 
 
 class PoisonedSet:

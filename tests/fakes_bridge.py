@@ -13,7 +13,7 @@ import torch
 from fakes_checkpoint import build_networks, ldm_tensors
 from torch import Tensor, nn
 
-from resalign.backend.checkpoint import in_memory
+from resalign.backend.families.unet import recognition
 from resalign.backend.model.schedule import scaled_linear_alphas_cumprod
 
 
@@ -143,5 +143,5 @@ def bridge(monkeypatch: Any, base: Path) -> tuple[Any, fakes_comfy.Host]:
     for name, module in {"lora": lora, "sd": sd}.items():
         monkeypatch.setitem(sys.modules, f"comfy.{name}", module)
         monkeypatch.setattr(package, name, module, raising=False)
-    monkeypatch.setattr(in_memory, "_CONTEXT_WIDTHS", {32: "sd1"})  # the tiny model's width
+    monkeypatch.setattr(recognition, "CONTEXT_WIDTHS", {32: "plain"})  # the tiny model's width
     return fakes_comfy.load_nodes(monkeypatch, "bridge"), host

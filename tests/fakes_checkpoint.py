@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from resalign.backend.families.clip.networks import TOKENIZER_FOLDER
 
 FAMILIES = ("sd1", "sd2", "sdxl")
 TEXT_WIDTH, SECOND_TEXT_WIDTH = 32, 64
@@ -126,6 +130,29 @@ def write_tiny_folder(
     }
     (path / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=1))
     return path
+
+
+def config_folder(info: Any, target: Path) -> Path:
+    """Write a diffusers folder without weights that describes a detected checkpoint: for
+    `from_single_file(file, config=folder)`, offline and for any size."""
+    family = info.family
+    index = family.config("model_index")
+    configs = {name: info.configs[name] for name in family.components}
+    folders = {
+        **{f"{name}/config.json": config for name, config in configs.items()},
+        "scheduler/scheduler_config.json": info.configs["scheduler"],
+        "model_index.json": index,
+    }
+    for name in family.text_encoders:
+        tokenizer = name.replace("text_encoder", "tokenizer")
+        folders[f"{tokenizer}/tokenizer_config.json"] = family.config(tokenizer)
+        for file in ("vocab.json", "merges.txt"):
+            (target / tokenizer).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(TOKENIZER_FOLDER / file, target / tokenizer / file)
+    for name, value in folders.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).write_text(json.dumps(value))
+    return target
 
 
 def write_sparse(

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from fakes import tiny_unet
+from resalign.backend.families import find_family
 from resalign.backend.model.model import Model
 from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
 
@@ -77,7 +78,7 @@ def tiny_family(family: str = "sd1", prediction: Any = "epsilon", seed: int = 0)
             addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 12,
         )  # fmt: skip
     return Model(
-        family=family,
+        family=find_family(family),
         denoiser=unet,
         text_encoders=encoders,
         tokenizers=tokenizers,

@@ -8,6 +8,7 @@ import torch
 
 from resalign.backend.adapter.lora import Adapter
 from resalign.backend.adapter.targets import target_modules
+from resalign.backend.families import find_family
 from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.field import field_of
 
@@ -26,7 +27,7 @@ def random_adapter(
     """Random tensors for every module that the targets select; ‖ΔW‖ is about `size`² of ‖W‖."""
     random = torch.Generator().manual_seed(seed)
     tensors = {}
-    for module in target_modules(unet, targets):
+    for module in target_modules(unet, find_family("sd1").targets, targets):
         shape = unet.get_submodule(module).weight.shape
         fan_in = shape[1:].numel()
         a = torch.randn(rank, *shape[1:], generator=random) * size / fan_in**0.5

@@ -69,7 +69,7 @@ def image(name: str) -> Tensor:
 
 def caption(name: str) -> Tensor:
     """The only caption of a set, embedded: it tells whose sample the network is given."""
-    return random_conditioning(1, seed=SETS[name]).context
+    return random_conditioning(1, seed=SETS[name])["context"]
 
 
 def data() -> EncodedData:
@@ -230,7 +230,7 @@ class Reference:
                 cap = self.config.cap
                 samples.append(-cap * torch.tanh(self.errors(weights, batch) / cap))
                 continue
-            context = random_conditioning(1, ANCHORS[name]).context.to(batch.context)
+            context = random_conditioning(1, ANCHORS[name])["context"].to(batch.context)
             towards = Batch(batch.latents, batch.timesteps, context.expand(len(batch), -1, -1),
                             batch.noise)  # fmt: skip
             concept, anchor = self.predict({}, batch), self.predict({}, towards)

@@ -77,11 +77,11 @@ def compare() -> dict[str, Any]:
             plain = ours(backend)
             found["eps"] = largest(before, plain)
             found["eps_size"] = float(before.abs().mean())
-            found["text"] = largest(encode_prompts(backend, [PROMPT]).context, text(clip))
+            found["text"] = largest(encode_prompts(backend, [PROMPT])["context"], text(clip))
             encoded = encode_images(backend, torch.rand(1, 3, 64, 64, generator=random) * 2 - 1)
             found["latent_shape"] = list(encoded.shape)
             found["image_shape"] = list(decode_latents(backend, encoded).shape)
-            found["family"] = backend.family
+            found["family"] = backend.family.name
             found["prediction"] = backend.schedule.prediction_type
             parts = [*backend.denoiser.parameters(), encoded, backend.schedule.alphas_cumprod]
             parts += [one for net in backend.text_encoders for one in net.parameters()]
@@ -111,7 +111,7 @@ def compare() -> dict[str, Any]:
         skipping.clip_layer(-2)
         with bridge.to_backend(patched, skipping, vae) as backend:
             found["patched_eps"] = largest(after, ours(backend))
-            context_2 = encode_prompts(backend, [PROMPT]).context
+            context_2 = encode_prompts(backend, [PROMPT])["context"]
             found["text_skip_2"] = largest(context_2, text(skipping))
             found["skip_effect"] = largest(context_2, text(clip))
         print_of = bridge.fingerprint

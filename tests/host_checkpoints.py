@@ -7,7 +7,6 @@ CLIP must be whole (missing layers stay uninitialised memory there), so it is st
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -162,13 +161,13 @@ def write_full_checkpoint(path: Path) -> Path:
     from fakes_checkpoint import ldm_tensors
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from resalign.backend.checkpoint.family import FOLDER
+    from resalign.backend.families import find_family
 
-    configs = FOLDER / "sd1"
+    published = find_family("sd1").config
     networks = {
-        "unet": UNet2DConditionModel.from_config(json.loads((configs / "unet.json").read_text())),
-        "vae": AutoencoderKL.from_config(json.loads((configs / "vae.json").read_text())),
-        "text_encoder": CLIPTextModel(CLIPTextConfig.from_json_file(configs / "text_encoder.json")),
+        "unet": UNet2DConditionModel.from_config(published("unet")),
+        "vae": AutoencoderKL.from_config(published("vae")),
+        "text_encoder": CLIPTextModel(CLIPTextConfig(**published("text_encoder"))),
     }
     tensors = ldm_tensors({name: network.half() for name, network in networks.items()})
     save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata={"format": "pt"})

@@ -23,9 +23,10 @@ from typing import Any
 import pytest
 from host_checkpoints import write_full_checkpoint
 
-from resalign.backend.checkpoint.family import FOLDER
 from resalign.backend.demo.plans import CHECKPOINT
+from resalign.backend.families.clip.networks import TOKENIZER_FOLDER
 
+FAMILY = TOKENIZER_FOLDER.parents[1] / "sd1"
 COMMON = ("--skip-prepare-environment", "--skip-torch-cuda-test", "--api")
 FLAGS = {
     "a1111": (*COMMON, "--use-cpu", "all", "--no-half", "--no-download-sd-model",
@@ -187,9 +188,9 @@ class WebUI:
         (snapshot.parent.parent / "refs").mkdir()
         (snapshot.parent.parent / "refs" / "main").write_text("0")
         for source, name in (
-            (FOLDER / "sd1" / "text_encoder.json", "config.json"),
-            (FOLDER / "sd1" / "tokenizer.json", "tokenizer_config.json"),
-            (FOLDER / "tokenizer" / "vocab.json", "vocab.json"),
-            (FOLDER / "tokenizer" / "merges.txt", "merges.txt"),
+            (FAMILY / "text_encoder.json", "config.json"),
+            (FAMILY / "tokenizer.json", "tokenizer_config.json"),
+            (TOKENIZER_FOLDER / "vocab.json", "vocab.json"),
+            (TOKENIZER_FOLDER / "merges.txt", "merges.txt"),
         ):
             shutil.copy(source, snapshot / name)

@@ -31,7 +31,7 @@ def predict(model, seed: int = 0) -> torch.Tensor:
     context = model.denoiser.config["cross_attention_dim"]
     from resalign.backend.model.denoiser import Conditioning
 
-    conditioning = Conditioning(torch.randn(2, 77, context, generator=random))
+    conditioning = Conditioning({"context": torch.randn(2, 77, context, generator=random)})
     with torch.no_grad():
         return model.denoise(latents, torch.tensor([100, 800]), conditioning)
 

@@ -9,6 +9,7 @@ from fakes import random_conditioning, tiny_model
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.adapter.targets import target_modules
 from resalign.backend.errors import ConfigError
+from resalign.backend.families import find_family
 from resalign.backend.plan.adapter import AdapterConfig
 
 
@@ -178,9 +179,12 @@ def test_the_same_seed_makes_the_same_adapter():
 def test_targets_select_the_layers_they_name():
     """Attention is q, k, v and out of both kinds; K and V of cross-attention are a part of it."""
     unet = tiny_model().denoiser
-    attention = target_modules(unet, ("attention",))
+    groups = find_family("sd1").targets
+    attention = target_modules(unet, groups, ("attention",))
     assert len(attention) % 8 == 0
-    kv = target_modules(unet, ("cross_attention_kv",))
+    kv = target_modules(unet, groups, ("cross_attention_kv",))
     assert set(kv) < set(attention)
     assert len(kv) * 4 == len(attention)
-    assert all("resnets" in n or "sampler" in n for n in target_modules(unet, ("convolution",)))
+    assert all(
+        "resnets" in n or "sampler" in n for n in target_modules(unet, groups, ("convolution",))
+    )

@@ -20,6 +20,7 @@ LAYERS = [
     {"checkpoint", "data", "run"},
     {"adapter"},
     {"model"},
+    {"families"},
     {"parallel", "plan"},
     {"errors", "numerics", "progress", "statistics"},
 ]

@@ -117,13 +117,13 @@ def test_captions_are_read_by_the_attacked_checkpoint(folders):
     attack = FineTuneAttack(name="flip", data=str(folders / "own"), concept_share=0.5, flip=True)
     found = attack_data(model, plan_of(folders, attack))
     same = found.captioned_by(model)
-    assert torch.equal(same.retain.conditioning.context, found.retain.conditioning.context)
+    assert torch.equal(same.retain.conditioning["context"], found.retain.conditioning["context"])
     data, theirs = found.for_attack(attack), found.captioned_by(other).for_attack(attack)
     for before, after in ((data.data, theirs.data), (data.concept, theirs.concept)):
         assert before is not None and after is not None
-        expected = encode_prompts(other, list(after.texts)).context
-        torch.testing.assert_close(after.conditioning.context, expected)
-        assert not torch.equal(after.conditioning.context, before.conditioning.context)
+        expected = encode_prompts(other, list(after.texts))["context"]
+        torch.testing.assert_close(after.conditioning["context"], expected)
+        assert not torch.equal(after.conditioning["context"], before.conditioning["context"])
         assert torch.equal(after.buckets[0].latents, before.buckets[0].latents)
 
 
@@ -140,5 +140,5 @@ def test_what_was_encoded_trains_with_everything_on(folders):
     with attacked(model, attack, data, on_step=lambda _, loss: losses.append(loss)):
         inside = encode_prompts(model, ["own 0"])
     assert len(losses) == 2
-    assert not torch.equal(inside.context, read.context)
-    assert torch.equal(encode_prompts(model, ["own 0"]).context, read.context)
+    assert not torch.equal(inside["context"], read["context"])
+    assert torch.equal(encode_prompts(model, ["own 0"])["context"], read["context"])

@@ -128,14 +128,14 @@ def test_training_lowers_the_loss(method):
 def test_an_adapter_changes_what_it_targets_and_no_other_layer(method):
     model = tiny_model()
     targets = ("cross_attention_kv",)
-    expected = set(target_modules(model.denoiser, targets))
+    expected = set(target_modules(model.denoiser, model.family.targets, targets))
     assert changed_modules(model, attack_by(method, targets=targets)) == expected
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "loha", "lokr"])
 def test_an_adapter_can_sit_on_convolutions(method):
     model = tiny_model()
-    expected = set(target_modules(model.denoiser, ("convolution",)))
+    expected = set(target_modules(model.denoiser, model.family.targets, ("convolution",)))
     assert changed_modules(model, attack_by(method, targets=("convolution",))) == expected
 
 
@@ -154,7 +154,7 @@ def test_rank_and_alpha_are_honoured():
 
     def move(alpha: float) -> torch.Tensor:
         model = tiny_model()
-        layer = target_modules(model.denoiser, ("cross_attention_kv",))[0]
+        layer = target_modules(model.denoiser, model.family.targets, ("cross_attention_kv",))[0]
         attack = replace(
             ATTACK, steps=1, looks=(), optimiser="sgd", learning_rate=1, weight_decay=0,
             gradient_norm=0, alpha=alpha, targets=("cross_attention_kv",),
@@ -486,12 +486,12 @@ def test_the_text_encoder_is_trained_if_asked_and_only_then(method):
     """Prompts read otherwise inside; without it, and afterwards, to the bit the same."""
     model = tiny_family()
     before = state(model)
-    read = encode_prompts(model, ["one"]).context
+    read = encode_prompts(model, ["one"])["context"]
     attack = attack_by(method, text_encoder_learning_rate=1e-3)
     with attacked(model, attack, DATA):
-        assert torch.equal(encode_prompts(model, ["one"]).context, read)
+        assert torch.equal(encode_prompts(model, ["one"])["context"], read)
     with attacked(model, replace(attack, text_encoder=True), DATA):
-        assert (encode_prompts(model, ["one"]).context - read).abs().max() > 1e-4
+        assert (encode_prompts(model, ["one"])["context"] - read).abs().max() > 1e-4
     assert_untouched(model, before)
 
 
@@ -501,10 +501,11 @@ def test_captions_read_in_training_are_those_encoded_before(family):
     model = tiny_family(family)
     texts = ("one", "a longer two")
     encoded = encode_prompts(model, ["", *texts])
-    stored = Conditioning(encoded.context, encoded.pooled)
+    stored = encoded.without("time_ids")
     ids = torch.arange(48.0).view(8, 6)
     base = random_set(8, 1)
-    buckets = (replace(base.buckets[0], time_ids=ids if family == "sdxl" else None),)
+    sizes = Conditioning({"time_ids": ids} if family == "sdxl" else {})
+    buckets = (replace(base.buckets[0], own=sizes),)
     own = replace(
         base, texts=texts, conditioning=stored[1:], empty=stored[:1], buckets=buckets
     )  # fmt: skip
@@ -516,10 +517,10 @@ def test_captions_read_in_training_are_those_encoded_before(family):
     for step in (1, 2, 3):
         (one,), (two,) = frozen.update(step), live.update(step)
         told, read = frozen.conditioning(one), live.conditioning(two)
-        torch.testing.assert_close(read.context, told.context, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(read["context"], told["context"], rtol=1e-4, atol=1e-5)
         if family == "sdxl":
-            torch.testing.assert_close(read.pooled, told.pooled, rtol=1e-4, atol=1e-5)
-            assert torch.equal(read.time_ids, told.time_ids)
+            torch.testing.assert_close(read["pooled"], told["pooled"], rtol=1e-4, atol=1e-5)
+            assert torch.equal(read["time_ids"], told["time_ids"])
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])

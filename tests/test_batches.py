@@ -35,19 +35,24 @@ from resalign.backend.plan.images import ImageSet
 def numbered_set(*counts, pooled=False):
     """Buckets of different widths; every latent is filled with its running number."""
     buckets, number = [], 0
+
+    def told(context, side):
+        return Conditioning({"context": context} | ({"pooled": side} if pooled else {}))
+
     for width, count in enumerate(counts, start=1):
         values = torch.arange(number, number + count, dtype=torch.float32)
         full = values.view(-1, 1, 1, 1).expand(count, 4, 1, width).clone()
-        ids = values.view(-1, 1).expand(count, 6).clone() if pooled else None
+        ids = values.view(-1, 1).expand(count, 6).clone()
+        own = Conditioning({"time_ids": ids} if pooled else {})
         captions = torch.arange(number, number + count)
-        buckets.append(Bucket(full, captions, torch.ones(count, dtype=torch.float64), ids))
+        buckets.append(Bucket(full, captions, torch.ones(count, dtype=torch.float64), own))
         number += count
     context = torch.arange(number, dtype=torch.float32).view(-1, 1, 1).expand(number, 2, 3).clone()
     side = torch.arange(number, dtype=torch.float32).view(-1, 1).expand(number, 5).clone()
-    empty = Conditioning(torch.full((1, 2, 3), -1.0), torch.full((1, 5), -1.0) if pooled else None)
+    empty = told(torch.full((1, 2, 3), -1.0), torch.full((1, 5), -1.0))
     return EncodedSet(
         tuple(buckets), tuple(str(n) for n in range(number)),
-        Conditioning(context, side if pooled else None), empty,
+        told(context, side), empty,
     )  # fmt: skip
 
 
@@ -59,7 +64,7 @@ def test_a_draw_follows_from_its_generator_alone():
 
     def values(*names):
         found = draw(encoded, generator(3, *names), 4, caption_dropout=0.5)
-        return found.latents, found.noise, found.timesteps, found.conditioning.context
+        return found.latents, found.noise, found.timesteps, found.conditioning["context"]
 
     for one, other in zip(values("forget", 7), values("forget", 7), strict=True):
         assert torch.equal(one, other)
@@ -86,9 +91,9 @@ def test_a_batch_is_of_one_size_and_goes_with_its_own_captions():
         drawn, conditioning = encoded.draw(generator(step), 3)
         numbers = drawn[:, 0, 0, 0]
         assert len(set(numbers.tolist())) == 3
-        assert torch.equal(conditioning.context[:, 0, 0], numbers)
-        assert torch.equal(conditioning.pooled[:, 0], numbers)
-        assert torch.equal(conditioning.time_ids[:, 0], numbers)
+        assert torch.equal(conditioning["context"][:, 0, 0], numbers)
+        assert torch.equal(conditioning["pooled"][:, 0], numbers)
+        assert torch.equal(conditioning["time_ids"][:, 0], numbers)
 
 
 def test_every_sample_is_equally_likely_whatever_its_size():
@@ -115,10 +120,10 @@ def test_captions_are_dropped_at_the_given_rate_and_sizes_are_kept(share):
 
     drawn, conditioning = encoded.draw(generator(1), 1000, caption_dropout=share)
 
-    dropped = conditioning.context[:, 0, 0] == -1
+    dropped = conditioning["context"][:, 0, 0] == -1
     assert dropped.float().mean() == pytest.approx(share, abs=0.06)
-    assert torch.equal(dropped, conditioning.pooled[:, 0] == -1)
-    assert torch.equal(conditioning.time_ids[:, 0], drawn[:, 0, 0, 0])
+    assert torch.equal(dropped, conditioning["pooled"][:, 0] == -1)
+    assert torch.equal(conditioning["time_ids"][:, 0], drawn[:, 0, 0, 0])
 
 
 def test_dropping_captions_does_not_change_which_samples_are_drawn():
@@ -147,8 +152,8 @@ def test_timesteps_cover_the_schedule_evenly():
 def test_sizes_in_pixels_stay_exact_when_a_set_is_cast():
     encoded = numbered_set(4, pooled=True).to("cpu", torch.bfloat16)
 
-    assert encoded.buckets[0].latents.dtype == encoded.empty.pooled.dtype == torch.bfloat16
-    assert encoded.buckets[0].time_ids.dtype == torch.float32
+    assert encoded.buckets[0].latents.dtype == encoded.empty["pooled"].dtype == torch.bfloat16
+    assert encoded.buckets[0].own["time_ids"].dtype == torch.float32
 
 
 def test_a_set_that_serves_twice_is_moved_once():
@@ -161,8 +166,8 @@ def test_a_set_that_serves_twice_is_moved_once():
     assert data.fine_tunes["retain"] is data.retain
     for part in (
         data.forget["a"].buckets[0].latents,
-        data.anchors["a"].context,
-        data.empty.context,
+        data.anchors["a"]["context"],
+        data.empty["context"],
     ):
         assert part.dtype == torch.bfloat16
 
@@ -204,8 +209,8 @@ def test_a_plan_becomes_encoded_sets(folders):
     assert data.fine_tunes["retain"] is data.retain
     assert data.fine_tunes[folders["forget"]] is data.forget["bad"]
     expected = encode_prompts(model, ["a good thing", ""])
-    torch.testing.assert_close(data.anchors["bad"].context, expected.context[:1])
-    torch.testing.assert_close(data.empty.context, expected.context[1:])
+    torch.testing.assert_close(data.anchors["bad"]["context"], expected["context"][:1])
+    torch.testing.assert_close(data.empty["context"], expected["context"][1:])
     assert len(draw(data.retain, generator(0), 2)) == 2
 
 
@@ -304,7 +309,7 @@ def test_the_plan_s_resolution_or_else_the_model_s_is_used(folders):
         data = prepare_data(tiny_family("sdxl"), make_plan(folders, resolution=resolution))
         pixels = resolution or 64
         assert data.retain.buckets[0].latents.shape[2:] == (side, side)
-        assert data.anchors["bad"].time_ids.tolist() == [[pixels, pixels, 0, 0, pixels, pixels]]
+        assert data.anchors["bad"]["time_ids"].tolist() == [[pixels, pixels, 0, 0, pixels, pixels]]
 
 
 def test_broken_images_stop_the_plan_unless_it_allows_them(folders, tmp_path):

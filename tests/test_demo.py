@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from resalign.backend.checkpoint.detect import detect
-from resalign.backend.checkpoint.keys import unet_ldm_names
 from resalign.backend.checkpoint.load import load_checkpoint
 from resalign.backend.checkpoint.verify import verify_export
 from resalign.backend.demo.art import CLASSES, UNSAFE, render, sample_specs
@@ -19,6 +18,7 @@ from resalign.backend.demo.pictures import rate_bars
 from resalign.backend.demo.plans import CHECKPOINT
 from resalign.backend.demo.run import run_demo
 from resalign.backend.demo.threads import run_in_threads
+from resalign.backend.families.unet.names import unet_ldm_names
 from resalign.backend.model.encode import decode_latents
 from resalign.backend.progress import Progress
 from resalign.backend.statistics.intervals import wilson
@@ -33,7 +33,7 @@ def test_the_checkpoint_is_small_and_has_sd1s_names():
     """At most 12 MB, and the U-Net's tensors are named exactly as SD 1.5's."""
     assert CHECKPOINT.stat().st_size <= 12_000_000
     info = detect(CHECKPOINT)
-    assert info.family == "sd1" and info.prediction_type == "epsilon"
+    assert info.family.name == "sd1" and info.prediction_type == "epsilon"
     sd15 = {
         "block_out_channels": [320, 640, 1280, 1280],
         "layers_per_block": 2,

@@ -19,9 +19,9 @@ from fakes_checkpoint import (
 from test_keys import published
 
 from resalign.backend.checkpoint.detect import detect
-from resalign.backend.checkpoint.family import components_of, family_config
-from resalign.backend.checkpoint.schedule import noise_schedule, zero_terminal_snr
 from resalign.backend.errors import CheckpointError
+from resalign.backend.families import find_family
+from resalign.backend.families.unet.process import noise_schedule, zero_terminal_snr
 
 TELLING_BIAS = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
 STATED = "resalign.config"
@@ -36,7 +36,7 @@ def tiny(tmp_path_factory):
 
 def sparse(path, family, *, dtype="F16", metadata=None, extra=()):
     """A header-only stand-in of the published size."""
-    networks = {name: published(family, name) for name in components_of(family)}
+    networks = {name: published(family, name) for name in find_family(family).components}
     tensors = ldm_tensors(networks, family) | {name: torch.empty(0) for name in extra}
     return write_sparse(path, tensors, dtype, metadata)
 
@@ -48,10 +48,10 @@ def test_family_layout_and_configs_of_a_file_of_published_size(tmp_path, family)
     info = detect(path)
     seconds = time.perf_counter() - start
 
-    assert (info.family, info.layout, info.prediction_type) == (family, "ldm", "epsilon")
+    assert (info.family.name, info.layout, info.prediction_type) == (family, "ldm", "epsilon")
     assert info.resolution == {"sd1": 512, "sd2": 512, "sdxl": 1024}[family]
     for component in info.components:
-        shipped = family_config(family, component)
+        shipped = find_family(family).config(component)
         if component == "text_encoder" and family == "sd2":
             shipped["projection_dim"] = info.configs[component]["projection_dim"]  # unused
         if component == "vae":
@@ -72,7 +72,7 @@ def test_reduced_widths_are_read_off_the_shapes(tiny, family):
                 "transformer_layers_per_block"):  # fmt: skip
         stated, found = unet[key], info.configs["unet"][key]
         assert found == (list(stated) if isinstance(stated, tuple) else stated), key
-    assert info.family == family
+    assert info.family.name == family
     assert info.resolution == 64
     assert info.configs["text_encoder"]["num_hidden_layers"] == 3
     assert info.tensor_count == len(next(iter(info.headers.values())).tensors)
@@ -92,10 +92,14 @@ def test_a_folder_is_detected_from_its_configs(tmp_path, family):
 
     info = detect(path)
 
-    assert (info.family, info.layout, info.prediction_type) == (family, "diffusers", "v_prediction")
+    assert (info.family.name, info.layout, info.prediction_type) == (
+        family,
+        "diffusers",
+        "v_prediction",
+    )
     assert info.resolution == 64
-    assert info.components == components_of(family)
-    assert len(info.headers) == len(components_of(family))
+    assert info.components == find_family(family).components
+    assert len(info.headers) == len(find_family(family).components)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -203,10 +207,10 @@ def test_metadata_may_state_what_shapes_cannot_tell(tmp_path):
         ('{"unet": 1}', "must be JSON"),
         ('{"unet": {"block_out_channels": [8]}}', r"sets unet\.block_out_channels; it may set"),
         ('{"safety_checker": {"x": 1}}', r"sets safety_checker\.x"),
-        ('{"unet": {"norm_num_groups": 0}}', "to 0, which is no value"),
-        ('{"unet": {"norm_num_groups": "8"}}', "to '8', which is no value"),
-        ('{"unet": {"attention_head_dim": [4, -1]}}', "is no value"),
-        ('{"text_encoder": {"hidden_act": "os.system"}}', "is no value"),
+        ('{"unet": {"norm_num_groups": 0}}', "to 0, which is not a value"),
+        ('{"unet": {"norm_num_groups": "8"}}', "to '8', which is not a value"),
+        ('{"unet": {"attention_head_dim": [4, -1]}}', "is not a value"),
+        ('{"text_encoder": {"hidden_act": "os.system"}}', "is not a value"),
         ('{"unet": {"norm_num_groups": 64}}', "64 groups do not divide"),
     ],
 )
@@ -230,7 +234,7 @@ def test_other_prefixes_of_text_encoders_are_known(tmp_path, prefix):
 
     info = detect(path)
 
-    assert (info.family, info.prefixes["text_encoder"]) == (family, prefix)
+    assert (info.family.name, info.prefixes["text_encoder"]) == (family, prefix)
 
 
 def test_detecting_and_inspecting_never_import_torch(tmp_path, tiny, package_folder):

@@ -29,16 +29,16 @@ def given(model, texts=("a cat", "a dog", "a cat"), sides=(8, 8, 16)):
     random = torch.Generator().manual_seed(0)
     latents = [torch.randn(4, side, 8, generator=random) for side in sides]
     told = encode_texts(model, texts)
-    pooled = [None] * len(texts) if told.pooled is None else list(told.pooled)
-    return latents, list(told.context), pooled
+    return latents, [{n: part[i] for n, part in told.parts.items()} for i in range(len(texts))]
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_what_was_written_is_loaded_and_scaled(tmp_path, family):
     """Latents come back times the VAE's factor, by size, each with its own conditioning."""
     model = tiny_family(family)
-    latents, contexts, pooled = given(model)
-    write_encoded(tmp_path, latents, contexts, pooled)
+    latents, texts = given(model)
+    write_encoded(tmp_path, latents, texts)
+    contexts = [text["context"] for text in texts]
 
     found = load_encoded(model, tmp_path)
 
@@ -48,13 +48,15 @@ def test_what_was_written_is_loaded_and_scaled(tmp_path, family):
     torch.testing.assert_close(tall.latents[0], latents[2] * 0.5)
     assert len(found.texts) == 2, "the two cats are one text"
     torch.testing.assert_close(
-        found.conditioning.context[small.captions], torch.stack(contexts[:2])
+        found.conditioning["context"][small.captions], torch.stack(contexts[:2])
     )
-    torch.testing.assert_close(found.conditioning.context[tall.captions[0]], contexts[0])
-    torch.testing.assert_close(found.empty.context, encode_texts(model, [""]).context)
+    torch.testing.assert_close(found.conditioning["context"][tall.captions[0]], contexts[0])
+    torch.testing.assert_close(found.empty["context"], encode_texts(model, [""])["context"])
     if family == "sdxl":
-        torch.testing.assert_close(found.conditioning.pooled[small.captions[1]], pooled[1])
-        assert tall.time_ids.tolist() == [[128, 64, 0, 0, 128, 64]]
+        torch.testing.assert_close(
+            found.conditioning["pooled"][small.captions[1]], texts[1]["pooled"]
+        )
+        assert tall.own["time_ids"].tolist() == [[128, 64, 0, 0, 128, 64]]
 
 
 def test_a_folder_of_latents_stands_for_an_image_set(tmp_path):
@@ -83,10 +85,10 @@ def test_another_text_encoder_leaves_given_conditioning_as_it_is(tmp_path):
 
     found = recaptioned(both, lambda texts: encode_texts(other, texts))
 
-    own = encode_texts(other, ["", "a bird"]).context
-    torch.testing.assert_close(found.empty.context, own[:1])
-    torch.testing.assert_close(found.conditioning.context[:1], own[1:])
-    torch.testing.assert_close(found.conditioning.context[1:], plain.conditioning.context)
+    own = encode_texts(other, ["", "a bird"])["context"]
+    torch.testing.assert_close(found.empty["context"], own[:1])
+    torch.testing.assert_close(found.conditioning["context"][:1], own[1:])
+    torch.testing.assert_close(found.conditioning["context"][1:], plain.conditioning["context"])
 
 
 def test_whoever_trains_text_encoders_cannot_use_given_conditioning(tmp_path):
@@ -98,42 +100,43 @@ def test_whoever_trains_text_encoders_cannot_use_given_conditioning(tmp_path):
 
 def test_long_captions_are_cut_to_what_clip_reads_at_once(tmp_path, caplog):
     model = tiny_family()
-    latents, contexts, pooled = given(model)
-    write_encoded(tmp_path, latents, [torch.cat([c, c + 1]) for c in contexts], pooled)
+    latents, texts = given(model)
+    contexts = [text["context"] for text in texts]
+    write_encoded(tmp_path, latents, [{"context": torch.cat([c, c + 1])} for c in contexts])
     found = load_encoded(model, tmp_path)
-    torch.testing.assert_close(found.conditioning.context[0], contexts[0])
-    assert "first 75 tokens" in caplog.text
+    torch.testing.assert_close(found.conditioning["context"][0], contexts[0])
+    assert "only their beginning" in caplog.text
 
 
 def test_a_digest_tells_sets_apart():
     model = tiny_family()
-    latents, contexts, pooled = given(model)
-    same = digest_encoded([part.clone() for part in latents], contexts, pooled)
-    assert same == digest_encoded(latents, contexts, pooled)
-    assert same != digest_encoded([latents[0] + 1, *latents[1:]], contexts, pooled)
-    assert same != digest_encoded(latents, contexts[::-1][:2] + contexts[1:2], pooled)
+    latents, texts = given(model)
+    same = digest_encoded([part.clone() for part in latents], texts)
+    assert same == digest_encoded(latents, texts)
+    assert same != digest_encoded([latents[0] + 1, *latents[1:]], texts)
+    assert same != digest_encoded(latents, [texts[0], texts[0], texts[1]])
 
 
 @pytest.mark.parametrize(
     ("latent", "context", "message"),
     [
-        ((16, 8, 8), (77, 16), "VAE of the Stable Diffusion"),
+        ((16, 8, 8), (77, 16), "VAE of the model that is hardened"),
         ((4, 8, 8), (80, 16), "CLIP of the checkpoint"),
         ((4, 8, 8), (1, 77, 16), "CLIP of the checkpoint"),
     ],
 )
 def test_shapes_of_other_models_are_refused(tmp_path, latent, context, message):
     with pytest.raises(DataError, match=message):
-        write_encoded(tmp_path, [torch.zeros(latent)], [torch.zeros(context)], [None])
+        write_encoded(tmp_path, [torch.zeros(latent)], [{"context": torch.zeros(context)}])
     assert not is_encoded(tmp_path), "nothing half-written stays"
 
 
 def test_conditioning_of_another_model_is_an_error(tmp_path):
     """By its width, or by the pooled part that SDXL needs."""
     small, large = tiny_family(), tiny_family("sdxl")
-    latents, contexts, pooled = given(small)
-    write_encoded(tmp_path / "small", latents, contexts, pooled)
-    write_encoded(tmp_path / "wide", latents, [torch.zeros(77, 40)] * 3, [None] * 3)
+    latents, texts = given(small)
+    write_encoded(tmp_path / "small", latents, texts)
+    write_encoded(tmp_path / "wide", latents, [{"context": torch.zeros(77, 40)}] * 3)
     with pytest.raises(DataError, match="the model's"):
         load_encoded(large, tmp_path / "small")
     with pytest.raises(DataError, match="no pooled conditioning"):
@@ -142,9 +145,9 @@ def test_conditioning_of_another_model_is_an_error(tmp_path):
 
 def test_values_that_are_not_finite_and_damaged_files_are_errors(tmp_path):
     model = tiny_family()
-    latents, contexts, pooled = given(model)
+    latents, texts = given(model)
     latents[0][0, 0, 0] = float("nan")
-    write_encoded(tmp_path, latents, contexts, pooled)
+    write_encoded(tmp_path, latents, texts)
     with pytest.raises(DataError, match="not finite"):
         load_encoded(model, tmp_path)
     (tmp_path / "encoded.safetensors").write_bytes(b"damaged")

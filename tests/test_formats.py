@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from resalign.backend.adapter.formats import guess_family, load_lora, save_lora
 from resalign.backend.adapter.lora import Adapter
-from resalign.backend.adapter.names import flat_name, module_name
-from resalign.backend.checkpoint.keys import unet_ldm_names
 from resalign.backend.errors import CheckpointError, ExportError
+from resalign.backend.families.unet.lora_keys import flat_name, module_name
+from resalign.backend.families.unet.names import unet_ldm_names
 from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.field import field_of
 
@@ -123,7 +123,7 @@ def test_the_file_says_which_family_it_is_for(unets, tmp_path):
         save_lora(random_adapter(unets[family]), tmp_path / f"{family}.safetensors", family=family)
         with safe_open(tmp_path / f"{family}.safetensors", framework="pt") as file:
             assert file.metadata()["ss_base_model_version"] == stated
-    assert guess_family(random_adapter(unets["sdxl"])) == "sdxl"
+    assert guess_family(random_adapter(unets["sdxl"])).name == "sdxl"
 
 
 def test_text_width_tells_sd1_from_sd2():
@@ -134,7 +134,7 @@ def test_text_width_tells_sd1_from_sd2():
             f"{module}.lora_A.weight": torch.zeros(4, width),
             f"{module}.lora_B.weight": torch.zeros(320, 4),
         }
-        assert guess_family(Adapter(tensors, 4, 4.0)) == family
+        assert guess_family(Adapter(tensors, 4, 4.0)).name == family
 
 
 def test_the_same_adapter_gives_the_same_bytes(unets, tmp_path):

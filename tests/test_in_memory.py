@@ -7,6 +7,7 @@ from fakes_checkpoint import build_networks, ldm_tensors, write_tiny_checkpoint
 from resalign.backend.checkpoint import in_memory
 from resalign.backend.checkpoint.load import load_checkpoint
 from resalign.backend.errors import CheckpointError
+from resalign.backend.families import find_family
 
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model.transformer."
 WIDE = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
@@ -31,6 +32,11 @@ def text(networks):
     return part(ldm_tensors(networks["sd1"], "sd1"), TEXT)
 
 
+def text_encoder(family, component, tensors, skip_last=0):
+    networks = find_family(family).networks
+    return networks.text_encoder("the CLIP", component, tensors, skip_last=skip_last)
+
+
 def predict(unet, context, added=None):
     random = torch.Generator().manual_seed(0)
     latents = torch.randn(2, 4, 8, 8, generator=random)
@@ -49,7 +55,7 @@ def added(unet):
 def test_tensors_give_the_denoiser_that_their_file_gives(tmp_path, unet, family):
     path = write_tiny_checkpoint(tmp_path / "a.safetensors", family, torch.float32)
     loaded = load_checkpoint(path).denoiser
-    built = in_memory.unet_from_tensors("the MODEL", unet(family), family)
+    built = in_memory.denoiser_from_tensors("the MODEL", unet(family), find_family(family))
     width = loaded.config.cross_attention_dim
     more = added(loaded) if family == "sdxl" else None
     with torch.no_grad():
@@ -59,7 +65,9 @@ def test_tensors_give_the_denoiser_that_their_file_gives(tmp_path, unet, family)
 
 def test_the_names_of_modules_lead_to_the_weights(networks, unet):
     tensors = unet()
-    names = in_memory.unet_module_names(in_memory.unet_config_of("the MODEL", tensors, "sd1"))
+    family = find_family("sd1")
+    config = in_memory.denoiser_config("the MODEL", tensors, family)
+    names = in_memory.denoiser_modules(family, config)
     state = networks["sd1"]["unet"].state_dict()
     assert {name + ".weight" for name in names} == {n for n in state if n.endswith(".weight")}
     for diffusers, ldm in names.items():
@@ -71,13 +79,13 @@ def test_missing_and_surplus_tensors_are_named(unet):
     del tensors["time_embed.0.bias"]
     tensors["time_embed.9.bias"] = torch.zeros(1)
     with pytest.raises(CheckpointError, match=r"^the MODEL: 1 tensors missing \(time_embed.0.bias"):
-        in_memory.unet_from_tensors("the MODEL", tensors, "sd1")
+        in_memory.denoiser_from_tensors("the MODEL", tensors, find_family("sd1"))
     del tensors["time_embed.9.bias"]
     tensors["time_embed.0.bias"] = torch.zeros(128)
-    in_memory.unet_from_tensors("the MODEL", tensors, "sd1")
+    in_memory.denoiser_from_tensors("the MODEL", tensors, find_family("sd1"))
     tensors["extra.weight"] = torch.zeros(1)
     with pytest.raises(CheckpointError, match=r"1 unexpected \(extra.weight\)"):
-        in_memory.unet_from_tensors("the MODEL", tensors, "sd1")
+        in_memory.denoiser_from_tensors("the MODEL", tensors, find_family("sd1"))
 
 
 def test_a_denoiser_that_reads_more_channels_is_refused(unet):
@@ -86,14 +94,14 @@ def test_a_denoiser_that_reads_more_channels_is_refused(unet):
     first = tensors["input_blocks.0.0.weight"]
     tensors["input_blocks.0.0.weight"] = torch.zeros(first.shape[0], 9, 3, 3)
     with pytest.raises(CheckpointError, match=r"^the MODEL is .*npaint"):
-        in_memory.unet_from_tensors("the MODEL", tensors, "sd1")
+        in_memory.denoiser_from_tensors("the MODEL", tensors, find_family("sd1"))
 
 
 def test_a_distilled_layout_is_refused_not_guessed(unet):
     """KOALA leaves out layers: one residual block a level where SDXL has two."""
     tensors = {n: t for n, t in unet("sdxl").items() if not n.startswith("input_blocks.2.")}
     with pytest.raises(CheckpointError, match="the MODEL"):
-        in_memory.unet_from_tensors("the MODEL", tensors, "sdxl")
+        in_memory.denoiser_from_tensors("the MODEL", tensors, find_family("sdxl"))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +112,7 @@ def test_the_family_is_told_by_the_width_of_the_text(width, sizes, family):
     tensors = {WIDE: torch.empty(320, width)}
     if sizes:
         tensors["label_emb.0.0.weight"] = torch.empty(1280, 2816)
-    assert in_memory.unet_family("the MODEL", tensors) == family
+    assert in_memory.denoiser_family("the MODEL", tensors).name == family
 
 
 @pytest.mark.parametrize(
@@ -117,16 +125,14 @@ def test_the_family_is_told_by_the_width_of_the_text(width, sizes, family):
     ],
 )
 def test_other_families_are_refused(tensors):
-    with pytest.raises(CheckpointError, match=r"no SD 1.x, SD 2.x or SDXL base U-Net"):
-        in_memory.unet_family("the MODEL", tensors)
+    with pytest.raises(CheckpointError, match=r"not an SD 1.x, SD 2.x or SDXL base U-Net"):
+        in_memory.denoiser_family("the MODEL", tensors)
 
 
 @pytest.mark.parametrize("skip", [0, 1])
 def test_a_text_encoder_ends_where_it_is_told_and_is_normed_there(networks, text, skip):
     original = networks["sd1"]["text_encoder"]
-    built = in_memory.text_encoder_from_tensors(
-        "the CLIP", text, "sd1", "text_encoder", skip_last=skip
-    )
+    built = text_encoder("sd1", "text_encoder", text, skip_last=skip)
     tokens = torch.randint(0, 40000, (2, 77), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         hidden = original(tokens, output_hidden_states=True).hidden_states[-1 - skip]
@@ -138,18 +144,18 @@ def test_a_text_encoder_ends_where_it_is_told_and_is_normed_there(networks, text
 
 def test_clip_skip_cannot_skip_every_layer(text):
     with pytest.raises(CheckpointError, match="CLIP skip leaves none of its"):
-        in_memory.text_encoder_from_tensors("the CLIP", text, "sd1", "text_encoder", skip_last=99)
+        text_encoder("sd1", "text_encoder", text, skip_last=99)
 
 
 def test_a_text_encoder_with_a_tensor_missing_is_refused(text):
     del text["text_model.final_layer_norm.bias"]
     with pytest.raises(CheckpointError, match=r"the CLIP: 1 tensors missing \(final_layer_norm"):
-        in_memory.text_encoder_from_tensors("the CLIP", text, "sd1", "text_encoder")
+        text_encoder("sd1", "text_encoder", text)
 
 
 def test_what_a_text_encoder_never_reads_may_be_there(text):
     text |= {"text_model.logit_scale": torch.tensor(4.6), "logit_scale": torch.tensor(4.6)}
-    in_memory.text_encoder_from_tensors("the CLIP", text, "sd1", "text_encoder")
+    text_encoder("sd1", "text_encoder", text)
 
 
 def test_the_second_text_encoder_of_sdxl_keeps_its_projection(networks):
@@ -158,7 +164,7 @@ def test_the_second_text_encoder_of_sdxl_keeps_its_projection(networks):
         n if n.startswith("text_") else "text_model." + n: t
         for n, t in original.state_dict().items()
     }
-    built = in_memory.text_encoder_from_tensors("the CLIP", tensors, "sdxl", "text_encoder_2")
+    built = text_encoder("sdxl", "text_encoder_2", tensors)
     tokens = torch.full((1, 77), 49407)
     with torch.no_grad():
         one = built(tokens, output_hidden_states=True)

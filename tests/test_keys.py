@@ -4,15 +4,10 @@ import pytest
 import torch
 from fakes_checkpoint import FAMILIES, build_networks, ldm_tensors
 
-from resalign.backend.checkpoint.family import components_of, family_config
-from resalign.backend.checkpoint.keys import (
-    clip_sources,
-    current_vae_name,
-    open_clip_sources,
-    transformer_depths,
-    unet_ldm_names,
-    vae_sources,
-)
+from resalign.backend.families import find_family
+from resalign.backend.families.clip.names import clip_sources, open_clip_sources
+from resalign.backend.families.unet.names import transformer_depths, unet_ldm_names
+from resalign.backend.families.unet.vae_names import current_vae_name, vae_sources
 
 # Parameters of the published networks.
 PARAMETERS = {
@@ -32,7 +27,7 @@ def published(family, component):
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    config = {k: v for k, v in family_config(family, component).items() if k[0] != "_"}
+    config = {k: v for k, v in find_family(family).config(component).items() if k[0] != "_"}
     with torch.device("meta"):
         if component == "unet":
             return UNet2DConditionModel.from_config(config)
@@ -51,7 +46,7 @@ def test_shipped_configs_build_networks_of_the_published_size(family, component)
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_tensor_of_a_published_unet_has_exactly_one_ldm_name(family):
-    names = unet_ldm_names(family_config(family, "unet"))
+    names = unet_ldm_names(find_family(family).config("unet"))
 
     assert set(names) == set(published(family, "unet").state_dict())
     assert len(set(names.values())) == len(names) == TENSORS[family]
@@ -79,7 +74,8 @@ def test_every_tensor_of_a_published_unet_has_exactly_one_ldm_name(family):
 )
 def test_names_known_from_the_published_files(family, diffusers, ldm):
     assert (
-        unet_ldm_names(family_config(family, "unet"))[diffusers] == "model.diffusion_model." + ldm
+        unet_ldm_names(find_family(family).config("unet"))[diffusers]
+        == "model.diffusion_model." + ldm
     )
 
 
@@ -87,7 +83,7 @@ def test_names_known_from_the_published_files(family, diffusers, ldm):
 def test_unet_names_agree_with_the_converter_of_diffusers(family):
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
-    config = family_config(family, "unet")
+    config = find_family(family).config("unet")
     names = unet_ldm_names(config)
     numbered = {ldm: torch.tensor([float(i)]) for i, ldm in enumerate(names.values())}
 
@@ -101,7 +97,7 @@ def test_unet_names_agree_with_the_converter_of_diffusers(family):
 def test_vae_names_agree_with_the_converter_of_diffusers():
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-    config = family_config("sd1", "vae")
+    config = find_family("sd1").config("vae")
     sources = vae_sources(config)
     assert set(sources) == set(published("sd1", "vae").state_dict())
     assert {s.part for n, s in sources.items() if ".attentions.0.to_" not in n} == {"whole"}
@@ -128,8 +124,8 @@ def test_open_clip_parts_agree_with_the_converter_of_diffusers():
     assert set(ours) == {name for name in theirs if "position_ids" not in name}
     for name, source in ours.items():
         tensor = tensors[source.name]
-        if source.part in ("q", "k", "v"):
-            tensor = tensor.chunk(3)["qkv".index(source.part)]
+        if source.rows is not None:
+            tensor = tensor[slice(*source.rows)]
         if source.part == "transposed":
             tensor = tensor.T
         assert torch.equal(tensor, theirs[name]), name
@@ -139,7 +135,9 @@ def test_clip_names_are_those_of_transformers():
     state = published("sd1", "text_encoder").state_dict()
     names = {"text_model." + name.removeprefix("text_model.") for name in state}
 
-    found = clip_sources(family_config("sd1", "text_encoder"), "cond_stage_model.transformer.x.")
+    found = clip_sources(
+        find_family("sd1").config("text_encoder"), "cond_stage_model.transformer.x."
+    )
 
     assert set(found) == {name for name in names if "position_ids" not in name}
     assert len(found) == 196
@@ -197,4 +195,4 @@ def test_old_names_of_the_vae_attention_become_the_present_ones():
 
 
 def test_an_sdxl_checkpoint_has_four_networks():
-    assert components_of("sdxl") == ("unet", "text_encoder", "text_encoder_2", "vae")
+    assert find_family("sdxl").components == ("unet", "text_encoder", "text_encoder_2", "vae")

@@ -15,7 +15,7 @@ from resalign.backend.data.encoded_set import merge
 from resalign.backend.data.latents import encode_image_set, synthesise
 from resalign.backend.data.pixels import frame, open_image
 from resalign.backend.errors import DataError
-from resalign.backend.model.encode import encode_images, encode_prompts
+from resalign.backend.model.encode import encode_images, encode_prompts, encode_tokens
 from resalign.backend.model.generate import generate_latents
 from resalign.backend.numerics.seeds import generator
 from resalign.backend.plan.images import ImageSet
@@ -39,11 +39,11 @@ def folder(tmp_path):
 def calls(monkeypatch):
     """How often images, texts and synthesised batches went through the networks."""
     counters = {
-        "images": Calls(encode_images), "texts": Calls(encode_prompts),
+        "images": Calls(encode_images), "texts": Calls(encode_tokens),
         "batches": Calls(generate_latents),
     }  # fmt: skip
     monkeypatch.setattr(latents, "encode_images", counters["images"])
-    monkeypatch.setattr(assembly, "encode_prompts", counters["texts"])
+    monkeypatch.setattr(assembly, "encode_tokens", counters["texts"])
     monkeypatch.setattr(latents, "generate_latents", counters["batches"])
 
     def taken():
@@ -64,8 +64,8 @@ def assert_same(one, other):
     for first, second in zip(one.buckets, other.buckets, strict=True):
         assert torch.equal(first.latents, second.latents)
         assert torch.equal(first.captions, second.captions)
-    assert torch.equal(one.conditioning.context, other.conditioning.context)
-    assert torch.equal(one.empty.context, other.empty.context)
+    assert torch.equal(one.conditioning["context"], other.conditioning["context"])
+    assert torch.equal(one.empty["context"], other.empty["context"])
 
 
 # Encoding a folder.
@@ -81,8 +81,8 @@ def test_a_folder_becomes_latents_by_size_and_each_caption_once(model, folder):
     expected = encode_images(model, frame(open_image(folder / "b.png"), 64).pixels[None])
     assert torch.equal(encoded.buckets[1].latents[1:2], expected)
     texts = encode_prompts(model, ["a fox", "a pear", "a train", ""])
-    torch.testing.assert_close(encoded.conditioning.context, texts.context[:3])
-    torch.testing.assert_close(encoded.empty.context, texts.context[3:])
+    torch.testing.assert_close(encoded.conditioning["context"], texts["context"][:3])
+    torch.testing.assert_close(encoded.empty["context"], texts["context"][3:])
 
 
 def test_the_resolution_sets_the_size(model, folder):
@@ -98,12 +98,12 @@ def test_sdxl_is_told_original_size_and_crop_of_each_image(tmp_path):
 
     encoded = encode(tiny_family("sdxl"), tmp_path)
 
-    assert [b.time_ids.tolist() for b in encoded.buckets] == [
+    assert [b.own["time_ids"].tolist() for b in encoded.buckets] == [
         [[100, 230, 1, 0, 40, 96]],
         [[128, 128, 0, 0, 64, 64]],
     ]
-    assert encoded.conditioning.pooled.shape == (2, 12)
-    assert encoded.conditioning.time_ids is None
+    assert encoded.conditioning["pooled"].shape == (2, 12)
+    assert "time_ids" not in encoded.conditioning
 
 
 def test_broken_images_are_all_listed_before_anything_is_encoded(model, folder, calls):
@@ -336,7 +336,7 @@ def test_a_larger_synthesis_begins_with_the_smaller(model):
 def test_sdxl_synthesis_is_told_its_own_size():
     encoded = synthesise(tiny_family("sdxl"), ["a"], 2, steps=1, resolution=48)
 
-    assert encoded.buckets[0].time_ids.tolist() == [[48, 48, 0, 0, 48, 48]] * 2
+    assert encoded.buckets[0].own["time_ids"].tolist() == [[48, 48, 0, 0, 48, 48]] * 2
 
 
 def test_a_model_that_makes_nothing_finite_is_an_error_that_says_so(model):
@@ -369,7 +369,7 @@ def test_merged_sets_share_captions_and_keep_their_own_latents(model, folder, tm
     assert len(both) == 6
     assert both.texts == ("a fox", "a pear", "a train", "a boat")
     assert both.buckets[1].captions.tolist() == [0, 1, 0, 3, 0]
-    torch.testing.assert_close(both.conditioning.context[3], two.conditioning.context[0])
+    torch.testing.assert_close(both.conditioning["context"][3], two.conditioning["context"][0])
     assert torch.equal(both.buckets[1].latents[3:], two.buckets[0].latents)
 
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from resalign.backend.adapter.lora_file import sort_names
 from resalign.backend.adapter.lora_kinds import kinds_of, weight_change
-from resalign.backend.checkpoint.keys import unet_names
+from resalign.backend.families.unet.names import unet_names
 from resalign.backend.plan.attack import LoraFile
 from resalign.backend.probe.loras import with_loras
 

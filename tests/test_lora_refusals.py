@@ -82,7 +82,7 @@ def test_a_lora_for_another_family_says_both(models, tmp_path):
     """SD 1.x on SDXL and back, Flux on either: what it looks like, what the model is, how many."""
     sd1 = kohya_file(models("sd1"), tmp_path / "sd1.safetensors")
     sdxl = kohya_file(models("sdxl"), tmp_path / "sdxl.safetensors")
-    refused(models("sdxl"), sd1, r"1\.x or 2\.x, but the model is SDXL")
+    refused(models("sdxl"), sd1, r"1\.x or Stable Diffusion 2\.x, but the model is SDXL")
     refused(models("sd1"), sdxl, "for SDXL base, but the model is Stable Diffusion 1.x")
     flux = {f"lora_unet_double_blocks_0_img_attn_qkv.lora_{side}.weight": random(4, 4)
             for side in ("down", "up")}  # fmt: skip

@@ -11,6 +11,7 @@ import torch
 from fakes import tiny_unet
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.errors import ConfigError
+from resalign.backend.families import find_family
 from resalign.backend.hardening.methods import read_plan
 from resalign.backend.hardening.projection import largest_bases, retain_projection
 from resalign.backend.hardening.setup import set_up
@@ -54,14 +55,16 @@ def hardening_plan(**changes) -> HardeningPlan:
 def measured(plan: HardeningPlan) -> Trace:
     """The same step with real tensors on the CPU, seen by the same tracker."""
     unet = tiny_unet(sample_size=SIDE, block_out_channels=(32, 32))
-    model = Model("sd1", unet, (), (), None, NoiseSchedule(scaled_linear_alphas_cumprod()), 128)  # type: ignore[arg-type]
+    model = Model(
+        find_family("sd1"), unet, (), (), None, NoiseSchedule(scaled_linear_alphas_cumprod()), 128
+    )  # type: ignore[arg-type]
     return measure_step(model, plan, random_data(model, SIDE), LiveMemory("cpu"))
 
 
 @cache
 def predicted(plan: HardeningPlan) -> Trace:
     config = dict(tiny_unet(sample_size=SIDE, block_out_channels=(32, 32)).config)
-    return trace_step(config, plan, family="sd1", side=SIDE, dtype=torch.float32)
+    return trace_step(config, plan, family=find_family("sd1"), side=SIDE, dtype=torch.float32)
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +107,9 @@ def test_a_closed_form_needs_no_graph_and_its_prediction_is_a_forward_pass():
 def test_the_bases_of_a_projection_are_at_most_what_is_reckoned():
     """One for each distinct input, as many as the projection itself finds, none of them larger."""
     unet = tiny_unet(sample_size=SIDE, block_out_channels=(32, 32))
-    model = Model("sd1", unet, (), (), None, NoiseSchedule(scaled_linear_alphas_cumprod()), 128)  # type: ignore[arg-type]
+    model = Model(
+        find_family("sd1"), unet, (), (), None, NoiseSchedule(scaled_linear_alphas_cumprod()), 128
+    )  # type: ignore[arg-type]
     plan, data = hardening_plan(method="project"), random_data(model, SIDE)
     _, plan = read_plan(replace(plan, concepts=(Concept("concept", prompts=("bad",)),)))
     with AdaptedDenoiser(model, plan.adapter) as denoiser:
@@ -149,7 +154,7 @@ def test_half_precision_follows_cudas_autocast():
     config = dict(tiny_unet(sample_size=SIDE, block_out_channels=(32, 32)).config)
     plan = hardening_plan(precision="bf16", micro_batch=1)
     half, mixed = (
-        trace_step(config, plan, family="sd1", side=SIDE, dtype=dtype)
+        trace_step(config, plan, family=find_family("sd1"), side=SIDE, dtype=dtype)
         for dtype in (torch.bfloat16, torch.float32)
     )
     assert half.weights == pytest.approx(mixed.weights / 2, rel=0.05)
@@ -353,4 +358,4 @@ def test_a_model_of_meta_tensors_is_left_without_the_replaced_functions():
     before = functional.linear, functional.scaled_dot_product_attention
     predicted(hardening_plan(precision="bf16"))
     assert (functional.linear, functional.scaled_dot_product_attention) == before
-    assert meta_model(TINY["unet"], "sd1", SIDE, torch.float16).dtype == torch.float16
+    assert meta_model(TINY["unet"], find_family("sd1"), SIDE, torch.float16).dtype == torch.float16

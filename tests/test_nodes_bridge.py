@@ -13,6 +13,7 @@ from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.adapter.lora import A, Adapter, B
 from resalign.backend.checkpoint.load import load_checkpoint
 from resalign.backend.errors import CheckpointError, ExportError
+from resalign.backend.families import find_family
 from resalign.backend.memory.weights import weight_types
 from resalign.backend.model.encode import decode_latents, encode_images, encode_prompts
 from resalign.backend.plan.adapter import AdapterConfig
@@ -81,11 +82,11 @@ def test_the_backend_gets_the_model_that_comfyui_has(bridge, model, clip, vae, t
     with bridge.to_backend(model, clip, vae, source=tmp_path) as backend:
         original = build_networks("sd1")["unet"]
         assert torch.equal(predict(backend.denoiser), predict(original))
-        assert backend.family == "sd1" and backend.source == tmp_path
+        assert backend.family.name == "sd1" and backend.source == tmp_path
         assert backend.schedule.prediction_type == "epsilon"
         alphas = fakes.scaled_linear_alphas_cumprod()
         assert torch.allclose(backend.schedule.alphas_cumprod, alphas, atol=1e-6)
-        assert encode_prompts(backend, ["a cat"]).context.shape == (1, 77, 32)
+        assert encode_prompts(backend, ["a cat"])["context"].shape == (1, 77, 32)
         latents = encode_images(backend, torch.zeros(1, 3, 64, 64))
         assert torch.allclose(latents, torch.full_like(latents, 0.5 * 0.18215))
         assert torch.allclose(decode_latents(backend, latents), torch.zeros(1), atol=1e-6)
@@ -203,7 +204,7 @@ def test_clip_skip_is_followed(bridge, model, clip, vae):
     for layer in (None, -1, -2):
         clip.layer_idx = layer
         with bridge.to_backend(model, clip, vae) as backend:
-            found[layer] = encode_prompts(backend, ["a cat"]).context
+            found[layer] = encode_prompts(backend, ["a cat"])["context"]
     assert torch.equal(found[None], found[-1])
     assert not torch.allclose(found[None], found[-2], atol=1e-3)
 
@@ -214,13 +215,13 @@ def test_clip_skip_is_followed(bridge, model, clip, vae):
 )
 def test_layers_are_skipped_as_the_family_is_used(inner, clip, family, layer, skipped):
     clip.layer_idx = layer
-    assert inner._layers_skipped(clip, family) == skipped
+    assert inner._layers_skipped(clip, find_family(family)) == skipped
 
 
 def test_sdxl_takes_no_other_clip_skip(inner, clip):
     clip.layer_idx = -3
     with pytest.raises(CheckpointError, match="connect the CLIP before that node"):
-        inner._layers_skipped(clip, "sdxl")
+        inner._layers_skipped(clip, find_family("sdxl"))
 
 
 def test_fingerprints_are_equal_only_for_equal_weights(bridge, model, clip, vae):

@@ -1,19 +1,26 @@
 """The export nodes: the right file, rewritten exactly, under a name that harms nothing."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from fakes_checkpoint import write_tiny_checkpoint
+from fakes_bridge import EPS, V_PREDICTION, ModelPatcher, ModelSamplingDiscrete, sampling
+from fakes_checkpoint import build_networks, ldm_tensors, write_tiny_checkpoint
 from fakes_comfy import Interrupted, install, load_nodes
 from fakes_export import random_adapter
+from safetensors.torch import load_file, save_file
 
 import resalign as ra
-from resalign.backend.checkpoint.in_memory import unet_module_names
+from resalign.backend.checkpoint.hashing import tensor_sha256_of
+from resalign.backend.checkpoint.header import read_header
+from resalign.backend.checkpoint.in_memory import denoiser_modules
 from resalign.backend.checkpoint.inspect import inspect
+from resalign.backend.cli.verifying import _of_the_file
+from resalign.backend.families.unet import recognition
 
 
 @pytest.fixture
@@ -48,7 +55,7 @@ def run(nodes, source, tmp_path):
     plan = ra.HardeningPlan(concept=ra.Concept("weapons", ("a pistol",)))
     return HardenedRun(
         plan=plan, adapter=adapter, records=(), folder=folder, family="sd1",
-        key_map=unet_module_names(model.denoiser.config), source=source,
+        key_map=denoiser_modules(model.family, model.denoiser.config), source=source,
     )  # fmt: skip
 
 
@@ -106,29 +113,76 @@ def test_an_interrupt_leaves_no_file(nodes, run, host, tmp_path):
     assert [p.name for p in (tmp_path / "models/checkpoints").iterdir()] == ["model.safetensors"]
 
 
-def test_the_loaded_model_is_saved_only_when_it_is_the_hardened_one(
-    nodes, run, monkeypatch, tmp_path
-):
-    saved = {}
+@pytest.fixture
+def loaded(monkeypatch, tmp_path):
+    """MODELs as ComfyUI has them, and its saving: tensors, and metadata as they are given."""
 
     def save_checkpoint(path, model, clip, vae, vision, metadata):
-        saved.update(path=path, metadata=metadata)
-        Path(path).write_text("weights")
+        save_file(model.tensors, path, metadata=metadata)
 
     sd = SimpleNamespace(save_checkpoint=save_checkpoint)
-    monkeypatch.setitem(__import__("sys").modules, "comfy.sd", sd)
-    monkeypatch.setattr(__import__("comfy"), "sd", sd, raising=False)
-    model = SimpleNamespace(patches={}, get_model_object=lambda name: object())
-    options = {"write_from": "loaded model", "clip": "CLIP", "vae": "VAE"}
+    monkeypatch.setitem(sys.modules, "comfy.sd", sd)
+    monkeypatch.setattr(sys.modules["comfy"], "sd", sd, raising=False)
+
+    def build(family, variant, *kinds):
+        monkeypatch.setattr(recognition, "CONTEXT_WIDTHS", {32: variant})
+        tensors = {
+            name.removeprefix("model."): tensor.clone()
+            for name, tensor in ldm_tensors(build_networks(family), family).items()
+            if name.startswith("model.diffusion_model.")
+        }
+        model = ModelPatcher(tensors)
+        model.sampling = sampling(ModelSamplingDiscrete, *kinds)
+        return model
+
+    return build
+
+
+LOADED = {"write_from": "loaded model", "clip": "CLIP", "vae": "VAE"}
+
+
+def carrying(model, run):
+    model.patches = {f"diffusion_model.{name}.weight": [1] for name in run.key_map.values()}
+    return model
+
+
+def test_the_loaded_model_is_saved_only_when_it_is_the_hardened_one(nodes, run, loaded):
+    model = loaded("sd1", "plain", EPS)
 
     with pytest.raises(ra.ExportError, match="connect model too"):
-        export(nodes, run, **options)
+        export(nodes, run, **LOADED)
     with pytest.raises(ra.ExportError, match="is not the hardened one"):
-        export(nodes, run, model=model, **options)
-    model.patches = {f"diffusion_model.{name}.weight": [1] for name in run.key_map.values()}
-    (path,) = export(nodes, run, model=model, **options).args
-    assert saved["path"] != path and Path(path).read_text() == "weights"
-    assert all(isinstance(value, str) for value in saved["metadata"].values())
+        export(nodes, run, model=model, **LOADED)
+    (path,) = export(nodes, run, model=carrying(model, run), **LOADED).args
+    assert set(read_header(path).tensors) == set(model.tensors)
+    assert not list(Path(path).parent.glob("*.resalign-partial"))
+
+
+@pytest.mark.parametrize(
+    ("family", "variant", "kinds", "architecture", "side", "predicts"),
+    [
+        ("sd1", "plain", (EPS,), "stable-diffusion-v1", 512, "epsilon"),
+        ("sd2", "linear", (EPS,), "stable-diffusion-v2-512", 512, "epsilon"),
+        ("sd2", "linear", (V_PREDICTION,), "stable-diffusion-v2-768-v", 768, "v"),
+    ],
+)
+def test_a_loaded_model_says_what_it_is_and_what_its_tensors_are(
+    nodes, run, loaded, family, variant, kinds, architecture, side, predicts
+):
+    """SD 2 that predicts v has 768 pixels; the hash is that of the tensors as they were saved."""
+    model = carrying(loaded(family, variant, *kinds), run)
+
+    (path,) = export(nodes, run, model=model, **LOADED).args
+
+    told = read_header(path).metadata
+    assert told["modelspec.architecture"] == architecture
+    assert told["modelspec.resolution"] == f"{side}x{side}"
+    assert told["modelspec.prediction_type"] == predicts
+    assert told["modelspec.hash_sha256"] == "0x" + tensor_sha256_of(Path(path))
+    (row,) = _of_the_file(Path(path), told, SimpleNamespace(progress=lambda progress: None))
+    assert row[1] is True, "verify finds the tensors as recorded"
+    assert torch.equal(load_file(path)["diffusion_model.out.2.bias"],
+                       model.tensors["diffusion_model.out.2.bias"])  # fmt: skip
 
 
 def test_the_lora_holds_the_adapter(nodes, run, tmp_path):

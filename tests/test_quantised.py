@@ -13,6 +13,7 @@ from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.bilevel.hessian import hessian_product
 from resalign.backend.data.cache import fingerprint
 from resalign.backend.errors import ConfigError
+from resalign.backend.families import find_family
 from resalign.backend.hardening.run import harden
 from resalign.backend.memory.trace import measure_step, random_data, trace_step
 from resalign.backend.memory.tracker import LiveMemory
@@ -274,9 +275,11 @@ def test_the_planner_is_within_a_tenth_of_a_real_step(monkeypatch):
     unet = tiny_unet(sample_size=16, block_out_channels=(32, 32))
     asked = plan(quantization="nf4", gradient_checkpointing=True)
     schedule = NoiseSchedule(scaled_linear_alphas_cumprod())
-    model = Model("sd1", unet, (), (), None, schedule, 128)  # type: ignore[arg-type]
+    model = Model(find_family("sd1"), unet, (), (), None, schedule, 128)  # type: ignore[arg-type]
     real = measure_step(model, asked, random_data(model, 16), LiveMemory("cpu"))
-    told = trace_step(dict(unet.config), asked, family="sd1", side=16, dtype=torch.float32)
+    told = trace_step(
+        dict(unet.config), asked, family=find_family("sd1"), side=16, dtype=torch.float32
+    )
     assert told.weights == real.weights
     assert told.activations == pytest.approx(real.activations, rel=0.1)
     assert told.state == pytest.approx(real.state, rel=0.1)

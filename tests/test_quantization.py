@@ -15,6 +15,7 @@ from fakes import tiny_model, tiny_unet
 from resalign.backend.checkpoint import load
 from resalign.backend.checkpoint.detect import detect
 from resalign.backend.errors import ConfigError
+from resalign.backend.families import find_family
 from resalign.backend.jobs.check import check_job
 from resalign.backend.memory import plan as planner
 from resalign.backend.memory.plan import plan_memory
@@ -111,7 +112,7 @@ SIDE = 16
 def traced(kind: str, **changes) -> Trace:
     config = dict(tiny_unet(sample_size=SIDE, block_out_channels=(32, 32)).config)
     asked = plan(quantization=kind, **changes)
-    return trace_step(config, asked, family="sd1", side=SIDE, dtype=torch.float32)
+    return trace_step(config, asked, family=find_family("sd1"), side=SIDE, dtype=torch.float32)
 
 
 def test_the_planner_counts_a_byte_or_half_a_byte_and_the_scales(monkeypatch):

@@ -18,6 +18,7 @@ from resalign.backend.bilevel.hessian import hessian_product
 from resalign.backend.bilevel.hypergradient import LossAfter, hypergradient
 from resalign.backend.bilevel.losses import denoising_loss
 from resalign.backend.bilevel.vectors import flatten, gradient
+from resalign.backend.families import find_family
 from resalign.backend.model.denoiser import Conditioning
 from resalign.backend.model.model import Model
 from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
@@ -45,7 +46,7 @@ class Step:
         weights = {k[5:]: v for k, v in tensors.items() if k.startswith("unet.")}
         unet.load_state_dict(weights, strict=True)
         schedule = NoiseSchedule(scaled_linear_alphas_cumprod())
-        model = Model("sd1", unet.to(dtype).eval(), (), (), None, schedule, 64)  # type: ignore[arg-type]
+        model = Model(find_family("sd1"), unet.to(dtype).eval(), (), (), None, schedule, 64)  # type: ignore[arg-type]
         self.denoiser = AdaptedDenoiser(model, AdapterConfig(rank=4))
         names = json.loads(metadata["lora_names"])
         self.theta = {name: self.denoiser.theta[name] for name in names}
@@ -61,7 +62,7 @@ class Step:
         x, t, emb, noise = (
             self.inputs[f"{self.prefix}{use}.{k}"] for k in ("x", "t", "emb", "noise")
         )
-        conditioning = Conditioning(emb.to(self.dtype))
+        conditioning = Conditioning({"context": emb.to(self.dtype)})
         return denoising_loss(
             self.denoiser(x.to(self.dtype), t, conditioning), noise.to(self.dtype)
         )

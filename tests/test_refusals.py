@@ -307,7 +307,7 @@ def edit(path, **fields):
 
 
 def test_a_folder_that_is_no_diffusers_folder(tmp_path, tiny):
-    refuse(tmp_path, r"no diffusers folder \(it has no model_index\.json\)")
+    refuse(tmp_path, r"is not a diffusers folder \(it has no model_index\.json\)")
     write_sparse(tmp_path / "inside.safetensors", tiny)
     refuse(tmp_path, r"or give one of its files, e\.g\. inside\.safetensors")
 

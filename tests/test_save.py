@@ -13,18 +13,17 @@ from collections import namedtuple
 
 import pytest
 import torch
-from fakes_checkpoint import build_networks, write_tiny_checkpoint
+from fakes_checkpoint import build_networks, config_folder, write_tiny_checkpoint
 from fakes_export import prediction, random_adapter, with_adapter
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from resalign.backend.adapter.lora import Adapter
 from resalign.backend.checkpoint.detect import detect
-from resalign.backend.checkpoint.family import config_folder
+from resalign.backend.checkpoint.export.stream import PARTIAL
 from resalign.backend.checkpoint.header import read_header
 from resalign.backend.checkpoint.metadata import Provenance
 from resalign.backend.checkpoint.save import export_merged
-from resalign.backend.checkpoint.stream import PARTIAL
 from resalign.backend.checkpoint.verify import verify_export
 from resalign.backend.errors import ExportError
 

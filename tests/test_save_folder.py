@@ -55,7 +55,7 @@ def test_a_folder_is_copied_with_its_unet_rewritten(unet, adapter, folder, tmp_p
     written = (target / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
     assert sidecar["files"]["unet/diffusion_pytorch_model.safetensors"]["sha256"] == sha256(written)
     assert os.listdir(tmp_path) == ["out"]
-    assert detect(target).family == "sd1"
+    assert detect(target).family.name == "sd1"
 
 
 def test_no_variant_of_the_unet_in_a_folder_stays_unhardened(adapter, folder, tmp_path):

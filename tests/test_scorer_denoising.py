@@ -8,6 +8,7 @@ import torch
 from fakes import random_conditioning, random_set, tiny_model
 from resalign.backend.data.encoded_set import Bucket, EncodedSet
 from resalign.backend.errors import ConfigError, DataError, DivergenceError
+from resalign.backend.families.base.conditioning import Conditioning
 from resalign.backend.model.schedule import NoiseSchedule
 from resalign.backend.numerics.seeds import generator
 from resalign.backend.plan.measurement import ScorerConfig
@@ -27,7 +28,7 @@ class Oracle:
         self.calls.append((noised, timesteps, conditioning))
         alpha = self.schedule.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         # which image it is, is told by its caption
-        clean = self.latents[conditioning.context[:, 0, 0].long()]
+        clean = self.latents[conditioning["context"][:, 0, 0].long()]
         noise = (noised - alpha.sqrt() * clean) / (1 - alpha).sqrt()
         return self.schedule.target(clean, noise, timesteps) + self.added
 
@@ -66,7 +67,7 @@ def test_noise_and_timesteps_are_the_named_ones_and_belong_to_the_image():
     DenoisingScorer(timesteps=4, batch=5, seed=3).errors(model, concept)
     noised, timesteps, conditioning = (
         torch.cat(parts)
-        for parts in zip(*((n, t, c.context[:, 0, 0]) for n, t, c in model.calls), strict=True)
+        for parts in zip(*((n, t, c["context"][:, 0, 0]) for n, t, c in model.calls), strict=True)
     )
     assert timesteps.tolist() == [125, 375, 625, 875] * 6
     assert conditioning.tolist() == [float(i) for i in range(6) for _ in range(4)]
@@ -93,7 +94,7 @@ def test_at_most_so_many_images_are_taken_from_all_over_the_set():
 
     class Listener(Oracle):
         def denoise(self, noised, timesteps, conditioning):
-            asked.extend(conditioning.context[:, 0, 0].int().tolist())
+            asked.extend(conditioning["context"][:, 0, 0].int().tolist())
             return noised
 
     errors = DenoisingScorer(images=4, timesteps=1).errors(Listener(None), concept)
@@ -153,11 +154,13 @@ def test_half_precision_and_sizes_of_sdxl_pass_through():
         dtype = torch.bfloat16
 
         def denoise(self, noised, timesteps, conditioning):
-            seen.append((noised.dtype, conditioning.context.dtype, conditioning.time_ids))
+            seen.append((noised.dtype, conditioning["context"].dtype, conditioning["time_ids"]))
             return noised
 
     ids = torch.arange(24, dtype=torch.float32).view(4, 6) + 1000
-    with_ids = replace(concept, buckets=(replace(concept.buckets[0], time_ids=ids),))
+    with_ids = replace(
+        concept, buckets=(replace(concept.buckets[0], own=Conditioning({"time_ids": ids})),)
+    )
     DenoisingScorer(timesteps=1).errors(Listener(None), with_ids)
     dtype, context, found = seen[0]
     assert (dtype, context) == (torch.bfloat16, torch.bfloat16)

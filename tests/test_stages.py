@@ -90,13 +90,17 @@ def test_an_earlier_adapter_acts_beside_theta_and_goes_with_the_frozen_model():
 def test_the_closed_form_solves_its_least_squares():
     """At full rank W(I + D) is the minimum: the gradient of the objective is 0 there."""
     data, settings = encoded_data(), EditConfig(retain_weight=0.5, ridge=0.01)
-    edit = closed_form((CONCEPT,), data, settings, rank=10_000)
+    edit = closed_form((CONCEPT,), data, settings, rank=10_000, part="context")
     assert edit.lost == 0
     d = edit.u.double() @ edit.v.double()
-    tokens = data.forget["bad"].conditioning.context.double()
-    goal = data.anchors["bad"].context.double().expand_as(tokens).flatten(0, 1)
+    tokens = data.forget["bad"].conditioning["context"].double()
+    goal = data.anchors["bad"]["context"].double().expand_as(tokens).flatten(0, 1)
     tokens = tokens.flatten(0, 1)
-    kept = torch.cat([data.retain.conditioning.context, data.empty.context]).double().flatten(0, 1)
+    kept = (
+        torch.cat([data.retain.conditioning["context"], data.empty["context"]])
+        .double()
+        .flatten(0, 1)
+    )
     change = d.clone().requires_grad_(True)
     square = (tokens.square().sum(1).mean() + 0.5 * kept.square().sum(1).mean()) / d.shape[0]
 
@@ -124,12 +128,13 @@ def test_the_edit_of_several_concepts_is_their_weighted_least_squares(strength):
 
     given, wanted = [], []
     for concept in concepts:
-        tokens = data.forget[concept.name].conditioning.context.double()
-        goals = data.anchors[concept.name].context.double().expand_as(tokens)
+        tokens = data.forget[concept.name].conditioning["context"].double()
+        goals = data.anchors[concept.name]["context"].double().expand_as(tokens)
         share = (concept.weight / 4 / (len(tokens) * tokens.shape[1])) ** 0.5
         given.append(share * tokens.flatten(0, 1))
         wanted.append(share * (goals - tokens).flatten(0, 1))
-    kept = torch.cat([data.retain.conditioning.context, data.empty.context]).double().flatten(0, 1)
+    kept = torch.cat([data.retain.conditioning["context"], data.empty["context"]])
+    kept = kept.double().flatten(0, 1)
     given.append((0.5 / len(kept)) ** 0.5 * kept)
     ridge = 0.02 * sum(rows.square().sum() for rows in given) / 16
     given.append(ridge.sqrt() * torch.eye(16, dtype=torch.float64))
@@ -149,7 +154,7 @@ def test_the_edit_of_several_concepts_is_their_weighted_least_squares(strength):
 
 def test_a_rank_too_small_for_the_edit_is_a_warning():
     result = run(plan(method="closed_form", adapter=AdapterConfig(rank=1)))
-    lost = closed_form((CONCEPT,), encoded_data(), EditConfig(), rank=1).lost
+    lost = closed_form((CONCEPT,), encoded_data(), EditConfig(), rank=1, part="context").lost
     assert lost > 0.05
     assert result.warnings == (f"rank 1 holds {1 - lost:.0%} of the edit: raise adapter.rank",)
 
@@ -159,15 +164,17 @@ def test_tokens_that_are_at_their_goal_already_are_left_alone():
     data = encoded_data()
     same = replace(data, anchors={"bad": data.forget["bad"].conditioning[:1]})
     one = replace(data.forget["bad"], conditioning=data.forget["bad"].conditioning[:1])
-    edit = closed_form((CONCEPT,), replace(same, forget={"bad": one}), EditConfig(), rank=2)
+    edit = closed_form(
+        (CONCEPT,), replace(same, forget={"bad": one}), EditConfig(), rank=2, part="context"
+    )
     assert edit.lost == 0 and not (edit.u @ edit.v).any()
 
 
 def test_what_the_rank_leaves_out_is_told():
     """Cut to one rank the edit loses energy; the best cut loses less than a worse one would."""
     data = encoded_data()
-    whole = closed_form((CONCEPT,), data, EditConfig(), rank=10_000)
-    cut = closed_form((CONCEPT,), data, EditConfig(), rank=1)
+    whole = closed_form((CONCEPT,), data, EditConfig(), rank=10_000, part="context")
+    cut = closed_form((CONCEPT,), data, EditConfig(), rank=1, part="context")
     full, one = whole.u @ whole.v, cut.u @ cut.v
     assert 0 < cut.lost < 1
     assert (full - one).norm() ** 2 / full.norm() ** 2 == pytest.approx(cut.lost, rel=1e-3)
@@ -182,12 +189,12 @@ def test_the_edit_moves_a_concepts_keys_and_values_towards_the_anchors():
     assert all(".attn2.to_" in name for name in result.adapter.modules)
     weight = model.denoiser.get_submodule(module).weight
     changed = weight + result.adapter.delta(module)
-    tokens = data.forget["bad"].conditioning.context
-    goal = data.anchors["bad"].context.expand_as(tokens)
+    tokens = data.forget["bad"].conditioning["context"]
+    goal = data.anchors["bad"]["context"].expand_as(tokens)
     before = (tokens - goal) @ weight.T
     after = tokens @ changed.T - goal @ weight.T
     assert after.norm() < 0.7 * before.norm()
-    kept = data.retain.conditioning.context
+    kept = data.retain.conditioning["context"]
     assert (kept @ (changed - weight).T).norm() < 0.5 * (kept @ weight.T).norm()
 
 

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..model.denoiser import Conditioning
-from ..model.encode import conditioning_to
 from ..model.model import Model
 from ..model.quantised import is_quantised
 from ..numerics.seeds import generator
@@ -55,7 +54,7 @@ class AdaptedDenoiser:
         self.config = config
         self.loss_scale = 1024.0 if precision == "fp16" else 1.0
         self._autocast = _AUTOCAST.get(precision)
-        self._modules = target_modules(model.denoiser, config.targets)
+        self._modules = target_modules(model.denoiser, model.family.targets, config.targets)
         model.denoiser.requires_grad_(False)
         self._users: set[str] = set()
         self._earlier = earlier
@@ -76,7 +75,7 @@ class AdaptedDenoiser:
         device, dtype = latents.device, self.model.dtype
         with self._mixed(device):
             predicted = self.model.denoise(
-                latents.to(dtype), timesteps, conditioning_to(conditioning, device, dtype)
+                latents.to(dtype), timesteps, conditioning.to(device, dtype)
             )
         return predicted.to(torch.promote_types(predicted.dtype, torch.float32))
 

@@ -1,4 +1,4 @@
-"""The adapter as a LoRA file: written so that every module loads elsewhere, and read back.
+"""An adapter as a LoRA file: written so that every module loads elsewhere, and read back.
 
 `kohya` is `lora_unet_<module with _>.lora_down.weight`, `.lora_up.weight`, `.alpha`: the form that
 ComfyUI, A1111, Forge and diffusers all read completely, convolutions and strength included.
@@ -11,8 +11,9 @@ Which module names it uses depends on the family, as it does in the field:
                   assumes that the first up block has no attention, as in SD 1.x
                   (`convert_diffusers_name_to_compvis` in its extensions-builtin/Lora/networks.py).
 
-`diffusers` is PEFT's `unet.<module>.lora_A.weight`, `.lora_B.weight`. It has no place for alpha
-that all versions read (diffusers 0.31 takes alpha = rank, later ones read a JSON in the metadata),
+`diffusers` is PEFT's `<denoiser>.<module>.lora_A.weight`, `.lora_B.weight`; the denoiser's name is
+`unet` in Stable Diffusion. It has no place for alpha that all versions
+read (diffusers 0.31 takes alpha = rank, later ones read a JSON in the metadata),
 so alpha / rank is multiplied into B. ComfyUI drops most attention tensors of this form with only
 a line in its log: give its users the kohya file.
 """
@@ -21,7 +22,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -32,18 +32,13 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from ..errors import CheckpointError, ExportError
+from ..families import Family, all_families, find_family
+from ..families.registry import bases_of_lora
 from .lora import A, Adapter, B
 from .lora_file import sort_names, strengths
-from .names import flat_name, module_name
 
 LoraFormat = Literal["kohya", "diffusers"]
 _DOWN, _UP, _ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
-_KOHYA, _DIFFUSERS = "lora_unet_", "unet."
-_BASE = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}  # kohya's names
-_ARCHITECTURE = {
-    "sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2",
-    "sdxl": "stable-diffusion-xl-v1-base",
-}  # fmt: skip
 
 
 def save_lora(
@@ -52,13 +47,13 @@ def save_lora(
     *,
     format: LoraFormat = "kohya",  # noqa: A002
     dtype: torch.dtype = torch.float32,
-    family: str = "",
+    family: Family | str = "",
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write the adapter as a LoRA; the same adapter gives the same bytes. Returns the path.
 
-    family: `sd1`, `sd2` or `sdxl`; empty means guessed from the modules and their widths.
+    family: of the model, or its name; empty means guessed from the modules and their widths.
     metadata: added to the file's own (strings).
     """
     path = Path(path)
@@ -68,18 +63,19 @@ def save_lora(
         raise ExportError(f"{path} exists: choose another name, or allow overwriting")
     if not path.parent.is_dir():
         raise ExportError(f"{path.parent} is no folder: create it first")
-    family = family or guess_family(adapter)
-    tensors = _kohya(adapter, family) if format == "kohya" else _peft(adapter)
+    if not isinstance(family, Family):
+        family = find_family(family) if family else guess_family(adapter)
+    tensors = _kohya(adapter, family) if format == "kohya" else _peft(adapter, family)
     tensors = {name: _cast(name, tensor, dtype) for name, tensor in tensors.items()}
     about = {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{_ARCHITECTURE[family]}/lora",
+        "modelspec.architecture": f"{family.lora.architecture}/lora",
         "modelspec.implementation": "diffusers",
         "modelspec.title": path.stem,
         # A1111 hides a LoRA from models of another family, which it reads off these
-        "ss_base_model_version": _BASE[family],
-        "ss_v2": str(family == "sd2"),
+        "ss_base_model_version": family.lora.base_version,
+        "ss_v2": str(family.lora.version_2),
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(adapter.rank),
         "ss_network_alpha": f"{adapter.alpha if format == 'kohya' else adapter.rank:g}",
@@ -107,16 +103,12 @@ def load_lora(path: str | Path) -> Adapter:
         raise CheckpointError(f"{path.name} is no readable .safetensors LoRA: {error}") from None
 
 
-def guess_family(adapter: Adapter) -> str:
-    """`sdxl` has several transformer blocks per attention; `sd2` a text width of 1024."""
-    if any(re.search(r"transformer_blocks\.[1-9]", module) for module in adapter.modules):
-        return "sdxl"
-    widths = {
-        adapter.tensors[module + A].shape[1]
-        for module in adapter.modules
-        if module.endswith((".attn2.to_k", ".attn2.to_v"))
-    }
-    return "sdxl" if 2048 in widths else "sd2" if 1024 in widths else "sd1"
+def guess_family(adapter: Adapter) -> Family:
+    """Return the family that an adapter's modules and widths belong to; without any evidence the
+    first one that is known."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in adapter.tensors.items()}
+    found, _ = bases_of_lora(shapes, {})
+    return (found or all_families())[0]
 
 
 def with_metadata(file: bytes, metadata: Mapping[str, str]) -> bytes:
@@ -129,21 +121,22 @@ def with_metadata(file: bytes, metadata: Mapping[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text + file[8 + length :]
 
 
-def _kohya(adapter: Adapter, family: str) -> dict[str, Tensor]:
+def _kohya(adapter: Adapter, family: Family) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for module in adapter.modules:
-        name = _KOHYA + flat_name(module, sgm=family == "sdxl")
+        name = family.lora.key_prefix + family.lora.key(module)
         tensors[name + _DOWN] = adapter.tensors[module + A]
         tensors[name + _UP] = adapter.tensors[module + B]
         tensors[name + _ALPHA] = torch.tensor(float(adapter.alpha))
     return tensors
 
 
-def _peft(adapter: Adapter) -> dict[str, Tensor]:
+def _peft(adapter: Adapter, family: Family) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for module in adapter.modules:
-        tensors[_DIFFUSERS + module + A] = adapter.tensors[module + A]
-        tensors[_DIFFUSERS + module + B] = adapter.tensors[module + B] * adapter.scale
+        name = f"{family.denoiser}.{module}"
+        tensors[name + A] = adapter.tensors[module + A]
+        tensors[name + B] = adapter.tensors[module + B] * adapter.scale
     return tensors
 
 
@@ -221,9 +214,15 @@ def _pairs(path: Path, file, names: set[str], metadata: dict[str, str]) -> dict[
 
 
 def _module(stem: str) -> str | None:
-    if stem.startswith(_KOHYA):
-        return module_name(stem.removeprefix(_KOHYA))
-    return stem.removeprefix(_DIFFUSERS) if stem.startswith(_DIFFUSERS) else None
+    """Return the denoiser's module that a stem names, in any family's spelling."""
+    for family in all_families():
+        if stem.startswith(family.lora.key_prefix):
+            module = family.lora.module(stem.removeprefix(family.lora.key_prefix))
+            if module is not None:
+                return module
+        if stem.startswith(family.denoiser + "."):
+            return stem.removeprefix(family.denoiser + ".")
+    return None
 
 
 def _refuse_rest(path: Path, left: list[str]) -> None:

@@ -151,28 +151,3 @@ def _json(what: str, text: str | None) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise CheckpointError(f"{what} is no JSON object: fetch the file again")
     return found
-
-
-def looks_like(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> str:
-    """What base a LoRA seems made for: `sd1`, `sd2`, `sdxl`, `sd1 or sd2`, a name, or empty.
-
-    shapes: of all tensors by name. By what only one family has; then the width of the text that
-    cross-attention reads; then what the file says of itself.
-    """
-    text = "\n".join(shapes)
-    if re.search(r"double_blocks|single_transformer_blocks|joint_blocks|single_blocks", text):
-        return "Flux, SD 3 or another transformer"
-    if re.search(r"^lora_te[12]_|^text_encoder_2\.|transformer_blocks[._][1-9]|clip_g", text, re.M):
-        return "sdxl"
-    for name, shape in shapes.items():
-        width = re.search(r"attn2[._](processor[.])?to_[kv][._]", name) and shape[1:2]
-        known = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "the SDXL refiner"}
-        if width and ("down" in name or "lora_A" in name) and width[0] in known:
-            return known[width[0]]
-    stated = metadata.get("ss_base_model_version", "") + metadata.get("modelspec.architecture", "")
-    for mark, family in (("xl", "sdxl"), ("v1", "sd1"), ("v2", "sd2"), ("flux", "Flux")):
-        if mark in stated.lower():
-            return family
-    if re.search(r"^lora_te_|down_blocks[._]0[._]attentions|input_blocks[._][12][._]1", text, re.M):
-        return "sd1 or sd2"
-    return ""

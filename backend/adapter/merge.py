@@ -8,6 +8,7 @@ weights); the type keeps changes above half its spacing only: 2⁻¹¹ of the we
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,6 +35,15 @@ class Merged(NamedTuple):
     def lost(self) -> bool:
         """More than half of the update (by norm) fell to rounding."""
         return self.error_norm > 0.5 * self.change_norm
+
+
+def together(pieces: Sequence[Merged]) -> Merged:
+    """Join the norms of a tensor's pieces; `weight` is the first one's and means nothing."""
+    norms = (
+        math.hypot(*(getattr(piece, name) for piece in pieces))
+        for name in ("weight_norm", "change_norm", "error_norm")
+    )
+    return Merged(pieces[0].weight, *norms)
 
 
 def merged_weight(weight: Tensor, delta: Tensor, name: str) -> Merged:

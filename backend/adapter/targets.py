@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-
-from torch import nn
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
 
-_PATTERNS = {
-    "attention": r"\.attn[12]\.to_(q|k|v|out\.0)$",
-    "cross_attention_kv": r"\.attn2\.to_(k|v)$",
-    "feed_forward": r"\.ff\.net\.(0\.proj|2)$",
-    "convolution": r"\.resnets\.\d+\.(conv1|conv2|conv_shortcut)$|samplers\.0\.conv$",
-}
+if TYPE_CHECKING:
+    from torch import nn
 
 
-def target_modules(denoiser: nn.Module, targets: Iterable[str]) -> tuple[str, ...]:
-    """Names of all linear and convolution layers that the targets select, in network order."""
-    pattern = re.compile("|".join(f"(?:{_PATTERNS[target]})" for target in targets))
+def target_modules(
+    denoiser: nn.Module, groups: Mapping[str, str], targets: Iterable[str]
+) -> tuple[str, ...]:
+    """List all linear and convolution layers that the targets select, in network order.
+
+    groups: the family's `targets`.
+    """
+    from torch import nn  # takes seconds, which a look at names can do without
+
+    targets = tuple(targets)
+    pattern = target_pattern(groups, targets)
     names = tuple(
         name
         for name, module in denoiser.named_modules()
@@ -27,7 +30,18 @@ def target_modules(denoiser: nn.Module, targets: Iterable[str]) -> tuple[str, ..
     )
     if not names:
         raise ConfigError(
-            f"adapter: targets {', '.join(targets)} match no layer of this denoiser; "
-            "use 'attention' with Stable Diffusion's U-Net"
+            f"adapter: targets {', '.join(targets)} match no layer of this denoiser; choose "
+            f"another of {', '.join(groups)}"
         )
     return names
+
+
+def target_pattern(groups: Mapping[str, str], targets: Iterable[str]) -> re.Pattern[str]:
+    """Return the expression to search in "." + the name of a module of the denoiser."""
+    targets = tuple(targets)
+    unknown = [target for target in targets if target not in groups]
+    if unknown:
+        raise ConfigError(
+            f"adapter: this denoiser has no target {unknown[0]!r}; choose from {', '.join(groups)}"
+        )
+    return re.compile("|".join(f"(?:{groups[target]})" for target in targets))

@@ -98,7 +98,7 @@ class Objective:
         shapes: dict[object, list[tuple[int, Draw, float]]] = {}
         for user, parts in enumerate(users):
             for draw, weight in parts:
-                shape = draw.latents.shape[1:], draw.conditioning.context.shape[1:]
+                shape = draw.latents.shape[1:], draw.conditioning.shapes
                 shapes.setdefault(shape, []).append((user, draw, weight))
         return tuple(partial(self._shared, len(users), group, seat) for group in shapes.values())
 

@@ -1,7 +1,7 @@
-"""What a file or folder is, for a reader and for a program, from its header alone.
+"""Describes a file or folder, for a reader and for a program, from its header alone.
 
-A file that cannot be read at all (truncated, a pickle) is an error; one that can be read and is no
-checkpoint we harden is described, with what to do about it.
+A file that cannot be read at all (truncated, a pickle) is an error. One that can be read but cannot
+be hardened is described, with what to do about it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from ..families.base.overrides import CONFIG_KEY
 from ..progress import ProgressCallback, silent
-from .detect import CONFIG_KEY, CheckpointInfo, detect, detect_ldm, dtypes_of
+from .detect import detect, detect_file, is_claimed, unsupported
 from .header import Header, read_header
-from .refuse import other_kind
+from .info import CheckpointInfo, dtypes_of
 
 _OURS = "resalign."
 _SAID = ("method", "concepts", "source", "source_sha256", "plan_sha256", "probe")
@@ -91,23 +92,25 @@ class Inspection:
 
 
 def inspect(
-    path: str | Path,
+    path: str | Path | CheckpointInfo,
     *,
     hash: bool = False,  # noqa: A002
     on_progress: ProgressCallback = silent,
 ) -> Inspection:
-    """What `path` is, in milliseconds; with `hash`, its SHA-256 too (seconds per GB)."""
+    """Describe `path` in milliseconds; with `hash`, compute its SHA-256 too (seconds per GB)."""
+    if isinstance(path, CheckpointInfo):
+        return _of_checkpoint(path, _hash(path, on_progress) if hash else "")
     path = Path(path)
     if path.is_dir():
         info = detect(path)
-        return _of_checkpoint(info, _hash_all(info, on_progress) if hash else "")
+        return _of_checkpoint(info, _hash(info, on_progress) if hash else "")
     header = read_header(path)
     sha256 = _sha256(path, on_progress) if hash else ""
-    other = other_kind(header.tensors)
-    if other:
+    if not is_claimed(path, header):
+        other = unsupported(header)
         return _of_other(path, header, other.kind, other.sentence(path.name), sha256)
     try:
-        info = detect_ldm(path, header)
+        info = detect_file(path, header)
     except CheckpointError as error:
         return _of_other(path, header, "unsupported", str(error), sha256)
     return _of_checkpoint(info, sha256)
@@ -118,7 +121,7 @@ def _of_checkpoint(info: CheckpointInfo, sha256: str) -> Inspection:
     return Inspection(
         path=str(info.path),
         kind="checkpoint",
-        family=info.family,
+        family=info.family.name,
         title=info.title,
         layout=info.layout,
         prediction_type=info.prediction_type,
@@ -165,7 +168,9 @@ def _sha256(path: Path, on_progress: ProgressCallback) -> str:
     return sha256_of(path, on_progress=on_progress)
 
 
-def _hash_all(info: CheckpointInfo, on_progress: ProgressCallback) -> str:
+def _hash(info: CheckpointInfo, on_progress: ProgressCallback) -> str:
+    if info.layout == "ldm":
+        return _sha256(info.path, on_progress)
     lines = sorted(
         (file.relative_to(info.path).as_posix(), _sha256(file, on_progress))
         for file in info.headers

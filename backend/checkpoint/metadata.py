@@ -18,6 +18,7 @@ from importlib import metadata as installed
 from typing import Any
 
 from ..errors import ConfigError
+from ..families import Family
 
 PREFIX = "resalign."
 NO_HASH = "0" * 64  # holds the place of a SHA-256 until it is known
@@ -107,18 +108,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def architecture(family: str, prediction_type: str) -> str:
-    """ModelSpec's name of the architecture."""
-    if family == "sd2":
-        return f"stable-diffusion-v2-{'768-v' if prediction_type == 'v_prediction' else '512'}"
-    return "stable-diffusion-xl-v1-base" if family == "sdxl" else "stable-diffusion-v1"
-
-
 def hardened_metadata(
     source: Mapping[str, str],
     provenance: Provenance,
     *,
-    family: str,
+    family: Family,
     layout: str,
     prediction_type: str,
     resolution: int,
@@ -137,10 +131,10 @@ def hardened_metadata(
     own_title = kept.pop("modelspec.title", "").strip() or title
     filled = {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": architecture(family, prediction_type),
+        "modelspec.architecture": family.metadata.architecture(prediction_type),
         "modelspec.implementation": _IMPLEMENTATION[layout],
         "modelspec.resolution": f"{resolution}x{resolution}",
-        "modelspec.prediction_type": "v" if prediction_type == "v_prediction" else "epsilon",
+        "modelspec.prediction_type": "v" if prediction_type == "v_prediction" else prediction_type,
     }
     renewed = {
         "modelspec.title": own_title if previous else f"{own_title} (hardened)",

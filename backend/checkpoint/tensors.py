@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..families.base.sources import Source, part_shape
 from .header import Header
-from .keys import Part, Source
 
 TORCH_DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -23,7 +23,6 @@ TORCH_DTYPES = {
     "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
-_BLOCK = {"q": 0, "k": 1, "v": 2}
 
 
 class TensorFile:
@@ -45,17 +44,19 @@ class TensorFile:
         self._file.close()
 
     def read(self, source: Source) -> Tensor:
-        """The part of a tensor that `source` names, in its storage type, on the CPU."""
+        """Read the part of a tensor that `source` names, in its storage type, on the CPU."""
         entry = self.header.tensors[source.name]
-        shape = part_shape(entry.shape, source.part)
-        begin, size = entry.begin, entry.nbytes
-        if source.part in _BLOCK:  # one of three equal blocks of rows: only these bytes are read
-            size //= 3
-            begin += _BLOCK[source.part] * size
+        begin, size, stored = entry.begin, entry.nbytes, entry.shape
+        if source.rows is not None:  # only the bytes of these rows are read
+            first, last = source.rows
+            row = entry.nbytes // entry.shape[0]
+            begin, size, stored = begin + first * row, (last - first) * row, (
+                last - first, *entry.shape[1:]
+            )  # fmt: skip
         tensor = self._bytes(source.name, begin, size).view(TORCH_DTYPES[entry.dtype])
         if source.part == "transposed":
-            return tensor.reshape(entry.shape).T.contiguous()
-        return tensor.reshape(shape)
+            return tensor.reshape(stored).T.contiguous()
+        return tensor.reshape(part_shape(entry.shape, source))
 
     def _bytes(self, name: str, begin: int, size: int) -> Tensor:
         data = torch.empty(size, dtype=torch.uint8)
@@ -70,14 +71,3 @@ class TensorFile:
                 )
             done += count
         return data
-
-
-def part_shape(shape: tuple[int, ...], part: Part) -> tuple[int, ...]:
-    """Shape of a part of a tensor of `shape`; the shape itself where the part cannot be taken."""
-    if part in _BLOCK and shape and shape[0] % 3 == 0:
-        return (shape[0] // 3, *shape[1:])
-    if part == "transposed":
-        return shape[::-1]
-    if part == "matrix" and shape[2:] in ((1, 1), (1,)):
-        return shape[:2]
-    return shape

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from ..adapter.lora import Adapter
 from ..errors import ExportError
+from ..families.base.sources import Piece
 from .detect import detect
+from .export.folder import SIDECAR
+from .export.slices import Tally, Touched, touched_tensors
+from .hashing import CHUNK
 from .header import Header, read_header
-from .save_folder import SIDECAR
-from .stream import CHUNK
-from .touch import Tally, touched_names
+from .info import CheckpointInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,15 +29,19 @@ class Verification:
 
 
 def verify_export(
-    source: str | Path, target: str | Path, adapter: Adapter | None = None
+    source: str | Path | CheckpointInfo, target: str | Path, adapter: Adapter | None = None
 ) -> Verification:
     """Compare an export with its source.
 
     Raises an ExportError if the two differ in names, types, shapes or order of tensors. With the
     adapter, also if a tensor it does not touch has changed, or one it touches is not W + ΔW.
     """
-    source, target = Path(source), Path(target)
-    names = touched_names(detect(source), adapter) if adapter else None
+    target, info = Path(target), source if isinstance(source, CheckpointInfo) else None
+    if info is None and (adapter or Path(source).is_dir()):  # type: ignore[arg-type]
+        info = detect(source)
+    source = info.path if info else Path(source)  # type: ignore[arg-type]
+    names = touched_tensors(info, adapter) if info and adapter else None
+    denoiser = info.family.denoiser if info else ""
     if source.is_file():
         changed, identical = _compare(source, target, adapter, names)
         return Verification(changed=tuple(changed), identical=tuple(identical))
@@ -44,7 +50,7 @@ def verify_export(
     files: list[str] = []
     for path in sorted(p for p in target.rglob("*") if p.is_file()):
         own = path.relative_to(target)
-        if own.parts[0] == "unet" and path.suffix == ".safetensors":
+        if own.parts[0] == denoiser and path.suffix == ".safetensors":
             changed, identical = _compare(source / own, path, adapter, names)
             all_changed += [f"{own.as_posix()}:{name}" for name in changed]
             all_identical += [f"{own.as_posix()}:{name}" for name in identical]
@@ -58,7 +64,7 @@ def verify_export(
 
 
 def _compare(
-    source: Path, target: Path, adapter: Adapter | None, names: dict[str, str] | None
+    source: Path, target: Path, adapter: Adapter | None, names: Touched | None
 ) -> tuple[list[str], list[str]]:
     old, new = read_header(source), read_header(target)
     if list(old.tensors.items()) != list(new.tensors.items()):
@@ -83,12 +89,12 @@ def _compare(
 
 
 def _check_merged(
-    one, other, old: Header, new: Header, name: str, module: str, adapter: Adapter
+    one, other, old: Header, new: Header, name: str, pieces: tuple[Piece, ...], adapter: Adapter
 ) -> None:
     entry = old.tensors[name]
     one.seek(old.data_start + entry.begin)
     other.seek(new.data_start + entry.begin)
-    expected = Tally().change(name, module, adapter)(entry, bytearray(one.read(entry.nbytes)))
+    expected = Tally().change(name, pieces, adapter)(entry, bytearray(one.read(entry.nbytes)))
     if expected.tobytes() != other.read(entry.nbytes):
         raise ExportError(f"{name} is not the source's weight plus the adapter's change")
 

@@ -68,17 +68,6 @@ def add_job_arguments(parser: CommandParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
 
 
-def _add_field(parser: argparse.ArgumentParser, field: Field, metavar: str | None) -> None:
-    """Add an option that replaces a field of the plan; its value is None if it is not given."""
-    option = f"--{field.name.replace('_', '-')}"
-    if field.kind is bool:
-        parser.add_argument(option, action="store_true", default=None, help=describe(field))
-    elif field.choices:
-        parser.add_argument(option, choices=tuple(field.choices), help=describe(field))
-    else:
-        parser.add_argument(option, type=field.kind, metavar=metavar, help=describe(field))
-
-
 def add_rank_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rank-timeout", type=float, metavar="SECONDS",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..model.denoiser import Conditioning
-from ..model.encode import encode_prompts, on_device, size_ids
+from ..model.encode import encode_tokens, on_device, tokenise
 from ..model.model import Model
 from .cache import EncodingCache, content_key, fingerprint
 from .encoded_set import Bucket, EncodedSet
@@ -20,15 +20,11 @@ from .encoded_set import Bucket, EncodedSet
 class Sample:
     """One encoded image. original: (height, width) and crop: (top, left) as in `Framed`."""
 
-    latents: Tensor  # [4, height / 8, width / 8]
+    latents: Tensor  # [channels, height, width]
     caption: str
     original: tuple[int, int]
     crop: tuple[int, int]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) in pixels as the denoiser is trained on it."""
-        return 8 * self.latents.shape[1], 8 * self.latents.shape[2]
+    size: tuple[int, int]  # (height, width) in pixels as the denoiser is trained on it
 
     @property
     def enlarged(self) -> bool:
@@ -48,22 +44,19 @@ def assemble(model: Model, samples: Sequence[Sample], store: EncodingCache) -> E
 
 
 def _bucket(model: Model, samples: Sequence[Sample], place: dict[str, int]) -> Bucket:
-    ids = None
-    if model.family == "sdxl":
-        rows = [size_ids(sample.original, sample.crop, sample.size) for sample in samples]
-        ids = torch.tensor(rows, device=model.device)
+    told = [(sample.original, sample.crop, sample.size) for sample in samples]
     return Bucket(
         latents=torch.stack([sample.latents for sample in samples]).to(model.device),
         captions=torch.tensor([place[sample.caption] for sample in samples]),
         weights=torch.ones(len(samples), dtype=torch.float64),
-        time_ids=ids,
+        own=model.family.texts.of_samples(told, model.device),
     )
 
 
 def encode_texts(
     model: Model, texts: Sequence[str], *, cache: EncodingCache | None = None
 ) -> Conditioning:
-    """Conditioning of each text without time ids, through the cache; on the denoiser's device."""
+    """Encode each text, through the cache; without what is a sample's own."""
     store = cache or EncodingCache(None)
     weights = fingerprint(*model.text_encoders) if store else ""
     padding = [getattr(tokenizer, "pad_token_id", None) for tokenizer in model.tokenizers]
@@ -72,21 +65,20 @@ def encode_texts(
     return Conditioning.cat([part.to(model.device) for part in parts])
 
 
+@torch.no_grad()
 def _text(
     model: Model, text: str, store: EncodingCache, encoders: tuple[str | int | None, ...]
 ) -> Conditioning:
-    """One text's, from the cache if it is there; `encoders` is what tells them apart."""
-    key = content_key("text", model.family, text, *encoders)
+    """Encode one text, or read it from the cache; `encoders` is what tells those apart."""
+    key = content_key("text", model.family.name, text, *encoders)
     stored = store.load(key)
     if stored is None:
-        encoded = encode_prompts(model, [text])
-        stored = {"context": encoded.context[0]}
-        if encoded.pooled is not None:
-            stored["pooled"] = encoded.pooled[0]
-        require_finite(stored["context"], f"text encoding of {text!r}")
+        encoded = encode_tokens(model, tokenise(model, [text])).to(model.device)
+        stored = {name: part[0] for name, part in encoded.parts.items()}
+        for part in stored.values():
+            require_finite(part, f"text encoding of {text!r}")
         store.save(key, stored)
-    pooled = stored.get("pooled")
-    return Conditioning(stored["context"][None], None if pooled is None else pooled[None])
+    return Conditioning({name: part[None] for name, part in stored.items()})
 
 
 def require_finite(tensor: Tensor, what: str) -> None:

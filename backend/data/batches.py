@@ -19,12 +19,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..model.denoiser import Conditioning, onto
-from ..model.encode import (
-    conditioning_to,
-    encode_prompts,
-    offload_encoders,
-    on_device,
-)
+from ..model.encode import encode_prompts, offload_encoders, on_device
 from ..model.model import Model
 from ..numerics.seeds import generator
 from ..parallel.ranks import Ranks
@@ -51,7 +46,7 @@ log = logging.getLogger(__name__)
 class Draw:
     """One batch with its randomness: all that a denoising loss needs beside the weights.
 
-    latents, noise: [batch, 4, height / 8, width / 8]; timesteps: [batch], integers.
+    latents, noise: [batch, channels, height, width]; timesteps: [batch].
     """
 
     latents: Tensor
@@ -143,10 +138,8 @@ class EncodedData:
         return EncodedData(
             forget={name: move(part) for name, part in self.forget.items()},
             retain=move(self.retain),
-            anchors={
-                name: conditioning_to(part, device, dtype) for name, part in self.anchors.items()
-            },
-            empty=conditioning_to(self.empty, device, dtype),
+            anchors={name: part.to(device, dtype) for name, part in self.anchors.items()},
+            empty=self.empty.to(device, dtype),
             fine_tunes={name: move(part) for name, part in self.fine_tunes.items()},
         )
 

@@ -1,11 +1,9 @@
 """Latents and conditioning that someone else encoded, as one file in a folder.
 
     encoded.safetensors
-        latents.0, latents.1 ...    [n, 4, height / 8, width / 8] of each size, as the VAE gave
-                                    them: not times its scaling factor
+        latents.0, latents.1 ...    [n, channels, height, width] of each size, as the VAE gave them
         captions.0, captions.1 ...  [n], index into the conditioning
-        context                     [texts, 77, width]
-        pooled                      [texts, width]; only where it was given
+        context, pooled ...         [texts, ...], the parts of the conditioning
 
 An image set whose folder has this file is read from it. The texts behind the conditioning are not
 known, so a set keeps what it was given, whichever checkpoint reads it (`recaptioned`).
@@ -17,10 +15,9 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -28,14 +25,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import DataError
-from ..model.denoiser import Conditioning
-from ..model.encode import TOKENS, size_ids
+from ..families import Family, all_families
+from ..families.base.conditioning import Conditioning
 from ..model.model import Model
 from .assembly import encode_texts, require_finite
 from .encoded_set import Bucket, EncodedSet
 
 NAME = "encoded.safetensors"
 GIVEN = "\0given conditioning "  # begins the name of a text of which only the conditioning is known
+_LATENTS, _CAPTIONS = "latents.", "captions."
 _FORMAT = {"format": "resalign encoded set", "version": "1"}
 
 log = logging.getLogger(__name__)
@@ -47,40 +45,33 @@ def is_encoded(folder: Path | str) -> bool:
 
 
 def write_encoded(
-    folder: Path,
-    latents: Sequence[Tensor],
-    contexts: Sequence[Tensor],
-    pooled: Sequence[Tensor | None],
+    folder: Path, latents: Sequence[Tensor], texts: Sequence[Mapping[str, Tensor]]
 ) -> None:
     """Write one sample per entry: wholly or not at all.
 
     Args:
-        latents: [4, height / 8, width / 8] each, not times the VAE's scaling factor.
-        contexts: [tokens, width] each; of longer ones the first 77 tokens are kept, which is
-            what Stable Diffusion was trained on.
-        pooled: [width] each, or None for all.
+        latents: [channels, height, width] each, as the VAE gave them.
+        texts: the conditioning of each, by part, without a batch: `context` is [tokens, width].
+            Of longer ones the first tokens are kept, as many as the family was trained on.
     """
-    _check(latents, contexts, pooled)
-    texts: dict[str, int] = {}
-    kept: list[tuple[Tensor, Tensor | None]] = []
+    _check(latents, texts)
+    places: dict[str, int] = {}
+    kept: list[dict[str, Tensor]] = []
     captions: dict[tuple[int, ...], list[int]] = {}
     samples: dict[tuple[int, ...], list[Tensor]] = {}
-    for sample, context, pool in zip(latents, contexts, pooled, strict=True):
-        context = _plain(context[:TOKENS])
-        pool = None if pool is None else _plain(pool)
-        name = _digest([context] if pool is None else [context, pool])
-        if name not in texts:
-            texts[name] = len(kept)
-            kept.append((context, pool))
+    for sample, text in zip(latents, texts, strict=True):
+        parts = {part: _plain(_cut(sample, part, tensor)) for part, tensor in text.items()}
+        name = _digest(list(parts.values()))
+        if name not in places:
+            places[name] = len(kept)
+            kept.append(parts)
         size = tuple(sample.shape)
         samples.setdefault(size, []).append(_plain(sample))
-        captions.setdefault(size, []).append(texts[name])
-    tensors = {"context": torch.stack([context for context, _ in kept])}
-    if kept[0][1] is not None:
-        tensors["pooled"] = torch.stack([pool for _, pool in kept if pool is not None])
+        captions.setdefault(size, []).append(places[name])
+    tensors = {part: torch.stack([text[part] for text in kept]) for part in kept[0]}
     for number, size in enumerate(sorted(samples)):
-        tensors[f"latents.{number}"] = torch.stack(samples[size])
-        tensors[f"captions.{number}"] = torch.tensor(captions[size])
+        tensors[f"{_LATENTS}{number}"] = torch.stack(samples[size])
+        tensors[f"{_CAPTIONS}{number}"] = torch.tensor(captions[size])
     blob = safetensors.torch.save(tensors, {**_FORMAT, "samples": str(len(latents))})
     folder.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=".writing-")
@@ -103,38 +94,37 @@ def load_encoded(model: Model, folder: Path | str) -> EncodedSet:
     path = Path(folder).expanduser() / NAME
     with _opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    numbers = sorted(
+        int(name.removeprefix(_LATENTS)) for name in tensors if name.startswith(_LATENTS)
+    )
+    given = {n: t for n, t in tensors.items() if not n.startswith((_LATENTS, _CAPTIONS))}
     try:
-        context, pooled = tensors["context"], tensors.get("pooled")
-        sizes = [tensors[f"latents.{number}"] for number in range((len(tensors) - 1) // 2)]
-        places = [tensors[f"captions.{number}"] for number in range(len(sizes))]
+        sizes = [tensors[f"{_LATENTS}{number}"] for number in numbers]
+        places = [tensors[f"{_CAPTIONS}{number}"] for number in numbers]
     except KeyError as error:
         raise DataError(f"{path}: has no tensor {error}; make the set anew") from None
     for name, tensor in tensors.items():
         require_finite(tensor, f"{path}, {name},")
+    space = model.latent_space
+    for latents in sizes:
+        if latents.shape[1] != space.channels:
+            raise DataError(
+                f"{path}: its latents have {latents.shape[1]} channels, the model's "
+                f"{space.channels}; encode with the VAE of the model that is hardened"
+            )
     empty = encode_texts(model, [""])
-    _fits(path, "context", context, empty.context)
-    if empty.pooled is None:
-        pooled = None
-    elif pooled is None:
-        raise DataError(
-            f"{path}: has no pooled conditioning, which SDXL needs; encode the captions with "
-            "the text encoders of the model that is hardened"
-        )
-    else:
-        _fits(path, "pooled", pooled, empty.pooled)
+    conditioning = Conditioning({name: _part(path, given, name, empty) for name in empty.parts})
     names = tuple(
-        GIVEN + _digest([context[index]] if pooled is None else [context[index], pooled[index]])
-        for index in range(len(context))
+        GIVEN + _digest([part[index] for part in conditioning.parts.values()])
+        for index in range(len(conditioning))
     )
-    vae: Any = model.vae
-    factor = float(vae.config.scaling_factor)
     return EncodedSet(
         buckets=tuple(
-            _bucket(model, latents * factor, captions)
+            _bucket(model, space.normalised(latents), captions)
             for latents, captions in zip(sizes, places, strict=True)
         ),
         texts=names,
-        conditioning=Conditioning(context, pooled).to(model.device),
+        conditioning=conditioning.to(model.device),
         empty=empty,
     )
 
@@ -166,63 +156,94 @@ def require_texts(encoded: EncodedSet, what: str) -> None:
         )
 
 
-def digest_encoded(
-    latents: Sequence[Tensor], contexts: Sequence[Tensor], pooled: Sequence[Tensor | None]
-) -> str:
+def digest_encoded(latents: Sequence[Tensor], texts: Sequence[Mapping[str, Tensor]]) -> str:
     """SHA-256 of what `write_encoded` would be given."""
-    given = [_plain(part) for part in (*latents, *contexts)]
-    return _digest([*given, *(_plain(part) for part in pooled if part is not None)])
+    names = dict.fromkeys(name for text in texts for name in text)
+    parts = [text[name] for name in names for text in texts if name in text]
+    return _digest([_plain(part) for part in (*latents, *parts)])
 
 
 def _bucket(model: Model, latents: Tensor, captions: Tensor) -> Bucket:
-    ids = None
-    if model.family == "sdxl":
-        size = 8 * latents.shape[2], 8 * latents.shape[3]
-        ids = torch.tensor([size_ids(size, (0, 0), size)] * len(latents), device=model.device)
+    size = model.latent_space.pixels(latents)
+    told = [(size, (0, 0), size)] * len(latents)
     return Bucket(
-        latents.to(model.device), captions, torch.ones(len(captions), dtype=torch.float64), ids
+        latents.to(model.device),
+        captions,
+        torch.ones(len(captions), dtype=torch.float64),
+        model.family.texts.of_samples(told, model.device),
     )
 
 
-def _check(
-    latents: Sequence[Tensor], contexts: Sequence[Tensor], pooled: Sequence[Tensor | None]
-) -> None:
-    if not latents or not len(latents) == len(contexts) == len(pooled):
+def _check(latents: Sequence[Tensor], texts: Sequence[Mapping[str, Tensor]]) -> None:
+    if not latents or len(latents) != len(texts):
         raise DataError(
-            f"encoded set: {len(latents)} latents with {len(contexts)} conditionings; give as "
+            f"encoded set: {len(latents)} latents with {len(texts)} conditionings; give as "
             "many of each, and at least one"
         )
-    for number, (sample, context) in enumerate(zip(latents, contexts, strict=True), start=1):
-        if sample.ndim != 3 or sample.shape[0] != 4:
+    long = 0
+    for number, (sample, text) in enumerate(zip(latents, texts, strict=True), start=1):
+        families = _families(sample)
+        if not families:
             raise DataError(
-                f"encoded set: latent {number} has the shape {tuple(sample.shape)}, not [4, "
-                "height, width]; encode with the VAE of the Stable Diffusion that is hardened"
+                f"encoded set: latent {number} has the shape {tuple(sample.shape)}, not "
+                f"[{_channels()}, height, width]; encode with the VAE of the model that is hardened"
             )
-        if context.ndim != 2 or not len(context) or len(context) % TOKENS:
+        for family in families:
+            tokens, context = family.texts.tokens, text.get(family.texts.embedding)
+            if context is None or context.ndim != 2 or not len(context) or len(context) % tokens:
+                shape = None if context is None else tuple(context.shape)
+                raise DataError(
+                    f"encoded set: conditioning {number} has the shape {shape}, not [{tokens}, "
+                    "width]; encode captions with the CLIP of the checkpoint"
+                )
+        long += any(len(text[f.texts.embedding]) > f.texts.tokens for f in families)
+    if len({tuple(text) for text in texts}) > 1:
+        raise DataError("encoded set: conditionings differ in their parts; encode all with one "
+                        "CLIP")  # fmt: skip
+    for part in texts[0]:
+        if len({text[part].shape[-1] for text in texts}) > 1:
             raise DataError(
-                f"encoded set: conditioning {number} has the shape {tuple(context.shape)}, not "
-                f"[{TOKENS}, width]; encode captions with the CLIP of the checkpoint"
+                f"encoded set: conditionings differ in width ({part}); encode all with one CLIP"
             )
-    if len({context.shape[1] for context in contexts}) > 1:
-        raise DataError("encoded set: conditionings differ in width; encode all with one CLIP")
-    widths = {None if part is None else part.shape[-1] for part in pooled}
-    if len(widths) > 1:
-        raise DataError("encoded set: pooled conditionings differ; encode all with one CLIP")
-    long = sum(len(context) > TOKENS for context in contexts)
     if long:
         log.warning(
-            "encoded set: %d of %d captions are longer than CLIP reads at once; only their first "
-            "%d tokens are used", long, len(contexts), TOKENS - 2,
+            "encoded set: %d of %d captions are longer than the model reads at once; only their "
+            "beginning is used", long, len(texts),
         )  # fmt: skip
 
 
-def _fits(path: Path, what: str, found: Tensor, own: Tensor) -> None:
+def _families(sample: Tensor) -> list[Family]:
+    """Which families have latents of this shape: a set is written before its model is known."""
+    if sample.ndim != 3:
+        return []
+    return [f for f in all_families() if f.latents.space({}).channels == sample.shape[0]]
+
+
+def _channels() -> str:
+    found = sorted({family.latents.space({}).channels for family in all_families()})
+    return " or ".join(map(str, found))
+
+
+def _cut(sample: Tensor, part: str, tensor: Tensor) -> Tensor:
+    """Keep as many tokens of a part as the family reads."""
+    longest = [f.texts.tokens for f in _families(sample) if f.texts.embedding == part]
+    return tensor[: min(longest)] if longest else tensor
+
+
+def _part(path: Path, given: Mapping[str, Tensor], name: str, empty: Conditioning) -> Tensor:
+    found, own = given.get(name), empty[name]
+    if found is None:
+        raise DataError(
+            f"{path}: has no {name} conditioning, which the model needs; encode the captions with "
+            "the text encoders of the model that is hardened"
+        )
     if found.shape[1:] != own.shape[1:]:
         raise DataError(
-            f"{path}: its {what} has the shape {list(found.shape[1:])}, the model's "
+            f"{path}: its {name} has the shape {list(found.shape[1:])}, the model's "
             f"{list(own.shape[1:])}; encode the captions with the text encoders of the model that "
             "is hardened"
         )
+    return found
 
 
 def _opened(path: Path) -> safe_open:
@@ -231,7 +252,7 @@ def _opened(path: Path) -> safe_open:
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path}: cannot be read ({error}); make the set anew") from error
     if {name: (file.metadata() or {}).get(name) for name in _FORMAT} != _FORMAT:
-        raise DataError(f"{path}: is no encoded set of this version; make the set anew")
+        raise DataError(f"{path}: is not an encoded set of this version; make the set anew")
     return file
 
 

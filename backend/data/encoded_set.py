@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,16 +15,16 @@ from ..model.denoiser import Conditioning
 class Bucket:
     """The samples of one size.
 
-    latents: [n, 4, height / 8, width / 8], times the VAE's scaling factor. captions: [n], index
-    into the set's texts. weights: [n], float64, the chance of each relative to the others.
-    time_ids: SDXL's size and crop, [n, 6] in float32; None elsewhere.
+    latents: [n, channels, height, width], as the denoiser takes them. captions: [n], index into
+    the set's texts. weights: [n], float64, the chance of each relative to the others.
+    own: what the denoiser is told of each sample besides its text (SDXL: size and crop).
     `captions` and `weights` stay on the CPU, where draws are made.
     """
 
     latents: Tensor
     captions: Tensor
     weights: Tensor
-    time_ids: Tensor | None = None
+    own: Conditioning = field(default_factory=Conditioning)
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -35,7 +35,7 @@ class EncodedSet:
     """Latents with their conditioning, drawn from in batches of one size.
 
     texts: the distinct captions. conditioning: of each text. empty: of the empty prompt, [1];
-    what a dropped caption becomes. Time ids are the samples', so neither has any.
+    what a dropped caption becomes. Neither has what is the samples' own.
     """
 
     buckets: tuple[Bucket, ...]
@@ -49,7 +49,7 @@ class EncodedSet:
     def draw(
         self, generator: torch.Generator, batch: int, *, caption_dropout: float = 0.0
     ) -> tuple[Tensor, Conditioning]:
-        """Latents [batch, 4, h, w] and their conditioning, by the generator alone.
+        """Draw latents and their conditioning, by the generator alone.
 
         A bucket is drawn by its weight, then samples of it, none twice unless the bucket holds
         fewer than `batch`. Captions are dropped with the chance `caption_dropout`; size and
@@ -67,33 +67,24 @@ class EncodedSet:
         dropped = torch.rand(batch, generator=generator) < caption_dropout
         device = bucket.latents.device
         captions, picks = bucket.captions[picks].to(device), picks.to(device)
-        conditioning = _replaced(self.conditioning[captions], self.empty, dropped.to(device))
-        ids = None if bucket.time_ids is None else bucket.time_ids[picks]
-        return bucket.latents[picks], replace(conditioning, time_ids=ids)
+        told = self.conditioning[captions].where(dropped.to(device), self.empty)
+        return bucket.latents[picks], told.beside(bucket.own[picks])
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> EncodedSet:
-        """Latents and embeddings on a device and in a type; sizes in pixels stay exact."""
+        """Move latents and embeddings, and cast them; sizes in pixels stay exact."""
         return replace(
             self,
             buckets=tuple(
                 replace(
                     bucket,
                     latents=bucket.latents.to(device, dtype),
-                    time_ids=None if bucket.time_ids is None else bucket.time_ids.to(device),
+                    own=bucket.own.to(device, dtype),
                 )
                 for bucket in self.buckets
             ),
             conditioning=self.conditioning.to(device, dtype),
             empty=self.empty.to(device, dtype),
         )
-
-
-def _replaced(conditioning: Conditioning, empty: Conditioning, dropped: Tensor) -> Conditioning:
-    """The empty prompt where `dropped`, [batch], says so."""
-    context = torch.where(dropped[:, None, None], empty.context, conditioning.context)
-    if conditioning.pooled is None or empty.pooled is None:
-        return Conditioning(context)
-    return Conditioning(context, torch.where(dropped[:, None], empty.pooled, conditioning.pooled))
 
 
 def merge(sets: Sequence[EncodedSet], weights: Sequence[float] | None = None) -> EncodedSet:
@@ -130,10 +121,9 @@ def merge(sets: Sequence[EncodedSet], weights: Sequence[float] | None = None) ->
 
 
 def _joined(parts: list[Bucket]) -> Bucket:
-    ids = [part.time_ids for part in parts if part.time_ids is not None]
     return Bucket(
         torch.cat([part.latents for part in parts]),
         torch.cat([part.captions for part in parts]),
         torch.cat([part.weights for part in parts]),
-        torch.cat(ids) if ids else None,
+        Conditioning.cat([part.own for part in parts]),
     )

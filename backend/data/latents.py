@@ -71,6 +71,7 @@ def encode_image_set(
         return mirror_latents(given) if mirrored else given
     images = read_image_set(image_set)
     resolution = resolution or model.resolution
+    model.latent_space.check_size(resolution, resolution)
     store = EncodingCache(cache)
     usable = _usable(
         model, images, image_set.folder, resolution, store, skip_broken, on_progress,
@@ -126,7 +127,7 @@ def synthesise(
             store.save(key, stored)
         size = resolution, resolution
         samples += [
-            Sample(latents, text, size, (0, 0))
+            Sample(latents, text, size, (0, 0), size)
             for latents, text in zip(stored["latents"], texts, strict=True)
         ]
         on_progress(Progress(stage="synthesising", step=len(samples), total=images))
@@ -199,14 +200,16 @@ def _encoded(
 ) -> Sample:
     stored = store.load(key)
     if stored is None:
-        framed = frame(open_image(image.path), resolution)
+        framed = frame(open_image(image.path), resolution, model.latent_space.stride)
         pixels = framed.pixels.flip(-1) if mirrored else framed.pixels
         latents = encode_images(model, pixels[None])[0].cpu()
         require_finite(latents, f"image {image.path}")
         stored = {"latents": latents, "frame": torch.tensor([*framed.original, *framed.crop])}
         store.save(key, stored)
     height, width, top, left = stored["frame"].tolist()
-    return Sample(stored["latents"], image.caption, (height, width), (top, left))
+    latents = stored["latents"]
+    size = model.latent_space.pixels(latents)
+    return Sample(latents, image.caption, (height, width), (top, left), size)
 
 
 def _warn_of_enlarging(samples: Sequence[Sample], folder: str) -> None:
@@ -222,4 +225,6 @@ def _sampler_fingerprint(model: Model) -> str:
     """Of everything that turns a prompt and a seed into latents."""
     schedule = model.schedule.alphas_cumprod.tolist()
     weights = fingerprint(model.denoiser, *model.text_encoders)
-    return content_key("sampler", weights, model.family, model.schedule.prediction_type, *schedule)
+    return content_key(
+        "sampler", weights, model.family.name, model.schedule.prediction_type, *schedule
+    )

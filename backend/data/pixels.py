@@ -35,7 +35,7 @@ class Framed:
     """A picture as the model will see it.
 
     pixels: [3, height, width] from -1 to 1. original: the size before. crop: (top, left) of the
-    cut in the resized picture. SDXL is told both, see `size_ids`.
+    cut in the resized picture. SDXL is told both.
     """
 
     pixels: Tensor
@@ -48,10 +48,10 @@ class Framed:
 
 
 @cache
-def buckets(resolution: int) -> tuple[Size, ...]:
-    """Every bucket of a resolution, sorted; in steps of 8 pixels where that is below 256 (or no
-    multiple of 64), as the latents of tiny models would leave no choice otherwise."""
-    step = 64 if resolution >= 256 and resolution % 64 == 0 else 8
+def buckets(resolution: int, stride: int = 8) -> tuple[Size, ...]:
+    """List every bucket of a resolution, sorted; in steps of the VAE's stride where that is below
+    256 (or not a multiple of 64), as the latents of tiny models would leave no choice otherwise."""
+    step = 64 if resolution >= 256 and resolution % 64 == 0 and 64 % stride == 0 else stride
     low, high = max(resolution // 2 // step, 1) * step, resolution * 2
     found = {(resolution, resolution)}
     for side in range(low, high + 1, step):
@@ -61,11 +61,11 @@ def buckets(resolution: int) -> tuple[Size, ...]:
     return tuple(sorted(found))
 
 
-def choose_bucket(height: int, width: int, resolution: int) -> Size:
-    """The bucket of the nearest aspect ratio; of two, the larger."""
+def choose_bucket(height: int, width: int, resolution: int, stride: int = 8) -> Size:
+    """Return the bucket of the nearest aspect ratio; of two, the larger."""
     aspect = math.log(width / height)
     return min(
-        buckets(resolution),
+        buckets(resolution, stride),
         key=lambda size: (abs(math.log(size[1] / size[0]) - aspect), -size[0] * size[1], size),
     )
 
@@ -87,9 +87,9 @@ def open_image(source: Path | bytes) -> Image.Image:
         return image.convert("RGB")
 
 
-def frame(image: Image.Image, resolution: int) -> Framed:
+def frame(image: Image.Image, resolution: int, stride: int = 8) -> Framed:
     """Resize to cover the picture's bucket and crop its centre."""
-    height, width = choose_bucket(image.height, image.width, resolution)
+    height, width = choose_bucket(image.height, image.width, resolution, stride)
     scale = max(height / image.height, width / image.width)
     tall = max(height, round(image.height * scale))
     wide = max(width, round(image.width * scale))

@@ -46,7 +46,8 @@ class Edit:
 def edit_adapter(denoiser: AdaptedDenoiser, plan: HardeningPlan, data: EncodedData) -> float:
     """Set θ, which is on K and V of the cross-attention, to the edit; return `Edit.lost`."""
     adapter = plan.adapter
-    edit = closed_form(plan.concepts, data, plan.edit, adapter.rank)
+    part = denoiser.model.family.texts.embedding
+    edit = closed_form(plan.concepts, data, plan.edit, adapter.rank, part)
     scale = adapter.effective_alpha / adapter.rank
     tensors = edited(edit, denoiser.modules, scale=scale)
     denoiser.load(Adapter(tensors, adapter.rank, adapter.effective_alpha))
@@ -54,20 +55,23 @@ def edit_adapter(denoiser: AdaptedDenoiser, plan: HardeningPlan, data: EncodedDa
 
 
 def closed_form(
-    concepts: Sequence[Concept], data: EncodedData, settings: EditConfig, rank: int
+    concepts: Sequence[Concept], data: EncodedData, settings: EditConfig, rank: int, part: str
 ) -> Edit:
-    """Solve for D of all concepts by their weights, on the CPU in float64."""
-    width = data.empty.context.shape[-1]
+    """Solve for D of all concepts by their weights, on the CPU in float64.
+
+    part: of the conditioning, which K and V of the cross-attention read.
+    """
+    width = data.empty[part].shape[-1]
     moved, met = torch.zeros(2, width, width, dtype=torch.float64).unbind()
     total = sum(concept.weight for concept in concepts)
     for concept in concepts:
-        tokens = data.forget[concept.name].conditioning.context.cpu()
-        goal = data.anchors[concept.name].context.cpu().expand_as(tokens)
+        tokens = data.forget[concept.name].conditioning[part].cpu()
+        goal = data.anchors[concept.name][part].cpu().expand_as(tokens)
         share = concept.weight / total / tokens.shape[:2].numel()
         for c, g in zip(_rows(tokens), _rows(goal), strict=True):
             moved += share * (g - c).T @ c
             met += share * c.T @ c
-    kept = torch.cat([data.retain.conditioning.context.cpu(), data.empty.context.cpu()])
+    kept = torch.cat([data.retain.conditioning[part].cpu(), data.empty[part].cpu()])
     for p in _rows(kept):
         met += settings.retain_weight / kept.shape[:2].numel() * p.T @ p
     met += settings.ridge * met.diagonal().mean() * torch.eye(width, dtype=torch.float64)

@@ -14,6 +14,7 @@ weights of a layer; that A alone is projected is our form of it for a LoRA.
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -103,7 +104,7 @@ def largest_bases(denoiser: AdaptedDenoiser) -> list[Tensor]:
     found: dict[tuple[str, int], Tensor] = {}
     for name, module in denoiser.modules.items():
         width, device = module.in_features, module.weight.device
-        text = ".attn2.to_k" in name or ".attn2.to_v" in name
+        text = re.search(denoiser.model.family.text_input, "." + name)
         key = ("text" if text else name.rpartition(".")[0], width)
         if key not in found:
             found[key] = torch.zeros(width, width, device=device)

@@ -6,16 +6,19 @@ storage (`memory/plan.py`).
 
 from __future__ import annotations
 
-import re
+import math
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint.detect import CheckpointInfo, detect
+from ..adapter.targets import target_pattern
+from ..checkpoint.detect import detect
+from ..checkpoint.info import CheckpointInfo
 from ..data.image_set import find_broken, listed, read_image_set
 from ..errors import ResAlignError
+from ..families.base.sources import part_shape
 from ..numerics.byte_sizes import GIB, format_bytes
 from ..plan.fine_tune import RETAIN
 from ..plan.hardening import HardeningPlan
@@ -25,19 +28,7 @@ from ..plan.methods import FACTS
 from .device import device_memory, resolve_device
 
 if TYPE_CHECKING:
-    from ..checkpoint.header import TensorEntry
     from ..memory.plan import MemoryPlan
-
-# Match the names of LDM files and of diffusers folders.
-_TARGETS = {
-    "attention": r"\.attn[12]\.to_(q|k|v|out\.0)\.weight$",
-    "cross_attention_kv": r"\.attn2\.to_(k|v)\.weight$",
-    "feed_forward": r"\.ff\.net\.(0\.proj|2)\.weight$",
-    "convolution": (
-        r"\.(in_layers\.2|out_layers\.3|skip_connection|op|conv1|conv2|conv_shortcut)\.weight$"
-        r"|(samplers\.0|\d)\.conv\.weight$"
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,21 +154,18 @@ def disk_estimate(info: CheckpointInfo, plan: HardeningPlan) -> int:
 
 
 def adapter_parameters(info: CheckpointInfo, plan: HardeningPlan) -> int:
-    pattern = re.compile("|".join(_TARGETS[target] for target in plan.adapter.targets))
+    """Count the numbers in the adapter that a plan would train on this checkpoint."""
+    pattern = target_pattern(info.family.targets, plan.adapter.targets)
+    denoiser = info.family.denoiser
+    tensors = {n: t for path in info.files[denoiser] for n, t in info.headers[path].tensors.items()}
     count = 0
-    for name, entry in _unet(info):
-        if len(entry.shape) >= 2 and pattern.search(name):
-            taps = entry.numel // (entry.shape[0] * entry.shape[1])
-            count += plan.adapter.rank * (entry.shape[0] + entry.shape[1] * taps)
+    for name, source in info.sources(denoiser).items():
+        module, _, leaf = name.rpartition(".")
+        if leaf == "weight" and source.name in tensors and pattern.search("." + module):
+            shape = part_shape(tensors[source.name].shape, source)
+            taps = math.prod(shape[2:])
+            count += plan.adapter.rank * (shape[0] + shape[1] * taps)
     return count
-
-
-def _unet(info: CheckpointInfo) -> Iterable[tuple[str, TensorEntry]]:
-    prefix = info.prefixes["unet"] if info.layout == "ldm" else ""
-    for path in info.files["unet"]:
-        for name, entry in info.headers[path].tensors.items():
-            if name.startswith(prefix):
-                yield name, entry
 
 
 def _check_images(plan: HardeningPlan, problems: list[str], warnings: list[str]) -> dict[str, int]:

@@ -15,6 +15,7 @@ import torch
 
 from ..checkpoint.load import network_from
 from ..data.latents import SYNTHESIS_BATCH
+from ..families import Family
 from ..model.encode import encode_images
 from ..model.generate import generate_latents
 from ..model.model import Model
@@ -29,7 +30,7 @@ def trace_encoding(
     configs: Mapping[str, Mapping[str, Any]],
     plan: HardeningPlan,
     *,
-    family: str,
+    family: Family,
     side: int,
     dtype: torch.dtype,
     encoders: torch.dtype,
@@ -41,14 +42,16 @@ def trace_encoding(
         side: of the latents.
         dtype: of the denoiser's weights. encoders: of the others'.
     """
-    model = meta_model(configs["unet"], family, side, dtype)
-    names = sorted(name for name in configs if name.startswith("text_encoder"))
+    model = meta_model(configs[family.denoiser], family, side, dtype)
+    names = [name for name in family.text_encoders if name in configs]
     texts = sum(
-        _bytes(network_from("the checkpoint", name, configs[name]).to(encoders)) for name in names
+        _bytes(network_from("the checkpoint", family, name, configs[name]).to(encoders))
+        for name in names
     )
-    vae: Any = network_from("the checkpoint", "vae", configs["vae"])
-    kept = torch.float32 if family == "sdxl" and encoders == torch.float16 else encoders
+    vae: Any = network_from("the checkpoint", family, family.vae, configs[family.vae])
+    kept = family.networks.dtype(family.vae, encoders)
     torch.nn.Module.to(vae, kept).eval().requires_grad_(False)
+    model.latent_space = family.latents.space(configs[family.vae])
     model.vae = vae
     with quantised(model, plan.quantization):
         return _peak(model, plan, texts, side)
@@ -56,7 +59,7 @@ def trace_encoding(
 
 def _peak(model: Model, plan: HardeningPlan, texts: int, side: int) -> Trace:
     """Return the largest moment of encoding, by what is on the device beside the denoiser."""
-    pixels = 8 * side
+    pixels = model.latent_space.stride * side
     moments = [(texts + _bytes(model.vae), 0), (texts, 0)]  # just loaded; reading the prompts
     if _reads_pictures(plan):
         work = partial(encode_images, model, torch.zeros(1, 3, pixels, pixels))

@@ -23,8 +23,7 @@ from typing import Any
 import torch
 
 from ..bilevel.hypergradient import differentiates_twice
-from ..checkpoint.family import components_of, family_config
-from ..errors import ConfigError
+from ..families import Family, find_family
 from ..numerics.byte_sizes import GIB
 from ..plan.hardening import HardeningPlan
 from ..plan.quantization import QUANTIZATIONS, can_quantize
@@ -36,12 +35,11 @@ from .words import changes_of, sentence, traded
 
 CONTEXT = 0.6 * GIB  # CUDA's own, with its kernels loaded
 FRAGMENTS = 0.1  # of all that is not weights
-NATIVE = {"sd1": 512, "sd2": 768, "sdxl": 1024}  # pixels
 
 
 def plan_memory(
     plan: HardeningPlan,
-    family: str,
+    family: Family | str,
     *,
     configs: Mapping[str, Mapping[str, Any]] | None = None,
     resolution: int = 0,
@@ -56,7 +54,7 @@ def plan_memory(
     a repeated question is answered from a cache.
 
     Args:
-        family: `sd1`, `sd2` or `sdxl`.
+        family: of the model, or its name.
         configs: of the networks, by component; the published sizes by default.
         resolution: native side in pixels, where the plan has none.
         stored_in_half: whether text encoders and VAE are; fp32 plans load them in float32.
@@ -65,15 +63,15 @@ def plan_memory(
         on_try: called with the changes that are tried next, in words, before each trace of some
             seconds; raise from it to stop.
     """
-    if family not in NATIVE:
-        raise ConfigError(f"family is {family!r}; choose from {', '.join(NATIVE)}")
-    if configs is None:
-        configs = {name: family_config(family, name) for name in components_of(family)}
-    pixels = plan.resolution or resolution or NATIVE[family]
+    if not isinstance(family, Family):
+        family = find_family(family)
+    configs = configs or family.published()
+    pixels = plan.resolution or resolution or family.native_side("v_prediction")
+    stride = family.latents.space(configs.get(family.vae, {})).stride
     asked = (
         json.dumps({k: dict(v) for k, v in configs.items()}, sort_keys=True),
         family,
-        pixels // 8,
+        pixels // stride,
     )
 
     def predict(changed: HardeningPlan) -> MemoryPlan:
@@ -141,7 +139,7 @@ def _cheaper(base: HardeningPlan) -> Iterator[HardeningPlan]:
 
 
 def _predict(
-    plan: HardeningPlan, configs: str, family: str, side: int, stored_in_half: bool
+    plan: HardeningPlan, configs: str, family: Family, side: int, stored_in_half: bool
 ) -> MemoryPlan:
     step = _step(plan, configs, family, side)
     encoding = _encoding(plan, configs, family, side, stored_in_half)
@@ -154,14 +152,14 @@ def _predict(
 
 
 @lru_cache(maxsize=64)
-def _step(plan: HardeningPlan, configs: str, family: str, side: int) -> Trace:
+def _step(plan: HardeningPlan, configs: str, family: Family, side: int) -> Trace:
     dtype = weight_types(plan)["denoiser_dtype"] or torch.float32
-    unet = json.loads(configs)["unet"]
-    return trace_step(unet, plan, family=family, side=side, dtype=dtype)
+    config = json.loads(configs)[family.denoiser]
+    return trace_step(config, plan, family=family, side=side, dtype=dtype)
 
 
 def _encoding(
-    plan: HardeningPlan, configs: str, family: str, side: int, stored_in_half: bool
+    plan: HardeningPlan, configs: str, family: Family, side: int, stored_in_half: bool
 ) -> Trace:
     half = stored_in_half and not needs_fp32(plan)
     return _encoding_of(
@@ -172,7 +170,7 @@ def _encoding(
 
 @lru_cache(maxsize=64)
 def _encoding_of(
-    plan: HardeningPlan, configs: str, family: str, side: int, encoders: torch.dtype
+    plan: HardeningPlan, configs: str, family: Family, side: int, encoders: torch.dtype
 ) -> Trace:
     dtype = weight_types(plan)["denoiser_dtype"] or torch.float32
     return trace_encoding(

@@ -18,12 +18,11 @@ from torch import Tensor, nn
 
 from ..data.batches import EncodedData
 from ..data.encoded_set import Bucket, EncodedSet
+from ..families import Family
 from ..hardening.methods import read_plan
 from ..hardening.setup import adapted, set_up
-from ..model.denoiser import Conditioning
 from ..model.model import Model
 from ..model.quantised import quantised
-from ..model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
 from ..plan.concept import Concept
 from ..plan.fine_tune import RETAIN, FineTuneConfig
 from ..plan.hardening import HardeningPlan
@@ -55,35 +54,33 @@ class Trace:
 
 
 def trace_step(
-    unet_config: Mapping[str, Any],
+    config: Mapping[str, Any],
     plan: HardeningPlan,
     *,
-    family: str,
+    family: Family,
     side: int,
     dtype: torch.dtype,
 ) -> Trace:
     """Predict the peak of one outer step of `plan` on this network, as on a GPU.
 
     Args:
-        unet_config: of UNet2DConditionModel.
+        config: of the denoiser.
         side: of the latents.
         dtype: of the denoiser's weights.
     """
-    model = meta_model(unet_config, family, side, dtype)
+    model = meta_model(config, family, side, dtype)
     with as_on_gpu(HALVES.get(plan.precision)):
         return measure_step(model, plan, random_data(model, side), MetaMemory(block=BLOCK))
 
 
-def meta_model(unet_config: Mapping[str, Any], family: str, side: int, dtype: torch.dtype) -> Model:
+def meta_model(config: Mapping[str, Any], family: Family, side: int, dtype: torch.dtype) -> Model:
     """Build a model of nothing but a denoiser, which takes no memory."""
-    from diffusers import UNet2DConditionModel
-
-    plain = {key: value for key, value in unet_config.items() if not key.startswith("_")}
     with torch.device("meta"):
-        unet: Any = UNet2DConditionModel.from_config(plain)
-    torch.nn.Module.to(unet, dtype).eval()  # diffusers' own `to` warns of each cast
-    schedule = NoiseSchedule(scaled_linear_alphas_cumprod())
-    return Model(family, unet, (), (), None, schedule, 8 * side)  # type: ignore[arg-type]
+        denoiser = family.networks.build(family.denoiser, config)
+    torch.nn.Module.to(denoiser, dtype).eval()  # diffusers' own `to` warns of each cast
+    schedule = family.process("the published config", family.config("scheduler"))
+    pixels = family.latents.space({}).stride * side
+    return Model(family, denoiser, (), (), None, schedule, pixels)  # type: ignore[arg-type]
 
 
 def measure_step(model: Model, plan: HardeningPlan, data: EncodedData, memory: LiveMemory) -> Trace:
@@ -164,18 +161,15 @@ def _weight(plan: HardeningPlan, user: FineTuneConfig) -> tuple[bool, int, int, 
 
 def random_data(model: Model, side: int, samples: int = 8) -> EncodedData:
     """Make encoded sets of the right shapes on the CPU, named as `representative` names them."""
-    config: Any = model.denoiser.config
-    pooled = ids = None
-    if model.family == "sdxl":
-        width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-        pooled, ids = torch.zeros(1, width), torch.zeros(samples, 6)
-    empty = Conditioning(torch.zeros(1, 77, config.cross_attention_dim), pooled)
+    family, config = model.family, model.denoiser.config
+    empty = family.texts.blank(config)
+    told = family.texts.of_samples([((0, 0), (0, 0), (0, 0))] * samples)
     bucket = Bucket(
-        torch.zeros(samples, config.in_channels, side, side),
+        torch.zeros(samples, model.latent_space.channels, side, side),
         torch.zeros(samples, dtype=torch.long),
         torch.ones(samples, dtype=torch.float64),
-        ids,
+        told,
     )
     data = EncodedSet((bucket,), ("",), empty, empty)
-    anchor = replace(empty, time_ids=None if ids is None else ids[:1])
+    anchor = empty.beside(told[:1])
     return EncodedData({_CONCEPT: data}, data, {_CONCEPT: anchor}, anchor, {RETAIN: data})

@@ -1,51 +1,20 @@
-"""Text to conditioning, images to latents and back.
+"""Texts to conditioning, images to latents and back; the family says how.
 
-Each family reads its text encoders in its own way:
-
-    SD 1.x   last hidden state of CLIP-L, after the final layer norm
-    SD 2.x   the same of OpenCLIP-H, whose configuration already drops the last layer
-    SDXL     penultimate hidden states of CLIP-L and OpenCLIP-G side by side, the pooled
-             embedding of the second, and six numbers for size and crop
-
-as diffusers' pipelines do, except that an empty prompt is encoded like any other text (as
-ComfyUI and A1111 do) where diffusers' SDXL pipeline puts zeros. Everything but `encode_tokens`
-runs without gradients, on the device where the encoder lies; results come back on the
-denoiser's device.
+Everything but `encode_tokens` runs without gradients, on the device where the encoder lies; results
+come back on the denoiser's device.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .denoiser import Conditioning
+from ..families.base.conditioning import Conditioning
 from .model import Model
-
-TOKENS = 77  # CLIP's context, start and end token included
-
-log = logging.getLogger(__name__)
-
-
-def size_ids(
-    original: tuple[int, int], crop: tuple[int, int], target: tuple[int, int]
-) -> list[float]:
-    """SDXL's six numbers, all (height, width) or (top, left) in pixels."""
-    return [float(value) for value in (*original, *crop, *target)]
-
-
-def conditioning_to(
-    conditioning: Conditioning, device: torch.device | str, dtype: torch.dtype | None = None
-) -> Conditioning:
-    """As `Conditioning.to`, but SDXL's sizes in pixels keep their type, and so stay exact."""
-    ids = conditioning.time_ids
-    moved = conditioning.to(device, dtype)
-    return replace(moved, time_ids=None if ids is None else ids.to(device))
 
 
 @torch.no_grad()
@@ -56,99 +25,65 @@ def encode_prompts(
     batch: int = 32,
     size: tuple[int, int] | None = None,
 ) -> Conditioning:
-    """Conditioning of each prompt, [len(prompts), 77, width].
+    """Encode prompts; the conditioning has one sample for each.
 
     Args:
         batch: prompts at a time; results agree between batch sizes to rounding.
-        size: (height, width) in pixels told to SDXL as original and target size, uncropped;
-            the model's native resolution by default. Ignored by the other families.
+        size: (height, width) in pixels that families which are told it (SDXL) get as original and
+            target size, uncropped; the model's native resolution by default.
     """
     parts = [
-        _encode_batch(model, list(prompts[start : start + batch]))
+        encode_tokens(model, tokenise(model, prompts[start : start + batch]))
         for start in range(0, len(prompts), batch)
     ]
     if not parts:
         raise ValueError("encode_prompts was given no prompts")
     text = Conditioning.cat(parts).to(model.device)
-    if model.family != "sdxl":
-        return text
     size = size or (model.resolution, model.resolution)
-    ids = torch.tensor([size_ids(size, (0, 0), size)], device=model.device)
-    return Conditioning(text.context, text.pooled, ids.repeat(len(text), 1))
-
-
-def _encode_batch(model: Model, prompts: list[str]) -> Conditioning:
-    return encode_tokens(model, tokenise(model, prompts))
+    told = model.family.texts.of_samples([(size, (0, 0), size)] * len(text), model.device)
+    return text.beside(told)
 
 
 def tokenise(model: Model, prompts: Sequence[str]) -> tuple[Tensor, ...]:
-    """Token ids of the prompts for each text encoder, [len(prompts), 77], on its device."""
-    _warn_of_truncation(model, list(prompts))
-    return tuple(
-        _token_ids(model, index, list(prompts)) for index in range(len(model.text_encoders))
-    )
+    """Tokenise prompts: what `encode_tokens` needs, each tensor with the prompts first."""
+    return model.family.texts.tokenise(model, list(prompts))
 
 
 def encode_tokens(model: Model, tokens: Sequence[Tensor]) -> Conditioning:
-    """Conditioning of tokenised prompts, without time ids; differentiable where gradients are on.
+    """Encode tokenised prompts, without what belongs to a sample (such as its size).
 
-    Args:
-        tokens: as `tokenise` gives them, one tensor [n, 77] for each text encoder.
+    Differentiable where gradients are on.
     """
-    if model.family != "sdxl":
-        return Conditioning(model.text_encoders[0](tokens[0]).last_hidden_state)
-    outputs = [
-        encoder(ids, output_hidden_states=True)
-        for encoder, ids in zip(model.text_encoders, tokens, strict=True)
-    ]
-    states = [output.hidden_states[-2].to(model.device) for output in outputs]
-    return Conditioning(torch.cat(states, dim=-1), outputs[1].text_embeds.to(model.device))
-
-
-def _token_ids(model: Model, index: int, prompts: list[str]) -> Tensor:
-    tokens = model.tokenizers[index](
-        prompts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
-    )
-    return tokens.input_ids.to(_device(model.text_encoders[index]))
-
-
-def _warn_of_truncation(model: Model, prompts: list[str]) -> None:
-    lengths = [len(ids) for ids in model.tokenizers[0](prompts, verbose=False).input_ids]
-    for prompt, length in zip(prompts, lengths, strict=True):
-        if length > TOKENS:
-            log.warning(
-                "prompt has %d tokens, the last %d are ignored (CLIP reads %d): %r",
-                length - 2, length - TOKENS, TOKENS - 2, prompt,
-            )  # fmt: skip
+    return model.family.texts.encode(model, tokens)
 
 
 @torch.no_grad()
 def encode_images(
     model: Model, images: Tensor, *, sample: bool = False, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Latents times the scaling factor, [batch, 4, height / 8, width / 8], in float32.
+    """Encode images to the denoiser's latents, [batch, channels, height, width], in float32.
 
     Args:
-        images: [batch, 3, height, width] from -1 to 1; sides are multiples of 8.
+        images: [batch, 3, height, width] from -1 to 1; sides are multiples of the VAE's stride.
         sample: draw from the VAE's posterior instead of taking its mean (which the training of
             Stable Diffusion did; the mean makes caches deterministic).
         generator: for `sample`, on the CPU.
     """
+    noise = (generator or torch.default_generator) if sample else None
     with _in_float32(model.vae) as vae:
-        posterior = vae.encode(images.to(_device(vae), torch.float32)).latent_dist
-    latents = posterior.mean
-    if sample:
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
-        latents = latents + posterior.std * noise
-    return (latents * vae.config.scaling_factor).to(model.device)
+        latents = model.family.latents.encode(
+            vae, images.to(_device(vae), torch.float32), model.latent_space, noise
+        )
+    return latents.to(model.device)
 
 
 @torch.no_grad()
 def decode_latents(model: Model, latents: Tensor, *, batch: int = 8) -> Tensor:
-    """Images, [n, 3, height, width] in float32 from -1 to 1, on the denoiser's device."""
+    """Decode to images, [n, 3, height, width] in float32 from -1 to 1, on the denoiser's device."""
+    family, space = model.family, model.latent_space
     with _in_float32(model.vae) as vae:
-        scaled = latents.to(_device(vae), torch.float32) / vae.config.scaling_factor
-        images = [vae.decode(part, return_dict=False)[0] for part in scaled.split(batch)]
+        parts = latents.to(_device(vae), torch.float32).split(batch)
+        images = [family.latents.decode(vae, part, space) for part in parts]
     return torch.cat(images).clamp(-1, 1).to(model.device)
 
 
@@ -159,13 +94,13 @@ def offload_encoders(model: Model) -> None:
 
 
 def encoders_on_device(model: Model) -> AbstractContextManager[None]:
-    """Text encoders and VAE on the denoiser's device for a block, then back where they were."""
+    """Put text encoders and VAE on the denoiser's device for a block, then back."""
     return on_device(model, *_encoders(model))
 
 
 @contextmanager
 def on_device(model: Model, *modules: torch.nn.Module) -> Iterator[None]:
-    """Some of them on the denoiser's device for a block, then back where they were."""
+    """Put networks on the denoiser's device for a block, then back where they were."""
     homes = [_device(module) for module in modules]
     try:
         for module in modules:

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..progress import Progress, ProgressCallback, silent
 from .denoiser import Conditioning
-from .encode import conditioning_to, decode_latents, encode_prompts, encoders_on_device, on_device
+from .encode import decode_latents, encode_prompts, encoders_on_device, on_device
 from .model import Model
 from .schedule import NoiseSchedule
 
@@ -43,29 +43,26 @@ def generate_latents(
     negative: str | Conditioning | None = None,
     on_progress: ProgressCallback = silent,
 ) -> Tensor:
-    """One latent per seed, [len(seeds), 4, height / 8, width / 8] in float32.
+    """Sample one latent per seed, [len(seeds), channels, height, width] in float32.
 
     Args:
         prompts: one per seed, or a single one for all of them; text or encoded.
         seeds: one generator per image.
         guidance: strength w of classifier-free guidance; 1 or less skips the second pass.
-        height, width: in pixels, multiples of 8; the model's native resolution by default.
+        height, width: in pixels, multiples of the VAE's stride; native by default.
         batch: images at a time; no image depends on it, to rounding.
         negative: what to steer away from; the empty prompt by default.
     """
     if not seeds:
         raise ValueError("generate_latents was given no seeds")
     height, width = height or model.resolution, width or model.resolution
-    if height % 8 or width % 8:
-        raise DataError(f"images of {width} x {height} pixels: both sides must be multiples of 8")
-    size = height, width
+    size, shape = (height, width), model.latent_space.shape(height, width)
     with on_device(model, *model.text_encoders):
         conditioning, unconditional = _conditioning(model, prompts, len(seeds), size), None
         if guidance > 1 and not isinstance(negative, Conditioning):
             negative = encode_prompts(model, [negative or ""], size=size)
     if isinstance(negative, Conditioning) and guidance > 1:
-        unconditional = conditioning_to(negative, model.device, model.dtype)
-    shape = (model.denoiser.config["in_channels"], height // 8, width // 8)
+        unconditional = negative.to(model.device, model.dtype)
     done = []
     with _evaluating(model.denoiser):
         for start in range(0, len(seeds), batch):
@@ -99,7 +96,7 @@ def generate_images(
     negative: str | Conditioning | None = None,
     on_progress: ProgressCallback = silent,
 ) -> Tensor:
-    """The same, decoded: [len(seeds), 3, height, width] in float32 from -1 to 1.
+    """Sample and decode images: [len(seeds), 3, height, width] in float32 from -1 to 1.
 
     Text encoders and VAE work on the denoiser's device, and go back to where they were.
     """
@@ -162,7 +159,7 @@ def _conditioning(
         prompts = prompts.expand(count)
     if len(prompts) != count:
         raise DataError(f"{len(prompts)} prompts for {count} seeds: give one seed per image")
-    return conditioning_to(prompts, model.device, model.dtype)
+    return prompts.to(model.device, model.dtype)
 
 
 def _noise(shape: tuple[int, ...], seed: int) -> Tensor:

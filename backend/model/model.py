@@ -1,38 +1,40 @@
-"""A loaded checkpoint: the networks, the schedule, and where they came from."""
+"""A loaded checkpoint: the networks, the noise process, and where they came from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .denoiser import Conditioning
-from .schedule import NoiseSchedule
+from ..families import Family
+from ..families.base.conditioning import Conditioning
+from ..families.base.latent_space import LatentSpace
+from ..families.base.schedule import NoiseSchedule
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL
 
 
 @dataclass(slots=True)
 class Model:
     """All parts of one text-to-image checkpoint.
 
-    family: `sd1`, `sd2` or `sdxl`.
     denoiser: its base weights never require gradients outside a full simulation.
-    text_encoders, tokenizers: one each for SD 1.x and 2.x, two for SDXL.
-    vae: encodes images to latents times `vae.config.scaling_factor`.
-    schedule: ᾱ and the prediction type.
-    source: the checkpoint file or diffusers folder; None where a host handed the model over.
+    text_encoders, tokenizers: as many as the family has.
+    schedule: the noise process.
     resolution: native side in pixels (512, 768, 1024; 64 for the demo).
+    source: the checkpoint file or diffusers folder; None where a host handed the model over.
     spare_encoders: nobody needs text encoders and VAE once the data are encoded: they are dropped
         then, which frees their memory.
+    latent_space: of the VAE; by default read off its config.
     """
 
-    family: str
-    denoiser: UNet2DConditionModel
+    family: Family
+    denoiser: Any
     text_encoders: tuple[Any, ...]
     tokenizers: tuple[Any, ...]
     vae: AutoencoderKL
@@ -40,6 +42,13 @@ class Model:
     resolution: int
     source: Path | None = None
     spare_encoders: bool = False
+    latent_space: LatentSpace = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.latent_space is None:
+            config: Any = getattr(self.vae, "config", {})
+            config = config if isinstance(config, Mapping) else vars(config)
+            self.latent_space = self.family.latents.space(config)
 
     @property
     def device(self) -> torch.device:
@@ -51,10 +60,5 @@ class Model:
         return next(self.denoiser.parameters()).dtype
 
     def denoise(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """The denoiser's prediction (ε or v), with whatever adapters are switched on."""
-        added = None
-        if conditioning.pooled is not None:
-            added = {"text_embeds": conditioning.pooled, "time_ids": conditioning.time_ids}
-        return self.denoiser(
-            latents, timesteps, conditioning.context, added_cond_kwargs=added, return_dict=False
-        )[0]
+        """Return the denoiser's prediction, with whatever adapters are switched on."""
+        return self.family.denoise(self.denoiser, latents, timesteps, conditioning)

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from ..bilevel.losses import denoising_errors
 from ..errors import DivergenceError
-from ..model.encode import conditioning_to
 from ..model.model import Model
 from ..model.schedule import NoiseSchedule
 from ..numerics.seeds import generator
@@ -131,7 +130,7 @@ def _loss(
     draw = one.draw
     noised = schedule.add_noise(draw.latents, draw.noise, draw.timesteps)
     target = schedule.target(draw.latents, draw.noise, draw.timesteps)
-    conditioning = conditioning_to(batches.conditioning(one), noised.device, model.dtype)
+    conditioning = batches.conditioning(one).to(noised.device, model.dtype)
     errors = denoising_errors(
         model.denoise(noised.to(model.dtype), draw.timesteps, conditioning), target
     ) / (attack.batch * attack.accumulate)

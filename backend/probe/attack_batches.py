@@ -24,6 +24,8 @@ from ..numerics.seeds import generator
 from ..plan.attack import FineTuneAttack
 from .attack_data import AttackData
 
+_NUMBER = "caption"  # in place of a caption's embedding, which is made anew for each pass
+
 
 @dataclass(frozen=True, slots=True)
 class Pass:
@@ -107,18 +109,18 @@ class LiveCaptions:
         first = len(self._texts)
         self._texts += encoded.texts
         self._tokens = tokenise(self._model, self._texts)
-        numbers = torch.arange(first, first + len(encoded.texts)).view(-1, 1, 1)
+        numbers = torch.arange(first, first + len(encoded.texts))
         return replace(
             encoded,
-            conditioning=Conditioning(numbers.to(self._model.device)),
-            empty=Conditioning(numbers.new_zeros(1, 1, 1).to(self._model.device)),
+            conditioning=Conditioning({_NUMBER: numbers.to(self._model.device)}),
+            empty=Conditioning({_NUMBER: numbers.new_zeros(1).to(self._model.device)}),
         )
 
     def read(self, numbers: Conditioning) -> Conditioning:
         """Each distinct caption of a batch is encoded once."""
-        distinct, place = numbers.context.flatten().unique(return_inverse=True)
+        distinct, place = numbers[_NUMBER].unique(return_inverse=True)
         encoded = encode_tokens(self._model, [tokens[distinct] for tokens in self._tokens])
-        return replace(encoded[place], time_ids=numbers.time_ids)
+        return encoded[place].beside(numbers.without(_NUMBER))
 
 
 def _require(attack: FineTuneAttack, data: AttackData) -> None:

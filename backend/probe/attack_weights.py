@@ -99,7 +99,12 @@ def trained_weights(
             if attack.method == "full":
                 parameters, own = stack.enter_context(_all_weights(network))
             else:
-                targets = target_modules(network, attack.targets) if index == 0 else _text(network)
+                groups_of = model.family.targets
+                targets = (
+                    target_modules(network, groups_of, attack.targets)
+                    if index == 0
+                    else _text(network)
+                )
                 config = _config(attack, targets)
                 random = generator(seed, "attack", "adapter", index)
                 parameters = stack.enter_context(_adapter(network, targets, config, random))

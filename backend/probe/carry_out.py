@@ -28,7 +28,7 @@ def check_attacks(model: Model, plan: ProbePlan, originals: Mapping[str, Path]) 
     for merge in plan.merges:
         other = _other_checkpoint(merge, originals)
         family = detect(other).family
-        if family != model.family:
+        if family is not model.family:
             raise ConfigError(
                 f"attack {merge.name}: {merge.other} is of family {family}, the original of "
                 f"{model.family}; only checkpoints of one family can be merged"

@@ -20,21 +20,22 @@ from ..adapter.lora_file import (
     BARE,
     Names,
     Strengths,
-    looks_like,
     other_kind,
     sort_names,
     strengths,
 )
 from ..adapter.lora_kinds import kinds_of, weight_change
-from ..adapter.lora_names import Place, stems
-from ..checkpoint.family import TITLES, text_encoders_of
+from ..checkpoint.detect import is_claimed, unsupported
 from ..checkpoint.header import Header, read_header
-from ..checkpoint.keys import Source, unet_names
-from ..checkpoint.refuse import other_kind as other_file
 from ..checkpoint.tensors import FLOATS, TensorFile
 from ..errors import CheckpointError
+from ..families import Family
+from ..families.base.sources import Source
+from ..families.registry import bases_of_lora
 from ..model.model import Model
 from ..plan.attack import LoraFile
+
+Place = tuple[str, str]  # component, module
 
 _SHOWN = 3  # names in a message
 _SETTINGS = "adapter_config.json"
@@ -94,7 +95,7 @@ def with_loras(model: Model, loras: Sequence[LoraFile]) -> Iterator[Model]:
     CPU).
     """
     networks = _networks(model)
-    places = stems(model.family, *_modules(model))
+    places = model.family.lora.stems(*_modules(model))
     with ExitStack() as stack:
         put = stack.enter_context(put_back())
         with ExitStack() as files:
@@ -138,7 +139,7 @@ def _read(
     for stem, parts in names.groups.items():
         component, module = places[stem]
         text = lora.strength if lora.text_strength is None else lora.text_strength
-        strength = lora.strength if component == "unet" else text
+        strength = lora.strength if component == model.family.denoiser else text
         for leaf, (kind, own) in kinds[stem].items():
             target = component, f"{module}.{leaf}"
             if target in taken:
@@ -159,7 +160,7 @@ def _checked(
     if not header.tensors:
         raise CheckpointError(f"{file} holds no tensors: it is no LoRA; fetch it again")
     if not groups:
-        raise CheckpointError(f"{file} {_what_else(header)}")
+        raise CheckpointError(f"{file} {_what_else(path, header)}")
     if names.rest:
         kind = other_kind(names.rest)
         raise _not_understood(
@@ -239,15 +240,15 @@ def _not_understood(file: str, header: Header, names: Sequence[str], why: str) -
     )
 
 
-def _what_else(header: Header) -> str:
-    """What a file without a single LoRA tensor is."""
-    other = other_file(header.tensors)
-    if other is None:
+def _what_else(path: Path, header: Header) -> str:
+    """Describe a file without a single LoRA tensor."""
+    if is_claimed(path, header):
         return (
             "is a whole checkpoint, not a LoRA: give it as the other checkpoint of a merge instead"
         )
     if kind := other_kind(header.tensors):
         return f"is of another kind ({kind}), which is not supported: give a LoRA, LoHa or LoKr"
+    other = unsupported(header)
     what = other.what.removesuffix(", not a checkpoint")
     if other.kind == "unknown":
         what = f"no LoRA of a known kind (its first tensor is {min(header.tensors)!r})"
@@ -260,52 +261,53 @@ def _why_no_place(header: Header, model: Model, lost: Sequence[str], total: int)
             "PEFT's own files do not say for which of two text encoders they are: save them with "
             "save_lora_weights of diffusers"
         )
-    if len(lost) == total or not _may_fit(_base_of(header), model):
+    if len(lost) == total or not _may_fit(*_base_of(header), model):
         return _other_base(header, model)
     return (
-        f"the model ({TITLES[model.family]}) has no such modules, though it has those of the "
+        f"the model ({model.family.title}) has no such modules, though it has those of the "
         "others; the file is damaged, or for a model with more layers"
     )
 
 
 def _other_base(header: Header, model: Model) -> str:
     """Why a LoRA does not fit, in words."""
-    base, own = _base_of(header), TITLES[model.family]
-    if _may_fit(base, model):
+    (families, other), own = _base_of(header), model.family.title
+    if _may_fit(families, other, model):
         return (
             f"it was made for another base than this model ({own}), or is damaged: give a LoRA "
             "for this base"
         )
-    title = TITLES.get(base) or base.replace("sd1 or sd2", "Stable Diffusion 1.x or 2.x")
+    title = other or " or ".join(family.title for family in families)
     return f"it looks like a LoRA for {title}, but the model is {own}: give one for this base"
 
 
-def _may_fit(base: str, model: Model) -> bool:
-    return not base or model.family in base.split(" or ")
+def _may_fit(families: tuple[Family, ...], other: str, model: Model) -> bool:
+    return not other and (not families or model.family in families)
 
 
-def _base_of(header: Header) -> str:
+def _base_of(header: Header) -> tuple[tuple[Family, ...], str]:
     shapes = {name: entry.shape for name, entry in header.tensors.items()}
-    return looks_like(shapes, header.metadata)
+    return bases_of_lora(shapes, header.metadata)
 
 
 # --- the model ---------------------------------------------------------------------------------
 
 
 def _networks(model: Model) -> dict[str, nn.Module]:
-    texts = zip(text_encoders_of(model.family), model.text_encoders, strict=False)
-    return {"unet": model.denoiser, **dict(texts)}
+    texts = zip(model.family.text_encoders, model.text_encoders, strict=False)
+    return {model.family.denoiser: model.denoiser, **dict(texts)}
 
 
 def _modules(model: Model) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Modules with weights: of the denoiser with their LDM names, of each text encoder."""
     networks = _networks(model)
-    ldm = {
-        name.rpartition(".")[0]: old.rpartition(".")[0]
-        for old, name in unet_names(model.denoiser.config)
+    stored = {
+        name.rpartition(".")[0]: source.name.rpartition(".")[0]
+        for name, source in model.family.tensors.denoiser_sources(model.denoiser.config).items()
     }
-    unet = {module: ldm.get(module, module) for module in _with_weights(networks.pop("unet"))}
-    return unet, {component: _with_weights(network) for component, network in networks.items()}
+    own = _with_weights(networks.pop(model.family.denoiser))
+    denoiser = {module: stored.get(module, module) for module in own}
+    return denoiser, {component: _with_weights(network) for component, network in networks.items()}
 
 
 def _with_weights(network: nn.Module) -> list[str]:

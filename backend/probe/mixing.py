@@ -20,10 +20,9 @@ from torch import Tensor
 
 from ..adapter.in_place import put_back
 from ..checkpoint.detect import detect
-from ..checkpoint.family import TITLES, text_encoders_of
-from ..checkpoint.sources import canonical_name, tensor_sources
-from ..checkpoint.tensors import FLOATS, TensorFile, part_shape
+from ..checkpoint.tensors import FLOATS, TensorFile
 from ..errors import CheckpointError
+from ..families.base.sources import part_shape
 from ..model.model import Model
 
 Originals = Mapping[str, Mapping[str, Tensor]]  # component to its state dict
@@ -51,10 +50,9 @@ def mixed(
     the CPU to be put back). A CheckpointError, with the model untouched, says why they cannot be
     mixed.
     """
-    networks: dict[str, Any] = {"unet": model.denoiser}
+    networks: dict[str, Any] = {model.family.denoiser: model.denoiser}
     if part == "all":
-        names = text_encoders_of(model.family)
-        networks |= zip(names, model.text_encoders, strict=True)
+        networks |= zip(model.family.text_encoders, model.text_encoders, strict=True)
     wanted = {
         (component, name): tensor
         for component, network in networks.items()
@@ -109,9 +107,9 @@ def _from_files(
 ) -> dict[tuple[str, str], _Read]:
     """Check that all wanted tensors exist and fit; return a reader of each."""
     info = detect(path)
-    if info.family != model.family:
+    if info.family is not model.family:
         raise CheckpointError(
-            f"{path.name} is {info.title}, but the model is {TITLES[model.family]}: only "
+            f"{path.name} is {info.title}, but the model is {model.family.title}: only "
             "checkpoints of one family can be mixed"
         )
     if info.prediction_type != model.schedule.prediction_type:
@@ -125,11 +123,11 @@ def _from_files(
         for component in {component for component, _ in wanted}
         for file in info.files[component]
     }
-    sources = {component: tensor_sources(info, component) for component, _ in wanted}
+    sources = {component: info.sources(component) for component, _ in wanted}
     found: dict[tuple[str, str], _Read] = {}
     shapes: dict[tuple[str, str], tuple[int, ...] | None] = {}
     for component, name in wanted:
-        source = sources[component].get(canonical_name(component, name))
+        source = sources[component].get(info.family.tensors.canonical(component, name))
         shapes[component, name] = None
         for file in info.files[component]:
             entry = info.headers[file].tensors.get(source.name) if source else None
@@ -140,7 +138,7 @@ def _from_files(
                     f"{path.name}: {source.name} is stored as {entry.dtype}, not as floating "
                     "point: give the fp16 or fp32 version"
                 )
-            shapes[component, name] = part_shape(entry.shape, source.part)
+            shapes[component, name] = part_shape(entry.shape, source)
             found[component, name] = partial(opened[file].read, source)
     _check(path.name, wanted, shapes)
     return found

@@ -97,7 +97,7 @@ class LoadedSubject:
         self.info = ModelInfo(
             name=name,
             source=model.source.name if model.source else "",
-            family=model.family,
+            family=model.family.name,
             method="" if adapter is None else f"adapter in memory, {adapter_digest(adapter)}",
         )
 

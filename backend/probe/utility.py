@@ -8,7 +8,6 @@ from a local folder, in transformers' format, `.safetensors` only.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +93,11 @@ def _noised(
             draws = [generator(0, "drift", "noise", start + row) for row in part]
             noise = torch.stack([torch.randn(shape, generator=draw) for draw in draws]).to(latents)
             times = torch.tensor(timesteps[done : done + len(part)], device=model.device)
-            captions = bucket.captions[torch.tensor(part)].to(data.conditioning.context.device)
+            captions = bucket.captions[torch.tensor(part)].to(data.conditioning.device)
             conditioning = data.conditioning[captions].to(model.device, model.dtype)
-            ids = None if bucket.time_ids is None else bucket.time_ids[picks].to(model.device)
+            conditioning = conditioning.beside(bucket.own[picks].to(model.device))
             noised = model.schedule.add_noise(latents, noise, times)
-            yield noised, times, replace(conditioning, time_ids=ids)
+            yield noised, times, conditioning
             done += len(part)
         start += len(bucket)
 

@@ -16,14 +16,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ..data.encoded_set import Bucket, EncodedSet
 from ..errors import DataError, DivergenceError
-from ..model.encode import conditioning_to
 from ..model.model import Model
 from ..numerics.seeds import generator
 from ..plan.measurement import ScorerConfig
@@ -143,16 +141,12 @@ class DenoisingScorer:
     ) -> Tensor:
         """Errors [batch] in float32: the model computes in its own type, the rest is exact."""
         latents = bucket.latents[samples.to(bucket.latents.device)].to(model.device).float()
-        captions = bucket.captions[samples].to(concept.conditioning.context.device)
-        ids = None
-        if bucket.time_ids is not None:
-            ids = bucket.time_ids[samples.to(bucket.time_ids.device)]
-        conditioning = replace(concept.conditioning[captions], time_ids=ids)
+        captions = bucket.captions[samples].to(concept.conditioning.device)
+        own = bucket.own[samples.to(bucket.latents.device)]
+        conditioning = concept.conditioning[captions].beside(own)
         schedule = model.schedule.to(model.device)
         noised = schedule.add_noise(latents, noise, timesteps).to(model.dtype)
-        predicted = model.denoise(
-            noised, timesteps, conditioning_to(conditioning, model.device, model.dtype)
-        )
+        predicted = model.denoise(noised, timesteps, conditioning.to(model.device, model.dtype))
         target = schedule.target(latents, noise, timesteps)
         return (predicted.float() - target).square().flatten(1).mean(1)
 

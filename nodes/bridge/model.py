@@ -23,10 +23,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from ...backend.families import Family
     from ...backend.model.model import Model
-
-_TEXTS = {"sd1": ("clip_l",), "sd2": ("clip_h",), "sdxl": ("clip_l", "clip_g")}
-_NATIVE = {"sd1": 512, "sd2": 512, "sdxl": 1024}
 
 
 @contextmanager
@@ -80,30 +78,35 @@ def unet_tensors(model: Any, dtype: torch.dtype | None = None) -> dict[str, Tens
     return _merged(model, UNET, dtype)
 
 
-def family_of(model: Any) -> str:
-    """`sd1`, `sd2` or `sdxl`."""
-    from ...backend.checkpoint.in_memory import unet_family
+def family_of(model: Any) -> Family:
+    """Recognise the MODEL's family by the shapes of its weights."""
+    from ...backend.checkpoint.in_memory import denoiser_family
 
-    return unet_family("the MODEL", _named_shapes(model))
+    return denoiser_family("the MODEL", _named_shapes(model))
 
 
-def unet_config(model: Any) -> dict[str, Any]:
-    """UNet2DConditionModel's, read off the shapes of the weights."""
-    from ...backend.checkpoint.in_memory import unet_config_of
+def denoiser_config(model: Any) -> dict[str, Any]:
+    """Read the config of diffusers' denoiser off the shapes of the weights."""
+    from ...backend.checkpoint import in_memory
 
-    return unet_config_of("the MODEL", _named_shapes(model), family_of(model))
+    return in_memory.denoiser_config("the MODEL", _named_shapes(model), family_of(model))
 
 
 def resolution_of(model: Any) -> int:
-    """The native side in pixels."""
-    return _native(family_of(model), _schedule(model))
+    """Return the native side in pixels."""
+    return family_of(model).native_side(prediction_of(model))
+
+
+def prediction_of(model: Any) -> str:
+    """Return what the MODEL predicts, as checkpoints spell it."""
+    return _schedule(model).prediction_type
 
 
 def key_map(model: Any) -> dict[str, str]:
     """Map each module of diffusers' denoiser to its name in ComfyUI, `input_blocks.1.1...`."""
-    from ...backend.checkpoint.in_memory import unet_module_names
+    from ...backend.checkpoint.in_memory import denoiser_modules
 
-    return unet_module_names(unet_config(model))
+    return denoiser_modules(family_of(model), denoiser_config(model))
 
 
 def _model(
@@ -112,37 +115,38 @@ def _model(
     import torch
 
     from ...backend.checkpoint import in_memory
-    from ...backend.checkpoint.family import load_tokenizers
     from ...backend.model.model import Model
     from .vae import HostVae
 
     tensors = unet_tensors(model, dtype)
-    family = in_memory.unet_family("the MODEL", tensors)
-    unet = in_memory.unet_from_tensors("the MODEL", tensors, family, device=device, dtype=dtype)
+    family = in_memory.denoiser_family("the MODEL", tensors)
+    denoiser = in_memory.denoiser_from_tensors(
+        "the MODEL", tensors, family, device=device, dtype=dtype
+    )
     del tensors
     schedule = _schedule(model)
-    scale = model.model.latent_format.scale_factor
+    space = family.latents.space({"scaling_factor": float(model.model.latent_format.scale_factor)})
     with torch.no_grad():
         texts = _text_encoders(clip, family, device)
     return Model(
         family=family,
-        denoiser=unet,  # type: ignore[arg-type]
+        denoiser=denoiser,
         text_encoders=texts,
-        tokenizers=load_tokenizers(family),
-        vae=HostVae(vae, scale),  # type: ignore[arg-type]
+        tokenizers=family.networks.tokenizers(),
+        vae=HostVae(vae, space.scale),  # type: ignore[arg-type]
         schedule=schedule.to(device),
-        resolution=_native(family, schedule),
+        resolution=family.native_side(schedule.prediction_type),
         source=source,
+        latent_space=space,
     )
 
 
-def _text_encoders(clip: Any, family: str, device: Any) -> tuple[Any, ...]:
-    from ...backend.checkpoint.in_memory import text_components, text_encoder_from_tensors
+def _text_encoders(clip: Any, family: Family, device: Any) -> tuple[Any, ...]:
     from ...backend.errors import CheckpointError
 
     merged = _merged(clip.patcher, "")
     found = []
-    for part, component in zip(_TEXTS[family], text_components(family), strict=True):
+    for part, component in zip(family.host.texts, family.text_encoders, strict=True):
         prefix = f"{part}.transformer."
         own = {n.removeprefix(prefix): t for n, t in merged.items() if n.startswith(prefix)}
         if not own:
@@ -152,24 +156,22 @@ def _text_encoders(clip: Any, family: str, device: Any) -> tuple[Any, ...]:
             )
         skip = _layers_skipped(clip, family)
         found.append(
-            text_encoder_from_tensors(
-                "the CLIP", own, family, component, skip_last=skip, device=device
-            )
+            family.networks.text_encoder("the CLIP", component, own, skip_last=skip, device=device)
         )
     return tuple(found)
 
 
-def _layers_skipped(clip: Any, family: str) -> int:
+def _layers_skipped(clip: Any, family: Family) -> int:
     """Layers left out at the end: as CLIP Set Last Layer says, else as the family is used."""
     from ...backend.errors import CheckpointError
 
     layer = getattr(clip, "layer_idx", None)
-    usual = {"sd1": -1, "sd2": -2, "sdxl": -2}[family]
-    if family == "sdxl":  # the backend reads the last but one by itself
+    usual = family.host.last_layer
+    if family.host.fixed_layer:  # the backend reads that layer by itself
         if layer not in (None, usual):
             raise CheckpointError(
-                f"CLIP Set Last Layer is {layer} on an SDXL text encoder, which is always read at "
-                "-2: connect the CLIP before that node"
+                f"CLIP Set Last Layer is {layer} on a text encoder of {family.title}, which is "
+                f"always read at {usual}: connect the CLIP before that node"
             )
         return 0
     return -(usual if layer is None else int(layer)) - 1
@@ -195,11 +197,6 @@ def _schedule(model: Any) -> Any:
     sigmas = sampling.sigmas.detach().double().cpu()
     alphas = (1 / (1 + sigmas**2)).float()
     return NoiseSchedule(torch.clone(alphas), kind)  # type: ignore[arg-type]
-
-
-def _native(family: str, schedule: Any) -> int:
-    v = family == "sd2" and schedule.prediction_type == "v_prediction"
-    return 768 if v else _NATIVE[family]
 
 
 def _merged(patcher: Any, prefix: str, dtype: torch.dtype | None = None) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ class HostVae(nn.Module):
         return SimpleNamespace(latent_dist=SimpleNamespace(mean=mean, std=torch.zeros_like(mean)))
 
     def decode(self, latents: Tensor, return_dict: bool = False) -> tuple[Tensor]:
-        """Decode unscaled latents, [n, 4, height / 8, width / 8], to images from -1 to 1."""
+        """Decode unscaled latents, [n, channels, height, width], to images from -1 to 1."""
         pixels = self._host.decode(latents).to(latents.device, torch.float32)
         return (pixels.movedim(-1, 1) * 2 - 1,)
 

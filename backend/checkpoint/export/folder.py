@@ -1,9 +1,9 @@
-"""Export a hardened diffusers folder: a copy in which only the U-Net's files are rewritten.
+"""Export of a diffusers folder: a copy in which only the denoiser's files are rewritten.
 
 Everything else is copied byte for byte: saving it anew would write text encoders that older
 transformers read as *random* weights (names without `text_model.`, no vocab.json). Each variant of
-the U-Net (fp16, non_ema, shards) is hardened, since a loader may pick any of them; what would
-still give out the unhardened U-Net (pickles, other formats, whole checkpoints beside) stays behind.
+the denoiser (fp16, non_ema, shards) is hardened, since a loader may pick any of them. What would
+still give out the unhardened one (pickles, other formats, whole checkpoints beside) stays behind.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from ..errors import ExportError
-from .header import Header, read_header
-from .save import Export, ExportReport, check_target, now
+from ...errors import ExportError
+from ..header import Header, read_header
+from .job import Export, ExportReport, check_target, now
+from .slices import Tally, check_touched
 from .stream import PARTIAL, Hashes, rewrite, sync_folder
-from .touch import Tally, check_touched
 
 SIDECAR = "resalign.json"
 _WEIGHTS = {
@@ -35,16 +35,16 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 def export_folder(job: Export) -> ExportReport:
     """Write `job.target`, a folder; it appears under its name in one move, or not at all."""
     started = time.monotonic()
-    source, target = job.info.path, job.target
-    unet = {path: read_header(path) for path in sorted((source / "unet").glob("*.safetensors"))}
-    _check_variants(job, unet)
+    source, target, own = job.info.path, job.target, job.info.family.denoiser
+    denoiser = {path: read_header(path) for path in sorted((source / own).glob("*.safetensors"))}
+    _check_variants(job, denoiser)
     if target.is_file():
         raise ExportError(f"{target} is a file, but {source.name} is a diffusers folder")
     inside = (target.resolve(), source.resolve())
     if any(one in other.parents for one, other in (inside, inside[::-1])):
         raise ExportError(f"{target} and the source lie within each other: choose another place")
-    copied, left = _sort(source)
-    size = sum(path.stat().st_size for path in [*copied, *unet])
+    copied, left = _sort(source, own)
+    size = sum(path.stat().st_size for path in [*copied, *denoiser])
     check_target(source, target, overwrite=job.overwrite, size=size + (1 << 20))
 
     tally, date, hashes = Tally(), now(), {}
@@ -53,11 +53,11 @@ def export_folder(job: Export) -> ExportReport:
     try:
         partial.mkdir()
         _copy(source, partial, copied)
-        (partial / "unet").mkdir(exist_ok=True)
-        for path, header in unet.items():
+        (partial / own).mkdir(exist_ok=True)
+        for path, header in denoiser.items():
             hashes[path] = _rewrite(job, path, header, partial, tally, date)
-        first = hashes[job.info.files["unet"][0]]
-        _write_sidecar(partial / SIDECAR, job, first, {p: hashes[p] for p in unet})
+        first = hashes[job.info.files[own][0]]
+        _write_sidecar(partial / SIDECAR, job, first, {p: hashes[p] for p in denoiser})
         sync_folder(partial)
         _move(partial, target)
     except BaseException:
@@ -69,31 +69,31 @@ def export_folder(job: Export) -> ExportReport:
     return job.report(
         tally,
         first,
-        untouched=sum(len(header.tensors) for header in unet.values()) - tally.touched,
+        untouched=sum(len(header.tensors) for header in denoiser.values()) - tally.touched,
         size=sum(path.stat().st_size for path in target.rglob("*") if path.is_file()),
         seconds=time.monotonic() - started,
         warnings=(note,) if left else (),
     )
 
 
-def _check_variants(job: Export, unet: dict[Path, Header]) -> None:
+def _check_variants(job: Export, denoiser: dict[Path, Header]) -> None:
     """Every variant, all its shards taken together, must have every touched tensor."""
     variants: dict[str, list[Header]] = {}
-    for path, header in unet.items():
+    for path, header in denoiser.items():
         variants.setdefault(_SHARD.sub("", path.name), []).append(header)
     for name, headers in variants.items():
-        check_touched(f"unet/{name}", headers, job.names, job.adapter)
+        check_touched(f"{job.info.family.denoiser}/{name}", headers, job.touched, job.adapter)
 
 
-def _sort(source: Path) -> tuple[list[Path], list[Path]]:
+def _sort(source: Path, denoiser: str) -> tuple[list[Path], list[Path]]:
     """Files to copy, and weight files to leave out."""
     copied, left = [], []
     for path in sorted(source.rglob("*")):
         parts = path.relative_to(source).parts
         if _NOT_COPIED & set(parts) or not path.is_file() or parts == (SIDECAR,):
             continue
-        if path.suffix in _WEIGHTS and (len(parts) == 1 or parts[0] == "unet"):
-            if parts[0] != "unet" or len(parts) != 2 or path.suffix != ".safetensors":
+        if path.suffix in _WEIGHTS and (len(parts) == 1 or parts[0] == denoiser):
+            if parts[0] != denoiser or len(parts) != 2 or path.suffix != ".safetensors":
                 left.append(path)
         else:
             copied.append(path)
@@ -104,13 +104,13 @@ def _rewrite(
     job: Export, path: Path, header: Header, partial: Path, tally: Tally, date: str
 ) -> Hashes:
     changes = {
-        name: tally.change(name, module, job.adapter)
-        for name, module in job.names.items()
+        name: tally.change(name, pieces, job.adapter)
+        for name, pieces in job.touched.items()
         if name in header.tensors
     }
     return rewrite(
         path,
-        partial / "unet" / path.name,
+        partial / job.info.family.denoiser / path.name,
         header,
         changes,
         lambda hashes: job.metadata(header.metadata, hashes, date),
@@ -136,7 +136,7 @@ def _write_sidecar(path: Path, job: Export, first: Hashes, files: dict[Path, Has
     record = {
         "provenance": job.provenance_with(first).to_json(),
         "files": {
-            f"unet/{p.name}": {
+            f"{job.info.family.denoiser}/{p.name}": {
                 "tensor_sha256": h.tensors,
                 "source_sha256": h.source,
                 **({"sha256": h.result} if h.result else {}),

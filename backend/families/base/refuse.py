@@ -1,20 +1,21 @@
-"""Files that people have and that are no checkpoint we can harden: what they are, what to do.
+"""Files that people have and that cannot be hardened: what they are, and what to do instead.
 
-Recognised by tensor names alone. Each entry is one sentence for the user: "<file> is <what>:
-<advice>".
+They are recognised by tensor names alone. Each entry is one sentence for the user: "<file> is
+<what>: <advice>".
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .header import TensorEntry
+from .shapes import StoredTensor
 
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """A recognised file that is no supported checkpoint. kind: one word, for programs."""
+    """A recognised file that is not a supported checkpoint. kind: one word, for programs."""
 
     kind: str
     what: str
@@ -92,8 +93,8 @@ _BY_NAME: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ),
 )  # fmt: skip
 
-REFINER = Other("refiner", "the SDXL refiner", "harden the SDXL base checkpoint instead")
 UNCLIP = Other("unclip", "an SD 2.x unCLIP model (it takes images as prompts)", _SUPPORTED)
+REFINER = Other("refiner", "the SDXL refiner", "harden the SDXL base checkpoint instead")
 
 _PARTS = (
     ("unet", "a U-Net alone", ("|model.diffusion_model.", "|diffusion_model.", "|input_blocks.",
@@ -107,9 +108,13 @@ _PARTS = (
 # Whole numbers in place of weights. F8_E4M3 and F8_E5M2 without scales are plain fp8 storage.
 _QUANTISED_DTYPES = {"I8", "U8", "F4", "F6_E2M3", "F6_E3M2", "F8_E8M0"}
 
+_REFINER_WIDTH = 1280
+_TEXT_WIDTHS = (768, 1024, 2048, _REFINER_WIDTH)
+_DOWN = re.compile(r"lora[._](linear_layer\.)?(down|A)\b|lora\.down|lora_down|lora_A")
 
-def other_kind(tensors: Mapping[str, TensorEntry]) -> Other | None:
-    """What a file is if it is surely no checkpoint of a supported family, else None."""
+
+def other_kind(tensors: Mapping[str, StoredTensor]) -> Other | None:
+    """Return what a file is if it is surely not a checkpoint of a U-Net family, else None."""
     names = "|" + "||".join(tensors) + "|"
     for kind, what, advice, marks in _BY_NAME:
         if any(mark in names for mark in marks):
@@ -125,15 +130,49 @@ def other_kind(tensors: Mapping[str, TensorEntry]) -> Other | None:
     if "|noise_augmentor." in names or "|embedder.model.visual." in names:
         return UNCLIP
     if not parts:
-        return Other("unknown", "of an unknown layout, no Stable Diffusion checkpoint", _SUPPORTED)
+        return Other(
+            "unknown", "of an unknown layout, not a Stable Diffusion checkpoint", _SUPPORTED
+        )
     if "|model.diffusion_model." not in names:
         return Other("unknown", "of an unknown layout (diffusers' names in a single file)",
                      "give the file it was made from, or the diffusers folder")  # fmt: skip
     return None
 
 
+def other_lora(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> str:
+    """Return the base of a LoRA for a model that cannot be hardened; empty where it is not one."""
+    if is_transformer_lora(shapes):
+        return "Flux, SD 3 or another transformer"
+    if text_width(shapes) == _REFINER_WIDTH:
+        return "the SDXL refiner"
+    return "Flux" if "flux" in stated_base(metadata) else ""
+
+
+def is_transformer_lora(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a LoRA changes modules that only the transformers after SDXL have."""
+    marks = r"double_blocks|single_transformer_blocks|joint_blocks|single_blocks"
+    return any(re.search(marks, name) for name in shapes)
+
+
+def text_width(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Width of the text embeddings that a LoRA's cross-attention reads; 0 where it has none of a
+    published width."""
+    for name, shape in shapes.items():
+        if re.search(r"attn2[._](processor[.])?to_[kv][._]", name) and _DOWN.search(name):
+            width = shape[1] if len(shape) > 1 else 0
+            if width in _TEXT_WIDTHS:
+                return width
+    return 0
+
+
+def stated_base(metadata: Mapping[str, str]) -> str:
+    """What a LoRA's metadata say of its base, in lower case."""
+    names = ("ss_base_model_version", "modelspec.architecture")
+    return "".join(metadata.get(name, "") for name in names).lower()
+
+
 def refused_channels(in_channels: int) -> Other | None:
-    """U-Nets with additional input channels."""
+    """Return what a U-Net with additional input channels is; None for one that has none."""
     kinds = {
         9: ("inpainting", "an inpainting model (9 input channels)"),
         8: ("pix2pix", "an InstructPix2Pix-type model (8 input channels)"),

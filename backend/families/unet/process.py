@@ -1,4 +1,4 @@
-"""The noise schedule that a scheduler config in diffusers' form describes."""
+"""The noise process that a scheduler config in diffusers' form describes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
-from ..model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
+from ...errors import CheckpointError
+from ..base.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
 
 # √ᾱ of the last step is 0 in theory; this keeps divisions by it finite (diffusers does the same).
 _LAST_ALPHA = 2.0**-24
 
 
 def noise_schedule(file: str, config: Mapping[str, Any]) -> NoiseSchedule:
-    """ᾱ and the prediction type; raises for schedules other than those of SD 1.x, 2.x and SDXL."""
+    """Build the schedule; raise for kinds other than those of SD 1.x, 2.x and SDXL."""
     kind = config.get("beta_schedule", "scaled_linear")
     steps = config.get("num_train_timesteps", 1000)
     if config.get("trained_betas") or kind not in ("scaled_linear", "linear"):
@@ -39,7 +39,7 @@ def noise_schedule(file: str, config: Mapping[str, Any]) -> NoiseSchedule:
 
 
 def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
-    """ᾱ rescaled so that the last step is pure noise and the first stays: [steps], float32.
+    """Rescale ᾱ so that the last step is pure noise and the first stays: [steps], float32.
 
     √ᾱ' = (√ᾱ − √ᾱ_T) · √ᾱ_1 / (√ᾱ_1 − √ᾱ_T). Source: Lin et al., arXiv:2305.08891, Algorithm 1.
     """

@@ -1,4 +1,4 @@
-"""Module names of the U-Net as LoRA files spell them, and back.
+"""Module names of the U-Net as LoRA keys spell them, and back.
 
 A LoRA key has `_` where a module path has `.`, so going back needs the vocabulary. The SGM
 names hold for two residual blocks per level, as every published SDXL has.
@@ -21,12 +21,12 @@ _PER_LEVEL = 3  # two residual blocks and a down-sampler; three residual blocks 
 
 
 def flat_name(module: str, *, sgm: bool = False) -> str:
-    """`down_blocks.1.attentions.0.proj_in` as a key: `down_blocks_1_...` or `input_blocks_4_..`."""
+    """Spell `down_blocks.1.attentions.0.proj_in` as a key, in the names of diffusers or of SGM."""
     return (_to_sgm(module) if sgm else module).replace(".", "_")
 
 
 def module_name(flat: str) -> str | None:
-    """The diffusers module of a key in either spelling; None where it is of neither."""
+    """Return the diffusers module of a key in either spelling; None where it is of neither."""
     if flat.startswith(("input_blocks_", "middle_block_", "output_blocks_")):
         return _from_sgm(flat)
     if not flat.startswith(("down_blocks_", "mid_block_", "up_blocks_", "conv_in", "conv_out")):

@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import ExportError
-from ..progress import ProgressCallback, silent
-from .hashing import CHUNK, Pipe, progress, sha256_of
-from .header import Header, TensorEntry
-from .metadata import NO_HASH
+from ...errors import ExportError
+from ...progress import ProgressCallback, silent
+from ..hashing import CHUNK, Pipe, progress, sha256_of, tensor_sha256_of
+from ..header import Header, TensorEntry
+from ..metadata import NO_HASH
 
 PARTIAL = ".resalign-partial"
 _FLUSH = 256 << 20  # bytes written before the disk is asked to begin
@@ -140,6 +140,24 @@ def encode_header(header: Header, metadata: Mapping[str, str]) -> bytes:
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
+
+
+def fill_tensor_hash(path: Path) -> str:
+    """Put the SHA-256 of a file's tensors in the place that its header keeps for it.
+
+    For a file that another program has written: the header holds `NO_HASH` until its tensors are
+    known. Returns the hash; an ExportError says that there is no such place.
+    """
+    found = tensor_sha256_of(path)
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length)
+        place = header.find(f"0x{NO_HASH}".encode())
+        if place < 0:
+            raise ExportError(f"{path.name} keeps no place for the hash of its tensors")
+        file.seek(8 + place)
+        file.write(f"0x{found}".encode())
+    return found
 
 
 def _pieces(

@@ -1,0 +1,1 @@
+"""Writing a hardened checkpoint by rewriting its source."""

@@ -1,0 +1,42 @@
+"""Export of a single file."""
+
+from __future__ import annotations
+
+import time
+
+from ...errors import ExportError
+from .job import Export, ExportReport, check_target, now
+from .slices import Tally, check_touched
+from .stream import rewrite
+
+_SPARE = 1 << 20  # the header grows by some kilobytes
+
+
+def export_file(job: Export) -> ExportReport:
+    """Write `job.target`; it appears under its name in one move, or not at all."""
+    started = time.monotonic()
+    source, target = job.info.path, job.target
+    header = job.info.headers[source]
+    if target.suffix != ".safetensors":
+        raise ExportError(f"{target.name}: a file is written as .safetensors; change the ending")
+    if target.is_dir():
+        raise ExportError(f"{target} is a folder, but {source.name} is a single file")
+    check_touched(source.name, [header], job.touched, job.adapter)
+    check_target(source, target, overwrite=job.overwrite, size=job.info.bytes + _SPARE)
+    tally, date = Tally(), now()
+    hashes = rewrite(
+        source,
+        target,
+        header,
+        {name: tally.change(name, own, job.adapter) for name, own in job.touched.items()},
+        lambda hashes: job.metadata(header.metadata, hashes, date),
+        hash_file=job.hash_file,
+        on_progress=job.on_progress,
+    )
+    return job.report(
+        tally,
+        hashes,
+        untouched=len(header.tensors) - tally.touched,
+        size=target.stat().st_size,
+        seconds=time.monotonic() - started,
+    )

@@ -1,0 +1,141 @@
+"""One export as a value: what was asked for, what the header will say, and the report."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ...adapter.lora import Adapter
+from ...errors import ExportError
+from ...numerics.byte_sizes import format_bytes
+from ...progress import ProgressCallback
+from ..info import CheckpointInfo
+from ..metadata import Provenance, hardened_metadata, versions
+from .slices import Tally, Touched
+from .stream import PARTIAL, Hashes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportReport:
+    """What an export did.
+
+    touched, untouched: tensors rewritten and left as they were (of the U-Net's files, in a folder).
+    bytes: written. sha256, tensor_sha256: hex, of the result ("" if not asked for) and of its bytes
+    after the header;
+    in a folder, those of the U-Net's (first) file, as is source_sha256.
+    largest_change: greatest ‖ΔW‖ / ‖W‖ (Frobenius), found in the tensor largest_change_in.
+    lost_to_rounding: tensors of which more than half of the update fell below what their type
+    resolves. rounding_error: ‖what was added − ΔW‖ / ‖ΔW‖ over all of them.
+    warnings: sentences for the user.
+    """
+
+    source: Path
+    target: Path
+    touched: int
+    untouched: int
+    bytes: int
+    seconds: float
+    source_sha256: str
+    sha256: str
+    tensor_sha256: str
+    largest_change: float
+    largest_change_in: str
+    lost_to_rounding: int
+    rounding_error: float
+    warnings: tuple[str, ...]
+    provenance: Provenance
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """One export that has been asked for."""
+
+    info: CheckpointInfo
+    adapter: Adapter
+    touched: Touched
+    target: Path
+    provenance: Provenance
+    overwrite: bool
+    hash_file: bool
+    on_progress: ProgressCallback
+
+    def provenance_with(self, hashes: Hashes) -> Provenance:
+        return replace(
+            self.provenance,
+            source=self.provenance.source or self.info.path.name,
+            source_sha256=hashes.source,
+            touched_tensors=len(self.touched),
+            versions={**versions(), **self.provenance.versions},
+        )
+
+    def metadata(self, source: dict[str, str], hashes: Hashes, date: str) -> dict[str, str]:
+        return hardened_metadata(
+            source,
+            self.provenance_with(hashes),
+            family=self.info.family,
+            layout=self.info.layout,
+            prediction_type=self.info.prediction_type,
+            resolution=self.info.resolution,
+            title=self.info.path.stem if self.info.layout == "ldm" else self.info.path.name,
+            date=date,
+            tensor_sha256=hashes.tensors,
+        )
+
+    def report(
+        self, tally: Tally, hashes: Hashes, *, untouched: int, size: int, seconds: float,
+        warnings: tuple[str, ...] = (),
+    ) -> ExportReport:  # fmt: skip
+        return ExportReport(
+            source=self.info.path,
+            target=self.target,
+            touched=tally.touched,
+            untouched=untouched,
+            bytes=size,
+            seconds=seconds,
+            source_sha256=hashes.source,
+            sha256=hashes.result,
+            tensor_sha256=hashes.tensors,
+            largest_change=tally.largest_change,
+            largest_change_in=tally.largest_change_in,
+            lost_to_rounding=tally.lost,
+            rounding_error=tally.rounding_error,
+            warnings=(*tally.warnings(), *warnings),
+            provenance=self.provenance_with(hashes),
+        )
+
+
+def check_target(source: Path, target: Path, *, overwrite: bool, size: int) -> None:
+    """Refuse a target that must not be, or cannot be, written. size: bytes it will need."""
+    if _same(source, target):
+        raise ExportError(
+            f"{target} is the source itself: the original is never overwritten; choose another name"
+        )
+    if not target.parent.is_dir():
+        raise ExportError(f"{target.parent} is not a folder: create it first")
+    if os.path.lexists(target) and not overwrite:
+        raise ExportError(f"{target} exists: choose another name, or allow overwriting")
+    free = shutil.disk_usage(target.parent).free
+    leftover = target.with_name(target.name + PARTIAL)
+    if leftover.is_file() and not leftover.is_symlink():
+        free += leftover.stat().st_size
+    if free < size:
+        raise ExportError(
+            f"{target.parent} has {format_bytes(free)} free, but the export needs "
+            f"{format_bytes(size)}: make room, or choose another disk"
+        )
+
+
+def now() -> str:
+    """The moment of an export in ISO 8601, to the second, UTC."""
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _same(source: Path, target: Path) -> bool:
+    """The same file or folder, also through links, case or `..`."""
+    try:
+        return os.path.samefile(source, target)
+    except FileNotFoundError:
+        return source.resolve() == target.resolve()

@@ -1,0 +1,109 @@
+"""A recognised checkpoint as a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..families import Family
+from ..families.base.sources import Source
+from ..families.base.stored import Description
+from .header import Header
+
+Layout = Literal["ldm", "diffusers"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointInfo:
+    """One checkpoint, recognised but not loaded.
+
+    path: the .safetensors file, or the diffusers folder.
+    layout: `ldm` (one file) or `diffusers` (a folder).
+    prediction_type: what the denoiser predicts.
+    configs: by component and `scheduler`, in diffusers' form.
+    prefixes: what the names of each component begin with in the file; empty in a folder.
+    resolution: native side in pixels.
+    files: the weight files of each component; all the same one in the layout `ldm`.
+    headers: the header of each of these files.
+    dtypes: storage types of each component, the most frequent (by bytes) first, e.g. ("F16",).
+    bytes: size of all weight files.
+    """
+
+    path: Path
+    family: Family
+    layout: Layout
+    prediction_type: str
+    configs: dict[str, dict[str, Any]]
+    prefixes: dict[str, str]
+    resolution: int
+    files: dict[str, tuple[Path, ...]] = field(repr=False)
+    headers: dict[Path, Header] = field(repr=False)
+    dtypes: dict[str, tuple[str, ...]]
+    tensor_count: int
+    bytes: int
+    metadata: dict[str, str] = field(repr=False)
+
+    @property
+    def title(self) -> str:
+        """Family for a reader, e.g. `Stable Diffusion 1.x`."""
+        return self.family.title
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        return self.family.components
+
+    @property
+    def zero_terminal_snr(self) -> bool:
+        """Whether the noise schedule ends in pure noise."""
+        return bool(self.configs["scheduler"].get("rescale_betas_zero_snr"))
+
+    def names(self, component: str) -> frozenset[str]:
+        """Names of all tensors in the files that hold a component."""
+        return frozenset(n for file in self.files[component] for n in self.headers[file].tensors)
+
+    def sources(self, component: str) -> dict[str, Source]:
+        """Where the tensors of a component lie, by their names in the network."""
+        return self.family.tensors.sources(component, self)
+
+
+def describe(
+    path: Path,
+    family: Family,
+    layout: Layout,
+    found: Description,
+    files: dict[str, tuple[Path, ...]],
+    headers: dict[Path, Header],
+) -> CheckpointInfo:
+    """Put together what the family and the headers say."""
+    metadata: dict[str, str] = {}
+    for header in headers.values():  # the denoiser's file comes first, and wins
+        metadata = header.metadata | metadata
+    return CheckpointInfo(
+        path=path,
+        family=family,
+        layout=layout,
+        prediction_type=found.prediction,
+        configs=found.configs,
+        prefixes=found.prefixes,
+        resolution=found.resolution,
+        files=files,
+        headers=headers,
+        dtypes={
+            name: dtypes_of([headers[file] for file in files[name]], found.prefixes[name])
+            for name in family.components
+        },
+        tensor_count=sum(len(header.tensors) for header in headers.values()),
+        bytes=sum(header.data_start + header.data_bytes for header in headers.values()),
+        metadata=metadata,
+    )
+
+
+def dtypes_of(headers: list[Header], prefix: str = "") -> tuple[str, ...]:
+    """Storage types of the tensors whose names begin with `prefix`, the largest share first."""
+    sizes: dict[str, int] = {}
+    for header in headers:
+        for name, entry in header.tensors.items():
+            if name.startswith(prefix) and "position_ids" not in name:
+                sizes[entry.dtype] = sizes.get(entry.dtype, 0) + entry.nbytes
+    return tuple(sorted(sizes, key=lambda dtype: (-sizes[dtype], dtype)))

@@ -1,0 +1,13 @@
+"""Families of models: one folder each. Everything that depends on the kind of model is here."""
+
+from .base.family import Family
+from .registry import all_families, find_family, register
+from .sd1 import SD1
+from .sd2 import SD2
+from .sdxl import SDXL
+
+register(SD1)
+register(SD2)
+register(SDXL)
+
+__all__ = ["Family", "all_families", "find_family", "register"]

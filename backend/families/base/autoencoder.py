@@ -1,0 +1,44 @@
+"""Latents of diffusers' AutoencoderKL, whatever its channels and stride."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .latent_space import LatentSpace
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class AutoencoderLatents:
+    """The `Latents` of a family with an AutoencoderKL. published: its config as published."""
+
+    published: Mapping[str, Any]
+
+    def space(self, config: Mapping[str, Any]) -> LatentSpace:
+        known = {**self.published, **config}
+        return LatentSpace(
+            channels=known.get("latent_channels", 4),
+            stride=2 ** (len(known["block_out_channels"]) - 1),
+            scale=known["scaling_factor"],
+            shift=known.get("shift_factor") or 0.0,
+        )
+
+    def encode(
+        self, vae: Any, images: Tensor, space: LatentSpace, noise: torch.Generator | None
+    ) -> Tensor:
+        import torch
+
+        posterior = vae.encode(images).latent_dist
+        latents = posterior.mean
+        if noise is not None:
+            drawn = torch.randn(latents.shape, generator=noise).to(latents)
+            latents = latents + posterior.std * drawn
+        return space.normalised(latents)
+
+    def decode(self, vae: Any, latents: Tensor, space: LatentSpace) -> Tensor:
+        return vae.decode(space.raw(latents), return_dict=False)[0]

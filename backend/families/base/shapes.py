@@ -1,0 +1,61 @@
+"""Shapes of stored tensors by name, from which a network's config is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from ...errors import CheckpointError
+
+
+class StoredTensor(Protocol):
+    """One entry of a safetensors header. dtype: the format's own name, e.g. `F16`."""
+
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def numel(self) -> int: ...
+
+
+class Shapes:
+    """The tensors of one component: names without their prefix. file: named in errors."""
+
+    def __init__(self, file: str, shapes: Mapping[str, tuple[int, ...]], prefix: str = "") -> None:
+        self.file, self._shapes, self.prefix = file, shapes, prefix
+
+    def __contains__(self, name: str) -> bool:
+        return self.prefix + name in self._shapes
+
+    def __getitem__(self, name: str) -> tuple[int, ...]:
+        shape = self._shapes.get(self.prefix + name)
+        if not shape:
+            raise CheckpointError(
+                f"{self.file} lacks the tensor {self.prefix + name}: it is incomplete or of an "
+                "unknown layout; use a complete SD 1.x, SD 2.x or SDXL checkpoint"
+            )
+        return shape
+
+    def items(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield names without prefix, and shapes."""
+        for name, shape in self._shapes.items():
+            if name.startswith(self.prefix):
+                yield name[len(self.prefix) :], shape
+
+    def count(self, template: str) -> int:
+        """Count the names that `template` gives with 0, 1, 2 ... for its `*`."""
+        found = 0
+        while template.replace("*", str(found)) in self:
+            found += 1
+        return found
+
+
+def check_same_names(who: str, wanted: set[str], found: set[str]) -> None:
+    """Raise unless a host's tensors are exactly those of the network."""
+    missing, surplus = sorted(wanted - found), sorted(found - wanted)
+    if missing or surplus:
+        raise CheckpointError(
+            f"{who}: {len(missing)} tensors missing ({', '.join(missing[:3])}), {len(surplus)} "
+            f"unexpected ({', '.join(surplus[:3])}); use an SD 1.x, SD 2.x or SDXL base checkpoint"
+        )

@@ -1,0 +1,63 @@
+"""Where the tensors of a network lie in a file, for reading and for writing back.
+
+A file's tensor may hold one tensor of a network, or several, one below the other: OpenCLIP keeps
+q, k and v in one matrix, as most transformers do. So each tensor of the network names the file's
+tensor and its own rows in it. Read the other way round, the same table says which rows of which
+file tensor each module owns (`written_by`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+# The network's tensor is the file's (its rows): as it is; a 1 × 1 convolution's weight as a matrix;
+# its transpose.
+Part = Literal["whole", "matrix", "transposed"]
+Rows = tuple[int, int]  # from the first up to, not including, the second
+
+
+class Source(NamedTuple):
+    """The file's tensor `name`, or only its `rows`, read as `part` says."""
+
+    name: str
+    part: Part = "whole"
+    rows: Rows | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows of a file's tensor that are the weight of one module; None means all of them."""
+
+    module: str
+    rows: Rows | None = None
+
+
+def written_by(
+    modules: Iterable[str], sources: Mapping[str, Source]
+) -> tuple[dict[str, tuple[Piece, ...]], list[str]]:
+    """Name in the file to the modules that own (rows of) it; and the modules that have no place.
+
+    sources: by the network's tensor names, as `TensorLayout.sources` gives them.
+    """
+    found: dict[str, tuple[Piece, ...]] = {}
+    missing = []
+    for module in modules:
+        source = sources.get(module + ".weight")
+        if source is None:
+            missing.append(module)
+            continue
+        found[source.name] = (*found.get(source.name, ()), Piece(module, source.rows))
+    return found, missing
+
+
+def part_shape(shape: tuple[int, ...], source: Source) -> tuple[int, ...]:
+    """Shape of what `source` reads of a tensor of `shape`; `shape` itself where it cannot."""
+    if source.rows is not None and shape and source.rows[1] <= shape[0]:
+        shape = (source.rows[1] - source.rows[0], *shape[1:])
+    if source.part == "transposed":
+        return shape[::-1]
+    if source.part == "matrix" and shape[2:] in ((1, 1), (1,)):
+        return shape[:2]
+    return shape

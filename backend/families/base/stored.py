@@ -1,0 +1,68 @@
+"""A stored model as a family looks at it: names, shapes, types, metadata; never its weights.
+
+Families do not open files. Whoever does (`checkpoint/`) hands them one of these values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from .refuse import Other, other_kind
+from .shapes import StoredTensor
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A single weights file. read: the values of one small tensor; empty if it cannot decode it."""
+
+    name: str
+    tensors: Mapping[str, StoredTensor]
+    metadata: Mapping[str, str]
+    read: Callable[[str], list[float]]
+
+    @cached_property
+    def other(self) -> Other | None:
+        """What it is if it is surely not a checkpoint of a family that is known here."""
+        return other_kind(self.tensors)
+
+
+@dataclass(frozen=True)
+class StoredFolder:
+    """A diffusers folder. index: of model_index.json. read: a JSON file of it, by its path."""
+
+    path: Path
+    index: Mapping[str, Any]
+    read: Callable[[str], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What a family finds in a file or a folder.
+
+    configs: by component and `scheduler`, in diffusers' form. prefixes: what names of each
+    component begin with in a single file. prediction: what the denoiser predicts, as the noise
+    process spells it. resolution: native side in pixels.
+    """
+
+    configs: dict[str, dict[str, Any]]
+    prefixes: dict[str, str]
+    prediction: str
+    resolution: int
+
+
+class Checkpoint(Protocol):
+    """What a family reads of a recognised checkpoint: `checkpoint.info.CheckpointInfo`."""
+
+    @property
+    def layout(self) -> str: ...
+    @property
+    def configs(self) -> Mapping[str, Mapping[str, Any]]: ...
+    @property
+    def prefixes(self) -> Mapping[str, str]: ...
+    def names(self, component: str) -> frozenset[str]:
+        """Names of all tensors in the files that hold a component."""
+        ...

@@ -1,0 +1,1 @@
+"""CLIP text encoders, which several families read: configs, tensor names, tokenizer, networks."""

@@ -1,0 +1,1 @@
+"""What the families with Stable Diffusion's U-Net share."""
