@@ -55,11 +55,11 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from .backend.plan.solver import SolverConfig as SolverConfig
     from .backend.probe.probe import probe as probe
     from .backend.probe.probe import run_probe as run_probe
-    from .backend.probe.reading import read_probe as read_probe
     from .backend.probe.results import ProbeResult as ProbeResult
+    from .backend.probe.results_io import read_probe as read_probe
     from .backend.probe.subjects import FileSubject as FileSubject
     from .backend.probe.subjects import LoadedSubject as LoadedSubject
-    from .backend.probe.summary import summarise as summarise
+    from .backend.probe.summarise import summarise as summarise
     from .backend.progress import Picture as Picture
     from .backend.progress import Progress as Progress
     from .backend.report.build import build_report as build_report
@@ -133,12 +133,12 @@ _MODULE_OF = {
     "plan_memory": "backend.memory.plan",
     "preset_probe": "backend.plan.probe_presets",
     "probe": "backend.probe.probe",
-    "read_probe": "backend.probe.reading",
+    "read_probe": "backend.probe.results_io",
     "resume": "backend.hardening.run",
     "run_probe": "backend.probe.probe",
     "save_lora": "backend.adapter.formats",
     "scorer_names": "backend.scorers.registry",
-    "summarise": "backend.probe.summary",
+    "summarise": "backend.probe.summarise",
     "write_report": "backend.report.build",
 }
 

@@ -28,9 +28,9 @@ from resalign.backend.plan.measurement import GenerationConfig, PromptSet, Score
 from resalign.backend.plan.probe import ProbePlan
 from resalign.backend.plan.probe_presets import PROBE_PRESETS
 from resalign.backend.probe.probe import run_probe
-from resalign.backend.probe.reading import read_probe
+from resalign.backend.probe.results_io import read_probe
 from resalign.backend.probe.subjects import LoadedSubject
-from resalign.backend.probe.summary import summarise
+from resalign.backend.probe.summarise import summarise
 from resalign.backend.run.folder import RunFolder
 
 MODELS = (

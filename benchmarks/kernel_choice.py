@@ -26,9 +26,9 @@ from published import SIZES, unet_settings
 
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.families import find_family
+from resalign.backend.families.base.process import discrete_process, scaled_linear_alphas_cumprod
 from resalign.backend.model.kernels import Kernels, applied, candidates
 from resalign.backend.model.model import Model
-from resalign.backend.model.process import discrete_process, scaled_linear_alphas_cumprod
 from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.kernels import KernelConfig
 

@@ -34,13 +34,14 @@ import torch
 
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.families import find_family
+from resalign.backend.families.base.process import discrete_process, scaled_linear_alphas_cumprod
 from resalign.backend.hardening.setup import set_up
 from resalign.backend.hardening.training import train_step
-from resalign.backend.memory.plan import GIB, plan_memory
+from resalign.backend.memory.plan import plan_memory
 from resalign.backend.memory.trace import measure_step, random_data
 from resalign.backend.memory.tracker import LiveMemory
 from resalign.backend.model.model import Model
-from resalign.backend.model.process import discrete_process, scaled_linear_alphas_cumprod
+from resalign.backend.numerics.byte_sizes import GIB
 from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.fine_tune import FineTuneConfig

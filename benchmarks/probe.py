@@ -134,19 +134,21 @@ def cost(repeats: int) -> None:
             result = run_probe([LoadedSubject("original", model)], plan, folder=kept)
             spent = time.process_time() - started
             (kept / "cache").rename(base / "warm" / "cache")
-            images = sum(part.images for look in result.looks for part in look.sets[:2])
-            needed = STEPS * step + images * image + len(result.looks) * scoring
+            images = sum(
+                part.images for evaluation in result.evaluations for part in evaluation.sets[:2]
+            )
+            needed = STEPS * step + images * image + len(result.evaluations) * scoring
             rows.append((step, image, scoring, spent, spent / needed, result))
         step, image, scoring, spent, ratio = (
             statistics.median(row[i] for row in rows) for i in range(5)
         )
         seconds: dict[str, float] = {}
-        for look in rows[-1][5].looks:
-            for name, value in look.seconds.items():
+        for evaluation in rows[-1][5].evaluations:
+            for name, value in evaluation.seconds.items():
                 seconds[name] = seconds.get(name, 0.0) + value
         print(
             f"bare training step {step * 1000:.0f} ms, bare image {image * 1000:.1f} ms, "
-            f"bare scoring of a look {scoring:.2f} s (CPU)"
+            f"bare scoring of an evaluation {scoring:.2f} s (CPU)"
         )
         print(f"probe with {STEPS} steps and {images} images: {spent:.1f} s; ratio {ratio:.3f}")
         print("ratios of the repeats: " + ", ".join(f"{row[4]:.3f}" for row in rows))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from ..backend.numerics.byte_sizes import format_bytes
 from . import types
 
 if TYPE_CHECKING:
@@ -130,8 +131,8 @@ class SaveHardeningLora(io.ComfyNode):
 
         target = target_file("loras", destination, filename, overwrite=overwrite)
         save_lora(run.adapter, target, family=run.family, overwrite=overwrite)
-        size = target.stat().st_size / 1e6
-        text = f"{target.name}: {len(run.adapter.modules)} modules, {size:.1f} MB"
+        size = format_bytes(target.stat().st_size)
+        text = f"{target.name}: {len(run.adapter.modules)} modules, {size}"
         return io.NodeOutput(str(target), ui={"text": [text]})
 
 
@@ -240,7 +241,7 @@ def write_loaded(
         partial.unlink(missing_ok=True)
     return (
         f"{target.name}: written from the loaded model in its loaded precision, "
-        f"{target.stat().st_size / 1e6:.0f} MB"
+        f"{format_bytes(target.stat().st_size)}"
     )
 
 

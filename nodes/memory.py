@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from ..backend.numerics.byte_sizes import GIB, format_bytes
 from . import types
 
 if TYPE_CHECKING:
     from ..backend.memory.plan import MemoryPlan as Found
     from ..backend.plan.hardening import HardeningPlan
 
-GIB = 2**30
 STOP, GO_ON = "stop", "go on"
 
 
@@ -139,14 +139,14 @@ def forecast(model: Any, plan: HardeningPlan, note: Callable[[str], None]) -> li
 
     Returns nothing on other devices. Takes seconds of a run of minutes.
     """
-    from ..backend.memory.words import gib
 
     room = device_gib()
     if room is None:
         return []
     note("predicting the memory")
     found = predicted(model, plan, None, lambda changes: None)
-    lines = [f"memory: about {gib(found.total)} of {room:.1f} GiB at the peak (predicted)"]
+    peak, total = format_bytes(found.total), format_bytes(room * GIB)
+    lines = [f"memory: about {peak} of {total} at the peak (predicted)"]
     if found.total > room * GIB:
         lines.append("This may not fit: connect Memory Plan, which finds settings that do.")
     return lines

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backend.jobs.live_state import blurred
-from ..backend.report.contact_sheet import sheet as table
+from ..backend.report.contact_sheet import draw_contact_sheet
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..backend.probe.results import Look, ProbeResult
+    from ..backend.probe.results import Evaluation, ProbeResult
 
 _ROWS = 6
 KINDS = ("unsafe", "neighbour", "retain")
@@ -41,15 +41,15 @@ def probe_grid(result: ProbeResult, folder: Path, *, show_pictures: bool) -> Any
     """
     from PIL import Image
 
-    looks = _columns(result)
-    first = looks[0][1]
+    evaluations = _columns(result)
+    first = evaluations[0][1]
     kind = next((k for k in KINDS if (found := first.set_of(k)) is not None and found.pictures), "")
     count = len(first.set_of(kind).pictures) if kind else 0  # type: ignore[union-attr]
     rows = []
     for number in range(min(count, _ROWS)):
         cells = []
-        for _, look in looks:
-            found = look.set_of(kind)
+        for _, evaluation in evaluations:
+            found = evaluation.set_of(kind)
             path = folder / found.pictures[number] if found and number < count else None
             if path is None or not path.is_file():
                 cells.append(None)
@@ -59,20 +59,20 @@ def probe_grid(result: ProbeResult, folder: Path, *, show_pictures: bool) -> Any
             cells.append(blurred(picture) if flagged and not show_pictures else picture)
         rows.append((result.prompts[kind][number], cells))
     if not rows:
-        rows = [("no pictures were kept", [None] * len(looks))]
-    return table([name for name, _ in looks], rows)
+        rows = [("no pictures were kept", [None] * len(evaluations))]
+    return draw_contact_sheet([name for name, _ in evaluations], rows)
 
 
-def _columns(result: ProbeResult) -> list[tuple[str, Look]]:
+def _columns(result: ProbeResult) -> list[tuple[str, Evaluation]]:
     """Each model before, and after the first attack that trains (or the first at all)."""
     found = []
     plan = result.plan
     attack = next(iter((*plan.fine_tunes, *plan.attacks)), None)
     for model in result.models:
-        before = result.look(model.name)
+        before = result.evaluation(model.name)
         if before is not None:
             found.append((model.name, before))
-        after = result.looks_of(model.name, attack.name) if attack else ()
+        after = result.evaluations_of(model.name, attack.name) if attack else ()
         if attack and after:
             found.append((f"{model.name} after {attack.name}", after[-1]))
     return found

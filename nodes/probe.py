@@ -162,7 +162,7 @@ def run_probe(
 ) -> Any:
     """Return the probe's result; evaluations that its folder already holds are not repeated."""
     from ..backend.jobs.probe import probe_job
-    from ..backend.probe.reading import read_probe
+    from ..backend.probe.results_io import read_probe
     from ..backend.progress import chain
     from .live import Live
 

@@ -46,7 +46,8 @@ def resilience(model: ModelSummary) -> dict[str, str]:
 
 def report_ui(report: types.ReportValue) -> dict[str, Any]:
     """Return a report for our widget: headline, columns, rows of texts, address of the page."""
-    from ..backend.probe.summary import headline, percent, summarise
+    from ..backend.probe.headline import headline, rate_text
+    from ..backend.probe.summarise import summarise
 
     summary = summarise(report.result)
     models = [model.model for model in summary.models]
@@ -57,7 +58,7 @@ def report_ui(report: types.ReportValue) -> dict[str, Any]:
         cells = []
         for name in models:
             found = summary.row(name, row.attack, row.step)
-            cells.append(percent(found.unsafe) if found and found.unsafe else "-")
+            cells.append(rate_text(found.unsafe) if found and found.unsafe else "-")
         rows.append({"attack": row.attack + (f" @{row.step}" if row.step else ""), "cells": cells})
     return {
         "key": report.folder.name,

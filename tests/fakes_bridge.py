@@ -13,8 +13,8 @@ import torch
 from fakes_checkpoint import build_networks, ldm_tensors
 from torch import Tensor, nn
 
+from resalign.backend.families.base.process import scaled_linear_alphas_cumprod
 from resalign.backend.families.unet import recognition
-from resalign.backend.model.process import scaled_linear_alphas_cumprod
 
 
 class EPS: ...

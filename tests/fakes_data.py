@@ -14,8 +14,8 @@ from PIL import Image
 
 from fakes import tiny_unet
 from resalign.backend.families import find_family
+from resalign.backend.families.base.process import discrete_process, scaled_linear_alphas_cumprod
 from resalign.backend.model.model import Model
-from resalign.backend.model.process import discrete_process, scaled_linear_alphas_cumprod
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]

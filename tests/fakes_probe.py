@@ -17,7 +17,7 @@ from resalign.backend.plan.attack import FineTuneAttack, LoraAttack, LoraFile, M
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.measurement import PromptSet, ScorerConfig, UtilityConfig
 from resalign.backend.plan.probe import BEFORE, ProbePlan
-from resalign.backend.probe.results import Look, ModelInfo, ProbeResult, Scores, SetLook
+from resalign.backend.probe.results import Evaluation, ModelInfo, ProbeResult, Scores, SetEvaluation
 
 MODELS = ("original", "plain unlearning", "hardened")
 STEPS = (25, 50, 100, 200)
@@ -70,12 +70,12 @@ def fake_result(
         "neighbour": tuple(f"a {name} on a table" for name in NEIGHBOURS for _ in range(3)),
         "retain": OTHERS,
     }
-    looks = []
+    evaluations = []
     for model in models:
-        looks.append(_look(plan, prompts, model, BEFORE, 0, 0, folder))
+        evaluations.append(_look(plan, prompts, model, BEFORE, 0, 0, folder))
         for attack in (*plan.merges, *plan.loras):
-            looks.append(_look(plan, prompts, model, attack.name, 0, 0, folder))
-        looks += [
+            evaluations.append(_look(plan, prompts, model, attack.name, 0, 0, folder))
+        evaluations += [
             _look(plan, prompts, model, attack.name, seed, step, folder)
             for attack in plan.fine_tunes
             for seed in plan.seeds
@@ -89,7 +89,7 @@ def fake_result(
     return ProbeResult(
         plan=plan,
         models=tuple(infos),
-        looks=tuple(looks),
+        evaluations=tuple(evaluations),
         prompts=prompts,
         versions={"resalign": "0.1.0", "torch": "2.9.1", "diffusers": "0.36.0"},
         warnings=("2 pictures of /home/ann/pets/old were skipped: they cannot be read",),
@@ -105,7 +105,7 @@ def fake_rate(model: str, attack: str, step: int) -> float:
     return start + (0.9 - start) * (1 - 1 / (1 + grown)) if start < 0.9 else start
 
 
-def _look(plan, prompts, model, attack, seed, step, folder) -> Look:
+def _look(plan, prompts, model, attack, seed, step, folder) -> Evaluation:
     key = f"{model}/{attack}/{seed}/{step}"
     rate = fake_rate(model, attack, step)
     sets = [
@@ -116,21 +116,21 @@ def _look(plan, prompts, model, attack, seed, step, folder) -> Look:
     values = tuple(round(0.4 - 0.3 * rate + 0.02 * errors.random(), 4) for _ in range(8))
     flags = tuple(value < 0.25 for value in values)
     concept = Scores(scorer="denoising", values=values, flagged=flags)
-    sets.append(SetLook(kind="concept", images=8, scores=(concept,)))
+    sets.append(SetEvaluation(kind="concept", images=8, scores=(concept,)))
     drift = _DRIFT.get(model, 0.05) + 0.0001 * step
     utility = {
         "drift": drift, "image_distance_neighbour": 2.6 * drift,
         "image_distance_retain": 2.1 * drift, "clip_score_retain": 0.27 - 0.1 * drift,
     }  # fmt: skip
     seconds = {"train": 0.2 * step, "generate": 4.1, "score": 0.3}
-    return Look(model=model, attack=attack, seed=seed, step=step, sets=tuple(sets),
+    return Evaluation(model=model, attack=attack, seed=seed, step=step, sets=tuple(sets),
                 utility=utility, seconds=seconds)  # fmt: skip
 
 
-def _set(plan, key, kind, prompts, rate, folder) -> SetLook:
+def _set(plan, key, kind, prompts, rate, folder) -> SetEvaluation:
     values, files = [], []
     for i, prompt in enumerate(prompts):
-        # One draw per prompt decides for all looks, as pairs of pictures go together.
+        # One draw per prompt decides for all evaluations, as pairs of pictures go together.
         level = (
             random.Random(f"{kind}{i}").random() * 0.8 + random.Random(f"{key}{i}").random() * 0.2
         )
@@ -146,7 +146,7 @@ def _set(plan, key, kind, prompts, rate, folder) -> SetLook:
     digests = tuple(
         f"{random.Random(f'{key}{kind}{i}').getrandbits(64):016x}" for i in range(len(prompts))
     )
-    return SetLook(
+    return SetEvaluation(
         kind=kind, images=len(prompts), scores=(scores,), digests=digests, pictures=tuple(files)
     )
 

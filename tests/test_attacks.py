@@ -170,19 +170,19 @@ def test_rank_and_alpha_are_honoured():
 
 @pytest.mark.parametrize("method", ["lora", "loha"])
 def test_dropout_trains_otherwise_and_is_off_at_a_look(method):
-    """Training sees it, looks do not, and the global generator is left alone."""
+    """Training sees it, evaluations do not, and the global generator is left alone."""
     found = {}
     for dropout in (0.0, 0.5):
-        model, looks = tiny_model(), []
+        model, evaluations = tiny_model(), []
         torch.manual_seed(5)
         expected = torch.rand(1)
         torch.manual_seed(5)
         attack = attack_by(method, dropout=dropout, rank=4)
-        with attacked(model, attack, DATA, on_look=lambda _, s=looks, m=model: s.extend(
+        with attacked(model, attack, DATA, evaluate_at=lambda _, s=evaluations, m=model: s.extend(
             [prediction(m), prediction(m)]
         )):  # fmt: skip
             found[dropout] = prediction(model)
-        assert torch.equal(looks[0], looks[1])
+        assert torch.equal(evaluations[0], evaluations[1])
         assert torch.equal(torch.rand(1), expected)
     assert not torch.equal(found[0.0], found[0.5])
 
@@ -204,7 +204,7 @@ def test_the_same_seed_gives_the_same_bytes(method):
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_whatever_is_raised_passes_through_and_the_model_is_whole(method, error):
-    """From a step, from a look, and from the body of the context."""
+    """From a step, from an evaluation, and from the body of the context."""
     model = tiny_family()
     before = state(model)
     attack = attack_by(
@@ -218,7 +218,7 @@ def test_whatever_is_raised_passes_through_and_the_model_is_whole(method, error)
     with pytest.raises(error), attacked(model, attack, data, on_step=stop):
         pass
     assert_untouched(model, before)
-    with pytest.raises(error), attacked(model, attack, data, on_look=stop):
+    with pytest.raises(error), attacked(model, attack, data, evaluate_at=stop):
         pass
     assert_untouched(model, before)
     with pytest.raises(error), attacked(model, attack, data):
@@ -231,16 +231,20 @@ def test_looks_come_after_their_steps_and_do_not_change_the_run():
     model, seen, order = tiny_model(), [], []
     attack = replace(ATTACK, steps=4, looks=(1, 3), dropout=0.3, ema=0.5)
 
-    def look(step: int) -> None:
+    def evaluation(step: int) -> None:
         assert not any(module.training for module in model.denoiser.modules())
-        order.append(f"look {step}")
+        order.append(f"evaluation {step}")
         seen.append(prediction(model))
 
     with attacked(
-        model, attack, DATA, on_look=look, on_step=lambda step, _: order.append(f"step {step}")
+        model,
+        attack,
+        DATA,
+        evaluate_at=evaluation,
+        on_step=lambda step, _: order.append(f"step {step}"),
     ):
         ended = prediction(model)
-    assert order == ["step 1", "look 1", "step 2", "step 3", "look 3", "step 4"]
+    assert order == ["step 1", "evaluation 1", "step 2", "step 3", "evaluation 3", "step 4"]
     assert not torch.equal(seen[0], seen[1])
     with attacked(model, attack, DATA):
         assert torch.equal(prediction(model), ended)
@@ -255,7 +259,7 @@ def test_the_average_is_what_is_looked_at():
     def run(ema: float) -> list[torch.Tensor]:
         model, seen = tiny_model(), []
         attack = attack_by("full", looks=(1, 2, 3), ema=ema)
-        with attacked(model, attack, DATA, on_look=lambda _: seen.append(
+        with attacked(model, attack, DATA, evaluate_at=lambda _: seen.append(
             model.denoiser.get_parameter(name).detach().clone()
         )):  # fmt: skip
             seen.append(model.denoiser.get_parameter(name).detach().clone())
@@ -301,10 +305,10 @@ def test_the_learning_rate_of_each_step_is_used():
         )
         seen: list[torch.Tensor] = []
 
-        def look(_: int) -> None:
+        def evaluation(_: int) -> None:
             seen.append(model.denoiser.conv_in.weight.detach() - before)
 
-        with attacked(model, replace(attack, learning_rate=0.1), DATA, on_look=look):
+        with attacked(model, replace(attack, learning_rate=0.1), DATA, evaluate_at=evaluation):
             return seen[0]
 
     torch.testing.assert_close(4 * move(4), move(0), rtol=1e-3, atol=1e-6)
@@ -528,11 +532,11 @@ def test_a_half_precision_model_is_attacked_and_restored(method, kind):
     full = tiny_model()
     seen = []
 
-    def look(_: int) -> None:
+    def evaluation(_: int) -> None:
         seen.append({part.dtype for part in model.denoiser.parameters()})
 
     attack = attack_by(method, targets=EVERY_TARGET, alpha=8)
-    with attacked(model, attack, DATA, on_look=look):
+    with attacked(model, attack, DATA, evaluate_at=evaluation):
         found = prediction(model)
     with attacked(full, attack, DATA):
         wanted = prediction(full) - prediction(tiny_model())

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from resalign.backend.cli import main
-from resalign.backend.probe.folder import LOOKS
+from resalign.backend.probe.folder import EVALUATIONS
 
 PLAN = """
 output = "{output}"
@@ -127,7 +127,7 @@ def test_flags_do_what_a_plan_file_does(place, capsys, monkeypatch):
 
 def test_a_probe_that_was_stopped_is_gone_on_with(place, capsys):
     """`resume` takes a probe's folder as it takes a run's."""
-    looks = place / "probe" / LOOKS
+    looks = place / "probe" / EVALUATIONS
     lines = looks.read_text().splitlines(keepends=True)
     looks.write_text("".join(lines[:4]))
     assert main(["report", str(place / "probe")]) == 0

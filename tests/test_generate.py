@@ -8,9 +8,9 @@ from fakes_data import tiny_family
 from test_encode import pipeline
 
 from resalign.backend.errors import DataError
+from resalign.backend.families.base.process import discrete_process
 from resalign.backend.model.encode import decode_latents, encode_prompts
 from resalign.backend.model.generate import generate_images, generate_latents
-from resalign.backend.model.process import discrete_process
 
 PROMPTS = ["a red fox", "two kites", "a pear"]
 CASES = [("sd1", "epsilon"), ("sd2", "v_prediction"), ("sdxl", "epsilon")]

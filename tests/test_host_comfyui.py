@@ -73,7 +73,7 @@ def test_a_memory_plan_stops_the_queue_or_gives_settings_that_harden_model_takes
     inputs = {"model": ["1", 0], "settings": ["3", 0], "concepts": ["2", 0], "retain": ["91", 0]}
     graph["6"] = node("ResAlign_MemoryPlan", **inputs, budget=0.5)
     history = host.wait(host.queue(graph))
-    assert "nothing fits 0.5 GiB" in failure(history)
+    assert "nothing fits 512 MiB" in failure(history)
     assert states(host, "6")["status"] == "failed" and states(host)["status"] != "running"
 
     graph["6"]["inputs"]["when_nothing_fits"] = "go on"

@@ -12,12 +12,13 @@ from fakes import tiny_unet
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.errors import ConfigError
 from resalign.backend.families import find_family
+from resalign.backend.families.base.process import discrete_process, scaled_linear_alphas_cumprod
 from resalign.backend.hardening.methods import read_plan
 from resalign.backend.hardening.projection import largest_bases, retain_projection
 from resalign.backend.hardening.setup import set_up
 from resalign.backend.memory import plan as planner
 from resalign.backend.memory.meta import MetaMemory
-from resalign.backend.memory.plan import GIB, plan_memory
+from resalign.backend.memory.plan import plan_memory
 from resalign.backend.memory.trace import (
     Trace,
     measure_step,
@@ -29,7 +30,7 @@ from resalign.backend.memory.trace import (
 from resalign.backend.memory.tracker import LiveMemory
 from resalign.backend.memory.words import table
 from resalign.backend.model.model import Model
-from resalign.backend.model.process import discrete_process, scaled_linear_alphas_cumprod
+from resalign.backend.numerics.byte_sizes import GIB
 from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.fine_tune import FineTuneConfig

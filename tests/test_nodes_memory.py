@@ -11,7 +11,8 @@ from fakes_comfy import Interrupted
 from fakes_nodes import Bench
 
 from resalign.backend.errors import ConfigError
-from resalign.backend.memory.plan import GIB, MemoryPlan
+from resalign.backend.memory.plan import MemoryPlan
+from resalign.backend.numerics.byte_sizes import GIB
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.solver import SolverConfig

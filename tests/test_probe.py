@@ -23,10 +23,10 @@ from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.images import ImageSet
 from resalign.backend.plan.measurement import GenerationConfig, PromptSet, ScorerConfig
 from resalign.backend.plan.probe import ProbeCheckpoint, ProbePlan
-from resalign.backend.probe.folder import LOOKS
+from resalign.backend.probe.folder import EVALUATIONS
 from resalign.backend.probe.probe import probe, run_probe
-from resalign.backend.probe.reading import read_probe
 from resalign.backend.probe.results import Scores
+from resalign.backend.probe.results_io import read_probe
 from resalign.backend.probe.subjects import FileSubject, LoadedSubject
 from resalign.backend.scorers.denoising import DenoisingScorer
 
@@ -109,8 +109,8 @@ def run(files, probe_plan, *names, folder=None, scorers=None, **options):
     )  # fmt: skip
 
 
-def without_times(looks):
-    return [replace(look, seconds={}) for look in looks]
+def without_times(evaluations):
+    return [replace(evaluation, seconds={}) for evaluation in evaluations]
 
 
 def test_an_identity_adapter_scores_exactly_like_the_base(files):
@@ -118,23 +118,25 @@ def test_an_identity_adapter_scores_exactly_like_the_base(files):
     scorers = [Brightness(), DenoisingScorer(images=4)]
     result = run(files, plan(), "original", "same", scorers=scorers)
     assert result.complete
-    for look in result.looks:
-        if look.model == "original":
-            twin = result.look("same", *look.key[1:])
+    for evaluation in result.evaluations:
+        if evaluation.model == "original":
+            twin = result.evaluation("same", *evaluation.key[1:])
             assert twin is not None
-            assert twin.sets == look.sets
-            assert twin.utility == look.utility
-    assert result.look("same").utility["drift"] == 0
-    assert result.look("same").utility["image_distance_retain"] == 0
+            assert twin.sets == evaluation.sets
+            assert twin.utility == evaluation.utility
+    assert result.evaluation("same").utility["drift"] == 0
+    assert result.evaluation("same").utility["image_distance_retain"] == 0
 
 
 def test_a_changed_model_is_seen_and_undone(files):
     """Drift and distance see the adapter; mixing the original back in wholly removes both."""
     result = run(files, plan(fine_tunes=()), "original", "changed", scorers=[Brightness()])
-    before, half, undone = (result.look("changed", name) for name in ("before", "half", "undone"))
+    before, half, undone = (
+        result.evaluation("changed", name) for name in ("before", "half", "undone")
+    )
     assert before.utility["drift"] > half.utility["drift"] > 0
     assert before.utility["image_distance_retain"] > 0
-    base = result.look("original")
+    base = result.evaluation("original")
     assert undone.set_of("unsafe").digests == base.set_of("unsafe").digests
     assert undone.utility["drift"] == 0
 
@@ -143,23 +145,23 @@ def test_a_planted_relapse_is_found(files):
     """A model that lost the concept gets it back by an attack: the score says at which."""
     result = run(files, plan(fine_tunes=()), "original", "lost", scorers=[DenoisingScorer()])
     recovered = {
-        name: result.look("lost", name).set_of("concept").scores[0].hits
+        name: result.evaluation("lost", name).set_of("concept").scores[0].hits
         for name in ("before", "undone")
     }
     assert recovered == {"before": 0, "undone": 4}
-    assert result.look("original").set_of("concept").scores[0].hits == 4
-    assert result.look("original").set_of("unsafe") is None  # nobody looks at images
+    assert result.evaluation("original").set_of("concept").scores[0].hits == 4
+    assert result.evaluation("original").set_of("unsafe") is None  # nobody looks at images
 
 
 def test_every_seed_and_step_is_looked_at(files):
-    """One look per model, seed and step asked for, in that order; seeds differ."""
+    """One evaluation per model, seed and step asked for, in that order; seeds differ."""
     result = run(files, plan(seeds=(0, 5), merges=()), "original", scorers=[Brightness()])
-    assert [look.key for look in result.looks] == [
+    assert [evaluation.key for evaluation in result.evaluations] == [
         ("original", "before", 0, 0), ("original", "training", 0, 1),
         ("original", "training", 0, 3), ("original", "training", 5, 1),
         ("original", "training", 5, 3),
     ]  # fmt: skip
-    digests = [look.set_of("unsafe").digests for look in result.looks]
+    digests = [evaluation.set_of("unsafe").digests for evaluation in result.evaluations]
     assert len(set(digests)) == 5
 
 
@@ -180,14 +182,16 @@ def test_a_crash_in_the_middle_resumes(files, tmp_path):
             on_progress=crash,
         )  # fmt: skip
     partly = read_probe(tmp_path / "p")
-    assert not partly.complete and len(partly.looks) == 9
-    with (tmp_path / "p" / LOOKS).open("a") as file:
+    assert not partly.complete and len(partly.evaluations) == 9
+    with (tmp_path / "p" / EVALUATIONS).open("a") as file:
         file.write('{"model": "cut o')
     scorer = Brightness()
     result = run(files, plan(), "original", "changed", folder=tmp_path / "p", scorers=[scorer])
-    assert scorer.seen == 5  # one look's images
-    plain = [replace(k, sets=tuple(replace(s, pictures=()) for s in k.sets)) for k in result.looks]
-    assert without_times(plain) == without_times(whole.looks)
+    assert scorer.seen == 5  # one evaluation's images
+    plain = [
+        replace(k, sets=tuple(replace(s, pictures=()) for s in k.sets)) for k in result.evaluations
+    ]
+    assert without_times(plain) == without_times(whole.evaluations)
     assert read_probe(tmp_path / "p") == result
 
 
@@ -201,14 +205,16 @@ def test_kept_pictures_are_what_was_scored(files, tmp_path):
         files, plan(fine_tunes=(), merges=()), "original", folder=tmp_path, scorers=[Brightness()],
         on_progress=lambda progress: seen.extend(progress.pictures),
     )  # fmt: skip
-    look = result.look("original").set_of("unsafe")
-    assert len(look.pictures) == 2 and look.images == 4
-    for number, name in enumerate(look.pictures):
+    evaluation = result.evaluation("original").set_of("unsafe")
+    assert len(evaluation.pictures) == 2 and evaluation.images == 4
+    for number, name in enumerate(evaluation.pictures):
         pixels = torch.from_numpy(np.array(Image.open(tmp_path / name))).permute(2, 0, 1)
         value = (pixels.float() / 127.5 - 1).mean().item()
-        assert value == pytest.approx(look.scores[0].values[number], abs=1e-6)
-    assert [picture.file for picture in seen][:2] == [str(tmp_path / n) for n in look.pictures]
-    assert seen[0].flagged == look.scores[0].flagged[0]
+        assert value == pytest.approx(evaluation.scores[0].values[number], abs=1e-6)
+    assert [picture.file for picture in seen][:2] == [
+        str(tmp_path / n) for n in evaluation.pictures
+    ]
+    assert seen[0].flagged == evaluation.scores[0].flagged[0]
 
 
 def test_another_plan_or_model_does_not_continue_a_probe(files, tmp_path):
@@ -231,7 +237,7 @@ def test_a_prompt_file_may_go_but_not_change(files, tmp_path):
     prompts.unlink()
     assert read_probe(folder) == result
     prompts.write_text("another thing\n")
-    with pytest.raises(RunError, match="prompts are others"):
+    with pytest.raises(RunError, match="prompts differ"):
         run(files, small, "original", folder=folder, scorers=[Brightness()])
 
 
@@ -264,7 +270,7 @@ def test_the_short_form_probes_a_model_and_its_adapter(files):
         model, random_adapter(model.denoiser, size=0.5), plan=hardening, fine_tunes=held_out,
         scorer=DenoisingScorer(images=2),
     )  # fmt: skip
-    assert [(look.model, look.attack, look.step) for look in result.looks] == [
+    assert [(each.model, each.attack, each.step) for each in result.evaluations] == [
         ("original", "before", 0), ("original", "held out", 2),
         ("hardened", "before", 0), ("hardened", "held out", 2),
     ]  # fmt: skip

@@ -27,7 +27,7 @@ from resalign.backend.probe.folder import ProbeFolder, read_job, save_job
 from resalign.backend.probe.probe import probe, run_probe
 from resalign.backend.probe.recorded import reproduce
 from resalign.backend.probe.results import ModelInfo, Scores
-from resalign.backend.probe.summary import summarise
+from resalign.backend.probe.summarise import summarise
 
 CONCEPT = Concept("bad", prompts=("a bad thing",))
 
@@ -136,8 +136,8 @@ def test_scores_of_predictions_hear_the_attacked_text_encoder(checkpoint):
         text_encoder=True, text_encoder_learning_rate=1.0, gradient_norm=0.0, weight_decay=0.0,
     )  # fmt: skip
     result = probe(load_checkpoint(checkpoint), plan=replace(SMALL, fine_tunes=(attack,)))
-    assert result.look("original").utility["drift"] == 0
-    assert result.look("original", "texts", 0, 1).utility["drift"] > 0
+    assert result.evaluation("original").utility["drift"] == 0
+    assert result.evaluation("original", "texts", 0, 1).utility["drift"] > 0
 
 
 class Everything:
@@ -182,7 +182,7 @@ class Named:
     [(("a", "a"), ("sd1", "sd1"), "different names"), (("a", "b"), ("sd1", "sdxl"), "family")],
 )
 def test_checkpoints_that_cannot_be_compared_are_refused(names, families, message):
-    """One original's latents fit one family, and looks are found by their model's name."""
+    """One original's latents fit one family, and evaluations are found by their model's name."""
     subjects = [Named(*each) for each in zip(names, families, strict=True)]
     with pytest.raises(ConfigError, match=message):
         run_probe(subjects, SMALL)  # type: ignore[arg-type]

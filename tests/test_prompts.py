@@ -69,7 +69,7 @@ def test_a_large_seed_keeps_every_digit(tmp_path):
         ("prompt,seed\n,1\n", r"line 2, column prompt: is empty"),
         ("text,seed\na,1\n", r"no column `prompt`; its columns are text, seed"),
         ("prompt\na cat, asleep\n", r"line 2: has 2 cells under 1 columns"),
-        ('prompt\n"a cat\n', r"list\.csv, line \d: is no valid CSV"),
+        ('prompt\n"a cat\n', r"list\.csv, line \d: is not valid CSV"),
         ("prompt,seed\n", r"list\.csv: has no prompts"),
         ("", r"list\.csv: has no prompts"),
         (b"prompt\n\xff\xfe\n", "not UTF-8"),

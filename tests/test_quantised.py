@@ -14,11 +14,11 @@ from resalign.backend.bilevel.hessian import hessian_product
 from resalign.backend.data.cache import fingerprint
 from resalign.backend.errors import ConfigError
 from resalign.backend.families import find_family
+from resalign.backend.families.base.process import discrete_process, scaled_linear_alphas_cumprod
 from resalign.backend.hardening.run import harden
 from resalign.backend.memory.trace import measure_step, random_data, trace_step
 from resalign.backend.memory.tracker import LiveMemory
 from resalign.backend.model.model import Model
-from resalign.backend.model.process import discrete_process, scaled_linear_alphas_cumprod
 from resalign.backend.model.quantised import QuantisedLinear, quantised
 from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.concept import Concept

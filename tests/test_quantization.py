@@ -18,10 +18,11 @@ from resalign.backend.errors import ConfigError
 from resalign.backend.families import find_family
 from resalign.backend.jobs.check import check_job
 from resalign.backend.memory import plan as planner
-from resalign.backend.memory.plan import GIB, plan_memory
+from resalign.backend.memory.plan import plan_memory
 from resalign.backend.memory.trace import Trace, trace_step
 from resalign.backend.memory.weights import weight_types
 from resalign.backend.model import quantised as module
+from resalign.backend.numerics.byte_sizes import GIB
 from resalign.backend.plan.file import from_json, plan_hash, to_json
 from resalign.backend.plan.quantization import QUANTIZATIONS
 from resalign.backend.plan.stages import Stage

@@ -18,7 +18,7 @@ from fakes_ranks import free_port, until
 from safetensors.torch import load_file
 from test_cli_probe import PLAN as PROBE
 
-from resalign.backend.probe.reading import read_probe
+from resalign.backend.probe.results_io import read_probe
 from resalign.backend.run.folder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -168,10 +168,13 @@ def test_accelerate_launches_a_probe_that_reports_what_one_process_does(tmp_path
     for name, count in (("one", 1), ("two", 2)):
         code, text = ended(launch(tmp_path, count, "probe", f"{name}.toml", "--device", "cpu"))
         assert code == 0 and text.count("report.html") == 1, text
-    looks = [
-        [look.to_json() | {"seconds": 0} for look in read_probe(tmp_path / name).looks]
+    evaluations = [
+        [
+            evaluation.to_json() | {"seconds": 0}
+            for evaluation in read_probe(tmp_path / name).evaluations
+        ]
         for name in ("one", "two")
     ]
-    assert looks[0] == looks[1] and len(looks[0]) == 6
+    assert evaluations[0] == evaluations[1] and len(evaluations[0]) == 6
     code, text = ended(launch(tmp_path, 2, "resume", "two"))
     assert code == 0 and text.count("report.html") == 1, text

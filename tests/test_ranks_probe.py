@@ -14,8 +14,8 @@ from fakes_ranks import finish, until
 
 from resalign.backend.checkpoint.load import load_checkpoint
 from resalign.backend.checkpoint.save import export_merged
-from resalign.backend.probe.folder import read_looks
-from resalign.backend.probe.reading import read_probe
+from resalign.backend.probe.folder import read_evaluations
+from resalign.backend.probe.results_io import read_probe
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="ranks are forked here")
 
@@ -37,8 +37,8 @@ def probed(folder, on_progress=lambda progress: None, **changes):
             scorers=[Brightness(), DenoisingScorer(images=2)],
             originals={ORIGINAL: files["original"]}, on_progress=on_progress, ranks=ranks,
         )
-    looks = [look.to_json() | {"seconds": 0} for look in result.looks]
-    (here / f"{ranks.count}.{ranks.rank}.json").write_text(json.dumps(looks))
+    evaluations = [evaluation.to_json() | {"seconds": 0} for evaluation in result.evaluations]
+    (here / f"{ranks.count}.{ranks.rank}.json").write_text(json.dumps(evaluations))
 """
 
 
@@ -53,7 +53,7 @@ def lines(tmp_path_factory) -> str:
 
 
 def told(folder: Path, count: int) -> list:
-    """The looks that each rank returned."""
+    """The evaluations that each rank returned."""
     return [json.loads((folder / f"{count}.{rank}.json").read_text()) for rank in range(count)]
 
 
@@ -62,26 +62,26 @@ def pictures(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("count", "changes", "looks"),
+    ("count", "changes", "evaluations"),
     [
         (2, "merges=(), pictures=1", 6),
-        (3, "merges=(), fine_tunes=()", 2),  # with a look for two ranks and nothing for the third
+        (3, "merges=(), fine_tunes=()", 2),  # nothing is left for the third rank
         pytest.param(4, "", 8, marks=pytest.mark.slow),
     ],
 )
 def test_several_processes_write_the_report_of_one(
-    launcher, lines, tmp_path, count, changes, looks
+    launcher, lines, tmp_path, count, changes, evaluations
 ):
-    """The same looks on every rank, and the same files in the folder."""
+    """The same evaluations on every rank, and the same files in the folder."""
     lines += f"probed(here / 'probe', {changes})\n"
     launcher.run(lines, 1, tmp_path)
     launcher.run(lines.replace("'probe'", "'shared'"), count, tmp_path)
     (alone,), shared = told(tmp_path, 1), told(tmp_path, count)
-    assert len(alone) == looks and all(found == alone for found in shared)
+    assert len(alone) == evaluations and all(found == alone for found in shared)
     assert pictures(tmp_path / "shared") == pictures(tmp_path / "probe") != {}
     found, expected = read_probe(tmp_path / "shared"), read_probe(tmp_path / "probe")
     assert found.complete and found.plan == expected.plan and found.prompts == expected.prompts
-    kept = [look.to_json() | {"seconds": 0} for look in found.looks]
+    kept = [evaluation.to_json() | {"seconds": 0} for evaluation in found.evaluations]
     assert json.loads(json.dumps(kept)) == alone
 
 
@@ -96,12 +96,12 @@ def test_a_finished_probe_is_told_by_all_ranks_without_work(launcher, lines, tmp
 
 @pytest.mark.slow
 def test_a_probe_that_lost_a_rank_goes_on_with_another_number(launcher, lines, tmp_path):
-    """kill -9 of a rank: the first says so, complete looks stay, and the end is the same."""
+    """kill -9 of a rank: the first says so, complete evaluations stay, and the end is the same."""
     work = lines + "probed(here / 'probe')\n"
     slow = lines + (
-        "import resalign.backend.probe.evaluation as looking\n"
-        "true = looking.Looker.look\n"
-        "def look(self, model, key, **options):\n"
+        "import resalign.backend.probe.evaluation as probing\n"
+        "true = probing.Evaluator.evaluate\n"
+        "def evaluate(self, model, key, **options):\n"
         "    if os.environ['RANK'] != '0' and key[0] == 'changed':\n"
         "        try:  # the first to come makes this link to its number, and no other can\n"
         "            os.symlink(os.environ['RANK'], here / 'hung')\n"
@@ -109,17 +109,17 @@ def test_a_probe_that_lost_a_rank_goes_on_with_another_number(launcher, lines, t
         "        except FileExistsError:\n"
         "            pass\n"
         "    return true(self, model, key, **options)\n"
-        "looking.Looker.look = look\n"
+        "probing.Evaluator.evaluate = evaluate\n"
         "probed(here / 'probe')\n"
     )
     ranks = launcher.start(slow, 3, tmp_path)
     until(lambda: os.path.lexists(tmp_path / "hung"), 60)
-    before = len(read_looks(tmp_path / "probe"))
+    before = len(read_evaluations(tmp_path / "probe"))
     victim = int(os.readlink(tmp_path / "hung"))  # claims are first come, first served
     ranks[victim].kill()
     assert finish(ranks)[0] == 1
     assert f"rank {victim} of 3 died" in ranks[0].text()
-    assert len(read_looks(tmp_path / "probe")) >= before > 0
+    assert len(read_evaluations(tmp_path / "probe")) >= before > 0
     launcher.run(work, 2, tmp_path)
     launcher.run(work.replace("'probe'", "'whole'"), 1, tmp_path)
     (alone,) = told(tmp_path, 1)

@@ -1,8 +1,11 @@
 """The report of a probe: its JSON, its Markdown, and several side by side."""
 
+import hashlib
 import json
 import math
+import re
 from dataclasses import replace
+from html.parser import HTMLParser
 
 import pytest
 from fakes_probe import PETS, fake_plan, fake_result
@@ -13,10 +16,13 @@ from resalign.backend.plan.fine_tune import FineTuneConfig
 from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.measurement import ScorerConfig
 from resalign.backend.plan.probe import ProbeJob, ProbePlan
-from resalign.backend.probe.results import Look, ProbeResult, Scores, SetLook
+from resalign.backend.probe.results import Evaluation, ProbeResult, Scores, SetEvaluation
+from resalign.backend.probe.summarise import summarise
+from resalign.backend.probe.utility_figures import FIGURES, utility_direction, utility_label
 from resalign.backend.report.build import build_report, curve_png, write_report
-from resalign.backend.report.compare import compare_reports, groups_of
+from resalign.backend.report.compare import compare_reports
 from resalign.backend.report.plan_words import job_json
+from resalign.backend.report.ranking import group_reports
 from resalign.backend.report.schema import load_report, to_report_json, without_paths
 from resalign.backend.report.view import View
 from resalign.backend.statistics.intervals import wilson
@@ -28,17 +34,19 @@ def result():
 
 
 def all_flagged(result: ProbeResult, key: tuple) -> ProbeResult:
-    """The same with every image of one look's unsafe set flagged."""
-    place = next(place for place, look in enumerate(result.looks) if look.key == key)
-    unsafe, *others = result.looks[place].sets
+    """The same with every image of one evaluation's unsafe set flagged."""
+    place = next(
+        place for place, evaluation in enumerate(result.evaluations) if evaluation.key == key
+    )
+    unsafe, *others = result.evaluations[place].sets
     scores = replace(unsafe.scores[0], flagged=(True,) * unsafe.images)
     return changed_look(result, place, sets=(replace(unsafe, scores=(scores,)), *others))
 
 
 def changed_look(result: ProbeResult, place: int, **changes) -> ProbeResult:
-    looks = list(result.looks)
-    looks[place] = replace(looks[place], **changes)
-    return replace(result, looks=tuple(looks))
+    evaluations = list(result.evaluations)
+    evaluations[place] = replace(evaluations[place], **changes)
+    return replace(result, evaluations=tuple(evaluations))
 
 
 def test_a_report_is_read_back_as_it_was_written(result, tmp_path):
@@ -80,7 +88,7 @@ def test_a_figure_that_is_no_number_is_null_and_comes_back_as_nan(result, tmp_pa
 
     record = json.loads(path.read_text(), parse_constant=pytest.fail)
     assert record["looks"][0]["utility"] == {"drift": None, "kid": None}
-    assert math.isnan(load_report(path).looks[0].utility["drift"])
+    assert math.isnan(load_report(path).evaluations[0].utility["drift"])
     assert to_report_json(load_report(path)) == to_report_json(broken)
 
 
@@ -100,8 +108,8 @@ def test_the_same_result_gives_the_same_bytes(tmp_path):
     ("text", "message"),
     [
         ("{", "cannot be read as a report"),
-        ("[]", "is no report of a probe"),
-        ('{"schema": 1, "models": []}', "is no report of a probe"),
+        ("[]", "is not the report of a probe"),
+        ('{"schema": 1, "models": []}', "is not the report of a probe"),
         ('{"schema": 2, "kind": "resalign probe report"}', "schema 2.*up to 1: update resalign"),
         ('{"schema": "x", "kind": "resalign probe report"}', "schema x"),
         ('{"schema": 1, "kind": "resalign probe report"}', "is damaged.*'plan'"),
@@ -150,12 +158,12 @@ def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(result, tmp_p
 
 
 def test_rates_are_pooled_over_seeds_with_wilsons_interval(result):
-    looks = [k for k in result.looks_of("hardened", "concept 10 %") if k.step == 200]
-    hits = sum(k.sets[0].scores[0].hits for k in looks)
+    evaluations = [k for k in result.evaluations_of("hardened", "concept 10 %") if k.step == 200]
+    hits = sum(k.sets[0].scores[0].hits for k in evaluations)
 
     found = View(result).rows("hardened", "concept 10 %")[-1].unsafe
 
-    assert (len(looks), found.flagged, found.images) == (2, hits, 48)
+    assert (len(evaluations), found.flagged, found.images) == (2, hits, 48)
     assert (found.low, found.high) == wilson(hits, 48)
 
 
@@ -209,11 +217,11 @@ def test_a_probe_without_an_image_scorer_reports_the_scorer_of_models():
     """`denoising` draws nothing: its own set carries the headline."""
     plan = replace(fake_plan(), scorers=(ScorerConfig(name="denoising"),))
     full = fake_result(plan=plan)
-    looks = tuple(
-        replace(look, sets=tuple(p for p in look.sets if p.kind == "concept"))
-        for look in full.looks
+    evaluations = tuple(
+        replace(evaluation, sets=tuple(p for p in evaluation.sets if p.kind == "concept"))
+        for evaluation in full.evaluations
     )
-    view = View(replace(full, looks=looks, prompts={}))
+    view = View(replace(full, evaluations=evaluations, prompts={}))
     assert (view.scorer, view.kind) == ("denoising", "concept")
     assert view.before("original").images == 8
 
@@ -222,9 +230,11 @@ def test_a_probe_with_one_look_still_has_a_report(tmp_path):
     """Reports are written while a probe is under way."""
     plan = ProbePlan(concepts=(Concept("x", ("x",)),), scorers=(ScorerConfig(name="judge"),))
     scores = Scores(scorer="judge", values=(0.1, 0.9), flagged=(False, True))
-    look = Look(model="m", sets=(SetLook(kind="unsafe", images=2, scores=(scores,)),))
+    evaluation = Evaluation(
+        model="m", sets=(SetEvaluation(kind="unsafe", images=2, scores=(scores,)),)
+    )
     model = fake_result(models=("m",)).models[0]
-    result = ProbeResult(plan=plan, models=(model,), looks=(look,), complete=False)
+    result = ProbeResult(plan=plan, models=(model,), evaluations=(evaluation,), complete=False)
 
     files = write_report(result, tmp_path)
 
@@ -311,7 +321,7 @@ def test_comparable_reports_are_ranked_by_resilience(tmp_path):
 def test_reports_that_asked_something_else_are_not_ranked_together(tmp_path, changes, said):
     one = fake_result(models=("original", "hardened"))
     other = fake_result(models=("original", "hardened"), plan=replace(fake_plan(), **changes))
-    groups = groups_of([("one", one), ("other", other)])
+    groups = group_reports([("one", one), ("other", other)])
 
     assert [len(group.rows) for group in groups] == [1, 1]
     assert groups[0].differences == ()
@@ -321,14 +331,14 @@ def test_reports_that_asked_something_else_are_not_ranked_together(tmp_path, cha
 def test_other_prompts_are_another_question():
     one = fake_result()
     prompts = {**one.prompts, "unsafe": ("a spear", *one.prompts["unsafe"][1:])}
-    groups = groups_of([("one", one), ("other", replace(one, prompts=prompts))])
+    groups = group_reports([("one", one), ("other", replace(one, prompts=prompts))])
     assert groups[1].differences == ("prompts.unsafe[0]: 'a spear', not 'a photo of a sword'",)
 
 
 def test_an_unfinished_probe_is_shown_without_a_rank():
     """Its worst attack may be among those that are missing."""
     done, part = fake_result(), replace(fake_result(), complete=False)
-    (group,) = groups_of([("done", done), ("part", part)])
+    (group,) = group_reports([("done", done), ("part", part)])
     assert [(row.report, row.rank) for row in group.rows] == [
         ("done", 1), ("done", 2), ("part", None), ("part", None)
     ]  # fmt: skip
@@ -337,7 +347,7 @@ def test_an_unfinished_probe_is_shown_without_a_rank():
 
 def test_equal_resiliences_share_a_rank():
     one = fake_result(models=("original", "hardened"))
-    (group,) = groups_of([("a", one), ("b", one)])
+    (group,) = group_reports([("a", one), ("b", one)])
     assert [row.rank for row in group.rows] == [1, 1]
 
 
@@ -347,3 +357,84 @@ def test_nothing_to_compare_is_an_error(tmp_path):
     path = written(tmp_path, "a", fake_result(models=("original", "hardened")))
     with pytest.raises(ConfigError, match="twice"):
         compare_reports([path, path.parent], tmp_path)
+
+
+def with_utility(result: ProbeResult, **utility: float) -> ProbeResult:
+    evaluations = tuple(
+        replace(each, utility={**each.utility, **utility}) for each in result.evaluations
+    )
+    return replace(result, evaluations=evaluations)
+
+
+class Cells(HTMLParser):
+    """The texts of all cells of a page's tables, row by row."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.inside = False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.inside = True
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        self.inside = self.inside and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        if self.inside:
+            self.rows[-1][-1] += data
+
+
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.key)
+def test_every_utility_figure_has_its_label_and_direction_in_every_format(result, tmp_path, figure):
+    """FID and KID once came without: a report has them under the keys that a probe writes."""
+    key = figure.key_of("retain")
+    files = write_report(with_utility(result, **{key: 0.0123}), tmp_path)
+    label = figure.label + (", others" if figure.per_set else "")
+
+    record = json.loads(files.json.read_text())
+    assert {look["utility"][key] for look in record["looks"]} == {0.0123}
+
+    rows = Cells(files.html.read_text(encoding="utf-8")).rows
+    head = next(row for row in rows if row[:2] == ["model", "when"])
+    place = head.index(label + figure.direction)
+    assert rows[rows.index(head) + 1][place] == "0.0123"
+
+    text = files.markdown.read_text(encoding="utf-8")
+    assert f"{label} ({figure.direction})" in text
+    head, _, first = text[text.index("| model |") :].splitlines()[:3]
+    cells = dict(zip(head.split("|"), first.split("|"), strict=True))
+    assert cells[f" {label} "] == " 0.0123 "
+
+
+def test_a_figure_of_another_version_is_shown_by_its_key():
+    assert (utility_label("some_new_thing"), utility_direction("some_new_thing")) == (
+        "some new thing", "",
+    )  # fmt: skip
+
+
+def test_what_an_evaluator_writes_is_in_the_table_of_figures(package_folder):
+    """A key that is written out elsewhere would lose its label again."""
+    wrong = [
+        f"{path.name}:{line}"
+        for folder in ("probe", "report", "jobs", "worker")
+        for path in sorted((package_folder / "backend" / folder).glob("*.py"))
+        if path.name != "utility_figures.py"
+        for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        for figure in FIGURES
+        if re.search(rf'(utility\[|get\()["\']{figure.key}', text)
+    ]
+    assert wrong == []
+
+
+def test_the_numbers_of_a_report_do_not_change(result):
+    """Every byte of report.json, figures and intervals included; a change here is one for users."""
+    text = to_report_json(result, summarise(result).to_json())
+    assert hashlib.sha256(text.encode()).hexdigest() == (
+        "c29dd216967207e3d298d875340a9b03ea89e2eb2870aca9922b961fda9d2e75"
+    )

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from fakes_scorers import in_parts, noise, rows
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -14,21 +15,6 @@ from resalign.backend.scorers.clip import NEUTRAL
 from resalign.backend.scorers.registry import build_scorer
 
 WIDTH = 12  # of the tiny CLIP's embeddings
-
-
-def noise(count, size=(40, 56), seed=0):
-    random = torch.Generator().manual_seed(seed)
-    return torch.rand(count, 3, *size, generator=random) * 2 - 1
-
-
-def rows(scores):
-    return list(zip(scores.values, scores.flagged, scores.labels, strict=True))
-
-
-def in_parts(scorer, images, prompts):
-    """The rows of one image at a time, then of the rest."""
-    first = scorer.score(images[:1], prompts[:1])
-    return rows(first) + rows(scorer.score(images[1:], prompts[1:]))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +104,7 @@ def test_a_folder_that_is_no_clip_says_what_it_lacks(clip_folder, tmp_path):
         build(without(clip_folder, tmp_path / "mute", "vocab.json", "merges.txt", "tokenizer*"))
     other = without(clip_folder, tmp_path / "other", "config.json")
     (other / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ConfigError, match="describes no CLIP model"):
+    with pytest.raises(ConfigError, match="does not describe a CLIP model"):
         build(other)
 
 

@@ -9,7 +9,7 @@ from fakes import random_conditioning, random_set, tiny_model
 from resalign.backend.data.encoded_set import Bucket, EncodedSet
 from resalign.backend.errors import ConfigError, DataError, DivergenceError
 from resalign.backend.families.base.conditioning import Conditioning
-from resalign.backend.model.process import discrete_process
+from resalign.backend.families.base.process import discrete_process
 from resalign.backend.numerics.seeds import generator
 from resalign.backend.plan.measurement import ScorerConfig
 from resalign.backend.scorers.denoising import DenoisingScorer

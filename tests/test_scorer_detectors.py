@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from fakes_scorers import in_parts, noise, rows
 
 from resalign.backend.demo.art import BENIGN, CLASSES, caption, render_set, sample_specs
 from resalign.backend.demo.judge import Judge
@@ -15,22 +16,6 @@ from resalign.backend.errors import ConfigError, DataError
 from resalign.backend.plan.measurement import ScorerConfig
 from resalign.backend.scorers import nsfw, nudity
 from resalign.backend.scorers.registry import build_scorer
-
-
-def noise(count, size=(40, 56), seed=0):
-    random = torch.Generator().manual_seed(seed)
-    return torch.rand(count, 3, *size, generator=random) * 2 - 1
-
-
-def rows(scores):
-    return list(zip(scores.values, scores.flagged, scores.labels, strict=True))
-
-
-def in_parts(scorer, images, prompts):
-    """The rows of one image at a time, then of the rest."""
-    first = scorer.score(images[:1], prompts[:1])
-    return rows(first) + rows(scorer.score(images[1:], prompts[1:]))
-
 
 # NudeNet
 

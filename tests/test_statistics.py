@@ -7,14 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import binom, bootstrap
 
-from resalign.backend.statistics.comparisons import (
-    mcnemar,
-    newcombe,
-    paired_bootstrap,
-    paired_clusters,
-    resilience,
-)
-from resalign.backend.statistics.intervals import wilson
+from resalign.backend.statistics.intervals import newcombe, wilson
+from resalign.backend.statistics.paired_tests import mcnemar, paired_bootstrap, paired_clusters
+from resalign.backend.statistics.resilience import resilience
 
 
 def flags_of(both, only_first, only_second, neither):

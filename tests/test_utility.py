@@ -340,7 +340,7 @@ def test_a_reference_folder_without_usable_images_is_an_error(clip_folder, tmp_p
     network = ClipFeatures(clip_folder)
     with pytest.raises(DataError, match="has no images"):
         network.of_folder(tmp_path)
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         network.of_folder(tmp_path / "missing")
     (tmp_path / "a.png").write_bytes(b"not a picture")
     with pytest.raises(DataError, match=r"a\.png cannot be read"):

@@ -71,13 +71,13 @@ def test_a_run_is_probed_before_its_export_and_a_stopped_probe_goes_on(run, tmp_
     assert message == result["headline"] and "esilience" in message
     rows = [(row["model"], row["attack"], row["step"]) for row in result["rows"]]
     assert rows == [
-        (model, *look)
+        (model, *evaluation)
         for model in ("original", "hardened")
-        for look in (("before", 0), ("half", 0), ("LoRA", 2))
+        for evaluation in (("before", 0), ("half", 0), ("LoRA", 2))
     ]
     assert Path(result["report"]).read_text(encoding="utf-8").startswith("<!doctype html>")
     assert [p["flagged"] for p in live.state["pictures"]] == [False] * len(live.state["pictures"])
-    assert len(live.state["pictures"]) == 1  # one look was left to take, of one picture
+    assert len(live.state["pictures"]) == 1  # one evaluation was left to take, of one picture
     json.dumps([result, live.state], allow_nan=False)
 
     exported, _ = exporting.export(*export_to(run, tmp_path / "out.safetensors", folder), nobody)

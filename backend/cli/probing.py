@@ -63,7 +63,7 @@ def compare(args: argparse.Namespace, console: Console) -> int:
 
 
 def _show(found: Probed, console: Console, open_page: bool) -> int:
-    from ..probe.summary import headline
+    from ..probe.headline import headline
 
     files, complete = found.files, found.result.complete
     text = [headline(found.summary), "", f"report  {files.html}"]

@@ -19,6 +19,7 @@ from ..checkpoint.info import CheckpointInfo
 from ..data.image_set import find_broken, listed, read_image_set
 from ..errors import ResAlignError
 from ..families.base.sources import part_shape
+from ..numerics.byte_sizes import GIB, format_bytes
 from ..plan.fine_tune import RETAIN
 from ..plan.hardening import HardeningPlan
 from ..plan.images import ImageSet
@@ -28,8 +29,6 @@ from .device import device_memory, resolve_device
 
 if TYPE_CHECKING:
     from ..memory.plan import MemoryPlan
-
-GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +63,8 @@ class CheckReport:
         lines += [f"images      {count} in {name}" for name, count in self.images.items()]
         lines += [f"{'' if n else 'memory':12}{text}" for n, text in enumerate(self.memory)]
         if self.disk_bytes is not None and self.disk_free_bytes is not None:
-            free = size(self.disk_free_bytes)
-            lines.append(f"disk        {size(self.disk_bytes)} to write, {free} free")
+            free = format_bytes(self.disk_free_bytes)
+            lines.append(f"disk        {format_bytes(self.disk_bytes)} to write, {free} free")
         lines += [f"warning: {text}" for text in self.warnings]
         lines += [f"problem: {text}" for text in self.problems]
         return "\n".join(lines)
@@ -107,7 +106,8 @@ def check_job(
         if disk > free:
             what = "output" if exporting else "run folder"
             problems.append(
-                f"{what} {target}: {size(disk)} are needed, but only {size(free)} are free there"
+                f"{what} {target}: {format_bytes(disk)} are needed, but only {format_bytes(free)} "
+                "are free there"
             )
         total = device_memory(device) if device else None
         if memory or budget:
@@ -125,11 +125,6 @@ def check_job(
         prediction=needed.to_json() if needed else None, device_bytes=total,
         disk_bytes=disk, disk_free_bytes=free, info=info,
     )  # fmt: skip
-
-
-def size(count: int) -> str:
-    """Format a number of bytes."""
-    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / 2**20:.0f} MiB"
 
 
 def run_folder_of(job: Job) -> Path:

@@ -166,8 +166,8 @@ def source_of_run(run: RunFolder, checkpoint: Path | str = "") -> Path:
 
 def finished_probe(folder: Path | str) -> dict[str, Any]:
     """Return the record of a finished probe for the header; its last model is the hardened one."""
-    from ..probe.reading import read_probe  # imported here, as it takes seconds
     from ..probe.recorded import probe_record
+    from ..probe.results_io import read_probe  # imported here, as it takes seconds
 
     result = read_probe(folder)
     if not result.complete or len(result.models) < 2:

@@ -13,10 +13,11 @@ from ..plan.file import to_json
 from ..plan.probe import ProbeJob, ProbePlan
 from ..probe.folder import save_job
 from ..probe.probe import run_probe
-from ..probe.reading import read_probe
 from ..probe.results import ProbeResult
+from ..probe.results_io import read_probe
 from ..probe.subjects import Subject, subject_of
-from ..probe.summary import ProbeSummary, summarise
+from ..probe.summarise import summarise
+from ..probe.summary import ProbeSummary
 from ..progress import ProgressCallback, silent
 from ..report.build import ReportFiles, write_report
 
@@ -85,7 +86,7 @@ def probe_files(
 def report_job(folder: Path) -> Probed:
     """Write the report of a probe as it stands."""
     result = read_probe(folder)
-    if not result.looks:
+    if not result.evaluations:
         raise RunError(f"{folder} holds no evaluation yet: continue it with `resalign resume`")
     return _reported(result, folder)
 

@@ -15,7 +15,7 @@ from ..plan.probe import ProbeCheckpoint
 from ..probe.loras import with_loras
 from ..probe.subjects import RunSubject, loaded
 from ..progress import Progress, ProgressCallback, as_part, silent
-from ..report.contact_sheet import sheet
+from ..report.contact_sheet import draw_contact_sheet
 from .live_state import blurred
 from .previews import to_pil
 
@@ -88,7 +88,7 @@ def contact_sheet(
 ) -> Any:
     """Return pairs of pictures on one sheet, blurred unless `show`, as nothing has scored them."""
     cells = [(name, [p if show else blurred(p) for p in pair]) for name, pair in rows]
-    return sheet(COLUMNS, cells, **({} if side is None else {"side": side}))
+    return draw_contact_sheet(COLUMNS, cells, **({} if side is None else {"side": side}))
 
 
 def _generate(

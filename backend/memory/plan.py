@@ -24,13 +24,14 @@ import torch
 
 from ..bilevel.hypergradient import differentiates_twice
 from ..families import Family, find_family
+from ..numerics.byte_sizes import GIB
 from ..plan.hardening import HardeningPlan
 from ..plan.quantization import QUANTIZATIONS, can_quantize
 from .encoding import trace_encoding
 from .prediction import MemoryPlan
 from .trace import Trace, trace_step
 from .weights import needs_fp32, weight_types
-from .words import GIB, changes_of, sentence, traded
+from .words import changes_of, sentence, traded
 
 CONTEXT = 0.6 * GIB  # CUDA's own, with its kernels loaded
 FRAGMENTS = 0.1  # of all that is not weights

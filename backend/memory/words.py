@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..numerics.byte_sizes import format_bytes
 from .prediction import MemoryPlan
 
-GIB = 2**30
 PARTS = {  # of `MemoryPlan.parts`, in this order
     "weights": "weights",
     "state": "adapter and its state",
@@ -28,27 +28,29 @@ _COST = {
 
 
 def sentence(found: MemoryPlan, pixels: int) -> str:
+    at_encoding = found.encoding == found.peak
+    encoding = f", or {format_bytes(found.encoding)} while encoding" if at_encoding else ""
     return (
-        f"about {gib(found.total)} at {pixels} px: weights {gib(found.weights)}, adapter and what "
-        f"goes with it {gib(found.state)}, activations {gib(found.activations)}"
-        + (f", or {gib(found.encoding)} while encoding" if found.encoding == found.peak else "")
-        + f", margin {gib(found.margin)} (predicted, not measured on a GPU)"
+        f"about {format_bytes(found.total)} at {pixels} px: weights {format_bytes(found.weights)}, "
+        f"adapter and its training state {format_bytes(found.state)}, "
+        f"activations {format_bytes(found.activations)}{encoding}"
+        f", margin {format_bytes(found.margin)} (predicted, not measured on a GPU)"
     )
 
 
 def traded(found: MemoryPlan) -> Iterator[str]:
     """Say whether it fits, and each change with its cost."""
     assert found.budget is not None
-    room = gib(found.budget)
+    room = format_bytes(found.budget)
     if not found.fits:
         yield (
-            f"nothing fits {room}: the smallest setting still needs {gib(found.total)}; lower "
-            'resolution or adapter.rank, or use simulate = "shared"'
+            f"nothing fits {room}: the smallest setting still needs {format_bytes(found.total)}; "
+            'lower resolution or adapter.rank, or use simulate = "shared"'
         )
     elif not found.changes:
         yield f"fits {room} as it is"
     else:
-        yield f"fits {room} in {gib(found.total)} with these changes:"
+        yield f"fits {room} in {format_bytes(found.total)} with these changes:"
     for name, value in found.changes.items():
         yield f"{name} = {json.dumps(value)}: {_COST[name]}"
 
@@ -57,7 +59,7 @@ def rows(asked: Mapping[str, int], found: Mapping[str, int]) -> list[tuple[str, 
     """(part, as asked, with the changes) of two `MemoryPlan.parts`; one column where they agree."""
     same = asked == found
     return [
-        (label, gib(asked[name]), *(() if same else (gib(found[name]),)))
+        (label, format_bytes(asked[name]), *(() if same else (format_bytes(found[name]),)))
         for name, label in PARTS.items()
     ]
 
@@ -74,7 +76,3 @@ def changes_of(changes: Mapping[str, Any]) -> str:
     """`micro_batch = 2, precision = "bf16"`; `as it is` where there are none."""
     said = ", ".join(f"{name} = {json.dumps(value)}" for name, value in changes.items())
     return said or "as it is"
-
-
-def gib(count: float) -> str:
-    return f"{count / GIB:.1f} GiB" if count >= 0.05 * GIB else f"{count / 2**20:.0f} MiB"

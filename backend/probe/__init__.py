@@ -1,1 +1,1 @@
-"""The measurement: fine-tune for real, generate, score."""
+"""Probes: attack checkpoints, draw images, score them, summarise the scores."""

@@ -1,13 +1,12 @@
-"""Attacks by training: what people do to a published checkpoint, done for real.
+"""Fine-tuning attacks: trains a checkpoint as the usual trainers do, and undoes it afterwards.
 
-A fresh adapter or all weights, with or without the text encoders, trained as the usual trainers
-do for as long as the attack says, on the checkpoint itself. Everything is put back to the bit
-afterwards, so that one loaded model serves any number of attacks; beside it there are only the
-trained weights and their optimiser, and for `full` one copy on the CPU to restore from.
+An attack trains a fresh adapter or all weights, with or without the text encoders. Everything is
+restored bit for bit afterwards, so that one loaded model serves any number of attacks. Memory holds
+the trained weights and their optimiser besides, and for `full` one copy on the CPU to restore from.
 
 Half precision: weights that are trained are float32. Of a checkpoint loaded in half precision
 an adapter's base stays as it is, and is computed in its own type whatever `precision` says;
-`full` casts it up for the time of the training. A look sees the trained weights in the type the
+`full` casts it up while it trains. An evaluation sees the trained weights in the type that the
 checkpoint was loaded in, which is how they would be published.
 """
 
@@ -43,29 +42,29 @@ def attacked(
     data: AttackData,
     *,
     seed: int = 0,
-    on_look: Callable[[int], None] | None = None,
+    evaluate_at: Callable[[int], None] | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Iterator[Model]:
     """Train `model` in place; inside the context it is the fine-tuned one, in evaluation mode.
 
-    On leaving, by whatever way, each weight of denoiser and text encoders is the one before to
-    the bit, and every module that was put in is gone.
+    On leaving, also by an exception, every weight of the denoiser and the text encoders is
+    restored bit for bit, and every inserted module is removed.
 
     Args:
-        data: what `EncodedAttacks.for_attack` gives for this attack.
+        data: the result of `EncodedAttacks.for_attack` for this attack.
         seed: of adapter, batches, noise and dropout; the same on every device.
-        on_look: called with each step of `attack.looks`, while the model is the one to score:
-            averaged weights where the attack has `ema`, evaluation mode, no dropout.
+        evaluate_at: called with each step of `attack.looks`, while the model is ready to be
+            scored: averaged weights where the attack has `ema`, evaluation mode, no dropout.
         on_step: called after each update with its step (from 1) and loss (the prior's share
-            included). May raise to stop, as may `on_look`.
+            included). May raise to stop, as may `evaluate_at`.
 
     Raises:
         ConfigError: an optimiser that is not installed, or data that the attack needs.
-        DivergenceError: the loss is not finite at a step that is reported or looked at.
+        DivergenceError: the loss is not finite at a step that is reported or evaluated.
     """
     with trained_weights(model, attack, seed=seed) as weights:
         batches = AttackBatches(model, attack, data, seed)
-        average = _train(model, attack, weights, batches, seed, on_look, on_step)
+        average = _train(model, attack, weights, batches, seed, evaluate_at, on_step)
         weights.publish(average)
         for parameter in weights.parameters:
             parameter.grad = None
@@ -78,10 +77,10 @@ def _train(
     weights: TrainedWeights,
     batches: AttackBatches,
     seed: int,
-    on_look: Callable[[int], None] | None,
+    evaluate_at: Callable[[int], None] | None,
     on_step: Callable[[int, float], None] | None,
 ) -> list[Tensor] | None:
-    """The training; returns the averaged weights where the attack has `ema`."""
+    """Train; return the averaged weights if the attack has `ema`."""
     optimiser = make_optimiser(attack, weights)
     rates = [group["lr"] for group in optimiser.param_groups]
     average = WeightAverage(weights.parameters, attack.ema) if attack.ema else None
@@ -112,9 +111,9 @@ def _train(
             on_step(step, _finite(total, attack, step))
         if step in attack.looks:
             _finite(total, attack, step)
-            if on_look:
+            if evaluate_at:
                 trained = weights.publish(average.values if average else None)
-                on_look(step)
+                evaluate_at(step)
                 weights.resume(trained)
     return average.values if average else None
 
@@ -126,14 +125,14 @@ def _loss(
     batches: AttackBatches,
     one: Pass,
 ) -> Tensor:
-    """The share of one pass in the update's loss: the mean over the attacker's samples plus
+    """One pass's share of the update's loss: the mean over the attacker's samples plus
     `prior_weight` times the mean over the prior's (Ruiz et al., arXiv:2208.12242)."""
     draw = one.draw
     noised = schedule.add_noise(draw.latents, draw.noise, draw.timesteps)
     target = schedule.target(draw.latents, draw.noise, draw.timesteps)
-    told = batches.conditioning(one).to(noised.device, model.dtype)
+    conditioning = batches.conditioning(one).to(noised.device, model.dtype)
     errors = denoising_errors(
-        model.denoise(noised.to(model.dtype), draw.timesteps, told), target
+        model.denoise(noised.to(model.dtype), draw.timesteps, conditioning), target
     ) / (attack.batch * attack.accumulate)
     if one.own == len(draw):
         return errors.sum()
@@ -146,7 +145,7 @@ def _autocast(device: torch.device, half: torch.dtype | None) -> AbstractContext
 
 @contextmanager
 def _dropout(device: torch.device, attack: FineTuneAttack, seed: int, step: int) -> Iterator[None]:
-    """Dropout by seed and step alone; the global generators are left as they were."""
+    """Seed dropout by attack seed and step only; leave the global generators unchanged."""
     if not attack.dropout:
         yield
         return

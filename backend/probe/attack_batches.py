@@ -1,4 +1,4 @@
-"""The batches of an attack: what each update is trained on, in pieces that fit in one pass.
+"""The batches of an attack: the samples of each update, in pieces that fit in one pass.
 
 All samples of an update are drawn at once and then cut into passes of `batch`, so that four
 batches of two are one batch of eight. Benign samples, those of the concept and those of the
@@ -29,15 +29,15 @@ _NUMBER = "caption"  # in place of a caption's embedding, which is made anew for
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What goes through the denoiser at once: the first `own` samples are the attacker's, the
-    others the prior's."""
+    """Samples that go through the denoiser at once: the first `own` are the attacker's, the others
+    the prior's."""
 
     draw: Draw
     own: int
 
 
 class AttackBatches:
-    """Draws an attack's updates; each depends on the seed and its step alone."""
+    """Draws an attack's updates; each depends on the seed and its step only."""
 
     def __init__(self, model: Model, attack: FineTuneAttack, data: AttackData, seed: int) -> None:
         _require(attack, data)
@@ -75,9 +75,9 @@ class AttackBatches:
         return passes + [Pass(mate, 0) for mate in mates]
 
     def conditioning(self, one: Pass) -> Conditioning:
-        """What the denoiser is told; with gradients where the text encoders are trained."""
-        told = one.draw.conditioning
-        return self._captions.read(told) if self._captions else told
+        """Conditioning of a pass; with gradients if the text encoders are trained."""
+        drawn = one.draw.conditioning
+        return self._captions.read(drawn) if self._captions else drawn
 
     def _drawn(self, name: str, count: int, random: torch.Generator) -> list[Draw]:
         encoded = self._sets[name]
@@ -86,14 +86,14 @@ class AttackBatches:
         return [draw(encoded, random, count, self._process, self._attack.caption_dropout)]
 
     def _cut(self, draws: list[Draw]) -> list[Draw]:
-        """Draws of one size joined, then in pieces of at most `batch`."""
+        """Join draws of one size, then cut them into pieces of at most `batch`."""
         if len({part.latents.shape[1:] for part in draws}) == 1:
             draws = [_joined(draws)]
         return [piece for part in draws for piece in _pieces(part, self._attack.batch)]
 
 
 class LiveCaptions:
-    """Captions read anew by the model's text encoders each time.
+    """Captions that the model's text encoders read again on every use.
 
     In the sets that `add` returns, a caption's embedding is replaced by its number, which is
     drawn (and dropped) as the embedding would be; `read` turns numbers into conditioning.
@@ -124,7 +124,7 @@ class LiveCaptions:
 
 
 def _require(attack: FineTuneAttack, data: AttackData) -> None:
-    """An attack must not quietly be another for want of data."""
+    """Raise if data is missing: the attack would silently be a different one."""
     who = f"attack {attack.name}"
     if attack.concept_share < 1 and data.data is None:
         raise ConfigError(f"{who}: its data {attack.data!r} were not given")

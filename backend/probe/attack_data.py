@@ -1,4 +1,4 @@
-"""What attackers train on: every set that a probe's attacks name, encoded once.
+"""Training data of attacks: every set that a probe's attacks name, encoded once.
 
 Latents are those of the original's VAE and are shared by all checkpoints of a probe. Captions
 are read by each checkpoint's own text encoders: see `EncodedAttacks.captioned_by`.
@@ -30,11 +30,11 @@ from ..progress import ProgressCallback, silent, with_message
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttackData:
-    """What one attack draws its batches from.
+    """The sets from which one attack draws its batches.
 
     data: the attack's own set; None where its `concept_share` is 1. concept: the forget set;
     needed where the share is more than 0. prior: DreamBooth's prior preservation set.
-    mirrored: each set holds the mirror image of every sample too, which is what `flip` means.
+    mirrored: each set also holds the mirror image of every sample, as `flip` asks.
     """
 
     data: EncodedSet | None
@@ -45,7 +45,7 @@ class AttackData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedAttacks:
-    """All sets that the attacks of a probe name.
+    """Encoded sets of all attacks of a probe.
 
     forget: by the concept's name. concept: all of them together, each drawn from by the weight
     of its concept. sets: by `data` and `prior_data`; "retain" is `retain` itself. mirrored:
@@ -73,10 +73,10 @@ class EncodedAttacks:
         )
 
     def captioned_by(self, model: Model, *, cache: Path | str | None = None) -> EncodedAttacks:
-        """The same latents with captions as `model` reads them, and not as the original did.
+        """Keep the latents, and encode the captions with the text encoders of `model`.
 
-        Who fine-tunes a checkpoint uses its text encoders. Where these are the original's, the
-        result equals what `attack_data` gave. Conditioning that was given as such stays.
+        Whoever fine-tunes a checkpoint uses its own text encoders. If they equal the original's,
+        so does the result. Conditioning that was given without texts stays.
         """
         done: dict[int, EncodedSet] = {}
         store = EncodingCache(cache)
@@ -98,7 +98,7 @@ class EncodedAttacks:
             )
 
     def to(self, device: torch.device | str) -> EncodedAttacks:
-        """Latents and embeddings on a device; a set used twice stays one."""
+        """Move latents and embeddings to a device; a set used twice stays one."""
         moved: dict[int, EncodedSet] = {}
 
         def move(encoded: EncodedSet) -> EncodedSet:
@@ -113,11 +113,11 @@ class EncodedAttacks:
         )
 
     def scored_by(self, model: Model) -> EncodedAttacks:
-        """The sets that scores look at, retain and concept, as `model` reads them now."""
+        """Only the sets that scores need, retain and concept, with captions read by `model`."""
         return replace(self, forget={}, sets={}, mirrored={}).captioned_by(model)
 
 
-# What the data are made of: what a rank must know to receive them.
+# Classes that a rank needs to receive the data from another.
 DATA_CLASSES = (EncodedAttacks, EncodedSet, Bucket, Conditioning)
 
 
@@ -128,12 +128,12 @@ def attack_data(
     cache: Path | str | None = None,
     on_progress: ProgressCallback = silent,
 ) -> EncodedAttacks:
-    """Encode what a plan's attacks name, with the original; its encoders then leave the device.
+    """Encode every set of a plan's attacks with the original, and offload its encoders afterwards.
 
-    Retain and forget sets are encoded whether or not an attack uses them: the scores do. Sets
-    that the plan leaves out are synthesised, as for a hardening; each folder is encoded once.
-    Mirror images of a folder are mirrored before the VAE sees them. Those of a synthesised set,
-    which has no pictures, are mirrored latents.
+    Retain and forget sets are always encoded, because the scores use them. Sets that the plan
+    leaves out are synthesised, as in a hardening run; each folder is encoded once. Images of a
+    folder are mirrored before the VAE encodes them; a synthesised set has no images, so its latents
+    are mirrored.
 
     Args:
         model: the original; all checkpoints of the probe are attacked with its latents.

@@ -1,4 +1,4 @@
-"""How an attack's weights move: the optimisers people use, learning rates by step, averaging."""
+"""Optimisers of an attack, its learning rate by step, and weight averaging."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .attack_weights import TrainedWeights
 
 
 def make_optimiser(attack: FineTuneAttack, weights: TrainedWeights) -> torch.optim.Optimizer:
-    """A fresh optimiser as the attack names it, with a group for the text encoders.
+    """Make the optimiser that the attack names, with a group for the text encoders.
 
-    Prodigy is set as its authors advise for diffusion models (bias correction, safeguarded
-    warm-up). It finds one step length for everything it trains, so both learning rates, which
-    are factors of it (usually 1), must agree.
+    Prodigy has the settings that its authors advise for diffusion models (bias correction,
+    safeguarded warm-up). It finds one step length for everything it trains, so both learning
+    rates, which are factors of it (usually 1), must agree.
     """
     who = f"attack {attack.name}"
     groups: list[dict[str, Any]] = [{"params": weights.denoiser, "lr": attack.learning_rate}]
@@ -48,7 +48,7 @@ def make_optimiser(attack: FineTuneAttack, weights: TrainedWeights) -> torch.opt
 
 
 def check_optimiser(attack: FineTuneAttack) -> None:
-    """Raise now what `make_optimiser` would raise for want of a package."""
+    """Raise now the error that `make_optimiser` would raise for a missing package."""
     package = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}.get(attack.optimiser)
     if package:
         _optional(f"attack {attack.name}", attack.optimiser, package)
@@ -66,8 +66,8 @@ def _optional(who: str, name: str, package: str) -> Any:
 def learning_rate_share(attack: FineTuneAttack, step: int) -> float:
     """Share of the full learning rate at `step` (1 to `attack.steps`).
 
-    It rises linearly over the warm-up's updates, and is whole at the last of them; the schedule
-    has the updates after it.
+    It rises linearly over the warm-up's updates and reaches 1 at the last of them; the schedule
+    covers the updates after it.
     """
     warm = attack.warm_up_steps
     if step <= warm:
@@ -78,8 +78,8 @@ def learning_rate_share(attack: FineTuneAttack, step: int) -> float:
 class WeightAverage:
     """Exponential moving average of the trained values: a ← d a + (1 − d) w.
 
-    d is the attack's decay, but never above (1 + step) / (10 + step), as trainers have it:
-    short runs would otherwise score little but the weights they started from.
+    d is the attack's decay, but at most (1 + step) / (10 + step), as in the usual
+    trainers: the average of a short run would otherwise consist of its starting weights.
     """
 
     def __init__(self, parameters: list[torch.nn.Parameter], decay: float) -> None:

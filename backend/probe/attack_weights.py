@@ -1,8 +1,7 @@
-"""The weights an attack trains: a fresh adapter of PEFT's, or all of a network; then put back.
+"""The weights that an attack trains: a fresh PEFT adapter, or a whole network; restored afterwards.
 
-Adapters start as PEFT starts them, which is how people start theirs, from a generator of their
-own. Nothing here copies a network, but where all of its weights are trained: then one copy is
-kept on the CPU to restore from.
+Adapters are initialised by PEFT, as in the usual trainers, from a generator of their own. A network
+is copied only if all of its weights are trained: one copy on the CPU to restore from.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ _TEXT_TARGETS = re.compile(r"\.(q|k|v|out)_proj$")
 
 @dataclass(slots=True)
 class TrainedWeights:
-    """What an attack trains: parameters in float32 (or wider) that require gradients.
+    """Parameters that an attack trains, in float32 or wider.
 
     denoiser, text: of the denoiser and of the text encoders; text is empty without them.
-    types: in which each is used and published: the type the network was loaded in.
+    types: the type of each in evaluation: the one that its network was loaded in.
     """
 
     attack: FineTuneAttack
@@ -47,7 +46,7 @@ class TrainedWeights:
         return [*self.denoiser, *self.text]
 
     def train(self) -> None:
-        """Training mode where it means something: checkpointing, and dropout of the adapter."""
+        """Set training mode where it has an effect: checkpointing, and dropout of the adapter."""
         self.networks[0].train(self.attack.gradient_checkpointing)
         for network in self.networks:
             for module in network.modules():
@@ -69,7 +68,7 @@ class TrainedWeights:
         return trained
 
     def resume(self, trained: Sequence[Tensor]) -> None:
-        """Go on training from what `publish` returned."""
+        """Continue training with the values that `publish` returned."""
         for parameter, value in zip(self.parameters, trained, strict=True):
             parameter.data = value
         self.train()
@@ -79,9 +78,10 @@ class TrainedWeights:
 def trained_weights(
     model: Model, attack: FineTuneAttack, *, seed: int = 0
 ) -> Iterator[TrainedWeights]:
-    """Make trainable what `attack` trains; on leaving, both networks are as they were.
+    """Make the weights of `attack` trainable; on leaving, restore all networks.
 
-    To the bit, with modes, modules and attributes; no parameter requires gradients.
+    Weights are restored bit for bit, and so are modes, modules and attributes; no parameter
+    requires gradients.
     """
     encoders = tuple(model.text_encoders) if attack.text_encoder else ()
     if attack.text_encoder and not encoders:
@@ -121,8 +121,8 @@ def trained_weights(
 
 
 def _text(encoder: nn.Module) -> tuple[str, ...]:
-    """Attention's projections; matched by their ends, as the path before them depends on the
-    version of transformers."""
+    """Names of the attention projections, matched by their ends: the path before them depends on
+    the version of transformers."""
     return tuple(
         name
         for name, module in encoder.named_modules()
@@ -146,7 +146,7 @@ def _config(attack: FineTuneAttack, modules: Sequence[str]) -> PeftConfig:
 def _adapter(
     network: nn.Module, names: Sequence[str], config: PeftConfig, random: torch.Generator
 ) -> Iterator[list[nn.Parameter]]:
-    """The parameters of a fresh adapter on these modules; taken off again on leaving."""
+    """Insert a fresh adapter on these modules and yield its parameters; remove it on leaving."""
     attributes = set(vars(network))
     originals = {name: network.get_submodule(name) for name in names}
     network.requires_grad_(False)
@@ -171,7 +171,10 @@ def _adapter(
 def _all_weights(
     network: nn.Module,
 ) -> Iterator[tuple[list[nn.Parameter], list[torch.dtype]]]:
-    """All parameters in float32, and the types they had; the old values are kept on the CPU."""
+    """Make all parameters trainable in float32; yield them and the types they had.
+
+    The old values are kept on the CPU and restored on leaving.
+    """
     parameters = list(network.parameters())
     start = [part.detach().to("cpu", copy=True) for part in parameters]
     try:
@@ -192,7 +195,7 @@ def _wide(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def _modes_kept(network: nn.Module) -> Iterator[None]:
-    """Training modes and checkpointing of every module, put back on leaving."""
+    """Restore training mode and checkpointing of every module on leaving."""
     modules = list(network.modules())
     modes = [(part.training, getattr(part, "gradient_checkpointing", None)) for part in modules]
     try:
@@ -206,7 +209,7 @@ def _modes_kept(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _on_device(network: nn.Module, device: torch.device) -> Iterator[None]:
-    """A text encoder on the denoiser's device, then back where it was."""
+    """Move a text encoder to the denoiser's device, and back on leaving."""
     home = next(network.parameters()).device
     try:
         network.to(device)

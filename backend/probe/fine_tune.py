@@ -1,8 +1,8 @@
-"""Fine-tuning for real: what a user does to a published checkpoint, with a fresh LoRA or in full.
+"""Fine-tunes a published checkpoint as a user would, with a fresh LoRA or in full.
 
-Unlike the simulated users of hardening this trains the model as it is on disk (adapter merged),
-for as long as the configuration says. The weights are put back to the bit afterwards, so that
-one loaded model serves any number of attacks.
+Unlike the simulated users of hardening, this trains the model as it is on disk (adapter merged),
+for all of the configuration's steps. The weights are restored bit for bit afterwards, so that one
+loaded model serves any number of attacks.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def fine_tuned(
         data: what the user trains on. concept: the forget set, of which `concept_share` of the
             batches consists.
         seed: of batches, noise and LoRA.
-        marks, on_mark: steps after which to look at the model in between.
-        on_step: called after each update; may raise to stop.
+        marks, on_mark: steps after which `on_mark` is called, to evaluate the model meanwhile.
+        on_step: called after each update; raise from it to stop.
     """
     schedule = model.process.to(model.device)
 

@@ -1,16 +1,16 @@
-"""One probe is one folder, which survives a crash at any moment.
+"""The folder of a probe, which survives a crash at any moment.
 
     job.json          checkpoints, device and output (absent where a program runs the probe)
     plan.json         the plan, every default spelled out, and the models under test
-    prompts.json      every image that a look draws: text, seed, guidance
-    looks.jsonl       one `Look` per line, appended when it is complete
-    reference.safetensors   what the original draws and predicts: what utility is measured against
+    prompts.json      every image that an evaluation draws: text, seed, guidance
+    looks.jsonl       one `Evaluation` per line, appended when it is complete
+    reference.safetensors   what the original draws and predicts: the reference of utility
     pictures/         the kept images
     cache/            encoded image sets, by content
     run.lock          held by the process that works on it
 
-A probe that was stopped goes on with the first look that is missing; the fine-tuning run that
-it belongs to is done again from its start, which costs time and changes nothing.
+A stopped probe continues with the first missing evaluation. The fine-tuning run that it belongs to
+is repeated from its start, which takes time and changes nothing.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from ..run import json_lines
 from ..run.folder import read_json, write_json
 from ..run.lock import RunLock
 from .prompts import ImageRequest
-from .results import SCHEMA_VERSION, Look, ModelInfo
+from .results import SCHEMA_VERSION, Evaluation, ModelInfo
 
 JOB = "job.json"
 PROMPTS = "prompts.json"
-PLAN, LOOKS, REFERENCE = "plan.json", "looks.jsonl", "reference.safetensors"
+PLAN, EVALUATIONS, REFERENCE = "plan.json", "looks.jsonl", "reference.safetensors"
 PICTURES, CACHE = "pictures", "cache"
 _LONGEST = 24  # characters of a name in a picture's file name
 
@@ -50,7 +50,7 @@ Requests = Mapping[str, Sequence[ImageRequest]]  # by kind of prompt
 
 
 class ProbeFolder:
-    """A probe on disk. Use as a context manager, or call `close`, to let go of the lock."""
+    """A probe on disk. Use it as a context manager, or call `close`, to release the lock."""
 
     def __init__(self, path: Path, lock: RunLock) -> None:
         self.path = path
@@ -60,7 +60,7 @@ class ProbeFolder:
     def begin(
         cls, path: Path | str, plan: ProbePlan, models: Sequence[ModelInfo], requests: Requests
     ) -> ProbeFolder:
-        """Create the folder, or go on with the probe of the same plan and models in it."""
+        """Create the folder, or continue the probe of the same plan and models in it."""
         path = Path(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ class ProbeFolder:
             else:
                 write_json(path / PLAN, wanted)
             _keep_prompts(path, requests)
-            json_lines.cut(path / LOOKS)
+            json_lines.cut(path / EVALUATIONS)
             (path / PICTURES).mkdir(exist_ok=True)
         except BaseException:
             lock.release()
@@ -85,14 +85,14 @@ class ProbeFolder:
     def cache(self) -> Path:
         return self.path / CACHE
 
-    def looks(self) -> tuple[Look, ...]:
-        """All complete looks so far, each once."""
-        return read_looks(self.path)
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """All complete evaluations so far, each once."""
+        return read_evaluations(self.path)
 
-    def add(self, look: Look) -> None:
-        """Keep a look, synced: a crash right after loses nothing."""
-        path = self.path / LOOKS
-        json_lines.append(path, look.to_json())
+    def add(self, evaluation: Evaluation) -> None:
+        """Append an evaluation and sync the file: a crash right after loses nothing."""
+        path = self.path / EVALUATIONS
+        json_lines.append(path, evaluation.to_json())
         with path.open("rb+") as file:
             os.fsync(file.fileno())
 
@@ -103,13 +103,13 @@ class ProbeFolder:
         return relative
 
     def save_reference(self, tensors: Mapping[str, Tensor]) -> None:
-        """What the original draws and predicts."""
+        """Keep what the original draws and predicts."""
         temporary = self.path / (REFERENCE + ".tmp")
         save_file({name: t.contiguous() for name, t in tensors.items()}, temporary)
         os.replace(temporary, self.path / REFERENCE)
 
     def load_reference(self) -> dict[str, Tensor] | None:
-        """As saved; None where nothing was, or what was is damaged: it is made again then."""
+        """Load the saved reference; None if it is missing or damaged, and must be made again."""
         try:
             return load_file(self.path / REFERENCE)
         except (FileNotFoundError, SafetensorError):
@@ -126,24 +126,24 @@ class ProbeFolder:
 
 
 def picture_name(*names: str) -> str:
-    """Where the picture with these names lies in a probe's folder."""
+    """Path, within a probe's folder, of the picture with these names."""
     return f"{PICTURES}/{'-'.join(map(_slug, names))}.png"
 
 
 def write_png(image: Tensor, file: Path | IO[bytes]) -> None:
-    """[3, height, width] in 8 bit."""
+    """Write one image, [3, height, width] in 8 bit."""
     pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
     Image.fromarray(pixels).save(file, format="PNG")
 
 
 def read_plan(path: Path | str) -> tuple[ProbePlan, tuple[ModelInfo, ...]]:
-    """Plan and models of the probe in a folder."""
+    """Read plan and models of the probe in a folder."""
     path = Path(path)
     if not (path / PLAN).is_file():
-        raise RunError(f"{path} is no probe's folder: it has no {PLAN}")
+        raise RunError(f"{path} is not a probe folder: it has no {PLAN}")
     data = read_json(path / PLAN)
     if "models" not in data:
-        raise RunError(f"{path} is no probe's folder: it holds a hardening run")
+        raise RunError(f"{path} is not a probe folder: it holds a hardening run")
     if data.get("schema") != SCHEMA_VERSION:
         raise RunError(f"{path / PLAN} was written by another version")
     try:
@@ -154,10 +154,11 @@ def read_plan(path: Path | str) -> tuple[ProbePlan, tuple[ModelInfo, ...]]:
 
 
 def save_job(job: ProbeJob, models: Sequence[ModelInfo]) -> None:
-    """Write down which files the probe in `job.output` is of, so that it can be gone on with.
+    """Record the files that the probe in `job.output` is about, so that it can be resumed.
 
-    A RunError, with nothing written, where the folder is another probe's or a hardening run's:
-    what they need to go on has the same name.
+    Raises:
+        RunError: the folder is another probe's or a hardening run's, whose job file has the same
+            name. Nothing is written.
     """
     path = Path(job.output)
     if (path / PLAN).is_file():
@@ -172,7 +173,7 @@ def save_job(job: ProbeJob, models: Sequence[ModelInfo]) -> None:
 
 
 def read_job(path: Path | str) -> ProbeJob | None:
-    """The job of a probe's folder; None where it is no probe that `resalign probe` began."""
+    """Read the job of a probe's folder; None if `resalign probe` did not begin it."""
     file = Path(path) / JOB
     data = read_json(file) if file.is_file() else {}
     if "checkpoints" not in data:
@@ -184,7 +185,7 @@ def read_job(path: Path | str) -> ProbeJob | None:
 
 
 def read_requests(path: Path | str) -> dict[str, tuple[ImageRequest, ...]]:
-    """Every image that a look of this probe draws; prompt files may be gone by now."""
+    """Read every image request of this probe; its prompt files may be gone by now."""
     stored = read_json(Path(path) / PROMPTS)
     try:
         return {kind: tuple(ImageRequest(*row) for row in rows) for kind, rows in stored.items()}
@@ -192,26 +193,26 @@ def read_requests(path: Path | str) -> dict[str, tuple[ImageRequest, ...]]:
         raise RunError(f"{Path(path) / PROMPTS} is damaged: {error}") from None
 
 
-def read_looks(path: Path) -> tuple[Look, ...]:
-    """The looks in a probe's folder; works while the probe is under way."""
-    looks = (Look.from_json(record) for record in json_lines.read(path / LOOKS))
-    return tuple({look.key: look for look in looks}.values())
+def read_evaluations(path: Path) -> tuple[Evaluation, ...]:
+    """Read the evaluations in a probe's folder; works while the probe runs."""
+    evaluations = (Evaluation.from_json(record) for record in json_lines.read(path / EVALUATIONS))
+    return tuple({evaluation.key: evaluation for evaluation in evaluations}.values())
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """[n, 3, h, w] from −1 to 1 to 8 bit, as a PNG holds them."""
+    """Convert [n, 3, h, w] from −1 to 1 to 8 bit, as a PNG holds them."""
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
 
 
 def _record(plan: ProbePlan, models: Sequence[ModelInfo]) -> dict[str, Any]:
-    """What a probe is told from another by."""
+    """The identity of a probe: two probes with different records must not share a folder."""
     return {
         "schema": SCHEMA_VERSION, "plan": to_json(plan), "models": [asdict(m) for m in models]
     }  # fmt: skip
 
 
 def _slug(name: str) -> str:
-    """For a file's name: no two names get one slug, also where systems ignore case."""
+    """Make a file name part: different names get different slugs, even where case is ignored."""
     plain = "".join(c if c.isalnum() else "_" for c in name)[:_LONGEST]
     if plain == name and name == name.lower():
         return plain
@@ -224,7 +225,7 @@ def _keep_prompts(path: Path, requests: Requests) -> None:
         write_json(path / PROMPTS, rows)
     elif read_json(path / PROMPTS) != rows:
         raise RunError(
-            f"{path}: the prompts are others than when this probe began (a prompt file has "
+            f"{path}: the prompts differ from those that this probe began with (a prompt file has "
             "changed): choose another folder"
         )
 

@@ -1,4 +1,4 @@
-"""Weights mixed with another checkpoint's: merges, and the attacks that they can be.
+"""Mixes a model's weights with another checkpoint's: merges, and attacks made of them.
 
     W' = (1 − w) · W + w · W_other
 
@@ -37,7 +37,7 @@ def mixed(
     weight: float,
     part: Literal["denoiser", "all"] = "denoiser",
 ) -> Iterator[Model]:
-    """Inside, the model's weights are mixed with another's; afterwards as before, to the bit.
+    """Mix the model's weights with another's; restore them bit for bit on leaving.
 
     Args:
         other: a checkpoint file or diffusers folder of the same family, read tensor by tensor; or
@@ -105,7 +105,7 @@ def _from_memory(
 def _from_files(
     files: ExitStack, path: Path, model: Model, wanted: Mapping[tuple[str, str], Tensor]
 ) -> dict[tuple[str, str], _Read]:
-    """How to read each wanted tensor, once it is known that all are there and fit."""
+    """Check that all wanted tensors exist and fit; return a reader of each."""
     info = detect(path)
     if info.family is not model.family:
         raise CheckpointError(
@@ -115,7 +115,7 @@ def _from_files(
     if info.prediction_type != model.process.prediction_type:
         raise CheckpointError(
             f"{path.name} predicts {info.prediction_type}, but the model "
-            f"{model.process.prediction_type}: their weights do not mean the same; mix with a "
+            f"{model.process.prediction_type}: their weights cannot be combined; mix with a "
             "checkpoint of the same kind"
         )
     opened = {

@@ -1,4 +1,4 @@
-"""What a probe asks the models to draw: prompts of a plan as requests with seeds.
+"""Prompts of a probe, as image requests with seeds.
 
 A prompt set comes from a file, from the plan itself, or is the default of its kind:
 
@@ -27,6 +27,7 @@ from ..data.concept import load_preset, near_neighbours, preset_names, retain_pr
 from ..errors import DataError
 from ..plan.concept import Concept
 from ..plan.measurement import PromptSet
+from ..plan.probe import ProbePlan
 
 SEED_COLUMNS = ("seed", "sd_seed", "evaluation_seed")
 GUIDANCE_COLUMNS = ("guidance", "sd_guidance_scale", "guidance_scale", "evaluation_guidance")
@@ -60,7 +61,7 @@ def load_prompts(part: PromptSet, concepts: Sequence[Concept]) -> tuple[Prompt, 
     """The prompts of a set, at most `part.limit`, evenly spread; none if the kind has no default.
 
     Raises:
-        DataError: a file that cannot be read or has no prompts, a cell that is no seed or no
+        DataError: a file that cannot be read or has no prompts, a cell that is not a seed or a
             guidance, a concept without prompts. Names the file, line and column.
     """
     if part.file:
@@ -100,8 +101,18 @@ def expand(prompts: Iterable[Prompt], images: int, seed: int) -> list[ImageReque
     ]
 
 
+def plan_requests(plan: ProbePlan) -> dict[str, tuple[ImageRequest, ...]]:
+    """Every image that an evaluation draws, by kind of prompt."""
+    found = {}
+    for part in plan.prompts:
+        prompts = load_prompts(part, plan.concepts)
+        if prompts:
+            found[part.kind] = tuple(expand(prompts, part.images, plan.generation.seed))
+    return found
+
+
 def evaluation_prompts(preset: str) -> tuple[str, ...]:
-    """The shipped list a concept of this name is probed with; none where none is shipped."""
+    """The shipped list of prompts to probe a concept of this name with; empty if there is none."""
     return _shipped(preset) if preset in preset_names() else ()
 
 
@@ -130,7 +141,7 @@ def _default(kind: str, concepts: Sequence[Concept]) -> Iterator[str]:
 
 
 def _is_as_shipped(concept: Concept) -> bool:
-    """Whether nobody has worded it anew: such words may be all that the model understands."""
+    """Whether the prompts are the preset's; a model may understand no other words than its own."""
     return set(concept.prompts) <= set(load_preset(concept.name).prompts)
 
 
@@ -172,7 +183,7 @@ def _rows(text: str, path: Path) -> Iterator[Prompt]:
                 continue
             yield _row(columns, row, f"{path}, line {reader.line_num}")
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: is no valid CSV ({error})") from error
+        raise DataError(f"{path}, line {reader.line_num}: is not valid CSV ({error})") from error
 
 
 def _header(row: list[str], path: Path) -> list[str]:

@@ -1,7 +1,7 @@
-"""A probe's outcome as a checkpoint's header holds it, and the same probe done once more.
+"""The record of a probe in a checkpoint's header, and its reproduction.
 
-The header keeps the plan and, look by look, how many images were flagged: little enough for a
-file, and all that is needed to see whether somebody else gets the same.
+The header holds the plan and, for each evaluation, how many images were flagged: small enough for a
+header, and enough to see whether somebody else gets the same numbers.
 """
 
 from __future__ import annotations
@@ -19,34 +19,39 @@ from ..plan.images import ImageSet
 from ..plan.probe import BEFORE, ProbeCheckpoint, ProbePlan
 from ..progress import ProgressCallback, silent
 from ..statistics.intervals import wilson
-from .evaluation import CONCEPT
+from .headline import headline
 from .probe import run_probe
-from .results import Look, ProbeResult
+from .results import CONCEPT, Evaluation, ProbeResult
 from .subjects import FileSubject
-from .summary import headline, summarise
+from .summarise import summarise
 
 
 def probe_record(result: ProbeResult, model: str) -> dict[str, Any]:
-    """What to write into the header of `model`, one of the probe's; see `Provenance.probe`.
+    """Record for the header of `model`, one of the probe's; see `Provenance.probe`.
 
-    A plan that names folders or files of its maker's is not written, as it would neither tell
-    others anything nor be theirs to repeat: `plan` is then absent.
+    `plan` is absent if it names folders or files of the machine: others could not repeat it.
     """
     summary = summarise(result)
     scorer = result.plan.scorers[0].name
     names = (result.models[0].name, model)
-    looks = [
-        [look.model, look.attack, look.seed, look.step, *_counts(look, scorer)]
-        for look in result.looks
-        if look.model in names
+    evaluations = [
+        [
+            evaluation.model,
+            evaluation.attack,
+            evaluation.seed,
+            evaluation.step,
+            *_counts(evaluation, scorer),
+        ]
+        for evaluation in result.evaluations
+        if evaluation.model in names
     ]
     record: dict[str, Any] = {
         "scorer": scorer,
         "headline": headline(summary),
         "original": result.models[0].name,
         "model": model,
-        "results": _results(looks, model),
-        "looks": looks,
+        "results": _results(evaluations, model),
+        "looks": evaluations,
     }
     if not paths_of(result.plan):
         record["plan"] = to_json(result.plan)
@@ -55,7 +60,7 @@ def probe_record(result: ProbeResult, model: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repeated:
-    """One look of a recorded probe and the same look now: flagged images of `images`."""
+    """A recorded evaluation and its repetition: flagged images of `images`, then and now."""
 
     model: str
     attack: str
@@ -85,28 +90,28 @@ def reproduce(
     device: str = "cpu",
     on_progress: ProgressCallback = silent,
 ) -> tuple[Repeated, ...]:
-    """Do the recorded probe again with these two files.
+    """Repeat the recorded probe with these two files.
 
-    The record is a stranger's: a plan in it that names files, folders or commands is refused,
-    since `verify` must not run or read what a downloaded checkpoint says.
+    The record is untrusted: a plan that names files, folders or commands is refused, because
+    `verify` must not run or read what a downloaded checkpoint names.
 
     Raises:
         RunError: the record has no plan that could, or may, be repeated.
     """
     if "plan" not in record:
         raise RunError(
-            "the recorded probe cannot be done again from the file alone: it used folders or "
-            "files of its maker's"
+            "the recorded probe cannot be repeated from the file alone: it used folders or "
+            "files of its author's"
         )
     try:
         plan = from_json(ProbePlan, record["plan"], where="recorded plan")
     except (OverflowError, RecursionError) as error:
-        raise RunError(f"the recorded plan makes no sense: {error}") from None
+        raise RunError(f"the recorded plan is invalid: {error}") from None
     found_paths = paths_of(plan)
     if found_paths:
         raise RunError(
             f"the recorded probe names files or commands ({found_paths[0]!r}), which no probe that "
-            "this program records does: it is not done again"
+            "this program records does: it is not repeated"
         )
     names = _checked(record, plan)
     subjects = [
@@ -118,10 +123,12 @@ def reproduce(
     )
     found = []
     for name, attack, seed, step, hits, images in record["looks"]:
-        look = result.look(name, attack, seed, step)
-        if look is None:
-            raise RunError(f"the recorded probe has a look ({name}, {attack}) its plan has not")
-        now, drawn = _counts(look, record["scorer"])
+        evaluation = result.evaluation(name, attack, seed, step)
+        if evaluation is None:
+            raise RunError(
+                f"the recorded probe has an evaluation ({name}, {attack}) its plan has not"
+            )
+        now, drawn = _counts(evaluation, record["scorer"])
         if drawn != images:
             raise RunError(
                 f"the recorded probe counts {images} images ({name}, {attack}), its plan {drawn}"
@@ -132,38 +139,44 @@ def reproduce(
                 now=now,
             )
         )  # fmt: skip
-    if len(found) != len(result.looks):
-        raise RunError(f"the recorded probe has {len(found)} looks, its plan {len(result.looks)}")
+    if len(found) != len(result.evaluations):
+        raise RunError(
+            f"the recorded probe has {len(found)} evaluations, its plan {len(result.evaluations)}"
+        )
     return tuple(found)
 
 
 def _checked(record: Mapping[str, Any], plan: ProbePlan) -> tuple[str, str]:
-    """The names of original and model, of a record that means what it says."""
+    """Check a record, and return the names of its original and its model."""
     original, model = record.get("original"), record.get("model")
     found = record.get("looks")
-    looks: list[Any] = found if isinstance(found, list) else [found]
+    evaluations: list[Any] = found if isinstance(found, list) else [found]
     if not (isinstance(original, str) and isinstance(model, str) and original != model):
         raise RunError("the recorded probe does not name an original and another model")
     if record.get("scorer") not in [scorer.name for scorer in plan.scorers]:
-        raise RunError("the recorded probe counts by a scorer that its plan has not")
+        raise RunError("the recorded probe counts by a scorer that is not in its plan")
     kinds = [str, str, int, int, int, int]
-    for look in looks:
+    for evaluation in evaluations:
         if (
-            not isinstance(look, list)
-            or [type(part) for part in look] != kinds
-            or not 0 <= look[4] <= look[5]
+            not isinstance(evaluation, list)
+            or [type(part) for part in evaluation] != kinds
+            or not 0 <= evaluation[4] <= evaluation[5]
         ):
-            raise RunError(f"the recorded probe has a look that is none: {str(look)[:80]}")
-    if len({tuple(look[:4]) for look in looks}) < len(looks):
-        raise RunError("the recorded probe has the same look twice")
-    if record.get("results") != _results(looks, model):
-        raise RunError("the recorded probe's results are not those of its looks")
+            raise RunError(f"the recorded probe has an invalid evaluation: {str(evaluation)[:80]}")
+    if len({tuple(evaluation[:4]) for evaluation in evaluations}) < len(evaluations):
+        raise RunError("the recorded probe has the same evaluation twice")
+    if record.get("results") != _results(evaluations, model):
+        raise RunError("the recorded probe's results are not those of its evaluations")
     return original, model
 
 
-def _results(looks: Sequence[Sequence[Any]], model: str) -> list[dict[str, Any]]:
-    """What a model card says of each look after an attack: rates, of [..., flagged, images]."""
-    rates = {tuple(look[:4]): look[4] / look[5] for look in looks if look[5]}
+def _results(evaluations: Sequence[Sequence[Any]], model: str) -> list[dict[str, Any]]:
+    """Rates for the model card, one per evaluation after an attack: [..., flagged, images]."""
+    rates = {
+        tuple(evaluation[:4]): evaluation[4] / evaluation[5]
+        for evaluation in evaluations
+        if evaluation[5]
+    }
     before = (model, BEFORE, 0, 0)
     return [
         {
@@ -172,7 +185,7 @@ def _results(looks: Sequence[Sequence[Any]], model: str) -> list[dict[str, Any]]
             "flagged_before": rates.get(before),
             "flagged_after": rates[name, attack, seed, step],
         }
-        for name, attack, seed, step, _, images in looks
+        for name, attack, seed, step, _, images in evaluations
         if name == model and images and (name, attack, seed, step) != before
     ]
 
@@ -194,10 +207,10 @@ def paths_of(plan: ProbePlan) -> list[str]:
     return [path for path in found if path]
 
 
-def _counts(look: Look, scorer: str) -> tuple[int, int]:
-    """(flagged, images) of the set that the scorer's headline is about."""
+def _counts(evaluation: Evaluation, scorer: str) -> tuple[int, int]:
+    """(flagged, images) of the set behind the scorer's headline."""
     for kind in ("unsafe", CONCEPT):
-        part = look.set_of(kind)
+        part = evaluation.set_of(kind)
         scores = part.scores_of(scorer) if part else None
         if part and scores:
             return scores.hits, part.images

@@ -1,9 +1,8 @@
-"""What a probe measured, as values: one `Look` per model, attack, seed and step.
+"""Results of a probe, as values: one `Evaluation` per model, attack, seed and step.
 
-Looks are kept image by image, so that any figure of the report (rates, intervals, paired
-differences) can be computed again from them. Images of one prompt set come in the same order,
-with the same prompts and seeds, in every look of a probe: image i of one is the pair of image i
-of another.
+Evaluations keep every image's score, so that any figure of the report (rates, intervals, paired
+differences) can be computed again. All evaluations of a probe draw a prompt set in the same order,
+with the same prompts and seeds: image i of one is the pair of image i of another.
 """
 
 from __future__ import annotations
@@ -16,10 +15,14 @@ from ..plan.probe import BEFORE, ProbePlan
 from ..scorers.scores import Scores
 
 SCHEMA_VERSION = 1
+UNSAFE = "unsafe"  # the prompt set behind the headline
+CONCEPT = "concept"  # the set of scorers that score the model itself
+
+Key = tuple[str, str, int, int]  # model, attack, seed, step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SetLook:
+class SetEvaluation:
     """One prompt set as one model draws it.
 
     kind: unsafe, neighbour or retain; the scorer `denoising` has a set of its own, `concept`,
@@ -38,35 +41,35 @@ class SetLook:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """One model at one moment. attack `before`, seed 0 and step 0: as it is.
+class Evaluation:
+    """Scores of one model at one step of an attack. attack `before`, seed 0, step 0: unattacked.
 
-    utility: figures by name, against the original: `drift`, `image_distance`, `clip_score`, ...
-    seconds: by what they were spent on: `train`, `generate`, `score`.
+    utility: figures by name, against the original; `utility_figures.py` lists them.
+    seconds: wall time by activity: `train`, `generate`, `score`.
     """
 
     model: str
     attack: str = BEFORE
     seed: int = 0
     step: int = 0
-    sets: tuple[SetLook, ...] = ()
+    sets: tuple[SetEvaluation, ...] = ()
     utility: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def key(self) -> tuple[str, str, int, int]:
+    def key(self) -> Key:
         return self.model, self.attack, self.seed, self.step
 
-    def set_of(self, kind: str) -> SetLook | None:
+    def set_of(self, kind: str) -> SetEvaluation | None:
         return next((part for part in self.sets if part.kind == kind), None)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @staticmethod
-    def from_json(record: Mapping[str, Any]) -> Look:
+    def from_json(record: Mapping[str, Any]) -> Evaluation:
         sets = tuple(
-            SetLook(
+            SetEvaluation(
                 kind=part["kind"],
                 images=part["images"],
                 scores=tuple(
@@ -82,12 +85,12 @@ class Look:
             name: {key: _number(value) for key, value in record[name].items()}
             for name in ("utility", "seconds")
         }
-        return Look(**{**record, **figures, "sets": sets})
+        return Evaluation(**{**record, **figures, "sets": sets})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """A checkpoint under test, as the report names it. sha256 and method: "" where unknown."""
+    """A checkpoint under test, as the report names it. sha256 and method: "" if unknown."""
 
     name: str
     source: str = ""
@@ -100,27 +103,30 @@ class ModelInfo:
 class ProbeResult:
     """A probe, finished or not: `models[0]` is the original.
 
-    prompts: by kind, one text per image, in the order of the images. scorers: the headline's
-    first. complete: no look is missing.
+    prompts: by kind, one text per image, in the order of the images. complete: no evaluation is
+    missing.
     """
 
     plan: ProbePlan
     models: tuple[ModelInfo, ...]
-    looks: tuple[Look, ...]
+    evaluations: tuple[Evaluation, ...]
     prompts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     complete: bool = True
     versions: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
-    def look(self, model: str, attack: str = BEFORE, seed: int = 0, step: int = 0) -> Look | None:
+    def evaluation(
+        self, model: str, attack: str = BEFORE, seed: int = 0, step: int = 0
+    ) -> Evaluation | None:
+        """The evaluation of a model at one step of an attack; None if it is missing."""
         wanted = (model, attack, seed, step)
-        return next((look for look in self.looks if look.key == wanted), None)
+        return next((each for each in self.evaluations if each.key == wanted), None)
 
-    def looks_of(self, model: str, attack: str) -> tuple[Look, ...]:
+    def evaluations_of(self, model: str, attack: str) -> tuple[Evaluation, ...]:
         """All seeds and steps of an attack on a model."""
-        return tuple(look for look in self.looks if (look.model, look.attack) == (model, attack))
+        return tuple(e for e in self.evaluations if (e.model, e.attack) == (model, attack))
 
 
 def _number(value: float | None) -> float:
-    """JSON has no NaN: it is null there."""
+    """JSON has no NaN: it is stored as null."""
     return float("nan") if value is None else value

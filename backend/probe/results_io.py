@@ -1,48 +1,56 @@
-"""What a rank other than the first has in place of the probe's folder."""
+"""Reads a probe's results from its folder, and puts evaluations together to a result."""
 
 from __future__ import annotations
 
-import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from ..parallel.ranks import Ranks
-from .folder import ProbeFolder, picture_name, write_png
-from .results import Look
-
-Letter = tuple[dict[str, Any], dict[str, Tensor]]  # a look, and its pictures as PNG files
+from ..checkpoint.metadata import versions
+from ..plan.probe import BEFORE, ProbePlan
+from .folder import Requests, read_evaluations, read_plan, read_requests
+from .results import CONCEPT, Evaluation, ModelInfo, ProbeResult
+from .tasks import plan_tasks
 
 
-class Outbox:
-    """Sends each look, with the pictures saved before it, to the first rank."""
-
-    path = Path()
-    cache = None
-
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
-        self._pictures: dict[str, Tensor] = {}
-
-    def save_picture(self, image: Tensor, *names: str) -> str:
-        """As `ProbeFolder.save_picture`; on the first rank's disk once the look is sent."""
-        relative = picture_name(*names)
-        file = io.BytesIO()
-        write_png(image, file)
-        self._pictures[relative] = torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
-        return relative
-
-    def add(self, look: Look) -> None:
-        self._ranks.send((look.to_json(), self._pictures))
-        self._pictures = {}
+def read_probe(folder: Path | str) -> ProbeResult:
+    """Read what a probe's folder holds so far; works while the probe runs."""
+    plan, models = read_plan(folder)
+    evaluations = read_evaluations(Path(folder))
+    return assemble_result(plan, models, evaluations, read_requests(folder))
 
 
-def opened(letter: Letter, folder: ProbeFolder | None) -> Look:
-    """The look in a letter; the pictures are kept, where anything is."""
-    record, pictures = letter
-    if folder is not None:
-        for relative, data in pictures.items():
-            (folder.path / relative).write_bytes(bytes(data.numpy()))
-    return Look.from_json(record)
+def curve_points(evaluation: Evaluation) -> dict[str, float]:
+    """The point that an evaluation adds to each live curve, by the curve's name."""
+    points = dict(evaluation.utility)
+    for part in evaluation.sets:
+        for scores in part.scores:
+            name = "recovered" if part.kind == CONCEPT else part.kind
+            points[f"{name} ({scores.scorer})"] = scores.hits / max(1, part.images)
+    return points
+
+
+def assemble_result(
+    plan: ProbePlan,
+    models: Sequence[ModelInfo],
+    evaluations: Sequence[Evaluation],
+    requests: Requests,
+) -> ProbeResult:
+    """A result with its evaluations in the order of models and attacks, however they came in."""
+    order = {model.name: place for place, model in enumerate(models)}
+    attacks = {BEFORE: -1} | {attack.name: place for place, attack in enumerate(plan.attacks)}
+    wanted = sum(len(task.keys) for task in plan_tasks(plan, [model.name for model in models]))
+    drawn = {part.kind for evaluation in evaluations for part in evaluation.sets}
+    return ProbeResult(
+        plan=plan,
+        models=tuple(models),
+        evaluations=tuple(
+            sorted(evaluations, key=lambda e: (order[e.model], attacks[e.attack], e.seed, e.step))
+        ),
+        prompts={
+            kind: tuple(request.text for request in part)
+            for kind, part in requests.items()
+            if kind in drawn
+        },
+        complete=len(evaluations) == wanted,
+        versions=versions(),
+    )

@@ -1,4 +1,4 @@
-"""Distances between two sets of images, by what a CLIP model sees in them.
+"""Distances between two sets of images, in the feature space of a CLIP model.
 
 FID and KID are defined on Inception's features. Those weights come as TorchScript or pickles, and
 loading such a file runs code, so they are not read; a CLIP model in a local folder, as
@@ -38,7 +38,7 @@ class ClipFeatures:
     """Images as vectors: CLIP's image embedding, before it is brought to length 1."""
 
     def __init__(self, weights: str | Path, *, device: torch.device | str = "cpu") -> None:
-        """weights: a folder with a CLIP model. Raises ConfigError if it is none."""
+        """weights: a folder with a CLIP model. Raises ConfigError if it has none."""
         self._folder = Path(weights).expanduser()
         self._model = load_clip(
             "utility: features", self._folder, "CLIPVisionModelWithProjection"
@@ -52,7 +52,9 @@ class ClipFeatures:
         """The images in a folder, by name, to [n, width]. Raises DataError: none, or broken."""
         folder = Path(folder).expanduser()
         if not folder.is_dir():
-            raise DataError(f"utility: reference: {folder} is no folder; give one of real images")
+            raise DataError(
+                f"utility: reference: {folder} is not a folder; give one of real images"
+            )
         paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
         found = []
         for path in paths:

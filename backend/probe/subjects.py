@@ -1,4 +1,4 @@
-"""What is under test: a checkpoint file that is loaded when its turn comes, or a loaded model."""
+"""Checkpoints under test: files, which are loaded when their turn comes, and loaded models."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Subject(Protocol):
     def info(self) -> ModelInfo: ...
 
     def opened(self) -> AbstractContextManager[Model]:
-        """The loaded model; inside, the probe may change its weights and puts them back."""
+        """The loaded model; inside, the probe may change its weights, and restores them."""
         ...
 
 
@@ -113,7 +113,7 @@ class LoadedSubject:
 def subject_of(
     checkpoint: ProbeCheckpoint, device: str = "cpu", *, on_progress: ProgressCallback = silent
 ) -> Subject:
-    """What a path is: a checkpoint's file or folder, or the folder of a hardening run."""
+    """Make the subject of a path: a checkpoint's file or folder, or a hardening run's folder."""
     if (Path(checkpoint.path) / "plan.json").is_file():
         return RunSubject(checkpoint, device)
     return FileSubject(checkpoint, device, on_progress=on_progress)
@@ -121,7 +121,7 @@ def subject_of(
 
 @contextmanager
 def loaded(path: Path, device: str) -> Iterator[Model]:
-    """A checkpoint in memory for as long as the context lasts."""
+    """Load a checkpoint, and free its memory on leaving."""
     holder: list[Any] = [load_checkpoint(path, device=device)]
     try:
         yield holder[0]
@@ -133,7 +133,7 @@ def loaded(path: Path, device: str) -> Iterator[Model]:
 
 
 def check_subjects(subjects: Sequence[Subject]) -> None:
-    """A ConfigError unless these can be told apart, and measured with one original's latents."""
+    """Raise a ConfigError unless names differ and all are of the original's family."""
     infos = [subject.info for subject in subjects]
     if not infos:
         raise ConfigError("probe: no checkpoint was given")
@@ -149,7 +149,7 @@ def check_subjects(subjects: Sequence[Subject]) -> None:
 
 
 def adapter_digest(adapter: Adapter) -> str:
-    """Tells one adapter from another: a probe must not go on with looks at another's."""
+    """Digest of an adapter: a probe must not be resumed with evaluations of another one."""
     found = hashlib.sha256(f"{adapter.rank} {adapter.alpha}".encode())
     for name, tensor in sorted(adapter.tensors.items()):
         found.update(name.encode())

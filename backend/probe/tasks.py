@@ -1,4 +1,4 @@
-"""What a probe does in one go: look at a checkpoint as it is, or attack it and look."""
+"""Tasks of a probe: evaluate a checkpoint as it is, or attack it and evaluate it meanwhile."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from ..plan.attack import Attack, FineTuneAttack
 from ..plan.fine_tune import FineTuneConfig
 from ..plan.probe import BEFORE, ProbePlan
-
-Key = tuple[str, str, int, int]  # model, attack, seed, step
+from .results import Key
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
-    """place, model: of the checkpoint among the subjects. attack: None for the look before."""
+class Task:
+    """place, model: of the checkpoint. attack: None to evaluate it unattacked."""
 
     place: int
     model: str
@@ -23,26 +22,34 @@ class Unit:
 
     @property
     def keys(self) -> list[Key]:
-        """The looks that it gives."""
+        """Keys of the evaluations that the task yields."""
         if self.attack is None:
             return [(self.model, BEFORE, 0, 0)]
-        steps = self.attack.looks if isinstance(self.attack, FineTuneAttack) else (0,)
-        return [(self.model, self.attack.name, self.seed, step) for step in steps]
+        return [(self.model, self.attack.name, self.seed, step) for step in steps_of(self.attack)]
 
 
-def units_of(plan: ProbePlan, models: Sequence[str]) -> list[Unit]:
-    """All of a probe, in order; the first is what all others are compared with."""
+def steps_of(attack: Attack) -> tuple[int, ...]:
+    """Steps of an attack at which the model is evaluated; (0,) for one without training."""
+    return attack.looks if isinstance(attack, FineTuneAttack) else (0,)
+
+
+def seeds_of(attack: Attack, plan: ProbePlan) -> tuple[int, ...]:
+    """Seeds with which an attack is run; (0,) for one without training."""
+    return plan.seeds if isinstance(attack, FineTuneAttack) else (0,)
+
+
+def plan_tasks(plan: ProbePlan, models: Sequence[str]) -> list[Task]:
+    """All tasks of a probe, in order; all others are compared with the result of the first."""
     found = []
     for place, model in enumerate(models):
-        found.append(Unit(place, model))
+        found.append(Task(place, model))
         for attack in plan.attacks:
-            seeds = plan.seeds if isinstance(attack, FineTuneAttack) else (0,)
-            found += [Unit(place, model, attack, seed) for seed in seeds]
+            found += [Task(place, model, attack, seed) for seed in seeds_of(attack, plan)]
     return found
 
 
 def as_attack(config: FineTuneAttack | FineTuneConfig) -> FineTuneAttack:
-    """A simulated user's configuration as an attack for real."""
+    """Turn a simulated user's configuration into an attack that is carried out."""
     if isinstance(config, FineTuneAttack):
         return config
     dreambooth = config.method == "dreambooth"

@@ -1,7 +1,7 @@
-"""How far a model is from the original where it should be the same: predictions and pictures.
+"""Measures how far a model is from the original where both should agree: predictions, images.
 
-Everything is measured on the same latents, noise, prompts and seeds as of the original, so the
-original's own figures are 0 to the bit. Nothing is downloaded: the CLIP score takes a CLIP model
+Everything is measured on the latents, noise, prompts and seeds of the original, so the original's
+own distances are exactly 0. Nothing is downloaded: the CLIP score takes a CLIP model
 from a local folder, in transformers' format, `.safetensors` only.
 """
 
@@ -33,14 +33,14 @@ _VALUES = 2**19  # of images compared at a time; five maps of them are held in f
 def prediction_drift(
     model: Model, data: EncodedSet, reference: Tensor | None, samples: int
 ) -> tuple[float, Tensor]:
-    """How much the denoiser predicts something else than the original: mean squared difference
-    of predictions (ε or v), as a share of the variance of the original's.
+    """Measure how much the denoiser's predictions (ε or v) differ from the original's: mean squared
+    difference, as a share of the variance of the original's.
 
     Args:
         model: as it is now, adapters included.
         data: the retain set; `samples` of it at most, evenly spread, each with a noise and a
-            timestep that depend on its place alone.
-        reference: what this function returned for the original; None where this is the original.
+            timestep that depend only on its place.
+        reference: the predictions that this function returned for the original; None if this is it.
 
     Returns:
         the drift (0: the same; about 1: as far as an image's mean), and the predictions,
@@ -62,7 +62,7 @@ def prediction_drift(
     if not found.isfinite().all():
         raise DivergenceError(
             "the denoiser's predictions on the retain set are not finite; the fine-tuning before "
-            "this look went wrong: lower its learning_rate, or use precision fp32"
+            "this evaluation diverged: lower its learning_rate, or use precision fp32"
         )
     if reference is None or not len(found):
         return 0.0, found
@@ -170,7 +170,7 @@ def _blurred(maps: Tensor) -> Tensor:
 
 
 class ClipScore:
-    """How well images fit their prompts: 100 · max(cos, 0) of CLIP's two embeddings.
+    """Scores how well images fit their prompts: 100 · max(cos, 0) of CLIP's two embeddings.
 
     Hessel et al., arXiv:2104.08718, with 100 in place of their 2.5, and without the words they
     put before a caption. Prompts are cut at the model's 77 tokens.

@@ -1,1 +1,1 @@
-"""The probe for a reader and for a program: HTML, Markdown, JSON."""
+"""Reports of a probe: HTML, Markdown, JSON; model cards."""

@@ -1,7 +1,7 @@
-"""The report of a probe, as files in one folder; and of hardening and probe together.
+"""Writes the report of a probe into a folder; joins hardening and probe to one report.
 
-report.json     everything that the figures are computed from (schema.py)
-report.html     for a reader: one file that needs nothing else (page.py)
+report.json     all data that figures are computed from (schema.py)
+report.html     the page for a reader: one self-contained file (page.py)
 report.md       for a model card (markdown.py)
 """
 
@@ -18,16 +18,16 @@ from ..errors import ExportError
 from ..plan.file import plan_hash, to_json
 from ..plan.hardening import HardeningPlan
 from ..probe.results import ProbeResult
-from ..probe.summary import summarise
+from ..probe.summarise import summarise
 from ..run.json_lines import finite
 from .card import training_summary
-from .curves import draw_png
 from .markdown import report_markdown
-from .markdown import table as markdown_table
+from .markdown_text import escape, table
 from .page import report_html
+from .plots import plot_curves
 from .schema import to_report_json, without_paths
 from .view import View
-from .words import figure, markdown
+from .words import figure
 
 if TYPE_CHECKING:
     from ..hardening.run import HardenResult
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ReportFiles:
-    """Where a report was written."""
+    """Paths of a written report."""
 
     json: Path
     html: Path
@@ -45,20 +45,20 @@ class ReportFiles:
 def write_report(
     result: ProbeResult, folder: Path | str, *, pictures: Path | str | None = None
 ) -> ReportFiles:
-    """Write `report.json`, `report.html` and `report.md` into a folder, each in one move.
+    """Write `report.json`, `report.html` and `report.md` into a folder, each atomically.
 
-    The same result gives the same bytes. A probe that is not finished gets a report that says so.
+    The same result gives the same bytes. The report of an unfinished probe says that it is one.
 
     Args:
-        pictures: the folder that `SetLook.pictures` are relative to (the probe's); None leaves
-            pictures out. A picture that is missing there becomes a placeholder.
+        pictures: the probe's folder, to which `SetEvaluation.pictures` are relative; None leaves
+            pictures out. A missing picture becomes a placeholder.
 
     Raises:
         ExportError: the folder cannot be written to.
     """
     folder = Path(folder)
     files = ReportFiles(folder / "report.json", folder / "report.html", folder / "report.md")
-    # All three are made before one is written: a mistake leaves the old report as it was.
+    # All three are made before one is written, so that an error leaves the old report in place.
     texts = {
         files.json: to_report_json(result, summarise(result).to_json()),
         files.html: report_html(result, Path(pictures) if pictures is not None else None),
@@ -70,14 +70,14 @@ def write_report(
 
 
 def curve_png(result: ProbeResult, path: Path | str) -> Path:
-    """The curves of all attacks that train, as one PNG on white. Returns the path."""
+    """Draw the curves of all attacks that train as one PNG on white. Returns the path."""
     view = View(result)
-    return draw_png([(attack, view.curves(attack)) for attack in view.curved], path)
+    return plot_curves([(attack, view.curves(attack)) for attack in view.curved], path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What was done to a checkpoint, and what it is worth: hardening and probe in one."""
+    """Hardening and probe of a checkpoint in one report."""
 
     plan: HardeningPlan
     training: Mapping[str, Any]
@@ -86,10 +86,10 @@ class Report:
     warnings: tuple[str, ...] = ()
 
     def to_markdown(self) -> str:
-        """For a reader: the run in a table, then the probe's report."""
+        """The run in a table, then the probe's report, for a reader."""
         plan = self.plan
         rows = [
-            ["Concepts", ", ".join(markdown(concept.name) for concept in plan.concepts)],
+            ["Concepts", ", ".join(escape(concept.name) for concept in plan.concepts)],
             ["Simulated users", f"{len(plan.fine_tunes)}, as {plan.simulate}"
              if plan.fine_tunes else "none: plain unlearning"],
             ["Loss on the concepts", plan.harm.loss],
@@ -101,15 +101,15 @@ class Report:
         for name in ("harm", "harm_after", "q", "retain"):
             if f"{name}_first" in self.training:
                 ends = (figure(self.training[f"{name}_{end}"]) for end in ("first", "last"))
-                rows.append([f"{markdown(name)}, first → last", " → ".join(ends)])
+                rows.append([f"{escape(name)}, first → last", " → ".join(ends)])
         if self.training.get("skipped_solves"):
             rows.append(["Skipped solves", str(self.training["skipped_solves"])])
-        parts = ["## Hardening", markdown_table(["", ""], rows)]
-        parts += [f"**Warning:** {markdown(warning)}" for warning in self.warnings]
+        parts = ["## Hardening", table(["", ""], rows)]
+        parts += [f"**Warning:** {escape(warning)}" for warning in self.warnings]
         return "\n\n".join([*parts, report_markdown(self.probes)])
 
     def to_json(self) -> dict[str, Any]:
-        """For a program: plan, training figures, and `report.json` under `probe`."""
+        """Plan, training figures, and `report.json` under `probe`, for a program."""
         return {
             "hardening": finite({
                 "plan": to_json(without_paths(self.plan)),
@@ -123,7 +123,7 @@ class Report:
 
 
 def build_report(plan: HardeningPlan, result: HardenResult, probes: ProbeResult) -> Report:
-    """Hardening and probe in one report. probes: of the checkpoint that `result` made."""
+    """Join hardening and probe to one report. probes: of the checkpoint that `result` made."""
     return Report(
         plan=plan,
         training=training_summary(result.records),
@@ -134,7 +134,7 @@ def build_report(plan: HardeningPlan, result: HardenResult, probes: ProbeResult)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Put a text in its place in one move; a crash leaves what was there before."""
+    """Write a text file atomically; a crash leaves the old file in place."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

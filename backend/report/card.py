@@ -1,8 +1,8 @@
-"""A model card in Markdown, written beside an export from the run's own record.
+"""Writes a model card in Markdown beside an export, from the run's own record.
 
-It says what was done, with what evidence, and what it does not protect against; a figure that was
-not measured is said to be `not measured`. The front matter is that of Hugging Face
-(https://huggingface.co/docs/hub/model-cards). No pictures: those of a probe show the concept.
+The card states what was done, the evidence, and the limits of the protection; a figure that was not
+measured reads `not measured`. The front matter follows Hugging Face
+(https://huggingface.co/docs/hub/model-cards). A card has no pictures, which may show the concept.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ..plan.hardening import HardeningPlan
 from ..plan.methods import FACTS, method_in_words, simulates_users
 from ..run.records import StepRecord
 from ..statistics.intervals import wilson
+from .markdown_text import code_text, escape
 
 
 def provenance_of(
@@ -30,7 +31,7 @@ def provenance_of(
     base_model: str = "",
     license: str = "",  # noqa: A002
 ) -> Provenance:
-    """What an export should say of the run that made its adapter.
+    """Provenance of an export: how its adapter was made.
 
     records: of the outer steps, as values or as read from the run folder.
     probe: {"scorer": name, "results": [{"fine_tune", "images", "flagged_before",
@@ -56,15 +57,16 @@ def provenance_of(
 
 
 def method_words(plan: HardeningPlan) -> str:
-    """What was done, stage by stage: `closed-form edit (UCE-like), then ResAlign (...)`."""
+    """Methods of a plan's stages in words: `closed-form edit (UCE-like), then ResAlign (...)`."""
     stages = [*(own for _, own in stage_plans(plan)), plan]
     return ", then ".join(method_in_words(stage) for stage in stages)
 
 
 def training_summary(records: Sequence[StepRecord | Mapping[str, Any]]) -> dict[str, Any]:
-    """First and last figures of a run: means over a tenth of its steps at each end.
+    """First and last losses of a run: means over a tenth of its steps at each end.
 
-    q and harm_after are those of the steps that simulated a user. Absent where never recorded.
+    q and harm_after are those of the steps that simulated a user. A figure that was
+    never recorded is absent.
     """
     steps = [record.to_json() if isinstance(record, StepRecord) else record for record in records]
     figures: dict[str, Any] = {"steps": len(steps)} if steps else {}
@@ -86,7 +88,7 @@ def model_card(
     report: ExportReport | None = None,
     title: str = "",
 ) -> str:
-    """The card. provenance: the value, or its JSON. report: adds what the export itself found."""
+    """Build the card. provenance: the value, or its JSON. report: adds the export's own figures."""
     if not isinstance(provenance, Provenance):
         provenance = Provenance.from_json(provenance)
     if report is not None and not provenance.source_sha256:
@@ -94,7 +96,7 @@ def model_card(
     title = title or (_name(report.target) if report else "Hardened checkpoint")
     parts = [
         _front_matter(provenance),
-        f"# {_text(title)}",
+        f"# {escape(title)}",
         _opening(provenance),
         "## What was done",
         _table(_done(provenance, report)),
@@ -105,12 +107,12 @@ def model_card(
         _LIMITS,
     ]
     if report and report.warnings:
-        parts[5:5] = ["\n".join(f"- **Warning:** {_text(warning)}" for warning in report.warnings)]
+        parts[5:5] = ["\n".join(f"- **Warning:** {escape(warning)}" for warning in report.warnings)]
     return "\n\n".join(parts) + "\n"
 
 
 def write_card(report: ExportReport, provenance: Provenance | None = None) -> Path:
-    """`<name>.md` beside the export."""
+    """Write `<name>.md` beside the export; return its path."""
     path = report.target.with_name(f"{_name(report.target)}.md")
     card = model_card(provenance or report.provenance, report=report)
     path.write_text(card, encoding="utf-8", newline="\n")
@@ -133,18 +135,18 @@ def _front_matter(provenance: Provenance) -> str:
 
 
 def _opening(provenance: Provenance) -> str:
-    concepts = ", ".join(_text(concept) for concept in provenance.concepts) or "not recorded"
+    concepts = ", ".join(escape(concept) for concept in provenance.concepts) or "not recorded"
     lasting = any(
         facts.words in provenance.method for facts in FACTS.values() if facts.simulates_users
     )
     aim = "removed, in a way meant to outlast later fine-tuning" if lasting else "removed"
-    source = _code(provenance.source) or "its source"
+    source = code_text(provenance.source) or "its source"
     return f"A copy of `{source}` with these concepts {aim}: {concepts}."
 
 
 def _done(provenance: Provenance, report: ExportReport | None) -> list[tuple[str, str]]:
     training = provenance.training
-    rows = [("Method", _text(provenance.method))]
+    rows = [("Method", escape(provenance.method))]
     if training.get("simulate", "none") != "none":
         count, way = training["simulated_users"], training["simulate"]
         users = f"{count} configurations, simulated as `{way}`"
@@ -195,7 +197,7 @@ def _training(training: Mapping[str, Any]) -> str:
 def _probe(probe: Mapping[str, Any]) -> str:
     results: Iterable[Mapping[str, Any]] = probe.get("results", ())
     rows = [
-        f"| {_text(str(each['fine_tune']))} | {each['images']} "
+        f"| {escape(str(each['fine_tune']))} | {each['images']} "
         f"| {_rate(each['flagged_before'], each['images'])} "
         f"| {_rate(each['flagged_after'], each['images'])} |"
         for each in results
@@ -205,11 +207,11 @@ def _probe(probe: Mapping[str, Any]) -> str:
             "Share of unsafe pictures before and after real fine-tuning: **not measured**. "
             "The losses above do not stand in for it."
         )
-    headline = _text(str(probe.get("headline", "")))
+    headline = escape(str(probe.get("headline", "")))
+    scorer = code_text(str(probe.get("scorer", "not recorded")))
     return "\n".join([
         *([headline, ""] if headline else []),
-        f"Share of pictures flagged by `{_code(str(probe.get('scorer', 'not recorded')))}`, with "
-        "95 % intervals (Wilson):",
+        f"Share of pictures flagged by `{scorer}`, with 95 % intervals (Wilson):",
         "",
         "| attack | pictures (n) | before | after |",
         "| --- | --- | --- | --- |",
@@ -227,7 +229,7 @@ further; data, rates and lengths that were not measured may bring the concepts b
 - textual inversion, and prompts searched for by optimisation;
 - concepts that are not on the list, and neighbours of those that are.
 
-There is no content filter in this file. Keep one where pictures are shown to people."""
+This file contains no content filter. Keep one where pictures are shown to people."""
 
 
 def _name(target: Path) -> str:
@@ -264,15 +266,3 @@ def _hash(value: str) -> str:
 
 def _said(value: Any) -> str:
     return "not recorded" if value is None else str(value)
-
-
-def _text(value: str) -> str:
-    """A user's words on one line of a table, without markup of their own."""
-    value = " ".join(value.split())
-    for mark in "\\`*_|<>[]":
-        value = value.replace(mark, "\\" + mark)
-    return value
-
-
-def _code(value: str) -> str:
-    return " ".join(value.split()).replace("`", "'").replace("|", "/")

@@ -1,4 +1,4 @@
-"""Pictures side by side on one sheet, under the names of their columns and rows."""
+"""Puts pictures side by side on one contact sheet, with names of columns and rows."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _GAP = 6
 _BACK, _INK = (32, 32, 32), (230, 230, 230)
 
 
-def sheet(
+def draw_contact_sheet(
     columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Any]]], *, side: int = SIDE
 ) -> Any:
-    """One PIL image of labelled columns and rows; None in a row leaves its cell empty."""
+    """Draw one PIL image of labelled columns and rows; None in a row leaves its cell empty."""
     from PIL import Image, ImageDraw
 
     cells = [cell for _, row in rows for cell in row if cell is not None]

@@ -1,11 +1,11 @@
-"""Grids of pictures: a prompt and seed per row, a model before or after an attack per column."""
+"""Grids of pictures: a row per prompt and seed, a column per model before or after an attack."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from ..plan.probe import BEFORE
-from ..probe.results import Look, SetLook
+from ..probe.results import Evaluation, SetEvaluation
 from .markup import Child, Markup, scroller, tag
 from .pictures import Album
 from .view import View
@@ -19,12 +19,12 @@ OTHER_ROWS = 4  # of the attacks besides the one that is worst
 class Column:
     model: str
     when: str
-    look: Look
+    evaluation: Evaluation
 
 
 def picture_section(view: View, album: Album) -> Markup | None:
-    """All grids, or None where the probe kept no pictures."""
-    if not any(part.pictures for look in view.result.looks for part in look.sets):
+    """All grids, or None if the probe kept no pictures."""
+    if not any(part.pictures for evaluation in view.result.evaluations for part in evaluation.sets):
         return None
     worst = view.worst_overall()
     parts: list[Child] = []
@@ -47,8 +47,9 @@ def picture_section(view: View, album: Album) -> Markup | None:
         tag(
             "p",
             f"The same prompt and seed in each row, as each model draws it before{after}. They are "
-            "the first of the list, not chosen. Flagged pictures are blurred; a click shows one, "
-            "another hides it. A picture that no scorer flagged is shown: scorers make mistakes.",
+            "the first of the list, not selected. Flagged pictures are blurred; click one to show "
+            "it, click again to hide it. Pictures that no scorer flagged are shown, and scorers "
+            "make mistakes.",
         ),
         tag(
             "div",
@@ -63,23 +64,23 @@ def picture_section(view: View, album: Album) -> Markup | None:
 
 
 def _columns(view: View, attack: str | None, *, before: bool = True) -> list[Column]:
-    """The original before, then each model before and after the attack's last look."""
+    """The original before, then each model before and after the attack's last evaluation."""
     columns = []
     for model in view.models:
-        if before and (look := view.result.look(model.name)) is not None:
-            columns.append(Column(model.name, BEFORE, look))
+        if before and (evaluation := view.result.evaluation(model.name)) is not None:
+            columns.append(Column(model.name, BEFORE, evaluation))
         if attack is not None:
-            looks = view.result.looks_of(model.name, attack)
-            if looks:
-                first = min(look.seed for look in looks)
-                last = max((k for k in looks if k.seed == first), key=lambda k: k.step)
+            evaluations = view.result.evaluations_of(model.name, attack)
+            if evaluations:
+                first = min(evaluation.seed for evaluation in evaluations)
+                last = max((k for k in evaluations if k.seed == first), key=lambda k: k.step)
                 at = f", step {last.step}" if last.step else ""
                 columns.append(Column(model.name, f"after {attack}{at}", last))
     return columns
 
 
 def _grid(view: View, album: Album, kind: str, columns: list[Column], rows: int) -> Markup | None:
-    sets = [(column, column.look.set_of(kind)) for column in columns]
+    sets = [(column, column.evaluation.set_of(kind)) for column in columns]
     shown = max((len(part.pictures) for _, part in sets if part), default=0)
     if not shown:
         return None
@@ -113,15 +114,15 @@ def _spread_over_prompts(prompts: tuple[str, ...], rows: int) -> list[int]:
 
 
 def _judges_of_safety(view: View) -> frozenset[str]:
-    """Scorers that look at unsafe prompts too: those of quality do not, and blur nothing."""
-    sets = [look.set_of("unsafe") for look in view.result.looks]
+    """Scorers of unsafe prompts; scorers of quality see other prompts only, and blur nothing."""
+    sets = [evaluation.set_of("unsafe") for evaluation in view.result.evaluations]
     return frozenset(scores.scorer for part in sets if part for scores in part.scores)
 
 
 def _shot(
     album: Album,
     column: Column,
-    part: SetLook | None,
+    part: SetEvaluation | None,
     place: int,
     prompt: str,
     judges: frozenset[str],

@@ -1,11 +1,11 @@
-"""What a probe's numbers cannot tell, said for this probe: the same words in every format."""
+"""Limits of a probe's numbers in sentences, for this probe; alike in every format."""
 
 from __future__ import annotations
 
 from ..plan.attack import FineTuneAttack
 from ..plan.probe import ProbePlan
 from ..probe.results import ProbeResult
-from ..probe.summary import original_at_hand
+from ..probe.summarise import original_at_hand
 from .words import series
 
 _METHODS = {
@@ -14,7 +14,7 @@ _METHODS = {
 
 
 def limits(result: ProbeResult, *, kind: str, scorer: str) -> list[str]:
-    """Sentences in plain text, most important first.
+    """List the limits as sentences in plain text, most important first.
 
     kind, scorer: the prompt set and the scorer behind the headline.
     """
@@ -27,8 +27,8 @@ def limits(result: ProbeResult, *, kind: str, scorer: str) -> list[str]:
         )
     sentences += [_sample(result, kind), _scorer(scorer), *_not_run(plan)]
     sentences += [
-        "Somebody who has the original checkpoint does not need to attack this one, and nothing "
-        "here is about them"
+        "Whoever has the original checkpoint does not need to attack this one; these numbers do "
+        "not cover them"
         + (
             ": merges with the original show how far mixing goes, and are not in the headline."
             if any(original_at_hand(attack) for attack in plan.attacks)
@@ -46,21 +46,25 @@ def limits(result: ProbeResult, *, kind: str, scorer: str) -> list[str]:
 def _sample(result: ProbeResult, kind: str) -> str:
     prompts = result.prompts.get(kind, ())
     images = max(
-        (part.images for look in result.looks if (part := look.set_of(kind)) is not None),
+        (
+            part.images
+            for evaluation in result.evaluations
+            if (part := evaluation.set_of(kind)) is not None
+        ),
         default=0,
     )
     distinct = len(set(prompts))
     seeds = len(result.plan.seeds)
     what = f"{images} images" + (f" of {distinct} prompts" if distinct else "")
-    each = f"Each rate is of {what} per look" + (
+    each = f"Each rate is of {what} per evaluation" + (
         f", over {seeds} seeds of fine-tuning. " if seeds > 1 else ", from one run of each attack. "
     )
     limit = 3 / max(1, distinct or images)
     if distinct and images > distinct:
         each += (
-            "Images of one prompt resemble one another, and the intervals of single rates do not "
-            "know that: read them as too narrow (those of resilience and of differences resample "
-            "whole prompts). "
+            "Images of one prompt resemble one another, and the intervals of single rates ignore "
+            "that, so they are too narrow (those of resilience and of differences resample whole "
+            "prompts). "
         )
     return each + (
         "No interval covers prompts of another kind. 0 "
@@ -72,8 +76,8 @@ def _sample(result: ProbeResult, kind: str) -> str:
 def _scorer(scorer: str) -> str:
     if scorer == "denoising":
         return (
-            "The scorer “denoising” draws no pictures: it asks how well the model still predicts "
-            "pictures of the concept. Read it as a sign, not as a share of unsafe pictures."
+            "The scorer “denoising” draws no pictures: it measures how well the model still "
+            "predicts pictures of the concept: an indication, not a share of unsafe pictures."
         )
     return (
         f"The scorer “{scorer}” makes mistakes, and they are not in the intervals: what it "

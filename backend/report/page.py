@@ -1,7 +1,7 @@
-"""`report.html`: one file that needs nothing else, the same for the same result.
+"""`report.html`: one self-contained file, with the same bytes for the same result.
 
-The page may load nothing and run no script but its own (a policy in its head says so), so a prompt
-that is full of tags stays text.
+A content security policy lets the page load nothing and run only its own script, and all text is
+escaped, so a prompt that is full of tags stays text.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ..plan.probe import BEFORE
 from ..probe.results import ModelInfo, ProbeResult
-from ..statistics.comparisons import Resilience
-from .curves import marker_svg
+from ..statistics.resilience import Resilience
+from .curves import model_key
 from .grids import picture_section
 from .markup import Child, Markup, join, table, tag
 from .pictures import Album
@@ -32,7 +32,7 @@ _HERE = Path(__file__).parent
 
 
 def report_html(result: ProbeResult, pictures: Path | None = None) -> str:
-    """The page. pictures: the folder that `SetLook.pictures` are relative to; None: no pictures."""
+    """Build the page. pictures: the probe's folder; None leaves pictures out."""
     view = View(without_paths(result))
     result = view.result
     album = Album(pictures)
@@ -69,7 +69,7 @@ def report_html(result: ProbeResult, pictures: Path | None = None) -> str:
 
 
 def page(title: str, body: Child) -> str:
-    """A whole document with the style and the script of this package."""
+    """Build a whole document with the style and script of this package."""
     style = (_HERE / "report.css").read_text(encoding="utf-8")
     script = (_HERE / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -95,21 +95,21 @@ def theme_button() -> Markup:
 
 
 def headline_block(view: View) -> Markup:
-    """The sentences that are quoted, with n and interval, and a card per model."""
+    """The headline in sentences, with n and intervals, and a card per model."""
     result = view.result
     return join([
         tag("h1", "Resilience: what attacks bring back"),
         [tag("p", _named(view, said), cls="lead") for said in view.sentences()],
         None if result.complete else tag(
-            "p", tag("b", "This probe is not finished. "), "Looks are missing, and every figure "
-            "below may change.", cls="warn", role="note"),
+            "p", tag("b", "This probe is not finished. "), "Evaluations are missing, and every "
+            "figure below may change.", cls="warn", role="note"),
         [tag("p", warning, cls="warn", role="note") for warning in result.warnings],
         tag("div", [_card(view, model) for model in view.models], cls="cards"),
     ])  # fmt: skip
 
 
 def _named(view: View, said: str) -> Child:
-    """A sentence of the headline with the model's name, which it begins with, in bold."""
+    """Set the model's name at the start of a headline's sentence in bold."""
     names = [model.name for model in view.models if said.startswith(f"{model.name}: ")]
     name = max(names, key=len, default="")
     return [tag("b", name) if name else None, said[len(name) :]]
@@ -136,7 +136,7 @@ def _card(view: View, model: ModelInfo) -> Markup:
             tag("p", tag("span", "merges that need the original: ", cls="what"),
                 f"resilience {number(other.value)}{interval}")
         )  # fmt: skip
-    key = marker_svg(view.index(model))
+    key = model_key(view.index(model))
     return tag("article", tag("h2", key, model.name), lines, cls="card")
 
 
@@ -155,7 +155,7 @@ def _resilience(found: Resilience) -> list[Child]:
 
 
 def _scale(value: float, low: float, high: float) -> Markup:
-    """A bar from 0 to 1 with the interval in it; parts below 0 are cut off."""
+    """Draw a bar from 0 to 1 with the interval in it; parts below 0 are cut off."""
     at, start, end = (100 * min(1.0, max(0.0, part)) for part in (value, low, high))
     return tag(
         "div",
@@ -166,7 +166,7 @@ def _scale(value: float, low: float, high: float) -> Markup:
 
 
 def paired_section(view: View) -> Markup | None:
-    """Differences on the same prompts and seeds."""
+    """Table of differences on the same prompts and seeds."""
     rows = []
     for row, comparison in view.comparisons():
         test = comparison.test
@@ -184,8 +184,8 @@ def paired_section(view: View) -> Markup | None:
         tag("h2", "Differences on the same prompts and seeds", id="paired"),
         tag("p", "Difference of unsafe rates in percentage points (pp), image by image with the "
                  "same prompt and seed: below 0, the first is safer. Each attack at the step where "
-                 "it is worst for the first. Each p-value stands for itself: among many, some are "
-                 "small by chance."),
+                 "it is worst for the first. P-values are not corrected for multiple comparisons: "
+                 "among many, some are small by chance."),
         table(
             ["compared", "under", "difference", "95 % interval", "p", "pairs", "in one only"],
             rows,

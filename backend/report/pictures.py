@@ -43,7 +43,7 @@ class Album:
         self.beyond_budget = 0
 
     def shot(self, name: str) -> Shot | None:
-        """name: as in `SetLook.pictures`, relative to the probe's folder."""
+        """name: as in `SetEvaluation.pictures`, relative to the probe's folder."""
         from PIL import Image as images
         from PIL import UnidentifiedImageError
 

@@ -1,4 +1,4 @@
-"""A probe's plan in words, and as a file that runs it again."""
+"""Describes a probe's plan in words, and writes it as a file that runs the probe again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAMES = {"lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}
 
 
 def attack_words(attack: Attack) -> str:
-    """What an attack does, in one sentence without its name."""
+    """Describe an attack in one sentence, without its name."""
     if isinstance(attack, MergeAttack):
         other = "the original" if attack.other == ORIGINAL else attack.other
         part = "the denoiser" if attack.part == "denoiser" else "denoiser and text encoders"
@@ -60,7 +60,7 @@ def _training(attack: FineTuneAttack) -> str:
 
 
 def plan_rows(result: ProbeResult) -> list[tuple[str, str]]:
-    """The rest of the plan, as rows of a table."""
+    """Everything but the attacks, as rows of a table."""
     plan = result.plan
     drawn = plan.generation
     rows = [("Concepts", ", ".join(concept.name for concept in plan.concepts))]
@@ -80,7 +80,7 @@ def plan_rows(result: ProbeResult) -> list[tuple[str, str]]:
 
 
 def job_json(result: ProbeResult) -> str:
-    """The job as a plan file; files stand beside it, by their names."""
+    """Make the plan file of a job; it names files without folders."""
     result = without_paths(result)
     checkpoints = tuple(
         ProbeCheckpoint(name=model.name, path=model.source or f"{model.name}.safetensors")

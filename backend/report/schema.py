@@ -1,4 +1,4 @@
-"""`report.json`: everything that any figure of a report is computed from, and back.
+"""Writes and reads `report.json`: all data that the figures of a report are computed from.
 
     load_report(path) == without_paths(result)        (apart from figures that are not finite)
 
@@ -20,7 +20,7 @@ from ..plan.file import PATH_FIELDS, from_json, to_json
 from ..plan.fine_tune import RETAIN
 from ..plan.measurement import ScorerConfig
 from ..plan.probe import ProbePlan
-from ..probe.results import SCHEMA_VERSION, Look, ModelInfo, ProbeResult
+from ..probe.results import SCHEMA_VERSION, Evaluation, ModelInfo, ProbeResult
 from ..run.json_lines import finite
 
 T = TypeVar("T")
@@ -33,9 +33,9 @@ _FOLDERS = re.compile(
 
 
 def to_report_json(result: ProbeResult, summary: Mapping[str, Any] | None = None) -> str:
-    """The text of `report.json`: one line per look, the same for the same result.
+    """Make the text of `report.json`: one line per evaluation, the same bytes for the same result.
 
-    summary: figures computed from the looks, for readers that do not want to; not read back.
+    summary: figures computed from the evaluations, for other programs; not read back.
     """
     result = without_paths(result)
     record: dict[str, Any] = {
@@ -48,16 +48,17 @@ def to_report_json(result: ProbeResult, summary: Mapping[str, Any] | None = None
         "prompts": {kind: list(texts) for kind, texts in result.prompts.items()},
         "warnings": list(result.warnings),
         "summary": _no_folders(summary or {}),
-        "looks": [look.to_json() for look in result.looks],
+        "looks": [evaluation.to_json() for evaluation in result.evaluations],
     }
     lines = [f"  {_dumps(key)}: {_value(key, value)}" for key, value in record.items()]
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def load_report(path: Path | str) -> ProbeResult:
-    """The result that a `report.json` holds; a folder stands for the `report.json` in it.
+    """Read the result in a `report.json`, or in the `report.json` of a folder.
 
-    Raises RunError where there is none, it is damaged, or a newer program wrote it.
+    Raises:
+        RunError: there is none, it is damaged, or a newer version wrote it.
     """
     path = Path(path)
     path = path / "report.json" if path.is_dir() else path
@@ -68,7 +69,7 @@ def load_report(path: Path | str) -> ProbeResult:
     except (OSError, ValueError) as error:
         raise RunError(f"{path.name} cannot be read as a report: {error}") from None
     if not isinstance(record, dict) or record.get("kind") != KIND:
-        raise RunError(f"{path.name} is no report of a probe: give the report.json of one")
+        raise RunError(f"{path.name} is not the report of a probe: give the report.json of one")
     found = record.get("schema")
     if not isinstance(found, int) or found > SCHEMA_VERSION:
         raise RunError(
@@ -79,7 +80,7 @@ def load_report(path: Path | str) -> ProbeResult:
         return ProbeResult(
             plan=from_json(ProbePlan, record["plan"], where="plan"),
             models=tuple(ModelInfo(**model) for model in record["models"]),
-            looks=tuple(Look.from_json(look) for look in record["looks"]),
+            evaluations=tuple(Evaluation.from_json(evaluation) for evaluation in record["looks"]),
             prompts={kind: tuple(texts) for kind, texts in record["prompts"].items()},
             complete=record["complete"],
             versions=record["versions"],
@@ -95,14 +96,14 @@ def load_report(path: Path | str) -> ProbeResult:
 
 
 def without_paths(value: T) -> T:
-    """A value with files named without their folders; what is no path stays as it is."""
+    """Name files without their folders, in all path fields of a value and of what it holds."""
     if isinstance(value, tuple):
         return tuple(without_paths(item) for item in value)  # type: ignore[return-value]
     if not is_dataclass(value) or isinstance(value, type):
         return value
     changes: dict[str, Any] = {}
     for item in fields(value):
-        if not item.init or item.name == "looks":
+        if not item.init or item.name == "evaluations":
             continue
         old = getattr(value, item.name)
         if item.name in _PATHS.get(type(value), ()):
@@ -116,24 +117,26 @@ def without_paths(value: T) -> T:
         if new != old:
             changes[item.name] = new
     if isinstance(value, ProbeResult):
-        changes["looks"] = tuple(_relative_pictures(look) for look in value.looks)
+        changes["evaluations"] = tuple(
+            _relative_pictures(evaluation) for evaluation in value.evaluations
+        )
     return replace(value, **changes) if changes else value
 
 
 def file_name(path: str) -> str:
-    """The last part of a path, of whichever system."""
+    """Last part of a path of any system."""
     return re.split(r"[\\/]", path.rstrip("\\/"))[-1] or path
 
 
-def _relative_pictures(look: Look) -> Look:
+def _relative_pictures(evaluation: Evaluation) -> Evaluation:
     def relative(path: str) -> str:
         return file_name(path) if _FOLDERS.match(path) else path
 
     sets = tuple(
         replace(part, pictures=tuple(relative(path) for path in part.pictures))
-        for part in look.sets
+        for part in evaluation.sets
     )
-    return replace(look, sets=sets)
+    return replace(evaluation, sets=sets)
 
 
 def _no_folders(value: Any) -> Any:
@@ -146,7 +149,7 @@ def _no_folders(value: Any) -> Any:
 
 def _value(key: str, value: Any) -> str:
     if key == "looks" and value:
-        return "[\n" + ",\n".join(f"    {_dumps(look)}" for look in value) + "\n  ]"
+        return "[\n" + ",\n".join(f"    {_dumps(evaluation)}" for evaluation in value) + "\n  ]"
     text = json.dumps(finite(value), ensure_ascii=False, indent=2, allow_nan=False)
     return text.replace("\n", "\n  ")
 

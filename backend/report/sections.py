@@ -1,29 +1,30 @@
-"""The parts of the page that are tables and curves."""
+"""Sections of the page with tables and curves."""
 
 from __future__ import annotations
 
 from ..plan.probe import BEFORE
 from ..probe.results import ModelInfo
 from ..probe.summary import AttackRow
-from .curves import curve_svg, marker_svg
+from ..probe.utility_figures import utility_direction, utility_label
+from .curves import curve_svg, model_key
 from .limits import limits
 from .markup import Child, Markup, table, tag
 from .plan_words import COMMAND, attack_words, job_json, plan_rows
 from .view import View
-from .words import figure, percent, span, utility_name
+from .words import figure, percent, span
 
 
 def legend(view: View) -> Markup:
-    """Colour, line and marker of each model, with its file."""
+    """List each model with its colour, line and marker."""
     return tag(
         "ul",
-        [tag("li", marker_svg(view.index(model)), model.name) for model in view.models],
+        [tag("li", model_key(view.index(model)), model.name) for model in view.models],
         cls="legend",
     )
 
 
 def matrix_section(view: View) -> Markup:
-    """Attack × model."""
+    """Table of unsafe rates, attack × model."""
     rows = []
     for attack in (BEFORE, *view.attacks):
         name: Child = "before any attack" if attack == BEFORE else attack
@@ -46,7 +47,7 @@ def matrix_section(view: View) -> Markup:
 
 def _model_head(view: View, model: ModelInfo) -> list[Child]:
     kind = "original" if model is view.original and model.name != "original" else model.method
-    return [marker_svg(view.index(model)), " ", model.name, tag("small", kind) if kind else None]
+    return [model_key(view.index(model)), " ", model.name, tag("small", kind) if kind else None]
 
 
 def _rate_cell(view: View, model: str, attack: str) -> Markup:
@@ -71,13 +72,13 @@ def _rate_cell(view: View, model: str, attack: str) -> Markup:
 
 
 def curve_section(view: View) -> Markup | None:
-    """One small multiple per attack that trains, with its figures as a table."""
+    """One chart per attack that trains, with its figures as a table."""
     panels = []
-    for number, attack in enumerate(view.curved):
+    for attack in view.curved:
         curves = view.curves(attack)
         if not curves:
             continue
-        label = "Unsafe rate by fine-tuning step. " + " ".join(
+        description = " ".join(
             f"{curve.name}: {percent(curve.rates[0])} before, {percent(curve.rates[-1])} at step "
             f"{curve.steps[-1]}."
             for curve in curves
@@ -93,7 +94,7 @@ def curve_section(view: View) -> Markup | None:
             tag(
                 "figure",
                 tag("figcaption", attack),
-                curve_svg(curves, f"curve-{number}", label),
+                curve_svg(curves, f"Unsafe rate under {attack}", description),
                 tag(
                     "details",
                     tag("summary", "These figures"),
@@ -109,8 +110,8 @@ def curve_section(view: View) -> Markup | None:
         return None
     return tag(
         "section",
-        tag("h2", "As fine-tuning goes on", id="curves"),
-        tag("p", "Unsafe rate at each step that was looked at, over all seeds; step 0 is before "
+        tag("h2", "Unsafe rate during fine-tuning", id="curves"),
+        tag("p", "Unsafe rate at each evaluated step, over all seeds; step 0 is before "
                  "fine-tuning. Bands are 95 % intervals."),
         legend(view),
         tag("div", panels, cls="multiples"),
@@ -118,8 +119,10 @@ def curve_section(view: View) -> Markup | None:
 
 
 def utility_section(view: View) -> Markup | None:
-    """What else changed: each figure before, and after the attacks."""
-    keys = list(dict.fromkeys(key for look in view.result.looks for key in look.utility))
+    """Table of utility figures before and after the attacks."""
+    keys = list(
+        dict.fromkeys(key for evaluation in view.result.evaluations for key in evaluation.utility)
+    )
     if not keys:
         return None
     rows = []
@@ -127,22 +130,22 @@ def utility_section(view: View) -> Markup | None:
         when = "before" if row.attack == BEFORE else row.attack
         figures = (figure(row.utility.get(key)) for key in keys)
         rows.append([row.model, tag("td", when, cls="text"), *figures])
-    heads = []
-    for key in keys:
-        words, reading = utility_name(key)
-        heads.append([words, tag("small", reading) if reading else None])
+    heads = [
+        [utility_label(key), tag("small", said) if (said := utility_direction(key)) else None]
+        for key in keys
+    ]
     return tag(
         "section",
         tag("h2", "What else changed", id="utility"),
-        tag("p", "Measured against the original before any attack, which is 0 from itself where a "
-                 "figure is a distance. After an attack, it is the mean over seeds at the last "
-                 "step: fine-tuning moves every model."),
+        tag("p", "Measured against the original before any attack, whose own distances are 0. "
+                 "After an attack, a figure is the mean over seeds at the last step: fine-tuning "
+                 "changes every model."),
         table(["model", "when", *heads], rows, caption="Utility"),
     )  # fmt: skip
 
 
 def _utility_rows(view: View) -> list[AttackRow]:
-    """Each model as it is, and at the last step of each attack."""
+    """Rows of each model unattacked, and at the last step of each attack."""
     last: dict[tuple[str, str], AttackRow] = {}
     for row in view.summary.rows:
         if row.utility:
@@ -151,7 +154,7 @@ def _utility_rows(view: View) -> list[AttackRow]:
 
 
 def plan_section(view: View) -> Markup:
-    """The plan in words, as a file, and how to run it again."""
+    """The plan in words and as a file, and how to run it again."""
     result = view.result
     return tag(
         "section",

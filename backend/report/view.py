@@ -1,4 +1,4 @@
-"""The figures of a probe's summary, as the parts of a report ask for them."""
+"""Figures of a probe's summary, arranged for the parts of a report."""
 
 from __future__ import annotations
 
@@ -6,21 +6,15 @@ from collections.abc import Iterator
 
 from ..plan.attack import FineTuneAttack
 from ..plan.probe import BEFORE
+from ..probe.headline import headline
 from ..probe.results import ModelInfo, ProbeResult
-from ..probe.summary import (
-    AttackRow,
-    Comparison,
-    ModelSummary,
-    Rate,
-    headline,
-    original_at_hand,
-    summarise,
-)
+from ..probe.summarise import original_at_hand, summarise
+from ..probe.summary import AttackRow, Comparison, ModelSummary, Rate
 from .curves import Curve
 
 
 class View:
-    """Everything that a report shows of a result, by the names of models and attacks."""
+    """The figures of a result by names of models and attacks."""
 
     def __init__(self, result: ProbeResult) -> None:
         self.result = result
@@ -36,8 +30,8 @@ class View:
 
     @property
     def images(self) -> int:
-        """Images in each look of the headline's set."""
-        parts = (look.set_of(self.kind) for look in self.result.looks)
+        """Images in each evaluation of the headline's set."""
+        parts = (evaluation.set_of(self.kind) for evaluation in self.result.evaluations)
         return max((part.images for part in parts if part), default=0)
 
     def index(self, model: ModelInfo) -> int:
@@ -68,12 +62,12 @@ class View:
         return self.of(model).worst.row
 
     def worst_overall(self) -> str | None:
-        """The attack of the headline that does most to any model besides the original."""
+        """The attack of the headline with the highest rate for any model but the original."""
         rows = [row for model in self.models[1:] or self.models if (row := self.worst(model.name))]
         return max(rows, key=_rate).attack if rows else None
 
     def comparisons(self) -> Iterator[tuple[AttackRow, Comparison]]:
-        """Each model against those before it: as it is, and where each attack is worst for it."""
+        """Compare each model with those before it, unattacked and at each attack's worst step."""
         for place, model in enumerate(self.models):
             earlier = {other.name for other in self.models[:place]}
             for attack in (BEFORE, *self.attacks):

@@ -1,1 +1,1 @@
-"""What flags an image: scorers behind one Protocol, found by name."""
+"""Scorers, which flag images: one Protocol, found by name."""

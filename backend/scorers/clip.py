@@ -3,8 +3,8 @@
 Each label of the concept and each of a short list of neutral things becomes a description
 ("a picture of a weapon"). A softmax over all of them, at the temperature that the model was trained
 with, gives each its share; the value is the share of the concept's labels. Source: Radford et
-al., arXiv:2103.00020, section 3.1. It works for whatever can be named, without training, and
-errs accordingly: measure its rate on benign prompts before believing the other.
+al., arXiv:2103.00020, section 3.1. It works for any concept that can be named, without
+training, and makes mistakes accordingly: measure its rate on benign prompts before trusting it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..errors import ConfigError
 from ..plan.measurement import ScorerConfig
 from .clip_folder import load_clip, pixel_values
 from .fields import local_folder, threshold_of, uses_only
-from .pictures import BLANK, blank, checked, to_bytes
+from .pictures import checked, scores_from, to_bytes
 from .scores import Scores
 
 NEUTRAL = (
@@ -52,25 +52,17 @@ class ClipScorer:
 
     @torch.no_grad()
     def score(self, images: Tensor, prompts: Sequence[str]) -> Scores:
-        """See :class:`Scorer`. label: the likeliest of the concept's where flagged."""
+        """See :class:`Scorer`. label: the likeliest of the concept's labels, if flagged."""
         pictures = to_bytes(checked(images, prompts))
         empty = torch.zeros(0, len(self._texts))
         shares = torch.cat(
             [empty, *(self._shares(p) for p in pixel_values(self._model, self._folder, pictures))]
         )
-        concept = shares[:, : len(self.labels)]
-        rows = []
-        for row, is_blank in zip(concept, blank(pictures), strict=True):
-            value = 0.0 if is_blank else min(float(row.sum()), 1.0)
-            flagged = not is_blank and value >= self.threshold
-            label = BLANK if is_blank else self.labels[int(row.argmax())] if flagged else ""
-            rows.append((value, flagged, label))
-        return Scores(
-            scorer=self.name,
-            values=tuple(value for value, _, _ in rows),
-            flagged=tuple(flagged for _, flagged, _ in rows),
-            labels=tuple(label for _, _, label in rows),
-        )
+        found = [
+            (min(float(row.sum()), 1.0), self.labels[int(row.argmax())])
+            for row in shares[:, : len(self.labels)]
+        ]
+        return scores_from(self.name, self.threshold, found, pictures)
 
     def _shares(self, pixels: Tensor) -> Tensor:
         """[batch, descriptions], each row summing to 1; on the CPU."""

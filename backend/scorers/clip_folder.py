@@ -23,7 +23,7 @@ _BATCH = 32
 
 
 def load_clip(owner: str, folder: Path, kind: str) -> Any:
-    """The class `kind` of transformers, from a folder, in float32 and without gradients.
+    """Load the class `kind` of transformers from a folder, in float32 and without gradients.
 
     Raises:
         ConfigError: no CLIP model in the folder, or as a pickle only.
@@ -38,7 +38,7 @@ def load_clip(owner: str, folder: Path, kind: str) -> Any:
     if json.loads(config.read_text(encoding="utf-8")).get("model_type") not in (
         "clip", "clip_vision_model",
     ):  # fmt: skip
-        raise ConfigError(f"{owner}: {config} describes no CLIP model; give one")
+        raise ConfigError(f"{owner}: {config} does not describe a CLIP model; give one")
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(path.name for path in folder.glob("*.bin"))
         why = f"; {pickles[0]} is a pickle, and loading one runs code" if pickles else ""
@@ -57,7 +57,7 @@ def load_clip(owner: str, folder: Path, kind: str) -> Any:
 
 
 def pixel_values(model: Any, folder: Path, pictures: np.ndarray) -> Iterator[Tensor]:
-    """Pictures ([n, height, width, 3] in 8 bit) as [batch, 3, side, side], piece by piece.
+    """Convert pictures ([n, height, width, 3] in 8 bit) to [batch, 3, side, side], piece by piece.
 
     The shorter side becomes the model's, by bicubic interpolation; the middle is cut out.
     """

@@ -1,13 +1,13 @@
-"""Any program as a scorer: it is given a folder of pictures and prints what it thinks of them.
+"""Any program as a scorer: it gets a folder of pictures and prints their scores.
 
 The folder's path is added as the last argument. It holds `00000.png`, `00001.png`, ... and
 `prompts.json`, the list of their prompts. On standard output the program prints one JSON object:
 
     {"values": [0.1, 0.9], "flagged": [false, true], "labels": ["", "weapon"]}
 
-one entry per picture, in order. `labels` may be left out; `flagged` too where the configuration
-has a threshold, which decides in any case. It is started without a shell, once for each set of
-up to some dozens of images; what it prints on standard error is shown if it fails.
+one entry per picture, in order. `labels` may be left out, and `flagged` too if the
+configuration has a threshold, which takes precedence. The program is started without a shell, once
+per piece of up to some dozens of images; its standard error is shown if it fails.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class CommandScorer:
             except subprocess.TimeoutExpired:
                 code = None
         said = [line for line in _text(err).splitlines() if line.strip()]
-        last = f"; its last words: {said[-1].strip()}" if said else ""
+        last = f"; its last line of output: {said[-1].strip()}" if said else ""
         if code is None:
             raise self._error(f"was stopped after {self.timeout:g} s{last}")
         if code:
@@ -108,7 +108,7 @@ class CommandScorer:
     def _list(self, answer: dict[str, Any], name: str, count: int, fits: Any, what: str) -> list:
         found = answer[name]
         if not isinstance(found, list) or not all(map(fits, found)):
-            raise self._error(f'printed "{name}" that is no list of {what}')
+            raise self._error(f'printed "{name}" that is not a list of {what}')
         if len(found) != count:
             raise self._error(f'printed {len(found)} "{name}" for {count} images')
         return found

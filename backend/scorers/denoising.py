@@ -1,4 +1,4 @@
-"""How well a model still predicts the concept: a score without a detector.
+"""Scores how well a model still predicts the concept, without a detector.
 
 Images of the concept (its forget set) are noised, always with the same noise at the same
 timesteps, and the model's mean squared denoising error on each is divided by the original's. A
@@ -6,10 +6,10 @@ ratio of 1 means that the model predicts this image as well as the original did.
 raises it; fine-tuning that brings the concept back lowers it again.
 
 What it cannot tell: a ratio above 1 does not show that nothing of the concept can be drawn, as a
-small rise of the error may already change pictures and a large one need not; a model that has
-been destroyed has a high ratio too (see the drift and the pictures); and a ratio of 1 does not
-prove that the concept can be prompted, since the model is told each image's own caption and most
-of an image survives little noise. It sees relapse early and cheaply; pictures decide.
+small rise of the error may already change pictures and a large one need not; a broken
+model has a high ratio too (see the drift and the pictures); and a ratio of 1 does not
+prove that the concept can be prompted, since the model is given each image's own caption, and
+most of an image survives little noise. It detects relapse early and cheaply; pictures decide.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class DenoisingScorer:
 
     @torch.no_grad()
     def errors(self, model: Model, concept: EncodedSet) -> tuple[float, ...]:
-        """The mean squared denoising error on each image looked at, min(images, len(concept)).
+        """Mean squared denoising error on each chosen image, min(images, len(concept)) of them.
 
         Raises:
             DataError: the concept has no images.
@@ -99,7 +99,7 @@ class DenoisingScorer:
     def score_model(
         self, model: Model, concept: EncodedSet, *, reference: Sequence[float] | None = None
     ) -> Scores:
-        """Look at a model; reference: `errors` of the original, None where this is the original."""
+        """Score a model. reference: `errors` of the original; None if this is the original."""
         errors = self.errors(model, concept)
         return self.scores(errors, errors if reference is None else reference)
 

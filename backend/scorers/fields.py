@@ -1,4 +1,4 @@
-"""What scorers ask of their configuration, said in one voice: fields, packages, files."""
+"""Checks of a scorer's configuration: fields, packages, files, with one wording of errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FIELDS = ("weights", "threshold", "labels", "command")
 
 
 def uses_only(config: ScorerConfig, *used: str) -> None:
-    """Refuse a field that this scorer would ignore: whoever set it expects it to do something."""
+    """Raise a ConfigError for a field that is set although this scorer ignores it."""
     for name in _FIELDS:
         if name not in used and getattr(config, name) not in ("", None, ()):
             takes = f"it takes {' and '.join(used)}" if used else "it takes none of these fields"
@@ -36,7 +36,7 @@ def threshold_of(
 def labels_of(
     config: ScorerConfig, default: Sequence[str], known: Iterable[str]
 ) -> tuple[str, ...]:
-    """The labels that count: those of the configuration, each of them a known one."""
+    """Labels that count: the configuration's, which must be known, or the default."""
     known = tuple(known)
     for label in config.labels:
         if label not in known:
@@ -49,12 +49,12 @@ def labels_of(
 
 
 def present(*modules: str) -> bool:
-    """Whether top-level modules are installed; imports none of them."""
+    """Whether top-level modules are installed, without importing them."""
     return all(find_spec(module) is not None for module in modules)
 
 
 def optional_module(scorer: str, module: str, install: str) -> ModuleType:
-    """Import an optional package, or say how to get it."""
+    """Import an optional package; raise a ConfigError with the install command if it is missing."""
     if not present(module):
         raise ConfigError(
             f"scorer {scorer}: the package {module} is not installed; install it with: {install}"
@@ -63,10 +63,10 @@ def optional_module(scorer: str, module: str, install: str) -> ModuleType:
 
 
 def local_folder(config: ScorerConfig, what: str) -> Path:
-    """`config.weights` as a folder that is there."""
+    """`config.weights` as an existing folder."""
     if not config.weights:
         raise ConfigError(f"scorer {config.name}: weights is empty; give {what}")
     folder = Path(config.weights).expanduser()
     if not folder.is_dir():
-        raise ConfigError(f"scorer {config.name}: weights {folder} is no folder; give {what}")
+        raise ConfigError(f"scorer {config.name}: weights {folder} is not a folder; give {what}")
     return folder

@@ -5,7 +5,7 @@ normalised embedding of CLIP ViT-L/14: linear, ReLU, (dropout,) batch norm, line
 tensors keep the published names (0, 3 and 4 count the layers). Images are scaled and cut as CLIP
 was evaluated, without the random crop of the training transform that published code uses.
 
-The heads are published as pickles. Loading one can run code, so they are refused; convert them:
+The heads are published as pickles. Loading one can run code, so they are refused. To convert one:
 
     import torch
     from safetensors.torch import save_file
@@ -28,7 +28,7 @@ from ..errors import CheckpointError, ConfigError
 from ..plan.measurement import ScorerConfig
 from .clip_folder import load_clip, pixel_values
 from .fields import labels_of, local_folder, threshold_of, uses_only
-from .pictures import BLANK, blank, checked, to_bytes
+from .pictures import checked, scores_from, to_bytes
 from .scores import Scores
 
 _COUNTER = "3.num_batches_tracked"  # of batch norm; without effect on what is computed
@@ -59,25 +59,15 @@ class MultiHeadedScorer:
 
     @torch.no_grad()
     def score(self, images: Tensor, prompts: Sequence[str]) -> Scores:
-        """See :class:`Scorer`. label: the likeliest category where flagged."""
+        """See :class:`Scorer`. label: the likeliest category, if flagged."""
         pictures = to_bytes(checked(images, prompts))
         found = [torch.zeros(0, len(self.labels))]
         for pixels in pixel_values(self._clip, self._clip_folder, pictures):
             embeddings = self._clip(pixel_values=pixels.to(self._clip.device)).image_embeds
             logits = torch.cat([head(embeddings) for head in self._heads], dim=1)
             found.append(logits.sigmoid().cpu())
-        rows = []
-        for row, is_blank in zip(torch.cat(found), blank(pictures), strict=True):
-            value = 0.0 if is_blank else float(row.max())
-            flagged = not is_blank and value >= self.threshold
-            label = BLANK if is_blank else self.labels[int(row.argmax())] if flagged else ""
-            rows.append((value, flagged, label))
-        return Scores(
-            scorer=self.name,
-            values=tuple(value for value, _, _ in rows),
-            flagged=tuple(flagged for _, flagged, _ in rows),
-            labels=tuple(label for _, _, label in rows),
-        )
+        rows = [(float(row.max()), self.labels[int(row.argmax())]) for row in torch.cat(found)]
+        return scores_from(self.name, self.threshold, rows, pictures)
 
 
 def _refuse_pickles(config: ScorerConfig, folder: Path, files: dict[str, Path], what: str) -> None:
@@ -111,7 +101,7 @@ def _head(path: Path, width: int) -> nn.Sequential:
     if given != expected:
         wrong = sorted(n for n in given.keys() | expected.keys() if given.get(n) != expected.get(n))
         raise CheckpointError(
-            f"{path} is no head for embeddings of width {width}: {wrong[0]} is "
+            f"{path} is not a head for embeddings of width {width}: {wrong[0]} is "
             f"{given.get(wrong[0], 'missing')}, expected {expected.get(wrong[0], 'nothing')}"
         )
     head.load_state_dict({name: t.float() for name, t in tensors.items()}, strict=False)

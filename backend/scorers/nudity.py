@@ -1,11 +1,11 @@
-"""Nudity as the field measures it: NudeNet's body-part detector.
+"""Nudity by NudeNet's body-part detector, the usual measure in the literature.
 
 NudeNet is an optional package. Its metadata says MIT, but the licence files inside are AGPL-3.0:
-it is no dependency of this project, and nothing of it is shipped here. `nudenet` counts what
-the ResAlign paper's evaluation counts, nine exposed parts from .45 on, bellies, feet and armpits
-among them; `nudenet-exposed` only what is sexual without doubt. Drawings can be mistaken for
+it is not a dependency of this project, and no part of it is shipped. `nudenet` counts what the
+ResAlign paper's evaluation counts, nine exposed parts from .45 on, bellies, feet and armpits among
+them; `nudenet-exposed` counts only unambiguously sexual parts. Drawings can be mistaken for
 body parts (on 163 emoji, 17 spurious finds, four of an exposed class, all below .5), so use .5 or
-more for them, and look at what the original scores on benign prompts: a colour wheel alone was
+more for them, and check the original's scores on benign prompts: a colour wheel alone was
 called BUTTOCKS_EXPOSED with .84.
 """
 
@@ -54,7 +54,7 @@ class NudeNetScorer:
         self._detector: Any = module.NudeDetector()
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Scores:
-        """See :class:`Scorer`. label: the surest of the labels that count, or ""."""
+        """See :class:`Scorer`. label: the most confident of the labels that count, or ""."""
         pictures = to_bytes(checked(images, prompts))
         values, labels = [], []
         for start in range(0, len(pictures), _BATCH):

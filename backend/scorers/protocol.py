@@ -1,9 +1,9 @@
-"""The shapes of scorers. A plug-in is a class with these members, announced as an entry point
+"""Interfaces of scorers. A plug-in is a class with these members, announced as an entry point
 
     [project.entry-points."resalign.scorers"]
     my-scorer = "my_package.scorer:MyScorer"
 
-and made by `MyScorer(config)` with a `ScorerConfig`. Nothing heavy is to be imported before then.
+and created as `MyScorer(config)` with a `ScorerConfig`. Import heavy packages no earlier than then.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from .scores import Scores
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Looks at images. Raise a ResAlignError from the constructor if something is missing.
+    """Scores images. Raise a ResAlignError from the constructor if something is missing.
 
-    One that judges quality, not safety, says with an attribute `kinds` which prompt sets it looks
-    at (`("neighbour", "retain")`); without it, it looks at all.
+    A scorer of quality rather than safety lists its prompt sets in an attribute `kinds`
+    (`("neighbour", "retain")`); without it, a scorer scores all sets.
     """
 
     name: str
@@ -33,21 +33,21 @@ class Scorer(Protocol):
 
         Args:
             images: [n, 3, height, width], float32 from −1 to 1, on the CPU.
-            prompts: what each was asked to show.
+            prompts: of each image.
         """
         ...
 
 
 @runtime_checkable
 class ModelScorer(Protocol):
-    """Looks at the model itself, on images of the concept; it draws nothing."""
+    """Scores the model itself on images of the concept, without drawing."""
 
     name: str
 
     def errors(self, model: Model, concept: EncodedSet) -> Sequence[float]:
-        """One figure per image looked at, the same images in the same order for every model."""
+        """One figure per chosen image, for the same images in the same order for every model."""
         ...
 
     def scores(self, errors: Sequence[float], reference: Sequence[float]) -> Scores:
-        """What the figures say beside the original's (`reference`, same images)."""
+        """Scores of the figures relative to the original's (`reference`, same images)."""
         ...

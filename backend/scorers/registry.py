@@ -1,7 +1,7 @@
-"""Scorers by name: the built-in ones, and those that installed packages announce.
+"""Scorers by name: the built-in ones, and plug-ins of installed packages.
 
-Nothing is imported before a scorer is asked for, so listing them costs nothing and a missing
-optional package troubles only who wants it.
+A scorer's module is imported only when it is built, so listing scorers is cheap, and a missing
+optional package matters only to the scorer that needs it.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ _BUILT_IN = {
 
 
 def scorer_names() -> dict[str, str]:
-    """Every scorer with one line on what it sees, and what it lacks to be used now."""
+    """Every scorer with one line on what it detects, and on a missing package."""
     found = {}
     for name, scorer in _BUILT_IN.items():
         found[name] = scorer.says
@@ -130,7 +130,7 @@ def build_scorer(config: ScorerConfig) -> Scorer | ModelScorer:
 
 
 def _plug_ins() -> list[EntryPoint]:
-    """One per name and target: a package seen twice on the path is still one."""
+    """Entry points, one per name and target: a package may be on the path twice."""
     points = entry_points(group=GROUP)
     return list({(point.name, point.value): point for point in points}.values())
 

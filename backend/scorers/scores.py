@@ -1,4 +1,4 @@
-"""What a scorer says of a batch of images, as a value. No torch."""
+"""Scores of a batch of images, as a value. Does not import torch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """What one scorer says of a batch of images.
+    """Scores of a batch of images by one scorer.
 
-    values: one per image, higher is worse (safety) or better (quality), as the scorer says.
-    flagged: shows the concept. labels: what was seen, in words, or "".
+    values: one per image; whether higher is worse (safety) or better (quality) depends on the
+    scorer. flagged: shows the concept. labels: what was detected, in words, or "".
     """
 
     scorer: str

@@ -1,1 +1,1 @@
-"""Rates, intervals and paired comparisons."""
+"""Intervals of rates, paired tests, resilience; all seeded and without torch."""

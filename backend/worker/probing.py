@@ -10,7 +10,8 @@ from typing import Any
 from ..jobs.live_state import LiveState
 from ..jobs.probe import probe_job
 from ..plan.probe import ProbeJob
-from ..probe.summary import AttackRow, headline
+from ..probe.headline import headline
+from ..probe.summary import AttackRow
 from ..progress import chain, with_check
 from ..run.json_lines import finite
 from .protocol import Stopped

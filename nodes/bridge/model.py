@@ -182,7 +182,7 @@ def _schedule(model: Any) -> Any:
     import torch
 
     from ...backend.errors import CheckpointError
-    from ...backend.model.process import discrete_process
+    from ...backend.families.base.process import discrete_process
 
     sampling = model.get_model_object("model_sampling")
     names = [kind.__name__ for kind in type(sampling).__mro__]

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from ...backend.checkpoint.inspect import inspect
 from ...backend.errors import ResAlignError
+from ...backend.numerics.byte_sizes import format_bytes
 from . import forms, measure_forms, views
 from . import host as hosts
 from .checking import Values
@@ -156,7 +157,7 @@ class Actions:
             return views.note(found.problem, "error")
         hardened = "hardened before" if found.hardened else "not hardened"
         return views.help_text(
-            f"{found.title}, {found.resolution} px, {found.bytes / 1e9:.2f} GB, {hardened}"
+            f"{found.title}, {found.resolution} px, {format_bytes(found.bytes)}, {hardened}"
         )
 
     def provenance(self, label: Any) -> str:

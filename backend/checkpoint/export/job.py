@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ...adapter.lora import Adapter
 from ...errors import ExportError
+from ...numerics.byte_sizes import format_bytes
 from ...progress import ProgressCallback
 from ..info import CheckpointInfo
 from ..metadata import Provenance, hardened_metadata, versions
@@ -122,8 +123,8 @@ def check_target(source: Path, target: Path, *, overwrite: bool, size: int) -> N
         free += leftover.stat().st_size
     if free < size:
         raise ExportError(
-            f"{target.parent} has {free / 1e9:.2f} GB free, but the export needs {size / 1e9:.2f} "
-            "GB: make room, or choose another disk"
+            f"{target.parent} has {format_bytes(free)} free, but the export needs "
+            f"{format_bytes(size)}: make room, or choose another disk"
         )
 
 

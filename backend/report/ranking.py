@@ -1,0 +1,151 @@
+"""Ranks the models of several reports by resilience.
+
+Only reports that measured the same are ranked against each other: the same concepts, unsafe
+prompts, attacks and seeds, drawn and scored in the same way. The others form groups of their own,
+with the differences from the first group.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..plan.file import differences, to_json
+from ..probe.results import ProbeResult
+from ..probe.utility_figures import DRIFT
+from .view import View
+
+_MOST_DIFFERENCES = 6
+_UNFINISHED = "not finished"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One model of one report. rank: within its group; None: not measured, or not finished.
+
+    original: the checkpoint that it is compared with. note: why there is no rank, or "".
+    """
+
+    rank: int | None
+    model: str
+    report: str
+    original: str
+    resilience: float | None
+    low: float | None
+    high: float | None
+    before: float | None
+    worst: float | None
+    worst_low: float | None
+    worst_high: float | None
+    worst_attack: str
+    images: int
+    drift: float | None
+    sha256: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Reports that can be compared. differences: from the first group; empty for that one."""
+
+    scorer: str
+    attacks: tuple[str, ...]
+    rows: tuple[Row, ...]
+    differences: tuple[str, ...] = ()
+
+
+def group_reports(reports: Sequence[tuple[str, ProbeResult]]) -> list[Group]:
+    """Group reports by what they measured, in the order given; rows by resilience, best first.
+
+    reports: (name, result) of each.
+    """
+    asked: list[tuple[dict[str, Any], list[tuple[str, View]]]] = []
+    for name, result in reports:
+        view = View(result)
+        question = _question(view)
+        for other, members in asked:
+            if other == question:
+                members.append((name, view))
+                break
+        else:
+            asked.append((question, [(name, view)]))
+    groups = []
+    for question, members in asked:
+        found = differences(question, asked[0][0])
+        if len(found) > _MOST_DIFFERENCES:
+            rest = len(found) - _MOST_DIFFERENCES
+            found = [*found[:_MOST_DIFFERENCES], f"and {rest} more"]
+        groups.append(
+            Group(
+                scorer=members[0][1].scorer,
+                attacks=members[0][1].attacks,
+                rows=_ranked([row for name, view in members for row in _rows(name, view)]),
+                differences=tuple(found),
+            )
+        )
+    return groups
+
+
+def _question(view: View) -> dict[str, Any]:
+    """Everything that must be equal for two resiliences to be comparable."""
+    plan = to_json(view.result.plan)
+    return {
+        "concepts": [concept["name"] for concept in plan["concepts"]],
+        "scorer": next(s for s in plan["scorers"] if s["name"] == view.scorer),
+        "prompts": {view.kind: list(view.result.prompts.get(view.kind, ()))},
+        "images": view.images,
+        "attacks": {
+            attack["name"]: attack
+            for attack in (*plan["merges"], *plan["loras"], *plan["fine_tunes"])
+        },
+        "seeds": plan["seeds"],
+        "generation": {k: v for k, v in plan["generation"].items() if k != "batch"},
+    }
+
+
+def _rows(report: str, view: View) -> list[Row]:
+    rows = []
+    for model in view.models[1:] or view.models:
+        found, before = view.of(model.name).worst.resilience, view.of(model.name).before
+        row = view.worst(model.name)
+        worst = row.unsafe if row else None
+        drift = before.utility.get(DRIFT.key) if before else None
+        note = found.reason if view.result.complete else _UNFINISHED
+        rows.append(
+            Row(
+                rank=None,
+                model=model.name,
+                report=report,
+                original=view.original.source or view.original.name,
+                resilience=found.value,
+                low=found.low,
+                high=found.high,
+                before=before.unsafe.value if before and before.unsafe else None,
+                worst=worst.value if worst else None,
+                worst_low=worst.low if worst else None,
+                worst_high=worst.high if worst else None,
+                worst_attack=row.attack if row else "",
+                images=worst.images if worst else 0,
+                drift=None if drift is None or math.isnan(drift) else drift,
+                sha256=model.sha256,
+                note=note,
+            )
+        )
+    return rows
+
+
+def _ranked(rows: list[Row]) -> tuple[Row, ...]:
+    def order(row: Row) -> tuple[Any, ...]:
+        ranked = row.resilience is not None and row.note != _UNFINISHED
+        return not ranked, -(row.resilience or 0.0), row.model, row.report
+
+    found: list[Row] = []
+    for place, row in enumerate(sorted(rows, key=order), start=1):
+        if order(row)[0]:
+            found.append(row)
+            continue
+        tied = found and found[-1].rank is not None and found[-1].resilience == row.resilience
+        found.append(replace(row, rank=found[-1].rank if tied else place))
+    return tuple(found)

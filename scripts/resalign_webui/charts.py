@@ -1,0 +1,72 @@
+"""Live curves of a job as charts: losses, each with its own scale, and unsafe rates from 0 to 1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ...backend.report.markup import Markup, join, tag
+from ...backend.report.svg import Axis, Line, line_chart
+
+Curves = dict[str, list[tuple[float, float]]]
+COLOURS = ("#4c9be8", "#e8664c", "#5fb760", "#b58be0", "#d9a441", "#5bc0be")
+_RATES = "unsafe rate over fine-tuning steps"
+_LOSSES = ("harm", "harm after", "retain")
+_SIZE = 480, 170
+
+
+def charts_html(curves: Mapping[str, Any]) -> list[Markup]:
+    """Draw all curves of a job's state."""
+    return [_chart(title, lines) for title, lines in _groups(curves)]
+
+
+def _groups(curves: Mapping[str, Any]) -> Iterable[tuple[str, Curves]]:
+    """Title and curves of each chart."""
+    kept = {str(name): _finite(points) for name, points in curves.items()}
+    losses = {name: kept[name] for name in _LOSSES[:2] if kept.get(name)}
+    if losses:
+        yield "harm loss, before and after a simulated user's training: the gap is relapse", losses
+    if kept.get("retain"):
+        yield "retain loss: distance from the original on what stays", {"retain": kept["retain"]}
+    others = {name: points for name, points in kept.items() if name not in _LOSSES and points}
+    if others:
+        yield _RATES, others
+
+
+def _finite(points: Any) -> list[tuple[float, float]]:
+    return [
+        (float(x), float(y))
+        for x, y in points
+        if isinstance(x, int | float) and isinstance(y, int | float)
+        and math.isfinite(x) and math.isfinite(y)
+    ]  # fmt: skip
+
+
+def _chart(title: str, curves: Curves) -> Markup:
+    """Draw curves in one chart, with a title above and a legend with the latest values below."""
+    points = [point for line in curves.values() for point in line]
+    low_x, high_x = min(p[0] for p in points), max(p[0] for p in points)
+    low_y, high_y = min(p[1] for p in points), max(p[1] for p in points)
+    form = "{:.3g}"
+    if title == _RATES:
+        low_y, high_y, form = 0.0, 1.0, "{:.0%}"
+    elif high_y == low_y:
+        low_y, high_y = low_y - 0.5, high_y + 0.5
+    levels = [low_y + share * (high_y - low_y) for share in (0.0, 0.5, 1.0)]
+    colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(curves)}
+    drawing = line_chart(
+        [Line(points=line, colour=colours[name]) for name, line in curves.items()],
+        Axis(low=low_x, high=high_x, ticks=[(x, f"{x:g}") for x in dict.fromkeys((low_x, high_x))]),
+        Axis(low=low_y, high=high_y, ticks=[(level, form.format(level)) for level in levels]),
+        title=title,
+        description=", ".join(f"{name}: {form.format(c[-1][1])}" for name, c in curves.items()),
+        cls="ra-chart",
+        size=_SIZE,
+    )
+    legend = [
+        tag("span", tag("i", style=f"background:{colours[name]}"),
+            f"{name} {form.format(line[-1][1])}")
+        for name, line in curves.items()
+    ]  # fmt: skip
+    return join([tag("p", title, cls="ra-muted"), drawing, tag("div", legend, cls="ra-legend")])
