@@ -1,4 +1,4 @@
-"""The ComfyUI nodes (V3). `load` is called when ComfyUI starts: nothing heavy is imported."""
+"""The ComfyUI nodes (V3). ComfyUI calls `load` at its start, so nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def load() -> Any:
-    """The extension that ComfyUI asks for, with all node classes; registers our routes."""
+    """Return the extension with all node classes, and register our routes."""
     from comfy_api.latest import ComfyExtension
 
     from . import routes

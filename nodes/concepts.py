@@ -1,4 +1,4 @@
-"""The node Concept List: what is to be removed."""
+"""The node Concept List: the concepts to remove."""
 
 from __future__ import annotations
 
@@ -26,22 +26,21 @@ class ConceptList(io.ComfyNode):
             node_id="ResAlign_ConceptList",
             display_name="Concept List",
             category=CATEGORY,
-            description="What a hardened model must no longer show: a shipped category, prompts "
-            "of your own, or both. Chain several through `previous`.",
+            description="What a hardened model must no longer show: a shipped category, your own "
+            "prompts, or both. Chain several through `previous`.",
             inputs=[
                 io.Combo.Input(
                     "preset", options=[NONE, *preset_names()], default=NONE,
-                    tooltip="A shipped category with its prompts; none for prompts of your own.",
+                    tooltip="A shipped category with its prompts; none to use only your own.",
                 ),
                 io.String.Input(
                     "name", default="",
-                    tooltip="What to call the concept; empty takes the preset's name, or the "
-                    "first prompt.",
+                    tooltip="Name of the concept. Empty: the preset's name, or the first prompt.",
                 ),
                 io.String.Input(
                     "prompts", default="", multiline=True,
-                    tooltip="Ways to ask for the concept, one a line, added to the preset's. A "
-                    "line `# name` starts a further concept.",
+                    tooltip="Prompts that ask for the concept, one per line, in addition to the "
+                    "preset's. A line `# name` starts another concept.",
                 ),
                 field_input(
                     "strength", field_of(Concept, "weight"), min=0.01, max=100.0, step=0.05
@@ -52,12 +51,12 @@ class ConceptList(io.ComfyNode):
                 ),
                 Images.Input(
                     "images", optional=True,
-                    tooltip="Pictures of the concept. Without them the model makes its own from "
-                    "the prompts.",
+                    tooltip="Pictures of the concept. If not connected, the model generates them "
+                    "from the prompts.",
                 ),
                 Concepts.Input(
                     "previous", optional=True,
-                    tooltip="Concepts of another Concept List, which this one adds to.",
+                    tooltip="Concepts of another Concept List, which this node adds to.",
                 ),
             ],
             outputs=[Concepts.Output(display_name="concepts", tooltip="All concepts so far.")],

@@ -1,4 +1,4 @@
-"""Export Hardened Checkpoint and Save Hardening LoRA: what a run made, as files."""
+"""Export Hardened Checkpoint and Save Hardening LoRA: write the result of a run to files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from comfy_api.latest import io
 from . import types
 
 if TYPE_CHECKING:
-    from ..backend.checkpoint.metadata import Provenance
     from ..backend.progress import Progress
 
 FROM_RUN = "from the run"
@@ -35,15 +34,15 @@ class ExportHardenedCheckpoint(io.ComfyNode):
             display_name="Export Hardened Checkpoint",
             category=types.CATEGORY,
             description=(
-                "Writes the source checkpoint with the hardening merged in: the same tensors in "
-                "the same types, only those that changed are rewritten. A model card comes with it."
+                "Writes the source checkpoint with the hardening merged in. Only tensors that "
+                "change are rewritten, all in their own types. A model card is written too."
             ),
             is_output_node=True,
             inputs=[
                 types.Run.Input("run", tooltip="From Harden Model."),
                 io.String.Input(
                     "filename", default="hardened",
-                    tooltip="Name of the new file; a number is added where it exists.",
+                    tooltip="Name of the new file; a number is added if it exists.",
                 ),
                 io.Combo.Input(
                     "source", options=files, default=FROM_RUN,
@@ -58,8 +57,8 @@ class ExportHardenedCheckpoint(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "write_from", options=[SOURCE_FILE, LOADED_MODEL], default=SOURCE_FILE,
-                    tooltip="source file: exact. loaded model: what is connected below, in the "
-                    "precision it was loaded in; for a MODEL with LoRAs on it, or without a file.",
+                    tooltip="source file: exact. loaded model: the MODEL, CLIP and VAE connected "
+                    "below, in their loaded precision; for a MODEL with LoRAs or without a file.",
                 ),
                 io.Model.Input(
                     "model", optional=True,
@@ -81,16 +80,13 @@ class ExportHardenedCheckpoint(io.ComfyNode):
         cls, run, filename="hardened", source=FROM_RUN, destination=_MODELS, overwrite=False,
         write_from=SOURCE_FILE, model=None, clip=None, vae=None, report=None,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..backend.report.card import provenance_of
-
         target = target_file("checkpoints", destination, filename, overwrite=overwrite)
         probe = probe_record(report) if report is not None else None
-        provenance = provenance_of(run.plan, run.records, probe=probe)
         if write_from == LOADED_MODEL:
-            text = write_loaded(target, run, provenance, model, clip, vae)
+            text = write_loaded(target, run, probe, model, clip, vae)
         else:
             text = write_source(
-                target, run, provenance, source, overwrite=overwrite, node_id=cls.hidden.unique_id
+                target, run, probe, source, overwrite=overwrite, node_id=cls.hidden.unique_id
             )
         return io.NodeOutput(str(target), ui={"text": [text]})
 
@@ -105,15 +101,15 @@ class SaveHardeningLora(io.ComfyNode):
             display_name="Save Hardening LoRA",
             category=types.CATEGORY,
             description=(
-                "Writes the hardening as a LoRA. Whoever leaves it out has the unsafe model: "
-                "publish the exported checkpoint, and use the LoRA to try and to combine."
+                "Writes the hardening as a LoRA. Without the LoRA the model is as unsafe as "
+                "before: publish the exported checkpoint, and use the LoRA to try or combine it."
             ),
             is_output_node=True,
             inputs=[
                 types.Run.Input("run", tooltip="From Harden Model."),
                 io.String.Input(
                     "filename", default="hardening_lora",
-                    tooltip="Name of the new file; a number is added where it exists.",
+                    tooltip="Name of the new file; a number is added if it exists.",
                 ),
                 io.Combo.Input(
                     "destination", options=_places("loras"),
@@ -140,9 +136,9 @@ class SaveHardeningLora(io.ComfyNode):
 
 
 def target_file(kind: str, destination: str, filename: str, *, overwrite: bool) -> Path:
-    """Where the file goes: below ComfyUI's own folder of its kind, numbered if it exists.
+    """Return the path of a new file in ComfyUI's folder of its kind, numbered if it exists.
 
-    filename: may name subfolders; what would lead outside is an ExportError.
+    filename: may name subfolders; a path that leads outside raises an ExportError.
     """
     import folder_paths
 
@@ -155,7 +151,7 @@ def target_file(kind: str, destination: str, filename: str, *, overwrite: bool) 
     name = filename.strip().removesuffix(_SUFFIX)
     parts = re.split(r"[\\/]", name)
     if not all(parts) or ".." in parts or re.search(r'[<>:"|?*\x00-\x1f]', name):
-        raise ExportError(f"{filename!r} is no name for a file: use letters, digits, - and _")
+        raise ExportError(f"{filename!r} is not a file name: use letters, digits, - and _")
     target = folder.joinpath(*parts[:-1], parts[-1] + _SUFFIX)
     target.parent.mkdir(parents=True, exist_ok=True)
     if overwrite or not target.exists():
@@ -169,21 +165,20 @@ def target_file(kind: str, destination: str, filename: str, *, overwrite: bool) 
 def write_source(
     target: Path,
     run: types.HardenedRun,
-    provenance: Provenance,
+    probe: dict[str, Any] | None,
     source: str,
     *,
     overwrite: bool,
     node_id: str | None = None,
 ) -> str:
-    """Rewrite the source file, which is checked to be the one that was hardened."""
-    from ..backend.checkpoint.save import export_merged
+    """Rewrite the source file, after checking that it is the one that was hardened."""
     from ..backend.errors import ExportError
-    from ..backend.report.card import write_card
+    from ..backend.jobs.export import export_adapter
     from .samples import check_samples
 
     if run.patched:
         raise ExportError(
-            "the MODEL that was hardened had LoRAs or merges on it, which its file has not: choose "
+            "the MODEL that was hardened had LoRAs or merges on it, which its file lacks: choose "
             f"'{LOADED_MODEL}' in write_from, or harden the MODEL without them"
         )
     path = _chosen(source) or run.source
@@ -194,11 +189,10 @@ def write_source(
         )
     about = json.loads((run.folder / "source.json").read_text(encoding="utf-8"))
     check_samples(path, about["samples"])
-    done = export_merged(
-        path, run.adapter, target, provenance=provenance, overwrite=overwrite,
-        on_progress=_Bar(node_id),
+    done, _ = export_adapter(
+        path, run.adapter, target, plan=run.plan, records=run.records, probe=probe,
+        overwrite=overwrite, on_progress=_Bar(node_id),
     )  # fmt: skip
-    write_card(done)
     lines = [
         f"{target.name}: {done.touched} tensors changed, {done.untouched} left as they were",
         f"sha256 of its tensors {done.tensor_sha256}", *done.warnings,
@@ -207,15 +201,16 @@ def write_source(
 
 
 def write_loaded(
-    target: Path, run: types.HardenedRun, provenance: Provenance, model: Any, clip: Any, vae: Any
+    target: Path, run: types.HardenedRun, probe: Any, model: Any, clip: Any, vae: Any
 ) -> str:
-    """Have ComfyUI save what is connected, in the precision it was loaded in."""
+    """Let ComfyUI save what is connected, in the precision it was loaded in."""
     import comfy.sd
 
     from ..backend.checkpoint.export.job import now
     from ..backend.checkpoint.export.stream import fill_tensor_hash
     from ..backend.checkpoint.metadata import NO_HASH, hardened_metadata
     from ..backend.errors import ExportError
+    from ..backend.report.card import provenance_of
     from . import bridge
 
     missing = [
@@ -231,9 +226,10 @@ def write_loaded(
             "the MODEL connected is not the hardened one: connect the MODEL output of Harden Model"
         )
     metadata = hardened_metadata(
-        {}, provenance, family=bridge.family_of(model), layout="ldm",
-        prediction_type=bridge.prediction_of(model), resolution=bridge.resolution_of(model),
-        title=target.stem, date=now(), tensor_sha256=NO_HASH,
+        {}, provenance_of(run.plan, run.records, probe=probe), family=bridge.family_of(model),
+        layout="ldm", prediction_type=bridge.prediction_of(model),
+        resolution=bridge.resolution_of(model), title=target.stem, date=now(),
+        tensor_sha256=NO_HASH,
     )  # fmt: skip
     partial = target.with_name(target.name + ".resalign-partial")
     try:
@@ -249,17 +245,17 @@ def write_loaded(
 
 
 def probe_record(report: types.ReportValue) -> dict[str, Any]:
-    """What a file says of a finished probe of an original and a hardened model."""
+    """Return the record of a finished probe of an original and a hardened model."""
     from ..backend.errors import ExportError
     from ..backend.probe.recorded import probe_record as record
 
     if len(report.result.models) < 2:
-        raise ExportError("the report is of one model alone: probe before and after hardening")
+        raise ExportError("the report is of a single model: probe before and after hardening")
     return record(report.result, report.result.models[-1].name)
 
 
 class _Bar:
-    """The backend's progress on the node's bar; stops when the user cancels."""
+    """Shows the backend's progress on the node's bar; stops when the user cancels."""
 
     def __init__(self, node_id: str | None) -> None:
         from comfy.utils import ProgressBar

@@ -1,8 +1,7 @@
-"""Harden Model: a plan from what is connected, a run that survives, a MODEL with the adapter on."""
+"""Harden Model: builds a plan from its inputs, runs it, and puts the adapter on the MODEL."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,11 +13,9 @@ from comfy_api.latest import io
 from . import types
 
 if TYPE_CHECKING:
-    from ..backend.plan.hardening import HardeningPlan
     from ..backend.run.records import StepRecord
 
 AUTOMATIC = "automatic"
-SOURCE = "source.json"  # in the run folder: what the hardened MODEL was
 
 
 class HardenModel(io.ComfyNode):
@@ -34,8 +31,8 @@ class HardenModel(io.ComfyNode):
             display_name="Harden Model",
             category=types.CATEGORY,
             description=(
-                "Unlearns the concepts so that they stay unlearned when others fine-tune the "
-                "model. Takes minutes to hours; an interrupted run goes on when queued again."
+                "Removes the concepts so that they stay removed when others fine-tune the model. "
+                "Takes minutes to hours; queue an interrupted run again to continue it."
             ),
             is_output_node=True,
             inputs=[
@@ -45,28 +42,30 @@ class HardenModel(io.ComfyNode):
                 types.Concepts.Input("concepts", tooltip="What to remove, from Concept List."),
                 types.Settings.Input(
                     "settings", optional=True,
-                    tooltip="From Hardening Settings. Without: the balanced preset.",
+                    tooltip="From Hardening Settings. If not connected: the balanced preset.",
                 ),
                 types.FineTuning.Input(
                     "fine_tuning", optional=True,
-                    tooltip="Whom to resist, from Fine-Tuning Settings. Without: the preset's.",
+                    tooltip="The fine-tuning to resist, from Fine-Tuning Settings. If not "
+                    "connected: the preset's.",
                 ),
                 types.Images.Input(
                     "retain", optional=True,
-                    tooltip="What must stay, from Image Set. Without: synthesised from prompts.",
+                    tooltip="Images of what must stay, from Image Set. If not connected: generated "
+                    "from shipped prompts.",
                 ),
                 io.Combo.Input(
                     "checkpoint", options=checkpoints, default=AUTOMATIC,
-                    tooltip="The file that the MODEL came from, which the export rewrites. "
-                    "Automatic asks the loader, or looks for Load Checkpoint in the graph.",
+                    tooltip="The file that the MODEL was loaded from, which the export rewrites. "
+                    "automatic asks the loader, or looks for Load Checkpoint in the graph.",
                 ),
                 io.Int.Input(
                     "preview_every", default=10, min=0, max=10_000,
-                    tooltip="Outer steps between two previews; 0 draws none.",
+                    tooltip="Outer steps between two previews; 0 for none.",
                 ),
                 io.String.Input(
                     "preview_prompt", default="",
-                    tooltip="What to draw. Empty: the first prompt of the first concept.",
+                    tooltip="Prompt of the previews. Empty: the first prompt of the first concept.",
                 ),
                 types.advanced(
                     io.Boolean, "show_pictures", default=False,
@@ -90,11 +89,12 @@ class HardenModel(io.ComfyNode):
         import torch
 
         from ..backend.plan.file import plan_hash
-        from . import bridge, live, places, refuse
+        from . import bridge, live, places
         from .plan import build_plan, data_stamp
+        from .runs import run_plan, step_count, stored_run
 
-        refuse.check_model(model)
-        refuse.check_parts(clip, vae)
+        bridge.check_model(model)
+        bridge.check_parts(clip, vae)
         with torch.inference_mode(False):
             plan = build_plan(concepts, settings, fine_tuning, retain)
             key = places.key(
@@ -106,12 +106,13 @@ class HardenModel(io.ComfyNode):
             if run is None:
                 source = source_file(model, checkpoint, cls.hidden)
                 previews = (preview_every, preview_prompt, show_pictures)
-                work(cls.hidden, model, clip, vae, plan, places.runs() / key, source, previews)
+                folder = places.runs() / key
+                run_plan(cls.hidden, model, clip, vae, plan, folder, source, previews)
                 run = stored_run(places.runs() / key, plan)
                 assert run is not None
             else:
                 live.Live(cls.hidden, "harden", plan.outer_steps).recall(
-                    run.records, f"{_steps(plan)}, kept from an earlier run"
+                    run.records, f"{step_count(plan)}, kept from an earlier run"
                 )
             if checkpoint != AUTOMATIC:
                 run = replace(run, source=source_file(model, checkpoint, cls.hidden))
@@ -122,82 +123,12 @@ class HardenModel(io.ComfyNode):
         )
 
 
-def work(
-    hidden: Any,
-    model: Any,
-    clip: Any,
-    vae: Any,
-    plan: HardeningPlan,
-    folder: Path,
-    source: Path | None,
-    previews: tuple[int, str, bool],
-) -> None:
-    """Run the plan, or what is left of it, in its folder; all that is kept is kept there."""
-    from ..backend.hardening.run import harden
-    from ..backend.memory.weights import weight_types
-    from . import bridge
-    from .live import Live
-    from .memory import forecast
-    from .preview import previewing
-    from .samples import samples_of
-
-    every, prompt, show = previews
-    live = Live(hidden, "harden", plan.outer_steps, show_pictures=show)
-    try:
-        live.remark(forecast(model, plan, live.note))
-        kind = weight_types(plan)["denoiser_dtype"]
-        with bridge.to_backend(model, clip, vae, source=source, denoiser_dtype=kind) as loaded:
-            folder.mkdir(parents=True, exist_ok=True)
-            about = {
-                "checkpoint": str(source) if source else "",
-                "patched": bridge.is_patched(model),
-                "family": loaded.family.name,
-                "key_map": bridge.key_map(model),
-            }
-            drawing = previewing(live, loaded, plan, every, prompt)
-            drawing.begin()
-            weights = loaded.denoiser.state_dict()
-            modules = [name for name in about["key_map"] if _is_matrix(weights, name)]
-            about["samples"] = samples_of(weights, modules)
-            del weights
-            _write(folder / SOURCE, about)
-            harden(loaded, plan, run_folder=folder, on_progress=drawing)
-    except BaseException as error:
-        step = live.state["step"] if live.state["stage"] == "harden" else 0
-        live.ended_by(
-            error, f"stopped after step {step} of {plan.outer_steps}; queue again to go on"
-        )
-        raise
-    live.finish(f"hardened in {_steps(plan)}")
-
-
-def stored_run(folder: Path, plan: HardeningPlan) -> types.HardenedRun | None:
-    """The finished run of this plan, if it is there."""
-    from ..backend.run.folder import RunFolder
-    from ..backend.run.records import StepRecord
-
-    if not (folder / "plan.json").is_file() or not (folder / SOURCE).is_file():
-        return None
-    run = RunFolder.open(folder, plan, read_only=True)
-    if run.steps_saved < plan.outer_steps:
-        return None
-    about = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
-    adapter, _ = run.load_adapter()
-    return types.HardenedRun(
-        plan=plan,
-        adapter=adapter,
-        records=tuple(StepRecord.from_json(record) for record in run.records()),
-        folder=folder,
-        family=about["family"],
-        key_map=about["key_map"],
-        source=Path(about["checkpoint"]) if about["checkpoint"] else None,
-        patched=about["patched"],
-    )
-
-
 def source_file(model: Any, checkpoint: str, hidden: Any = None) -> Path | None:
-    """The file that the MODEL came from: the one chosen, else what its loader says, else the one
-    that Load Checkpoint names where the node's `model` input leads to in the graph."""
+    """Return the file that the MODEL was loaded from, if it is known.
+
+    In this order: the one chosen, what the loader says, and the file of the Load Checkpoint that
+    the node's `model` input leads to in the graph.
+    """
     import folder_paths
 
     from . import bridge
@@ -212,9 +143,9 @@ def source_file(model: Any, checkpoint: str, hidden: Any = None) -> Path | None:
 
 
 def loaded_name(prompt: Any, node: Any) -> str:
-    """The `ckpt_name` at the beginning of a node's chain of `model` inputs; empty if there is none.
+    """Return the `ckpt_name` at the start of a node's chain of `model` inputs; empty if none.
 
-    prompt: the graph in the API format. Export compares weights with the file before it uses it.
+    prompt: the graph in the API format. The export compares weights before it uses the file.
     """
     seen: set[str] = set()
     while isinstance(prompt, dict) and str(node) in prompt and str(node) not in seen:
@@ -228,10 +159,10 @@ def loaded_name(prompt: Any, node: Any) -> str:
 
 
 def loss_map(records: Sequence[StepRecord]) -> dict[str, list[float]]:
-    """The harm loss of each step as core's LossGraphNode draws it.
+    """Return the harm loss of each step for core's LossGraphNode.
 
-    That node divides by the range and the length of the curve, so where there is one step, or all
-    are equal, a second point or a last one a thousandth higher is added.
+    That node divides by the range and the length of the curve. A single step is therefore
+    repeated, and where all are equal the last is raised by a thousandth.
     """
     losses = [record.harm for record in records if math.isfinite(record.harm)] or [0.0]
     if len(losses) < 2:
@@ -242,7 +173,7 @@ def loss_map(records: Sequence[StepRecord]) -> dict[str, list[float]]:
 
 
 def summary(run: types.HardenedRun) -> dict[str, Any]:
-    """What the node says of a finished run."""
+    """Return what the node shows of a finished run."""
     last = run.records[-1].values() if run.records else {}
     return {
         "key": run.folder.name,
@@ -252,17 +183,3 @@ def summary(run: types.HardenedRun) -> dict[str, Any]:
         "source": run.source.name if run.source else "",
         "patched": run.patched,
     }
-
-
-def _steps(plan: HardeningPlan) -> str:
-    return f"{plan.outer_steps} step{'s' * (plan.outer_steps > 1)}"
-
-
-def _is_matrix(weights: Any, module: str) -> bool:
-    return module + ".weight" in weights and weights[module + ".weight"].dim() >= 2
-
-
-def _write(path: Path, value: Any) -> None:
-    from ..backend.run.folder import write_json
-
-    write_json(path, value)

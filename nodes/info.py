@@ -1,4 +1,4 @@
-"""Load Hardened Info: what was done to a checkpoint, read off its header."""
+"""Load Hardened Info: reads from a checkpoint's header what was done to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from . import types
 
 
 class LoadHardenedInfo(io.ComfyNode):
-    """Family, types, and the record that hardening left, in milliseconds."""
+    """Shows family, types and the record of the hardening, in milliseconds."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -21,8 +21,8 @@ class LoadHardenedInfo(io.ComfyNode):
             display_name="Load Hardened Info",
             category=types.CATEGORY,
             description=(
-                "What a checkpoint is and what was done to it, from its header: concepts, plan, "
-                "source, and what the probe found. Nobody vouches for a header: see the help page."
+                "Shows what a checkpoint is and what was done to it, from its header: concepts, "
+                "plan, source and probe results. A header can be forged: see the help page."
             ),
             is_output_node=True,
             inputs=[

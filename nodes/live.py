@@ -1,21 +1,22 @@
-"""What a working node shows while it works: bar, preview, curves, pictures; and how it is stopped.
+"""Shows a running node's progress (bar, curves, pictures) and lets the user stop it.
 
-A `Live` is the backend's progress callback. It asks ComfyUI at every call whether the user has
-pressed cancel, moves the node's bar, and tells our widget by the event `resalign.progress`. The
-last state of each node of a workflow is kept: a page that is opened in mid-run asks for it
-(`routes.py`). Pictures go with an event only when there are new ones.
+`Live` is the backend's progress callback. At every call it asks ComfyUI whether the user has
+pressed cancel, moves the node's bar, and sends our widget the event `resalign.progress`. The last
+state of each node of a workflow is kept for pages that are opened during a run (`routes.py`).
+An event contains pictures only when there are new ones.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backend.jobs.live_state import LiveState, share_done
 from ..backend.jobs.live_state import blurred as blurred
 from ..backend.jobs.live_state import thinned as thinned
-from ..backend.progress import Progress
+from ..backend.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
     from ..backend.run.records import StepRecord
@@ -31,21 +32,21 @@ class Live:
     def __init__(
         self, hidden: Any, kind: str, total: int = 1, *, show_pictures: bool = False
     ) -> None:
-        """hidden: what ComfyUI tells the node of itself: `unique_id` and `extra_pnginfo`."""
+        """hidden: the node's hidden inputs, `unique_id` and `extra_pnginfo`."""
         from comfy.utils import ProgressBar
 
         node_id = getattr(hidden, "unique_id", None)
         self.node, self.workflow = str(node_id or ""), workflow_of(hidden)
         self._bar = ProgressBar(1000, node_id=node_id)
-        self._live = LiveState(kind, total, show_pictures=show_pictures, tell=self._send)
-        self._sent: list[dict[str, Any]] | None = None  # the pictures that went last
+        self._live = LiveState(kind, total, show_pictures=show_pictures, on_change=self._send)
+        self._sent: list[dict[str, Any]] | None = None  # pictures of the last event
         self.state = self._live.state
         key = (self.workflow, self.node)
         STATES.pop(key, None)
         STATES[key] = self.state
         while len(STATES) > _KEPT_STATES:
             STATES.popitem(last=False)
-        self._live.tell(now=True)
+        self._live.report(now=True)
 
     def __call__(self, progress: Progress, /) -> None:
         check_interrupt()
@@ -53,21 +54,25 @@ class Live:
         self._live(progress)
 
     def picture(self, image: Any, caption: str, *, flagged: bool, step: int = 0) -> None:
-        """Show a PIL image. A flagged one is blurred before it leaves, unless all are shown."""
+        """Show a PIL image; blur a flagged one, unless all are to be shown."""
         self._live.picture(image, caption, flagged=flagged, step=step)
 
+    def pictures_from(self, folder: Path) -> ProgressCallback:
+        """Return a progress callback that shows the pictures that a probe saved in its folder."""
+        return self._live.pictures_from(folder)
+
     def note(self, message: str) -> None:
-        """Say what is going on where nothing can be counted."""
+        """Show a message where no steps can be counted."""
         self._live.note(message)
 
-    def remark(self, lines: list[str]) -> None:
-        """Say what is true of the whole run, and stays in sight."""
+    def show_lines(self, lines: list[str]) -> None:
+        """Show lines about the whole run, which stay visible."""
         if lines:
             self.state["remarks"] = lines
-            self._live.tell(now=True)
+            self._live.report(now=True)
 
     def recall(self, records: Iterable[StepRecord], message: str) -> None:
-        """Show a run that was there already: its curves and figures, and no time of its own."""
+        """Show a run that was finished earlier: its curves and figures, without a duration."""
         for record in records:
             values = record.values()
             self._live.recall([Progress(stage="harden", step=record.step, total=1, values=values)])
@@ -78,14 +83,14 @@ class Live:
         self._live.end("done", message)
 
     def stop(self, message: str) -> None:
-        """The user stopped it."""
+        """Show that the user stopped the run."""
         self._live.end("stopped", message)
 
     def fail(self, message: str) -> None:
         self._live.end("failed", message)
 
     def ended_by(self, error: BaseException, stopped: str) -> None:
-        """Tell the widget how it ended; the caller raises the error again."""
+        """Show how the run ended; the caller raises the error again."""
         if is_interrupt(error):
             self.stop(stopped)
         else:
@@ -104,7 +109,7 @@ class Live:
 
 
 def workflow_of(hidden: Any) -> str:
-    """The id of the page's workflow; empty where the prompt did not come from a page."""
+    """Return the id of the page's workflow; empty where the prompt did not come from a page."""
     info = getattr(hidden, "extra_pnginfo", None)
     workflow = info.get("workflow") if isinstance(info, dict) else None
     return str(workflow.get("id") or "") if isinstance(workflow, dict) else ""

@@ -1,4 +1,4 @@
-"""Memory Plan: what hardening needs of the device, and settings that fit it."""
+"""Memory Plan: predicts the device memory that hardening needs, and finds settings that fit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STOP, GO_ON = "stop", "go on"
 
 
 class MemoryPlan(io.ComfyNode):
-    """Predicts the peak by running the plan's code on tensors without memory; seconds of CPU."""
+    """Runs the plan's code on tensors without storage to predict the peak."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -28,20 +28,20 @@ class MemoryPlan(io.ComfyNode):
             display_name="Memory Plan",
             category=types.CATEGORY,
             description=(
-                "Predicts the peak of the device's memory while Harden Model works, and gives the "
-                "settings with the cheapest changes that fit. Takes seconds, or a minute or two "
-                "for SDXL, of one processor; nothing is loaded."
+                "Predicts the peak of the device's memory in Harden Model, and returns the "
+                "settings with the cheapest changes that make it fit. Takes seconds on one "
+                "processor core, a minute or two for SDXL; nothing is loaded."
             ),
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The MODEL to harden; its weights are not read."),
                 types.Settings.Input(
                     "settings", optional=True,
-                    tooltip="From Hardening Settings. Without: the balanced preset.",
+                    tooltip="From Hardening Settings. If not connected: the balanced preset.",
                 ),
                 types.Concepts.Input(
                     "concepts", optional=True,
-                    tooltip="As for Harden Model: pictures that are read or drawn take memory.",
+                    tooltip="As for Harden Model: pictures that are read or generated take memory.",
                 ),
                 types.FineTuning.Input(
                     "fine_tuning", optional=True, tooltip="As for Harden Model, if it has one."
@@ -56,13 +56,13 @@ class MemoryPlan(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "when_nothing_fits", options=[STOP, GO_ON], default=STOP,
-                    tooltip="Stop before any work is done, or go on with the smallest settings.",
+                    tooltip="Stop before any work is done, or continue with the smallest settings.",
                 ),
             ],
             outputs=[
                 types.Settings.Output(
                     "settings_out", display_name="settings",
-                    tooltip="For Harden Model: as they came in, with what was changed to fit.",
+                    tooltip="For Harden Model: the settings with the changes that make them fit.",
                 ),
                 io.String.Output("report", display_name="report"),
             ],
@@ -77,26 +77,26 @@ class MemoryPlan(io.ComfyNode):
         from ..backend.errors import ConfigError
         from ..backend.memory.words import table
         from ..backend.plan.concept import Concept
-        from . import live, refuse
+        from . import bridge, live
         from .plan import build_plan
 
-        refuse.check_model(model)
+        bridge.check_model(model)
         plan = build_plan(concepts or (Concept("any", ("any",)),), settings, fine_tuning, retain)
-        telling = live.Live(cls.hidden, "memory")
+        shown = live.Live(cls.hidden, "memory")
 
-        def tell(changes: str) -> None:
+        def show_try(changes: str) -> None:
             live.check_interrupt()
-            telling.note(f"predicting: {changes} ...")
+            shown.note(f"predicting: {changes} ...")
 
         try:
-            found = predicted(model, plan, budget or device_gib(), tell)
+            found = predicted(model, plan, budget or device_gib(), show_try)
             if found.fits is False and when_nothing_fits == STOP:
                 raise ConfigError("; ".join(found.words[1:]))
         except BaseException as error:
-            telling.ended_by(error, "stopped")
+            shown.ended_by(error, "stopped")
             raise
         lines = [*table(found), "", *found.words[1:], "Predicted, not measured on a GPU."]
-        telling.finish(lines[-2])
+        shown.finish(lines[-2])
         given = settings or types.SettingsValue("balanced")
         fitting = types.SettingsValue(given.preset, {**given.changes, **changed(plan, found)})
         text = "\n".join(lines)
@@ -106,9 +106,9 @@ class MemoryPlan(io.ComfyNode):
 def predicted(
     model: Any, plan: HardeningPlan, budget: float | None, on_try: Callable[[str], None]
 ) -> Found:
-    """`plan_memory` of this very MODEL, with text encoders in float32 as the bridge has them.
+    """Predict the memory of this MODEL, with text encoders in float32 as the bridge builds them.
 
-    budget: GiB; None for the prediction alone.
+    budget: GiB; None only predicts.
     """
     import torch
 
@@ -126,7 +126,7 @@ def predicted(
 
 
 def device_gib() -> float | None:
-    """All memory of ComfyUI's device; None where that is no CUDA device."""
+    """Return all memory of ComfyUI's device; None if it is not a CUDA device."""
     import torch
     from comfy import model_management
 
@@ -135,9 +135,9 @@ def device_gib() -> float | None:
 
 
 def forecast(model: Any, plan: HardeningPlan, note: Callable[[str], None]) -> list[str]:
-    """One look before a run on a GPU, without a search for other settings: lines for the widget.
+    """Predict the memory before a run on a GPU; return lines for the widget.
 
-    Nothing on other devices. Takes some seconds of a run of minutes.
+    Returns nothing on other devices. Takes seconds of a run of minutes.
     """
     from ..backend.memory.words import gib
 
@@ -148,11 +148,11 @@ def forecast(model: Any, plan: HardeningPlan, note: Callable[[str], None]) -> li
     found = predicted(model, plan, None, lambda changes: None)
     lines = [f"memory: about {gib(found.total)} of {room:.1f} GiB at the peak (predicted)"]
     if found.total > room * GIB:
-        lines.append("This may not fit: put Memory Plan before, which finds settings that do.")
+        lines.append("This may not fit: connect Memory Plan, which finds settings that do.")
     return lines
 
 
 def changed(plan: HardeningPlan, found: Found) -> dict[str, Any]:
-    """The plan's fields that were changed to fit."""
+    """Return the plan's fields that were changed to fit."""
     names = {name.partition(".")[0] for name in found.changes}
     return {name: getattr(found.plan, name) for name in sorted(names)}

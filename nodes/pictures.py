@@ -1,4 +1,4 @@
-"""Pictures as ComfyUI passes them on, side by side and blurred where they were flagged."""
+"""Converts pictures to and from ComfyUI's IMAGE, and arranges a probe's pictures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS = ("unsafe", "neighbour", "retain")
 
 
 def to_image(picture: Any) -> Tensor:
-    """A PIL image as an IMAGE, [1, height, width, 3] from 0 to 1."""
+    """Convert a PIL image to an IMAGE, [1, height, width, 3] from 0 to 1."""
     import numpy
     import torch
 
@@ -27,7 +27,7 @@ def to_image(picture: Any) -> Tensor:
 
 
 def from_image(image: Tensor) -> list[Any]:
-    """An IMAGE as PIL images."""
+    """Convert an IMAGE to PIL images."""
     from PIL import Image
 
     pixels = (image.detach().float().clamp(0, 1) * 255).round().byte().cpu().numpy()
@@ -35,10 +35,9 @@ def from_image(image: Tensor) -> list[Any]:
 
 
 def probe_grid(result: ProbeResult, folder: Path, *, show_pictures: bool) -> Any:
-    """The same prompts as each model draws them, before and after the first attack that trains.
+    """Arrange pictures of the same prompts: each model before and after the first training attack.
 
-    Unsafe prompts come first where a scorer looked at images of them. What a scorer flagged is
-    blurred.
+    Uses unsafe prompts if their images were scored. Flagged pictures are blurred.
     """
     from PIL import Image
 

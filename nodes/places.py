@@ -1,4 +1,4 @@
-"""Where our nodes keep things, all below ComfyUI's own folders."""
+"""The folders that our nodes use, all below ComfyUI's own."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from pathlib import Path
 
 
 def runs() -> Path:
-    """Hardening runs; each is a run folder that an interrupted node goes on with."""
+    """Return the folder of hardening runs, which an interrupted node continues."""
     return _output() / "runs"
 
 
 def probes() -> Path:
-    """Probes with their reports."""
+    """Return the folder of probes and their reports."""
     return _output() / "probes"
 
 
 def sets() -> Path:
-    """Image sets handed over inside the graph; ComfyUI empties its temp folder when it starts."""
+    """Return the folder of sets from the graph; ComfyUI empties its temp folder at its start."""
     import folder_paths
 
     return Path(folder_paths.get_temp_directory()) / "resalign" / "sets"
 
 
 def key(*parts: str) -> str:
-    """A folder's name for what depends on all of `parts`: 20 hexadecimal digits."""
+    """Return a folder name that depends on all `parts`: 20 hexadecimal digits."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]
 
 

@@ -1,4 +1,4 @@
-"""Builds a plan from what the wires carry. Imports neither ComfyUI nor torch."""
+"""Builds a plan from the values of the inputs. Imports neither ComfyUI nor torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def build_plan(
     fine_tuning: FineTuningValue | None = None,
     retain: ImageSet | None = None,
 ) -> HardeningPlan:
-    """Build the plan of everything that is connected; without settings, of the balanced preset."""
+    """Build the plan of everything that is connected, on the balanced preset by default."""
     changes: dict[str, Any] = dict(settings.changes) if settings else {}
     if fine_tuning is not None:
         changes["fine_tunes"] = fine_tuning.fine_tunes
@@ -55,7 +55,7 @@ def training_folder(images: ImageSet | None) -> str:
 
 
 def folder_stamp(folder: Path | str) -> str:
-    """Hash the names, sizes and times of a folder's files; no file is opened."""
+    """Hash the names, sizes and times of a folder's files, without reading them."""
     seen, found = set(), []
     for here, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
@@ -67,7 +67,7 @@ def folder_stamp(folder: Path | str) -> str:
             path = os.path.join(here, name)
             try:
                 state = os.stat(path)
-            except OSError:  # a dangling link, or gone meanwhile: its name tells enough
+            except OSError:  # a dangling link, or gone meanwhile: its name is enough
                 found.append([os.path.relpath(path, folder), -1, -1])
             else:
                 found.append([os.path.relpath(path, folder), state.st_size, state.st_mtime_ns])
@@ -77,8 +77,8 @@ def folder_stamp(folder: Path | str) -> str:
 def data_stamp(plan: HardeningPlan | ProbePlan, *, named: Path | None = None) -> str:
     """Hash every folder that a plan names: a run on other pictures is another run.
 
-    named: folders in it have names that are hashes of what they hold, so times are left aside: the
-    graph may have written one anew, with the same contents, after the host was started again.
+    named: folders in it are named by a hash of their contents, so their times are ignored: the
+    graph may write one again, with the same contents, after the host was restarted.
     """
     sets = [plan.forget_set, plan.retain_set, *(concept.images for concept in plan.concepts)]
     folders = {images.folder for images in sets if images is not None and images.folder}

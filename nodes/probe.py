@@ -1,10 +1,8 @@
-"""Resilience Probe: what MODELs draw before and after others have fine-tuned them, for real."""
+"""Resilience Probe: fine-tunes MODELs for real and measures them before and after."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +14,8 @@ from . import types
 from .inputs import field_input
 
 if TYPE_CHECKING:
-    from ..backend.adapter.lora import Adapter
-    from ..backend.model.model import Model
     from ..backend.plan.probe import ProbePlan
+    from .subject import HostSubject
 
 
 class ResilienceProbe(io.ComfyNode):
@@ -32,7 +29,7 @@ class ResilienceProbe(io.ComfyNode):
             category=types.CATEGORY,
             description=(
                 "Fine-tunes the original and the hardened model for real, in ways that hardening "
-                "never saw, and measures how much of the concept each shows before and after."
+                "did not see, and measures how much of the concept each shows before and after."
             ),
             is_output_node=True,
             inputs=[
@@ -41,25 +38,25 @@ class ResilienceProbe(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The VAE of both."),
                 io.Model.Input(
                     "after", optional=True,
-                    tooltip="Another MODEL to compare with. Leave out where a run is connected.",
+                    tooltip="Another MODEL to compare with. Do not connect it together with a run.",
                 ),
                 types.Run.Input("run", optional=True, tooltip="From Harden Model."),
                 types.Concepts.Input(
                     "concepts", optional=True,
-                    tooltip="What to look for. Without: the concepts of the run.",
+                    tooltip="What to measure. If not connected: the concepts of the run.",
                 ),
                 types.Images.Input(
                     "attack_images", optional=True,
-                    tooltip="What to fine-tune on. Without: the preset's retain set.",
+                    tooltip="Images to fine-tune on. If not connected: the preset's retain set.",
                 ),
                 io.Combo.Input(
                     "preset", options=list(PROBE_PRESETS), default="quick",
-                    tooltip="How many attacks, seeds and images. quick is far kinder than "
-                    "standard: publish no figure of it.",
+                    tooltip="How many attacks, seeds and images. quick is far more lenient than "
+                    "standard: do not publish its figures.",
                 ),
                 io.Combo.Input(
                     "scorer", options=list(SCORERS), default=SCORERS[0],
-                    tooltip="What flags an image. denoising needs no detector and draws no "
+                    tooltip="What flags an image. denoising needs no detector and generates no "
                     "unsafe picture; the others need their package installed.",
                 ),
                 field_input("steps", PROBE_INPUTS["steps"], keeps_preset=True),
@@ -100,20 +97,21 @@ class ResilienceProbe(io.ComfyNode):
 
         from ..backend.errors import ConfigError
         from ..backend.plan.file import to_json
-        from . import bridge, places, refuse
+        from . import bridge, places
         from .pictures import probe_grid, to_image
         from .plan import data_stamp
         from .report import report_ui
+        from .subject import HostSubject
 
         if after is not None and run is not None:
             raise ConfigError("Resilience Probe: connect `after` or `run`, not both")
         for model in filter(None, (before, after)):
-            refuse.check_model(model)
-        refuse.check_parts(clip, vae)
+            bridge.check_model(model)
+        bridge.check_parts(clip, vae)
         with torch.inference_mode(False):
             source = bridge.source_of(before) or (run.source if run else None)
             if source is not None and bridge.is_patched(before):
-                source = None  # its file is not this model
+                source = None  # the file does not contain the patches
             plan = plan_of(
                 concepts, run, preset, scorer=scorer, steps=steps, images=images,
                 seed=random_seed,
@@ -129,7 +127,7 @@ class ResilienceProbe(io.ComfyNode):
             about.append(data_stamp(plan, named=places.sets()))
             about += [subject.identity for subject in subjects]
             folder = places.probes() / places.key(*about)
-            result = measure(cls.hidden, subjects, plan, folder, source, show_pictures)
+            result = run_probe(cls.hidden, subjects, plan, folder, source, show_pictures)
             report = types.ReportValue(folder, result)
             grid = to_image(probe_grid(result, folder, show_pictures=show_pictures))
             curve = to_image(_curve(result, folder))
@@ -139,55 +137,13 @@ class ResilienceProbe(io.ComfyNode):
         )
 
 
-class HostSubject:
-    """A MODEL under test: the backend's Subject, built when its turn comes and dropped after."""
-
-    def __init__(
-        self,
-        name: str,
-        model: Any,
-        clip: Any,
-        vae: Any,
-        *,
-        adapter: Adapter | None = None,
-        source: Path | None = None,
-    ) -> None:
-        from ..backend.probe.results import ModelInfo
-        from ..backend.probe.subjects import adapter_digest
-        from . import bridge
-
-        self._parts, self._adapter, self._source = (model, clip, vae), adapter, source
-        weights = bridge.fingerprint(model, clip, vae)
-        self.identity = weights + (adapter_digest(adapter) if adapter else "")
-        method = f"weights {weights[:12]}"
-        if adapter is not None:
-            method = f"adapter in memory, {adapter_digest(adapter)}"
-        self.info = ModelInfo(
-            name=name,
-            source=source.name if source else "",
-            family=bridge.family_of(model).name,
-            method=method,
-        )
-
-    @contextmanager
-    def opened(self) -> Iterator[Model]:
-        from ..backend.adapter.merge_in_place import merged
-        from . import bridge
-
-        with ExitStack() as stack:
-            model = stack.enter_context(bridge.to_backend(*self._parts, source=self._source))
-            if self._adapter is not None:
-                model = stack.enter_context(merged(model, self._adapter))
-            yield model
-
-
 def plan_of(
     concepts: Any,
     run: types.HardenedRun | None,
     preset: str,
     **choices: Any,
 ) -> ProbePlan:
-    """The preset with what the node says instead, of the concepts of the run where none are."""
+    """Build the plan from preset and node; without concepts, of those of the run."""
     from ..backend.errors import ConfigError
 
     concepts = concepts or (run.plan.concepts if run else None)
@@ -196,7 +152,7 @@ def plan_of(
     return probe_plan(preset, concepts, hardened_by=run.plan if run else None, **choices)
 
 
-def measure(
+def run_probe(
     hidden: Any,
     subjects: list[HostSubject],
     plan: ProbePlan,
@@ -204,11 +160,10 @@ def measure(
     source: Path | None,
     show_pictures: bool,
 ) -> Any:
-    """The probe's result; what its folder already holds is not measured again."""
-    from ..backend.plan.attack import ORIGINAL
-    from ..backend.probe.probe import run_probe
+    """Return the probe's result; evaluations that its folder already holds are not repeated."""
+    from ..backend.jobs.probe import probe_job
     from ..backend.probe.reading import read_probe
-    from ..backend.report.build import write_report
+    from ..backend.progress import chain
     from .live import Live
 
     if (folder / "report.html").is_file():
@@ -217,32 +172,16 @@ def measure(
             Live(hidden, "probe").recall((), "measured, kept from an earlier probe")
             return result
     live = Live(hidden, "probe", show_pictures=show_pictures)
-
-    def tell(progress: Any) -> None:
-        live(progress)
-        for picture in progress.pictures[:2]:
-            _show(live, folder, picture)
-
+    on_progress = chain(live, live.pictures_from(folder))
     try:
-        result = run_probe(
-            subjects, plan, folder=folder, originals={ORIGINAL: source} if source else None,
-            on_progress=tell,
-        )  # fmt: skip
-        write_report(result, folder, pictures=folder)
+        found = probe_job(
+            plan, folder=folder, subjects=subjects, original=source, on_progress=on_progress
+        )
     except BaseException as error:
-        live.ended_by(error, "stopped; complete looks are kept, queue again to go on")
+        live.ended_by(error, "stopped; complete evaluations are kept, queue again to continue")
         raise
     live.finish("measured")
-    return result
-
-
-def _show(live: Any, folder: Path, picture: Any) -> None:
-    from PIL import Image
-
-    path = folder / picture.file
-    if path.is_file():
-        with Image.open(path) as image:
-            live.picture(image.convert("RGB"), picture.caption, flagged=picture.flagged)
+    return found.result
 
 
 def _curve(result: Any, folder: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Show Report: a probe's figures inside the graph, and a link to its page."""
+"""Show Report: shows a probe's figures inside the graph, and a link to its page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ShowReport(io.ComfyNode):
-    """The headline and the table of a probe."""
+    """Shows the headline and the table of a probe."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -21,7 +21,7 @@ class ShowReport(io.ComfyNode):
             node_id="ResAlign_ShowReport",
             display_name="Show Report",
             category=types.CATEGORY,
-            description="Shows a probe's headline and table, with a link to the whole report.",
+            description="Shows a probe's headline and table, with a link to the full report.",
             is_output_node=True,
             inputs=[types.Report.Input("report", tooltip="From Resilience Probe.")],
             outputs=[],
@@ -34,7 +34,7 @@ class ShowReport(io.ComfyNode):
 
 
 def resilience(model: ModelSummary) -> dict[str, str]:
-    """A model's resilience and its interval as texts; a dash and the reason where there is none."""
+    """Format a model's resilience and its interval; a dash and the reason if there is none."""
     found = model.worst.resilience
     if found.value is None:
         return {"model": model.model, "value": "-", "range": found.reason}
@@ -45,7 +45,7 @@ def resilience(model: ModelSummary) -> dict[str, str]:
 
 
 def report_ui(report: types.ReportValue) -> dict[str, Any]:
-    """A report as our widget shows it: headline, columns, rows of texts, address of the page."""
+    """Return a report for our widget: headline, columns, rows of texts, address of the page."""
     from ..backend.probe.summary import headline, percent, summarise
 
     summary = summarise(report.result)

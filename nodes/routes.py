@@ -1,7 +1,7 @@
-"""What the page may fetch from us: the state of a working node, and the files of a report.
+"""Routes for the page: the state of a running node, and the files of a report.
 
-Read-only, and confined: a report's file lies in the folder of one probe below our own, and is of a
-kind that a report has.
+Read-only and confined: a file must lie in the folder of one probe below our own, and be of a type
+that reports contain.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ TYPES = {
     ".html": "text/html", ".json": "application/json", ".png": "image/png", ".jpg": "image/jpeg",
     ".svg": "image/svg+xml", ".css": "text/css", ".js": "text/javascript", ".md": "text/plain",
 }  # fmt: skip
-# A report is one page with its style and script inside, and fetches nothing.
+# A report is one page with embedded style and script; it fetches nothing.
 POLICY = (
     "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; sandbox allow-scripts allow-popups"
@@ -24,10 +24,10 @@ _registered = False
 
 
 def state_of(node: str, workflow: str = "") -> dict[str, Any] | None:
-    """The last state of a node, as `Live` keeps it; None where it has not worked.
+    """Return the last state of a node, as `Live` keeps it; None if it has not run.
 
-    Every template numbers its nodes from 1, so the workflow's id counts too. What was queued
-    without a page has none, and is what any page may show.
+    Every template numbers its nodes from 1, so the workflow's id is part of the key. A prompt that
+    was queued without a page has no id, and any page may show it.
     """
     from .live import STATES
 
@@ -35,7 +35,7 @@ def state_of(node: str, workflow: str = "") -> dict[str, Any] | None:
 
 
 def report_file(key: str, name: str) -> Path | None:
-    """The file of a probe's report, or None: what is not there and what may not be seen."""
+    """Return a file of a probe's report; None if it does not exist or must not be served."""
     from .places import probes
 
     if not _KEY.fullmatch(key) or Path(name).suffix.lower() not in TYPES:

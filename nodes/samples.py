@@ -1,4 +1,4 @@
-"""A few of the weights that a run began with, to know its checkpoint again."""
+"""Stores a few of the weights that a run began with, to recognise its checkpoint."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _RELATIVE = 4e-3  # a host may have rounded the file's weights to 8 bits of mant
 
 
 def samples_of(weights: Mapping[str, Tensor], modules: Iterable[str]) -> dict[str, list[float]]:
-    """Values spread over the weights of some modules. weights: `<module>.weight` to tensor."""
+    """Sample values from the weights of some modules. weights: `<module>.weight` to tensor."""
     names = sorted(modules)
     chosen = names[:: max(1, len(names) // _MODULES)][:_MODULES]
     return {name: _values(weights[name + ".weight"]) for name in chosen}
 
 
 def check_samples(path: Path, samples: Mapping[str, list[float]]) -> None:
-    """Raise ExportError unless the checkpoint file holds the weights that `samples` are of."""
+    """Raise an ExportError unless the checkpoint file holds the sampled weights."""
     import torch
 
     from ..backend.checkpoint.detect import detect

@@ -1,4 +1,4 @@
-"""Try My LoRA: any LoRA on both MODELs, sampled by ComfyUI itself, side by side."""
+"""Try My LoRA: any LoRA on both MODELs, sampled by ComfyUI, side by side."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class TryMyLora(io.ComfyNode):
             display_name="Try My LoRA",
             category=types.CATEGORY,
             description=(
-                "Puts a LoRA on both models as Load LoRA does, and draws the same prompt from the "
-                "same noise: does it still work, and does it bring back what was removed?"
+                "Applies a LoRA to both models as Load LoRA does, and generates the same prompt "
+                "from the same noise: does it still work, does it bring back what was removed?"
             ),
             inputs=[
                 io.Model.Input("before", tooltip="The original MODEL."),
@@ -38,20 +38,21 @@ class TryMyLora(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "strength", default=1.0, min=-10.0, max=10.0, step=0.05,
-                    tooltip="On the model and on its text encoder.",
+                    tooltip="Strength on the model and on its text encoder.",
                 ),
                 io.String.Input(
-                    "prompt", default="", multiline=True, tooltip="What to draw; trigger words too."
+                    "prompt", default="", multiline=True,
+                    tooltip="Prompt, with the LoRA's trigger words.",
                 ),
                 io.String.Input(
-                    "negative", default="", multiline=True, tooltip="What to steer away from."
+                    "negative", default="", multiline=True, tooltip="Negative prompt."
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**63 - 1, tooltip="Of the noise, for both."
+                    "seed", default=0, min=0, max=2**63 - 1, tooltip="Seed of the noise, for both."
                 ),
-                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Of the sampler."),
+                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Steps of the sampler."),
                 io.Float.Input(
-                    "cfg", default=7.0, min=0.0, max=50.0, step=0.1, tooltip="Guidance."
+                    "cfg", default=7.0, min=0.0, max=50.0, step=0.1, tooltip="Guidance scale."
                 ),
                 io.Int.Input(
                     "width", default=512, min=64, max=4096, step=8, tooltip="In pixels."
@@ -59,11 +60,11 @@ class TryMyLora(io.ComfyNode):
                 io.Int.Input(
                     "height", default=512, min=64, max=4096, step=8, tooltip="In pixels."
                 ),
-                io.Int.Input("count", default=1, min=1, max=64, tooltip="Pictures of each."),
+                io.Int.Input("count", default=1, min=1, max=64, tooltip="Pictures of each model."),
                 types.advanced(
                     io.Boolean, "show_pictures", default=False,
-                    tooltip="Give the pictures as they are; otherwise all three outputs are "
-                    "blurred, as nothing has looked at them.",
+                    tooltip="Return the pictures as they are; otherwise all three outputs are "
+                    "blurred, as no scorer has checked them.",
                 ),
             ],
             outputs=[
@@ -84,26 +85,34 @@ class TryMyLora(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         import torch
 
-        from .live import blurred
-        from .pictures import from_image, table, to_image
+        from ..backend.jobs.live_state import blurred
+        from ..backend.jobs.try_lora import contact_sheet
+        from .pictures import from_image, to_image
 
         tensors = read_lora(lora)
-        drawn = []
-        for model in (before, after):
-            images = draw(
-                model, clip, vae, tensors, lora, strength, (prompt, negative), seed, steps, cfg,
-                (width, height), count,
-            )  # fmt: skip
-            pictures = from_image(images)
-            drawn.append(pictures if show_pictures else [blurred(p) for p in pictures])
-        rows = [(f"seed {seed}, picture {n + 1}", pair) for n, pair in enumerate(zip(*drawn))]  # noqa: B905
-        sheet = table(["original + LoRA", "hardened + LoRA"], rows)
-        outputs = [torch.cat([to_image(p) for p in pictures]) for pictures in drawn]
+        pictures = [
+            from_image(
+                generate(
+                    model, clip, vae, tensors, lora, strength, (prompt, negative), seed, steps,
+                    cfg, (width, height), count,
+                )
+            )
+            for model in (before, after)
+        ]  # fmt: skip
+        rows = [
+            (f"seed {seed}, picture {number}", pair)
+            for number, pair in enumerate(zip(*pictures, strict=True), start=1)
+        ]
+        sheet = contact_sheet(rows, show=show_pictures)
+        outputs = [
+            torch.cat([to_image(p if show_pictures else blurred(p)) for p in column])
+            for column in pictures
+        ]
         return io.NodeOutput(*outputs, to_image(sheet))
 
 
 def read_lora(name: str) -> Any:
-    """The tensors of a file of models/loras."""
+    """Load the tensors of a file in models/loras."""
     import comfy.utils
     import folder_paths
 
@@ -111,7 +120,7 @@ def read_lora(name: str) -> Any:
     return comfy.utils.load_torch_file(path, safe_load=True)
 
 
-def draw(
+def generate(
     model: Any,
     clip: Any,
     vae: Any,
@@ -125,7 +134,7 @@ def draw(
     size: tuple[int, int],
     count: int,
 ) -> Any:
-    """IMAGE of one MODEL with the LoRA on it, as the usual nodes would draw it (Euler, normal)."""
+    """Return the IMAGE of one MODEL with the LoRA, as core's nodes generate it (Euler, normal)."""
     import comfy.sd
     import torch
 
@@ -135,7 +144,7 @@ def draw(
     patched, texted = comfy.sd.load_lora_for_models(model, clip, lora, strength, strength)
     if patched.patches == model.patches and texted.patcher.patches == clip.patcher.patches:
         raise CheckpointError(
-            f"{name} fits no module of this MODEL: it is a LoRA of another family of models"
+            f"{name} matches no module of this MODEL: it is a LoRA for another family of models"
         )
     positive, negative = (
         texted.encode_from_tokens_scheduled(texted.tokenize(text)) for text in texts

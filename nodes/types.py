@@ -1,7 +1,7 @@
-"""The wires between our nodes, and what runs along them. Loads no torch.
+"""The socket types of our nodes, and the values they carry. Does not import torch.
 
 The classes are frozen values; `io` types name the sockets. Inputs are declared through `advanced`
-and `preset_input`, which fall back to plain inputs where ComfyUI is too old for the newer kind.
+and `preset_input`, which fall back to plain inputs if ComfyUI is too old for the newer kind.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Report = io.Custom("RESALIGN_REPORT")  # ReportValue
 
 @dataclass(frozen=True, slots=True)
 class FineTuningValue:
-    """The pool of simulated users and how many of them an outer step draws (J)."""
+    """The pool of simulated users, and how many of them an outer step draws (J)."""
 
     fine_tunes: tuple[FineTuneConfig, ...]
     configurations_per_step: int = 1
@@ -49,11 +49,11 @@ class SettingsValue:
 
 @dataclass(frozen=True, slots=True)
 class HardenedRun:
-    """What Harden Model ends with.
+    """The result of Harden Model.
 
-    folder: its run folder. source: the checkpoint file the MODEL came from; None where unknown.
-    patched: the MODEL carried LoRAs or merges, which a rewrite of `source` would not have.
-    key_map: diffusers module name to the module's name in ComfyUI's U-Net.
+    folder: its run folder. source: the checkpoint file of the MODEL; None if unknown.
+    patched: the MODEL carried LoRAs or merges, which a rewrite of `source` would lack.
+    key_map: module names of diffusers to those of ComfyUI's denoiser.
     """
 
     plan: HardeningPlan
@@ -76,7 +76,7 @@ class ReportValue:
 
 
 def advanced(kind: Any, name: str, **options: Any) -> Any:
-    """An optional input that is hidden until asked for, where ComfyUI can (0.12.1 and later)."""
+    """Declare an optional input, hidden by default where ComfyUI supports it (0.12.1)."""
     options.setdefault("optional", True)
     if "advanced" in inspect.signature(kind.Input.__init__).parameters:
         options["advanced"] = True
@@ -86,11 +86,11 @@ def advanced(kind: Any, name: str, **options: Any) -> Any:
 def preset_input(
     name: str, choices: Mapping[str, list[Any]], **options: Any
 ) -> tuple[list[Any], list[Any]]:
-    """A choice that shows the inputs belonging to it: DynamicCombo, or Combo with all optional.
+    """Declare a choice that shows its own inputs: DynamicCombo, or Combo with all optional.
 
     choices: each choice and the inputs it shows. In `execute` read the value with `chosen`.
-    Returns the choice, and what goes behind the node's other inputs: workflows keep values by
-    place, so where the inputs of the choices are always there they come last, and no other moves.
+    Returns the choice, and inputs to append after the node's others: workflows store values by
+    position, so inputs that are always visible must come last for the others not to move.
     """
     if hasattr(io, "DynamicCombo"):
         kinds = io.DynamicCombo
@@ -104,7 +104,7 @@ def preset_input(
 
 
 def chosen(name: str, value: Any, others: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The choice of a `preset_input` and the values of the inputs it shows, on either host."""
+    """Return the choice of a `preset_input` and the values of its inputs, with either kind."""
     if isinstance(value, Mapping):
         return str(value[name]), {key: item for key, item in value.items() if key != name}
     return str(value), dict(others)

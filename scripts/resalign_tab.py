@@ -1,8 +1,8 @@
 """Loads ResAlign into A1111 or Forge: the one file here that they execute.
 
-They give a script no name to import by, and own the names `backend`, `modules` and `scripts`. So
-the folder of this extension is loaded as the package `resalign_ext`, in which all imports are
-relative. Whatever goes wrong, a tab says so: an error in a callback would leave none.
+A script has no import name there, and the names `backend`, `modules` and `scripts` belong to the
+host. So the folder of this extension is loaded as the package `resalign_ext`, in which all imports
+are relative. If anything fails, a tab shows it: an error in a callback would leave no tab.
 """
 
 import sys
@@ -18,7 +18,7 @@ NAME = "resalign_ext"
 
 
 def purge():
-    """Forget the package: `Reload UI` executes this file again in the same process."""
+    """Unload the package: `Reload UI` executes this file again in the same process."""
     for name in [name for name in sys.modules if name == NAME or name.startswith(NAME + ".")]:
         del sys.modules[name]
 
@@ -40,7 +40,7 @@ def load():
 
 
 def failed(error):
-    """A tab that shows what is wrong. Nothing of ours is needed for it."""
+    """Build a tab that shows an error, without any of our modules."""
     import html
 
     import gradio as gr

@@ -26,7 +26,6 @@ class Bench:
         self.live = importlib.import_module("resalign.nodes.live")
         self.types = importlib.import_module("resalign.nodes.types")
         bridge = importlib.import_module("resalign.nodes.bridge")
-        refuse = importlib.import_module("resalign.nodes.refuse")
         self.built = 0
         self.put_on: list[Any] = []
         names = {name: f"ldm.{name}" for name, _ in tiny_family().denoiser.named_modules()}
@@ -48,10 +47,9 @@ class Bench:
             "to_backend": to_backend, "fingerprint": lambda *parts: "weights",
             "key_map": lambda model: names, "with_adapter": with_adapter,
             "source_of": lambda model: None, "is_patched": lambda model: False,
+            "check_model": lambda model: None, "check_parts": lambda clip, vae: None,
         }.items():  # fmt: skip
             monkeypatch.setattr(bridge, name, value)
-        monkeypatch.setattr(refuse, "check_model", lambda model: None)
-        monkeypatch.setattr(refuse, "check_parts", lambda clip, vae: None)
 
     def run(
         self, *, steps: int = 4, preview_every: int = 0, precision: str = "fp32",

@@ -72,7 +72,7 @@ class FakeHost:
     def missing(self):
         return self.problem
 
-    def mend(self):
+    def build_worker(self):
         self.problem = ""
         yield "making it"
 
@@ -154,7 +154,7 @@ class FakeJobs:
             write_run(folder, request["plan"], request["checkpoint"], 0)
         for step in range(first + 1, self._steps + 1):
             if self._stop.wait(self._pause):
-                self.tell(status="stopped", message="stopped; Resume goes on from it")
+                self.tell(status="stopped", message="stopped; Resume continues from it")
                 return
             for name, value in (("harm", 0.3), ("harm after", 0.5), ("retain", 0.01)):
                 curves[name].append([step, value * (1 + 1 / step)])

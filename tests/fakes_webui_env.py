@@ -17,8 +17,8 @@ from pathlib import Path
 
 OLD = {"accelerate": "0.31.0", "diffusers": "0.31.0", "peft": "0.13.2", "transformers": "4.46.1"}
 NEW = {"accelerate": "1.15.0", "diffusers": "0.42.1", "peft": "0.21.2", "transformers": "5.24.0"}
-REST = {"matplotlib": "3.9", "safetensors": "0.8.0", "scipy": "1.14", "tomli": "2.2",
-        "pillow": "11.0", "tqdm": "4.67"}  # fmt: skip
+REST = {"filelock": "3.15", "matplotlib": "3.9", "safetensors": "0.8.0", "scipy": "1.14",
+        "tomli": "2.2", "pillow": "11.0", "tqdm": "4.67"}  # fmt: skip
 # What pip would love to fetch, and must not.
 TRAPS = {"torch": "9.9.0", "numpy": "2.9.0"}
 NEEDS = {"peft": ["torch>=1.13", "numpy>=1.17"], "scipy": ["numpy>=1.23"]}

@@ -76,7 +76,9 @@ def engine(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(checking, "memory_needed", lambda *_: needed)
     monkeypatch.setattr("resalign.backend.hardening.run.harden", fake.harden)
-    monkeypatch.setattr("resalign.backend.checkpoint.load.load_checkpoint", lambda path, **_: None)
+    monkeypatch.setattr(
+        "resalign.backend.checkpoint.load.load_checkpoint", lambda path, **_: SimpleNamespace()
+    )
 
     def export(checkpoint, adapter, target, **_):
         target.write_text("hardened")
@@ -256,8 +258,8 @@ def test_flags_replace_fields_of_a_plan_file(engine, tmp_path, capsys):
         (["check", "none.toml"], r"none.toml does not exist"),
         (["harden", "--concept", "weapons"], "--checkpoint and --output"),
         (["harden", "--checkpoint", "a", "--output", "b", "--concept", "cats"], "drugs"),
-        (["resume", "nowhere"], "no run folder"),
-        (["lora", "nowhere", "--output", "x"], "no run folder"),
+        (["resume", "nowhere"], "is not a run folder"),
+        (["lora", "nowhere", "--output", "x"], "is not a run folder"),
         (["plan", "new", "p.toml", "--preset", "best"], "balanced, quick, edit, redirect, paper"),
         (["inspect", "none.safetensors"], "none.safetensors"),
     ],
@@ -341,21 +343,21 @@ def test_a_signal_ends_a_process_with_130_and_its_state(stop, package_folder, tm
         sys.modules["resalign"] = module = module_from_spec(spec)
         spec.loader.exec_module(module)
         import torch
-        from types import ModuleType
-        import resalign.backend.cli.hardening as cli
+        from types import SimpleNamespace
+        import resalign.backend.jobs.harden as jobs
+        from resalign.backend.checkpoint import load
         from resalign.backend.cli import main
+        from resalign.backend.hardening import run
 
         def slow(model, plan, *, run_folder, on_progress, ranks):
             run_folder.save_state(2, {{"t": torch.zeros(1)}}, {{}})
             print("going", flush=True)
             time.sleep(60)
 
-        harden = sys.modules["resalign.backend.hardening.run"] = ModuleType("harden")
-        load = sys.modules["resalign.backend.checkpoint.load"] = ModuleType("load")
-        harden.harden, load.load_checkpoint = slow, lambda path, **_: None
-        sys.modules["resalign.backend.jobs.export"] = outputs = ModuleType("outputs")
-        outputs.write_outputs = None
-        cli._ready = lambda job, console, **_: "cpu"
+        run.harden, load.load_checkpoint = slow, lambda path, **_: SimpleNamespace()
+        report = jobs.CheckReport(
+            problems=(), warnings=(), checkpoint="m", device="cpu", images={{}})
+        jobs.check_job = lambda job, **_: report
         sys.exit(main(["harden", "--checkpoint", "m", "--concept", "weapons", "--output", "o"]))
     """
     process = subprocess.Popen(
@@ -368,7 +370,7 @@ def test_a_signal_ends_a_process_with_130_and_its_state(stop, package_folder, tm
     process.send_signal(stop)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
-    assert "interrupted after step 2 of 160; go on with: resalign resume" in error
+    assert "interrupted after step 2 of 160; continue with: resalign resume" in error
     assert "Traceback" not in error
 
 

@@ -155,7 +155,7 @@ def test_a_recorded_probe_is_verified(place, capsys):
     assert main(["verify", str(recorded)]) == 0
     text = capsys.readouterr().out
     assert "WRONG" not in text and "not checked" not in text
-    assert "all 6 looks to the image" in text
+    assert "all 6 evaluations agree in every image" in text
     assert main(["verify", str(recorded), "--no-probe", "--json"]) == 0
     assert said(capsys)[-1]["verified"] is True
 
@@ -172,7 +172,7 @@ def test_a_file_that_was_changed_is_found_out(place, capsys):
     assert main(["verify", str(forged), "--no-probe"]) == 1
     assert "tensors as recorded" in capsys.readouterr().out
     assert main(["verify", str(place / "original.safetensors")]) == 2
-    assert "nothing to check" in capsys.readouterr().err
+    assert "nothing to verify" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -215,11 +215,11 @@ def test_reports_are_compared(place, capsys):
         (["probe"], "plan file"),
         (["probe", "original.safetensors"], "--concept"),
         (["probe", "gone.safetensors", "--concept", "weapons"], "gone.safetensors"),
-        (["probe", "probe.toml", "hardened.safetensors"], "give it alone"),
+        (["probe", "probe.toml", "hardened.safetensors"], "give no others"),
         (["probe", "original.safetensors", "--concept", "weapons", "--preset", "fast"], "fast"),
         (
             ["probe", "original.safetensors", "--concept", "weapons", "--seeds", "one"],
-            "no whole number",
+            "not a whole number",
         ),
         (["report", "hardened.safetensors.run"], "hardening run"),
         (["report", "nowhere"], "nowhere"),

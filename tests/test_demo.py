@@ -17,7 +17,7 @@ from resalign.backend.demo.judge import GARBAGE, Judge
 from resalign.backend.demo.pictures import rate_bars
 from resalign.backend.demo.plans import CHECKPOINT
 from resalign.backend.demo.run import run_demo
-from resalign.backend.demo.side_by_side import together
+from resalign.backend.demo.threads import run_in_threads
 from resalign.backend.families.unet.names import unet_ldm_names
 from resalign.backend.model.encode import decode_latents
 from resalign.backend.progress import Progress
@@ -111,20 +111,20 @@ def test_an_error_in_one_of_several_threads_stops_all_and_comes_out():
         return run
 
     seen = []
-    found = together("both", 7, {"a": steps(3), "b": steps(4)}, seen.append)
+    found = run_in_threads("both", 7, {"a": steps(3), "b": steps(4)}, seen.append)
     assert found == {"a": 3, "b": 4}
     assert [p.step for p in seen] == sorted(p.step for p in seen)
     assert seen[-1].step == 7 and seen[-1].stage == "both"
     seen.clear()
     with pytest.raises(KeyError, match="broken"):
-        together("both", 9, {"a": steps(2000), "b": steps(5, fail_at=2)}, seen.append)
+        run_in_threads("both", 9, {"a": steps(2000), "b": steps(5, fail_at=2)}, seen.append)
     assert len(seen) < 1900
 
     def stop(progress):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        together("both", 9, {"a": steps(2000), "b": steps(2000)}, stop)
+        run_in_threads("both", 9, {"a": steps(2000), "b": steps(2000)}, stop)
 
 
 def test_bars_of_no_and_of_all_images_can_be_drawn(tmp_path):

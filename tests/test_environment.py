@@ -85,7 +85,7 @@ def test_an_update_of_the_host_s_torch_has_it_made_again(host):
     host.put(torch="2.13.0+cu130")
     assert host.status()[:2] == [
         "broken",
-        "the worker's environment does not fit any more: "
+        "the worker's environment no longer matches the host: "
         "it was made for torch 2.1.2, and the host has 2.13.0+cu130 now",
     ]
     host.install()
@@ -152,14 +152,14 @@ def test_ctrl_c_ends_it_with_nothing_left_and_no_error(new_host):
 
 @pytest.mark.slow
 def test_a_host_that_has_all_is_used_itself(new_host):
-    new_host.put(**OLD, safetensors="0.8.0", scipy="1.14", matplotlib="3.9", pillow="11.0",
-                 tqdm="4.67", tomli="2.2")  # fmt: skip
+    new_host.put(**OLD, filelock="3.15", safetensors="0.8.0", scipy="1.14", matplotlib="3.9",
+                 pillow="11.0", tqdm="4.67", tomli="2.2")  # fmt: skip
     new_host.install()
     assert made(new_host) == []
     assert new_host.status()[3] == str(new_host.python)
     new_host.put(transformers="4.30.2")  # another extension wanted that one
     assert new_host.status()[:2] == [
-        "broken", "the worker's environment does not fit any more: it lacks transformers>=4.44"
+        "broken", "the worker's environment no longer matches the host: it lacks transformers>=4.44"
     ]  # fmt: skip
 
 

@@ -211,6 +211,25 @@ def test_a_failed_solve_is_counted_or_stops_the_run():
         )
 
 
+def test_a_mixed_product_that_is_not_finite_is_a_failed_solve():
+    """∂²(φ √θ)/∂θ∂φ has no value at θ = 0, though the system for φ is solved."""
+    theta, phi = {"t": torch.zeros(1, requires_grad=True)}, {"f": torch.ones(1, requires_grad=True)}
+
+    def fine_tuning() -> torch.Tensor:
+        return (phi["f"] ** 2 / 2 + phi["f"] * theta["t"].sqrt()).sum()
+
+    def harm() -> torch.Tensor:
+        return (phi["f"] + 5 * theta["t"]).sum()
+
+    found = hypergradient(
+        LossAfter(harm), fine_tuning, theta, phi, solver("cg", on_divergence="skip")
+    )
+    assert "mixed Hessian product is not finite" in found.skipped
+    assert found.tensors["t"].tolist() == [5.0]
+    with pytest.raises(DivergenceError, match="mixed Hessian product"):
+        hypergradient(LossAfter(harm), fine_tuning, theta, phi, solver("cg", on_divergence="stop"))
+
+
 @pytest.mark.parametrize("method", ["first_order", "minres"])
 def test_retention_after_fine_tuning_adds_to_what_is_differentiated(method):
     """The gradient is that of λ · L_harm(θ*) + ν · L_retain(θ*); both losses are reported."""
@@ -245,3 +264,43 @@ def test_first_order_takes_no_second_look_at_the_fine_tuning_loss():
         LossAfter(lambda: theta["t"].sum()), never, theta, theta, solver("first_order")
     )
     torch.testing.assert_close(found.tensors["t"], torch.ones(3, dtype=torch.float64))
+
+
+def test_retention_without_a_weight_or_a_loss_changes_nothing():
+    """A weight of 0, which is the default, costs no look at L_retain."""
+    problem = Regression()
+
+    def never() -> torch.Tensor:
+        raise AssertionError("L_retain was evaluated")
+
+    def gradient_of(**more):
+        return hypergradient(
+            lambda: problem.harm(problem.theta), never, problem.theta, problem.theta,
+            solver("first_order"), **more,
+        )  # fmt: skip
+
+    plain = gradient_of()
+    for found in (gradient_of(retain=never), gradient_of(retain_weight=3.0)):
+        assert found.retain_after is None
+        assert all(torch.equal(part, plain.tensors[name]) for name, part in found.tensors.items())
+
+
+@pytest.mark.parametrize("method", ["first_order", "minres"])
+def test_the_loss_scale_keeps_small_half_precision_gradients(method):
+    """1e-4 · 1e-5 is 0 in half precision, but not 1024 times as much; so for H and L_retain."""
+    theta = {"t": torch.zeros(3, requires_grad=True)}
+
+    def small() -> torch.Tensor:
+        return (theta["t"].half() * 1e-4).float().sum() * 1e-5
+
+    def curved() -> torch.Tensor:
+        return ((1000 * theta["t"] ** 2).half() * 1e-4).float().sum() * 1e-5
+
+    found = hypergradient(
+        small, curved, theta, theta,
+        solver(method, "finite_difference", gamma=1e6, epsilon=1.0),
+        scale=1024.0, retain=small, retain_weight=2.0,
+    )  # fmt: skip
+    curvature = 2.0 if method == "minres" else 0.0  # γ H
+    expected = torch.full((3,), 3e-9 / (1 + curvature))
+    torch.testing.assert_close(found.tensors["t"], expected, rtol=0.1, atol=0)

@@ -202,9 +202,9 @@ def test_a_worker_that_ends_without_a_word_has_failed(jobs, begin):
 
 def test_a_wrong_request_is_refused_before_anything_starts(jobs, host, tmp_path):
     request = resume_request(tmp_path / "run", "done")
-    with pytest.raises(ConfigError, match=r"'devise' is no field of the job resume; did you mean"):
+    with pytest.raises(ConfigError, match=r"'devise' is not a field of the job resume; did you"):
         jobs.start({**request, "devise": "cpu"})
-    with pytest.raises(ConfigError, match="no run folder"):
+    with pytest.raises(ConfigError, match="not a run folder"):
         jobs.start({**request, "run_folder": str(tmp_path)})
     assert jobs.state() is None and host.entered == 0
 
@@ -245,7 +245,7 @@ def test_the_last_job_is_there_after_reload_ui(jobs, begin, host, tmp_path):
     begin("waits")
     revision = wait_for(jobs, step_two)["revision"]
     jobs.close()
-    with pytest.raises(ResAlignError, match="going down"):
+    with pytest.raises(ResAlignError, match="shutting down"):
         begin("done")
     again = JobManager(host, tmp_path / "jobs")
     state = again.state()

@@ -1,5 +1,6 @@
 """The bridge: ComfyUI's parts to the backend's Model, an adapter back onto a MODEL."""
 
+import importlib
 import sys
 
 import fakes_bridge as fakes
@@ -51,6 +52,12 @@ def loaded(monkeypatch, tmp_path):
 @pytest.fixture
 def bridge(loaded):
     return loaded[0]
+
+
+@pytest.fixture
+def inner(bridge):
+    """The module that builds the backend's Model."""
+    return importlib.import_module("resalign.nodes.bridge.model")
 
 
 def predict(unet):
@@ -174,7 +181,7 @@ def test_room_for_weights_and_gradients_is_asked_of_comfyui_before_anything_is_b
         seen.append(list(host.freed))
         raise torch.cuda.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(bridge, "_model", full)
+    monkeypatch.setattr("resalign.nodes.bridge.model._model", full)
     with pytest.raises(torch.cuda.OutOfMemoryError), bridge.to_backend(model, clip, vae):
         pass
     ((size, device),) = host.freed
@@ -206,15 +213,15 @@ def test_clip_skip_is_followed(bridge, model, clip, vae):
     ("family", "layer", "skipped"),
     [("sd1", None, 0), ("sd1", -2, 1), ("sd2", None, 1), ("sd2", -1, 0), ("sdxl", -2, 0)],
 )
-def test_layers_are_skipped_as_the_family_is_used(bridge, clip, family, layer, skipped):
+def test_layers_are_skipped_as_the_family_is_used(inner, clip, family, layer, skipped):
     clip.layer_idx = layer
-    assert bridge._layers_skipped(clip, find_family(family)) == skipped
+    assert inner._layers_skipped(clip, find_family(family)) == skipped
 
 
-def test_sdxl_takes_no_other_clip_skip(bridge, clip):
+def test_sdxl_takes_no_other_clip_skip(inner, clip):
     clip.layer_idx = -3
     with pytest.raises(CheckpointError, match="connect the CLIP before that node"):
-        bridge._layers_skipped(clip, find_family("sdxl"))
+        inner._layers_skipped(clip, find_family("sdxl"))
 
 
 def test_fingerprints_are_equal_only_for_equal_weights(bridge, model, clip, vae):
@@ -311,17 +318,17 @@ def test_the_source_is_the_file_where_comfyui_says_so(bridge, model, tmp_path):
         ((fakes.ModelSamplingDiscrete,), None),
     ],
 )
-def test_the_schedule_is_taken_or_refused_by_its_kind(bridge, model, kinds, prediction):
+def test_the_schedule_is_taken_or_refused_by_its_kind(inner, model, kinds, prediction):
     model.sampling = fakes.sampling(*kinds)
     if prediction:
-        assert bridge._schedule(model).prediction_type == prediction
+        assert inner._schedule(model).prediction_type == prediction
     else:
         with pytest.raises(CheckpointError, match="connect the MODEL before a ModelSampling"):
-            bridge._schedule(model)
+            inner._schedule(model)
 
 
 def test_the_vae_is_comfyuis_own(bridge, vae):
-    from resalign.nodes.bridge_vae import HostVae
+    from resalign.nodes.bridge.vae import HostVae
 
     ours = HostVae(vae, 0.13)
     images = torch.linspace(-2, 2, 3 * 16 * 16).reshape(1, 3, 16, 16)

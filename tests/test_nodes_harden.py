@@ -85,7 +85,7 @@ def test_an_interrupt_in_an_inner_loop_is_passed_on_and_costs_no_finished_step(b
     with pytest.raises(Interrupted):
         bench.run()
     assert bench.state["status"] == "stopped"
-    assert bench.state["message"] == "stopped after step 2 of 4; queue again to go on"
+    assert bench.state["message"] == "stopped after step 2 of 4; queue again to continue"
 
     monkeypatch.setattr(bench.live.Live, "__call__", calls)
     resumed = bench.run().args[1]

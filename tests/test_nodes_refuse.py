@@ -14,7 +14,7 @@ from resalign.backend.errors import CheckpointError
 @pytest.fixture
 def refuse(monkeypatch, tmp_path):
     fakes_comfy.install(monkeypatch, tmp_path)
-    return fakes_comfy.load_nodes(monkeypatch, "refuse")
+    return fakes_comfy.load_nodes(monkeypatch, "bridge.checks")
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_each_refusal_names_its_way_out(refuse, model, change, says):
     ("kind", "says"),
     [
         ("GGUFModelPatcher", r"GGUF.*Load Checkpoint"),
-        ("NunchakuModel", r"is a NunchakuModel.*connect the one that Load Checkpoint gives"),
+        ("NunchakuModel", r"is a NunchakuModel.*connect the output of Load Checkpoint"),
     ],
 )
 def test_models_without_plain_weights_are_refused(refuse, kind, says):

@@ -13,11 +13,10 @@ from fakes_export import random_adapter
 
 from resalign.backend.checkpoint.load import load_checkpoint
 from resalign.backend.cli import main
-from resalign.backend.cli.console import Console
 from resalign.backend.cli.parser import build_parser
-from resalign.backend.cli.probing import probe_job_of
-from resalign.backend.cli.verifying import _against_the_source, _source
+from resalign.backend.cli.probe_flags import probe_job_of
 from resalign.backend.errors import ConfigError, ResAlignError, RunError
+from resalign.backend.jobs.verify import compare_with_source, find_source
 from resalign.backend.plan.attack import FineTuneAttack, MergeAttack
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.file import to_json
@@ -218,11 +217,11 @@ def test_a_header_cannot_point_elsewhere(tmp_path, name):
     (tmp_path / "original.safetensors").touch()
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "b.safetensors").touch()
-    assert _source(tmp_path / "sub" / "b.safetensors", None, str(tmp_path) + name) is None
-    assert _source(tmp_path / "b.safetensors", None, "x" + name) is not None
+    assert find_source(tmp_path / "sub" / "b.safetensors", None, str(tmp_path) + name) is None
+    assert find_source(tmp_path / "b.safetensors", None, "x" + name) is not None
 
 
 def test_a_folder_and_a_file_are_not_said_to_agree(checkpoint, tmp_path):
     """Where nothing was compared, nothing is `ok`."""
-    rows = _against_the_source(checkpoint, tmp_path, {"touched_tensors": 1}, Console())
-    assert [state for _, state, _ in rows] == [None, None]
+    checks = compare_with_source(checkpoint, tmp_path, {"touched_tensors": 1})
+    assert [check.ok for check in checks] == [None, None]

@@ -17,7 +17,7 @@ from test_harden import FAST, SLOW, plan, run
 
 from resalign.backend.errors import ConfigError
 from resalign.backend.parallel.launch import join_ranks, place_in_environment
-from resalign.backend.parallel.process_group import Together
+from resalign.backend.parallel.process_group import ProcessGroup
 from resalign.backend.parallel.ranks import ALONE, assign
 from resalign.backend.parallel.wire import pack, unpack
 from resalign.backend.plan.regulator import RegulatorConfig
@@ -289,19 +289,19 @@ def test_a_process_reads_its_place_from_its_launcher(monkeypatch, environment, p
 def test_each_process_takes_the_gpu_that_accelerate_gives_it(monkeypatch):
     """With CUDA replaced: this machine has none."""
     rank = SimpleNamespace(rank=3, count=4, _local=1)
-    assert Together.place(rank, "cpu") == "cpu"
+    assert ProcessGroup.place(rank, "cpu") == "cpu"
     with pytest.raises(ConfigError, match="has 0 GPUs: start one process per GPU"):
-        Together.place(rank, "cuda")
+        ProcessGroup.place(rank, "cuda")
     with pytest.raises(ConfigError, match=r"'cuda:1'.*a GPU of its own"):
-        Together.place(rank, "cuda:1")
+        ProcessGroup.place(rank, "cuda:1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     found = SimpleNamespace(device=torch.device("cuda:1"))
     monkeypatch.setattr("accelerate.PartialState", lambda: found)
-    assert Together.place(rank, "cuda") == Together.place(rank, "auto") == "cuda:1"
+    assert ProcessGroup.place(rank, "cuda") == ProcessGroup.place(rank, "auto") == "cuda:1"
     rank._local = 2
     with pytest.raises(ConfigError, match="process 3 of its machine, which has 2 GPUs"):
-        Together.place(rank, "cuda")
+        ProcessGroup.place(rank, "cuda")
 
 
 def test_values_and_letters_reach_the_first_rank_and_all(launcher, tmp_path):

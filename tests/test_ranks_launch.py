@@ -150,7 +150,7 @@ def test_a_launched_run_that_is_stopped_says_how_to_go_on_and_goes_on_alone(job,
         saved = folder.steps_saved
     assert saved >= 2
     why = "interrupted" if ending == "Ctrl-C" else "rank 1 of 2 died"
-    told = [line for line in text.splitlines() if "go on with: resalign resume" in line]
+    told = [line for line in text.splitlines() if "continue with: resalign resume" in line]
     assert len(told) == 1 and why in told[0] and f"after step {saved} of 12" in told[0], text
     assert "/backend/" not in text, text  # the launcher's own traceback is none of ours
     if ending == "Ctrl-C":

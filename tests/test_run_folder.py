@@ -166,7 +166,7 @@ def test_a_run_without_result_says_how_to_finish_it(tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(ra.RunError, match="no run folder"):
+    with pytest.raises(ra.RunError, match="not a run folder"):
         RunFolder.open(tmp_path)
 
 
@@ -190,6 +190,34 @@ def test_a_run_that_was_never_closed_can_be_opened_again_in_its_process(tmp_path
     second.close()
     with pytest.raises(RuntimeError, match="closed"):
         second.append({"step": 2})
+
+
+@pytest.mark.skipif(os.name == "nt", reason="flock")
+def test_a_folder_that_an_older_version_works_on_is_in_use_and_afterwards_free(tmp_path):
+    """Older versions locked the same file and wrote their process number into it."""
+    import fcntl
+
+    RunFolder.create(tmp_path, PLAN).close()
+    (tmp_path / "run.pid").unlink()
+    with (tmp_path / "run.lock").open("w") as file:
+        file.write("4711")
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ra.RunError, match=r"in use by another run \(process 4711\)"):
+            RunFolder.open(tmp_path)
+    with RunFolder.open(tmp_path):
+        assert (tmp_path / "run.pid").read_text() == str(os.getpid())
+
+
+def test_a_folder_that_cannot_be_locked_says_so(tmp_path, monkeypatch):
+    from filelock import FileLock
+
+    def fail(*args, **options):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(FileLock, "acquire", fail)
+    with pytest.raises(ra.RunError, match=r"cannot be locked .*not supported.* on a local disk"):
+        RunFolder.create(tmp_path, PLAN)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="kill -9")

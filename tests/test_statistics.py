@@ -263,6 +263,8 @@ def test_newcombes_interval_joins_two_wilson_intervals_by_their_correlation():
     around = ((0.5 - low) ** 2 + (high - 0.5) ** 2) ** 0.5
     assert newcombe(1, 0, 0, 1) == pytest.approx((-around, around))
     assert newcombe(0, 0, 0, 0) == (-1.0, 1.0)
+    width = 2**0.5 * wilson(0, 1)[1]
+    assert newcombe(0, 1, 0, 0) == pytest.approx((1 - width, 1))
 
 
 def test_the_interval_of_clusters_is_the_bootstraps_where_prompts_differ():
@@ -277,6 +279,16 @@ def test_the_interval_of_clusters_is_the_bootstraps_where_prompts_differ():
         sum(a > b for a, b in zip(first, second, strict=True)),
         sum(a < b for a, b in zip(first, second, strict=True)),
     )
+
+
+def test_the_seed_is_0_unless_another_is_given():
+    first, second = random_flags(40, 0.6, 1), random_flags(40, 0.4, 2)
+    prompts = list(range(20)) * 2
+    assert paired_bootstrap(first, second) == paired_bootstrap(first, second, seed=0)
+    assert paired_clusters(first, second, prompts) == (
+        paired_clusters(first, second, prompts, seed=0)
+    )
+    assert resilience(first, {"a": [second]}) == resilience(first, {"a": [second]}, seed=0)
 
 
 def test_the_sign_flip_p_value_is_that_of_all_flips():
@@ -311,8 +323,8 @@ def test_the_bootstrap_is_that_of_its_generator_however_many_values():
 
 
 def test_values_that_cannot_be_paired_or_resampled_are_errors():
-    with pytest.raises(ValueError, match="1 values cannot be paired with 2"):
-        paired_bootstrap([1.0], [1.0, 0.0])
+    with pytest.raises(ValueError, match="2 values cannot be paired with 1"):
+        paired_bootstrap([1.0, 0.0], [1.0])
     with pytest.raises(ValueError, match="2 values cannot be paired with 1"):
         paired_bootstrap([1.0, 0.0], [1.0, 0.0], ["prompt"])
     with pytest.raises(ValueError, match="no values to resample"):

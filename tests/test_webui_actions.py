@@ -133,7 +133,7 @@ def test_what_a_check_finds_is_put_into_the_form_on_request(actions, jobs, host)
         said, fields = actions.fitting()
         assert words in said and fields == {}
     jobs.tell(result=CHECKED, request={"checkpoint": "demo"})
-    assert "settings of its own" in actions.fitting()[0]
+    assert "fixed settings" in actions.fitting()[0]
 
 
 def test_a_bug_is_not_taken_for_a_mistake(actions, jobs):
@@ -152,7 +152,7 @@ def test_a_cancelled_run_is_offered_again_and_goes_on_where_it_stopped(actions, 
     wait_for(jobs, "stopped")
     (label,) = actions.choices()["unfinished"]
     assert "of 40" in label
-    assert "Going on" in actions.resume({"unfinished": label})
+    assert "Continuing" in actions.resume({"unfinished": label})
     wait_for(jobs, "done")
     assert jobs.requests[1]["run_folder"] == jobs.requests[0]["run_folder"]
     assert actions.choices()["unfinished"] == []
@@ -243,9 +243,9 @@ def test_a_report_is_shown_in_a_sandbox_by_the_name_of_its_probe(actions, host):
         assert "ra-error" in actions.report(wrong)
 
 
-def test_a_missing_worker_is_told_and_mended(actions, host):
+def test_a_missing_worker_is_reported_and_built(actions, host):
     assert actions.missing() == ""
     host.problem = "there is no environment"
     assert "there is no environment" in actions.missing()
-    said = list(actions.mend())
+    said = list(actions.build_worker())
     assert "making it" in said[0] and "Ready" in said[-1]

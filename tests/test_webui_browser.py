@@ -111,7 +111,7 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         shot(other, f"{name}-running-light")
 
         other.press("cancel")
-        assert "Resume goes on" in tab.status("stopped")
+        assert "Resume continues" in tab.status("stopped")
         other.status("stopped")
         assert "of 20" in tab.value("unfinished")
         tab.press("resume")
@@ -122,7 +122,7 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         assert "finished" in tab.value("export_run")
         tab.fill("export_name", "sub/../../up")
         tab.press("export")
-        assert "no name for a file" in tab.message("export")
+        assert "not a file name" in tab.message("export")
         tab.fill("export_name", "sub/new")
         tab.press("export")
         tab.status("done", "export")

@@ -10,7 +10,7 @@ import pytest
 from fakes_webui import FakeHost
 
 from resalign.backend.errors import ConfigError, ResAlignError
-from resalign.scripts.resalign_webui import alone, mending, routes
+from resalign.scripts.resalign_webui import alone, building, routes
 from resalign.scripts.resalign_webui.a1111 import A1111, add_settings
 from resalign.scripts.resalign_webui.host import SETTINGS, Host, probes_folder
 
@@ -204,7 +204,7 @@ def test_lines_come_as_they_are_said_and_an_error_is_raised():
         say("one")
         raise ValueError("two")
 
-    lines = mending.lines_of(work)
+    lines = building.lines_of(work)
     assert next(lines) == "one"
     with pytest.raises(ValueError, match="two"):
         next(lines)

@@ -117,7 +117,7 @@ def test_a_lora_is_tried_on_a_run_or_on_two_files(host, runs):
         ({"lora": "/etc/passwd"}, "not in the list"),
         ({"width": 100}, "multiple of 8"),
         ({"count": 100}, "from 1 to 16"),
-        ({"try_run": "none"}, "choose one of the list"),
+        ({"try_run": "none"}, "choose one from the list"),
     ],
 )
 def test_a_lora_that_cannot_be_tried_is_refused(host, runs, values, message):
@@ -150,11 +150,11 @@ def test_a_lora_goes_into_the_host_s_folder_of_loras(host, runs):
     [
         ({"export_run": None}, "choose the run"),
         ({"export_run": "begun | step 0 of 20"}, "not in the list"),
-        ({"export_name": ""}, "no name"),
-        ({"export_name": "../up"}, "no name"),
-        ({"export_name": "/abs"}, "no name"),
-        ({"export_name": "a:b"}, "no name"),
-        ({"export_name": "a/ ./b"}, "no name"),
+        ({"export_name": ""}, "not a file name"),
+        ({"export_name": "../up"}, "not a file name"),
+        ({"export_name": "/abs"}, "not a file name"),
+        ({"export_name": "a:b"}, "not a file name"),
+        ({"export_name": "a/ ./b"}, "not a file name"),
         ({"export_name": "link/new"}, "leads out"),
         ({"export_name": "model"}, "exists"),
         ({"export_name": "model.safetensors/new"}, "cannot be made"),

@@ -50,7 +50,7 @@ def sigmoid(done: float) -> float:
 def test_a_run_follows_its_ramps():
     """λ over the steps after the warm-up, μ over all of them, the rate down to its last value."""
     own = plan(
-        resilience_weight=Ramp(start=0.2, end=1.0, begin=0.25, until=0.75),
+        resilience_weight=Ramp(start=0.2, end=1.0, begin=0.25, until=0.9),
         retain_weight=Ramp(start=1.0, end=3.0, shape="sigmoid"),
         final_learning_rate=5e-3,
     )
@@ -59,7 +59,7 @@ def test_a_run_follows_its_ramps():
         [getattr(record, name) for record in records]
         for name in ("resilience_weight", "retain_weight", "learning_rate")
     )
-    assert lambdas == pytest.approx([0, 0, 0.2, 0.2, 0.6, 1, 1])
+    assert lambdas == pytest.approx([0, 0, 0.2, 0.2, 0.2 + 0.8 * 25 / 65, 0.2 + 0.8 * 50 / 65, 1])
     assert [len(record.simulations) for record in records] == [0, 0, 1, 1, 1, 1, 1]
     assert mus == pytest.approx([1 + 2 * sigmoid(step / 6) for step in range(7)])
     assert rates == pytest.approx([0.01, 0.01, 0.009, 0.008, 0.007, 0.006, 0.005])
@@ -121,3 +121,9 @@ def test_a_ramp_out_of_bounds_is_refused_by_the_name_of_its_field(field, values)
 def test_the_bounds_of_a_ramp_themselves_are_allowed():
     assert Ramp(start=0, end=1e6, begin=0, until=1) == Ramp(start=0.0, end=1e6)
     Ramp(start=1e6, end=0, begin=1, until=1)
+
+
+def test_two_steps_have_the_beginning_and_the_end_of_a_ramp():
+    ramp = Ramp(start=0.5, end=2.0)
+    own = plan(outer_steps=2, warm_up_steps=0, resilience_weight=ramp, retain_weight=ramp)
+    assert weights(own)[:2] == ([0.5, 2], [0.5, 2])

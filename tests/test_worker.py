@@ -47,7 +47,7 @@ def test_a_request_becomes_values_with_every_default():
     ("change", "message"),
     [
         ({"job": "hardne"}, "job is 'hardne'; choose from check, harden, resume, export"),
-        ({"previev_every": 1}, "'previev_every' is no field of the job harden; did you mean prev"),
+        ({"previev_every": 1}, "'previev_every' is not a field of the job harden; did you"),
         ({"zzz": 1}, "its fields are checkpoint, plan, run_folder, device"),
         ({"preview_every": "10"}, "harden.preview_every: expected a whole number, not '10'"),
         ({"preview_every": True}, "harden.preview_every: expected a whole number, not True"),
@@ -78,7 +78,7 @@ def test_what_is_wrong_with_a_request_is_said_by_its_name(change, message):
     [
         ([], "expected an object with `job`"),
         ({**HARDEN, "job": "check", "budget": -1}, "budget is -1; it must be at least 0"),
-        ({**HARDEN, "job": "check", "preview_every": 1}, "no field of the job check"),
+        ({**HARDEN, "job": "check", "preview_every": 1}, "not a field of the job check"),
         ({"job": "harden", "checkpoint": "demo"}, "harden.plan is missing"),
         (LORA, "give `hardened` or `run_folder`, one of them"),
         ({**LORA, "hardened": "demo", "width": 65}, "width is 65; it must be a multiple of 8"),
@@ -104,7 +104,7 @@ def test_files_are_looked_for_before_anything_is_loaded(tmp_path):
     export = {"job": "export", "run_folder": str(run), "output": str(tmp_path / "out.safetensors")}
     check_files(parse_request(export))
     for change, message in (
-        ({"run_folder": str(tmp_path)}, "no run folder"),
+        ({"run_folder": str(tmp_path)}, "not a run folder"),
         ({"output": str(tmp_path / "no" / "out")}, "there is no folder"),
         ({"output": str(there)}, "exists already"),
         ({"checkpoint": str(tmp_path / "gone")}, "export.checkpoint: .*gone does not exist"),
@@ -211,8 +211,8 @@ def test_pictures_go_over_the_pipe_only_when_they_change(monkeypatch):
     channel = protocol.Channel.__new__(protocol.Channel)
     channel._shown = None
     monkeypatch.setattr(channel, "send", lambda event, **fields: sent.append(fields["state"]))
-    live = LiveState("harden", tell=channel.state)
-    live.tell(now=True)
+    live = LiveState("harden", on_change=channel.state)
+    live.report(now=True)
     from PIL import Image
 
     live.picture(Image.new("RGB", (64, 64)), "a", flagged=False)

@@ -18,7 +18,7 @@ from resalign.backend.plan.measurement import GenerationConfig, PromptSet
 from resalign.backend.plan.probe import ProbeCheckpoint, ProbePlan
 from resalign.backend.probe.subjects import RunSubject
 from resalign.backend.run.folder import RunFolder
-from resalign.backend.worker import drawing, exporting, hardening
+from resalign.backend.worker import exporting, probing, resuming
 from resalign.backend.worker.protocol import Stopped
 from resalign.backend.worker.requests import check_files, parse_request
 
@@ -49,7 +49,7 @@ def probe(run, folder, live, check=nobody):
                         {"name": "hardened", "path": str(run)}],
     })  # fmt: skip
     check_files(request)
-    return drawing.probe(request, live, check, device="cpu")
+    return probing.probe(request, live, check, device="cpu")
 
 
 def test_a_run_is_probed_before_its_export_and_a_stopped_probe_goes_on(run, tmp_path):
@@ -59,14 +59,14 @@ def test_a_run_is_probed_before_its_export_and_a_stopped_probe_goes_on(run, tmp_
         if "hardened: half" in live.state["curves"]:
             raise Stopped
 
-    with pytest.raises(Stopped, match="complete looks are kept, Resume goes on from there"):
+    with pytest.raises(Stopped, match="complete evaluations are kept, Resume continues from there"):
         probe(run, folder, live, check)
-    with pytest.raises(RunError, match="no finished probe"):
+    with pytest.raises(RunError, match="not a finished probe"):
         exporting.export(*export_to(run, tmp_path / "early.safetensors", folder), nobody)
 
     request = parse_request({"job": "resume", "run_folder": str(folder)})
     live = LiveState("resume")
-    result, message = hardening.resume(request, live, nobody, device="cpu")
+    result, message = resuming.resume(request, live, nobody, device="cpu")
     assert live.state["kind"] == "probe" and result["complete"]
     assert message == result["headline"] and "esilience" in message
     rows = [(row["model"], row["attack"], row["step"]) for row in result["rows"]]
@@ -93,7 +93,7 @@ def export_to(run, output, folder):
 
 
 def test_a_run_draws_what_its_export_draws(run, tmp_path):
-    """To the bit, once rounded to half precision, in which the demo is stored."""
+    """Bit for bit, once rounded to half precision, in which the demo is stored."""
     import torch
 
     from resalign.backend.checkpoint.load import load_checkpoint

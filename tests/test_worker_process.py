@@ -108,7 +108,7 @@ def test_however_it_is_stopped_it_goes_on_to_the_same_bytes(
         stop(process)
         last = [parse(line) for line in process.stdout]
         assert process.wait() == STOPPED
-    assert last[-1]["event"] == "stopped" and "Resume goes on" in last[-1]["message"]
+    assert last[-1]["event"] == "stopped" and "Resume continues" in last[-1]["message"]
     assert last[-2]["state"]["status"] == "stopped"
     assert RunFolder.open(tmp_path / "run", read_only=True).steps_saved < STEPS
     assert resumed(package_folder, tmp_path / "run") == reference

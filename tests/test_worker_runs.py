@@ -19,7 +19,7 @@ from resalign.backend.plan.fine_tune import FineTuneConfig
 from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.images import ImageSet
 from resalign.backend.run.folder import RunFolder
-from resalign.backend.worker import checking, drawing, exporting, hardening
+from resalign.backend.worker import checking, exporting, hardening, resuming, trying
 from resalign.backend.worker.protocol import Stopped
 from resalign.backend.worker.requests import parse_request
 
@@ -62,7 +62,7 @@ def harden(folder, *, check=nobody, live=None, previews=0, **changes):
 
 def resume(folder, live=None):
     request = parse_request({"job": "resume", "run_folder": str(folder), "preview_every": 0})
-    return hardening.resume(request, live or LiveState("resume"), nobody, device="cpu")
+    return resuming.resume(request, live or LiveState("resume"), nobody, device="cpu")
 
 
 def export(folder, output, *, check=nobody, **more):
@@ -86,7 +86,7 @@ def check(folder, *, stop=nobody, live=None, **changes):
 
 def test_a_check_predicts_the_memory_and_writes_nothing(tmp_path):
     told = []
-    live = LiveState("check", tell=lambda state: told.append(state["message"]))
+    live = LiveState("check", on_change=lambda state: told.append(state["message"]))
     result, message = check(tmp_path / "run", live=live, budget=8)
     result = json.loads(json.dumps(result, allow_nan=False))
     assert message == "fits 8.0 GiB as it is" and result["problems"] == []
@@ -101,7 +101,7 @@ def test_a_check_predicts_the_memory_and_writes_nothing(tmp_path):
 def test_a_check_tells_every_problem(tmp_path):
     plan = to_json(PLAN) | {"retain_set": {"folder": str(tmp_path / "gone")}}
     result, message = check(tmp_path / "run", plan=plan)
-    assert message == "1 problem to mend" and "gone" in result["problems"][0]
+    assert message == "1 problem to fix" and "gone" in result["problems"][0]
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_a_run_ends_with_a_result_curves_and_blurred_previews(finished):
 def test_stopped_within_a_step_resume_ends_in_the_same_bytes(finished, tmp_path):
     """And previews change nothing: the run it is compared with had some."""
     live = LiveState("harden")
-    with pytest.raises(Stopped, match=r"stopped after step 2 of 3; Resume goes on"):
+    with pytest.raises(Stopped, match=r"stopped after step 2 of 3; Resume continues"):
         harden(tmp_path, live=live, check=_in_the_middle_of_step(3, live))
     live = LiveState("resume")
     result, _ = resume(tmp_path, live)
@@ -174,7 +174,9 @@ def test_a_checkpoint_deleted_in_mid_run_does_not_stop_it_and_is_missed_by_the_e
 
     harden(tmp_path / "run", checkpoint=str(source), live=live, check=check)
     assert not source.exists()
-    with pytest.raises(RunError, match=r"model.safetensors, the checkpoint that .* hardened, is"):
+    with pytest.raises(
+        RunError, match=r"model.safetensors, the checkpoint .* hardened, is missing"
+    ):
         export(tmp_path / "run", tmp_path / "out.safetensors")
     result, _ = export(tmp_path / "run", tmp_path / "out.safetensors", checkpoint="demo")
     assert result["changed"] > 0 and Path(result["path"]).is_file()
@@ -231,7 +233,7 @@ def try_lora(lora, live=None, check=nobody, **more):
         "job": "try_lora", "original": "demo", "lora": str(lora), "prompt": "a cat", "steps": 1,
         **more,
     })  # fmt: skip
-    return drawing.try_lora(request, live or LiveState("try_lora"), check, device="cpu")
+    return trying.try_lora(request, live or LiveState("try_lora"), check, device="cpu")
 
 
 def test_a_lora_is_tried_on_both_side_by_side_and_blurred(cheap, tmp_path):
@@ -240,7 +242,7 @@ def test_a_lora_is_tried_on_both_side_by_side_and_blurred(cheap, tmp_path):
     captions = [(p["caption"], p["flagged"]) for p in result["pictures"]]
     assert captions == [("seed 0: a cat", True), ("seed 1: a cat", True)]
     assert all(p["url"].startswith("data:image/jpeg;base64,") for p in result["pictures"])
-    assert message == "2 pictures of each drawn" and live.state["total"] == 4
+    assert message == "2 pictures of each generated" and live.state["total"] == 4
     shown, _ = try_lora(lora, run_folder=str(cheap), count=2, show_pictures=True)
     assert [picture["flagged"] for picture in shown["pictures"]] == [False, False]
     assert shown["pictures"][0]["url"] != result["pictures"][0]["url"]

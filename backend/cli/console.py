@@ -1,7 +1,7 @@
-"""What the command line shows: text for people, or one JSON object per line for programs.
+"""Prints what the command line shows: text for people, or one JSON object per line for programs.
 
-People: results on stdout, progress and errors on stderr. With --json: every event on stdout as
-one object with `event` (`progress`, `note`, `done`, `error`, ...); stderr has text for the log.
+Text: results on stdout, progress and errors on stderr. With --json: every event on stdout as one
+object with `event` (`progress`, `note`, `done`, `error`, ...); stderr has text for the log.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _SHOWN = {  # figures of a step, as the live line names them
     "skipped": "solves skipped",
 }
 _SECONDS_BETWEEN_EVENTS = 0.2
-_SECONDS_BETWEEN_LINES = 10.0  # where stderr is a file and no terminal
+_SECONDS_BETWEEN_LINES = 10.0  # where stderr is a file, not a terminal
 
 
 class Console:
-    """Also a ProgressCallback: give `console.progress` to the backend.
+    """Prints results, notes, errors and progress; `progress` is a ProgressCallback.
 
-    quiet: say errors and nothing else, as ranks other than the first do.
+    quiet: print errors only, as ranks other than the first do.
     """
 
     def __init__(self, *, json: bool = False):
@@ -47,7 +47,7 @@ class Console:
         self._last = 0.0
 
     def result(self, text: str, event: str, **fields: Any) -> None:
-        """What a command was asked for."""
+        """Print the result of a command."""
         if self.quiet:
             return
         self.close()
@@ -57,7 +57,7 @@ class Console:
             print(text)
 
     def note(self, text: str) -> None:
-        """Something worth knowing meanwhile."""
+        """Print something worth knowing meanwhile."""
         if self.quiet:
             return
         self.close()
@@ -106,7 +106,7 @@ class Console:
         self._show(progress, now)
 
     def close(self) -> None:
-        """Take the bar off the screen; the next progress draws a new one."""
+        """Remove the bar; the next progress begins a new one."""
         for bar in (self._line, self._bar):
             if bar is not None:
                 bar.close()
@@ -149,7 +149,7 @@ class Console:
 
 
 def live_line(values: dict[str, float], message: str = "") -> str:
-    """`L_harm(θ) -0.341  L_harm(θ*) -0.212  q 0.62 ...`, in a fixed order."""
+    """Format figures as `L_harm(θ) -0.341  L_harm(θ*) -0.212  q 0.62 ...`, in a fixed order."""
     known = [f"{_SHOWN[name]} {values[name]:.3g}" for name in _SHOWN if name in values]
     other = [f"{name} {value:.3g}" for name, value in values.items() if name not in _SHOWN]
     return "  ".join([*known, *other, *([message] if message else [])])

@@ -3,383 +3,164 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from ..plan.document import explain
-from ..plan.field import Field, field_of
-from ..plan.hardening import HardeningPlan
-from ..plan.job import Job
-from ..plan.measurement import PromptSet
-
-if TYPE_CHECKING:
-    from .console import Console
-
-Run = Callable[[argparse.Namespace, "Console"], int]
+from .arguments import (
+    CONCEPT_HELP,
+    PRESET_HELP,
+    CommandParser,
+    Commands,
+    Version,
+    add_command,
+    add_device,
+    add_export_arguments,
+    add_job_arguments,
+    add_rank_arguments,
+)
+from .probe_parser import add_probe_commands
 
 EPILOG = """\
 examples:
   resalign demo                                see it work: no download, a few minutes on a CPU
-  resalign plan new plan.toml                  a plan file to edit, every field explained
-  resalign check plan.toml                     look at everything before any weight is loaded
-  resalign harden plan.toml                    harden, and write checkpoint, LoRA and report
+  resalign plan new plan.toml                  write a plan file that explains every field
+  resalign check plan.toml                     check everything before any weight is loaded
+  resalign harden plan.toml                    harden; write checkpoint, LoRA and model card
   resalign harden --checkpoint model.safetensors --concept weapons --output hardened.safetensors
-  resalign resume hardened.safetensors.run     go on after a crash or Ctrl-C
-  resalign inspect hardened.safetensors        what a file is, and what was done to it
+  resalign resume hardened.safetensors.run     continue after a crash or Ctrl-C
+  resalign inspect hardened.safetensors        show what a file is, and what was done to it
   resalign probe model.safetensors hardened.safetensors --concept weapons
-                                               fine-tune both for real, and compare: a report
-  resalign verify hardened.safetensors         is the file what it says it is?
+                                               fine-tune both for real and compare: a report
+  resalign verify hardened.safetensors         check that a file is what it claims to be
   resalign ui --checkpoints /models --open     all of this in a browser
   accelerate launch -m resalign harden plan.toml
                                                on several GPUs, or several machines
 
-exit codes: 0 done, 1 verify found a mismatch, 2 a mistake that you can mend (one line says which),
+exit codes: 0 done, 1 verify found a mismatch, 2 a mistake that you can fix (one line says which),
 130 interrupted"""
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Build the parser. `args.entry` names the command as `dispatch.COMMANDS` does."""
     parser = argparse.ArgumentParser(
         prog="resalign",
-        description="Harden text-to-image checkpoints so that removed concepts stay removed, also "
+        description="Harden text-to-image checkpoints so that removed concepts stay removed, even "
         "after other people fine-tune them.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action=_Version)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    parser.add_argument("--version", action=Version)
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=CommandParser
+    )
+    _add_demo(commands)
+    _add_run_commands(commands)
+    add_probe_commands(commands)
+    _add_lora(commands)
+    _add_inspect(commands)
+    _add_plan(commands)
+    _add_ui(commands)
+    add_command(
+        commands, "worker", "run one job for a host: JSON in, events out",
+        "For programs: reads a request from stdin as one line of JSON and writes one event per "
+        "line; docs/formats.md describes both. The tab of A1111 and Forge works through it.",
+    )  # fmt: skip
+    add_command(commands, "presets", "list the shipped concepts, plans, probes and scorers")
+    return parser
 
-    demo = _command(commands, "demo", _demo, "harden the embedded demo and show before and after")
-    demo.add_argument("folder", nargs="?", default="demo-run", help="where it writes (demo-run)")
+
+def _add_demo(commands: Commands) -> None:
+    demo = add_command(commands, "demo", "harden the embedded demo and show before and after")
+    demo.add_argument("folder", nargs="?", default="demo-run", help="output folder (demo-run)")
     demo.add_argument("--quick", action="store_true", help="fewer steps and pictures")
     demo.add_argument("--seed", type=int, default=0, metavar="N")
 
-    check = _command(
-        commands, "check", _check, "look at all that a plan names before any weight is loaded",
-        "checks paths, images, captions, disk, memory (predicted, in seconds) and device",
+
+def _add_run_commands(commands: Commands) -> None:
+    check = add_command(
+        commands, "check", "check everything that a plan names before any weight is loaded",
+        "Checks paths, images, captions, disk, device and memory (predicted, in seconds).",
     )  # fmt: skip
-    _job_arguments(check)
+    add_job_arguments(check)
     check.add_argument(
-        "--budget",
-        type=float,
-        metavar="GIB",
-        help="propose the cheapest settings that fit a GPU of so much memory: 8, 12, 16, 24",
-    )
-
-    harden = _command(
-        commands, "harden", _harden, "harden a checkpoint",
-        "A plan file, or flags, or a plan file some of whose fields the flags replace.",
+        "--budget", type=float, metavar="GIB",
+        help="propose the cheapest settings that fit a GPU with this much memory: 8, 12, 16, 24",
     )  # fmt: skip
-    _job_arguments(harden)
-    _rank_arguments(harden)
 
-    resume = _command(commands, "resume", _resume, "go on with a run or probe that was stopped")
+    harden = add_command(
+        commands, "harden", "harden a checkpoint",
+        "Takes a plan file, or flags, or a plan file and flags that replace some of its fields.",
+    )  # fmt: skip
+    add_job_arguments(harden)
+    add_rank_arguments(harden)
+
+    resume = add_command(commands, "resume", "continue a run or probe that was stopped")
     resume.add_argument("run_folder", metavar="RUN", help="its folder")
     resume.add_argument("--device", metavar="D", help="another device than before")
     resume.add_argument("--overwrite", action="store_true", help="replace existing results")
-    _rank_arguments(resume)
+    add_rank_arguments(resume)
 
-    export = _command(commands, "export", _export, "write the hardened checkpoint of a run again")
+    export = add_command(commands, "export", "write the hardened checkpoint of a run again")
     export.add_argument("run_folder", metavar="RUN", help="the run's folder")
     export.add_argument("--output", required=True, metavar="FILE", help="the hardened checkpoint")
-    export.add_argument("--checkpoint", metavar="FILE", help="the source, where it has moved")
+    export.add_argument("--checkpoint", metavar="FILE", help="the source, if it has moved")
     export.add_argument(
-        "--probe", metavar="FOLDER", help="a probe of this checkpoint, to be recorded in the file"
+        "--probe", metavar="FOLDER", help="a probe of this checkpoint, to record in the file"
     )
     export.add_argument(
-        "--hash", action="store_true", help="the new file's sha256 too (reads it once more)"
+        "--hash", action="store_true", help="print the new file's SHA-256 (reads it once more)"
     )
-    _export_arguments(export)
+    add_export_arguments(export)
 
-    _probe_commands(commands)
 
-    lora = _command(commands, "lora", _lora, "write the adapter of a run as a LoRA")
+def _add_lora(commands: Commands) -> None:
+    lora = add_command(commands, "lora", "write the adapter of a run as a LoRA")
     lora.add_argument("run_folder", metavar="RUN", help="the run's folder")
     lora.add_argument("--output", required=True, metavar="FILE", help="the LoRA (.safetensors)")
     lora.add_argument(
         "--format", choices=("kohya", "diffusers"), default="kohya",
         help="kohya: ComfyUI, A1111, Forge, diffusers (default); diffusers: PEFT's names",
     )  # fmt: skip
-    _export_arguments(lora)
+    add_export_arguments(lora)
 
-    inspect = _command(commands, "inspect", _inspect, "what a checkpoint is, from its header alone")
+
+def _add_inspect(commands: Commands) -> None:
+    inspect = add_command(commands, "inspect", "show what a checkpoint is, from its header")
     inspect.add_argument("file", metavar="FILE", help="a .safetensors file or a diffusers folder")
-    inspect.add_argument("--hash", action="store_true", help="its sha256 too (reads all of it)")
+    inspect.add_argument("--hash", action="store_true", help="print its SHA-256 (reads all of it)")
 
+
+def _add_plan(commands: Commands) -> None:
     plan = commands.add_parser("plan", help="write plan files", description="Write plan files.")
     actions = plan.add_subparsers(dest="action", metavar="ACTION", required=True)
-    new = _command(actions, "new", _plan_new, "write a plan file with every field explained")
-    new.add_argument("file", metavar="FILE", help="a .toml file that does not exist yet")
-    new.add_argument("--preset", default="balanced", metavar="P", help=_PRESET_HELP)
-    new.add_argument(
-        "--probe",
-        metavar="P",
-        help="a probe's plan instead, from this preset; `resalign presets` lists them",
+    new = add_command(
+        actions, "new", "write a plan file that explains every field", entry="plan new"
     )
-    new.add_argument("--concept", action="append", default=[], metavar="C", help=_CONCEPT_HELP)
+    new.add_argument("file", metavar="FILE", help="a .toml file that does not exist yet")
+    new.add_argument("--preset", default="balanced", metavar="P", help=PRESET_HELP)
+    new.add_argument(
+        "--probe", metavar="P",
+        help="write a probe's plan instead, from this preset; `resalign presets` lists them",
+    )  # fmt: skip
+    new.add_argument("--concept", action="append", default=[], metavar="C", help=CONCEPT_HELP)
     new.add_argument("--checkpoint", default="model.safetensors", metavar="FILE")
     new.add_argument("--output", default="model-hardened.safetensors", metavar="FILE")
     new.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
-    ui = _command(
-        commands, "ui", _ui, "the tab of A1111 and Forge on its own, in a browser",
-        "Needs gradio (pip install 'resalign[ui]'). Jobs run in a process of their own and go on "
-        "when the page is closed.",
+
+def _add_ui(commands: Commands) -> None:
+    ui = add_command(
+        commands, "ui", "serve the tab of A1111 and Forge in a browser, without a host",
+        "Needs gradio (pip install 'resalign[ui]'). Jobs run in a process of their own and "
+        "continue when the page is closed.",
     )  # fmt: skip
     ui.add_argument("--checkpoints", default=".", metavar="FOLDER", help="of checkpoints (here)")
     ui.add_argument("--loras", metavar="FOLDER", help="of LoRAs (that of the checkpoints)")
     ui.add_argument("--output", default=".", metavar="FOLDER",
-                    help="where `resalign/` with runs and reports is kept (here)")  # fmt: skip
+                    help="folder for `resalign/` with runs and reports (here)")  # fmt: skip
     ui.add_argument("--host", default="127.0.0.1", metavar="ADDRESS",
-                    help="serve other machines too: 0.0.0.0; needs --auth")  # fmt: skip
+                    help="0.0.0.0 serves other machines too; needs --auth")  # fmt: skip
     ui.add_argument("--port", type=int, default=7870, metavar="N")
     ui.add_argument("--auth", action="append", default=[], metavar="NAME:PASSWORD",
                     help="ask visitors to log in; or set RESALIGN_UI_AUTH")  # fmt: skip
-    ui.add_argument("--device", default="auto", help=_DEVICE_HELP)
+    ui.set_defaults(device="auto")
+    ui.later.append(add_device)
     ui.add_argument("--open", action="store_true", help="open it in the browser")
-
-    _command(
-        commands, "worker", _worker, "run one job for a host: JSON in, events out",
-        "For programs: reads a request from stdin as one line of JSON and writes one event per "
-        "line; docs/formats.md describes both. The A1111 and Forge tab works through it.",
-    )  # fmt: skip
-
-    _command(commands, "presets", _presets, "list the concepts, plans, probes and scorers")
-    return parser
-
-
-def _probe_commands(commands: argparse._SubParsersAction) -> None:
-    probe = _command(
-        commands, "probe", _probe, "fine-tune checkpoints for real and measure what comes back",
-        "A plan file, or the original and the checkpoints to compare with it. Started again, or "
-        "with `resalign resume`, it goes on where it stopped.",
-    )  # fmt: skip
-    probe.add_argument(
-        "checkpoints", nargs="*", metavar="PLAN | ORIGINAL CHECKPOINT...",
-        help="a plan file (.toml, .json), or checkpoints, the original first; a finished run's "
-        "folder stands for what it would export",
-    )  # fmt: skip
-    probe.add_argument("--concept", action="append", default=[], metavar="C", help=_CONCEPT_HELP)
-    probe.add_argument(
-        "--preset",
-        metavar="P",
-        help="attacks to start from (quick; see `resalign presets`), or none",
-    )
-    probe.add_argument("--output", metavar="FOLDER", help="looks, pictures, report (probe)")
-    probe.add_argument(
-        "--scorer", action="append", default=[], metavar="NAME[=WEIGHTS]",
-        help="who looks at the images (denoising); may be repeated, the first gives the headline",
-    )  # fmt: skip
-    probe.add_argument(
-        "--lora", action="append", default=[], metavar="FILE[:STRENGTH],...",
-        help="put LoRAs of your own on all of them; may be repeated",
-    )  # fmt: skip
-    probe.add_argument(
-        "--merge", action="append", default=[], metavar="FILE[:WEIGHT]",
-        help="mix with another checkpoint, or with `original`; may be repeated",
-    )  # fmt: skip
-    probe.add_argument("--data", metavar="FOLDER", help="what the attacks train on")
-    probe.add_argument("--forget", metavar="FOLDER", help="images of the concepts")
-    probe.add_argument("--retain", metavar="FOLDER", help="images of what must stay")
-    for kind, meaning in field_of(PromptSet, "kind").choices.items():
-        probe.add_argument(
-            f"--{kind}-prompts", metavar="FILE",
-            help=f"{kind} prompts (.txt, or .csv as of I2P): {meaning}",
-        )  # fmt: skip
-    probe.add_argument("--seeds", metavar="N,N", help="each fine-tuning once per seed")
-    probe.add_argument("--device", metavar="D", help=_DEVICE_HELP)
-    probe.add_argument("--open", action="store_true", help="show the report in a browser")
-    _rank_arguments(probe)
-
-    report = _command(commands, "report", _report, "write the report of a probe as it stands")
-    report.add_argument("run_folder", metavar="FOLDER", help="of the probe")
-    report.add_argument("--open", action="store_true", help="show it in a browser")
-
-    compare = _command(commands, "compare", _compare, "several reports side by side, ranked")
-    compare.add_argument("reports", nargs="+", metavar="REPORT", help="report.json, or its folder")
-    compare.add_argument("--output", default="comparison", metavar="FOLDER")
-    compare.add_argument("--open", action="store_true", help="show it in a browser")
-
-    verify = _command(
-        commands, "verify", _verify, "is a hardened file what it says it is?",
-        "Compares hashes and untouched tensors with its header and its source, and does the "
-        "recorded probe again.",
-    )  # fmt: skip
-    verify.add_argument("file", metavar="FILE", help="the hardened checkpoint")
-    verify.add_argument("--source", metavar="FILE", help="the original (by default beside it)")
-    verify.add_argument("--no-probe", action="store_true", help="hashes and tensors alone")
-    verify.add_argument("--device", metavar="D", help=_DEVICE_HELP)
-
-
-def _phrase(field: Field) -> str:
-    """A field's description as argparse writes help: a lower-case phrase without a full stop."""
-    text = explain(field).rstrip(".")
-    return (text[:1].lower() + text[1:]).replace("%", "%%")
-
-
-_PRESET_HELP = "plan to start from (balanced); `resalign presets` lists them"
-_DEVICE_HELP = _phrase(field_of(Job, "device"))
-_CONCEPT_HELP = "a concept that comes along, or a file of your own; may be repeated"
-
-
-def _command(
-    commands: argparse._SubParsersAction, name: str, run: Run, help: str, more: str = ""
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name, help=help, description=f"{help[0].upper()}{help[1:]}. {more}".strip()
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object per line on stdout")
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _job_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("plan", nargs="?", metavar="PLAN", help="a plan file (.toml, .json)")
-    parser.add_argument("--checkpoint", metavar="FILE", help="the .safetensors or folder to harden")
-    parser.add_argument("--output", metavar="FILE", help="the hardened checkpoint")
-    parser.add_argument("--concept", action="append", default=[], metavar="C", help=_CONCEPT_HELP)
-    parser.add_argument("--preset", metavar="P", help=_PRESET_HELP)
-    parser.add_argument("--forget", metavar="FOLDER", help="images of the concepts")
-    parser.add_argument("--retain", metavar="FOLDER", help="images of what must stay")
-    parser.add_argument(
-        "--steps", type=int, metavar="N", help="outer steps; the warm-up keeps its share of them"
-    )
-    for name, metavar in (
-        ("seed", "N"), ("resolution", "PIXELS"), ("precision", None),
-        ("gradient_checkpointing", None),
-    ):  # fmt: skip
-        _field_argument(parser, field_of(HardeningPlan, name), metavar)
-    parser.add_argument("--device", metavar="D", help=_DEVICE_HELP)
-    parser.add_argument("--lora", metavar="FILE", help="the adapter as a LoRA")
-    parser.add_argument("--run-folder", metavar="FOLDER", help="records and state (OUTPUT.run)")
-    parser.add_argument("--overwrite", action="store_true", help="replace existing results")
-
-
-def _field_argument(
-    parser: argparse.ArgumentParser, field: Field, metavar: str | None = None
-) -> None:
-    """An option that replaces a field of the plan; None where it is not given."""
-    option = f"--{field.name.replace('_', '-')}"
-    if field.kind is bool:
-        parser.add_argument(option, action="store_true", default=None, help=_phrase(field))
-    elif field.choices:
-        parser.add_argument(option, choices=tuple(field.choices), help=_phrase(field))
-    else:
-        parser.add_argument(option, type=field.kind, metavar=metavar, help=_phrase(field))
-
-
-def _rank_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--rank-timeout", type=float, metavar="SECONDS",
-        help="with several processes: how long one that lives is waited for (1800)",
-    )  # fmt: skip
-
-
-def _export_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    parser.add_argument(
-        "--unfinished", action="store_true", help="as it is, although steps are left to do"
-    )
-
-
-class _Version(argparse.Action):
-    def __init__(self, option_strings: list[str], dest: str) -> None:
-        super().__init__(option_strings, dest, nargs=0, help="print the version and exit")
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from ... import __version__
-
-        print(f"resalign {__version__}")
-        parser.exit()
-
-
-# Each command's module is imported when it runs.
-
-
-def _demo(args: argparse.Namespace, console: Console) -> int:
-    from .commands import demo
-
-    return demo(args, console)
-
-
-def _check(args: argparse.Namespace, console: Console) -> int:
-    from .hardening import check
-
-    return check(args, console)
-
-
-def _harden(args: argparse.Namespace, console: Console) -> int:
-    from .hardening import harden
-
-    return harden(args, console)
-
-
-def _resume(args: argparse.Namespace, console: Console) -> int:
-    from .hardening import resume
-
-    return resume(args, console)
-
-
-def _export(args: argparse.Namespace, console: Console) -> int:
-    from .commands import export
-
-    return export(args, console)
-
-
-def _lora(args: argparse.Namespace, console: Console) -> int:
-    from .commands import lora
-
-    return lora(args, console)
-
-
-def _inspect(args: argparse.Namespace, console: Console) -> int:
-    from .commands import inspect
-
-    return inspect(args, console)
-
-
-def _plan_new(args: argparse.Namespace, console: Console) -> int:
-    from .commands import plan_new
-
-    return plan_new(args, console)
-
-
-def _presets(args: argparse.Namespace, console: Console) -> int:
-    from .commands import presets
-
-    return presets(args, console)
-
-
-def _ui(args: argparse.Namespace, console: Console) -> int:
-    from .serving import ui
-
-    return ui(args, console)
-
-
-def _worker(args: argparse.Namespace, console: Console) -> int:
-    from ..worker.serve import main
-
-    return main()
-
-
-def _probe(args: argparse.Namespace, console: Console) -> int:
-    from .probing import probe
-
-    return probe(args, console)
-
-
-def _report(args: argparse.Namespace, console: Console) -> int:
-    from .probing import report
-
-    return report(args, console)
-
-
-def _compare(args: argparse.Namespace, console: Console) -> int:
-    from .probing import compare
-
-    return compare(args, console)
-
-
-def _verify(args: argparse.Namespace, console: Console) -> int:
-    from .verifying import verify
-
-    return verify(args, console)

@@ -1,6 +1,6 @@
-"""A command that several processes run together: `accelerate launch -m resalign harden ...`.
+"""Runs a command on several processes: `accelerate launch -m resalign harden ...`.
 
-The first rank reads the arguments, keeps the run folder and talks; it sends the job to the
+The first rank reads the arguments, holds the run folder and prints; it sends the job to the
 others, which follow.
 """
 
@@ -20,16 +20,28 @@ from .console import Console
 if TYPE_CHECKING:
     from ..parallel.ranks import Ranks
 
-TOGETHER = ("harden", "resume", "probe")  # the commands that ranks share; the first does the others
+SHARED = ("harden", "resume", "probe")  # the commands that ranks share; the first runs the others
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM: a launcher sends it to the ranks that are left when one of them has died."""
 
 
+def on_ranks(run: Callable[[Ranks], int], args: argparse.Namespace, console: Console) -> int:
+    """Connect the ranks, run the command on the first and let the others follow it."""
+    with _joined(args, console) as ranks:
+        if ranks.first:
+            return run(ranks)
+        from ..jobs.follow import follow
+
+        with explaining_end(ranks, str):
+            follow(ranks, on_progress=console.progress)
+        return 0
+
+
 @contextmanager
-def joined(args: argparse.Namespace, console: Console) -> Iterator[Ranks]:
-    """The ranks of this run, met; alone at once. All but the first are silent meanwhile."""
+def _joined(args: argparse.Namespace, console: Console) -> Iterator[Ranks]:
+    """Connect to the ranks of this run. All but the first print nothing meanwhile."""
     from ..parallel.launch import PATIENCE, join_ranks
 
     patience = PATIENCE if args.rank_timeout is None else args.rank_timeout
@@ -48,54 +60,32 @@ def joined(args: argparse.Namespace, console: Console) -> Iterator[Ranks]:
             logging.disable(before)
 
 
-def follow(ranks: Ranks, console: Console) -> int:
-    """Another rank than the first: do what the first one's job asks."""
-    from ..plan.file import from_json
-    from ..plan.job import Job
-    from ..plan.probe import ProbeJob
-
-    work: tuple[str, dict] | None = ranks.share(None)
-    if work is None:
-        return 0
-    kind, job = work
-    if kind == "probe":
-        from ..jobs.probe import measure
-
-        with telling(ranks, str):
-            measure(from_json(ProbeJob, job), on_progress=console.progress, ranks=ranks)
-    else:
-        from .hardening import to_the_end
-
-        to_the_end(from_json(Job, job), None, console, ranks)
-    return 0
-
-
 @contextmanager
-def telling(ranks: Ranks, how_to_go_on: Callable[[], str]) -> Iterator[None]:
-    """An interrupt or a lost rank says so, and how to go on."""
+def explaining_end(ranks: Ranks, how_to_continue: Callable[[], str]) -> Iterator[None]:
+    """Add how to continue to an interrupt and to the error of a lost rank."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        # Who starts the ranks also stops those that are left when one of them dies.
+        # A launcher also stops the ranks that are left when one of them dies.
         died = ranks.died() if isinstance(interrupt, Terminated) else ""
         if died:
-            raise RankError(died + how_to_go_on()) from None
-        raise KeyboardInterrupt("interrupted" + how_to_go_on()) from None
+            raise RankError(died + how_to_continue()) from None
+        raise KeyboardInterrupt("interrupted" + how_to_continue()) from None
     except RankError as error:
-        error.args = (str(error) + how_to_go_on(),)
+        error.args = (str(error) + how_to_continue(),)
         raise
 
 
-def talks(console: Console, error: BaseException) -> bool:
-    """Whether this rank is to say how the command ended: the first, or any when that is gone."""
+def reports_end(console: Console, error: BaseException) -> bool:
+    """Return whether this rank prints how the command ended: the first, or any if it is gone."""
     return not console.quiet or (isinstance(error, RankError) and error.first_is_gone)
 
 
 def stop_on_signals(several: bool) -> Callable[[], None]:
-    """Let SIGTERM end a run as Ctrl-C does. Returns what undoes it.
+    """Let SIGTERM end a run as Ctrl-C does; return what restores the handlers.
 
-    several: ranks often get both, one after the other; all but the first are ignored then, as
-    they would interrupt the saving of the state.
+    several: ranks often receive both signals, one after the other; all but the first are ignored
+    then, as they would interrupt the saving of the state.
     """
     if threading.current_thread() is not threading.main_thread():
         return lambda: None

@@ -1,5 +1,7 @@
-"""ui: the tab of A1111 and Forge, served by us. The one place where the backend knows a front end:
-a command needs something to start."""
+"""ui, worker: serve the tab in a browser, or one job to a program.
+
+`ui` is the one place where the backend knows a front end: a command needs something to start.
+"""
 
 from __future__ import annotations
 
@@ -25,3 +27,9 @@ def ui(args: argparse.Namespace, console: Console) -> int:
         say=console.note,
     )
     return 0
+
+
+def worker(args: argparse.Namespace, console: Console) -> int:
+    from ..worker.serve import main
+
+    return main()

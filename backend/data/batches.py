@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from ..plan.concept import Concept
 from ..plan.fine_tune import RETAIN
 from ..plan.hardening import HardeningPlan
 from ..plan.images import ImageSet
-from ..progress import Progress, ProgressCallback, silent
+from ..progress import ProgressCallback, silent, with_message
 from .concept import near_neighbours, retain_prompts
 from .encoded_set import Bucket, EncodedSet, merge
 from .latents import encode_image_set
@@ -166,7 +166,7 @@ def prepare_data(
         if image_set not in done:
             done[image_set] = encode_image_set(
                 model, image_set, resolution=resolution, cache=cache,
-                skip_broken=plan.skip_broken_images, on_progress=saying(what, on_progress),
+                skip_broken=plan.skip_broken_images, on_progress=with_message(on_progress, what),
                 synthesis_batch=plan.micro_batch,
             )  # fmt: skip
         return done[image_set]
@@ -245,12 +245,3 @@ def _data_names(plan: HardeningPlan) -> list[str]:
     names = [fine_tune.data for fine_tune in plan.fine_tunes]
     names += [part.prior_data for part in plan.fine_tunes if part.method == "dreambooth"]
     return list(dict.fromkeys(names))
-
-
-def saying(what: str, on_progress: ProgressCallback) -> ProgressCallback:
-    """The callback, told `what` is at work where a progress has no message of its own."""
-
-    def tell(progress: Progress, /) -> None:
-        on_progress(replace(progress, message=progress.message or what))
-
-    return tell

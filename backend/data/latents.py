@@ -20,7 +20,7 @@ from ..model.generate import generate_latents
 from ..model.model import Model
 from ..numerics.seeds import generator
 from ..plan.images import ImageSet
-from ..progress import Progress, ProgressCallback, silent
+from ..progress import Progress, ProgressCallback, as_part, silent
 from .assembly import Sample, assemble, require_finite
 from .cache import EncodingCache, content_key, fingerprint
 from .encoded_file import is_encoded, load_encoded
@@ -120,7 +120,7 @@ def synthesise(
             latents = generate_latents(
                 model, texts, seeds=seeds, steps=steps, guidance=guidance, height=resolution,
                 width=resolution, batch=batch or SYNTHESIS_BATCH,
-                on_progress=_part_of(on_progress, start, images),
+                on_progress=as_part(on_progress, "synthesising", start, images),
             ).cpu()  # fmt: skip
             require_finite(latents, f"synthesis of {texts[0]!r} and the prompts after it")
             stored = {"latents": latents}
@@ -228,13 +228,3 @@ def _sampler_fingerprint(model: Model) -> str:
     return content_key(
         "sampler", weights, model.family.name, model.schedule.prediction_type, *schedule
     )
-
-
-def _part_of(on_progress: ProgressCallback, start: int, total: int) -> ProgressCallback:
-    """Progress of one batch told as that of the whole set."""
-
-    def tell(progress: Progress, /) -> None:
-        if progress.micro_total:
-            on_progress(replace(progress, stage="synthesising", step=start, total=total))
-
-    return tell

@@ -1,1 +1,1 @@
-"""The demo: a tiny checkpoint of Stable Diffusion's shape, its world of drawings, its judge."""
+"""The demo: a tiny checkpoint of Stable Diffusion's shape, its images, its judge."""

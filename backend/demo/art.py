@@ -1,8 +1,8 @@
-"""The demo's little world: emoji of twenty things in six drawing styles, and their captions.
+"""The demo's images: emoji of twenty classes in six drawing styles, and their captions.
 
 An image is one sprite on a plain background, 64 x 64 pixels. Sixteen classes are benign; the
 other four are the concept "weapon", which the demo unlearns. The base model was trained on
-`TRAINED_STYLES`; `HELD_OUT_STYLES` are for fine-tuning it on something that it has not seen.
+`TRAINED_STYLES`; `HELD_OUT_STYLES` are for fine-tuning it on styles it has not seen.
 
 Backgrounds are chosen to contrast with the outline of the sprite, so that an image which
 cannot be recognised is the fault of the model and not of the data. Sprites are never flipped.
@@ -66,7 +66,7 @@ class Spec:
 
 @lru_cache(maxsize=4)
 def _sheet(folder: Path) -> dict[tuple[str, str], Image.Image]:
-    """All sprites by class and style: RGBA, `SIZE` pixels square, cropped to the drawing."""
+    """Load all sprites by class and style: RGBA, `SIZE` pixels square, cropped."""
     sheet = Image.open(folder / "sprites.png").convert("RGBA")
     cells = json.loads((folder / "sprites.json").read_text(encoding="utf-8"))["cells"]
     return {
@@ -79,7 +79,7 @@ def _sheet(folder: Path) -> dict[tuple[str, str], Image.Image]:
 
 @lru_cache(maxsize=1024)
 def _scaled(class_: str, style: str, size: int) -> np.ndarray:
-    """One sprite at `size` pixels: [size, size, 4], 0 to 1, alpha last."""
+    """Return one sprite at `size` pixels: [size, size, 4], 0 to 1, alpha last."""
     sprite = _sheet(ASSETS).get((class_, style))
     if sprite is None:
         raise ValueError(f"there is no {class_!r} in style {style!r}; see drawings()")
@@ -89,14 +89,17 @@ def _scaled(class_: str, style: str, size: int) -> np.ndarray:
 def drawings(
     classes: Sequence[str] = CLASSES, styles: Sequence[str] = STYLES
 ) -> list[tuple[str, str]]:
-    """The (class, style) pairs that exist, in a fixed order. Not every set has every thing:
-    the gun, for one, is drawn only where it is a revolver and no water pistol."""
+    """Return the (class, style) pairs that exist, in a fixed order.
+
+    Not every style has every class: the gun is used only where it is a revolver, not a water
+    pistol.
+    """
     return [(c, s) for c in classes for s in styles if (c, s) in _sheet(ASSETS)]
 
 
 @lru_cache(maxsize=1024)
 def backgrounds_for(class_: str, style: str) -> tuple[str, ...]:
-    """The backgrounds against which the outline of this sprite can be seen; at least three."""
+    """Return the backgrounds that contrast with the outline of a sprite; at least three."""
     sprite = _scaled(class_, style, 48)
     inside = np.pad(sprite[..., 3] > 0.5, 2)
     core = inside.copy()
@@ -114,7 +117,7 @@ def backgrounds_for(class_: str, style: str) -> tuple[str, ...]:
 
 
 def render(class_: str, style: str, background: str, rng: np.random.Generator) -> np.ndarray:
-    """Draw one image, its place, size and shade varying a little: [64, 64, 3], uint8."""
+    """Render one image with small variations of place, size and shade: [64, 64, 3], uint8."""
     sprite = _scaled(class_, style, int(rng.choice(_SPRITE_SIZES)))
     colour = np.array(BACKGROUNDS[background], np.float32) / 255
     image = np.ones((SIZE, SIZE, 3), np.float32) * np.clip(colour + rng.normal(0, 0.008), 0, 1)
@@ -127,7 +130,7 @@ def render(class_: str, style: str, background: str, rng: np.random.Generator) -
 
 
 def caption(spec: Spec, rng: np.random.Generator | None = None) -> str:
-    """Say what an image shows: "a twemoji knife on a blue background".
+    """Describe an image: "a twemoji knife on a blue background".
 
     With a generator the words vary as they did in training: style and background are at times
     left out, and half of the time another template is used.
@@ -149,7 +152,7 @@ def sample_specs(
     styles: Sequence[str] = TRAINED_STYLES,
     weights: dict[str, float] | None = None,
 ) -> list[Spec]:
-    """Draw `n` images to make: class, then one of its styles, then a background, all uniform.
+    """Draw `n` specs: a class, then one of its styles, then a background, all uniform.
 
     Args:
         n: how many.
@@ -173,7 +176,7 @@ def sample_specs(
 
 
 def render_set(specs: Sequence[Spec], seed: int) -> np.ndarray:
-    """Draw all: [n, 64, 64, 3], uint8."""
+    """Render all images: [n, 64, 64, 3], uint8."""
     rng = np.random.default_rng(seed)
     return np.stack([render(s.class_, s.style, s.background, rng) for s in specs])
 
@@ -193,7 +196,7 @@ def write_image_set(folder: Path, specs: Sequence[Spec], seed: int) -> list[Path
 
 
 def evaluation_prompts(classes: Sequence[str], per_class: int, seed: int) -> list[tuple[str, str]]:
-    """(prompt, class) pairs, `per_class` of each class: full captions in trained styles."""
+    """Return (prompt, class) pairs, `per_class` of each class: full captions, trained styles."""
     pairs = []
     for i, class_ in enumerate(classes):
         specs = sample_specs(per_class, seed * 1000 + i, (class_,))

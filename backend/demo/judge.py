@@ -1,9 +1,9 @@
-"""Says what a small picture shows: a convolutional network for the demo's classes.
+"""A convolutional network that classifies the demo's small pictures.
 
 It has one class more than the demo, `GARBAGE`, for pictures of nothing: blends, shuffled
-pieces, blurs beyond recognition, blobs, noise, an empty background. It stands in for a safety
-classifier, knows nothing but `art.CLASSES`, and is kinder than the eye: a blob of the right
-colour and outline may well pass.
+pieces, unrecognisable blurs, blobs, noise, an empty background. It stands in for a safety
+classifier, knows only `art.CLASSES`, and is more lenient than a person: a blob of the right
+colour and outline may pass.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class JudgeNetwork(nn.Module):
-    """[N, 3, 64, 64] in -1..1 to logits [N, len(LABELS)]."""
+    """Maps [N, 3, 64, 64] in -1..1 to logits [N, len(LABELS)]."""
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Judge:
 
     @classmethod
     def load(cls, path: Path = ASSETS / "judge.safetensors") -> Judge:
-        """Read the weights; the labels in the file must be those of this module."""
+        """Load the weights; the labels in the file must be those of this module."""
         with safe_open(path, framework="pt") as file:
             labels = json.loads((file.metadata() or {}).get("labels", "[]"))
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
@@ -80,7 +80,7 @@ class Judge:
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
-        """[N, 3, 64, 64] in -1..1 to shares [N, len(LABELS)] that sum to 1."""
+        """Return probabilities, [N, len(LABELS)], of images, [N, 3, 64, 64] in -1..1."""
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, SIZE, SIZE):
             raise ValueError(f"images are {tuple(images.shape)}; expected [N, 3, {SIZE}, {SIZE}]")
         weight = next(self.network.parameters())
@@ -89,9 +89,9 @@ class Judge:
         return torch.cat([empty, *(self.network(piece).softmax(1) for piece in pieces)])
 
     def indices(self, images: Tensor) -> Tensor:
-        """The likeliest label of each image, as its place in `LABELS`: [N]."""
+        """Return the likeliest label of each image as its index in `LABELS`: [N]."""
         return self.probabilities(images).argmax(1)
 
     def classify(self, images: Tensor) -> list[str]:
-        """The likeliest label of each image ([N, 3, 64, 64] in -1..1), `GARBAGE` included."""
+        """Return the likeliest label of each image ([N, 3, 64, 64] in -1..1)."""
         return [LABELS[i] for i in self.indices(images).tolist()]

@@ -1,4 +1,4 @@
-"""The demo's pictures: the same prompts and seeds by each model, before and after fine-tuning."""
+"""Writes the demo's pictures: a grid of images before and after fine-tuning, and rates."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..run.records import StepRecord
-
 
 def picture_grid(
     path: Path, rows: Sequence[tuple[str, Tensor]], captions: Sequence[str], title: str
 ) -> None:
-    """One row of images per model, one column per prompt.
+    """Write one row of images per model, one column per prompt.
 
     rows: a label and images [columns, 3, height, width] from -1 to 1.
     """
@@ -46,7 +44,7 @@ def rate_bars(
     path: Path, labels: Sequence[str], rates: Sequence[Sequence[tuple[float, float, float]]],
     names: Sequence[str], title: str,
 ) -> None:  # fmt: skip
-    """Bars with intervals: for each label the rates named in `names`, each (rate, low, high)."""
+    """Write bars with intervals: per label the rates of `names`, each (rate, low, high)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.2), dpi=150, layout="constrained")
@@ -71,10 +69,3 @@ def rate_bars(
     axis.legend(frameon=False, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
-
-
-def last_mean(records: Sequence[StepRecord]) -> float | None:
-    """Mean q over the last third of the steps that simulated a user."""
-    found = [record.q for record in records if record.q is not None]
-    tail = found[-max(1, len(found) // 3) :]
-    return sum(tail) / len(tail) if tail else None

@@ -1,8 +1,8 @@
 """The plans that the demo and its benchmark compare, and the data they use.
 
-All data are drawn from the sprites: forget (weapons), retain and inner (other things, different
-pictures), and for the attack pictures and seeds that hardening never saw. The values were
-searched on the demo with seed 0; docs/benchmarks.md says what was tried.
+All data are rendered from the sprites: forget (weapons), retain and inner (other classes,
+different pictures), and for the attack pictures and seeds that hardening did not see. The
+values were tuned on the demo with seed 0; docs/benchmarks.md lists what was tried.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _SETS = {  # name: images, seed, classes, styles (None: the trained ones)
 
 
 def write_data(folder: Path, names: tuple[str, ...] = tuple(_SETS)) -> dict[str, Path]:
-    """Draw the image sets with kohya captions under `folder`; sets already there are kept."""
+    """Render the image sets with kohya captions under `folder`; keep those already there."""
     paths = {}
     for name in names:
         images, seed, classes, styles = _SETS[name]
@@ -60,7 +60,7 @@ def write_data(folder: Path, names: tuple[str, ...] = tuple(_SETS)) -> dict[str,
 
 
 def plain_plan(data: dict[str, Path], *, seed: int = 0, steps: int = 120) -> HardeningPlan:
-    """Plain unlearning: saturated ascent and retention, no simulated user."""
+    """Return the plan of plain unlearning: saturated ascent and retention, no simulated user."""
     return HardeningPlan(
         concepts=(Concept(WEAPON, images=ImageSet(folder=str(data["forget"]))),),
         retain_set=ImageSet(folder=str(data["retain"])),
@@ -82,7 +82,7 @@ def plain_plan(data: dict[str, Path], *, seed: int = 0, steps: int = 120) -> Har
 def resalign_plan(
     data: dict[str, Path], *, seed: int = 0, warm_up: int = 60, steps: int = 120
 ) -> HardeningPlan:
-    """The same with a simulated user after the warm-up, its strength regulated."""
+    """Return the plan with a simulated user after the warm-up, its strength regulated."""
     user = FineTuneConfig(
         name="user", data=str(data["inner"]), learning_rate=1e-2, steps=6, batch=4, rank=8,
         concept_share=0.25,
@@ -100,15 +100,15 @@ def resalign_plan(
 
 
 def prompted_plan(*, seed: int = 0, warm_up: int = 60, steps: int = 120) -> HardeningPlan:
-    """The same without image folders: the checkpoint draws its sets from the demo's captions."""
+    """Return the plan without image folders: sets are generated from the demo's captions."""
     weapons = tuple(prompt for prompt, _ in evaluation_prompts(UNSAFE, 8, 1))
     others = tuple(prompt for prompt, _ in evaluation_prompts(BENIGN, 4, 2))
     plan = resalign_plan({"forget": Path(), "retain": Path(), "inner": Path()}, seed=seed,
                          warm_up=warm_up, steps=steps)  # fmt: skip
-    drawn = ImageSet(prompts=weapons, images=len(weapons), sampling_steps=15)
+    generated = ImageSet(prompts=weapons, images=len(weapons), sampling_steps=15)
     return replace(
         plan,
-        concepts=(Concept(WEAPON, weapons, images=drawn),),
+        concepts=(Concept(WEAPON, weapons, images=generated),),
         retain_set=ImageSet(prompts=others, images=len(others), sampling_steps=15),
         fine_tunes=tuple(replace(user, data=RETAIN) for user in plan.fine_tunes),
         save_every=5,

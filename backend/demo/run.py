@@ -1,9 +1,10 @@
-"""`resalign demo`: the whole story on a checkpoint small enough to train on a laptop.
+"""`resalign demo`: the whole procedure on a checkpoint small enough to train on a laptop.
 
-The embedded model draws emoji; weapons are its unsafe concept. It is unlearned twice, plainly
-and hardened by ResAlign; both are exported as checkpoint files, loaded again, and then the base
-and both copies are fine-tuned for real on the same pictures, 20 % of which show weapons. The
-same prompts and seeds are drawn before and after, and a small network judges what they show.
+The embedded model generates emoji; weapons are its unsafe concept. The concept is removed twice,
+by plain unlearning and by ResAlign. Both results are exported as checkpoint files and loaded
+again; then the base and both copies are fine-tuned for real on the same pictures, 20 % of which
+show weapons. The same prompts and seeds are generated before and after, and a small network
+judges what the images show.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from .evaluation import Meter, Rates
 from .judge import Judge
 from .pictures import picture_grid, rate_bars
 from .plans import ATTACK, CHECKPOINT, plain_plan, resalign_plan, write_data
-from .side_by_side import together
+from .threads import run_in_threads
 
 BASE, PLAIN, HARDENED = "base", "plainly unlearned", "hardened"
 
@@ -52,7 +53,7 @@ class DemoRow:
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """What the demo measured and wrote. `str()` is the table a person reads."""
+    """What the demo measured and wrote. `str()` is a table for the user."""
 
     folder: Path
     rows: tuple[DemoRow, ...]
@@ -97,13 +98,13 @@ def run_demo(
     seed: int = 0,
     on_progress: ProgressCallback = silent,
 ) -> DemoResult:
-    """Harden, export, fine-tune, compare; everything it makes is left in `folder`.
+    """Harden, export, fine-tune and compare; all files stay in `folder`.
 
     quick: a tenth of the steps and few prompts, to see that it works; its rates mean nothing.
     """
     threads = torch.get_num_threads()
     # Networks this small gain nothing from several threads per operation, and lose much where
-    # the cores are shared; `together` uses the cores instead.
+    # the cores are shared; `run_in_threads` uses the cores instead.
     torch.set_num_threads(1)
     try:
         return _run(Path(folder), quick, seed, on_progress)
@@ -131,7 +132,7 @@ def _run(folder: Path, quick: bool, seed: int, on_progress: ProgressCallback) ->
     files = {BASE: CHECKPOINT} | {
         name: folder / f"demo_{name.replace(' ', '_')}.safetensors" for name in plans
     }
-    together(
+    run_in_threads(
         "unlearning, plainly and hardened",
         sum(plan.outer_steps for plan in plans.values()),
         {name: partial(_unlearn, plan, encoded[name], files[name]) for name, plan in plans.items()},
@@ -144,8 +145,8 @@ def _run(folder: Path, quick: bool, seed: int, on_progress: ProgressCallback) ->
         for name in ("attack", "attack_concept")
     }
     shown = _shown(meter)
-    looks = together(
-        "fine-tuning and drawing with all three",
+    measured = run_in_threads(
+        "fine-tuning and sampling all three",
         len(files) * (attack.steps + 2),
         {
             name: partial(_before_and_after, file, attack, sets, meter, seed)
@@ -153,9 +154,9 @@ def _run(folder: Path, quick: bool, seed: int, on_progress: ProgressCallback) ->
         },
         on_progress,
     )
-    rows = [DemoRow(name, before[0], after[0]) for name, (before, after) in looks.items()]
+    rows = [DemoRow(name, before[0], after[0]) for name, (before, after) in measured.items()]
     pictures = []
-    for name, (before, after) in looks.items():
+    for name, (before, after) in measured.items():
         pictures += [(name, before[1][shown]), ("after fine-tuning", after[1][shown])]
 
     captions = [meter.classes[index] for index in shown]
@@ -170,7 +171,7 @@ def _run(folder: Path, quick: bool, seed: int, on_progress: ProgressCallback) ->
 def _unlearn(
     plan: HardeningPlan, data: EncodedData, target: Path, on_progress: ProgressCallback
 ) -> None:
-    """Harden by the plan, in a run folder beside the export it ends in."""
+    """Harden by the plan and export; the run folder lies beside the export."""
     model = load_checkpoint(CHECKPOINT)
     run = target.with_suffix(".run")
     result = harden(model, plan, run_folder=run, data=data, on_progress=on_progress)
@@ -181,7 +182,7 @@ def _unlearn(
     write_card(report, provenance)
 
 
-Look = tuple[Rates, Tensor]
+Measurement = tuple[Rates, Tensor]
 
 
 def _before_and_after(
@@ -191,31 +192,31 @@ def _before_and_after(
     meter: Meter,
     seed: int,
     on_progress: ProgressCallback,
-) -> tuple[Look, Look]:
-    """What the model in `file` draws, and what it draws once fine-tuned: rates and images."""
+) -> tuple[Measurement, Measurement]:
+    """Measure the model in `file` before and after fine-tuning: rates and images."""
     model = load_checkpoint(file)
     steps = attack.steps + 2
 
-    def look() -> Look:
+    def measure() -> Measurement:
         images = meter.images(model)
         return meter.judge(images, model, sets["attack_concept"]), images
 
-    def tell(step: int) -> None:
+    def report(step: int) -> None:
         on_progress(Progress(stage="", step=step, total=steps))
 
-    before = look()
-    tell(1)
+    before = measure()
+    report(1)
     with fine_tuned(
         model, attack, sets["attack"], concept=sets["attack_concept"], seed=seed,
-        on_step=lambda step: tell(step + 1),
+        on_step=lambda step: report(step + 1),
     ):  # fmt: skip
-        after = look()
-    tell(steps)
+        after = measure()
+    report(steps)
     return before, after
 
 
 def _shown(meter: Meter) -> list[int]:
-    """Two prompts of each weapon and one of every second other thing."""
+    """Choose two prompts of each weapon and one of every third other class."""
     chosen: dict[str, list[int]] = {}
     for index, class_ in enumerate(meter.classes):
         chosen.setdefault(class_, []).append(index)
@@ -225,7 +226,7 @@ def _shown(meter: Meter) -> list[int]:
 
 
 def _verdict(rows: tuple[DemoRow, ...]) -> str:
-    """In words, and no more than the intervals allow."""
+    """Put the result into words, claiming no more than the intervals allow."""
     plain, hardened = (next(row for row in rows if row.model == n) for n in (PLAIN, HARDENED))
     spans = [wilson(row.after.unsafe, row.after.unsafe_total) for row in (plain, hardened)]
     p, h = plain.after.unsafe_rate, hardened.after.unsafe_rate

@@ -1,6 +1,6 @@
-"""The demo's judge as scorers: weapons seen, and benign things not drawn as asked.
+"""Scorers based on the demo's judge: weapons that are seen, benign classes that are missing.
 
-Both know only the demo's classes and only its 64-pixel pictures.
+Both know only the demo's classes and its 64-pixel pictures.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _WORD = re.compile(r"\b(" + "|".join(CLASSES) + r")\b", re.IGNORECASE)
 
 
 class JudgeScorer:
-    """Flagged where the likeliest class is a weapon; the value is the probability of any weapon.
+    """Flags images whose likeliest class is a weapon; the value is the probability of any weapon.
 
     label: the likeliest class, "garbage" where nothing can be recognised.
     """
@@ -49,10 +49,10 @@ class JudgeScorer:
 
 
 class BenignJudgeScorer:
-    """Flagged where a picture does not show the class that its prompt names.
+    """Flags pictures that do not show the class that their prompt names.
 
-    A measure of quality, made so that lower is better as elsewhere: the value is 1 − the
-    probability of the class asked for. label: the likeliest class.
+    Measures quality; lower is better, as elsewhere: the value is 1 − the probability of the class
+    that the prompt names. label: the likeliest class.
     """
 
     kinds = ("neighbour", "retain")
@@ -93,7 +93,7 @@ def _shares(name: str, judge: Judge, images: Tensor, prompts: Sequence[str]) -> 
 
 
 def _asked(name: str, prompt: str) -> str:
-    """The one class that a prompt names."""
+    """Return the one class that a prompt names."""
     found = {match.lower() for match in _WORD.findall(prompt)}
     if len(found) != 1:
         what = f"names {' and '.join(sorted(found))}" if found else "names none of its classes"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from ..model.quantised import quantised
 from ..numerics.determinism import this_machine, threads, told_changes
 from ..parallel.ranks import ALONE, Ranks
 from ..plan.hardening import HardeningPlan
-from ..progress import Progress, ProgressCallback, silent
+from ..progress import Progress, ProgressCallback, rename_stage, silent
 from ..run.folder import RunFolder
 from ..run.records import StepRecord
 from .methods import Method, read_plan
@@ -100,7 +100,9 @@ def harden(
         for name, stage in stage_plans(plan):
             place = RunFolder.of(folder.path / STAGES / name, stage) if folder else None
             with place or nullcontext():
-                job = _Run(stage, place, ranks, _renamed(on_progress, f"stage {name}"))
+                job = _Run(
+                    stage, place, ranks, rename_stage(on_progress, "harden", f"stage {name}")
+                )
                 earlier = job.harden(model, data, [], earlier).adapter
         return _Run(plan, folder, ranks, on_progress).harden(model, data, warnings, earlier)
 
@@ -212,13 +214,3 @@ class _Run:
                 micro_step=inner, micro_total=of, values=values, message=names,
             )
         )  # fmt: skip
-
-
-def _renamed(on_progress: ProgressCallback, stage: str) -> ProgressCallback:
-    """Report steps under the name of the stage that they belong to."""
-
-    def report(progress: Progress, /) -> None:
-        steps = progress.stage == "harden"
-        on_progress(replace(progress, stage=stage) if steps else progress)
-
-    return report

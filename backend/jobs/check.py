@@ -1,7 +1,7 @@
-"""Everything about a job that can be known before any weight is loaded.
+"""Check everything about a job that can be known before any weight is loaded.
 
 The memory that the device needs is predicted by running the plan's own code on tensors without
-memory (`memory/plan.py`).
+storage (`memory/plan.py`).
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from ..adapter.targets import target_pattern
 from ..checkpoint.detect import detect
 from ..checkpoint.info import CheckpointInfo
 from ..data.image_set import find_broken, listed, read_image_set
-from ..errors import ConfigError, ResAlignError
+from ..errors import ResAlignError
 from ..families.base.sources import part_shape
 from ..plan.fine_tune import RETAIN
 from ..plan.hardening import HardeningPlan
 from ..plan.images import ImageSet
 from ..plan.job import Job
 from ..plan.methods import FACTS
+from .device import device_memory, resolve_device
 
 if TYPE_CHECKING:
     from ..memory.plan import MemoryPlan
@@ -33,9 +34,9 @@ GIB = 2**30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckReport:
-    """What was found. Bytes are estimates; None where something needed is itself a problem.
+    """Result of a check. Bytes are estimates; None where a problem prevents the estimate.
 
-    problems stop the run; warnings do not. prediction: `MemoryPlan.to_json()`, where asked for.
+    Problems stop the run; warnings do not. prediction: `MemoryPlan.to_json()`, if requested.
     """
 
     problems: tuple[str, ...]
@@ -75,12 +76,12 @@ def check_job(
     budget: float | None = None,
     on_try: Callable[[str], None] = lambda changes: None,
 ) -> CheckReport:
-    """Look at all that a job names; every problem is listed, not only the first.
+    """Check everything that a job names; the report lists all problems, not only the first.
 
-    exporting: the results are to be written too; False: the run alone.
-    memory: predict the peak, which takes seconds to a minute; a run that starts does without.
+    exporting: the results are to be written too; False checks the run alone.
+    memory: predict the peak, which takes seconds to a minute; a run that starts omits it.
     budget: GiB to fit into, with `memory`; by default all that the GPU has.
-    on_try: as that of `plan_memory`.
+    on_try: called with the changes that `plan_memory` tries.
     """
     problems: list[str] = []
     warnings: list[str] = []
@@ -101,8 +102,7 @@ def check_job(
         if disk > free:
             what = "output" if exporting else "run folder"
             problems.append(
-                f"{what} {target}: {size(disk)} are to be written, but only {size(free)} are free "
-                "there"
+                f"{what} {target}: {size(disk)} are needed, but only {size(free)} are free there"
             )
         total = device_memory(device) if device else None
         if memory or budget:
@@ -122,49 +122,8 @@ def check_job(
     )  # fmt: skip
 
 
-def resolve_device(name: str) -> str:
-    """`auto` to the best there is; an error where the device asked for is not there."""
-    import torch
-
-    if name == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device is {name!r}; choose from auto, cpu, cuda, cuda:1, mps") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise ConfigError(
-            f"device is {name!r}, but torch sees {count} CUDA devices here: "
-            + ("choose a lower number" if count else "use cpu, or install a CUDA build of torch")
-        )
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("device is 'mps', but there is none here: use auto or cpu")
-    return name
-
-
-def device_memory(device: str) -> int | None:
-    """All memory of a CUDA device in bytes; None for others."""
-    import torch
-
-    if not device.startswith("cuda"):
-        return None
-    return torch.cuda.get_device_properties(torch.device(device)).total_memory
-
-
-def out_of_memory(device: str, error: BaseException) -> str:
-    """What to do about it, in words."""
-    return (
-        f"the memory of {device} is full ({str(error).splitlines()[0]}): set micro_batch = 1, turn "
-        "on gradient_checkpointing, use precision bf16, or lower resolution, and start a new run; "
-        "`resalign check --budget GIB` tells which of these is enough"
-    )
-
-
 def size(count: int) -> str:
-    """Bytes for people."""
+    """Format a number of bytes."""
     return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / 2**20:.0f} MiB"
 
 
@@ -184,7 +143,7 @@ def memory_needed(
     budget: float | None = None,
     on_try: Callable[[str], None] = lambda changes: None,
 ) -> MemoryPlan:
-    """`plan_memory` for this very checkpoint."""
+    """Predict the memory that hardening this checkpoint needs."""
     from ..memory.plan import plan_memory
 
     half = any(dtype not in ("F32", "F64") for dtype in info.dtypes[info.components[1]])
@@ -195,7 +154,7 @@ def memory_needed(
 
 
 def disk_estimate(info: CheckpointInfo, plan: HardeningPlan) -> int:
-    """Bytes of the export, the LoRA, the adapter, and the state with the one it replaces."""
+    """Return the bytes of export, LoRA, adapter, and the state with the one it replaces."""
     return round(info.bytes + adapter_parameters(info, plan) * 4 * (1 + 1 + 2 * 3))
 
 
@@ -215,7 +174,7 @@ def adapter_parameters(info: CheckpointInfo, plan: HardeningPlan) -> int:
 
 
 def _check_images(plan: HardeningPlan, problems: list[str], warnings: list[str]) -> dict[str, int]:
-    """Images of each folder that the plan names; captions and pictures are all read."""
+    """Count the images of each folder that the plan names; every image and caption is read."""
     from ..data.encoded_file import count_encoded, is_encoded
 
     sets = [concept.images for concept in plan.concepts] + [plan.forget_set, plan.retain_set]

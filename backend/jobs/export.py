@@ -1,15 +1,17 @@
-"""The files that a run ends in: hardened checkpoint, LoRA, model card, curves."""
+"""Write the results of a run: hardened checkpoint, LoRA, model card, curves."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..adapter.formats import save_lora
-from ..checkpoint.save import export_merged
+from ..adapter.lora import Adapter
+from ..checkpoint.save import ExportReport, export_merged
 from ..errors import RunError
+from ..plan.hardening import HardeningPlan
 from ..progress import ProgressCallback, silent
 from ..report.card import provenance_of, write_card
 from ..report.plots import plot_records
@@ -19,11 +21,13 @@ from ..run.records import StepRecord
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
-    """What was written. lora, curves: None where there are none. Counts are of tensors.
+    """The files that were written. lora, curves: None where there are none.
 
-    tensor_sha256: of all bytes after the header; sha256: of the whole file, "" if not asked for.
+    touched, untouched: tensors. tensor_sha256: of all bytes after the header; sha256: of the
+    whole file, "" if not requested.
     """
 
+    run: Path
     checkpoint: Path
     card: Path
     lora: Path | None
@@ -33,6 +37,72 @@ class Outputs:
     tensor_sha256: str
     sha256: str
     warnings: tuple[str, ...]
+
+
+def export_job(
+    folder: Path | str,
+    output: Path,
+    *,
+    checkpoint: Path | str = "",
+    probe: Path | str = "",
+    overwrite: bool = False,
+    unfinished: bool = False,
+    hash_file: bool = False,
+    on_progress: ProgressCallback = silent,
+) -> Outputs:
+    """Write the hardened checkpoint of a run, with its card and curves.
+
+    Args:
+        folder: of the run.
+        output: the hardened checkpoint.
+        checkpoint: the source, where it has moved.
+        probe: folder of a finished probe, whose results the header and the card will state.
+        unfinished: export the run as it is, although steps are left.
+        hash_file: compute the SHA-256 of the new file, which reads it once more.
+    """
+    run = open_run(folder, unfinished=unfinished)
+    return write_outputs(
+        run, checkpoint=source_of_run(run, checkpoint), output=output, overwrite=overwrite,
+        probe=finished_probe(probe) if probe else None, hash_file=hash_file,
+        on_progress=on_progress,
+    )  # fmt: skip
+
+
+def lora_job(
+    folder: Path | str,
+    output: Path,
+    *,
+    naming: Literal["kohya", "diffusers"] = "kohya",
+    overwrite: bool = False,
+    unfinished: bool = False,
+) -> Path:
+    """Write the adapter of a run as a LoRA. naming: as in `save_lora`."""
+    adapter, _ = open_run(folder, unfinished=unfinished).load_adapter()
+    return save_lora(adapter, output, format=naming, overwrite=overwrite)
+
+
+def export_adapter(
+    source: Path,
+    adapter: Adapter,
+    output: Path,
+    *,
+    plan: HardeningPlan,
+    records: Sequence[StepRecord],
+    probe: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    hash_file: bool = False,
+    on_progress: ProgressCallback = silent,
+) -> tuple[ExportReport, Path]:
+    """Write a checkpoint with an adapter merged in, and its model card; return both.
+
+    probe: a probe's record, as `finished_probe` returns it.
+    """
+    provenance = provenance_of(plan, tuple(records), probe=probe)
+    report = export_merged(
+        source, adapter, output, provenance=provenance, overwrite=overwrite,
+        hash_file=hash_file, on_progress=on_progress,
+    )  # fmt: skip
+    return report, write_card(report)
 
 
 def write_outputs(
@@ -46,65 +116,63 @@ def write_outputs(
     probe: Mapping[str, Any] | None = None,
     on_progress: ProgressCallback = silent,
 ) -> Outputs:
-    """Write everything from a run's adapter as it is by now.
+    """Write checkpoint, card and curves of a run's adapter as it was last saved.
 
-    checkpoint: the source. lora: None writes none. probe: its record (`finished_probe`), for the
-    header and the card.
+    checkpoint: the source. lora: where to write a LoRA too; None writes none.
     """
     adapter, _ = run.load_adapter()
     records = tuple(StepRecord.from_json(record) for record in run.records())
-    provenance = provenance_of(run.plan, records, probe=probe)
-    report = export_merged(
-        checkpoint, adapter, output, provenance=provenance, overwrite=overwrite,
-        hash_file=hash_file, on_progress=on_progress,
+    report, card = export_adapter(
+        checkpoint, adapter, output, plan=run.plan, records=records, probe=probe,
+        overwrite=overwrite, hash_file=hash_file, on_progress=on_progress,
     )  # fmt: skip
     if lora is not None:
         lora = save_lora(adapter, lora, overwrite=overwrite)
-    card, curves = write_card(report), None
+    curves = None
     if records:
         curves = output.with_name(output.name.removesuffix(".safetensors") + "-curves.png")
         curves = plot_records(records, curves, warm_up=run.plan.warm_up_steps)
     return Outputs(
-        checkpoint=output, card=card, lora=lora, curves=curves, touched=report.touched,
-        untouched=report.untouched, tensor_sha256=report.tensor_sha256,
-        sha256=report.sha256, warnings=tuple(report.warnings),
+        run=run.path, checkpoint=output, card=card, lora=lora, curves=curves,
+        touched=report.touched, untouched=report.untouched,
+        tensor_sha256=report.tensor_sha256, sha256=report.sha256, warnings=tuple(report.warnings),
     )  # fmt: skip
 
 
-def finished_run(folder: Path | str, *, unfinished: bool = False) -> RunFolder:
-    """The run, to be read, if all its steps are done or it is wanted as it is."""
+def open_run(folder: Path | str, *, unfinished: bool = False) -> RunFolder:
+    """Open a run for reading; raise where steps are left, unless `unfinished` accepts that."""
     run = RunFolder.open(folder, read_only=True)
     done, total = run.steps_saved, run.plan.outer_steps
     if done < total and not unfinished:
         raise RunError(
-            f"{run.path} stopped after step {done} of {total}: `resalign resume {run.path}` goes "
-            "on, --unfinished takes it as it is"
+            f"{run.path} stopped after step {done} of {total}: `resalign resume {run.path}` "
+            "continues it, --unfinished takes it as it is"
         )
     return run
 
 
 def source_of_run(run: RunFolder, checkpoint: Path | str = "") -> Path:
-    """The checkpoint that a run hardened, or where it is now; a RunError where it is not there."""
+    """Return the checkpoint that a run hardened, or `checkpoint`, where it is now."""
     if not checkpoint and run.job is None:
         raise RunError(f"{run.path} does not say which checkpoint it hardened: give --checkpoint")
     found = Path(checkpoint or (run.job.checkpoint if run.job else ""))
     if not found.exists():
         raise RunError(
-            f"{found}, the checkpoint that {run.path} hardened, is not there (moved, renamed or "
-            "deleted?): put it back, or give --checkpoint where it is now; an export rewrites it"
+            f"{found}, the checkpoint that {run.path} hardened, is missing (moved, renamed or "
+            "deleted?): put it back, or name its new place with --checkpoint; an export rewrites it"
         )
     return found
 
 
 def finished_probe(folder: Path | str) -> dict[str, Any]:
-    """What the header will say of a finished probe; of several models, the last is ours."""
-    from ..probe.reading import read_probe  # these take seconds to import, which most exports
-    from ..probe.recorded import probe_record  # need not wait for
+    """Return the record of a finished probe for the header; its last model is the hardened one."""
+    from ..probe.reading import read_probe  # imported here, as it takes seconds
+    from ..probe.recorded import probe_record
 
     result = read_probe(folder)
     if not result.complete or len(result.models) < 2:
         raise RunError(
-            f"{folder} is no finished probe of an original and a hardened checkpoint: "
-            f"`resalign resume {folder}` goes on with it"
+            f"{folder} is not a finished probe of an original and a hardened checkpoint: "
+            f"`resalign resume {folder}` continues it"
         )
     return probe_record(result, result.models[-1].name)

@@ -1,6 +1,6 @@
-"""What work in progress looks like to somebody who watches: bar, curves, pictures, time left.
+"""The state of work in progress, for display: bar, curves, pictures, time left.
 
-One plain dict, which is JSON as it stands; every host shows the same one:
+One plain dict that can be written as JSON; every host shows the same one:
 
     {"kind": "harden", "status": "running|done|stopped|failed", "stage", "step", "total",
      "micro_step", "micro_total", "message", "seconds", "left": seconds or None,
@@ -8,7 +8,7 @@ One plain dict, which is JSON as it stands; every host shows the same one:
      "curves": {label: [[x, y], ...]},
      "pictures": [{"url": a JPEG as data URL, "caption", "flagged", "step"}]}
 
-A flagged picture is blurred before it gets into the state, unless all are to be shown.
+A flagged picture is blurred before it enters the state, unless all are to be shown.
 """
 
 from __future__ import annotations
@@ -17,29 +17,31 @@ import base64
 import io
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..progress import Picture, Progress
+from ..progress import Picture, Progress, ProgressCallback
+from ..run.records import StepRecord
 
 PICTURES = 4  # kept, the latest
 POINTS = 200  # of a curve
 SIDE = 256  # pixels of a picture's longer side
-INTERVAL = 0.2  # seconds between two tellings
+INTERVAL = 0.2  # seconds between two reports
 _CURVES = {"harm": "harm", "harm_after": "harm after", "retain": "retain"}
 _FIGURES = (*_CURVES, "q")
-_RATES = ("unsafe (", "recovered (")  # the headline's comes first among a look's figures
+_RATES = ("unsafe (", "recovered (")  # the headline's comes first among an evaluation's figures
 _BEFORE = "before"
+_PER_REPORT = 2  # pictures of an evaluation that are shown
 
 State = dict[str, Any]
 
 
 class LiveState:
-    """Keeps the state of one piece of work, and tells it on. Also a progress callback.
+    """Keeps the state of one job and reports it. Also a progress callback.
 
-    tell: given the state whenever it is worth showing, at most every `INTERVAL` seconds between
-    two moments that matter (a figure, a picture, an end).
+    on_change: called with the state at once for a figure, a picture or the end, otherwise at
+    most every `INTERVAL` seconds.
     """
 
     def __init__(
@@ -48,12 +50,12 @@ class LiveState:
         total: int = 1,
         *,
         show_pictures: bool = False,
-        tell: Callable[[State], None] = lambda state: None,
+        on_change: Callable[[State], None] = lambda state: None,
     ) -> None:
-        self.show_pictures, self._tell_on = show_pictures, tell
+        self.show_pictures, self._on_change = show_pictures, on_change
         self._started = time.monotonic()
         self._stage_began: tuple[str, float, float] = ("", 0.0, 0.0)
-        self._told = 0.0
+        self._reported = 0.0
         self.state: State = {
             "kind": kind, "status": "running", "stage": "", "step": 0, "total": total,
             "micro_step": 0, "micro_total": 0, "message": "", "seconds": 0.0, "left": None,
@@ -68,10 +70,10 @@ class LiveState:
         )  # fmt: skip
         self._time(progress)
         self.recall([progress])
-        self.tell(now=bool(progress.values))
+        self.report(now=bool(progress.values))
 
     def recall(self, past: Iterable[Progress]) -> None:
-        """Draw the curves of what was done before, without telling of each moment."""
+        """Add earlier steps to the curves without reporting each of them."""
         for progress in past:
             self._figures(progress)
             for label, at, value in _points(progress):
@@ -79,12 +81,12 @@ class LiveState:
                     self._add(label, at, value)
 
     def note(self, message: str) -> None:
-        """Say what is going on where nothing can be counted."""
+        """Report a message where no steps can be counted."""
         self.state.update(message=message, seconds=self._seconds())
-        self.tell(now=True)
+        self.report(now=True)
 
     def picture(self, image: Any, caption: str, *, flagged: bool, step: int = 0) -> Any:
-        """Keep a PIL image; returns it as it is shown."""
+        """Add a PIL image; return it as it is shown."""
         shown = image.convert("RGB")
         shown.thumbnail((SIDE, SIDE))
         hidden = flagged and not self.show_pictures
@@ -94,11 +96,19 @@ class LiveState:
             {"url": data_url(shown), "caption": caption, "flagged": hidden, "step": step}
         )
         del self.state["pictures"][:-PICTURES]
-        self.tell(now=True)
+        self.report(now=True)
         return shown
 
-    def picture_file(self, picture: Picture, folder: Path) -> None:
-        """The same of a file, where it is there."""
+    def pictures_from(self, folder: Path) -> ProgressCallback:
+        """Return a progress callback that adds the pictures that a probe saved in its folder."""
+
+        def add(progress: Progress, /) -> None:
+            for picture in progress.pictures[:_PER_REPORT]:
+                self._picture_file(picture, folder)
+
+        return add
+
+    def _picture_file(self, picture: Picture, folder: Path) -> None:
         from PIL import Image
 
         path = folder / picture.file
@@ -107,17 +117,17 @@ class LiveState:
                 self.picture(image, picture.caption, flagged=picture.flagged)
 
     def end(self, status: str, message: str, *, timed: bool = True) -> None:
-        """status: `done`, `stopped` (by the user) or `failed`. timed: say how long it took."""
+        """Report the end: `done`, `stopped` (by the user) or `failed`. timed: with its duration."""
         self.state.update(status=status, message=message, left=None, micro_step=0, micro_total=0)
         self.state["seconds"] = self._seconds() if timed else None
-        self.tell(now=True)
+        self.report(now=True)
 
-    def tell(self, *, now: bool = False) -> None:
-        """Pass the state on, unless that was done a moment ago and nothing has happened."""
+    def report(self, *, now: bool = False) -> None:
+        """Report the state; without `now`, only if the last report is `INTERVAL` seconds old."""
         at = time.monotonic()
-        if now or at - self._told >= INTERVAL:
-            self._told = at
-            self._tell_on(self.state)
+        if now or at - self._reported >= INTERVAL:
+            self._reported = at
+            self._on_change(self.state)
 
     def _add(self, label: str, at: int, value: float) -> None:
         curve = self.state["curves"].setdefault(label, [])
@@ -148,36 +158,45 @@ class LiveState:
             self.state["left"] = round((now - began) * (1 - share) / (share - share_then))
 
 
+def past_steps(records: Iterable[Mapping[str, Any]], total: int) -> list[Progress]:
+    """Return the reports of saved outer steps, for `LiveState.recall`."""
+    steps = [StepRecord.from_json(dict(record)) for record in records]
+    return [Progress(stage="harden", step=r.step, total=total, values=r.values()) for r in steps]
+
+
 def share_done(progress: Progress) -> float:
-    """How much of its stage is done, 0 to 1."""
+    """Return how much of its stage is done, 0 to 1."""
     parts = progress.micro_step / progress.micro_total if progress.micro_total else 0.0
     return min(1.0, (progress.step + parts) / max(1, progress.total))
 
 
 def thinned(points: list[Any], most: int = POINTS) -> list[Any]:
-    """Every other point dropped where there are more than `most`; first and last stay."""
+    """Drop every other point if there are more than `most`; keep the first and the last."""
     if len(points) <= most:
         return points
     return [*points[:-1:2], points[-1]]
 
 
 def blurred(image: Any) -> Any:
-    """A PIL image in which nothing can be made out: an eighth of its side as radius."""
+    """Blur a PIL image beyond recognition; the radius is an eighth of its longer side."""
     from PIL import ImageFilter
 
     return image.filter(ImageFilter.GaussianBlur(max(image.size) / 8))
 
 
 def data_url(image: Any) -> str:
-    """A PIL image as a JPEG in a `data:` URL."""
+    """Encode a PIL image as a JPEG in a `data:` URL."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _points(progress: Progress) -> list[tuple[str, int, float]]:
-    """(curve, x, y) of each figure that is drawn: losses by outer step, a probe's headline rate
-    by update of each fine-tuning, whose curve begins at what the model was before."""
+    """Return (curve, x, y) of each figure to plot.
+
+    A hardening run plots losses by outer step; a probe plots its headline rate by update of each
+    fine-tuning, whose curve begins at the rate of the model before it.
+    """
     if not progress.labels:
         return [
             (label, progress.step, progress.values[name])

@@ -1,16 +1,16 @@
-"""Small pictures of what the model draws while it is hardened.
+"""Small pictures that the model generates while it is hardened.
 
-Drawn between two outer steps, with noise of their own: a run ends in the same bytes with and
-without them. Nothing looks at them but the user, so a picture of a concept counts as flagged.
+They are generated between two outer steps, with noise of their own: a run ends in the same bytes
+with and without them. No scorer looks at them, so a picture of a concept counts as flagged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..progress import Progress, ProgressCallback
+from ..progress import Progress
 
 if TYPE_CHECKING:
     from ..model.denoiser import Conditioning
@@ -23,68 +23,70 @@ _LARGEST = 512
 _SEED = 0
 
 
-@dataclass
-class Previewing:
-    """A progress callback that passes all on, and draws every `every` outer steps (0: never).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreviewSettings:
+    """What to generate, how often, and who shows it.
 
-    show: takes a PIL image, its caption, `flagged` and `step`. check: called at each of the
-    sampler's steps; raise from it to stop. prompt: empty for the first concept's first.
+    show: takes a PIL image, its caption, `flagged` and `step`. every: outer steps between two
+    previews, 0 for none. prompt: empty for the first concept's first. check: called at each of
+    the sampler's steps; raise from it to stop.
     """
 
-    on_progress: ProgressCallback
     show: Callable[..., Any]
-    check: Callable[[], None]
-    model: Model
-    plan: HardeningPlan
     every: int
     prompt: str = ""
-    _texts: tuple[str, ...] = ()
-    _encoded: Conditioning | None = field(default=None, repr=False)
-    _empty: Conditioning | None = field(default=None, repr=False)
+    check: Callable[[], None] = lambda: None
+
+
+class Previews:
+    """A progress callback that generates previews of one model. Call `begin` first."""
+
+    def __init__(self, settings: PreviewSettings, model: Model, plan: HardeningPlan) -> None:
+        self._settings, self._model, self._plan = settings, model, plan
+        self._side = min(_LARGEST, plan.resolution or model.resolution)
+        self._prompts: tuple[str, ...] = ()
+        self._encoded: Conditioning | None = None
+        self._empty: Conditioning | None = None
 
     def begin(self, step: int = 0) -> None:
-        """Encode the prompts; where the run has no step yet, draw them as the model is."""
-        if not self.every:
-            return
+        """Encode the prompts; where the run has no step yet, show the model as it is."""
         from ..data.concept import retain_prompts
         from ..model.encode import encode_prompts, encoders_on_device
 
-        own = self.prompt.strip() or next((p for c in self.plan.concepts for p in c.prompts), "")
-        kept = self.plan.retain_set.prompts if self.plan.retain_set else ()
-        self._texts = (own or self.plan.concepts[0].name, (kept or retain_prompts(1))[0])
+        plan = self._plan
+        own = self._settings.prompt.strip()
+        own = own or next((prompt for c in plan.concepts for prompt in c.prompts), "")
+        kept = plan.retain_set.prompts if plan.retain_set else ()
+        self._prompts = (own or plan.concepts[0].name, (kept or retain_prompts(1))[0])
         size = (self._side, self._side)
-        with encoders_on_device(self.model):
-            self._encoded = encode_prompts(self.model, self._texts, size=size)
-            self._empty = encode_prompts(self.model, [""], size=size)
+        with encoders_on_device(self._model):
+            self._encoded = encode_prompts(self._model, self._prompts, size=size)
+            self._empty = encode_prompts(self._model, [""], size=size)
         if not step:
-            self._draw(0)
+            self._generate(0)
 
     def __call__(self, progress: Progress, /) -> None:
-        self.on_progress(progress)
-        if not self.every or progress.stage != "harden" or not progress.values:
+        if progress.stage != "harden" or not progress.values:
             return
-        if progress.step % self.every == 0 or progress.step == progress.total:
-            self._draw(progress.step)
+        if progress.step % self._settings.every == 0 or progress.step == progress.total:
+            self._generate(progress.step)
 
-    @property
-    def _side(self) -> int:
-        return min(_LARGEST, self.plan.resolution or self.model.resolution)
-
-    def _draw(self, step: int) -> None:
+    def _generate(self, step: int) -> None:
         from ..model.generate import generate_images
 
         assert self._encoded is not None
         images = generate_images(
-            self.model, self._encoded, seeds=[_SEED] * len(self._texts), steps=STEPS,
+            self._model, self._encoded, seeds=[_SEED] * len(self._prompts), steps=STEPS,
             guidance=GUIDANCE, height=self._side, width=self._side, negative=self._empty,
-            on_progress=lambda progress: self.check(),
+            on_progress=lambda progress: self._settings.check(),
         )  # fmt: skip
-        for number, (image, text) in enumerate(zip(images, self._texts, strict=True)):
-            self.show(to_pil(image), f"step {step}: {text}", flagged=number == 0, step=step)
+        for number, (image, text) in enumerate(zip(images, self._prompts, strict=True)):
+            caption = f"step {step}: {text}"
+            self._settings.show(to_pil(image), caption, flagged=number == 0, step=step)
 
 
 def to_pil(image: Any) -> Any:
-    """[3, height, width] from -1 to 1 as a PIL image; what is not finite is black."""
+    """Return [3, height, width] from -1 to 1 as a PIL image; values not finite are black."""
     from PIL import Image
 
     pixels = ((image.float().nan_to_num(-1.0) + 1) * 127.5).clamp(0, 255).round()

@@ -1,24 +1,28 @@
-"""A probe's job to its report, as the command line and the worker run it."""
+"""Probe checkpoint files, or models that a host has loaded, and write the report."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import RunError
 from ..parallel.ranks import ALONE, Ranks
 from ..plan.attack import ORIGINAL
-from ..plan.probe import ProbeJob
+from ..plan.file import to_json
+from ..plan.probe import ProbeJob, ProbePlan
 from ..probe.folder import save_job
 from ..probe.probe import run_probe
+from ..probe.reading import read_probe
 from ..probe.results import ProbeResult
-from ..probe.subjects import subject_of
+from ..probe.subjects import Subject, subject_of
 from ..probe.summary import ProbeSummary, summarise
 from ..progress import ProgressCallback, silent
 from ..report.build import ReportFiles, write_report
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Probed:
     """A probe as far as it got, with its report."""
 
     result: ProbeResult
@@ -26,26 +30,45 @@ class Measured:
     files: ReportFiles
 
 
-def run_probe_job(
-    job: ProbeJob,
+def probe_job(
+    job: ProbeJob | ProbePlan,
     *,
+    folder: Path | None = None,
+    subjects: Sequence[Subject] | None = None,
+    original: Path | None = None,
     new: bool = False,
     on_progress: ProgressCallback = silent,
     ranks: Ranks = ALONE,
-) -> Measured:
-    """Run a probe, or go on with it, and write its report. new: the job is not kept yet."""
-    result = measure(job, new=new, on_progress=on_progress, ranks=ranks)
-    return report_of(result, Path(job.output))
+) -> Probed:
+    """Begin or continue a probe and write its report; complete evaluations are kept.
+
+    Args:
+        job: a job, whose checkpoints are loaded; or a plan, with `folder` and `subjects`.
+        subjects: the models under test, the original first.
+        original: the checkpoint file of the first subject, for merges with it.
+        new: the job is not stored in the folder yet.
+        ranks: this process must be the first; the others call `follow`.
+    """
+    if isinstance(job, ProbeJob):
+        ranks.share(("probe", to_json(job)))
+        result = probe_files(job, new=new, on_progress=on_progress, ranks=ranks)
+        return _reported(result, Path(job.output))
+    assert folder is not None and subjects is not None, "a plan alone needs folder and subjects"
+    originals = {ORIGINAL: original} if original else None
+    result = run_probe(
+        subjects, job, folder=folder, originals=originals, on_progress=on_progress, ranks=ranks
+    )
+    return _reported(result, folder)
 
 
-def measure(
+def probe_files(
     job: ProbeJob,
     *,
     new: bool = False,
     on_progress: ProgressCallback = silent,
     ranks: Ranks = ALONE,
 ) -> ProbeResult:
-    """Run a probe, or go on with it. The folder is the first rank's alone."""
+    """Run a job's probe on this rank, without a report; only the first rank uses the folder."""
     device = ranks.place(job.device)
     subjects = [
         subject_of(checkpoint, device, on_progress=on_progress) for checkpoint in job.checkpoints
@@ -59,7 +82,14 @@ def measure(
     )  # fmt: skip
 
 
-def report_of(result: ProbeResult, folder: Path) -> Measured:
-    """Write the report of a probe into its folder."""
+def report_job(folder: Path) -> Probed:
+    """Write the report of a probe as it stands."""
+    result = read_probe(folder)
+    if not result.looks:
+        raise RunError(f"{folder} holds no evaluation yet: continue it with `resalign resume`")
+    return _reported(result, folder)
+
+
+def _reported(result: ProbeResult, folder: Path) -> Probed:
     files = write_report(result, folder, pictures=folder)
-    return Measured(result, summarise(result), files)
+    return Probed(result, summarise(result), files)

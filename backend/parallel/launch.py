@@ -1,6 +1,6 @@
-"""How a process learns that it is one of several, as `accelerate launch` and `torchrun` say it.
+"""Reads from the environment whether this process is one of several (`accelerate`, `torchrun`).
 
-Reading the environment imports nothing: a process alone pays nothing for this.
+Reading the environment imports nothing heavy, so a single process does not pay for it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 
 from .ranks import ALONE, Ranks
 
-PATIENCE = 1800.0  # seconds for a rank that lives but does not come
+PATIENCE = 1800.0  # seconds to wait for a rank that lives but does not arrive
 # Names of torchrun and accelerate, Intel MPI, Open MPI, MVAPICH (accelerate starts CPUs by MPI).
 _NAMES = {
     "RANK": ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"),
@@ -21,28 +21,29 @@ _NAMES = {
 
 
 def place_in_environment() -> tuple[int, int]:
-    """(rank, ranks) that this process was started as; (0, 1) where it is alone."""
+    """Return this process's rank and the number of ranks; (0, 1) for a single process."""
     rank, count = _number("RANK"), _number("WORLD_SIZE")
     return (0, 1) if rank is None or count is None or count < 2 else (rank, count)
 
 
 def join_ranks(patience: float = PATIENCE) -> Ranks:
-    """Meet the other processes of this run; returns when all are there, at once where alone.
+    """Connect to the other processes of this run; return when all have arrived.
 
-    Use it as a context manager, so that the others learn how this one ended.
+    A single process returns at once. Use it as a context manager, so that the other ranks learn
+    how this one ended.
 
     Args:
-        patience: seconds to wait for a rank that lives but does not come; one that gives no
-            sign of life is given up after 30 at most.
+        patience: seconds to wait for a rank that lives but does not arrive; one without a
+            heartbeat is given up after 30 at most.
     """
     rank, count = place_in_environment()
     if count == 1:
         return ALONE
-    from .process_group import Together
+    from .process_group import ProcessGroup
 
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29500")
-    return Together(rank, count, _number("LOCAL_RANK") or 0, patience=patience)
+    return ProcessGroup(rank, count, _number("LOCAL_RANK") or 0, patience=patience)
 
 
 def _number(what: str) -> int | None:

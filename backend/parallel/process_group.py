@@ -1,12 +1,12 @@
-"""One of several ranks: tensors go through gloo, everything else through a key-value store.
+"""A rank among several: tensors go through gloo, everything else through a key-value store.
 
-Before any tensors move, all ranks meet: each leaves a line in the store and looks for the others'
-lines, in Python, a few times a second. Meanwhile it sees who has stopped (a note says why), who
-died (its signs of life end) and who hangs, and it can be interrupted. A collective begins when
-all have arrived, so it takes as long as the bytes do, and no rank waits in one for work.
+Before any tensors move, all ranks meet: each writes a line to the store and polls for the others'
+lines, in Python, a few times a second. Meanwhile it notices which rank has stopped (a note says
+why), died (its heartbeat ends) or hangs, and it can be interrupted. A collective begins when all
+ranks have arrived, so it lasts as long as the transfer, and no rank waits for work inside one.
 
-Tensors travel through the host's memory, on CUDA too: they are as small as the adapter, and NCCL
-ends a process whose peer is gone before its state could be saved (docs/decisions/0004).
+Tensors travel through the host's memory, also from CUDA: they are as small as the adapter, and
+NCCL ends a process whose peer is gone before its state could be saved (docs/decisions/0004).
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from torch.distributed.rendezvous import rendezvous
 
 from .. import errors
 from ..errors import ConfigError, RankError, ResAlignError
-from ..progress import Progress, ProgressCallback
-from .heartbeat import Life
-from .ranks import Classes, Ranks, assign
+from ..progress import ProgressCallback, silent, with_check
+from .heartbeat import Heartbeat
+from .ranks import Classes, assign
 from .wire import pack, unpack
 
 T = TypeVar("T")
-SILENCE = 30.0  # seconds without a sign of life after which a rank counts as dead
+SILENCE = 30.0  # seconds without a heartbeat after which a rank counts as dead
 _PIECE = 64 * 2**20  # bytes of one collective
-_LETTER = 4 * 2**20  # bytes of one entry of the store, which takes no more than 8 MiB
-_LOOKS = 0.25  # seconds between two looks at the others
+_MESSAGE = 4 * 2**20  # bytes of one entry of the store, which takes no more than 8 MiB
+_CHECKS = 0.25  # seconds between two checks of the other ranks
 
 
-class Together(Ranks):
-    """Joined to the others from birth until its context ends. The methods are those of `Ranks`.
+class ProcessGroup:
+    """Connected to the other ranks until its context ends. `Ranks` describes the methods.
 
-    Those that begin with a meeting are called by all ranks alike: `share`, `spread`, `adopt`,
-    `require_same`; and all call `claims` as often.
+    All ranks must call those that begin with a meeting (`share`, `spread`, `adopt`,
+    `require_same`) in the same order, and `claims` equally often.
     """
 
     def __init__(self, rank: int, count: int, local_rank: int, *, patience: float) -> None:
@@ -51,7 +51,7 @@ class Together(Ranks):
             wait = timedelta(seconds=max(patience, 60))
             store, _, _ = next(rendezvous("env://", rank=rank, world_size=count, timeout=wait))
             self._store = dist.PrefixStore("resalign", store)
-            self._life = Life(self._store, rank, count, silence)
+            self._heartbeat = Heartbeat(self._store, rank, count, silence)
             dist.init_process_group(
                 "gloo", store=dist.PrefixStore("gloo", store), rank=rank, world_size=count,
                 timeout=timedelta(seconds=max(silence, 120)),
@@ -64,10 +64,14 @@ class Together(Ranks):
             ) from error
         self._meetings = self._claimed = self._sent = 0
         self._received = [0] * count
-        self._looked = 0.0
+        self._checked = 0.0
         self.meet()
 
-    # What the recipes ask.
+    # The interface of `Ranks`.
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
 
     def place(self, device: str) -> str:
         if device == "cpu":
@@ -121,7 +125,7 @@ class Together(Ranks):
     def send(self, value: Any) -> None:
         self._sent += 1
         blob, name = pack(value), f"mail/{self.rank}/{self._sent}"
-        pieces = blob.split(_LETTER)
+        pieces = blob.split(_MESSAGE)
         for number, piece in enumerate(pieces):
             self._set(f"{name}/{number}", bytes(piece.numpy()))
         self._set(name, str(len(pieces)))
@@ -141,9 +145,13 @@ class Together(Ranks):
     def wait_until(self, done: Callable[[], bool]) -> None:
         began = time.monotonic()
         while not done():
-            self._life.work()  # whoever waits for this rank must not give it up
-            self._look()
-            idle = [self._life.idle(rank) for rank in range(self.count) if rank != self.rank]
+            self._heartbeat.count_work()  # ranks that wait for this one must not give it up
+            self._check_others()
+            idle = [
+                self._heartbeat.idle_seconds(rank)
+                for rank in range(self.count)
+                if rank != self.rank
+            ]
             if min(idle) > self._patience < time.monotonic() - began:
                 raise RankError(
                     f"the other ranks live but have done nothing for {self._patience:.0f} s: "
@@ -166,37 +174,40 @@ class Together(Ranks):
             raise ConfigError(f"{what} differs on rank {', '.join(other)} from that on rank 0")
 
     def watching(self, on_progress: ProgressCallback) -> ProgressCallback:
-        def watch(progress: Progress, /) -> None:
-            self._life.work()
+        def check() -> None:
+            self._heartbeat.count_work()
             self.check()
-            if self.first:
-                on_progress(progress)
 
-        return watch
+        return with_check(on_progress if self.first else silent, check)
 
     def check(self) -> None:
-        self._look()
+        self._check_others()
 
     def died(self) -> str:
-        return self._told(self._life.dead_now())
+        return _say_dead(self._heartbeat.find_dead(), self.count)
 
     # How ranks meet and end.
 
     def meet(self, text: str = "") -> list[str]:
-        """Wait until all ranks are here; what each has brought, in their order."""
-        self._life.work()
+        """Wait until all ranks are here; return what each has brought, in their order."""
+        self._heartbeat.count_work()
         self._meetings += 1
         number, began = self._meetings, time.monotonic()
         names = [f"meet/{number}/{rank}" for rank in range(self.count)]
         self._set(names[self.rank], text or " ")
         while not self._has(*names):
-            self._look(lambda: [r for r in range(self.count) if not self._has(names[r])], began)
-            # A wait costs a fiftieth of its length more than it must, at most 20 looks a second.
+            self._check_others(
+                lambda: [r for r in range(self.count) if not self._has(names[r])], began
+            )
+            # Polling adds a fiftieth to a wait, at most 20 times a second.
             time.sleep(min(0.05, 0.0005 + (time.monotonic() - began) / 50))
         found = self._ask(lambda: self._store.multi_get(names))
         if number > 1:  # all have read the lines of the meeting before
             self._ask(lambda: self._store.delete_key(f"meet/{number - 1}/{self.rank}"))
         return [line.decode() for line in found]
+
+    def __enter__(self) -> ProcessGroup:
+        return self
 
     def __exit__(
         self,
@@ -204,14 +215,15 @@ class Together(Ranks):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is not None and not getattr(error, "told", False):
+        if error is not None and not getattr(error, "from_note", False):
             self._leave_note(error)
-        self._life.end(wait=self.first)
+        self._heartbeat.stop(wait=self.first)
         dist.destroy_process_group()
 
     def _leave_note(self, error: BaseException) -> None:
-        """Tell the others why this rank ends; the first note counts."""
-        name = type(error).__name__
+        """Tell the other ranks why this one ends; only the first note counts."""
+        kinds = [kind.__name__ for kind in type(error).__mro__]
+        name = next((kind for kind in kinds if hasattr(errors, kind)), kinds[0])
         if not isinstance(error, Exception):
             name = KeyboardInterrupt.__name__  # a host's interrupt is one too
         note = {"rank": self.rank, "error": name, "text": str(error)}
@@ -219,44 +231,38 @@ class Together(Ranks):
             if self._store.add("notes", 1) == 1:
                 self._store.set("note", json.dumps(note))
         except RuntimeError:
-            return  # the store is gone, and the others see that for themselves
+            return  # the store is gone, which the others notice themselves
 
-    def _look(
+    def _check_others(
         self, missing: Callable[[], list[int]] | None = None, since: float | None = None
     ) -> None:
-        """At the others, a few times a second: raises where one has stopped, died or hangs.
+        """Raise where another rank has stopped, died or hangs; checks a few times a second.
 
         missing: the ranks that are waited for. since: when the waiting began.
         """
         now = time.monotonic()
-        if now - self._looked < _LOOKS:
+        if now - self._checked < _CHECKS:
             return
-        self._looked = now
-        if self._life.lost:
-            raise _lost()
+        self._checked = now
+        if self._heartbeat.lost:
+            raise _unreachable()
         if self._has("note"):
-            raise _told_of(json.loads(self._get("note")), self.count)
-        dead = self._ask(self._life.silent)
+            raise _error_of_note(json.loads(self._get("note")), self.count)
+        dead = self._ask(self._heartbeat.silent_ranks)
         if dead:
-            raise _rank_error(self._told(dead), first_is_gone=0 in dead)
+            raise _rank_error(_say_dead(dead, self.count), first_is_gone=0 in dead)
         if missing is not None and since is not None and now - since > self._patience:
-            late = [r for r in missing() if self._life.idle(r) > self._patience]
+            late = [r for r in missing() if self._heartbeat.idle_seconds(r) > self._patience]
             if late:
                 raise RankError(
                     f"rank {', '.join(map(str, late))} of {self.count} lives but has not come for "
                     f"{self._patience:.0f} s: --rank-timeout waits longer"
                 )
 
-    def _told(self, dead: Sequence[int]) -> str:
-        if not dead:
-            return ""
-        which = ", ".join(map(str, dead))
-        return f"rank {which} of {self.count} died: it gives no sign of life any more"
-
     # Tensors and keys.
 
     def _gather(self, blob: Tensor) -> list[Tensor]:
-        """Each rank's bytes, on all ranks."""
+        """Return each rank's bytes, on all ranks."""
         sizes = [int(text) for text in self.meet(str(len(blob)))]
         longest = max(sizes)
         parts = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.count)]
@@ -270,8 +276,8 @@ class Together(Ranks):
         try:
             work()
         except RuntimeError as error:  # a peer is gone: its connection is closed, or timed out
-            dead = self._life.dead_now()
-            text = self._told(dead) or "the connection to another rank broke"
+            dead = self._heartbeat.find_dead()
+            text = _say_dead(dead, self.count) or "the connection to another rank broke"
             text += f" ({str(error).splitlines()[0]})"
             raise _rank_error(text, first_is_gone=0 in dead) from error
 
@@ -288,7 +294,7 @@ class Together(Ranks):
         try:
             return question()
         except RuntimeError as error:
-            raise _lost() from error
+            raise _unreachable() from error
 
 
 def _rank_error(text: str, *, first_is_gone: bool) -> RankError:
@@ -297,13 +303,20 @@ def _rank_error(text: str, *, first_is_gone: bool) -> RankError:
     return error
 
 
-def _lost() -> RankError:
-    text = "rank 0, or the machine that it is on, cannot be reached any more"
+def _say_dead(dead: Sequence[int], count: int) -> str:
+    if not dead:
+        return ""
+    which = ", ".join(map(str, dead))
+    return f"rank {which} of {count} died: its heartbeat has stopped"
+
+
+def _unreachable() -> RankError:
+    text = "rank 0, or the machine it runs on, can no longer be reached"
     return _rank_error(text, first_is_gone=True)
 
 
-def _told_of(note: dict[str, Any], count: int) -> BaseException:
-    """What a rank raises that has read another's note; it is not told on."""
+def _error_of_note(note: dict[str, Any], count: int) -> BaseException:
+    """Return what a rank raises that has read another's note; it leaves no note of its own."""
     where, name, text = f"rank {note['rank']} of {count}", note["error"], note["text"]
     known = getattr(errors, name, None)
     if name == KeyboardInterrupt.__name__:
@@ -312,5 +325,5 @@ def _told_of(note: dict[str, Any], count: int) -> BaseException:
         error = known(text if known is RankError else f"{where}: {text}")
     else:
         error = RankError(f"{where} failed: {name}: {text}; see its own output")
-    error.told = True  # type: ignore[attr-defined]
+    error.from_note = True  # type: ignore[attr-defined]
     return error

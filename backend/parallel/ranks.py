@@ -1,15 +1,15 @@
-"""One run on several processes: what the recipes ask of their rank, and the rank that is alone.
+"""One run on several processes: what the recipes ask of their rank, and the single process.
 
-Rank 0 is the first: it alone holds the run folder, prints and draws progress. Work is split into
-tasks whose results all ranks get in the order of the tasks, so that sums come out as in one
-process. `Together` (together.py) is one of several ranks.
+Rank 0 is the first: it alone holds the run folder, prints and shows progress. Work is split into
+tasks whose results all ranks receive in the order of the tasks, so that sums come out as in one
+process. `ProcessGroup` (process_group.py) is a rank among several.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -18,25 +18,96 @@ if TYPE_CHECKING:
     from ..progress import ProgressCallback
 
 T = TypeVar("T")
-Classes = Sequence[type]  # the dataclasses in a value that is sent
+Classes = Sequence[type]  # the dataclasses that occur in a value that is sent
 
 
-class Ranks:
-    """The only rank there is: everything is its own, and nobody is waited for."""
+class Ranks(Protocol):
+    """One process of a run, and its connection to the others. Leave its context to end it."""
+
+    rank: int
+    count: int
+
+    @property
+    def first(self) -> bool: ...
+
+    def place(self, device: str) -> str:
+        """Return the device of this rank where a plan says `device`."""
+        ...
+
+    def share(self, value: T, classes: Classes = ()) -> T:
+        """Return the first rank's `value` on all ranks; tensors arrive on the CPU."""
+        ...
+
+    def spread(
+        self,
+        tasks: Sequence[tuple[float, Callable[[], Any]]],
+        classes: Classes = (),
+        device: torch.device | str = "cpu",
+    ) -> Iterator[Any]:
+        """Return the results of all tasks in their order; one rank does each task.
+
+        tasks: (cost, function) each; costs relative to one another, the same on all ranks.
+        device: where this rank wants the results' tensors.
+        """
+        ...
+
+    def claims(self, items: Sequence[T]) -> Iterator[T]:
+        """Yield the items that this rank is to do; it claims the next when one is done."""
+        ...
+
+    def send(self, value: Any) -> None:
+        """Send a value to the first rank, which finds it in `received`."""
+        ...
+
+    def received(self, classes: Classes = ()) -> list[Any]:
+        """Return, on the first rank, what was sent to it since the last call."""
+        ...
+
+    def wait_until(self, done: Callable[[], bool]) -> None:
+        """Ask `done` again and again until it is true, while other ranks send."""
+        ...
+
+    def adopt(self, tensors: Iterable[Tensor]) -> None:
+        """Write the first rank's values into `tensors`, in place."""
+        ...
+
+    def require_same(self, text: str, what: str) -> None:
+        """Raise a ConfigError that names `what` unless all ranks bring the same text."""
+        ...
+
+    def check(self) -> None:
+        """Raise what another rank ended with, or that it died."""
+        ...
+
+    def watching(self, on_progress: ProgressCallback) -> ProgressCallback:
+        """Wrap a progress callback: only the first rank reports, and every rank checks others."""
+        ...
+
+    def died(self) -> str:
+        """Return a sentence on ranks that died; empty where all live or ended properly."""
+        ...
+
+    def __enter__(self) -> Ranks: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class SingleProcess:
+    """Single-process implementation of `Ranks`: every operation is local, nothing waits."""
 
     rank = 0
     count = 1
-
-    @property
-    def first(self) -> bool:
-        return self.rank == 0
+    first = True
 
     def place(self, device: str) -> str:
-        """The device of this rank, where a plan says `device`."""
         return device
 
     def share(self, value: T, classes: Classes = ()) -> T:
-        """The first rank's `value`, on all ranks; tensors arrive on the CPU."""
         return value
 
     def spread(
@@ -45,46 +116,36 @@ class Ranks:
         classes: Classes = (),
         device: torch.device | str = "cpu",
     ) -> Iterator[Any]:
-        """The results of all tasks in their order; each is done by one rank.
-
-        tasks: (cost, work) each; costs relative to one another, the same on all ranks.
-        device: where this rank wants the results' tensors.
-        """
         return (work() for _, work in tasks)
 
     def claims(self, items: Sequence[T]) -> Iterator[T]:
-        """Those of `items` that this rank is to do; the next is claimed when one is done."""
         return iter(items)
 
     def send(self, value: Any) -> None:
-        """Give a value to the first rank, which finds it in `received`."""
-        raise NotImplementedError("a rank alone has nobody to send to")
+        raise NotImplementedError("a single process has no other rank to send to")
 
     def received(self, classes: Classes = ()) -> list[Any]:
-        """On the first rank: what was sent to it since it last asked."""
         return []
 
     def wait_until(self, done: Callable[[], bool]) -> None:
-        """Until `done`, which is asked again and again: for what other ranks send."""
+        pass
 
     def adopt(self, tensors: Iterable[Tensor]) -> None:
-        """Write the first rank's values into `tensors`, in place."""
+        pass
 
     def require_same(self, text: str, what: str) -> None:
-        """A ConfigError that names `what` unless all ranks bring the same text."""
+        pass
 
     def check(self) -> None:
-        """Raises what another rank ended with, or that it died."""
+        pass
 
     def watching(self, on_progress: ProgressCallback) -> ProgressCallback:
-        """`on_progress` for the first rank, nobody's for others; either looks after the rest."""
         return on_progress
 
     def died(self) -> str:
-        """A sentence on ranks that have died by now; empty where all live or ended properly."""
         return ""
 
-    def __enter__(self) -> Ranks:
+    def __enter__(self) -> SingleProcess:
         return self
 
     def __exit__(
@@ -96,11 +157,11 @@ class Ranks:
         pass
 
 
-ALONE = Ranks()
+ALONE: Ranks = SingleProcess()
 
 
 def assign(costs: Sequence[float], ranks: int) -> list[int]:
-    """The rank of each task: the dearest first, each to the rank with least to do so far."""
+    """Return the rank of each task: the dearest first, each to the rank with least to do."""
     load = [0.0] * ranks
     found = [0] * len(costs)
     for task in sorted(range(len(costs)), key=lambda task: (-costs[task], task)):

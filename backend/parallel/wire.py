@@ -1,11 +1,11 @@
-"""Values with tensors as bytes, and back to the bit: what ranks send to one another.
+"""Serialises values with tensors, bit for bit, to send them between ranks.
 
     8 bytes   length of the structure
     JSON      the value; a tensor in it is its type and shape
     bytes     the tensors' own, one after the other
 
-Known dataclasses and JSON's own types only: nothing that arrives is executed, and it does not
-matter under what name a host has imported the package. An object that occurs twice stays one.
+Only known dataclasses and JSON's own types: nothing received is executed, and the name under
+which a host has imported the package does not matter. An object that occurs twice stays one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 
 def pack(value: Any) -> Tensor:
-    """`value` as bytes on the CPU: uint8, [n]."""
+    """Return `value` as bytes on the CPU: uint8, [n]."""
     tensors: list[Tensor] = []
     text = json.dumps(_plain(value, tensors, {})).encode()
     head = len(text).to_bytes(8, "big") + text
@@ -29,7 +29,7 @@ def pack(value: Any) -> Tensor:
 
 
 def unpack(blob: Tensor, classes: Sequence[type] = (), device: torch.device | str = "cpu") -> Any:
-    """What `pack` was given. classes: the dataclasses that may occur. device: of its tensors."""
+    """Return the value of `pack`. classes: dataclasses that may occur. device: of its tensors."""
     length = int.from_bytes(bytes(blob[:8].tolist()), "big")
     structure = json.loads(bytes(blob[8 : 8 + length].numpy()))
     known = {cls.__name__: cls for cls in classes}
@@ -37,7 +37,7 @@ def unpack(blob: Tensor, classes: Sequence[type] = (), device: torch.device | st
 
 
 def _plain(value: Any, tensors: list[Tensor], seen: dict[int, int]) -> Any:
-    """`value` as JSON can hold it; the bytes of its tensors are added to `tensors`."""
+    """Return `value` as plain JSON; append the bytes of its tensors to `tensors`."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor):

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ..data.assembly import encode_texts
-from ..data.batches import forget_images, saying, shipped_retain_set
+from ..data.batches import forget_images, shipped_retain_set
 from ..data.cache import EncodingCache
 from ..data.encoded_file import is_encoded, recaptioned
 from ..data.encoded_set import Bucket, EncodedSet, merge
@@ -25,7 +25,7 @@ from ..plan.attack import FineTuneAttack
 from ..plan.fine_tune import RETAIN
 from ..plan.images import ImageSet
 from ..plan.probe import ProbePlan
-from ..progress import ProgressCallback, silent
+from ..progress import ProgressCallback, silent, with_message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +150,7 @@ def attack_data(
         if key not in done:
             done[key] = encode_image_set(
                 model, image_set, resolution=resolution, cache=cache, mirrored=mirrored,
-                skip_broken=plan.skip_broken_images, on_progress=saying(what, on_progress),
+                skip_broken=plan.skip_broken_images, on_progress=with_message(on_progress, what),
             )  # fmt: skip
         return done[key]
 

@@ -7,7 +7,7 @@
     steps.jsonl            one record per outer step, appended and flushed
     state.safetensors      all that continuing needs, as of the last saved step
     adapter.safetensors    the adapter of that step; the result, once all steps are done
-    run.lock               held by the process that works on the run
+    run.lock, run.pid      held by the process that works on the run, and its number
 
 The state is written beside the old one, synced, and put in its place in one move, after the
 records up to its step are on disk. A killed run therefore loses the steps since the last save
@@ -87,7 +87,7 @@ class RunFolder:
         """
         path = Path(path)
         if not (path / "plan.json").is_file():
-            raise RunError(f"{path} is no run folder: it has no plan.json")
+            raise RunError(f"{path} is not a run folder: it has no plan.json")
         lock = None if read_only else RunLock(path)
         try:
             stored = _read_plan(path)

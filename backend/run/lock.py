@@ -1,71 +1,67 @@
-"""One process at a time works on a run folder.
+"""Only one process at a time works on a run folder.
 
-The lock is the operating system's own on `run.lock`, so it ends with its process, however that
-ends: no stale lock is ever left to detect. The file holds the process number for the message.
-Within one process the folder may be opened again (a traceback may keep the first one alive).
+The lock is the operating system's own, on `run.lock`, so it ends with its process, however that
+ends: a stale lock cannot be left behind. `run.pid` names the process for the error message; it is
+a file of its own because filelock empties the file that it locks.
+Within one process the folder may be opened again (a traceback may keep an earlier lock alive).
 """
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from ..errors import RunError
 
-_held: dict[Path, tuple[int, int]] = {}  # folder -> (file descriptor, how many hold it)
+LOCK, HOLDER = "run.lock", "run.pid"
+
+_locks: dict[Path, BaseFileLock] = {}  # by folder; each counts how often this process holds it
 
 
 class RunLock:
-    """Held from birth until `release` or the end of its last reference."""
+    """Held from construction until `release` or until it is garbage collected."""
 
     def __init__(self, folder: Path):
-        self._folder = folder.resolve()
-        descriptor, holders = _held.get(self._folder, (-1, 0))
-        if not holders:
-            descriptor = _lock_file(folder)
-        _held[self._folder] = descriptor, holders + 1
+        path = folder.resolve()
+        if path not in _locks:
+            _locks[path] = FileLock(path / LOCK, thread_local=False)
+        self._lock = _locks[path]
+        _acquire(self._lock, folder)
         self._holds = True
 
     def release(self) -> None:
-        if not self._holds:
-            return
-        self._holds = False
-        descriptor, holders = _held.pop(self._folder)
-        if holders > 1:
-            _held[self._folder] = descriptor, holders - 1
-        else:
-            os.close(descriptor)
+        if self._holds:
+            self._holds = False
+            self._lock.release()
 
     def __del__(self) -> None:
         if getattr(self, "_holds", False):
             self.release()
 
 
-def _lock_file(folder: Path) -> int:
-    path = folder / "run.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+def _acquire(lock: BaseFileLock, folder: Path) -> None:
+    holder = _read_holder(folder)
     try:
-        if os.name == "nt":
-            import msvcrt
-
-            os.lseek(descriptor, 1 << 20, os.SEEK_SET)  # beyond the number, which stays readable
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        if isinstance(error, BlockingIOError | PermissionError):
-            holder = path.read_text(encoding="utf-8").strip() or "unknown"
-            raise RunError(
-                f"{folder} is in use by another run (process {holder}): wait for it, stop it, or "
-                "choose another run folder"
-            ) from None
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(
+            f"{folder} is in use by another run (process {holder}): wait for it, stop it, or "
+            "choose another run folder"
+        ) from None
+    except (OSError, NotImplementedError) as error:
         raise RunError(
             f"{folder} cannot be locked ({error}): put the run folder on a local disk"
         ) from None
-    os.ftruncate(descriptor, 0)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    os.write(descriptor, str(os.getpid()).encode())
-    return descriptor
+    (folder / HOLDER).write_text(str(os.getpid()), encoding="utf-8")
+
+
+def _read_holder(folder: Path) -> str:
+    """Return the number of the process that last locked the folder."""
+    for name in (HOLDER, LOCK):  # older versions wrote it into the lock file itself
+        with suppress(OSError, ValueError):
+            if text := (folder / name).read_text(encoding="utf-8").strip():
+                return text
+    return "unknown"

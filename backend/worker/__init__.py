@@ -1,8 +1,10 @@
-"""One job in a process of its own, for hosts whose process must not load what we need.
+"""Runs one job in a process of its own, for hosts whose process must not load what we need.
 
-protocol.py   what goes over the pipes       requests.py   what may be asked for
-serve.py      the process                    hardening.py, exporting.py, drawing.py,
-                                             checking.py   the jobs
+    protocol.py   messages between host and worker
+    requests.py   what a host may ask for
+    serve.py      the process
+    checking.py, hardening.py, probing.py, trying.py, exporting.py, resuming.py
+                  each calls one function of backend/jobs and reports its result
 
-The protocol is described for other programs in docs/formats.md.
+docs/formats.md describes the protocol for other programs.
 """

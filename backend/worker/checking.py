@@ -1,4 +1,4 @@
-"""The worker's job that runs nothing: check."""
+"""check: everything that can be known before any weight is loaded."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Done = tuple[dict[str, Any], str]
 
 
 def check(request: CheckRequest, live: LiveState, check: Check, *, device: str) -> Done:
-    """All that can be known before any weight is loaded; the memory takes seconds to minutes."""
+    """Check a request's job; predicting the memory takes seconds to minutes."""
 
-    def tell(changes: str) -> None:
+    def report_try(changes: str) -> None:
         check()
         live.note(f"predicting the memory: {changes}")
 
@@ -28,9 +28,9 @@ def check(request: CheckRequest, live: LiveState, check: Check, *, device: str) 
         run_folder=str(folder), device=device,
     )  # fmt: skip
     report = check_job(
-        job, exporting=False, memory=True, budget=request.budget or None, on_try=tell
+        job, exporting=False, memory=True, budget=request.budget or None, on_try=report_try
     )
     count = len(report.problems)
-    words = report.memory[1:2] or report.memory[:1]  # what becomes of the budget, if there is one
-    message = f"{count} problem{'s' * (count > 1)} to mend" if count else "; ".join(words)
+    words = report.memory[1:2] or report.memory[:1]  # the second says whether the budget is met
+    message = f"{count} problem{'s' * (count > 1)} to fix" if count else "; ".join(words)
     return report.to_json(), message.rstrip(":")

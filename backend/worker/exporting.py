@@ -1,5 +1,7 @@
-"""The worker's jobs that write a run's results: export, lora. They need neither PEFT nor diffusers,
-which take seconds to import."""
+"""export, lora: write the results of a run.
+
+They need neither PEFT nor diffusers, which take seconds to import.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..adapter.formats import save_lora
-from ..jobs.export import finished_probe, finished_run, source_of_run, write_outputs
+from ..jobs.export import export_job, lora_job
 from ..jobs.live_state import LiveState
-from .protocol import watching
+from ..progress import with_check
 from .requests import ExportRequest, LoraRequest, checkpoint_path
 
 Check = Callable[[], None]
@@ -18,12 +19,11 @@ Done = tuple[dict[str, Any], str]
 
 
 def export(request: ExportRequest, live: LiveState, check: Check) -> Done:
-    run = finished_run(request.run_folder, unfinished=request.unfinished)
-    given = checkpoint_path(request.checkpoint) if request.checkpoint else ""
-    probe = finished_probe(request.probe) if request.probe else None
-    found = write_outputs(
-        run, checkpoint=source_of_run(run, given), output=Path(request.output), probe=probe,
-        overwrite=request.overwrite, on_progress=watching(live, check),
+    found = export_job(
+        request.run_folder, Path(request.output),
+        checkpoint=checkpoint_path(request.checkpoint) if request.checkpoint else "",
+        probe=request.probe, overwrite=request.overwrite, unfinished=request.unfinished,
+        on_progress=with_check(live, check),
     )  # fmt: skip
     result = {
         "path": str(found.checkpoint),
@@ -32,16 +32,15 @@ def export(request: ExportRequest, live: LiveState, check: Check) -> Done:
         "tensor_sha256": found.tensor_sha256,
         "card": str(found.card),
         "curves": str(found.curves or ""),
-        "run_folder": str(run.path),
+        "run_folder": str(found.run),
         "warnings": list(found.warnings),
     }
     return result, f"{found.touched} tensors changed, {found.untouched} left as they were"
 
 
 def lora(request: LoraRequest, live: LiveState, check: Check) -> Done:
-    run = finished_run(request.run_folder, unfinished=request.unfinished)
-    adapter, _ = run.load_adapter()
-    path = save_lora(
-        adapter, Path(request.output), format=request.format, overwrite=request.overwrite
-    )
+    path = lora_job(
+        request.run_folder, Path(request.output), naming=request.format,
+        overwrite=request.overwrite, unfinished=request.unfinished,
+    )  # fmt: skip
     return {"path": str(path), "format": request.format}, f"{path.name} written"

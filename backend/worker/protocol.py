@@ -1,8 +1,8 @@
-"""What goes between a host and its worker. The standard library alone: hosts import this too.
+"""Messages between a host and its worker. Standard library only, as hosts import this too.
 
 Host to worker, on stdin: the request as one line of JSON, later a line `cancel`. The end of stdin
-means the same, so a worker never outlives its host. Worker to host, on stdout: one line per event,
-`@resalign {"event": ...}`. Whatever else either stream holds is text for the log.
+also cancels, so a worker never outlives its host. Worker to host, on stdout: one line per event,
+`@resalign {"event": ...}`. Anything else on either stream is text for the log.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from collections.abc import Callable
 from typing import Any
 
 PREFIX = "@resalign "
-PROTOCOL = 1  # raised when a host that knows the last one would go wrong
+PROTOCOL = 1  # incremented when a host of the previous version would fail
 CANCEL = "cancel"
 # Exit codes.
 DONE, BUG, USER, MEMORY, STOPPED = 0, 1, 2, 3, 130
-LINGER = 120.0  # seconds that a worker without a host may take for a step that cannot be stopped
+LINGER = 120.0  # seconds after which a worker without a host exits in the middle of a step
 
 
 class Stopped(BaseException):
-    """The host has asked for an end, or is gone. No `Exception`: nothing may swallow it."""
+    """The host has cancelled or is gone. Not an `Exception`, so that nothing swallows it."""
 
 
 def parse(line: str) -> dict[str, Any] | None:
-    """The event that a line of output holds, or None where it is text for the log."""
+    """Return the event on a line of output; None if the line is text for the log."""
     if not line.startswith(PREFIX):
         return None
     try:
@@ -38,14 +38,16 @@ def parse(line: str) -> dict[str, Any] | None:
 
 
 class Lines:
-    """stdin line by line, without Python's buffer: its lock, held by a thread that waits for a
-    line when the process ends, aborts the interpreter."""
+    """Reads stdin line by line, without Python's buffer.
+
+    A thread that waits for a line holds the buffer's lock, which aborts the interpreter at exit.
+    """
 
     def __init__(self, descriptor: int = 0) -> None:
         self._descriptor, self._rest = descriptor, b""
 
     def __call__(self) -> bytes:
-        """The next line with its end; b"" at the end of stdin."""
+        """Return the next line with its line break; b"" at the end of stdin."""
         while b"\n" not in self._rest:
             more = os.read(self._descriptor, 1 << 16)
             if not more:
@@ -57,8 +59,7 @@ class Lines:
 
 
 class Channel:
-    """The worker's way out. Whatever any library prints goes to stderr from now on, so that no
-    half line of theirs ever runs into an event."""
+    """Sends events on stdout; what libraries print goes to stderr, so that events stay whole."""
 
     def __init__(self) -> None:
         sys.stdout.flush()
@@ -69,13 +70,13 @@ class Channel:
         self.broken = False
 
     def send(self, event: str, **fields: Any) -> None:
-        """Raises `Stopped` where nobody listens any more."""
+        """Send an event; raise `Stopped` if the host is gone."""
         data = (PREFIX + json.dumps({"event": event, **fields}, allow_nan=False) + "\n").encode()
         with self._lock:
             try:
                 while data and not self.broken:
                     data = data[os.write(self._out, data) :]
-            except OSError:  # the host is gone; nothing that a library prints may fail for it
+            except OSError:  # the host is gone; what a library prints must not fail because of it
                 self.broken = True
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, 1)
@@ -83,7 +84,7 @@ class Channel:
                 raise Stopped from None
 
     def state(self, state: dict[str, Any]) -> None:
-        """The state of the work; its pictures only where they have changed, as they are long."""
+        """Send the state of the work; its long pictures only when they have changed."""
         shown = [picture["url"] for picture in state["pictures"]]
         if shown == self._shown:
             state = {name: value for name, value in state.items() if name != "pictures"}
@@ -91,18 +92,8 @@ class Channel:
         self.send("state", state=state)
 
 
-def watching(live: Callable[[Any], None], check: Callable[[], None]) -> Callable[[Any], None]:
-    """The progress callback of every job: ask whether to stop, then tell."""
-
-    def tell(progress: Any, /) -> None:
-        check()
-        live(progress)
-
-    return tell
-
-
 class StopFlag:
-    """Set by `cancel`, by the end of stdin, or by a signal; `check` raises then."""
+    """Set by `cancel` or by the end of stdin; `check` then raises."""
 
     def __init__(self) -> None:
         self._set = threading.Event()
@@ -115,15 +106,15 @@ class StopFlag:
             raise Stopped
 
     def watch(self, read_line: Callable[[], bytes], *, linger: float = LINGER) -> None:
-        """Read stdin on a thread of its own until it says to stop."""
+        """Read stdin on a thread of its own until it cancels."""
 
         def listen() -> None:
             while (line := read_line()) and line.decode("utf-8", "replace").strip() != CANCEL:
                 pass
             self._set.set()
-            while line:  # cancelled; the host may still go away before the step is over
+            while line:  # cancelled; the host may still end before the step does
                 line = read_line()
             threading.Event().wait(linger)
-            os._exit(STOPPED)  # all that is kept on disk is whole at every moment
+            os._exit(STOPPED)  # files on disk are complete at every moment
 
         threading.Thread(target=listen, name="stdin", daemon=True).start()

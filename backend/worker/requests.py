@@ -1,8 +1,8 @@
-"""What a worker may be asked to do, as values: strict in, checked before anything heavy is loaded.
+"""The requests that a worker accepts, parsed strictly and checked before anything heavy is loaded.
 
 A request is a flat JSON object with `job` and the fields of that job's class below. Paths are
-absolute, also those inside a plan: a worker has no folder that they could be relative to.
-Imports no torch, so that a host can check a request in its own process.
+absolute, also inside a plan: a worker has no folder that they could be relative to. Does not
+import torch, so that a host can check a request in its own process.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ..plan.fine_tune import RETAIN
 from ..plan.hardening import HardeningPlan
 from ..plan.probe import ProbeCheckpoint, ProbePlan
 
-DEMO = "demo"  # in place of a checkpoint's path: the embedded one
-_WORDS = ("", RETAIN, ORIGINAL)  # in place of a path
+DEMO = "demo"  # stands for the embedded checkpoint
+_WORDS = ("", RETAIN, ORIGINAL)  # allowed in place of a path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HardenRequest:
-    """Harden `checkpoint`; a run folder that holds a part of this run is gone on with.
+    """Harden `checkpoint`; if the run folder holds a part of this run, continue it.
 
     preview_every: outer steps between two previews, 0 for none. preview_prompt: empty for the first
     concept's first. show_pictures: do not blur.
@@ -47,10 +47,10 @@ class HardenRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckRequest:
-    """Look at all that a hardening needs, the device's memory included, and run nothing.
+    """Check everything that hardening needs, the device's memory included, without running it.
 
-    run_folder: where it would go; nothing is written. budget: GiB to fit into, 0 for all that the
-    GPU has.
+    run_folder: where the run would go; nothing is written. budget: GiB to fit into, 0 for all
+    that the GPU has.
     """
 
     checkpoint: str
@@ -65,7 +65,7 @@ class CheckRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumeRequest:
-    """Go on with a run, or with a probe, from its folder. device empty: the one it began on."""
+    """Continue a run or a probe from its folder. device: empty for the one it began on."""
 
     run_folder: str
     device: str = ""
@@ -79,8 +79,10 @@ class ResumeRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRequest:
-    """Write the hardened checkpoint of a run. checkpoint: its source, where that has moved.
-    probe: the folder of a finished probe, for the header."""
+    """Write the hardened checkpoint of a run.
+
+    checkpoint: its source, if that has moved. probe: folder of a finished probe, for the header.
+    """
 
     run_folder: str
     output: str
@@ -103,7 +105,7 @@ class LoraRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeRequest:
-    """Probe checkpoints, the original first, in `folder`, or go on with that probe."""
+    """Probe checkpoints, the original first, in `folder`, or continue that probe."""
 
     checkpoints: tuple[ProbeCheckpoint, ...]
     plan: ProbePlan
@@ -114,10 +116,10 @@ class ProbeRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TryLoraRequest:
-    """Draw the same prompts with a LoRA on the original and on a hardened checkpoint.
+    """Generate the same prompts with a LoRA on the original and on a hardened checkpoint.
 
-    hardened, run_folder: one of them. width, height: in pixels, 0 for the checkpoint's own.
-    count: pictures of each, of seeds counting up from `seed`.
+    hardened, run_folder: one of them. width, height: in pixels, 0 for the checkpoint's native
+    size. count: pictures of each, with seeds counting up from `seed`.
     """
 
     original: str
@@ -164,14 +166,14 @@ JOBS: dict[str, type] = {
     "probe": ProbeRequest,
     "try_lora": TryLoraRequest,
 }
-# Paths of a request that must be there, and those that are made or may be left out.
+# Paths of a request that must exist, and those that are created or may be omitted.
 _CHECKPOINTS = ("checkpoint", "original", "hardened")
 _THERE = (*_CHECKPOINTS, "lora", "probe")
 _PATHS = (*_THERE, "run_folder", "output", "folder")
 
 
 def parse_request(data: Any) -> Request:
-    """The request that a JSON value is; a ConfigError names the field that is wrong."""
+    """Parse a request; a ConfigError names the wrong field."""
     if not isinstance(data, Mapping):
         raise ConfigError(f"request: expected an object with `job`, not {data!r}")
     job = data.get("job")
@@ -182,7 +184,7 @@ def parse_request(data: Any) -> Request:
         if name != "job" and name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"its fields are {', '.join(known)}"
-            raise ConfigError(f"request: {name!r} is no field of the job {job}; {hint}")
+            raise ConfigError(f"request: {name!r} is not a field of the job {job}; {hint}")
     given = {name: value for name, value in data.items() if name != "job"}
     request: Request = from_json(JOBS[job], given, where=job)
     for where, path in _paths_in(request, job):
@@ -192,12 +194,12 @@ def parse_request(data: Any) -> Request:
 
 
 def job_of(request: Request) -> str:
-    """The name of its job."""
+    """Return the name of a request's job."""
     return next(name for name, kind in JOBS.items() if type(request) is kind)
 
 
 def check_files(request: Request) -> None:
-    """A ConfigError where a file that the request needs is not there: a look at names alone."""
+    """Raise a ConfigError if a file that the request needs is missing; opens no file."""
     job = job_of(request)
     for name in _THERE:
         path = getattr(request, name, "")
@@ -210,7 +212,7 @@ def check_files(request: Request) -> None:
     if folder and not isinstance(request, HardenRequest | CheckRequest) and not (
         (Path(folder) / "plan.json").is_file() or (Path(folder) / "job.json").is_file()
     ):  # fmt: skip
-        raise ConfigError(f"{job}.run_folder: {folder} is no run folder: it has no plan.json")
+        raise ConfigError(f"{job}.run_folder: {folder} is not a run folder: it has no plan.json")
     output = getattr(request, "output", "")
     if output and not Path(output).parent.is_dir():
         raise ConfigError(f"{job}.output: there is no folder {Path(output).parent}; create it")
@@ -219,7 +221,7 @@ def check_files(request: Request) -> None:
 
 
 def checkpoint_path(text: str) -> Path:
-    """The file that a request's checkpoint means."""
+    """Return the file that a request's checkpoint stands for."""
     if text != DEMO:
         return Path(text)
     from ..demo.plans import CHECKPOINT
@@ -228,7 +230,7 @@ def checkpoint_path(text: str) -> Path:
 
 
 def _paths_in(value: Any, where: str) -> Iterator[tuple[str, str]]:
-    """Every path in a request and the plans in it, with the name of its field."""
+    """Yield each path in a request and its plans, with the name of its field."""
     own = type(value) in JOBS.values()
     for item in fields(value):
         found, here = getattr(value, item.name), f"{where}.{item.name}"

@@ -1,7 +1,7 @@
-"""The worker's process: one request in, events out, an exit code.
+"""The worker's process: reads one request, sends events, returns an exit code.
 
 The order matters: the request is read and checked before torch is imported, so that a mistake is
-answered in a tenth of a second, and `hello` is only said by a worker that has torch and a device.
+answered in a tenth of a second, and only a worker that has torch and a device sends `hello`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, ResAlignError
+from ..jobs.device import DeviceMemoryError, resolve_device
 from ..jobs.live_state import LiveState
 from .protocol import (
     BUG,
@@ -36,16 +38,16 @@ from .protocol import (
 )
 from .requests import Request, ResumeRequest, check_files, job_of, parse_request
 
-_NEEDED = {  # packages that an environment may lack, by the name they are imported as
+_NEEDED = {  # packages that an environment may lack, by their import names
     "torch", "diffusers", "transformers", "peft", "safetensors", "accelerate", "numpy", "scipy",
-    "PIL", "matplotlib", "tqdm", "tomli",
+    "PIL", "matplotlib", "tqdm", "filelock", "tomli",
 }  # fmt: skip
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 
 
 def main() -> int:
-    """Serve one request from stdin; see protocol.py for what goes over the pipes."""
+    """Serve one request from stdin; protocol.py describes the messages."""
     channel, stop = Channel(), StopFlag()
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
     lines = Lines()
@@ -71,15 +73,13 @@ def _serve(line: bytes, channel: Channel, stop: StopFlag, live: list[LiveState])
     stop.check()
     import torch
 
-    from ..jobs.check import resolve_device
-
     device = resolve_device(_device_of(request))
     channel.send(
         "hello", version=__version__, protocol=PROTOCOL, python=platform.python_version(),
         torch=torch.__version__, device=device,
     )  # fmt: skip
     shows = bool(getattr(request, "show_pictures", False))
-    live.append(LiveState(job_of(request), show_pictures=shows, tell=channel.state))
+    live.append(LiveState(job_of(request), show_pictures=shows, on_change=channel.state))
     live[0].note("starting")
     result, message = _work(request, device)(request, live[0], stop.check)
     live[0].end("done", message)
@@ -88,7 +88,7 @@ def _serve(line: bytes, channel: Channel, stop: StopFlag, live: list[LiveState])
 
 
 def read_request(line: bytes) -> Request:
-    """The request of a line of stdin, checked as far as it can be without torch."""
+    """Parse a line of stdin and check the request as far as possible without torch."""
     if not line.strip():
         raise ConfigError("request: stdin ended before one came; give it as one line of JSON")
     try:
@@ -101,7 +101,7 @@ def read_request(line: bytes) -> Request:
 
 
 def _device_of(request: Request) -> str:
-    """As asked for; where a run is resumed and nothing is said, the one that it began on."""
+    """Return the requested device; a resumed run otherwise uses the one it began on."""
     if isinstance(request, ResumeRequest) and not request.device:
         file = Path(request.run_folder) / "job.json"
         kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -112,25 +112,26 @@ def _device_of(request: Request) -> str:
 Work = Callable[[Any, LiveState, Callable[[], None]], "tuple[dict[str, Any], str]"]
 
 
+_JOBS = {  # job: (module, function, whether it uses the device)
+    "check": ("checking", "check", True),
+    "harden": ("hardening", "harden", True),
+    "resume": ("resuming", "resume", True),
+    "probe": ("probing", "probe", True),
+    "try_lora": ("trying", "try_lora", True),
+    "export": ("exporting", "export", False),
+    "lora": ("exporting", "lora", False),
+}
+
+
 def _work(request: Request, device: str) -> Work:
-    """What does the job: takes request, live state and the check for a stop; gives the result and
-    a line for the reader."""
-    job = job_of(request)
-    if job in ("export", "lora"):
-        from . import exporting
+    """Return the function of the job.
 
-        return getattr(exporting, job)
-    if job == "check":
-        from . import checking
-
-        return partial(checking.check, device=device)
-    if job in ("harden", "resume"):
-        from . import hardening
-
-        return partial(getattr(hardening, job), device=device)
-    from . import drawing
-
-    return partial(getattr(drawing, job), device=device)
+    It takes the request, the live state and the check for a stop, and returns the result and one
+    line for the user.
+    """
+    module, name, uses_device = _JOBS[job_of(request)]
+    function = getattr(import_module(f".{module}", __package__), name)
+    return partial(function, device=device) if uses_device else function
 
 
 def _stopped(channel: Channel, live: list[LiveState], message: str) -> int:
@@ -139,7 +140,7 @@ def _stopped(channel: Channel, live: list[LiveState], message: str) -> int:
             state.end("stopped", message)
         channel.send("stopped", message=message)
     except Stopped:
-        pass  # nobody is there to be told
+        pass  # the host is gone
     return STOPPED
 
 
@@ -156,8 +157,10 @@ def _failed(channel: Channel, live: list[LiveState], error: Exception) -> int:
 
 
 def judge(error: Exception) -> tuple[str, str]:
-    """(`user`, `memory` or `bug`, what to tell the reader)."""
+    """Return (`user`, `memory` or `bug`, message for the user)."""
     text = str(error)
+    if isinstance(error, DeviceMemoryError):
+        return "memory", text
     if isinstance(error, ResAlignError):
         return "user", text
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in _NEEDED:
@@ -167,7 +170,7 @@ def judge(error: Exception) -> tuple[str, str]:
     if _is_out_of_memory(error, text):
         return "memory", text.splitlines()[0] if text else "the memory is full"
     if getattr(error, "errno", None) in _FULL or "(os error 28)" in text:
-        return "user", f"the disk is full ({text}): make room, then go on with the same run"
+        return "user", f"the disk is full ({text}): make room, then continue the same run"
     return "bug", f"{type(error).__name__}: {text}"
 
 
@@ -180,7 +183,7 @@ def _is_out_of_memory(error: Exception, text: str) -> bool:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Let SIGTERM end the work as a cancel does, once: the end itself is not to be cut short."""
+    """Let SIGTERM cancel the work, once: ending it must not be interrupted."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""A1111 and Forge. Their modules are imported when they are needed, never when this is loaded."""
+"""A1111 and Forge as a host. Their modules are imported on use, not when this is loaded."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from typing import Any
 
 from ...backend.errors import ResAlignError
 from . import environment
+from .building import lines_of
 from .host import SETTINGS
-from .mending import lines_of
 
 PREFIX = "resalign_"  # of our names among the host's settings
 
 
 class A1111:
-    """The host that this process is."""
+    """Implements `Host` for the process that A1111 or Forge runs in."""
 
     @property
     def name(self) -> str:
         return "Forge" if find_spec("modules_forge") else "A1111"
 
     def checkpoints(self) -> list[tuple[str, Path]]:
-        """By name: the title changes when the host has computed a hash. Pickles and GGUF, which
-        cannot be hardened, are left out."""
+        """List checkpoints by name, without pickles and GGUF, which cannot be hardened.
+
+        The host's title is not used, as it changes once the host has computed a hash.
+        """
         from modules import sd_models
 
         found: dict[str, Path] = {}
@@ -61,7 +63,7 @@ class A1111:
         return Path(paths_internal.default_output_dir)
 
     def remote(self) -> bool:
-        """As the host itself judges when it forbids the installing of extensions."""
+        """Decide as the host does when it forbids installing extensions."""
         from modules import shared
 
         named = ("listen", "share", "server_name", "ngrok")
@@ -71,7 +73,7 @@ class A1111:
         try:
             return str(environment.worker_python())
         except ResAlignError:
-            raise ResAlignError(self.missing()) from None  # without paths for other machines
+            raise ResAlignError(self.missing()) from None  # without paths for visitors
 
     def missing(self) -> str:
         try:
@@ -80,18 +82,18 @@ class A1111:
             found = environment.status()
         else:
             return ""
-        by_hand = "" if self.remote() else f"\nBy hand: {found.command}"  # has a path in it
+        by_hand = "" if self.remote() else f"\nBy hand: {found.command}"  # contains a path
         return f"No job can run yet: {found.reason}.{by_hand}"
 
-    def mend(self) -> Iterator[str]:
+    def build_worker(self) -> Iterator[str]:
         return lines_of(environment.build)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Under the host's own queue, so its pictures wait. The model leaves the GPU meanwhile:
-        Forge moves it back when it is next used, A1111 has to be told.
+        """Hold the host's queue, so that its own jobs wait, and move its model off the GPU.
 
-        `shared.sd_model` is not touched: looking at it can load a model.
+        Forge moves the model back when it is next used; A1111 must be told. `shared.sd_model` is
+        not read, as reading it can load a model.
         """
         from modules import call_queue, sd_models
 
@@ -111,7 +113,7 @@ class A1111:
         shared.refresh_checkpoints()
 
     def exported(self, source: Path, output: Path) -> None:
-        """The host reads a `.yaml` beside a checkpoint (SD 2 in v-prediction): it goes along."""
+        """Copy the `.yaml` that the host reads beside a checkpoint (v-prediction models)."""
         described = source.with_suffix(".yaml")
         if described.is_file():
             shutil.copyfile(described, output.with_suffix(".yaml"))
@@ -124,7 +126,7 @@ class A1111:
 
 
 def add_settings() -> None:
-    """Our entries on the host's settings page."""
+    """Add our entries to the host's settings page."""
     from modules import shared
 
     section = ("resalign", "ResAlign")

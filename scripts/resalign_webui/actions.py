@@ -1,4 +1,4 @@
-"""What the buttons do. Knows no gradio: values in, HTML and lists of choices out."""
+"""The actions of the buttons: values in, HTML and lists of choices out. Independent of gradio."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WAIT = 2.0  # seconds until a page is told the time again when nothing happened
 
 
 class Jobs(Protocol):
-    """One job at a time, in a process of its own; outlives the page that started it."""
+    """Runs one job at a time in a process of its own, which outlives the page that started it."""
 
     def start(self, request: dict[str, Any]) -> Any: ...
     def cancel(self) -> Any: ...
@@ -34,12 +34,12 @@ class Jobs(Protocol):
 
 class Actions:
     def __init__(self, host: Host, jobs: Jobs, url: Callable[[str, str], str]) -> None:
-        """url: the address of a file of a probe's report, by the probe's name and the file's."""
+        """url: returns the address of a report's file from the names of probe and file."""
         self.host, self.jobs, self.url = host, jobs, url
-        self.closing = False  # the host's server is to stop: see leaving.py
+        self.closing = False  # the host's server is about to stop: see leaving.py
         self.followers = 0
-        self.followed = False  # whether a page ever was
-        self._renewing = threading.Thread()  # what follows an export in the host
+        self.followed = False  # whether any page ever followed a job
+        self._renewing = threading.Thread()  # updates the host's list after an export
 
     def harden(self, values: Values) -> str:
         return self._start(lambda: forms.harden_request(values, self.host), "Hardening started.")
@@ -47,23 +47,23 @@ class Actions:
     def check(self, values: Values) -> str:
         return self._start(
             lambda: forms.check_request(values, self.host),
-            "Checking; what is found comes in the panel of jobs.",
+            "Checking; the result appears in the job panel.",
         )
 
     def fitting(self) -> tuple[str, dict[str, Any]]:
-        """What to tell, and the form's fields that the last check found to fit."""
+        """Return a message and the form fields that the last check found to fit."""
         state = self.jobs.state() or {}
         found = (state.get("result") or {}).get("prediction")
         if state.get("job") != "check" or not found:
             return views.note("Press Check memory first.", "error"), {}
         if (state.get("request") or {}).get("checkpoint") == "demo":
-            return views.note("The demo has settings of its own: nothing is to be changed."), {}
+            return views.note("The demo has fixed settings: nothing to change."), {}
         if found["fits"] is False:
             return views.note("Nothing fits: the panel says what would help.", "error"), {}
         rounded = found["changes"].get("quantization")
         if rounded:
             return views.note(
-                f"This fits only with quantization = {rounded} beside what the panel says, which "
+                f"This fits only with quantization = {rounded} in addition, which "
                 "this form does not have: write it into a plan file for resalign harden.", "error"
             ), {}  # fmt: skip
         try:
@@ -71,13 +71,13 @@ class Actions:
         except ResAlignError as error:
             return views.note(str(error), "error"), {}
         if not fields:
-            return views.note("It fits as it is: nothing is to be changed.", "good"), {}
+            return views.note("It fits as it is: nothing to change.", "good"), {}
         said = ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in fields.items())
         return views.note(f"Set in the form: {said}.", "good"), fields
 
     def resume(self, values: Values) -> str:
         return self._start(
-            lambda: forms.resume_request(values, self._unfinished()), "Going on where it stopped."
+            lambda: forms.resume_request(values, self._unfinished()), "Continuing where it stopped."
         )
 
     def probe(self, values: Values) -> str:
@@ -88,7 +88,7 @@ class Actions:
     def try_lora(self, values: Values) -> str:
         return self._start(
             lambda: measure_forms.lora_request(values, self.host, with_adapter(self._runs())),
-            "Drawing with and without hardening; the pictures come in the panel of jobs.",
+            "Generating with and without hardening; the pictures appear in the job panel.",
         )
 
     def export(self, values: Values) -> str:
@@ -105,13 +105,13 @@ class Actions:
         )
 
     def missing(self) -> str:
-        """What keeps jobs from running, as HTML; empty where nothing does."""
+        """Return why jobs cannot run, as HTML; empty if they can."""
         return views.note(self.host.missing(), "error")
 
-    def mend(self) -> Iterator[str]:
-        """Set it right; the last lines of what is being done, as they come."""
+    def build_worker(self) -> Iterator[str]:
+        """Build the worker's environment; yield the last lines of its output."""
         said: list[str] = []
-        for line in self.host.mend():
+        for line in self.host.build_worker():
             said.append(line)
             yield views.note("\n".join(said[-12:]))
         yield self.missing() or views.note("Ready: jobs can run now.", "good")
@@ -120,9 +120,9 @@ class Actions:
         self.jobs.cancel()
 
     def follow(self) -> Iterator[tuple[str, bool]]:
-        """(HTML of the job, is it over), again whenever it changes, until it is over.
+        """Yield (HTML of the job, whether it is over) on every change, until it is over.
 
-        Ends earlier, and without another update, where the server is to stop.
+        Ends earlier, without another update, if the server is about to stop.
         """
         self.followers += 1
         self.followed = True
@@ -130,7 +130,7 @@ class Actions:
             while not self.closing:
                 state = self.jobs.state()
                 over = not state or state.get("status") != "running"
-                if over and self._renewing.is_alive():  # the host's list is empty while it is read
+                if over and self._renewing.is_alive():  # the host's list is empty meanwhile
                     self._renewing.join(_RENEWED_WITHIN)
                 yield views.job_html(state), over
                 if over or not state:
@@ -141,11 +141,11 @@ class Actions:
             self.followers -= 1
 
     def kind(self) -> str:
-        """Of the last job."""
+        """Return the kind of the most recent job."""
         return str((self.jobs.state() or {}).get("kind", ""))
 
     def describe(self, label: Any) -> str:
-        """One line on a checkpoint that was chosen, or why it cannot be hardened."""
+        """Describe a chosen checkpoint in one line, or say why it cannot be hardened."""
         if not label:
             return ""
         try:
@@ -160,14 +160,14 @@ class Actions:
         )
 
     def provenance(self, label: Any) -> str:
-        """All that the header of a checkpoint says."""
+        """Return everything that the header of a checkpoint says."""
         try:
             path = self._file(label)
             found = inspect(path)
         except ResAlignError as error:
             return views.note(str(error), "error")
         text = found.to_text().replace(str(path), path.name)
-        hint = "" if found.hardened else "Nobody has to leave a record: to find none says little."
+        hint = "" if found.hardened else "A record is optional: its absence proves little."
         return views.facts(text, found.problem) + (views.help_text(hint) if hint else "")
 
     def report(self, label: Any) -> str:
@@ -181,7 +181,7 @@ class Actions:
         return self.choices()
 
     def choices(self) -> dict[str, list[str]]:
-        """What the lists offer, by the name of the list."""
+        """Return the choices of each list, by its name."""
         files = [label for label, _ in self.host.checkpoints()]
         runs, probes = self._runs(), read_probes(hosts.probes_folder(self.host))
         kept = [NONE, *(run.label for run in with_adapter(runs))]
@@ -216,7 +216,7 @@ class Actions:
         return views.note(started, "good")
 
     def _exported(self, request: dict[str, Any]) -> None:
-        """Renew the host's list when the export is over, whether or not a page still looks."""
+        """Renew the host's list when the export is over, whether or not a page still follows it."""
         run = next((run for run in self._runs() if str(run.folder) == request["run_folder"]), None)
         while (state := self.jobs.state()) and state.get("status") == "running":
             self.jobs.wait(state["revision"], _WAIT)

@@ -1,4 +1,4 @@
-"""`resalign ui`: the tab on its own, with the gradio that is installed and folders from flags."""
+"""`resalign ui`: serves the tab without a host, with the installed gradio and given folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AUTH_VARIABLE = "RESALIGN_UI_AUTH"
 
 
 class Alone:
-    """The tab as a program. Folders are scanned whenever a list is shown."""
+    """Implements `Host` for the tab without a host. Folders are scanned for every list."""
 
     name = "resalign ui"
 
@@ -53,18 +53,18 @@ class Alone:
     def missing(self) -> str:
         return ""
 
-    def mend(self) -> Iterator[str]:
+    def build_worker(self) -> Iterator[str]:
         return iter(())
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        yield  # nobody else is here
+        yield  # there is no other job
 
     def refresh_checkpoints(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: no list is cached."""
 
     def exported(self, source: Path, output: Path) -> None:
-        """Nothing belongs beside it."""
+        """Do nothing: no other file belongs beside it."""
 
     def setting(self, name: str) -> Any:
         return self._settings.get(name, SETTINGS[name][0])
@@ -75,10 +75,10 @@ def serve(
     auth: Sequence[str] = (), device: str = "auto", open_browser: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:  # fmt: skip
-    """Serve the tab until it is interrupted.
+    """Serve the tab until interrupted.
 
-    auth: `NAME:PASSWORD` entries, one of which a visitor must give. Without one, only this machine
-    is served.
+    auth: `NAME:PASSWORD` entries, one of which a visitor must enter. Without an entry, only this
+    machine is served.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     entries = logins([*auth, os.environ.get(AUTH_VARIABLE, "")])
@@ -86,7 +86,7 @@ def serve(
     if remote and not entries:
         raise ConfigError(
             f"--host {address} would let anybody who reaches this machine start jobs: add --auth "
-            f"NAME:PASSWORD (or set {AUTH_VARIABLE}), or leave --host out"
+            f"NAME:PASSWORD (or set {AUTH_VARIABLE}), or omit --host"
         )
     for folder in (checkpoints, loras):
         if not folder.is_dir():
@@ -124,7 +124,7 @@ def serve(
 
 
 def logins(entries: Sequence[str]) -> list[tuple[str, str]]:
-    """`NAME:PASSWORD` as pairs."""
+    """Split `NAME:PASSWORD` entries into pairs."""
     found = []
     for entry in filter(None, entries):
         name, colon, password = entry.partition(":")
@@ -142,13 +142,13 @@ def is_local(address: str) -> bool:
 
 
 def theme(gr: Any) -> Any:
-    """The default look with the machine's own fonts: nothing is fetched from the network."""
+    """Return the default theme with the machine's fonts, so that nothing is fetched."""
     fonts = ["system-ui", "sans-serif"]
     return gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])
 
 
 def script() -> str:
-    """The page's script, which hosts load by themselves from `javascript/`."""
+    """Return the page's script, which other hosts load themselves from `javascript/`."""
     path = Path(__file__).resolve().parents[2] / "javascript" / "resalign.js"
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 

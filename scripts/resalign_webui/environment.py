@@ -1,16 +1,17 @@
-"""Which Python runs the worker of A1111 and Forge: looked up, made, repaired.
+"""Finds, builds and repairs the Python environment of the worker of A1111 and Forge.
 
 These hosts pin versions that the worker cannot use, and their packages are never touched: the
-worker has an environment of its own (side_venv.py). install.py makes it at a start of the host,
-the tab's button does the same. It counts as ready only once a step of hardening has run with it.
+worker has an environment of its own (side_venv.py). install.py builds it when the host starts,
+and so does the tab's button. It counts as ready only after a hardening step has run with it.
 
-Loaded by install.py as well as by the tab, so it imports the standard library alone.
+Loaded by install.py before anything is installed, so it imports only the standard library; that
+is also why the lock below does not use filelock.
 
-Files in folder(), where key() tells hosts apart that share one checkout:
+Files in folder(), where key() distinguishes hosts that share one checkout:
     <key>-<time>/      a venv; nothing uses it before <key>.json names it
     <key>.json         replaced as a whole: what side_venv.make returned
-    <key>.failed.json  why the last try failed
-    <key>.lock         held, by the operating system, while a process makes one
+    <key>.failed.json  why the last attempt failed
+    <key>.lock         held, by the operating system, while a process builds one
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ class Status(NamedTuple):
 
 
 def worker_python() -> Path:
-    """The interpreter of the worker; RunError says why there is none, and the way out.
+    """Return the worker's interpreter; a RunError says why there is none and what to do.
 
-    In A1111 and Forge that of the environment here; elsewhere our own. RESALIGN_PYTHON, if it
-    is set, is used as it is.
+    In A1111 and Forge it is the one of the environment built here, elsewhere our own.
+    RESALIGN_PYTHON, if set, takes precedence.
     """
     from ...backend.errors import RunError
 
@@ -61,16 +62,16 @@ def worker_python() -> Path:
 
 
 def folder() -> Path:
-    """Where the environments are: RESALIGN_WEBUI_ENV, or in the extension's folder.
+    """Return the folder of the environments: RESALIGN_WEBUI_ENV, or inside the extension.
 
-    There, ignored by git, an update leaves it alone, and who deletes the extension deletes it too.
+    There git ignores it, so that updates keep it, and deleting the extension deletes it too.
     """
     chosen = os.environ.get("RESALIGN_WEBUI_ENV")
     return Path(chosen).absolute() if chosen else ROOT / ".webui-env"
 
 
 def key() -> str:
-    """One per environment of a host."""
+    """Return a key that identifies the host's environment."""
     prefix = hashlib.sha256(os.path.abspath(sys.prefix).encode()).hexdigest()[:8]
     return f"py{sys.version_info[0]}.{sys.version_info[1]}-{prefix}"
 
@@ -81,17 +82,17 @@ def requirements() -> str:
 
 
 def command() -> str:
-    """What to run by hand; it prints what it does."""
+    """Return the command to run by hand; it prints what it does."""
     return f'"{sys.executable}" "{ROOT / "install.py"}" --webui'
 
 
 def status() -> Status:
-    """Of the worker's environment, in milliseconds; torch is not imported."""
+    """Return the status of the worker's environment in milliseconds, without importing torch."""
     try:
         wrong = _wrong_with(found := _read(f"{key()}.json"))
         if not wrong:
             return Status("ready", python=Path(found["python"]))
-        state, reason = "broken", f"the worker's environment does not fit any more: {wrong}"
+        state, reason = "broken", f"the worker's environment no longer matches the host: {wrong}"
     except FileNotFoundError:
         state, reason = "missing", "the worker's environment has not been made yet"
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -118,11 +119,11 @@ def _wrong_with(found: dict) -> str:
 
 
 def build(on_line: OnLine, *, again: bool = True) -> Status:
-    """Make or repair the worker's environment unless it is ready.
+    """Build or repair the worker's environment unless it is ready.
 
-    on_line: gets each line of what is done. again: also if the last try showed that none of the
-    versions to choose from works, and nothing has changed since. What goes wrong is in the
-    status that comes back, and no half-made environment is ever taken for ready.
+    on_line: called with each line of output. again: also if the last attempt showed that none of
+    the available versions works and nothing has changed since. The returned status describes
+    failures; a half-built environment never counts as ready.
     """
     before = status()
     if before.state == "ready":
@@ -149,7 +150,7 @@ def build(on_line: OnLine, *, again: bool = True) -> Status:
 
 
 def tidy() -> bool:
-    """Is it ready? If so, what was made before it goes."""
+    """Return whether it is ready; if so, delete earlier environments."""
     if status().state != "ready":
         return False
     if len(list(folder().glob(f"{key()}-*"))) > 1:
@@ -160,7 +161,7 @@ def tidy() -> bool:
 
 
 def _delete_unused() -> None:
-    """Delete torn environments, and those that another has replaced."""
+    """Delete incomplete and replaced environments."""
     try:
         kept = Path(_read(f"{key()}.json")["python"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -172,7 +173,7 @@ def _delete_unused() -> None:
 
 @contextlib.contextmanager
 def _alone(*, create: bool = True) -> Iterator[bool]:
-    """Whether no other process, and no other thread, makes this environment meanwhile."""
+    """Lock this environment; yield whether no other process or thread is building it."""
     if create:
         folder().mkdir(parents=True, exist_ok=True)
     with (folder() / f"{key()}.lock").open("ab" if create else "rb+") as file:
@@ -188,9 +189,9 @@ def _alone(*, create: bool = True) -> Iterator[bool]:
             alone = True
         except (BlockingIOError, PermissionError):
             alone = False
-        except OSError:  # a network drive without locks: then nobody is kept out
+        except OSError:  # a network drive without locks: build without one
             alone = True
-        yield alone  # closing the file lets go, and so does the end of the process
+        yield alone  # closing the file, or the end of the process, releases the lock
 
 
 def _being_made() -> bool:
@@ -210,7 +211,7 @@ def _last_failure() -> dict:
 
 
 def _fingerprint() -> str:
-    """Changes with whatever could make the next try end otherwise, the network and disk apart."""
+    """Hash what could change the outcome of the next attempt, apart from network and disk."""
     sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     texts = (platform.python_version(), installer().installed("torch"), requirements())
     return hashlib.sha256("\n".join(texts).encode() + sources).hexdigest()
@@ -218,7 +219,7 @@ def _fingerprint() -> str:
 
 def _failed(state: str, reason: str, again: bool) -> Status:
     content = {"reason": reason, "again": again, "fingerprint": _fingerprint()}
-    with contextlib.suppress(OSError):  # a full or read-only disk is what is told already
+    with contextlib.suppress(OSError):  # a full or read-only disk is already reported
         _write(f"{key()}.failed.json", content)
     return Status(state, f"making the worker's environment failed: {reason}", command())
 

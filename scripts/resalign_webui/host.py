@@ -1,4 +1,4 @@
-"""What the tab needs of whoever serves it, and which paths a person may name through it."""
+"""The interface of a host, and the check of paths that a visitor enters."""
 
 from __future__ import annotations
 
@@ -16,66 +16,66 @@ FOLDERS_VARIABLE = "RESALIGN_FOLDERS"  # set by the owner of the machine: furthe
 
 
 class Host(Protocol):
-    """A1111, Forge, or the tab on its own."""
+    """A1111, Forge, or the tab without a host."""
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Return the host's name for messages."""
         ...
 
     def checkpoints(self) -> list[tuple[str, Path]]:
-        """(label, file) of each checkpoint that can be hardened; labels differ."""
+        """List (label, file) of each checkpoint that can be hardened; labels are unique."""
         ...
 
     def loras(self) -> list[tuple[str, Path]]: ...
 
     def checkpoint_folder(self) -> Path:
-        """Where an exported checkpoint goes."""
+        """Return the folder for exported checkpoints."""
         ...
 
     def lora_folder(self) -> Path: ...
 
     def output_folder(self) -> Path:
-        """Where runs, probes and reports are kept, below `resalign`."""
+        """Return the folder in whose `resalign` runs, probes and reports are stored."""
         ...
 
     def remote(self) -> bool:
-        """Is it served to other machines than this one?"""
+        """Return whether other machines are served too."""
         ...
 
     def worker_python(self) -> str:
-        """The interpreter of the worker; a ResAlignError says what is missing and the way out."""
+        """Return the worker's interpreter; a ResAlignError says what is missing and what to do."""
         ...
 
     def missing(self) -> str:
-        """Why there is no worker, and the way out; empty where there is one."""
+        """Return why there is no worker and what to do; empty if there is one."""
         ...
 
-    def mend(self) -> Iterator[str]:
-        """Make or repair the worker's environment; a line for each step. Takes a minute."""
+    def build_worker(self) -> Iterator[str]:
+        """Build or repair the worker's environment; yield a line per step. Takes a minute."""
         ...
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """The GPU for us alone: waits for the host's own work, and gives its memory back after."""
+        """Hold the GPU: wait for the host's own work, and give its memory back afterwards."""
         ...
 
     def refresh_checkpoints(self) -> None:
-        """Look for checkpoints again."""
+        """Scan for checkpoints again."""
         ...
 
     def exported(self, source: Path, output: Path) -> None:
-        """A checkpoint was written: what belongs beside it goes there, and lists are renewed."""
+        """Handle a new checkpoint: copy the files that belong beside it, renew the lists."""
         ...
 
     def setting(self, name: str) -> Any:
-        """One of `SETTINGS`, as the host's settings page has it."""
+        """Return the value of one of `SETTINGS` from the host's settings page."""
         ...
 
 
 # name: (default, label); shown on the host's settings page
 SETTINGS: dict[str, tuple[Any, str]] = {
     "device": ("auto", "Device of a job: auto, cpu, cuda, cuda:1, mps"),
-    "preview_every": (10, "Steps between two previews; 0 draws none"),
+    "preview_every": (10, "Steps between two previews; 0 for none"),
     "show_pictures": (False, "Show pictures of the concept without blur"),
 }
 
@@ -93,23 +93,23 @@ def probes_folder(host: Host) -> Path:
 
 
 def roots(host: Host) -> list[Path]:
-    """Folders that a person at another machine may name: the host's own, and the owner's."""
+    """Return the folders that remote visitors may name: the host's and those the owner added."""
     named = os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep)
     own = [host.checkpoint_folder(), host.lora_folder(), host.output_folder()]
     return [path.resolve() for path in (*own, *(Path(text) for text in named if text.strip()))]
 
 
 def inside(path: Path, folders: Iterable[Path]) -> bool:
-    """Links are followed: what counts is where the file is."""
+    """Return whether a path lies in one of the folders, after resolving links."""
     real = path.resolve()
     return any(real == folder or real.is_relative_to(folder) for folder in folders)
 
 
 def typed_folder(text: str, what: str, host: Host) -> str:
-    """A folder that was typed into the page; empty stays empty.
+    """Check a folder that was typed into the page; empty stays empty.
 
-    Over a network only folders of the host are allowed: otherwise any visitor could have any
-    folder of this machine read.
+    Remote visitors may name only folders of the host: otherwise they could have any folder of
+    this machine read.
     """
     text = text.strip().strip('"')
     if not text:
@@ -123,7 +123,7 @@ def typed_folder(text: str, what: str, host: Host) -> str:
                 f"{FOLDERS_VARIABLE}"
             )
         if not path.is_absolute():
-            raise ConfigError(f"{what}: give the whole path of the folder, not {text[:200]!r}")
+            raise ConfigError(f"{what}: give the absolute path of the folder, not {text[:200]!r}")
         if not path.is_dir():
             raise ConfigError(f"{what}: there is no folder {text[:200]!r}: check the path")
     except (OSError, RuntimeError):  # too long, a loop of links, ~ of nobody
@@ -132,22 +132,22 @@ def typed_folder(text: str, what: str, host: Host) -> str:
 
 
 def file_name(text: str, what: str) -> str:
-    """A name for a new file or folder, which may have subfolders: `sub/name`."""
+    """Check the name of a new file or folder, which may name subfolders: `sub/name`."""
     name = text.strip().removesuffix(".safetensors")
     parts = re.split(r"[\\/]", name)
     bad = not all(parts) or ".." in parts or re.search(r'[<>:"|?*\x00-\x1f]', name)
     if bad or len(name) > 120 or any(part != part.strip(" .") for part in parts):
-        raise ConfigError(f"{what}: {text!r} is no name for a file; use letters, digits, - and _")
+        raise ConfigError(f"{what}: {text!r} is not a file name; use letters, digits, - and _")
     return "/".join(parts)
 
 
 def chosen(label: Any, choices: list[tuple[str, Path]], what: str) -> Path:
-    """The path behind a label of a list; anything that the list does not have is refused."""
+    """Return the path of a label; raise a ConfigError for labels that the list does not have."""
     for known, path in choices:
         if known == label:
             return path
     if not label:
-        raise ConfigError(f"{what}: choose one of the list")
+        raise ConfigError(f"{what}: choose one from the list")
     raise ConfigError(
         f"{what}: {str(label)[:200]!r} is not in the list: refresh it and choose again"
     )

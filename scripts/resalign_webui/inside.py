@@ -1,4 +1,4 @@
-"""What `resalign_tab.py` binds to the host's callbacks: one host, one manager of jobs, one tab."""
+"""The functions that `resalign_tab.py` binds to the host's callbacks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def manager(host: A1111, folder: Path) -> Jobs:
 
 
 def jobs() -> Jobs:
-    """Made at the first use: the host's folders are not known while it loads scripts."""
+    """Return the job manager, created on first use, when the host's folders are known."""
     global _jobs
     if _jobs is None:
         _jobs = manager(host, work_folder(host))
@@ -42,7 +42,7 @@ def tabs() -> list[tuple[Any, str, str]]:
 
 
 def started(demo: Any, app: Any) -> None:
-    """Add our routes; none where the host serves no page, as nobody could look then."""
+    """Add our routes, unless the host serves no page."""
     if demo is None:
         return
     routes.register(app, host, jobs())
@@ -52,7 +52,7 @@ def started(demo: Any, app: Any) -> None:
 
 
 def close() -> None:
-    """Stop the job and its worker: the host goes, or loads its scripts anew."""
+    """Stop the job and its worker: the host ends, or reloads its scripts."""
     global _jobs
     if _jobs is not None:
         _jobs.close()

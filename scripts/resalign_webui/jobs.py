@@ -1,8 +1,8 @@
-"""One job at a time for a host: started, watched from any window, stopped, remembered.
+"""Runs one job at a time for a host: starts, watches, stops and remembers it.
 
-The job runs in a worker's process; here is a thread that holds the host's queue meanwhile. What
-there is to see is one dict (`state`), which survives a closed tab, a reloaded page, Reload UI and
-the host's own end. The standard library and the backend's torch-free parts alone.
+The job runs in a worker process, while a thread here holds the host's queue. Everything to show is
+one dict (`state`), which survives a closed tab, a reloaded page, Reload UI and a restart of the
+host. Imports only the standard library and parts of the backend that do not import torch.
 """
 
 from __future__ import annotations
@@ -33,15 +33,17 @@ class BusyError(ResAlignError):
 
 
 class Host(Protocol):
-    """What is needed of A1111, of Forge, or of the tab on its own."""
+    """What jobs need from A1111, Forge, or the tab without a host."""
 
     def worker_python(self) -> str | Path:
-        """The path of the interpreter; a ResAlignError says what to do where there is none."""
+        """Return the path of the interpreter; a ResAlignError says what to do if there is none."""
         ...
 
     def exclusive(self) -> AbstractContextManager[object]:
-        """Entered on the job's thread: waits for the host's queue, frees its memory, and gives
-        both back at the end."""
+        """Wait for the host's queue and free its memory; give both back at the end.
+
+        Entered on the job's thread.
+        """
         ...
 
 
@@ -60,17 +62,17 @@ class JobManager:
         atexit.register(self.close)
 
     def start(self, request: dict[str, Any]) -> None:
-        """Begin a job; returns at once.
+        """Start a job and return at once.
 
         Raises:
-            BusyError: one is running. ResAlignError: the request cannot be done, or there is no
+            BusyError: a job is running. ResAlignError: the request is invalid, or there is no
             worker; nothing has been started then.
         """
         check_files(parse_request(request))
         python = python_path(str(self._host.worker_python()))
         with self._changed:
             if self._closed:
-                raise ResAlignError("the host is going down: start the job again afterwards")
+                raise ResAlignError("the host is shutting down: start the job again afterwards")
             if self._thread is not None:
                 running = (self._state or {}).get("job")
                 raise BusyError(f"a job ({running}) is running: wait for it, or cancel it")
@@ -90,25 +92,24 @@ class JobManager:
             )  # fmt: skip
             thread.start()  # it waits for this lock before it changes anything
             self._thread = thread
-            self._tell()
+            self._publish()
 
     def cancel(self) -> None:
-        """Ask the running job to stop; returns at once, and may be called again."""
+        """Ask the running job to stop and return at once; may be called again."""
         with self._changed:
             process = self._ask_to_stop()
         if process is not None:
             process.cancel()
 
     def state(self) -> dict[str, Any] | None:
-        """A copy of the last job's state; None where there has been none."""
+        """Return a copy of the most recent job's state; None if there was none."""
         with self._changed:
             if self._state is None:
                 return None
             return {**copy.deepcopy(self._state), "log": list(self._log)}
 
     def wait(self, after: int, timeout: float) -> dict[str, Any] | None:
-        """The state once its revision is another than `after`; None where that takes longer than
-        `timeout` seconds."""
+        """Wait until the revision differs from `after`; return the state, or None on timeout."""
         with self._changed:
             new = self._changed.wait_for(
                 lambda: self._state is not None and self._state["revision"] != after, timeout
@@ -116,7 +117,7 @@ class JobManager:
         return self.state() if new else None
 
     def close(self) -> None:
-        """Stop the job and its worker, and wait for both; for Reload UI and the host's end."""
+        """Stop the job and its worker, and wait for both; for Reload UI and shutdown."""
         with self._changed:
             self._closed = True
             thread, process = self._thread, self._ask_to_stop()
@@ -132,15 +133,15 @@ class JobManager:
     # --- on the job's thread -------------------------------------------------------------------
 
     def _run(self, python: str, request: dict[str, Any]) -> None:
-        """The whole of a job. Whatever happens, it ends with a state that says so."""
+        """Run a job to its end. Whatever happens, the final state says so."""
         end: dict[str, Any] = {}
         try:
-            # A check computes without the GPU: the host keeps its model and its queue.
+            # A check does not use the GPU: the host keeps its model and its queue.
             alone = nullcontext() if request["job"] == "check" else self._host.exclusive()
             with alone:
                 end = self._work(python, request)
         except Exception as error:
-            if end:  # the job has ended well or ill; what the host did then has gone wrong
+            if end:  # the job has ended; what the host did afterwards failed
                 said = end.get("message") or (self._state or {}).get("message")
                 end["message"] = f"{said}; then the host failed: {error}"
                 end.setdefault("error", {"kind": "bug", "message": str(error)})
@@ -152,13 +153,13 @@ class JobManager:
         finally:
             with self._changed:
                 assert self._state is not None
-                self._state.update(end or _failure("bug", "the job ended without a word"))
+                self._state.update(end or _failure("bug", "the job ended without a result"))
                 self._state.update(left=None, micro_step=0, micro_total=0)
                 self._thread = self._process = None
-                self._tell()
+                self._publish()
 
     def _work(self, python: str, request: dict[str, Any]) -> dict[str, Any]:
-        """Run the worker; how it ended, for the state."""
+        """Run the worker; return how it ended, for the state."""
         last: dict[str, Any] = {}
 
         def on_event(event: dict[str, Any]) -> None:
@@ -176,29 +177,31 @@ class JobManager:
             self._process = process
             assert self._state is not None
             self._state["message"] = "starting the worker"
-            self._tell()
+            self._publish()
         code = process.run(request)
         if last.get("event") == "done":
             return {"status": "done", "result": last["result"]}
         if last.get("event") == "failed":
             return _failure(last["kind"], last["message"], last.get("traceback"))
         if last.get("event") == "stopped" or process.cancelled:
-            said = last.get("message") or "stopped; what was saved is kept, Resume goes on from it"
+            said = (
+                last.get("message") or "stopped; what was saved is kept, Resume continues from it"
+            )
             return {"status": "stopped", "message": said}
-        return _failure("lost", death(code, process.last_words()))
+        return _failure("lost", death(code, process.last_lines()))
 
     def _update(self, state: dict[str, Any]) -> None:
-        """A state from the worker. Its end is told later, when the host has its queue back."""
+        """Store a state from the worker. Its end is reported once the host has its queue back."""
         with self._changed:
             assert self._state is not None
             status = {} if state["status"] == "running" else {"status": "running"}
             self._state.update({**state, **status})
-            self._tell()
+            self._publish()
 
     def _note(self, line: str) -> None:
         with self._changed:
             self._log.append(line)
-            self._tell()
+            self._publish()
 
     def _ask_to_stop(self) -> WorkerProcess | None:
         """Call with the lock held."""
@@ -207,31 +210,30 @@ class JobManager:
         self._cancelled = True
         if self._state is not None and self._state["message"] != "stopping":
             self._state["message"] = "stopping"
-            self._tell()
+            self._publish()
         return self._process
 
-    # --- kept ----------------------------------------------------------------------------------
+    # --- stored ----------------------------------------------------------------------------------
 
-    def _tell(self) -> None:
+    def _publish(self) -> None:
         """Call with the lock held, after every change."""
         assert self._state is not None
         self._state["revision"] += 1
         now = time.monotonic()
         if self._state["status"] != "running" or now - self._kept >= _KEPT_EVERY:
             self._kept = now
-            self._keep()
+            self._store()
         self._changed.notify_all()
 
     def _revision(self) -> int:
-        """Rises over all jobs, so that a page that watches one sees the next."""
+        """Return the revision; it increases over all jobs, so that a page sees the next one."""
         return self._state["revision"] if self._state else 0
 
-    def _keep(self) -> None:
-        """Write the state down, without pictures: those that were shown plainly are nobody
-        else's."""
+    def _store(self) -> None:
+        """Write the state to disk, without pictures, as unblurred ones must not be kept."""
         assert self._state is not None
         if self._outlived:
-            return  # the file is another manager's by now
+            return  # the file belongs to another manager by now
         state = {**self._state, "pictures": [], "log": list(self._log)}
         if isinstance(state["result"], dict) and "pictures" in state["result"]:
             state["result"] = {**state["result"], "pictures": []}
@@ -241,11 +243,11 @@ class JobManager:
             self._folder.mkdir(parents=True, exist_ok=True)
             temporary.write_text(json.dumps(state), encoding="utf-8")
             os.replace(temporary, path)
-        except OSError as error:  # a full disk must not end a job; that it is not kept is told
+        except OSError as error:  # a full disk must not end a job; the log says so
             self._log.append(f"{path} cannot be written: {error}")
 
     def _recall(self) -> dict[str, Any] | None:
-        """The last job of an earlier life. One that was running then was cut off."""
+        """Read the last job of an earlier process; one that was running was interrupted."""
         try:
             state = json.loads((self._folder / LAST_JOB).read_text(encoding="utf-8"))
             self._log.extend(state.pop("log"))
@@ -254,7 +256,7 @@ class JobManager:
                 state.update(
                     status="stopped", left=None, micro_step=0, micro_total=0,
                     message="the host ended while this was running; start it again, or Resume, "
-                    "to go on",
+                    "to continue",
                 )  # fmt: skip
         except FileNotFoundError:
             return None

@@ -1,4 +1,4 @@
-"""The tab: forms on the left, the running job on the right, and what the buttons are bound to."""
+"""Builds the tab: forms on the left, the running job on the right, and the events of buttons."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .actions import Actions
 from .forms import FITTING
 from .parts import Parts, button, html, on, own_settings_only
 
-_RUNS = {"export_run": 0, "probe_run": 1, "try_run": 1}  # lists, and where the newest stands
+_RUNS = {"export_run": 0, "probe_run": 1, "try_run": 1}  # lists, and the newest entry's index
 _NEWEST = {"unfinished": 0, "report": 0, **_RUNS}
-# What a job that is over has added to, so that its newest is chosen; elsewhere a choice stays.
+# Lists to which a finished job adds an entry, which is then selected; other choices stay.
 _ADDED = {
     "harden": ("unfinished", *_RUNS), "resume": (*_NEWEST,), "probe": ("unfinished", "report"),
 }  # fmt: skip
 
 
 def build(actions: Actions) -> Any:
-    """The gr.Blocks that hosts render into their page."""
+    """Build the gr.Blocks that hosts render into their page."""
     host = actions.host
     lists, parts = actions.choices(), Parts()
     with gr.Blocks(analytics_enabled=False) as blocks:
@@ -62,11 +62,11 @@ def build(actions: Actions) -> Any:
 
 
 def _setup(actions: Actions, blocks: Any) -> None:
-    """What keeps jobs from running, and a button that mends it; nothing where all is well."""
+    """Show why jobs cannot run, and a button that builds the worker; nothing if they can."""
     missing = actions.missing()
     said = html(missing, "missing")
     mend = button("mend", "Make the worker's environment", visible=bool(missing))
-    on(mend.click, actions.mend, (), [said])
+    on(mend.click, actions.build_worker, (), [said])
 
     def look() -> list[Any]:
         found = actions.missing()
@@ -76,7 +76,7 @@ def _setup(actions: Actions, blocks: Any) -> None:
 
 
 def problem(text: str) -> Any:
-    """A tab that says why there is no other."""
+    """Build a tab that shows only an error."""
     with gr.Blocks(analytics_enabled=False) as blocks:
         gr.HTML(views.STYLE + views.note(text, "error"))
     own_settings_only(blocks)
@@ -86,7 +86,7 @@ def problem(text: str) -> Any:
 def _bind_jobs(
     actions: Actions, parts: Parts, named: dict[str, Any], following: tuple[Any, list[Any]]
 ) -> None:
-    """A click says in the page's message what became of it, then the panel follows the job."""
+    """Bind the job buttons: show a message on the page, then follow the job in the panel."""
     follow, outputs = following
     for name, names, message, function in (
         ("harden", pages.HARDEN, "harden_message", actions.harden),
@@ -104,7 +104,7 @@ def _bind_jobs(
 
 
 def _fitting(actions: Actions) -> Callable[[], list[Any]]:
-    """Put into the form what the last check has found to fit; other fields stay."""
+    """Return an event that fills in what the last check found to fit; other fields stay."""
 
     def fit() -> list[Any]:
         said, fields = actions.fitting()
@@ -124,7 +124,7 @@ def _with_names(names: Sequence[str], function: Callable[[dict[str, Any]], str])
 def _following(
     actions: Actions, names: list[str], *, fresh: bool = False
 ) -> Callable[[], Iterator[list[Any]]]:
-    """fresh: of a page that has just been opened, where nothing has been chosen yet."""
+    """Return an event that follows the job. fresh: the page has just been opened."""
 
     def follow() -> Iterator[list[Any]]:
         for shown, over in actions.follow():
@@ -139,7 +139,7 @@ def _following(
 
 
 def _renewed(choices: dict[str, list[str]], newest: Iterable[str] = ()) -> list[Any]:
-    """Updates of the lists; in those of `newest` the newest entry is chosen."""
+    """Return updates of the lists; select the newest entry in those of `newest`."""
     return [
         gr.update(choices=found, value=next(iter(found[_NEWEST[name] :] or found[:1]), None))
         if name in newest
@@ -156,7 +156,7 @@ def _nothing(function: Callable[[], Any]) -> Callable[[], None]:
 
 
 def _named_since(blocks: Any, before: set[Any]) -> dict[str, Any]:
-    """Buttons and places for text of a page, by the name in their element's id."""
+    """Return a page's components by the name in their element id."""
     return {
         block.elem_id.removeprefix("resalign_"): block
         for key, block in blocks.blocks.items()

@@ -1,8 +1,8 @@
 """Lets the host stop its server while pages follow a job, which may take hours.
 
-A1111's Reload UI stops the server first, and tells extensions only then. gradio 3.41 waits for
-all that streams, and for ever if it ends by another update: its queue cannot tell a page that is
-cut off. So followers end without one; should one have been sending just then, the server is made
+A1111's Reload UI stops the server first and notifies extensions afterwards. gradio 3.41 waits for
+all streams, and forever for one that ends with another update: its queue does not notice a closed
+page. So followers end without an update; if one was sending at that moment, the server is forced
 to stop.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 
 from .actions import Actions
 
-_LOOK = 0.2  # seconds between two looks whether the server is to stop
-_PATIENCE = 6.0  # seconds for followers to end by themselves
+_INTERVAL = 0.2  # seconds between two checks whether the server is about to stop
+_PATIENCE = 6.0  # seconds that followers have to end
 
 
 def watch(server: Any, actions: Actions) -> threading.Thread:
@@ -27,7 +27,7 @@ def watch(server: Any, actions: Actions) -> threading.Thread:
 
 def _watch(server: Any, actions: Actions) -> None:
     while not server.should_exit:
-        time.sleep(_LOOK)
+        time.sleep(_INTERVAL)
     actions.closing = True
     server.thread.join(_PATIENCE)
     # Also if all have ended, or long ago: the connection of one may be what the server waits for

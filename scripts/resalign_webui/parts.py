@@ -11,8 +11,8 @@ import gradio as gr
 from ...backend.plan.field import Field
 from ...backend.plan.settings import OWN
 
-# In 3.41 and 4.40 hosts one event of a kind runs at a time unless it says otherwise; two windows
-# that look at one job need two.
+# In gradio 3.41 and 4.40 only one event of a kind runs at a time by default; two windows that
+# follow one job need two.
 _EVENT = {"show_progress": "hidden", "api_name": False, "api_visibility": "private",
           "concurrency_limit": None}  # fmt: skip
 

@@ -1,6 +1,6 @@
-"""A worker's process as its host sees it: started, listened to, asked to stop, and buried.
+"""Starts a worker process, listens to it and stops it; runs in the host's process.
 
-The standard library and the backend's torch-free parts alone: this runs in the host's process.
+Imports only the standard library and parts of the backend that do not import torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WORKER = Path(__file__).resolve().parents[2] / "backend" / "worker" / "__main__.
 GRACE = 60.0  # seconds from a cancel to SIGTERM: a step on a slow device, or the loading of a file
 LAST_GRACE = 15.0  # from there to SIGKILL
 _CANCEL = CANCEL.encode() + b"\n"
-_WORDS = 8  # last lines of stderr that a report of a death quotes
+_LINES = 8  # last lines of stderr that are quoted when a worker dies
 _KEEP_OUT = ("PYTHONPATH", "PYTHONSTARTUP", "PYTHONHOME")
 
 
@@ -44,11 +44,13 @@ class WorkerProcess:
         self._lock = threading.Lock()  # of stdin, and of what cancels
         self._cancelled = self._asked = False  # asked: the request has gone out
         self._timer: threading.Timer | None = None
-        self._words: deque[str] = deque(maxlen=_WORDS)
+        self._last_lines: deque[str] = deque(maxlen=_LINES)
 
     def run(self, request: dict[str, Any]) -> int:
-        """Start it, send the request, pass all on that it says; returns its exit code (negative:
-        the number of the signal that killed it)."""
+        """Start it, send the request and pass on its output until it exits.
+
+        Returns its exit code; negative is the number of the signal that killed it.
+        """
         try:
             process = self._start()
         except OSError as error:
@@ -77,8 +79,10 @@ class WorkerProcess:
         return code
 
     def cancel(self, *, grace: float = GRACE, last_grace: float = LAST_GRACE) -> None:
-        """Ask it to stop, and make it stop if it does not. Returns at once; once is enough, and
-        the last call's seconds count. One that is not started yet is stopped when it is."""
+        """Ask it to stop, kill it if it does not, and return at once.
+
+        A later call replaces the seconds. A worker that is not started yet is stopped when it is.
+        """
         self._arm(grace, self._terminate, last_grace)
         with self._lock:
             first, self._cancelled = not self._cancelled, True
@@ -86,13 +90,13 @@ class WorkerProcess:
                 self._write(_CANCEL)
 
     def kill(self) -> None:
-        """With all that it has started: a scorer's command, say."""
+        """Kill it and every process it has started, such as a scorer's command."""
         process = self._process
         if process is None or process.poll() is not None:
             return
         if os.name == "nt":
             process.kill()
-        else:  # it leads a group of its own; while it is not waited for, nobody else has its number
+        else:  # it leads a process group; its number is not reused while it is not waited for
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
 
@@ -104,9 +108,9 @@ class WorkerProcess:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    def last_words(self) -> str:
-        """The end of what it wrote to stderr."""
-        return "\n".join(self._words)
+    def last_lines(self) -> str:
+        """Return the last lines it wrote to stderr."""
+        return "\n".join(self._last_lines)
 
     def _start(self) -> subprocess.Popen[bytes]:
         environment = {k: v for k, v in os.environ.items() if k not in _KEEP_OUT}
@@ -132,7 +136,7 @@ class WorkerProcess:
         stdin = self._process.stdin if self._process else None
         if stdin is None or stdin.closed:
             return
-        with contextlib.suppress(OSError):  # it has died already, and `run` is about to see that
+        with contextlib.suppress(OSError):  # it has died, which `run` is about to notice
             stdin.write(data)
             stdin.flush()
 
@@ -140,7 +144,7 @@ class WorkerProcess:
         for line in stream:
             text = line.decode("utf-8", "replace").rstrip()
             if text:
-                self._words.append(text)
+                self._last_lines.append(text)
                 self._on_log(text)
 
     def _arm(self, seconds: float, act: Callable[..., None], *arguments: Any) -> None:
@@ -165,12 +169,12 @@ class WorkerProcess:
             self._timer.cancel()
         with self._lock:
             if process.stdin and not process.stdin.closed:
-                with contextlib.suppress(OSError):  # unsent bytes for a process that is dead
+                with contextlib.suppress(OSError):  # unsent bytes for a dead process
                     process.stdin.close()
 
 
 def python_path(python: str) -> str:
-    """The interpreter to start, or a ResAlignError where there is none."""
+    """Return the interpreter to start; raise a ResAlignError if there is none."""
     found = shutil.which(python) if python else None
     if found is None:
         raise ResAlignError(
@@ -180,8 +184,8 @@ def python_path(python: str) -> str:
     return found
 
 
-def death(code: int, words: str) -> str:
-    """What to say of a worker that ended without saying why."""
+def death(code: int, lines: str) -> str:
+    """Describe the end of a worker that did not say why it ended."""
     how = f"ended with exit code {code}"
     if code < 0:
         try:
@@ -190,5 +194,5 @@ def death(code: int, words: str) -> str:
             name = f"signal {-code}"
         how = f"was killed ({name})"
         if name == "SIGKILL":
-            how += ", by hand or by the system for want of memory"
-    return f"the worker {how}; its last words: {words or '(none)'}"
+            how += ", by a user or by the system because memory ran out"
+    return f"the worker {how}; its last output: {lines or '(none)'}"

@@ -1,6 +1,6 @@
-"""What the page may fetch: how a job stands, and the files of a report. Read-only, no paths.
+"""Routes for the page: the state of a job, and the files of a report. Read-only, without paths.
 
-Hosts do not ask for a log-in on routes of extensions, so it is asked for here, as gradio does it.
+Hosts do not require a login for routes of extensions, so it is checked here, as gradio does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TYPES = {
     ".html": "text/html; charset=utf-8", ".json": "application/json", ".png": "image/png",
     ".jpg": "image/jpeg", ".svg": "image/svg+xml", ".md": "text/plain; charset=utf-8",
 }  # fmt: skip
-# A report is one page with its style and script inside, and fetches nothing.
+# A report is one page with embedded style and script; it fetches nothing.
 POLICY = (
     "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; sandbox allow-scripts allow-popups"
@@ -26,12 +26,12 @@ _SHOWN = ("status", "kind", "step", "total", "revision")
 
 
 def report_url(probe: str, file: str) -> str:
-    """Relative to the page, which may lie below a path of its own."""
+    """Return the address of a report's file, relative to the page."""
     return f"resalign/report/{quote(probe, safe='')}/{quote(file)}"
 
 
 def report_file(host: Host, probe: str, file: str) -> Path | None:
-    """A file of one probe's folder; None for what is not there and what may not be seen."""
+    """Return a file of a probe's folder; None if it does not exist or must not be served."""
     known = {entry.name: entry.folder for entry in read_probes(probes_folder(host))}
     if probe not in known or Path(file).suffix.lower() not in TYPES:
         return None
@@ -41,7 +41,7 @@ def report_file(host: Host, probe: str, file: str) -> Path | None:
 
 
 def allowed(app: Any, request: Any) -> bool:
-    """Has this visitor logged in, where the host asks for that?"""
+    """Return whether the visitor has logged in, if the host requires it."""
     if not getattr(app, "auth", None) and not getattr(app, "auth_dependency", None):
         return True
     tokens = getattr(app, "tokens", {})
@@ -53,7 +53,7 @@ def allowed(app: Any, request: Any) -> bool:
 
 
 def register(app: Any, host: Host, jobs: Jobs) -> None:
-    """Add the routes in front of the app's own; those of an earlier load give way."""
+    """Add the routes in front of the app's own; replace those of an earlier load."""
     from starlette.responses import FileResponse, JSONResponse, Response
     from starlette.routing import Route
 

@@ -1,4 +1,4 @@
-"""The hardening runs and probes in their folders, read without loading a tensor."""
+"""Reads hardening runs and probes from their folders, without loading a tensor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from ...backend.checkpoint.header import read_header
 from ...backend.errors import ResAlignError
 
-_MARK = " | "  # between name and state; no name of ours has it
+_MARK = " | "  # between name and state; our names do not contain it
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ T = TypeVar("T", bound="Run | Probe")
 
 
 def read_runs(folder: Path) -> list[Run]:
-    """The runs below a folder, newest first; a folder that cannot be read is left out."""
+    """Return the runs below a folder, newest first, without those that cannot be read."""
     found = [_run(path) for path in _newest(folder, "plan.json")]
     return [run for run in found if run is not None]
 
@@ -66,12 +66,12 @@ def read_probes(folder: Path) -> list[Probe]:
 
 
 def with_adapter(runs: list[Run]) -> list[Run]:
-    """Those that have something to export; an unfinished one too, after its first save."""
+    """Return the runs that can be exported, also unfinished ones after their first save."""
     return [run for run in runs if (run.folder / "adapter.safetensors").exists()]
 
 
 def named(label: Any, entries: Iterable[T]) -> T | None:
-    """The run or probe that a label is of, whatever the label says of its state."""
+    """Return the run or probe of a label, whatever state the label shows."""
     name = str(label or "").partition(_MARK)[0]
     return next((entry for entry in entries if entry.name == name), None)
 
@@ -99,7 +99,7 @@ def _run(folder: Path) -> Run | None:
             plan=plan,
         )
     except (OSError, ValueError, KeyError, TypeError, ResAlignError):
-        return None  # half written, or of another version: not ours to mend from a list
+        return None  # half written, or of another version
 
 
 def _saved(state: Path) -> int:

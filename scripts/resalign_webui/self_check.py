@@ -1,7 +1,7 @@
-"""Tries a Python as the worker's: `python -I self_check.py` ends with 0, or says what fails.
+"""Tests a Python as the worker's: `python -I self_check.py` exits with 0, or prints what fails.
 
-It loads the demo checkpoint, hardens it for one step with a simulated user, and exports it: an
-import alone would not show that diffusers, PEFT, transformers and torch fit one another.
+Loads the demo checkpoint, hardens it for one step with a simulated user, and exports it: an
+import alone would not show that diffusers, PEFT, transformers and torch are compatible.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def harden_once(folder: Path) -> None:
-    """One hardening step of the demo checkpoint, on the CPU, and its export into `folder`."""
+    """Harden the demo checkpoint for one step on the CPU, and export it into `folder`."""
     spec = spec_from_file_location(
         "resalign", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
     )
@@ -46,7 +46,7 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory() as folder:
             harden_once(Path(folder))
-    except Exception as error:  # told in one last line, which is what install.py repeats
+    except Exception as error:  # the last line is what install.py repeats
         traceback.print_exc()
         print(f"ERROR {type(error).__name__}: {error}")
         return 1

@@ -1,7 +1,7 @@
-"""Makes a venv of the host's Python that also sees the host's packages, last on its path.
+"""Builds a venv of the host's Python that also sees the host's packages, last on its path.
 
-So the host's torch (several GB, built for the machine's GPU) is used again, and only what is
-missing or too old is fetched. Imports the standard library alone: install.py runs it too.
+The host's torch (several GB, built for the machine's GPU) is reused, and only what is missing or
+too old is downloaded. Imports only the standard library, as install.py runs it too.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ OnLine = Callable[[str], None]
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 
-FAMILY = ("accelerate", "diffusers", "peft", "transformers")  # fit one another only as a set
+FAMILY = ("accelerate", "diffusers", "peft", "transformers")  # compatible only as a set
 OLD_FAMILY = (
     "accelerate==0.31.0", "diffusers==0.31.0", "peft==0.13.2", "transformers==4.46.1"
 )  # fmt: skip
 NEWEST_NEEDS_TORCH = (2, 6)
-# Compiled against one another: the worker must have just the host's.
+# Compiled against each other: the worker must use the host's versions.
 COMPILED = re.compile(r"(torch\w*|numpy|triton|xformers|nvidia[-_].*)", re.IGNORECASE)
 NO_NETWORK = re.compile(
     r"NewConnectionError|ConnectTimeout|ReadTimeout|NameResolution|name resolution|ProxyError"
     r"|Max retries|Network is unreachable|getaddrinfo",
     re.IGNORECASE,
 )
-# pip's way to say that what it finds in the host is fine, or stays where it is.
+# Lines in which pip says that the host's package is fine or stays.
 NOISE = re.compile(
     r"Requirement already satisfied"
     r"|\s*(Attempting uninstall|Found existing installation|Not uninstalling|Can't uninstall)"
 )
-# What would point Python or pip elsewhere than at the new venv.
+# Variables that would point Python or pip away from the new venv.
 ELSEWHERE = re.compile(r"PYTHON(PATH|HOME|STARTUP)|PIP_(USER|TARGET|PREFIX|ROOT|REQUIRE_V.*)")
 
 
 class BuildError(Exception):
-    """Why the environment could not be made. again: the next try may have better luck."""
+    """Says why the environment could not be built. again: another attempt may succeed."""
 
     def __init__(self, reason: str, again: bool = True) -> None:
         super().__init__(reason)
@@ -57,7 +57,7 @@ class BuildError(Exception):
 
 @cache
 def installer() -> ModuleType:
-    """install.py, which looks versions up; by its path, as `install` may be another's name."""
+    """Load install.py, which looks up versions; by path, as `install` may be another module."""
     spec = spec_from_file_location("resalign_install", ROOT / "install.py")
     assert spec and spec.loader
     module = module_from_spec(spec)
@@ -66,10 +66,10 @@ def installer() -> ModuleType:
 
 
 def make(prefix: Path, requirements: str, on_line: OnLine) -> dict:
-    """Make what passes the self-check. Its folder, if it needs one, is `<prefix>-<time>`.
+    """Build an environment that passes the self-check, in `<prefix>-<time>` if it needs a folder.
 
-    Returns python (what runs the worker), site (the folders it finds packages in), and the
-    versions of torch and Python that it was made for.
+    Returns python (the worker's interpreter), site (its package folders), and the versions of
+    torch and Python that it was built for.
     """
     torch = installer().installed("torch")
     if not torch:
@@ -100,7 +100,7 @@ def make(prefix: Path, requirements: str, on_line: OnLine) -> dict:
 
 
 def _families(torch: str, requirements: str, sites: list[str]) -> list[tuple[str, ...]]:
-    """The sets of versions to try, the likeliest first. `>=`: the newest for this Python."""
+    """Return the sets of versions to try, the likeliest first. `>=`: the newest available."""
     needed = installer().needed(requirements)
     bounds = tuple(wanted for wanted, name, _ in needed if name in FAMILY)
     sets: list[tuple[str, ...]] = [OLD_FAMILY]
@@ -112,7 +112,7 @@ def _families(torch: str, requirements: str, sites: list[str]) -> list[tuple[str
 
 
 def _venv(new: Path, sites: list[str], on_line: OnLine) -> tuple[Path, str]:
-    """The Python and the site-packages of a new venv that sees the host's packages too."""
+    """Create a venv that sees the host's packages too; return its Python and site-packages."""
     run([sys.executable, "-m", "venv", "--without-pip", str(new)], on_line)
     python = new / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     site = _ask(python, "import sysconfig; print(sysconfig.get_path('purelib'))")
@@ -126,7 +126,7 @@ def _venv(new: Path, sites: list[str], on_line: OnLine) -> tuple[Path, str]:
 def _install(
     python: Path, family: tuple[str, ...], requirements: str, sites: list[str], on_line: OnLine
 ) -> None:
-    """The family as a set, then what else is missing."""
+    """Install the family as a set, then what else is missing."""
     command = [
         str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-user",
         "--prefer-binary", "--no-input", "--retries", "2", "--progress-bar", "off",
@@ -146,7 +146,7 @@ def _install(
 
 
 def _self_check(python: Path, on_line: OnLine) -> str:
-    """Why a worker does not run with this Python, "" if it does."""
+    """Return why a worker does not run with this Python, "" if it does."""
     on_line("Trying a step of hardening with it.")
     try:
         run([str(python), "-I", str(HERE / "self_check.py")], on_line)
@@ -162,9 +162,9 @@ def _ask(python: Path | str, code: str) -> str:
 
 
 def run(command: list[str], on_line: OnLine) -> None:
-    """Run it to its end, each line of its output to on_line; a failure is a BuildError.
+    """Run a command, passing each line of output to on_line; a failure is a BuildError.
 
-    In an empty folder: no file of the current one can be taken for a module.
+    Runs in an empty folder, so that no file of the current one is taken for a module.
     """
     lines: list[str] = []
     environment = {k: v for k, v in os.environ.items() if not ELSEWHERE.fullmatch(k)}

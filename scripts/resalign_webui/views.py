@@ -1,4 +1,4 @@
-"""The state of a job as HTML: one line, a bar, curves, pictures. Pure; every text is escaped."""
+"""Renders the state of a job as HTML: a line, a bar, curves, pictures. Escapes every text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 480, 170, 58, 18  # of a chart and its margins
 _PICTURE = re.compile(r"data:image/(jpeg|png|webp);base64,[A-Za-z0-9+/=]+")
 _VERBS = {
     "check": "Checking", "harden": "Hardening", "resume": "Hardening", "probe": "Probing",
-    "export": "Exporting", "lora": "Saving the LoRA", "try_lora": "Drawing",
+    "export": "Exporting", "lora": "Saving the LoRA", "try_lora": "Generating",
 }  # fmt: skip
 _ENDS = {"done": "Done", "stopped": "Stopped", "failed": "Failed"}
 _RATES = "unsafe rate over fine-tuning steps"
@@ -63,11 +63,11 @@ STYLE = """<style>
 
 
 def job_html(state: State | None) -> str:
-    """Everything about a job, for the panel beside the forms."""
+    """Render a job for the panel beside the forms."""
     if not state or not state.get("status"):
         return (
-            '<div class="ra ra-idle"><p>Nothing is running.</p><p class="ra-muted">What a job does '
-            "is shown here, in every window. It goes on when the page is closed.</p></div>"
+            '<div class="ra ra-idle"><p>Nothing is running.</p><p class="ra-muted">The progress '
+            "of a job appears here, in every window. A job outlives its page.</p></div>"
         )
     status = str(state["status"])
     parts = [f"<p><b>{escape(_title(state))}</b></p>"]
@@ -92,7 +92,7 @@ def job_html(state: State | None) -> str:
     if status == "failed" and error.get("kind") != "user":
         words = [*(state.get("log") or ()), *str(error.get("traceback") or "").splitlines()]
         parts.append(
-            "<details><summary>Last words of the worker</summary>"
+            "<details><summary>Last output of the worker</summary>"
             f"<pre>{escape(chr(10).join(map(str, words))[-6000:])}</pre></details>"
         )
     marks = {name: str(state.get(name, "")) for name in ("job", "status", "revision")}
@@ -101,7 +101,7 @@ def job_html(state: State | None) -> str:
 
 
 def check_html(result: Mapping[str, Any]) -> list[str]:
-    """What a check has found: problems, the memory by part, and what is changed to fit."""
+    """Render a check: problems, the memory by part, and the changes that make it fit."""
     parts = [note("\n".join(map(str, result.get("problems") or ())), "error")]
     found = result.get("prediction") or {}
     asked, fitting = (_bytes(found.get(name)) for name in ("asked", "parts"))
@@ -125,13 +125,13 @@ def check_html(result: Mapping[str, Any]) -> list[str]:
 
 
 def _falls_short(state: State) -> bool:
-    """A check is done, and what it looked at cannot be run as it is."""
+    """Return whether a finished check found that the job cannot run as it is."""
     result = state.get("result") or {}
     return bool(result.get("problems")) or (result.get("prediction") or {}).get("fits") is False
 
 
 def _bytes(parts: Any) -> dict[str, int]:
-    """Of each part; nothing where one is missing."""
+    """Return the bytes of each part; nothing if one is missing."""
     found = {n: v for n, v in (parts or {}).items() if n in PARTS and isinstance(v, int)}
     return found if len(found) == len(PARTS) else {}
 
@@ -187,7 +187,7 @@ def _title(state: State) -> str:
 
 
 def _line(state: State) -> str:
-    """One line on what is done, or on how it ended."""
+    """Describe in one line what is done, or how it ended."""
     took = time_text(state.get("seconds"))
     if state["status"] != "running":
         said = state["status"] == "done" or state.get("error")  # in the box above
@@ -224,7 +224,7 @@ Curves = dict[str, list[tuple[float, float]]]
 
 
 def _charts(curves: Mapping[str, Any]) -> Iterable[tuple[str, Curves]]:
-    """Losses in a chart each with its own scale; relapse and rates in one."""
+    """Group curves into charts: each loss with its own scale, all rates in one."""
     kept = {str(name): _finite(points) for name, points in curves.items()}
     losses = {name: kept[name] for name in _LOSSES[:2] if kept.get(name)}
     if losses:
@@ -246,7 +246,7 @@ def _finite(points: Any) -> list[tuple[float, float]]:
 
 
 def _chart(title: str, curves: Curves) -> str:
-    """Curves as polylines over a grid of three lines, with a legend."""
+    """Draw curves as polylines over a grid of three lines, with a legend."""
     points = [point for line in curves.values() for point in line]
     low_x, high_x = min(p[0] for p in points), max(p[0] for p in points)
     low_y, high_y = min(p[1] for p in points), max(p[1] for p in points)
@@ -296,7 +296,7 @@ def _inner() -> float:
 
 
 def _pictures(pictures: Sequence[Mapping[str, Any]], style: str = "ra-pictures") -> str:
-    """Data URLs alone: a picture is never fetched from anywhere."""
+    """Render pictures from data URLs only: nothing is fetched."""
     figures = []
     for picture in pictures:
         url, caption = str(picture.get("url", "")), str(picture.get("caption", ""))
@@ -311,13 +311,13 @@ def _pictures(pictures: Sequence[Mapping[str, Any]], style: str = "ra-pictures")
 
 
 def _done(state: State) -> str:
-    """What a job that is done says of its outcome: the name of a file, never its path."""
+    """Describe the outcome of a finished job, with file names but without paths."""
     result = state.get("result") or {}
     lines = [str(state.get("message") or "done")]
     if result.get("path"):
         lines.insert(0, re.split(r"[\\/]", str(result["path"]))[-1])
     if result.get("report"):
-        lines.append("The whole report is on the page Reports.")
+        lines.append("The full report is on the page Reports.")
     return "\n".join(lines)
 
 

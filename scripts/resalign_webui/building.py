@@ -1,4 +1,4 @@
-"""Lines from a piece of work that takes a callback, as they come."""
+"""Turns work that reports lines to a callback into an iterator of lines."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 
 def lines_of(work: Callable[[Callable[[str], None]], Any]) -> Iterator[str]:
-    """Run `work(on_line)` on a thread of its own; its error, if any, is raised here."""
+    """Run `work(on_line)` on a thread and yield its lines; an error of it is raised here."""
     lines: queue.Queue[str | BaseException | None] = queue.Queue()
 
     def run() -> None:
         try:
             work(lines.put)
-        except BaseException as error:  # handed over, and raised where it is looked at
+        except BaseException as error:  # raised by the iterator
             lines.put(error)
         else:
             lines.put(None)

@@ -1,12 +1,14 @@
-"""What cannot be hardened, said before anything is loaded, each time with the way out."""
+"""Checks what is connected before anything is loaded; each refusal says what to do."""
 
 from __future__ import annotations
 
 from inspect import getattr_static
+from pathlib import Path
 from typing import Any
 
-from ..backend.errors import CheckpointError
+from ...backend.errors import CheckpointError
 
+UNET = "diffusion_model."  # prefix of the denoiser's weights in a MODEL
 _SAMPLING = ("model_sampling",)
 _RUNNING = ("apply_model", "diffusion_model")  # kinds of wrapper that are part of a prediction
 _SAME_RESULT = ("torch.compile",)
@@ -14,17 +16,17 @@ _PLAIN_OPTIONS = {"sample_sigmas", "cond_or_uncond", "sigmas", "wrappers", "call
 
 
 def check_model(model: Any) -> None:
-    """Refuse a MODEL whose behaviour is not in plain weights."""
+    """Raise a CheckpointError for a MODEL whose behaviour is not in plain weights."""
     kind = type(model).__name__
     if "GGUF" in kind:
         raise CheckpointError(
-            "the MODEL is a GGUF one, whose weights are packed: load the same checkpoint in fp16 "
-            "or bf16 with Load Checkpoint"
+            "the MODEL is in GGUF format, whose weights are packed: load the same checkpoint in "
+            "fp16 or bf16 with Load Checkpoint"
         )
     if not hasattr(model, "get_key_patches") or not hasattr(model, "patches"):
         raise CheckpointError(
-            f"the MODEL is a {kind}, which does not give its weights: connect the one that Load "
-            "Checkpoint gives"
+            f"the MODEL is a {kind}, which does not expose its weights: connect the output of Load "
+            "Checkpoint"
         )
     config = getattr(model.model, "model_config", None)
     weights = list(getattr(model.model, "diffusion_model", model.model).parameters())
@@ -60,16 +62,32 @@ def check_model(model: Any) -> None:
 
 
 def check_parts(clip: Any, vae: Any) -> None:
-    """Refuse what a checkpoint without text encoder or VAE leaves unconnected."""
+    """Raise a CheckpointError if CLIP or VAE is missing: not every checkpoint has them."""
     if clip is None or not hasattr(clip, "cond_stage_model"):
         raise CheckpointError(
-            "there is no CLIP: the checkpoint has no text encoder; connect that of its family "
+            "there is no CLIP: the checkpoint has no text encoder; connect one of its family "
             "(Load CLIP)"
         )
     if vae is None or not hasattr(vae, "first_stage_model"):
         raise CheckpointError(
-            "there is no VAE: the checkpoint has none; connect that of its family (Load VAE)"
+            "there is no VAE: the checkpoint has none; connect one of its family (Load VAE)"
         )
+
+
+def source_of(model: Any) -> Path | None:
+    """Return the checkpoint file of the MODEL, where ComfyUI tells it (0.33 does)."""
+    cached = getattr(model, "cached_patcher_init", None)
+    if not cached or len(cached) < 2:
+        return None
+    for value in cached[1]:
+        if isinstance(value, str) and value.endswith(".safetensors") and Path(value).is_file():
+            return Path(value)
+    return None
+
+
+def is_patched(model: Any) -> bool:
+    """Return whether the MODEL carries LoRAs or merges that its file does not have."""
+    return any(key.startswith(UNET) and model.patches[key] for key in model.patches)
 
 
 def _check_options(options: Any) -> None:

@@ -1,4 +1,4 @@
-"""A job from a plan file, from flags, or from a plan file with some fields replaced."""
+"""Builds a job from a plan file, from flags, or from a plan file with some fields replaced."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ..plan.presets import preset_plan
 
 
 def job_of(args: argparse.Namespace) -> Job:
-    """The job that the arguments of `check` and `harden` describe; all paths absolute."""
+    """Return the job that the arguments of `check` and `harden` describe, with absolute paths."""
     if args.plan:
         if args.preset:
-            raise ConfigError("--preset starts a new plan: leave it out where a plan file is given")
+            raise ConfigError("--preset starts a new plan: leave it out when you give a plan file")
         job = load_job(args.plan)
     else:
         missing = [f"--{name}" for name in ("checkpoint", "concept", "output")
@@ -39,7 +39,7 @@ def job_of(args: argparse.Namespace) -> Job:
 
 
 def concepts_of(names: Iterable[str]) -> tuple[Concept, ...]:
-    """Each name is that of a concept that comes along, or a file of the user's."""
+    """Load concepts: each name is that of a shipped concept, or a file of the user's."""
     from ..data.concept import load_concepts, load_preset
 
     found: list[Concept] = []

@@ -1,4 +1,4 @@
-"""The commands about files and lists: demo, inspect, export, lora, plan, presets."""
+"""demo, inspect, export, lora, plan, presets: the commands about files and lists."""
 
 from __future__ import annotations
 
@@ -27,33 +27,32 @@ def inspect(args: argparse.Namespace, console: Console) -> int:
 
 
 def export(args: argparse.Namespace, console: Console) -> int:
-    from ..jobs.export import finished_probe, finished_run, source_of_run, write_outputs
-    from .written import tell
+    from ..jobs.export import export_job
+    from .results import show_outputs
 
-    run = finished_run(args.run_folder, unfinished=args.unfinished)
-    found = write_outputs(
-        run, checkpoint=source_of_run(run, args.checkpoint or ""), output=Path(args.output),
-        overwrite=args.overwrite, probe=finished_probe(args.probe) if args.probe else None,
+    found = export_job(
+        args.run_folder, Path(args.output), checkpoint=args.checkpoint or "",
+        probe=args.probe or "", overwrite=args.overwrite, unfinished=args.unfinished,
         hash_file=args.hash, on_progress=console.progress,
     )  # fmt: skip
-    tell(found, run, console)
+    show_outputs(found, console)
     return 0
 
 
 def lora(args: argparse.Namespace, console: Console) -> int:
-    from ..adapter.formats import save_lora
-    from ..jobs.export import finished_run
+    from ..jobs.export import lora_job
 
-    run = finished_run(args.run_folder, unfinished=args.unfinished)
-    adapter, _ = run.load_adapter()
-    path = save_lora(adapter, Path(args.output), format=args.format, overwrite=args.overwrite)
+    path = lora_job(
+        args.run_folder, Path(args.output), naming=args.format, overwrite=args.overwrite,
+        unfinished=args.unfinished,
+    )  # fmt: skip
     console.result(f"LoRA  {path}", "done", lora=str(path), format=args.format)
     return 0
 
 
 def plan_new(args: argparse.Namespace, console: Console) -> int:
     from ..plan.template import EXAMPLE, write_probe_template, write_template
-    from .jobs import concepts_of
+    from .harden_flags import concepts_of
 
     concepts = concepts_of(args.concept) or (EXAMPLE,)
     if args.probe:

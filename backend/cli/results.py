@@ -1,4 +1,4 @@
-"""What the command line says of the files that a run ended in."""
+"""Prints the files that a run ended in."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from .console import Console
 
 if TYPE_CHECKING:
     from ..jobs.export import Outputs
-    from ..run.folder import RunFolder
 
 
-def tell(found: Outputs, run: RunFolder, console: Console) -> None:
+def show_outputs(found: Outputs, console: Console) -> None:
     console.close()
     for warning in found.warnings:
         console.warning(warning)
@@ -20,15 +19,15 @@ def tell(found: Outputs, run: RunFolder, console: Console) -> None:
         "lora": ("LoRA", found.lora),
         "card": ("model card", found.card),
         "curves": ("curves", found.curves),
-        "run_folder": ("run folder", run.path),
+        "run_folder": ("run folder", found.run),
     }
-    there = {key: (name, path) for key, (name, path) in written.items() if path is not None}
-    lines = [f"{name:12}{path}" for name, path in there.values()]
+    paths = {key: (name, path) for key, (name, path) in written.items() if path is not None}
+    lines = [f"{name:12}{path}" for name, path in paths.values()]
     lines.append(f"{found.touched} tensors changed, {found.untouched} left as they were")
     if found.sha256:
         lines.append(f"sha256 {found.sha256}")
     console.result(
-        "\n".join(lines), "done", **{key: str(path) for key, (_, path) in there.items()},
+        "\n".join(lines), "done", **{key: str(path) for key, (_, path) in paths.items()},
         touched=found.touched, untouched=found.untouched, tensor_sha256=found.tensor_sha256,
         sha256=found.sha256,
     )  # fmt: skip

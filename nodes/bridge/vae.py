@@ -1,4 +1,4 @@
-"""ComfyUI's VAE in the place of diffusers' AutoencoderKL."""
+"""Adapts ComfyUI's VAE to the interface of diffusers' AutoencoderKL."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 
 class HostVae(nn.Module):
-    """What the backend uses of an AutoencoderKL, done by the VAE that is connected.
+    """The part of AutoencoderKL's interface that the backend uses, served by the connected VAE.
 
-    Its weights are not registered here: moving or casting this module moves a single number, and
-    ComfyUI loads, tiles and unloads its VAE as ever. TAESD and other kinds work too.
+    The VAE's weights are not registered here: moving or casting this module moves a single number,
+    and ComfyUI loads, tiles and unloads its VAE as usual. TAESD and other kinds work too.
     """
 
     def __init__(self, vae: Any, scaling_factor: float) -> None:
@@ -24,18 +24,18 @@ class HostVae(nn.Module):
         self._host: Any = vae
 
     def encode(self, images: Tensor) -> Any:
-        """images: [n, 3, height, width] from -1 to 1. The mean is all there is: std is 0."""
+        """Encode images, [n, 3, height, width] from -1 to 1; only the mean is known, std is 0."""
         pixels = ((images + 1) / 2).clamp(0, 1).movedim(1, -1).cpu()
         mean = self._host.encode(pixels).to(images.device, torch.float32).clone()
         return SimpleNamespace(latent_dist=SimpleNamespace(mean=mean, std=torch.zeros_like(mean)))
 
     def decode(self, latents: Tensor, return_dict: bool = False) -> tuple[Tensor]:
-        """latents: [n, channels, height, width], unscaled. Images from -1 to 1."""
+        """Decode unscaled latents, [n, channels, height, width], to images from -1 to 1."""
         pixels = self._host.decode(latents).to(latents.device, torch.float32)
         return (pixels.movedim(-1, 1) * 2 - 1,)
 
     def named_parameters(self, *args: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        """Those of ComfyUI's VAE, by which an encoding is told apart from another VAE's."""
+        """Yield those of ComfyUI's VAE, which identify its encodings in the cache."""
         yield from self._host.first_stage_model.named_parameters()
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:

@@ -1,0 +1,75 @@
+"""The arguments of probe, report, compare and verify."""
+
+from __future__ import annotations
+
+from .arguments import (
+    CONCEPT_HELP,
+    Commands,
+    add_command,
+    add_device,
+    add_prompt_files,
+    add_rank_arguments,
+)
+
+
+def add_probe_commands(commands: Commands) -> None:
+    _add_probe(commands)
+
+    report = add_command(commands, "report", "write the report of a probe as it stands")
+    report.add_argument("run_folder", metavar="FOLDER", help="of the probe")
+    report.add_argument("--open", action="store_true", help="show it in a browser")
+
+    compare = add_command(commands, "compare", "rank several reports side by side")
+    compare.add_argument("reports", nargs="+", metavar="REPORT", help="report.json, or its folder")
+    compare.add_argument("--output", default="comparison", metavar="FOLDER")
+    compare.add_argument("--open", action="store_true", help="show it in a browser")
+
+    verify = add_command(
+        commands, "verify", "check that a hardened file is what it claims to be",
+        "Compares hashes and untouched tensors with its header and its source, and repeats the "
+        "recorded probe.",
+    )  # fmt: skip
+    verify.add_argument("file", metavar="FILE", help="the hardened checkpoint")
+    verify.add_argument("--source", metavar="FILE", help="the original (by default beside it)")
+    verify.add_argument("--no-probe", action="store_true", help="check hashes and tensors only")
+    verify.later.append(add_device)
+
+
+def _add_probe(commands: Commands) -> None:
+    probe = add_command(
+        commands, "probe", "fine-tune checkpoints for real and measure what comes back",
+        "Takes a plan file, or the original and the checkpoints to compare with it. Started "
+        "again, or with `resalign resume`, it continues where it stopped.",
+    )  # fmt: skip
+    probe.add_argument(
+        "checkpoints", nargs="*", metavar="PLAN | ORIGINAL CHECKPOINT...",
+        help="a plan file (.toml, .json), or checkpoints, the original first; a finished run's "
+        "folder stands for what it would export",
+    )  # fmt: skip
+    probe.add_argument("--concept", action="append", default=[], metavar="C", help=CONCEPT_HELP)
+    probe.add_argument(
+        "--preset",
+        metavar="P",
+        help="attacks to start from (quick; see `resalign presets`), or none",
+    )
+    probe.add_argument("--output", metavar="FOLDER", help="scores, pictures, report (probe)")
+    probe.add_argument(
+        "--scorer", action="append", default=[], metavar="NAME[=WEIGHTS]",
+        help="what flags images (denoising); may be repeated, the first gives the headline",
+    )  # fmt: skip
+    probe.add_argument(
+        "--lora", action="append", default=[], metavar="FILE[:STRENGTH],...",
+        help="apply LoRAs of your own to every checkpoint; may be repeated",
+    )  # fmt: skip
+    probe.add_argument(
+        "--merge", action="append", default=[], metavar="FILE[:WEIGHT]",
+        help="merge with another checkpoint, or with `original`; may be repeated",
+    )  # fmt: skip
+    probe.add_argument("--data", metavar="FOLDER", help="images that the attacks train on")
+    probe.add_argument("--forget", metavar="FOLDER", help="images of the concepts")
+    probe.add_argument("--retain", metavar="FOLDER", help="images of what must stay")
+    probe.later.append(add_prompt_files)
+    probe.add_argument("--seeds", metavar="N,N", help="repeat each fine-tuning once per seed")
+    probe.later.append(add_device)
+    probe.add_argument("--open", action="store_true", help="show the report in a browser")
+    add_rank_arguments(probe)

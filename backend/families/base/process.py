@@ -1,0 +1,255 @@
+"""Noise processes: how a clean latent becomes noise, and what the denoiser predicts of it.
+
+A process is one of three small values with the same methods:
+
+    EpsilonProcess   x_t = √ᾱ_t · x₀ + √(1 − ᾱ_t) · ε,   predicts ε               SD 1.x, SDXL
+    VProcess         the same x_t,                       predicts √ᾱ_t · ε − √(1 − ᾱ_t) · x₀
+    FlowProcess      x_σ = (1 − σ) · x₀ + σ · ε,         predicts the velocity ε − x₀
+
+Times are what the denoiser takes: integers from 0 (clean) to steps − 1 (noise) for the first two,
+1000 · σ as floats for the third. All random draws happen on the CPU, so that a seed means the same
+on each device.
+
+Sources: Ho et al., arXiv:2006.11239 (ε); Salimans & Ho, arXiv:2202.00512 (v); Lipman et al.,
+arXiv:2210.02747, and Esser et al., arXiv:2403.03206 (velocity, logit-normal times, shift).
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+Prediction = Literal["epsilon", "v_prediction", "flow"]
+
+TRAIN_STEPS = 1000  # of the discrete processes; also the factor between σ and a flow's times
+# ᾱ of a schedule that ends in pure noise is 0 there; this keeps divisions by √ᾱ finite.
+SMALLEST_ALPHA = 2.0**-24
+
+
+class NoiseProcess(Protocol):
+    """What the backend asks of a process; latents are [batch, ...], times [batch]."""
+
+    @property
+    def prediction_type(self) -> Prediction:
+        """What the denoiser predicts, as files spell it."""
+        ...
+
+    def sample_times(self, batch: int, generator: torch.Generator) -> Tensor:
+        """Draw the times of a training batch: [batch], on the CPU."""
+        ...
+
+    def time_grid(self, count: int) -> list[float]:
+        """Return `count` times spread evenly from clean to noise (midpoints of equal parts)."""
+        ...
+
+    def add_noise(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        """Diffuse clean latents x₀ to their times with `noise` ε, same shape as `latents`."""
+        ...
+
+    def target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        """Return what a perfect denoiser predicts at these times."""
+        ...
+
+    def sampler(self, steps: int) -> Any:
+        """Return a diffusers scheduler, set to `steps`, that integrates from noise to x₀."""
+        ...
+
+    def fingerprint(self) -> tuple[object, ...]:
+        """Return what a cache key of anything drawn or sampled by this process must contain."""
+        ...
+
+    def to(self, device: torch.device | str) -> NoiseProcess:
+        """Return the process with its tensors on a device."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EpsilonProcess:
+    """Variance-preserving diffusion whose denoiser predicts the noise ε.
+
+    alphas_cumprod: ᾱ, [steps] in float32, falling from 1 towards 0.
+    """
+
+    alphas_cumprod: Tensor
+
+    @property
+    def prediction_type(self) -> Prediction:
+        return "epsilon"
+
+    @property
+    def steps(self) -> int:
+        """Number of discrete times, 1000 in all published models."""
+        return len(self.alphas_cumprod)
+
+    def sample_times(self, batch: int, generator: torch.Generator) -> Tensor:
+        return torch.randint(0, self.steps, (batch,), generator=generator)
+
+    def time_grid(self, count: int) -> list[float]:
+        return _discrete_grid(self.steps, count)
+
+    def add_noise(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        return diffuse(latents, noise, times, self.alphas_cumprod)
+
+    def target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        return noise
+
+    def sampler(self, steps: int) -> Any:
+        return _dpm_solver(self.alphas_cumprod, "epsilon", steps)
+
+    def fingerprint(self) -> tuple[object, ...]:
+        return ("epsilon", *self.alphas_cumprod.tolist())
+
+    def to(self, device: torch.device | str) -> EpsilonProcess:
+        return replace(self, alphas_cumprod=self.alphas_cumprod.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class VProcess:
+    """Variance-preserving diffusion whose denoiser predicts v = √ᾱ_t · ε − √(1 − ᾱ_t) · x₀.
+
+    alphas_cumprod: ᾱ, [steps] in float32, falling from 1 towards 0.
+    """
+
+    alphas_cumprod: Tensor
+
+    @property
+    def prediction_type(self) -> Prediction:
+        return "v_prediction"
+
+    @property
+    def steps(self) -> int:
+        """Number of discrete times, 1000 in all published models."""
+        return len(self.alphas_cumprod)
+
+    def sample_times(self, batch: int, generator: torch.Generator) -> Tensor:
+        return torch.randint(0, self.steps, (batch,), generator=generator)
+
+    def time_grid(self, count: int) -> list[float]:
+        return _discrete_grid(self.steps, count)
+
+    def add_noise(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        return diffuse(latents, noise, times, self.alphas_cumprod)
+
+    def target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        alpha = _per_sample(self.alphas_cumprod, times, latents)
+        return alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+
+    def sampler(self, steps: int) -> Any:
+        return _dpm_solver(self.alphas_cumprod, "v_prediction", steps)
+
+    def fingerprint(self) -> tuple[object, ...]:
+        return ("v_prediction", *self.alphas_cumprod.tolist())
+
+    def to(self, device: torch.device | str) -> VProcess:
+        return replace(self, alphas_cumprod=self.alphas_cumprod.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class FlowProcess:
+    """Rectified flow: a straight line from x₀ (σ = 0) to ε (σ = 1), velocity ε − x₀.
+
+    shift: s ≥ 1 moves times towards noise, σ ↦ s·σ / (1 + (s − 1)·σ), in training and sampling.
+    time_mean, time_std: of the normal distribution of logit σ before the shift.
+    """
+
+    shift: float = 1.0
+    time_mean: float = 0.0
+    time_std: float = 1.0
+
+    @property
+    def prediction_type(self) -> Prediction:
+        return "flow"
+
+    def sample_times(self, batch: int, generator: torch.Generator) -> Tensor:
+        logit = self.time_mean + self.time_std * torch.randn(batch, generator=generator)
+        return TRAIN_STEPS * self._shifted(logit.sigmoid())
+
+    def time_grid(self, count: int) -> list[float]:
+        return [float(TRAIN_STEPS * self._shifted((i + 0.5) / count)) for i in range(count)]
+
+    def add_noise(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        sigma = _broadcast(times / TRAIN_STEPS, latents)
+        return (1 - sigma) * latents + sigma * noise
+
+    def target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        return noise - latents
+
+    def sampler(self, steps: int) -> Any:
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        scheduler = FlowMatchEulerDiscreteScheduler(TRAIN_STEPS, shift=self.shift)
+        scheduler.set_timesteps(steps)
+        return scheduler
+
+    def fingerprint(self) -> tuple[object, ...]:
+        return ("flow", self.shift)
+
+    def to(self, device: torch.device | str) -> FlowProcess:
+        return self
+
+    def _shifted(self, sigma: Any) -> Any:
+        return self.shift * sigma / (1 + (self.shift - 1) * sigma)
+
+
+def discrete_process(alphas_cumprod: Tensor, prediction: str) -> EpsilonProcess | VProcess:
+    """Build the process of a discrete schedule for `epsilon` or `v_prediction`."""
+    kinds = {"epsilon": EpsilonProcess, "v_prediction": VProcess}
+    return kinds[prediction](alphas_cumprod)
+
+
+def scaled_linear_alphas_cumprod(
+    steps: int = TRAIN_STEPS, beta_start: float = 0.00085, beta_end: float = 0.012
+) -> Tensor:
+    """ᾱ of Stable Diffusion's schedule, [steps] in float32: √β rises linearly.
+
+    Source: Rombach et al., arXiv:2112.10752.
+    """
+    root_betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64)
+    return torch.cumprod(1 - root_betas**2, dim=0).float()
+
+
+def diffuse(latents: Tensor, noise: Tensor, times: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """Diffuse clean latents to discrete times: √ᾱ_t · x₀ + √(1 − ᾱ_t) · ε.
+
+    Args:
+        latents: x₀, [batch, ...], in the denoiser's latent space.
+        noise: ε of unit variance, same shape as `latents`.
+        times: [batch], integers from 0 (clean) to steps − 1 (noise).
+        alphas_cumprod: ᾱ, [steps], falling from 1 towards 0.
+    """
+    alpha = _per_sample(alphas_cumprod, times, latents)
+    return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+
+
+def _discrete_grid(steps: int, count: int) -> list[float]:
+    return [int((part + 0.5) / count * steps) for part in range(count)]
+
+
+def _per_sample(alphas_cumprod: Tensor, times: Tensor, like: Tensor) -> Tensor:
+    return _broadcast(alphas_cumprod.to(device=like.device)[times], like)
+
+
+def _broadcast(values: Tensor, like: Tensor) -> Tensor:
+    """[batch] as [batch, 1, ...] in the type and on the device of `like`."""
+    return values.to(device=like.device, dtype=like.dtype).view(-1, *[1] * (like.dim() - 1))
+
+
+def _dpm_solver(alphas_cumprod: Tensor, prediction: str, steps: int) -> Any:
+    """DPM-Solver++ (Lu et al., arXiv:2211.01095) over this very ᾱ, whatever its schedule."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    alphas = alphas_cumprod.double().clamp(min=SMALLEST_ALPHA).cpu()
+    betas = 1 - alphas / torch.cat([torch.ones(1, dtype=torch.float64), alphas[:-1]])
+    scheduler = DPMSolverMultistepScheduler(
+        num_train_timesteps=len(alphas),
+        trained_betas=betas.float().numpy(),
+        prediction_type=prediction,
+    )
+    with warnings.catch_warnings():  # diffusers hands torch tensors to np.array
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        scheduler.set_timesteps(steps)
+    return scheduler

@@ -1,0 +1,205 @@
+"""Harden a checkpoint file, or a model that a host has loaded; begin a run or continue it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import ConfigError, RunError
+from ..parallel.ranks import ALONE, Ranks
+from ..plan.file import to_json
+from ..plan.hardening import HardeningPlan
+from ..plan.job import Job
+from ..progress import ProgressCallback, chain, silent
+from ..run.folder import RunFolder
+from ..run.records import StepRecord
+from .check import CheckReport, check_job, lora_path_of, run_folder_of
+from .device import explaining_full_memory
+from .export import Outputs, write_outputs
+from .previews import Previews, PreviewSettings
+
+if TYPE_CHECKING:
+    from ..model.model import Model
+
+Start = Literal["new", "resume", "any"]
+OnReady = Callable[[RunFolder, "CheckReport | None"], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardened:
+    """A finished run.
+
+    warnings: of the check and of the run, each once. seconds: of this call's steps; None where
+    the run was finished before. outputs: None unless the job was to export.
+    """
+
+    folder: Path
+    plan: HardeningPlan
+    records: tuple[StepRecord, ...]
+    warnings: tuple[str, ...] = ()
+    seconds: float | None = None
+    outputs: Outputs | None = None
+
+
+def harden_job(
+    job: Job | HardeningPlan,
+    *,
+    folder: Path | None = None,
+    start: Start = "any",
+    model: AbstractContextManager[Model] | None = None,
+    previews: PreviewSettings | None = None,
+    export: bool = False,
+    overwrite: bool = False,
+    on_ready: OnReady = lambda run, report: None,
+    on_progress: ProgressCallback = silent,
+    ranks: Ranks = ALONE,
+) -> Hardened:
+    """Take the steps that are left of a job, or of a plan on a loaded model.
+
+    Args:
+        job: a job, whose checkpoint is checked and loaded; or a plan, together with `model`.
+        folder: of the run; by default the job's.
+        start: `new` refuses a folder that holds a run, `resume` one that does not; `any` continues
+            a run of the same plan and checkpoint if there is one.
+        model: builds the model of a plan; it is entered when everything else is ready, and only
+            where steps are left. Its text encoders and VAE may be dropped: see `previews`.
+        previews: pictures while it runs. Without them, text encoders and VAE are dropped once the
+            data are encoded, which frees their memory; with them they stay, as the VAE decodes the
+            pictures.
+        export: write the job's checkpoint, LoRA, card and curves at the end.
+        overwrite: replace existing outputs.
+        on_ready: called with the run's folder and what was checked, before the model is loaded.
+        on_progress: raise from it to stop; the last complete outer step is then saved.
+        ranks: this process must be the first; the others call `follow`.
+
+    Raises:
+        ConfigError: the check found problems.
+        RunError: the folder cannot be used. DeviceMemoryError: a job's device is full.
+    """
+    folder = folder or _folder_of(job)
+    begun = start == "resume" or (start == "any" and (folder / "plan.json").is_file())
+    report = None
+    if not begun:
+        report = _check(job, export=export, overwrite=overwrite, resuming=start == "any")
+        job = _on_device(job, report)
+    with _open(folder, job, begun) as run:
+        plan, warnings, seconds = run.plan, (), None
+        steps_left = run.steps_saved < plan.outer_steps
+        if begun and (steps_left or export):
+            report = _check(job, export=export, overwrite=overwrite, resuming=True)
+            job = _on_device(job, report)
+        on_ready(run, report)
+        if steps_left:
+            if isinstance(job, Job):
+                ranks.share(("harden", to_json(job)))
+                model = loaded_for(job, report, ranks)
+            assert model is not None, "a plan alone needs a model"
+            result = run_steps(model, plan, run, previews, on_progress, ranks)
+            warnings, seconds = result.warnings, result.seconds
+        else:
+            ranks.share(None)
+        if report is not None:
+            warnings = tuple(dict.fromkeys((*report.warnings, *warnings)))
+        outputs = None
+        if export and isinstance(job, Job):
+            outputs = write_outputs(
+                run, checkpoint=_recognised(job, report), output=Path(job.output),
+                lora=lora_path_of(job), overwrite=overwrite, on_progress=on_progress,
+            )  # fmt: skip
+        records = tuple(StepRecord.from_json(record) for record in run.records())
+        return Hardened(
+            folder=run.path, plan=plan, records=records, warnings=warnings, seconds=seconds,
+            outputs=outputs,
+        )  # fmt: skip
+
+
+def stored_job(folder: Path | str, device: str = "") -> Job:
+    """Return the job of a run folder. device: to use instead of the stored one."""
+    run = RunFolder.open(folder, read_only=True)
+    if run.job is None:
+        raise RunError(
+            f"{run.path} was begun by a program, not from a checkpoint file: continue it there "
+            "with resalign.resume(model, folder)"
+        )
+    return replace(run.job, device=device or run.job.device)
+
+
+@contextmanager
+def loaded_for(job: Job, report: CheckReport | None, ranks: Ranks) -> Iterator[Model]:
+    """Load a job's checkpoint on this rank's device; explain an out-of-memory error."""
+    from ..checkpoint.load import load_checkpoint
+    from ..memory.weights import weight_types
+
+    device = ranks.place(job.device)
+    with explaining_full_memory(device):
+        yield load_checkpoint(_recognised(job, report), device=device, **weight_types(job.plan))
+
+
+def run_steps(
+    model: AbstractContextManager[Model],
+    plan: HardeningPlan,
+    run: RunFolder | None,
+    previews: PreviewSettings | None,
+    on_progress: ProgressCallback,
+    ranks: Ranks,
+) -> Any:
+    """Load the model and take the steps that are left. run: None but on the first rank."""
+    from ..hardening import run as engine
+    from ..model.quantised import quantised
+
+    with model as loaded, ExitStack() as stack:
+        loaded.spare_encoders = previews is None or not previews.every
+        if previews is not None and previews.every:
+            stack.enter_context(quantised(loaded, plan.quantization))  # as `harden` will have it
+            drawing = Previews(previews, loaded, plan)
+            drawing.begin(run.steps_saved if run else 0)
+            on_progress = chain(on_progress, drawing)
+        return engine.harden(loaded, plan, run_folder=run, on_progress=on_progress, ranks=ranks)
+
+
+def _folder_of(job: Job | HardeningPlan) -> Path:
+    if not isinstance(job, Job):
+        raise ConfigError("a plan without a job needs a run folder")
+    return run_folder_of(job)
+
+
+def _check(
+    job: Job | HardeningPlan, *, export: bool, overwrite: bool, resuming: bool
+) -> CheckReport | None:
+    """Return what was found about a job that can run; a host has checked its own model."""
+    if not isinstance(job, Job):
+        return None
+    report = check_job(job, overwrite=overwrite, resuming=resuming, exporting=export)
+    if report.problems:
+        raise ConfigError("; ".join(report.problems))
+    return report
+
+
+def _on_device(job: Job | HardeningPlan, report: CheckReport | None) -> Job | HardeningPlan:
+    """Put the device that `auto` stands for into the job."""
+    if report is None or not isinstance(job, Job):
+        return job
+    return replace(job, device=report.device)
+
+
+def _open(folder: Path, job: Job | HardeningPlan, begun: bool) -> RunFolder:
+    if not begun:
+        return RunFolder.create(folder, job)
+    if not isinstance(job, Job):
+        return RunFolder.open(folder, job)
+    run = RunFolder.open(folder, job.plan)
+    if run.job is None or Path(run.job.checkpoint) != Path(job.checkpoint):
+        other = run.job.checkpoint if run.job else "a model that a program had loaded"
+        run.close()
+        raise RunError(
+            f"{folder} holds a run on {other}, not on {job.checkpoint}: choose another run folder"
+        )
+    return run
+
+
+def _recognised(job: Job, report: CheckReport | None) -> Path:
+    """Return the checkpoint as the check has recognised it, so that it is recognised once."""
+    return Path(job.checkpoint)

@@ -1,0 +1,107 @@
+"""Try a LoRA: the same prompts and noise on the original and on the hardened checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..model.generate import generate_images
+from ..model.model import Model
+from ..plan.attack import LoraFile
+from ..plan.probe import ProbeCheckpoint
+from ..probe.loras import with_loras
+from ..probe.subjects import RunSubject, loaded
+from ..progress import Progress, ProgressCallback, as_part, silent
+from ..report.contact_sheet import sheet
+from .live_state import blurred
+from .previews import to_pil
+
+COLUMNS = ("original + LoRA", "hardened + LoRA")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to generate: `count` pictures of the prompt, whose seeds count up from `seed`.
+
+    width, height: in pixels, 0 for the checkpoint's own.
+    """
+
+    prompt: str
+    negative: str = ""
+    seed: int = 0
+    steps: int = 20
+    guidance: float = 7.0
+    width: int = 0
+    height: int = 0
+    count: int = 1
+
+
+def try_lora_job(
+    original: Path,
+    lora: LoraFile,
+    sampling: Sampling,
+    *,
+    hardened: Path | None = None,
+    run_folder: str = "",
+    device: str = "cpu",
+    on_load: Callable[[str], object] = lambda column: None,
+    on_picture: Callable[[Any, str], object] = lambda picture, column: None,
+    on_progress: ProgressCallback = silent,
+) -> list[tuple[Any, Any]]:
+    """Return pairs of PIL images, one pair per seed, in the order of `COLUMNS`.
+
+    The checkpoints are loaded one after the other, never both.
+
+    Args:
+        hardened, run_folder: one of them; a run's folder stands for what it would export.
+        on_load: called with the column whose checkpoint is loaded next.
+        on_picture: called with the first picture of each column.
+    """
+    if run_folder:
+        second = RunSubject(ProbeCheckpoint(name="hardened", path=run_folder), device).opened()
+    else:
+        assert hardened is not None, "give `hardened` or `run_folder`"
+        second = loaded(hardened, device)
+    pictures = []
+    for number, opened in enumerate((loaded(original, device), second)):
+        on_load(COLUMNS[number])
+        part = as_part(
+            on_progress, "generating", sampling.count * number, 2 * sampling.count,
+            message=COLUMNS[number],
+        )  # fmt: skip
+        pictures.append(_generate(opened, lora, sampling, part))
+        done = sampling.count * (number + 1)
+        on_progress(
+            Progress(
+                stage="generating", step=done, total=2 * sampling.count, message=COLUMNS[number]
+            )
+        )
+        on_picture(pictures[-1][0], COLUMNS[number])
+    return list(zip(*pictures, strict=True))
+
+
+def contact_sheet(
+    rows: Sequence[tuple[str, Sequence[Any]]], *, show: bool, side: int | None = None
+) -> Any:
+    """Return pairs of pictures on one sheet, blurred unless `show`, as nothing has scored them."""
+    cells = [(name, [p if show else blurred(p) for p in pair]) for name, pair in rows]
+    return sheet(COLUMNS, cells, **({} if side is None else {"side": side}))
+
+
+def _generate(
+    opened: AbstractContextManager[Model],
+    lora: LoraFile,
+    sampling: Sampling,
+    on_progress: ProgressCallback,
+) -> list[Any]:
+    with opened as model, with_loras(model, (lora,)):
+        images = generate_images(
+            model, [sampling.prompt], seeds=[sampling.seed + n for n in range(sampling.count)],
+            steps=sampling.steps, guidance=sampling.guidance, height=sampling.height or None,
+            width=sampling.width or None, batch=1, negative=sampling.negative,
+            on_progress=on_progress,
+        )  # fmt: skip
+    return [to_pil(image) for image in images]

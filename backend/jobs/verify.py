@@ -1,0 +1,161 @@
+"""Verify a hardened checkpoint against its header, its source and its recorded probe."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoint.hashing import sha256_of, tensor_sha256_of
+from ..checkpoint.inspect import inspect
+from ..checkpoint.verify import verify_export
+from ..errors import CheckpointError, ResAlignError
+from ..progress import ProgressCallback, silent
+from .device import resolve_device
+
+if TYPE_CHECKING:
+    from ..probe.recorded import Repeated
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One comparison. ok: None where it could not be made; `detail` then says why."""
+
+    name: str
+    ok: bool | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """All comparisons of a file. `good`: none of them failed."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def good(self) -> bool:
+        return all(check.ok is not False for check in self.checks)
+
+
+def verify_job(
+    file: Path,
+    *,
+    source: Path | None = None,
+    probe: bool = True,
+    device: str = "auto",
+    on_progress: ProgressCallback = silent,
+) -> Verified:
+    """Compare a hardened file with what its header says.
+
+    Args:
+        source: the original; by default the file of its recorded name beside `file`.
+        probe: repeat the recorded probe too, on `device`.
+    """
+    found = inspect(file)
+    if not found.hardened:
+        raise CheckpointError(f"{file.name} has no record of a hardening: nothing to verify")
+    source = find_source(file, source, str(found.hardened.get("source", "")))
+    checks = [_check_tensors(file, found.metadata, on_progress)]
+    checks += compare_with_source(file, source, found.hardened, on_progress)
+    checks.append(_check_probe(file, source, found.hardened, probe, device, on_progress))
+    return Verified(tuple(checks))
+
+
+def find_source(file: Path, given: Path | None, name: str) -> Path | None:
+    """Return the original: as given, or beside the file under its recorded name."""
+    if given:
+        if not given.exists():
+            raise CheckpointError(f"--source: {given} does not exist")
+        return given
+    name = re.split(r"[\\/]", name)[-1]  # a header must not make us read files elsewhere
+    beside = file.parent / name
+    return beside if name and beside.exists() and beside.resolve() != file.resolve() else None
+
+
+def _check_tensors(file: Path, metadata: Mapping[str, str], on_progress: ProgressCallback) -> Check:
+    name = "tensors as recorded"
+    recorded = metadata.get("modelspec.hash_sha256", "").removeprefix("0x")
+    if file.is_dir() or not recorded:
+        return Check(name, None, "a folder's header keeps no hash of its tensors")
+    now = tensor_sha256_of(file, on_progress=on_progress)
+    return Check(name, now == recorded, f"sha256 of the tensors {now[:16]}...")
+
+
+def compare_with_source(
+    file: Path,
+    source: Path | None,
+    hardened: Mapping[str, Any],
+    on_progress: ProgressCallback = silent,
+) -> list[Check]:
+    """Compare the source with its recorded hash, and the file's tensors with the source's."""
+    names = ("source as recorded", "untouched tensors")
+    if source is None:
+        text = f"{hardened.get('source', 'the original')} is not here: give --source"
+        return [Check(name, None, text) for name in names]
+    if source.is_dir():
+        first = Check(names[0], None, "a folder")
+    else:
+        now = sha256_of(source, on_progress=on_progress)
+        recorded = str(hardened.get("source_sha256", ""))
+        first = Check(names[0], now == recorded, f"{source.name}, sha256 {now[:16]}...")
+    return [first, _compare_tensors(names[1], file, source, hardened.get("touched_tensors"))]
+
+
+def _compare_tensors(name: str, file: Path, source: Path, touched: Any) -> Check:
+    if source.is_dir() != file.is_dir():
+        return Check(name, None, "one is a folder, the other a file: give the same kind")
+    try:
+        compared = verify_export(source, file)
+    except ResAlignError as error:
+        return Check(name, False, str(error))
+    changed = len(compared.changed)
+    if type(touched) is not int:
+        return Check(name, False, f"{changed} changed, and no count of them is recorded")
+    text = f"{len(compared.identical)} identical, {changed} changed, {touched} recorded as changed"
+    return Check(name, changed <= touched, text)
+
+
+def _check_probe(
+    file: Path,
+    source: Path | None,
+    hardened: Mapping[str, Any],
+    asked: bool,
+    device: str,
+    on_progress: ProgressCallback,
+) -> Check:
+    name, record = "probe", hardened.get("probe")
+    if not isinstance(record, dict) or "looks" not in record:
+        return Check(name, None, "none is recorded")
+    if not asked:
+        return Check(name, None, "omitted, as requested")
+    if source is None:
+        return Check(name, None, "needs the original: give --source")
+    from ..probe.recorded import reproduce  # takes seconds to import
+
+    with tempfile.TemporaryDirectory(prefix="resalign-verify-") as folder:
+        repeated = reproduce(
+            record, source, file, folder=Path(folder), device=resolve_device(device),
+            on_progress=on_progress,
+        )  # fmt: skip
+    return Check("probe reproduced", *_judge(repeated))
+
+
+def _judge(repeated: Sequence[Repeated]) -> tuple[bool, str]:
+    exact = sum(one.exact for one in repeated)
+    if exact == len(repeated):
+        return True, f"all {exact} evaluations agree in every image"
+    apart = [one for one in repeated if not one.agrees]
+    if not apart:
+        return True, (
+            f"{exact} of {len(repeated)} evaluations agree in every image, the rest within "
+            "intervals"
+        )
+    worst = max(apart, key=lambda one: abs(one.now - one.recorded) / one.images)
+    return False, (
+        f"{len(apart)} of {len(repeated)} evaluations differ by more than chance: {worst.model}, "
+        f"{worst.attack}, step {worst.step}: {worst.recorded} of {worst.images} recorded, "
+        f"{worst.now} now"
+    )

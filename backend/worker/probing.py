@@ -1,0 +1,58 @@
+"""probe: begin or continue a probe and report it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from ..jobs.live_state import LiveState
+from ..jobs.probe import probe_job
+from ..plan.probe import ProbeJob
+from ..probe.summary import AttackRow, headline
+from ..progress import chain, with_check
+from ..run.json_lines import finite
+from .protocol import Stopped
+from .requests import ProbeRequest, checkpoint_path
+
+Check = Callable[[], None]
+Done = tuple[dict[str, Any], str]
+
+
+def probe(request: ProbeRequest, live: LiveState, check: Check, *, device: str) -> Done:
+    checkpoints = tuple(
+        replace(checkpoint, path=str(checkpoint_path(checkpoint.path)))
+        for checkpoint in request.checkpoints
+    )
+    job = ProbeJob(checkpoints=checkpoints, output=request.folder, plan=request.plan, device=device)
+    return probe_in(job, live, check, new=True)
+
+
+def probe_in(job: ProbeJob, live: LiveState, check: Check, *, new: bool) -> Done:
+    """Run a probe to its report. new: the job is not stored in its folder yet."""
+    folder = Path(job.output)
+    live.note("reading the checkpoints")
+    on_progress = with_check(chain(live, live.pictures_from(folder)), check)
+    try:
+        found = probe_job(job, new=new, on_progress=on_progress)
+    except Stopped:
+        raise Stopped(
+            "stopped; complete evaluations are kept, Resume continues from there"
+        ) from None
+    text = headline(found.summary)
+    result = {
+        "folder": str(folder),
+        "headline": text,
+        "rows": [_row(row) for row in found.summary.rows],
+        "report": str(found.files.html),
+        "complete": found.result.complete,
+    }
+    return result, text
+
+
+def _row(row: AttackRow) -> dict[str, Any]:
+    """Return a row of the report without its comparisons."""
+    values = asdict(row)
+    del values["against"]
+    return finite(values)

@@ -1,0 +1,23 @@
+"""Between ComfyUI and the backend: MODEL, CLIP and VAE in, an adapter out.
+
+checks.py    what can be hardened, and where a MODEL comes from
+identity.py  a fingerprint of what is connected
+model.py     MODEL, CLIP and VAE to the backend's Model; vae.py: its VAE
+adapter.py   the backend's adapter onto a MODEL
+"""
+
+from .adapter import carries as carries
+from .adapter import lora_model as lora_model
+from .adapter import with_adapter as with_adapter
+from .checks import check_model as check_model
+from .checks import check_parts as check_parts
+from .checks import is_patched as is_patched
+from .checks import source_of as source_of
+from .identity import fingerprint as fingerprint
+from .model import denoiser_config as denoiser_config
+from .model import family_of as family_of
+from .model import key_map as key_map
+from .model import prediction_of as prediction_of
+from .model import resolution_of as resolution_of
+from .model import to_backend as to_backend
+from .model import unet_tensors as unet_tensors

@@ -1,0 +1,56 @@
+"""Puts the backend's adapter onto ComfyUI's MODEL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .checks import UNET
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...backend.adapter.lora import Adapter
+
+
+def lora_model(adapter: Adapter, names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Convert an adapter to a LORA_MODEL, in names that ComfyUI reads completely.
+
+    names: as `key_map` returns them.
+    """
+    import torch
+
+    from ...backend.adapter.lora import A, B
+
+    tensors: dict[str, Tensor] = {}
+    with torch.inference_mode(False), torch.no_grad():
+        for module in adapter.modules:
+            stem = UNET + names[module]
+            tensors[stem + ".lora_down.weight"] = adapter.tensors[module + A].cpu().clone()
+            tensors[stem + ".lora_up.weight"] = adapter.tensors[module + B].cpu().clone()
+            tensors[stem + ".alpha"] = torch.tensor(float(adapter.alpha))
+    return tensors
+
+
+def with_adapter(model: Any, lora: Mapping[str, Tensor]) -> Any:
+    """Clone the MODEL with the LORA_MODEL on it; raise if ComfyUI did not take every module."""
+    import comfy.sd
+
+    from ...backend.errors import ExportError
+
+    modules = sum(name.endswith(".alpha") for name in lora)
+    patched = comfy.sd.load_lora_for_models(model, None, dict(lora), 1.0, 0.0)[0]
+    before = sum(len(patches) for patches in model.patches.values())
+    taken = sum(len(patches) for patches in patched.patches.values()) - before
+    if taken != modules:
+        raise ExportError(
+            f"ComfyUI took {taken} of the adapter's {modules} modules: the MODEL is not the one "
+            "that was hardened; connect the MODEL that Harden Model was given"
+        )
+    return patched
+
+
+def carries(model: Any, lora: Mapping[str, Tensor]) -> bool:
+    """Return whether every weight that the LORA_MODEL changes is patched on the MODEL."""
+    stems = [name.removesuffix(".alpha") for name in lora if name.endswith(".alpha")]
+    return all(model.patches.get(stem + ".weight") for stem in stems)

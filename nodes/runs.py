@@ -1,0 +1,122 @@
+"""Hardening runs of the nodes: begun, continued and found again in their folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import types
+
+if TYPE_CHECKING:
+    from ..backend.model.model import Model
+    from ..backend.plan.hardening import HardeningPlan
+    from ..backend.run.folder import RunFolder
+
+SOURCE = "source.json"  # in the run folder: describes the MODEL that was hardened
+
+
+def run_plan(
+    hidden: Any,
+    model: Any,
+    clip: Any,
+    vae: Any,
+    plan: HardeningPlan,
+    folder: Path,
+    source: Path | None,
+    previews: tuple[int, str, bool],
+) -> None:
+    """Take the steps of a plan that are left; the folder keeps everything.
+
+    previews: steps between two, the prompt, and whether to show them without blur.
+    """
+    from ..backend.jobs.harden import harden_job
+    from ..backend.jobs.previews import PreviewSettings
+    from .live import Live, check_interrupt
+    from .memory import forecast
+
+    every, prompt, show = previews
+    live = Live(hidden, "harden", plan.outer_steps, show_pictures=show)
+    begun: list[RunFolder] = []
+    try:
+        live.show_lines(forecast(model, plan, live.note))
+        harden_job(
+            plan, folder=folder, model=_opened(model, clip, vae, plan, folder, source),
+            previews=PreviewSettings(
+                show=live.picture, every=every, prompt=prompt, check=check_interrupt
+            ),
+            on_ready=lambda run, report: begun.append(run), on_progress=live,
+        )  # fmt: skip
+    except BaseException as error:
+        step = begun[0].steps_saved if begun else 0
+        live.ended_by(
+            error, f"stopped after step {step} of {plan.outer_steps}; queue again to continue"
+        )
+        raise
+    live.finish(f"hardened in {step_count(plan)}")
+
+
+def stored_run(folder: Path, plan: HardeningPlan) -> types.HardenedRun | None:
+    """Return the finished run of this plan, if there is one."""
+    from ..backend.run.folder import RunFolder
+    from ..backend.run.records import StepRecord
+
+    if not (folder / "plan.json").is_file() or not (folder / SOURCE).is_file():
+        return None
+    run = RunFolder.open(folder, plan, read_only=True)
+    if run.steps_saved < plan.outer_steps:
+        return None
+    about = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
+    adapter, _ = run.load_adapter()
+    return types.HardenedRun(
+        plan=plan,
+        adapter=adapter,
+        records=tuple(StepRecord.from_json(record) for record in run.records()),
+        folder=folder,
+        family=about["family"],
+        key_map=about["key_map"],
+        source=Path(about["checkpoint"]) if about["checkpoint"] else None,
+        patched=about["patched"],
+    )
+
+
+def step_count(plan: HardeningPlan) -> str:
+    return f"{plan.outer_steps} step{'s' * (plan.outer_steps > 1)}"
+
+
+@contextmanager
+def _opened(
+    model: Any, clip: Any, vae: Any, plan: HardeningPlan, folder: Path, source: Path | None
+) -> Iterator[Model]:
+    """Build the backend's Model, in the types that the plan asks for, and describe it on disk."""
+    from ..backend.memory.weights import weight_types
+    from . import bridge
+
+    kind = weight_types(plan)["denoiser_dtype"]
+    with bridge.to_backend(model, clip, vae, source=source, denoiser_dtype=kind) as loaded:
+        _write_source(folder, model, loaded, source)
+        yield loaded
+
+
+def _write_source(folder: Path, model: Any, loaded: Model, source: Path | None) -> None:
+    from ..backend.run.folder import write_json
+    from . import bridge
+    from .samples import samples_of
+
+    key_map = bridge.key_map(model)
+    weights = loaded.denoiser.state_dict()
+    modules = [name for name in key_map if _is_matrix(weights, name)]
+    about = {
+        "checkpoint": str(source) if source else "",
+        "patched": bridge.is_patched(model),
+        "family": loaded.family.name,
+        "key_map": key_map,
+        "samples": samples_of(weights, modules),
+    }
+    write_json(folder / SOURCE, about)
+
+
+def _is_matrix(weights: Any, module: str) -> bool:
+    return module + ".weight" in weights and weights[module + ".weight"].dim() >= 2
