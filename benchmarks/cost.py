@@ -35,7 +35,7 @@ from resalign.backend.hardening.setup import set_up
 from resalign.backend.hardening.training import train_step
 from resalign.backend.model.denoiser import Conditioning
 from resalign.backend.model.model import Model
-from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
+from resalign.backend.model.process import discrete_process, scaled_linear_alphas_cumprod
 from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.fine_tune import FineTuneConfig
@@ -59,7 +59,7 @@ def build(size: str) -> tuple[Model, EncodedData]:
         block_out_channels=widths, cross_attention_dim=context, attention_head_dim=heads,
         norm_num_groups=groups, sample_size=side,
     ).eval()  # fmt: skip
-    schedule = NoiseSchedule(scaled_linear_alphas_cumprod())
+    schedule = discrete_process(scaled_linear_alphas_cumprod())
     model = Model(find_family("sd1"), unet, (), (), None, schedule, 8 * side)  # type: ignore[arg-type]
     empty = Conditioning({"context": torch.randn(1, 77, context)})
     bucket = Bucket(

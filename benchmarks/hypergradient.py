@@ -26,7 +26,7 @@ from resalign.backend.errors import DivergenceError
 from resalign.backend.families import find_family
 from resalign.backend.model.denoiser import Conditioning
 from resalign.backend.model.model import Model
-from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
+from resalign.backend.model.process import discrete_process, scaled_linear_alphas_cumprod
 from resalign.backend.plan.adapter import AdapterConfig
 
 RECORD = Path(__file__).parent.parent / "tests" / "data" / "recorded_step.safetensors"
@@ -45,7 +45,7 @@ class Problem:
             config = json.loads(file.metadata()["unet_config"])
         unet = UNet2DConditionModel(**config)
         unet.load_state_dict({n[5:]: self.tensors[n] for n in names if n.startswith("unet.")})
-        schedule = NoiseSchedule(scaled_linear_alphas_cumprod())
+        schedule = discrete_process(scaled_linear_alphas_cumprod())
         model = Model(find_family("sd1"), unet.to(dtype=dtype).eval(), (), (), None, schedule, 64)  # type: ignore[arg-type]
         self.denoiser = AdaptedDenoiser(model, AdapterConfig(rank=1))
         self.theta, self.dtype = self.denoiser.theta, dtype

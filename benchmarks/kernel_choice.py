@@ -28,7 +28,7 @@ from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.families import find_family
 from resalign.backend.model.kernels import Kernels, applied, candidates
 from resalign.backend.model.model import Model
-from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
+from resalign.backend.model.process import discrete_process, scaled_linear_alphas_cumprod
 from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.kernels import KernelConfig
 
@@ -39,7 +39,7 @@ def gradient(size: str, device: torch.device, stack: ExitStack, variant: str) ->
     """A pass of a network of its own, by batch: forward and backward to the adapter."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(**unet_settings(size)).eval().to(device)
-    schedule = NoiseSchedule(scaled_linear_alphas_cumprod())
+    schedule = discrete_process(scaled_linear_alphas_cumprod())
     model = Model(find_family("sd1"), unet, (), (), None, schedule, 512)  # type: ignore[arg-type]
     denoiser = stack.enter_context(AdaptedDenoiser(model, AdapterConfig()))
     kernels, *more = variant.split(" + ")

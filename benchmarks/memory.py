@@ -40,7 +40,7 @@ from resalign.backend.memory.plan import GIB, plan_memory
 from resalign.backend.memory.trace import measure_step, random_data
 from resalign.backend.memory.tracker import LiveMemory
 from resalign.backend.model.model import Model
-from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
+from resalign.backend.model.process import discrete_process, scaled_linear_alphas_cumprod
 from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.fine_tune import FineTuneConfig
@@ -78,7 +78,7 @@ def build(size: str) -> Model:
     random = torch.Generator().manual_seed(0)
     for tensor in unet.parameters():
         tensor.normal_(0, 0.02, generator=random)
-    schedule = NoiseSchedule(scaled_linear_alphas_cumprod())
+    schedule = discrete_process(scaled_linear_alphas_cumprod())
     return Model(find_family("sd1"), unet, (), (), None, schedule, 8 * SIDE)  # type: ignore[arg-type]
 
 

@@ -32,7 +32,6 @@ from resalign.backend.demo.art import BENIGN, UNSAFE, evaluation_prompts
 from resalign.backend.demo.judge import Judge
 from resalign.backend.demo.plans import CHECKPOINT, WEAPON, write_data
 from resalign.backend.model.encode import decode_latents, encode_prompts
-from resalign.backend.model.generate import build_scheduler
 from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.attack import FineTuneAttack
 from resalign.backend.plan.concept import Concept
@@ -97,7 +96,7 @@ class Bare:
         told = type(self.prompts)(both)
         side = self.model.resolution // 8
         latents = torch.randn(DRAWN, 4, side, side)
-        scheduler = build_scheduler(self.model.schedule, SAMPLER)
+        scheduler = self.model.process.sampler(SAMPLER)
         started = time.process_time()
         for timestep in scheduler.timesteps:
             times = timestep.expand(2 * DRAWN)

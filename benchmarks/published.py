@@ -164,7 +164,7 @@ def ours(
     from resalign.backend.hardening.training import train_step
     from resalign.backend.model.denoiser import Conditioning
     from resalign.backend.model.model import Model
-    from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
+    from resalign.backend.model.process import discrete_process, scaled_linear_alphas_cumprod
     from resalign.backend.plan.adapter import AdapterConfig
     from resalign.backend.plan.concept import Concept
     from resalign.backend.plan.fine_tune import FineTuneConfig
@@ -176,7 +176,7 @@ def ours(
     torch.manual_seed(0)
     unet = UNet2DConditionModel(**unet_settings(size)).eval()
     before = resident("VmRSS")
-    schedule = NoiseSchedule(scaled_linear_alphas_cumprod())
+    schedule = discrete_process(scaled_linear_alphas_cumprod())
     model = Model(find_family("sd1"), unet, (), (), None, schedule, 8 * side)  # type: ignore[arg-type]
     texts = Conditioning({"context": torch.randn(1, 77, context)})
     bucket = Bucket(

@@ -39,7 +39,7 @@ def rounding(bench: Bench, plan: HardeningPlan, data: EncodedData) -> float:
     latents = bucket.latents[:96]
     noise = torch.randn(latents.shape, generator=random)
     timesteps = torch.randint(0, 1000, (len(latents),), generator=random)
-    noised = bench.model.schedule.add_noise(latents, noise, timesteps)
+    noised = bench.model.process.add_noise(latents, noise, timesteps)
     given = conditioning[bucket.captions[:96]]
     with torch.no_grad():
         true = bench.model.denoise(noised, timesteps, given)

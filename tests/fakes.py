@@ -11,7 +11,7 @@ from resalign.backend.data.encoded_set import Bucket, EncodedSet
 from resalign.backend.families import find_family
 from resalign.backend.model.denoiser import Conditioning
 from resalign.backend.model.model import Model
-from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
+from resalign.backend.model.process import discrete_process, scaled_linear_alphas_cumprod
 
 
 def tiny_unet(seed: int = 0, **changes: Any) -> Any:
@@ -40,7 +40,7 @@ def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
         text_encoders=(),
         tokenizers=(),
         vae=None,  # type: ignore[arg-type]
-        schedule=NoiseSchedule(scaled_linear_alphas_cumprod()),
+        process=discrete_process(scaled_linear_alphas_cumprod()),
         resolution=64,
     )
 

@@ -14,7 +14,7 @@ from fakes_checkpoint import build_networks, ldm_tensors
 from torch import Tensor, nn
 
 from resalign.backend.families.unet import recognition
-from resalign.backend.model.schedule import scaled_linear_alphas_cumprod
+from resalign.backend.model.process import scaled_linear_alphas_cumprod
 
 
 class EPS: ...

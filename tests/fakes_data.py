@@ -15,7 +15,7 @@ from PIL import Image
 from fakes import tiny_unet
 from resalign.backend.families import find_family
 from resalign.backend.model.model import Model
-from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
+from resalign.backend.model.process import discrete_process, scaled_linear_alphas_cumprod
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -83,7 +83,7 @@ def tiny_family(family: str = "sd1", prediction: Any = "epsilon", seed: int = 0)
         text_encoders=encoders,
         tokenizers=tokenizers,
         vae=tiny_vae(),
-        schedule=NoiseSchedule(scaled_linear_alphas_cumprod(), prediction),
+        process=discrete_process(scaled_linear_alphas_cumprod(), prediction),
         resolution=64,
     )
 

@@ -114,7 +114,7 @@ class Watch:
 
     def __init__(self, model: Any) -> None:
         self.samples: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._alphas = model.schedule.alphas_cumprod.double()
+        self._alphas = model.process.alphas_cumprod.double()
         model.denoiser.register_forward_pre_hook(self._note)
 
     def _note(self, _: Any, given: tuple[Any, ...]) -> None:

@@ -82,8 +82,8 @@ def compare() -> dict[str, Any]:
             found["latent_shape"] = list(encoded.shape)
             found["image_shape"] = list(decode_latents(backend, encoded).shape)
             found["family"] = backend.family.name
-            found["prediction"] = backend.schedule.prediction_type
-            parts = [*backend.denoiser.parameters(), encoded, backend.schedule.alphas_cumprod]
+            found["prediction"] = backend.process.prediction_type
+            parts = [*backend.denoiser.parameters(), encoded, backend.process.alphas_cumprod]
             parts += [one for net in backend.text_encoders for one in net.parameters()]
             found["inference_tensors"] = sum(one.is_inference() for one in parts)
             with AdaptedDenoiser(backend, AdapterConfig(rank=4, alpha=2.0)) as adapted:

@@ -65,7 +65,7 @@ def imports(path: Path, root: Path) -> list[tuple[int, str, int, bool]]:
 
 
 def absolute(path: Path, root: Path, module: str, level: int) -> str:
-    """A relative import as a path from the package's root: `backend.model.schedule`."""
+    """A relative import as a path from the package's root: `backend.model.process`."""
     folder = path.relative_to(root).parent.parts
     return ".".join((*folder[: len(folder) - level + 1], module))
 

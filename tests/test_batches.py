@@ -16,7 +16,6 @@ from resalign.backend.data.batches import (
     EncodedData,
     draw,
     draw_noise,
-    draw_timesteps,
     generator,
     prepare_data,
 )
@@ -24,12 +23,15 @@ from resalign.backend.data.concept import load_preset, preset_names
 from resalign.backend.data.encoded_set import Bucket, EncodedSet
 from resalign.backend.data.latents import encode_image_set
 from resalign.backend.errors import DataError
+from resalign.backend.families.base.process import EpsilonProcess, scaled_linear_alphas_cumprod
 from resalign.backend.model.denoiser import Conditioning
 from resalign.backend.model.encode import encode_prompts
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.fine_tune import FineTuneConfig
 from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.images import ImageSet
+
+PROCESS = EpsilonProcess(scaled_linear_alphas_cumprod())
 
 
 def numbered_set(*counts, pooled=False):
@@ -63,7 +65,7 @@ def test_a_draw_follows_from_its_generator_alone():
     encoded = random_set(12, 0)
 
     def values(*names):
-        found = draw(encoded, generator(3, *names), 4, caption_dropout=0.5)
+        found = draw(encoded, generator(3, *names), 4, PROCESS, caption_dropout=0.5)
         return found.latents, found.noise, found.timesteps, found.conditioning["context"]
 
     for one, other in zip(values("forget", 7), values("forget", 7), strict=True):
@@ -75,7 +77,7 @@ def test_a_draw_follows_from_its_generator_alone():
 def test_a_draw_has_the_shapes_and_the_type_of_its_set():
     encoded = random_set(12, 0).to("cpu", torch.bfloat16)
 
-    found = draw(encoded, generator(0), 5, schedule_steps=10)
+    found = draw(encoded, generator(0), 5, EpsilonProcess(torch.linspace(0.99, 0.1, 10)))
 
     assert len(found) == 5
     assert found.latents.shape == found.noise.shape == (5, 4, 8, 8)
@@ -129,7 +131,9 @@ def test_captions_are_dropped_at_the_given_rate_and_sizes_are_kept(share):
 def test_dropping_captions_does_not_change_which_samples_are_drawn():
     encoded = random_set(12, 0)
 
-    plain, dropping = (draw(encoded, generator(5), 4, caption_dropout=d) for d in (0.0, 0.9))
+    plain, dropping = (
+        draw(encoded, generator(5), 4, PROCESS, caption_dropout=d) for d in (0.0, 0.9)
+    )
 
     assert torch.equal(plain.latents, dropping.latents)
     assert torch.equal(plain.noise, dropping.noise)
@@ -140,13 +144,6 @@ def test_noise_is_drawn_in_float32_and_then_cast():
     full = draw_noise((4, 3), generator(0))
 
     assert torch.equal(draw_noise((4, 3), generator(0), dtype=torch.float16), full.half())
-
-
-def test_timesteps_cover_the_schedule_evenly():
-    found = draw_timesteps(20_000, 10, generator(0))
-
-    counts = torch.bincount(found)
-    assert len(counts) == 10 and (counts - 2000).abs().max() < 200
 
 
 def test_sizes_in_pixels_stay_exact_when_a_set_is_cast():
@@ -211,7 +208,7 @@ def test_a_plan_becomes_encoded_sets(folders):
     expected = encode_prompts(model, ["a good thing", ""])
     torch.testing.assert_close(data.anchors["bad"]["context"], expected["context"][:1])
     torch.testing.assert_close(data.empty["context"], expected["context"][1:])
-    assert len(draw(data.retain, generator(0), 2)) == 2
+    assert len(draw(data.retain, generator(0), 2, PROCESS)) == 2
 
 
 def test_prior_data_are_encoded_for_dreambooth_only(folders):
@@ -342,8 +339,8 @@ def test_a_checkpoint_file_of_each_family_feeds_its_own_denoiser(family, folders
     data = prepare_data(model, plan, cache=tmp_path / "cache").to("cpu", torch.float32)
 
     for encoded in (data.forget["bad"], data.retain):
-        found = draw(encoded, generator(0), 2, caption_dropout=0.5)
-        noised = model.schedule.add_noise(found.latents, found.noise, found.timesteps)
+        found = draw(encoded, generator(0), 2, PROCESS, caption_dropout=0.5)
+        noised = model.process.add_noise(found.latents, found.noise, found.timesteps)
         prediction = model.denoise(noised, found.timesteps, found.conditioning)
         assert prediction.shape == (2, 4, 8, 8) and prediction.isfinite().all()
     assert model.denoise(noised[:1], found.timesteps[:1], data.anchors["bad"]).isfinite().all()

@@ -55,7 +55,7 @@ def test_training_lowers_the_loss_on_its_data(config):
     times = torch.tensor([100, 300, 600, 900])
 
     def error() -> float:
-        noised = model.schedule.add_noise(latents, noise, times)
+        noised = model.process.add_noise(latents, noise, times)
         with torch.no_grad():
             return float((model.denoise(noised, times, conditioning) - noise).square().mean())
 
@@ -107,8 +107,8 @@ def test_full_fine_tuning_is_this_loop_to_the_bit(optimiser):
         harmful = int(4 * 0.4 + float(torch.rand((), generator=random)))
         loss = torch.zeros(())
         for part, count in ((data, 4 - harmful), (concept, harmful)):
-            batch = draw(part, random, count, 1000, 0.3)
-            noised = model.schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
+            batch = draw(part, random, count, model.process, 0.3)
+            noised = model.process.add_noise(batch.latents, batch.noise, batch.timesteps)
             found = model.denoise(noised, batch.timesteps, batch.conditioning)
             errors = (found - batch.noise).square().flatten(1).mean(dim=1)
             loss = loss + errors.mean() * (count / 4)

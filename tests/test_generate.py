@@ -9,8 +9,8 @@ from test_encode import pipeline
 
 from resalign.backend.errors import DataError
 from resalign.backend.model.encode import decode_latents, encode_prompts
-from resalign.backend.model.generate import build_scheduler, generate_images, generate_latents
-from resalign.backend.model.schedule import NoiseSchedule
+from resalign.backend.model.generate import generate_images, generate_latents
+from resalign.backend.model.process import discrete_process
 
 PROMPTS = ["a red fox", "two kites", "a pear"]
 CASES = [("sd1", "epsilon"), ("sd2", "v_prediction"), ("sdxl", "epsilon")]
@@ -21,7 +21,7 @@ CASES = [("sd1", "epsilon"), ("sd2", "v_prediction"), ("sdxl", "epsilon")]
 def test_latents_are_those_of_the_diffusers_pipeline(family, prediction):
     model = tiny_family(family, prediction)
     reference = pipeline(model)
-    reference.scheduler = build_scheduler(model.schedule, 4)
+    reference.scheduler = model.process.sampler(4)
     reference.set_progress_bar_config(disable=True)
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(11))
     expected = reference(
@@ -170,7 +170,7 @@ def test_progress_tells_images_and_steps_and_may_stop_the_run():
 
 def test_the_solver_runs_over_the_model_s_own_schedule_even_one_that_ends_in_pure_noise():
     alphas = torch.linspace(0.999, 0.0, 1000)
-    scheduler = build_scheduler(NoiseSchedule(alphas, "v_prediction"), 5)
+    scheduler = discrete_process(alphas, "v_prediction").sampler(5)
 
     torch.testing.assert_close(scheduler.alphas_cumprod[:-1], alphas[:-1], atol=1e-4, rtol=1e-3)
     assert torch.isfinite(scheduler.sigmas).all()

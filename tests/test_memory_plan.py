@@ -29,7 +29,7 @@ from resalign.backend.memory.trace import (
 from resalign.backend.memory.tracker import LiveMemory
 from resalign.backend.memory.words import table
 from resalign.backend.model.model import Model
-from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
+from resalign.backend.model.process import discrete_process, scaled_linear_alphas_cumprod
 from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.fine_tune import FineTuneConfig
@@ -55,7 +55,13 @@ def measured(plan: HardeningPlan) -> Trace:
     """The same step with real tensors on the CPU, seen by the same tracker."""
     unet = tiny_unet(sample_size=SIDE, block_out_channels=(32, 32))
     model = Model(
-        find_family("sd1"), unet, (), (), None, NoiseSchedule(scaled_linear_alphas_cumprod()), 128
+        find_family("sd1"),
+        unet,
+        (),
+        (),
+        None,
+        discrete_process(scaled_linear_alphas_cumprod()),
+        128,
     )  # type: ignore[arg-type]
     return measure_step(model, plan, random_data(model, SIDE), LiveMemory("cpu"))
 
@@ -107,7 +113,13 @@ def test_the_bases_of_a_projection_are_at_most_what_is_reckoned():
     """One for each distinct input, as many as the projection itself finds, none of them larger."""
     unet = tiny_unet(sample_size=SIDE, block_out_channels=(32, 32))
     model = Model(
-        find_family("sd1"), unet, (), (), None, NoiseSchedule(scaled_linear_alphas_cumprod()), 128
+        find_family("sd1"),
+        unet,
+        (),
+        (),
+        None,
+        discrete_process(scaled_linear_alphas_cumprod()),
+        128,
     )  # type: ignore[arg-type]
     plan, data = hardening_plan(method="project"), random_data(model, SIDE)
     _, plan = read_plan(replace(plan, concepts=(Concept("concept", prompts=("bad",)),)))

@@ -36,10 +36,10 @@ def denoiser():
 def loss_of(denoiser: AdaptedDenoiser, kind: str, micro_batch: int):
     """One loss over two draws of 5 and 2 samples, each call on the same numbers."""
     harm = HarmConfig(loss="redirect" if kind == "redirect" else "ascent", cap=0.8)
-    objective = Objective(denoiser, denoiser.model.schedule, harm, micro_batch)
+    objective = Objective(denoiser, denoiser.model.process, harm, micro_batch)
     random = torch.Generator().manual_seed(3)
     draws = [
-        draw(random_set(6, seed).to("cpu", torch.float64), random, samples)
+        draw(random_set(6, seed).to("cpu", torch.float64), random, samples, denoiser.model.process)
         for seed, samples in ((1, 5), (2, 2))
     ]
     if kind == "retain":

@@ -83,9 +83,9 @@ def test_the_backend_gets_the_model_that_comfyui_has(bridge, model, clip, vae, t
         original = build_networks("sd1")["unet"]
         assert torch.equal(predict(backend.denoiser), predict(original))
         assert backend.family.name == "sd1" and backend.source == tmp_path
-        assert backend.schedule.prediction_type == "epsilon"
+        assert backend.process.prediction_type == "epsilon"
         alphas = fakes.scaled_linear_alphas_cumprod()
-        assert torch.allclose(backend.schedule.alphas_cumprod, alphas, atol=1e-6)
+        assert torch.allclose(backend.process.alphas_cumprod, alphas, atol=1e-6)
         assert encode_prompts(backend, ["a cat"])["context"].shape == (1, 77, 32)
         latents = encode_images(backend, torch.zeros(1, 3, 64, 64))
         assert torch.allclose(latents, torch.full_like(latents, 0.5 * 0.18215))
@@ -146,7 +146,7 @@ def test_under_inference_mode_all_can_be_trained(bridge, model, clip, vae):
             assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
             networks = [backend.denoiser, *backend.text_encoders]
             tensors = [p for net in networks for p in net.parameters()]
-            tensors += [backend.schedule.alphas_cumprod]
+            tensors += [backend.process.alphas_cumprod]
             tensors += [encode_images(backend, torch.zeros(1, 3, 64, 64))]
             assert not any(t.is_inference() for t in tensors)
         assert torch.is_inference_mode_enabled()

@@ -18,8 +18,8 @@ from resalign.backend.hardening.run import harden
 from resalign.backend.memory.trace import measure_step, random_data, trace_step
 from resalign.backend.memory.tracker import LiveMemory
 from resalign.backend.model.model import Model
+from resalign.backend.model.process import discrete_process, scaled_linear_alphas_cumprod
 from resalign.backend.model.quantised import QuantisedLinear, quantised
-from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
 from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.fine_tune import FineTuneConfig
@@ -274,7 +274,7 @@ def test_the_planner_is_within_a_tenth_of_a_real_step(monkeypatch):
     monkeypatch.setattr("resalign.backend.memory.trace.BLOCK", 1)
     unet = tiny_unet(sample_size=16, block_out_channels=(32, 32))
     asked = plan(quantization="nf4", gradient_checkpointing=True)
-    schedule = NoiseSchedule(scaled_linear_alphas_cumprod())
+    schedule = discrete_process(scaled_linear_alphas_cumprod())
     model = Model(find_family("sd1"), unet, (), (), None, schedule, 128)  # type: ignore[arg-type]
     real = measure_step(model, asked, random_data(model, 16), LiveMemory("cpu"))
     told = trace_step(

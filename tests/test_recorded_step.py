@@ -21,7 +21,7 @@ from resalign.backend.bilevel.vectors import flatten, gradient
 from resalign.backend.families import find_family
 from resalign.backend.model.denoiser import Conditioning
 from resalign.backend.model.model import Model
-from resalign.backend.model.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
+from resalign.backend.model.process import discrete_process, scaled_linear_alphas_cumprod
 from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.solver import SolverConfig
 
@@ -45,7 +45,7 @@ class Step:
         unet = UNet2DConditionModel(**json.loads(metadata["unet_config"]))
         weights = {k[5:]: v for k, v in tensors.items() if k.startswith("unet.")}
         unet.load_state_dict(weights, strict=True)
-        schedule = NoiseSchedule(scaled_linear_alphas_cumprod())
+        schedule = discrete_process(scaled_linear_alphas_cumprod())
         model = Model(find_family("sd1"), unet.to(dtype).eval(), (), (), None, schedule, 64)  # type: ignore[arg-type]
         self.denoiser = AdaptedDenoiser(model, AdapterConfig(rank=4))
         names = json.loads(metadata["lora_names"])

@@ -9,7 +9,7 @@ from fakes import random_conditioning, random_set, tiny_model
 from resalign.backend.data.encoded_set import Bucket, EncodedSet
 from resalign.backend.errors import ConfigError, DataError, DivergenceError
 from resalign.backend.families.base.conditioning import Conditioning
-from resalign.backend.model.schedule import NoiseSchedule
+from resalign.backend.model.process import discrete_process
 from resalign.backend.numerics.seeds import generator
 from resalign.backend.plan.measurement import ScorerConfig
 from resalign.backend.scorers.denoising import DenoisingScorer
@@ -21,7 +21,7 @@ class Oracle:
     device, dtype, family = torch.device("cpu"), torch.float32, "sd1"
 
     def __init__(self, latents, added=0.0, prediction_type="epsilon"):
-        self.schedule = NoiseSchedule(tiny_model().schedule.alphas_cumprod, prediction_type)
+        self.schedule = discrete_process(tiny_model().process.alphas_cumprod, prediction_type)
         self.latents, self.added, self.calls = latents, added, []
 
     def denoise(self, noised, timesteps, conditioning):
@@ -72,7 +72,7 @@ def test_noise_and_timesteps_are_the_named_ones_and_belong_to_the_image():
     assert timesteps.tolist() == [125, 375, 625, 875] * 6
     assert conditioning.tolist() == [float(i) for i in range(6) for _ in range(4)]
     noise = torch.randn(4, 8, 8, generator=generator(3, "denoising score", 2, 1))
-    expected = model.schedule.add_noise(
+    expected = model.process.add_noise(
         concept.buckets[0].latents[2:3], noise[None], torch.tensor([375])
     )
     torch.testing.assert_close(noised[9:10], expected)
@@ -137,7 +137,7 @@ def test_an_attack_on_the_concept_lowers_the_ratio():
         latents, conditioning = concept.draw(random, 8)
         noise = torch.randn(latents.shape, generator=random)
         timesteps = torch.randint(0, 1000, (8,), generator=random)
-        noised = model.schedule.add_noise(latents, noise, timesteps)
+        noised = model.process.add_noise(latents, noise, timesteps)
         loss = (model.denoise(noised, timesteps, conditioning) - noise).square().mean()
         optimiser.zero_grad()
         loss.backward()

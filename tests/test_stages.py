@@ -272,8 +272,8 @@ def test_a_projected_run_stays_out_of_the_retain_subspace():
     from resalign.backend.hardening.projection import retain_projection
 
     with AdaptedDenoiser(model, own.adapter) as denoiser:
-        objective = Objective(denoiser, model.schedule, own.harm)
-        feed = Feed(own, encoded_data(), objective, model.schedule, model.device)
+        objective = Objective(denoiser, model.process, own.harm)
+        feed = Feed(own, encoded_data(), objective, model.process, model.device)
         found = retain_projection(denoiser, feed, own.projection)
     assert result.records[-1].resilience_weight == 0  # nobody is simulated
     for module, basis in found.bases.items():

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..adapter.apply import AdaptedDenoiser
 from ..data.batches import Draw
+from ..families.base.process import NoiseProcess
 from ..model.denoiser import Conditioning
-from ..model.schedule import NoiseSchedule
 from ..plan.harm import HarmConfig
 from .losses import ascent_loss, denoising_loss, redirect_target
 from .vectors import Loss, SplitLoss, Terms
@@ -39,17 +39,17 @@ class Harm:
 
 
 class Objective:
-    """Losses of a denoiser under a noise schedule; `micro_batch` 0 takes whole batches."""
+    """Losses of a denoiser under a noise process; `micro_batch` 0 takes whole batches."""
 
     def __init__(
         self,
         denoiser: AdaptedDenoiser,
-        schedule: NoiseSchedule,
+        process: NoiseProcess,
         harm: HarmConfig,
         micro_batch: int = 0,
     ) -> None:
         self._denoiser = denoiser
-        self._schedule = schedule
+        self._process = process
         self._harm = harm
         self._micro_batch = micro_batch
 
@@ -151,11 +151,11 @@ class Objective:
 
     def predict(self, draw: Draw, conditioning: Conditioning | None = None) -> Tensor:
         """Predict a draw with the present weights; `conditioning` replaces its captions."""
-        noised = self._schedule.add_noise(draw.latents, draw.noise, draw.timesteps)
+        noised = self._process.add_noise(draw.latents, draw.noise, draw.timesteps)
         return self._denoiser(noised, draw.timesteps, conditioning or draw.conditioning)
 
     def _target(self, draw: Draw) -> Tensor:
-        return self._schedule.target(draw.latents, draw.noise, draw.timesteps)
+        return self._process.target(draw.latents, draw.noise, draw.timesteps)
 
 
 def _weighted(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:

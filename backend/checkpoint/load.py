@@ -16,9 +16,9 @@ from torch import nn
 
 from ..errors import CheckpointError
 from ..families import Family
+from ..families.base.process import NoiseProcess
 from ..families.base.sources import Source, part_shape
 from ..model.model import Model
-from ..model.schedule import NoiseSchedule
 from .detect import detect
 from .header import TensorEntry
 from .info import CheckpointInfo
@@ -67,7 +67,7 @@ def load_checkpoint(
         text_encoders=tuple(networks[name] for name in family.text_encoders),
         tokenizers=family.networks.tokenizers(),
         vae=networks[family.vae],  # type: ignore[arg-type]
-        schedule=schedule.to(device),
+        process=schedule.to(device),
         resolution=info.resolution,
         source=info.path,
         spare_encoders=spare_encoders,
@@ -75,7 +75,7 @@ def load_checkpoint(
     )
 
 
-def load_schedule(info: CheckpointInfo) -> NoiseSchedule:
+def load_schedule(info: CheckpointInfo) -> NoiseProcess:
     """Build the noise process, without loading any network."""
     return info.family.process(info.path.name, info.configs["scheduler"])
 

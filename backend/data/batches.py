@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
+from ..families.base.process import NoiseProcess
 from ..model.denoiser import Conditioning, onto
 from ..model.encode import encode_prompts, offload_encoders, on_device
 from ..model.model import Model
@@ -33,7 +34,7 @@ from .encoded_set import Bucket, EncodedSet, merge
 from .latents import encode_image_set
 
 __all__ = [
-    "Draw", "EncodedData", "EncodedSet", "draw", "draw_noise", "draw_timesteps", "generator",
+    "Draw", "EncodedData", "EncodedSet", "draw", "draw_noise", "generator",
     "merge", "prepare_data", "shared_data",
 ]  # fmt: skip
 
@@ -95,22 +96,17 @@ def draw_noise(
     return torch.randn(shape, generator=generator).to(device, dtype)
 
 
-def draw_timesteps(batch: int, steps: int, generator: torch.Generator) -> Tensor:
-    """[batch] integers, each of 0 to steps − 1 equally likely; on the CPU."""
-    return torch.randint(0, steps, (batch,), generator=generator)
-
-
 def draw(
     encoded_set: EncodedSet,
     generator: torch.Generator,
     batch: int,
-    schedule_steps: int = 1000,
+    process: NoiseProcess,
     caption_dropout: float = 0.0,
 ) -> Draw:
     """Samples of one size with their noise and timesteps, on the set's device and in its type."""
     latents, conditioning = encoded_set.draw(generator, batch, caption_dropout=caption_dropout)
     noise = draw_noise(latents.shape, generator, latents.device, latents.dtype)
-    timesteps = draw_timesteps(batch, schedule_steps, generator).to(latents.device)
+    timesteps = process.sample_times(batch, generator).to(latents.device)
     return Draw(latents, noise, timesteps, conditioning)
 
 

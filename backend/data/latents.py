@@ -223,8 +223,5 @@ def _warn_of_enlarging(samples: Sequence[Sample], folder: str) -> None:
 
 def _sampler_fingerprint(model: Model) -> str:
     """Of everything that turns a prompt and a seed into latents."""
-    schedule = model.schedule.alphas_cumprod.tolist()
     weights = fingerprint(model.denoiser, *model.text_encoders)
-    return content_key(
-        "sampler", weights, model.family.name, model.schedule.prediction_type, *schedule
-    )
+    return content_key("sampler", weights, model.family.name, *model.process.fingerprint())

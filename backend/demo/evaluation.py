@@ -87,8 +87,8 @@ class Meter:
 @torch.no_grad()
 def harm_error(model: Model, concept: EncodedSet, *, samples: int = 96) -> float:
     """Return the mean squared denoising error on the concept's images, with fixed noise."""
-    schedule = model.schedule.to(model.device)
-    batch = draw(concept, generator(0, "harm error"), samples, schedule.steps)
+    schedule = model.process.to(model.device)
+    batch = draw(concept, generator(0, "harm error"), samples, schedule)
     noised = schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
     target = schedule.target(batch.latents, batch.noise, batch.timesteps)
     prediction = model.denoise(noised, batch.timesteps, batch.conditioning)

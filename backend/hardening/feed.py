@@ -15,7 +15,7 @@ from torch import Tensor
 from ..bilevel.objective import Harm, Objective, Seat
 from ..bilevel.vectors import Loss, Terms
 from ..data.batches import Draw, EncodedData, EncodedSet, draw
-from ..model.schedule import NoiseSchedule
+from ..families.base.process import NoiseProcess
 from ..numerics.seeds import generator
 from ..plan.fine_tune import FineTuneConfig
 from ..plan.hardening import HardeningPlan
@@ -28,7 +28,7 @@ class Feed:
     plan: HardeningPlan
     data: EncodedData
     objective: Objective
-    schedule: NoiseSchedule
+    process: NoiseProcess
     device: torch.device
 
     def harm(self, step: int) -> Harm:
@@ -111,7 +111,7 @@ class Feed:
             encoded,
             self._random(*use),
             count,
-            schedule_steps=self.schedule.steps,
+            self.process,
             caption_dropout=dropout,
         ).onto(self.device)
 

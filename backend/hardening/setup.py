@@ -77,9 +77,9 @@ def set_up(
 ) -> Setup:
     """Build the parts of a run of `plan`, which is as its method reads it."""
     device = denoiser.model.device
-    schedule = denoiser.model.schedule.to(device)
-    objective = Objective(denoiser, schedule, plan.harm, plan.micro_batch)
-    feed = Feed(plan, data, objective, schedule, device)
+    process = denoiser.model.process.to(device)
+    objective = Objective(denoiser, process, plan.harm, plan.micro_batch)
+    feed = Feed(plan, data, objective, process, device)
     regulator = Regulator(plan.regulator)
     optimiser = torch.optim.AdamW(
         denoiser.theta.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay,

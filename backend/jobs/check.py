@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ class CheckReport:
     """Result of a check. Bytes are estimates; None where a problem prevents the estimate.
 
     Problems stop the run; warnings do not. prediction: `MemoryPlan.to_json()`, if requested.
+    info: the checkpoint as it was recognised, so that a job recognises it once.
     """
 
     problems: tuple[str, ...]
@@ -50,9 +51,13 @@ class CheckReport:
     device_bytes: int | None = None
     disk_bytes: int | None = None
     disk_free_bytes: int | None = None
+    info: CheckpointInfo | None = field(default=None, repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return everything but `info`, which names every tensor of the file."""
+        fields = asdict(replace(self, info=None))
+        del fields["info"]
+        return fields
 
     def __str__(self) -> str:
         lines = [f"checkpoint  {self.checkpoint}", f"device      {self.device}"]
@@ -118,7 +123,7 @@ def check_job(
         device=device or job.device, images=images, memory=needed.words if needed else (),
         memory_bytes=needed.total if needed else None,
         prediction=needed.to_json() if needed else None, device_bytes=total,
-        disk_bytes=disk, disk_free_bytes=free,
+        disk_bytes=disk, disk_free_bytes=free, info=info,
     )  # fmt: skip
 
 

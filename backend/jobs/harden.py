@@ -201,5 +201,9 @@ def _open(folder: Path, job: Job | HardeningPlan, begun: bool) -> RunFolder:
 
 
 def _recognised(job: Job, report: CheckReport | None) -> Path:
-    """Return the checkpoint as the check has recognised it, so that it is recognised once."""
+    """Return the checkpoint to load and to export from.
+
+    Once `load_checkpoint` and `export_merged` accept a `CheckpointInfo`, this returns `report.info`
+    where there is one, so that the checkpoint is recognised once per job.
+    """
     return Path(job.checkpoint)

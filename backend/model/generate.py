@@ -11,12 +11,10 @@ it is made in nor on the device its noise is drawn for.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
 from ..errors import DataError
@@ -24,9 +22,6 @@ from ..progress import Progress, ProgressCallback, silent
 from .denoiser import Conditioning
 from .encode import decode_latents, encode_prompts, encoders_on_device, on_device
 from .model import Model
-from .schedule import NoiseSchedule
-
-_SMALLEST_ALPHA = 2.0**-24  # ᾱ of a zero-terminal-SNR schedule, as diffusers sets it
 
 
 @torch.no_grad()
@@ -112,28 +107,13 @@ def generate_images(
         return decode_latents(model, latents, batch=batch)
 
 
-def build_scheduler(schedule: NoiseSchedule, steps: int) -> DPMSolverMultistepScheduler:
-    """Diffusers' DPM-Solver++ over this very schedule (any ᾱ), set to a number of steps."""
-    alphas = schedule.alphas_cumprod.double().clamp(min=_SMALLEST_ALPHA).cpu()
-    betas = 1 - alphas / torch.cat([torch.ones(1, dtype=torch.float64), alphas[:-1]])
-    scheduler = DPMSolverMultistepScheduler(
-        num_train_timesteps=schedule.steps,
-        trained_betas=betas.float().numpy(),
-        prediction_type=schedule.prediction_type,
-    )
-    with warnings.catch_warnings():  # diffusers hands torch tensors to np.array
-        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
-        scheduler.set_timesteps(steps)
-    return scheduler
-
-
 def _solve(model, noise, conditioning, unconditional, guidance, steps, on_step) -> Tensor:
     """One batch from noise (float32) to clean latents."""
-    scheduler = build_scheduler(model.schedule, steps)
+    scheduler = model.process.sampler(steps)
     count = len(noise)
     if unconditional is not None:
         conditioning = Conditioning.cat([unconditional.expand(count), conditioning])
-    latents = noise * scheduler.init_noise_sigma
+    latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     for step, timestep in enumerate(scheduler.timesteps, start=1):
         doubled = latents if unconditional is None else torch.cat([latents, latents])
         times = timestep.to(model.device).expand(len(doubled))

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..families import Family
 from ..families.base.conditioning import Conditioning
 from ..families.base.latent_space import LatentSpace
-from ..families.base.schedule import NoiseSchedule
+from ..families.base.process import NoiseProcess
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -25,7 +25,7 @@ class Model:
 
     denoiser: its base weights never require gradients outside a full simulation.
     text_encoders, tokenizers: as many as the family has.
-    schedule: the noise process.
+    process: how latents are noised, and what the denoiser predicts.
     resolution: native side in pixels (512, 768, 1024; 64 for the demo).
     source: the checkpoint file or diffusers folder; None where a host handed the model over.
     spare_encoders: nobody needs text encoders and VAE once the data are encoded: they are dropped
@@ -38,7 +38,7 @@ class Model:
     text_encoders: tuple[Any, ...]
     tokenizers: tuple[Any, ...]
     vae: AutoencoderKL
-    schedule: NoiseSchedule
+    process: NoiseProcess
     resolution: int
     source: Path | None = None
     spare_encoders: bool = False

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from ..bilevel.losses import denoising_errors
 from ..errors import DivergenceError
+from ..families.base.process import NoiseProcess
 from ..model.model import Model
-from ..model.schedule import NoiseSchedule
 from ..numerics.seeds import generator
 from ..numerics.torch_compat import grad_scaler
 from ..plan.attack import FineTuneAttack
@@ -88,7 +88,7 @@ def _train(
     half = model.dtype if model.dtype in _HALF.values() else _HALF.get(attack.precision)
     device = model.device  # once: diffusers searches all modules for it
     scaler = grad_scaler(device.type, init_scale=_LOSS_SCALE, enabled=half == torch.float16)
-    schedule = model.schedule.to(device)
+    schedule = model.process.to(device)
     for step in range(1, attack.steps + 1):
         share = learning_rate_share(attack, step)
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
@@ -122,7 +122,7 @@ def _train(
 def _loss(
     model: Model,
     attack: FineTuneAttack,
-    schedule: NoiseSchedule,
+    schedule: NoiseProcess,
     batches: AttackBatches,
     one: Pass,
 ) -> Tensor:

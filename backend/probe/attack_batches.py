@@ -41,7 +41,7 @@ class AttackBatches:
 
     def __init__(self, model: Model, attack: FineTuneAttack, data: AttackData, seed: int) -> None:
         _require(attack, data)
-        self._attack, self._seed, self._steps = attack, seed, model.schedule.steps
+        self._attack, self._seed, self._process = attack, seed, model.process
         self._captions: LiveCaptions | None = None
         sets = {"data": data.data, "concept": data.concept, "prior": data.prior}
         if attack.text_encoder:
@@ -83,7 +83,7 @@ class AttackBatches:
         encoded = self._sets[name]
         if count == 0 or encoded is None:
             return []
-        return [draw(encoded, random, count, self._steps, self._attack.caption_dropout)]
+        return [draw(encoded, random, count, self._process, self._attack.caption_dropout)]
 
     def _cut(self, draws: list[Draw]) -> list[Draw]:
         """Draws of one size joined, then in pieces of at most `batch`."""

@@ -46,7 +46,7 @@ def fine_tuned(
         marks, on_mark: steps after which to look at the model in between.
         on_step: called after each update; may raise to stop.
     """
-    schedule = model.schedule.to(model.device)
+    schedule = model.process.to(model.device)
 
     def loss(step: int) -> Tensor:
         random = generator(seed, "fine-tune", step)
@@ -58,7 +58,7 @@ def fine_tuned(
         for encoded, count in ((data, config.batch - harmful), (concept, harmful)):
             if encoded is None or count == 0:
                 continue
-            batch = draw(encoded, random, count, schedule.steps, config.caption_dropout)
+            batch = draw(encoded, random, count, schedule, config.caption_dropout)
             noised = schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
             target = schedule.target(batch.latents, batch.noise, batch.timesteps)
             prediction = model.denoise(noised, batch.timesteps, batch.conditioning)

@@ -112,10 +112,10 @@ def _from_files(
             f"{path.name} is {info.title}, but the model is {model.family.title}: only "
             "checkpoints of one family can be mixed"
         )
-    if info.prediction_type != model.schedule.prediction_type:
+    if info.prediction_type != model.process.prediction_type:
         raise CheckpointError(
             f"{path.name} predicts {info.prediction_type}, but the model "
-            f"{model.schedule.prediction_type}: their weights do not mean the same; mix with a "
+            f"{model.process.prediction_type}: their weights do not mean the same; mix with a "
             "checkpoint of the same kind"
         )
     opened = {

@@ -80,8 +80,9 @@ def _noised(
     count = min(samples, len(data))
     chosen = [place * len(data) // count for place in range(count)]
     # One timestep from each of `count` equal parts of the schedule, in a mixed order.
+    grid = model.process.time_grid(count)
     order = torch.randperm(count, generator=generator(0, "drift", count)).tolist()
-    timesteps = [(2 * part + 1) * model.schedule.steps // (2 * count) for part in order]
+    timesteps = [grid[part] for part in order]
     start = done = 0
     for bucket in data.buckets:
         rows = [place - start for place in chosen if start <= place < start + len(bucket)]
@@ -96,7 +97,7 @@ def _noised(
             captions = bucket.captions[torch.tensor(part)].to(data.conditioning.device)
             conditioning = data.conditioning[captions].to(model.device, model.dtype)
             conditioning = conditioning.beside(bucket.own[picks].to(model.device))
-            noised = model.schedule.add_noise(latents, noise, times)
+            noised = model.process.add_noise(latents, noise, times)
             yield noised, times, conditioning
             done += len(part)
         start += len(bucket)

@@ -106,10 +106,7 @@ class DenoisingScorer:
     def _of_bucket(
         self, model: Model, concept: EncodedSet, bucket: Bucket, chosen: list[int], first: int
     ) -> list[float]:
-        steps = [
-            int((part + 0.5) / self.timesteps * model.schedule.steps)
-            for part in range(self.timesteps)
-        ]
+        steps = model.process.time_grid(self.timesteps)
         pairs = [(sample, part) for sample in chosen for part in range(self.timesteps)]
         errors: list[Tensor] = []
         for start in range(0, len(pairs), self.batch):
@@ -144,7 +141,7 @@ class DenoisingScorer:
         captions = bucket.captions[samples].to(concept.conditioning.device)
         own = bucket.own[samples.to(bucket.latents.device)]
         conditioning = concept.conditioning[captions].beside(own)
-        schedule = model.schedule.to(model.device)
+        schedule = model.process.to(model.device)
         noised = schedule.add_noise(latents, noise, timesteps).to(model.dtype)
         predicted = model.denoise(noised, timesteps, conditioning.to(model.device, model.dtype))
         target = schedule.target(latents, noise, timesteps)

@@ -134,7 +134,7 @@ def _model(
         text_encoders=texts,
         tokenizers=family.networks.tokenizers(),
         vae=HostVae(vae, space.scale),  # type: ignore[arg-type]
-        schedule=schedule.to(device),
+        process=schedule.to(device),
         resolution=family.native_side(schedule.prediction_type),
         source=source,
         latent_space=space,
@@ -182,7 +182,7 @@ def _schedule(model: Any) -> Any:
     import torch
 
     from ...backend.errors import CheckpointError
-    from ...backend.model.schedule import NoiseSchedule
+    from ...backend.model.process import discrete_process
 
     sampling = model.get_model_object("model_sampling")
     names = [kind.__name__ for kind in type(sampling).__mro__]
@@ -196,7 +196,7 @@ def _schedule(model: Any) -> Any:
         )
     sigmas = sampling.sigmas.detach().double().cpu()
     alphas = (1 / (1 + sigmas**2)).float()
-    return NoiseSchedule(torch.clone(alphas), kind)  # type: ignore[arg-type]
+    return discrete_process(torch.clone(alphas), kind)  # type: ignore[arg-type]
 
 
 def _merged(patcher: Any, prefix: str, dtype: torch.dtype | None = None) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from .conditioning import Conditioning
-    from .schedule import NoiseSchedule
+    from .process import NoiseProcess
 
 Config = Mapping[str, Any]
 Size = tuple[int, int]  # (height, width) or (top, left) in pixels
@@ -55,7 +55,7 @@ class Family:
     text_input: str
     config: Callable[[str], dict[str, Any]]
     denoise: Callable[[Any, Tensor, Tensor, Conditioning], Tensor]
-    process: Callable[[str, Config], NoiseSchedule]
+    process: Callable[[str, Config], NoiseProcess]
     native_side: Callable[[str], int]
     recognition: Recognition
     networks: Networks

@@ -58,7 +58,7 @@ class NoiseProcess(Protocol):
         """Return a diffusers scheduler, set to `steps`, that integrates from noise to x₀."""
         ...
 
-    def fingerprint(self) -> tuple[object, ...]:
+    def fingerprint(self) -> tuple[str | float, ...]:
         """Return what a cache key of anything drawn or sampled by this process must contain."""
         ...
 
@@ -100,7 +100,7 @@ class EpsilonProcess:
     def sampler(self, steps: int) -> Any:
         return _dpm_solver(self.alphas_cumprod, "epsilon", steps)
 
-    def fingerprint(self) -> tuple[object, ...]:
+    def fingerprint(self) -> tuple[str | float, ...]:
         return ("epsilon", *self.alphas_cumprod.tolist())
 
     def to(self, device: torch.device | str) -> EpsilonProcess:
@@ -141,7 +141,7 @@ class VProcess:
     def sampler(self, steps: int) -> Any:
         return _dpm_solver(self.alphas_cumprod, "v_prediction", steps)
 
-    def fingerprint(self) -> tuple[object, ...]:
+    def fingerprint(self) -> tuple[str | float, ...]:
         return ("v_prediction", *self.alphas_cumprod.tolist())
 
     def to(self, device: torch.device | str) -> VProcess:
@@ -185,7 +185,7 @@ class FlowProcess:
         scheduler.set_timesteps(steps)
         return scheduler
 
-    def fingerprint(self) -> tuple[object, ...]:
+    def fingerprint(self) -> tuple[str | float, ...]:
         return ("flow", self.shift)
 
     def to(self, device: torch.device | str) -> FlowProcess:
@@ -195,7 +195,9 @@ class FlowProcess:
         return self.shift * sigma / (1 + (self.shift - 1) * sigma)
 
 
-def discrete_process(alphas_cumprod: Tensor, prediction: str) -> EpsilonProcess | VProcess:
+def discrete_process(
+    alphas_cumprod: Tensor, prediction: str = "epsilon"
+) -> EpsilonProcess | VProcess:
     """Build the process of a discrete schedule for `epsilon` or `v_prediction`."""
     kinds = {"epsilon": EpsilonProcess, "v_prediction": VProcess}
     return kinds[prediction](alphas_cumprod)
@@ -238,7 +240,9 @@ def _broadcast(values: Tensor, like: Tensor) -> Tensor:
     return values.to(device=like.device, dtype=like.dtype).view(-1, *[1] * (like.dim() - 1))
 
 
-def _dpm_solver(alphas_cumprod: Tensor, prediction: str, steps: int) -> Any:
+def _dpm_solver(
+    alphas_cumprod: Tensor, prediction: Literal["epsilon", "v_prediction"], steps: int
+) -> Any:
     """DPM-Solver++ (Lu et al., arXiv:2211.01095) over this very ᾱ, whatever its schedule."""
     from diffusers import DPMSolverMultistepScheduler
 

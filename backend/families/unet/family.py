@@ -15,7 +15,7 @@ from .spec import UNetSpec
 from .text import UNetTexts
 
 if TYPE_CHECKING:
-    from ..base.schedule import NoiseSchedule
+    from ..base.process import NoiseProcess
 
 TARGETS = {
     "attention": r"\.attn[12]\.to_(q|k|v|out\.0)$",
@@ -60,7 +60,7 @@ def unet_family(
     )
 
 
-def _process(file: str, config: Mapping[str, Any]) -> NoiseSchedule:
+def _process(file: str, config: Mapping[str, Any]) -> NoiseProcess:
     from .process import noise_schedule  # brings torch along
 
     return noise_schedule(file, config)

@@ -17,19 +17,19 @@ from .names import UNET
 from .spec import Variant
 
 if TYPE_CHECKING:
-    from ..base.schedule import PredictionType
+    from ..base.process import Prediction
 
 V_MARKER, ZERO_SNR_MARKER = "v_pred", "ztsnr"
 _TELLING_BIAS = UNET + "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 _V_ABOVE = 0.09  # standard deviation of that bias
-_SPELLINGS: dict[str, PredictionType] = {
+_SPELLINGS: dict[str, Prediction] = {
     "epsilon": "epsilon", "eps": "epsilon",
     "v": "v_prediction", "v_prediction": "v_prediction", "v-prediction": "v_prediction",
     "vpred": "v_prediction", "v_pred": "v_prediction",
 }  # fmt: skip
 
 
-def prediction_type(file: StoredFile, variant: Variant) -> PredictionType:
+def prediction_type(file: StoredFile, variant: Variant) -> Prediction:
     """Tell whether a single-file checkpoint predicts ε or v."""
     stated = file.metadata.get("modelspec.prediction_type", "").strip().lower()
     if stated:

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
-from ..base.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
+from ..base.process import NoiseProcess, discrete_process, scaled_linear_alphas_cumprod
 
 # √ᾱ of the last step is 0 in theory; this keeps divisions by it finite (diffusers does the same).
 _LAST_ALPHA = 2.0**-24
 
 
-def noise_schedule(file: str, config: Mapping[str, Any]) -> NoiseSchedule:
+def noise_schedule(file: str, config: Mapping[str, Any]) -> NoiseProcess:
     """Build the schedule; raise for kinds other than those of SD 1.x, 2.x and SDXL."""
     kind = config.get("beta_schedule", "scaled_linear")
     steps = config.get("num_train_timesteps", 1000)
@@ -35,7 +35,7 @@ def noise_schedule(file: str, config: Mapping[str, Any]) -> NoiseSchedule:
         alphas = torch.cumprod(1 - betas, dim=0).float()
     if config.get("rescale_betas_zero_snr"):
         alphas = zero_terminal_snr(alphas)
-    return NoiseSchedule(alphas, config["prediction_type"])
+    return discrete_process(alphas, config["prediction_type"])
 
 
 def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
