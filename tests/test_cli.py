@@ -14,6 +14,7 @@ from PIL import Image
 import resalign as ra
 from resalign.backend.cli import main
 from resalign.backend.cli.console import live_line
+from resalign.backend.families import find_family
 from resalign.backend.jobs import check as checking
 from resalign.backend.jobs import export as outputs_module
 from resalign.backend.run.folder import RunFolder
@@ -66,8 +67,8 @@ def engine(monkeypatch, tmp_path):
 
     fake = FakeEngine()
     info = SimpleNamespace(
-        title="Stable Diffusion 1.x", layout="ldm", family="sd1", bytes=1000, resolution=512,
-        prefixes={"unet": "u."}, files={"unet": ()}, headers={},
+        title="Stable Diffusion 1.x", layout="ldm", family=find_family("sd1"), bytes=1000,
+        resolution=512, files={"unet": ()}, headers={}, sources=lambda component: {},
     )  # fmt: skip
     monkeypatch.setattr(checking, "detect", lambda path: info)
     needed = SimpleNamespace(

@@ -19,8 +19,8 @@ from resalign.backend.checkpoint.hashing import tensor_sha256_of
 from resalign.backend.checkpoint.header import read_header
 from resalign.backend.checkpoint.in_memory import denoiser_modules
 from resalign.backend.checkpoint.inspect import inspect
-from resalign.backend.cli.verifying import _of_the_file
 from resalign.backend.families.unet import recognition
+from resalign.backend.jobs.verify import verify_job
 
 
 @pytest.fixture
@@ -179,8 +179,8 @@ def test_a_loaded_model_says_what_it_is_and_what_its_tensors_are(
     assert told["modelspec.resolution"] == f"{side}x{side}"
     assert told["modelspec.prediction_type"] == predicts
     assert told["modelspec.hash_sha256"] == "0x" + tensor_sha256_of(Path(path))
-    (row,) = _of_the_file(Path(path), told, SimpleNamespace(progress=lambda progress: None))
-    assert row[1] is True, "verify finds the tensors as recorded"
+    tensors, *_ = verify_job(Path(path), probe=False).checks
+    assert tensors.ok is True, "verify finds the tensors as recorded"
     assert torch.equal(load_file(path)["diffusion_model.out.2.bias"],
                        model.tensors["diffusion_model.out.2.bias"])  # fmt: skip
 

@@ -79,7 +79,8 @@ def _check_tensors(file: Path, metadata: Mapping[str, str], on_progress: Progres
     name = "tensors as recorded"
     recorded = metadata.get("modelspec.hash_sha256", "").removeprefix("0x")
     if file.is_dir() or not recorded:
-        return Check(name, None, "a folder's header keeps no hash of its tensors")
+        what = "a folder" if file.is_dir() else "its header"
+        return Check(name, None, f"{what} keeps no hash of its tensors")
     now = tensor_sha256_of(file, on_progress=on_progress)
     return Check(name, now == recorded, f"sha256 of the tensors {now[:16]}...")
 
