@@ -116,7 +116,7 @@ Q_DOWN, Q_UP = f"{FLAT_Q}.lora_down.weight", f"{FLAT_Q}.lora_up.weight"
         ({f"unet.{Q}.lora_A.weight": (4, 32), f"unet.{Q}.lora_B.weight": (32, 4)}, "twice"),
         ({f"{FLAT_Q}.diff_b": (32,)}, "has no bias"),
         ({f"{FLAT_Q}.dora_scale": (31, 1)}, "magnitudes"),
-        ({f"{FLAT_Q}.alpha": (2,)}, "no single number"),
+        ({f"{FLAT_Q}.alpha": (2,)}, "not a single number"),
         ({Q_UP: (32, 3)}, "ranks 3 and 4"),
         ({Q_UP: ()}, "does not fit"),
         ({f"{FLAT_Q}.lora_mid.weight": ()}, "does not fit"),

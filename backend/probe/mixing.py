@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from ..checkpoint.tensors import FLOATS, TensorFile
 from ..errors import CheckpointError
 from ..families.base.sources import part_shape
 from ..model.model import Model
+from .networks import networks_of
 
 Originals = Mapping[str, Mapping[str, Tensor]]  # component to its state dict
 _Read = Callable[[], Tensor]
@@ -50,12 +51,10 @@ def mixed(
     the CPU to be put back). A CheckpointError, with the model untouched, says why they cannot be
     mixed.
     """
-    networks: dict[str, Any] = {model.family.denoiser: model.denoiser}
-    if part == "all":
-        networks |= zip(model.family.text_encoders, model.text_encoders, strict=True)
     wanted = {
         (component, name): tensor
-        for component, network in networks.items()
+        for component, network in networks_of(model).items()
+        if part == "all" or component == model.family.denoiser
         for name, tensor in network.named_parameters()
     }
     with ExitStack() as stack:

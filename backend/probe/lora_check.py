@@ -1,0 +1,140 @@
+"""Checks that every tensor of a LoRA file has its place in a model; explains what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..adapter.lora_file import BARE, Names, other_kind
+from ..adapter.lora_kinds import kinds_of
+from ..checkpoint.detect import is_claimed, unsupported
+from ..checkpoint.header import Header
+from ..checkpoint.tensors import FLOATS
+from ..errors import CheckpointError
+from ..families import Family
+from ..families.registry import bases_of_lora
+from ..model.model import Model
+from .networks import networks_of
+
+Place = tuple[str, str]  # component, module
+
+_SHOWN = 3  # names in a message
+
+
+def check_lora(
+    path: Path, header: Header, names: Names, model: Model, places: Mapping[str, Place]
+) -> dict[str, dict[str, tuple[str, set[str]]]]:
+    """Return the kinds of each module's changes; raise a CheckpointError if any has no place."""
+    file, groups = path.name, names.groups
+    if not header.tensors:
+        raise CheckpointError(f"{file} holds no tensors: it is not a LoRA; fetch it again")
+    if not groups:
+        raise CheckpointError(f"{file} {_what_else(path, header)}")
+    if names.rest:
+        kind = other_kind(names.rest)
+        raise _not_understood(
+            file, header, names.rest,
+            f"they are of {kind}, which is not supported" if kind else
+            "they are of no kind of LoRA known here; the file is damaged, or more than a LoRA",
+        )  # fmt: skip
+    networks = networks_of(model)
+    lost = [stem for stem in groups if stem not in places]
+    if lost:
+        own = [name for stem in lost for name in groups[stem].values()]
+        raise _not_understood(file, header, own, _why_no_place(header, model, lost, len(groups)))
+    kinds = {stem: kinds_of(set(parts)) for stem, parts in groups.items()}
+    broken = [name for stem, kind in kinds.items() if not kind for name in groups[stem].values()]
+    if broken:
+        raise _not_understood(
+            file, header, broken, "their module lacks the other parts of its LoRA, or has those of "
+            "two; the file is damaged: fetch it again",
+        )  # fmt: skip
+    for name, entry in header.tensors.items():
+        if entry.dtype not in FLOATS and not name.endswith(".alpha"):
+            raise CheckpointError(
+                f"{file}: {name} is stored as {entry.dtype}; give the LoRA in floating point"
+            )
+    found = {stem: kind for stem, kind in kinds.items() if kind}
+    for stem, kind in found.items():
+        component, module = places[stem]
+        for leaf in kind:
+            if getattr(networks[component].get_submodule(module), leaf, None) is None:
+                wrong = list(groups[stem].values())
+                raise _not_understood(file, header, wrong, f"the model's {module} has no {leaf}")
+    _check_shapes(file, header, model, {stem: places[stem] for stem in groups}, names)
+    return found
+
+
+def _check_shapes(
+    file: str, header: Header, model: Model, places: Mapping[str, Place], names: Names
+) -> None:
+    """Raise if a plain LoRA is for another base, before anything is computed."""
+    networks = networks_of(model)
+    for stem, (component, module) in places.items():
+        parts = names.groups[stem]
+        if not {"down", "up"} <= set(parts) or "mid" in parts:
+            continue
+        shape = tuple(networks[component].get_submodule(module).weight.shape)  # type: ignore[union-attr]
+        down, up = (header.tensors[parts[side]].shape for side in ("down", "up"))
+        if len(down) > 1 and len(up) > 1 and (up[0], down[1]) != shape[:2]:
+            raise CheckpointError(
+                f"{file}: {stem} is for a layer from {down[1]} to {up[0]} channels, but the "
+                f"model's has {shape[1]} and {shape[0]}: {_other_base(header, model)}"
+            )
+
+
+def _not_understood(file: str, header: Header, names: Sequence[str], why: str) -> CheckpointError:
+    shown = ", ".join(names[:_SHOWN]) + ", ..." * (len(names) > _SHOWN)
+    return CheckpointError(
+        f"{file}: {len(names)} of its {len(header.tensors)} tensors cannot be used ({shown}): {why}"
+    )
+
+
+def _what_else(path: Path, header: Header) -> str:
+    """Describe a file without a single LoRA tensor."""
+    if is_claimed(path, header):
+        return (
+            "is a whole checkpoint, not a LoRA: give it as the other checkpoint of a merge instead"
+        )
+    if kind := other_kind(header.tensors):
+        return f"is of another kind ({kind}), which is not supported: give a LoRA, LoHa or LoKr"
+    other = unsupported(header)
+    what = other.what.removesuffix(", not a checkpoint")
+    if other.kind == "unknown":
+        what = f"no LoRA of a known kind (its first tensor is {min(header.tensors)!r})"
+    return f"is {what}: give a LoRA, LoHa, LoKr or DoRA as .safetensors"
+
+
+def _why_no_place(header: Header, model: Model, lost: Sequence[str], total: int) -> str:
+    if any(stem.startswith(BARE) and "text_model" in stem for stem in lost):
+        return (
+            "PEFT's own files do not say for which of two text encoders they are: save them with "
+            "save_lora_weights of diffusers"
+        )
+    if len(lost) == total or not _may_fit(*_base_of(header), model):
+        return _other_base(header, model)
+    return (
+        f"the model ({model.family.title}) has no such modules, though it has those of the "
+        "others; the file is damaged, or for a model with more layers"
+    )
+
+
+def _other_base(header: Header, model: Model) -> str:
+    """Explain why a LoRA does not fit."""
+    (families, other), own = _base_of(header), model.family.title
+    if _may_fit(families, other, model):
+        return (
+            f"it was made for another base than this model ({own}), or is damaged: give a LoRA "
+            "for this base"
+        )
+    title = other or " or ".join(family.title for family in families)
+    return f"it looks like a LoRA for {title}, but the model is {own}: give one for this base"
+
+
+def _may_fit(families: tuple[Family, ...], other: str, model: Model) -> bool:
+    return not other and (not families or model.family in families)
+
+
+def _base_of(header: Header) -> tuple[tuple[Family, ...], str]:
+    shapes = {name: entry.shape for name, entry in header.tensors.items()}
+    return bases_of_lora(shapes, header.metadata)
