@@ -38,7 +38,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "shift_factor": 0.1},
     "scheduler": {"shift": 3.0},
 }  # fmt: skip
-_PROJECTION = re.compile(r"\.to_([qkv])\.(weight|bias)$")
+_PROJECTION = re.compile(r"(?<=\.attention)\.to_([qkv])\.(weight|bias)$")
 
 
 class Recognition:

@@ -14,7 +14,8 @@ _KNOWN: dict[str, Family] = {}
 
 
 def register(family: Family) -> None:
-    """Add a family; where two claim the same file, the one registered first gets it."""
+    """Add a family. Where two claim the same model, the one registered last gets it: a family that
+    is added later knows better than a general one before it."""
     if _KNOWN.setdefault(family.name, family) is not family:
         raise ConfigError(f"two families are called {family.name!r}")
 
@@ -22,6 +23,10 @@ def register(family: Family) -> None:
 def all_families() -> tuple[Family, ...]:
     """Return every registered family, in the order of registration."""
     return tuple(_KNOWN.values())
+
+
+def _newest_first() -> tuple[Family, ...]:
+    return all_families()[::-1]
 
 
 def find_family(name: str) -> Family:
@@ -33,18 +38,18 @@ def find_family(name: str) -> Family:
 
 def family_of_file(file: StoredFile) -> Family | None:
     """Return the family that claims a single file."""
-    return next((f for f in all_families() if f.recognition.claims_file(file)), None)
+    return next((f for f in _newest_first() if f.recognition.claims_file(file)), None)
 
 
 def family_of_folder(folder: StoredFolder) -> Family | None:
     """Return the family that claims a diffusers folder."""
-    return next((f for f in all_families() if f.recognition.claims_folder(folder)), None)
+    return next((f for f in _newest_first() if f.recognition.claims_folder(folder)), None)
 
 
 def family_of_denoiser(who: str, shapes: Mapping[str, tuple[int, ...]]) -> Family:
     """Return the family of a denoiser that a host holds in memory; `who` names it in errors."""
     found = Shapes(who, shapes)
-    for family in all_families():
+    for family in _newest_first():
         if family.recognition.claims_denoiser(found):
             return family
     widths = [s[-1] for n, s in shapes.items() if n.endswith("attn2.to_k.weight") and s]

@@ -52,7 +52,7 @@ class Kernels:
 
 
 def choose_kernels(
-    unet: nn.Module,
+    denoiser: nn.Module,
     config: KernelConfig,
     work: Callable[[], object],
     *,
@@ -61,7 +61,7 @@ def choose_kernels(
     began: Mapping[str, Any] | None = None,
     seconds: Callable[[Callable[[], object], torch.device], float] | None = None,
 ) -> Kernels:
-    """The quickest of what `config` allows; `unet` is left as it was.
+    """Return the quickest of what `config` allows; `denoiser` is left as it was.
 
     Args:
         work: one representative forward and backward pass.
@@ -73,10 +73,15 @@ def choose_kernels(
     Raises:
         ConfigError: the plan asks for xformers where it cannot be used.
     """
-    device = next(unet.parameters()).device
+    device = next(denoiser.parameters()).device
     if config.attention == "xformers":
         _require_xformers(device, twice)
-    found = candidates(config, device, twice, own)
+        if not hasattr(denoiser, "attn_processors"):
+            raise ConfigError(
+                'kernels.attention = "xformers": this kind of denoiser has no attention that can '
+                'be replaced; use "auto"'
+            )
+    found = candidates(config, device, twice or not hasattr(denoiser, "attn_processors"), own)
     if began is not None:
         kept = Kernels(**began)
         if any(kept.name == one.name for one in found):
@@ -87,7 +92,7 @@ def choose_kernels(
     left_out: dict[str, str] = {}
     for one in found:
         try:
-            with applied(unet, one):
+            with applied(denoiser, one):
                 times[one.name] = (seconds or _seconds)(work, device) * 1000
         except (NotImplementedError, ValueError) as error:  # how xformers says it has no operator
             if one.attention != "xformers":
@@ -100,25 +105,26 @@ def choose_kernels(
 
 
 @contextmanager
-def applied(unet: Any, kernels: Kernels) -> Iterator[None]:
-    """The network with these kernels; as it was afterwards, its weights to the bit."""
-    processors = unet.attn_processors
+def applied(denoiser: Any, kernels: Kernels) -> Iterator[None]:
+    """Run the network with these kernels for a while; its weights stay the same bit for bit."""
+    processors = None
     if kernels.attention == "xformers":
-        unet.enable_xformers_memory_efficient_attention()
+        processors = denoiser.attn_processors
+        denoiser.enable_xformers_memory_efficient_attention()
     relaid = kernels.memory_format == "channels_last"
     if relaid:
-        _lay_out(unet, torch.channels_last)
+        _lay_out(denoiser, torch.channels_last)
     try:
         yield
     finally:
         if relaid:
-            _lay_out(unet, torch.contiguous_format)
-        if kernels.attention == "xformers":
-            unet.set_attn_processor(processors)
+            _lay_out(denoiser, torch.contiguous_format)
+        if processors is not None:
+            denoiser.set_attn_processor(processors)
 
 
 def optimiser_options(device: torch.device) -> dict[str, Any]:
-    """How AdamW runs on the device: one kernel for all tensors on CUDA."""
+    """Return the options of AdamW on a device: one kernel for all tensors on CUDA."""
     return {"fused": True} if device.type == "cuda" else {}
 
 
@@ -150,15 +156,15 @@ def _require_xformers(device: torch.device, twice: bool) -> None:
 
 
 @torch.no_grad()
-def _lay_out(unet: nn.Module, memory_format: torch.memory_format) -> None:
-    """Convolutions' frozen weights, one after the other; an adapter's stay as they are."""
-    for name, tensor in unet.named_parameters():
+def _lay_out(denoiser: nn.Module, memory_format: torch.memory_format) -> None:
+    """Lay out the frozen weights of convolutions anew; those of an adapter stay as they are."""
+    for name, tensor in denoiser.named_parameters():
         if tensor.dim() == 4 and ".lora_" not in name:
             tensor.data = tensor.data.contiguous(memory_format=memory_format)
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """The least of some repeats, the device's queue included."""
+    """Return the least time of some repeats, the device's queue included."""
 
     def wait() -> None:
         if device.type == "cuda":
