@@ -11,27 +11,20 @@ HOSTS = {
 }  # fmt: skip
 # Downwards only: a part may import from itself and from parts further down this list.
 LAYERS = [
-    {"cli", "__main__", "worker"},
-    {"demo"},
-    {"jobs"},
+    {"cli"},
+    {"worker"},
+    {"demo", "jobs"},
     {"memory", "report"},
     {"hardening", "probe"},
-    {"scorers", "bilevel"},
+    {"bilevel", "scorers"},
     {"checkpoint", "data", "run"},
     {"adapter"},
     {"model"},
-    {"families"},
-    {"parallel", "plan"},
+    {"families", "parallel", "plan"},
     {"errors", "numerics", "progress", "statistics"},
 ]
 LEVEL = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in layer}
-# Neighbours in one layer that may use one another, in this direction.
-BESIDE = {
-    ("__main__", "cli"),
-    ("cli", "worker"),
-    ("checkpoint", "run"),
-    ("parallel", "errors"),
-}
+ROOT_FILES = {"__init__.py", "__main__.py", "errors.py", "progress.py"}  # of `backend/`
 # The command that starts the tab needs it; nothing else of the backend knows a front end.
 STARTS_THE_TAB = ("backend/cli/serving.py", "scripts.resalign_webui")
 VERSION = "__version__"  # all that the backend may take from the root
@@ -44,7 +37,8 @@ def sources(folder: Path) -> list[Path]:
 
 def part_of(path: Path, root: Path) -> str:
     """`backend/errors.py` and `backend/model/model.py` as `errors` and `model`."""
-    return path.relative_to(root / "backend").parts[0].removesuffix(".py")
+    part = path.relative_to(root / "backend").parts[0].removesuffix(".py")
+    return "cli" if part == "__main__" else part
 
 
 def imports(path: Path, root: Path) -> list[tuple[int, str, int, bool]]:
@@ -68,6 +62,39 @@ def absolute(path: Path, root: Path, module: str, level: int) -> str:
     """A relative import as a path from the package's root: `backend.families.base.process`."""
     folder = path.relative_to(root).parent.parts
     return ".".join((*folder[: len(folder) - level + 1], module))
+
+
+def module_of(path: Path, root: Path) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def import_graph(root: Path) -> dict[str, set[str]]:
+    """Module of the backend to those that it imports, at its top or inside functions."""
+    files = {module_of(path, root): path for path in sources(root / "backend")}
+    graph: dict[str, set[str]] = {name: set() for name in files}
+    for name, path in files.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        typing_only = {line for line, _, _, for_types in imports(path, root) if for_types}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.level and node.lineno not in typing_only:
+                base = absolute(path, root, node.module or "", node.level).rstrip(".")
+                for alias in node.names:
+                    inner = f"{base}.{alias.name}"
+                    graph[name] |= {inner if inner in files else base} & files.keys()
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that reach one another, by removing what imports nothing that is left."""
+    left = {name: set(others) for name, others in graph.items()}
+    while True:
+        leaves = {name for name, others in left.items() if not others & left.keys()}
+        if not leaves:
+            break
+        left = {name: others for name, others in left.items() if name not in leaves}
+    importers = {n for n in left if not any(n in others for others in left.values())}
+    return [sorted(left.keys() - importers)] if left else []
 
 
 def starts_the_tab(path: Path, root: Path, target: str) -> bool:
@@ -140,16 +167,28 @@ def test_imports_go_downwards_only(package_folder):
             if name == VERSION or starts_the_tab(path, package_folder, name):
                 continue
             target = name.split(".")[1]
-            if target != here and LEVEL[target] >= LEVEL[here] and (here, target) not in BESIDE:
+            if target != here and LEVEL[target] >= LEVEL[here]:
                 wrong.append(f"{path.relative_to(package_folder)}:{line}: {here} imports {target}")
     assert wrong == []
+
+
+def test_no_two_files_import_each_other(package_folder):
+    """Not even through others, or in functions; imports for the type checker alone do not count."""
+    graph = import_graph(package_folder)
+    assert len(graph) > 200, "the rule is checked on the real files"
+    assert circles(graph) == []
+
+
+def test_the_root_of_the_backend_stays_empty(package_folder):
+    found = {path.name for path in (package_folder / "backend").glob("*.py")}
+    assert found == ROOT_FILES
 
 
 def test_only_the_command_line_prints(package_folder):
     wrong = [
         f"{path.relative_to(package_folder)}:{node.lineno}"
         for path in sources(package_folder / "backend")
-        if part_of(path, package_folder) not in ("cli", "__main__")
+        if part_of(path, package_folder) != "cli"
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
     ]
@@ -192,3 +231,20 @@ def test_the_rule_itself_finds_what_breaks_it(tmp_path, source, message):
     else:
         with pytest.raises(AssertionError, match=message):
             test_imports_go_downwards_only(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("second", "found"),
+    [
+        ("from .first import x", ["backend.model.first", "backend.model.second"]),
+        ("def f():\n    from . import first", ["backend.model.first", "backend.model.second"]),
+        ("if TYPE_CHECKING:\n    from .first import x", []),
+    ],
+)
+def test_a_circle_is_found_wherever_the_import_stands(tmp_path, second, found):
+    folder = tmp_path / "backend" / "model"
+    folder.mkdir(parents=True)
+    (folder / "first.py").write_text("from .second import y")
+    (folder / "second.py").write_text(second)
+    (folder / "user.py").write_text("from .first import x")
+    assert circles(import_graph(tmp_path)) == ([found] if found else [])
