@@ -124,7 +124,7 @@ class HardeningSettings(io.ComfyNode):
                 *last,
             ],
             outputs=[Settings.Output(display_name="settings", tooltip="For Harden Model.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, preset: Any = "balanced", **others: Any) -> io.NodeOutput:

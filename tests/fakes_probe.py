@@ -57,7 +57,7 @@ def fake_plan(*, seeds: Sequence[int] = (0, 1), pictures: int = 12) -> ProbePlan
         ),
         utility=UtilityConfig(clip="/opt/clip"),
         pictures=pictures,
-    )  # fmt: skip
+    )
 
 
 def fake_result(

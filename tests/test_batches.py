@@ -197,7 +197,7 @@ def test_a_plan_becomes_encoded_sets(folders):
             FineTuneConfig(name="one", data=folders["pets"]),
             FineTuneConfig(name="two", method="dreambooth", prior_data=folders["forget"]),
         ),
-    )  # fmt: skip
+    )
 
     data = prepare_data(model, plan)
 

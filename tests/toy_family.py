@@ -195,8 +195,11 @@ TOY = Family(
 register(TOY)
 
 
-def write_toy_checkpoint(path: Path, seed: int = 0) -> Path:
-    """A random checkpoint of the family in one file, its projections fused."""
+def write_toy_checkpoint(path: Path, seed: int = 0, *, marker: bool = False) -> Path:
+    """Write a random checkpoint in one file, its projections fused.
+
+    marker: adds a line of metadata, so that the header is another one.
+    """
     torch.manual_seed(seed)
     tensors: dict[str, Tensor] = {}
     for component, prefix in PREFIXES.items():
@@ -206,5 +209,5 @@ def write_toy_checkpoint(path: Path, seed: int = 0) -> Path:
         for name, tensor in state.items():
             parts.setdefault(_source(name).name, []).append(tensor)
         tensors |= {name: torch.cat(found).contiguous() for name, found in parts.items()}
-    save_file(tensors, path)
+    save_file(tensors, path, {"note": "marked"} if marker else None)
     return path

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ..adapter.formats import save_lora
 from ..adapter.lora import Adapter
+from ..checkpoint.info import CheckpointInfo
 from ..checkpoint.save import ExportReport, export_merged
 from ..errors import RunError
 from ..plan.hardening import HardeningPlan
@@ -82,7 +83,7 @@ def lora_job(
 
 
 def export_adapter(
-    source: Path,
+    source: Path | CheckpointInfo,
     adapter: Adapter,
     output: Path,
     *,
@@ -108,7 +109,7 @@ def export_adapter(
 def write_outputs(
     run: RunFolder,
     *,
-    checkpoint: Path,
+    checkpoint: Path | CheckpointInfo,
     output: Path,
     lora: Path | None = None,
     overwrite: bool = False,
@@ -118,7 +119,7 @@ def write_outputs(
 ) -> Outputs:
     """Write checkpoint, card and curves of a run's adapter as it was last saved.
 
-    checkpoint: the source. lora: where to write a LoRA too; None writes none.
+    checkpoint: the source, recognised or not. lora: where to write a LoRA too; None writes none.
     """
     adapter, _ = run.load_adapter()
     records = tuple(StepRecord.from_json(record) for record in run.records())

@@ -22,6 +22,7 @@ from .export import Outputs, write_outputs
 from .previews import Previews, PreviewSettings
 
 if TYPE_CHECKING:
+    from ..checkpoint.info import CheckpointInfo
     from ..model.model import Model
 
 Start = Literal["new", "resume", "any"]
@@ -200,10 +201,14 @@ def _open(folder: Path, job: Job | HardeningPlan, begun: bool) -> RunFolder:
     return run
 
 
-def _recognised(job: Job, report: CheckReport | None) -> Path:
-    """Return the checkpoint to load and to export from.
+def _recognised(job: Job, report: CheckReport | None) -> Path | CheckpointInfo:
+    """Return the checkpoint as the check recognised it; its path where it has changed since.
 
-    Once `load_checkpoint` and `export_merged` accept a `CheckpointInfo`, this returns `report.info`
-    where there is one, so that the checkpoint is recognised once per job.
+    A run takes hours, and the headers say where each tensor lies: they are compared before use.
     """
-    return Path(job.checkpoint)
+    from ..checkpoint.header import read_header
+
+    if report is None or report.info is None:
+        return Path(job.checkpoint)
+    same = all(read_header(path) == header for path, header in report.info.headers.items())
+    return report.info if same else Path(job.checkpoint)
