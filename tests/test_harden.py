@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fakes import encoded_data, tiny_model
+from fakes import PoisonedSet, encoded_data, tiny_model
 from resalign.backend.errors import DivergenceError, RunError
 from resalign.backend.hardening.run import harden
 from resalign.backend.plan.adapter import AdapterConfig
@@ -283,6 +283,24 @@ def test_a_divergence_stops_with_the_state_before_it_saved(tmp_path):
         saved = folder.load_state()
     assert saved is not None and saved[0] == 3
     assert all(bool(torch.isfinite(tensor).all()) for tensor in saved[1].values())
+
+
+@pytest.mark.parametrize(("part", "named"), [("forget", "harm"), ("retain", "retain")])
+def test_a_divergence_names_what_is_not_finite(part, named):
+    """The loss whose data turned to NaN at step 2, and with it the gradient."""
+    data = encoded_data()
+    poisoned = PoisonedSet(data.retain if part == "retain" else data.forget["bad"], 1)
+    changes = {"retain": poisoned} if part == "retain" else {"forget": {"bad": poisoned}}
+    with pytest.raises(DivergenceError, match=f"^outer step 2: {named}, gradient is not finite"):
+        harden(tiny_model(), plan(), data=replace(data, **changes))
+
+
+def test_a_user_whose_run_diverges_is_named_with_the_knobs_of_that_run():
+    wild = replace(SLOW, name="wild", learning_rate=0.9, steps=30, prior_weight=1e30,
+                   method="dreambooth")  # fmt: skip
+    with pytest.raises(DivergenceError, match="harm after wild") as caught:
+        run(plan(fine_tunes=(wild,), warm_up_steps=0))
+    assert "lower the learning_rate or steps of that fine-tuning configuration" in str(caught.value)
 
 
 def test_another_plan_does_not_continue_a_run(tmp_path):

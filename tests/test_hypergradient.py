@@ -274,10 +274,8 @@ def test_retention_without_a_weight_or_a_loss_changes_nothing():
         raise AssertionError("L_retain was evaluated")
 
     def gradient_of(**more):
-        return hypergradient(
-            lambda: problem.harm(problem.theta), never, problem.theta, problem.theta,
-            solver("first_order"), **more,
-        )  # fmt: skip
+        after = LossAfter(lambda: problem.harm(problem.theta), **more)
+        return hypergradient(after, never, problem.theta, problem.theta, solver("first_order"))
 
     plain = gradient_of()
     for found in (gradient_of(retain=never), gradient_of(retain_weight=3.0)):
@@ -297,9 +295,9 @@ def test_the_loss_scale_keeps_small_half_precision_gradients(method):
         return ((1000 * theta["t"] ** 2).half() * 1e-4).float().sum() * 1e-5
 
     found = hypergradient(
-        small, curved, theta, theta,
+        LossAfter(small, small, 1.0, 2.0), curved, theta, theta,
         solver(method, "finite_difference", gamma=1e6, epsilon=1.0),
-        scale=1024.0, retain=small, retain_weight=2.0,
+        scale=1024.0,
     )  # fmt: skip
     curvature = 2.0 if method == "minres" else 0.0  # γ H
     expected = torch.full((3,), 3e-9 / (1 + curvature))

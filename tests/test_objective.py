@@ -13,10 +13,23 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fakes_objective import LAMBDA, MU, NU, USERS, Reference, Weights, in_one, plan, second_step
+from fakes_objective import (
+    LAMBDA,
+    MU,
+    NU,
+    USERS,
+    Reference,
+    Weights,
+    data,
+    in_one,
+    plan,
+    second_step,
+)
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from fakes import tiny_model
+from resalign.backend.hardening.run import harden
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.harm import HarmConfig
 from resalign.backend.plan.solver import SolverConfig
@@ -158,3 +171,25 @@ def test_a_long_gradient_is_shortened_and_its_full_length_recorded(tmp_path):
     expected = in_one(whole.gradient) / 2
     torch.testing.assert_close(in_one(clipped.gradient), expected, rtol=1e-3, atol=1e-4 * limit)
     assert clipped.record.gradient_norm == pytest.approx(2 * limit, rel=1e-3)
+
+
+def test_in_half_precision_every_gradient_is_taken_of_a_scaled_loss():
+    """What comes back to the network is 1024 times what it is in float32; the update is not."""
+    own = plan(
+        fine_tunes=USERS[:1], configurations_per_step=1, warm_up_steps=0, outer_steps=1,
+        solver=SolverConfig(method="minres", iterations=3, tolerance=0.0),
+    )  # fmt: skip
+    arrived: dict[str, list[float]] = {"fp32": [], "fp16": []}
+    norms = {}
+    for precision, sizes in arrived.items():
+        model = tiny_model()
+
+        def note(_, given, output, sizes=sizes):
+            if output[0].requires_grad:
+                output[0].register_hook(lambda back: sizes.append(float(back.float().norm())))
+
+        model.denoiser.register_forward_hook(note)
+        result = harden(model, replace(own, precision=precision), data=data())
+        norms[precision] = result.records[0].gradient_norm
+    assert len(arrived["fp32"]) > 6 and norms["fp16"] == pytest.approx(norms["fp32"], rel=0.1)
+    assert arrived["fp16"] == pytest.approx([1024 * size for size in arrived["fp32"]], rel=0.1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from resalign.backend.bilevel.losses import remaining_harm
 from resalign.backend.hardening.regulator import Regulator
 from resalign.backend.plan.fine_tune import FineTuneConfig
 from resalign.backend.plan.regulator import RegulatorConfig
@@ -99,3 +101,18 @@ def test_its_state_goes_on_in_another():
     assert other.steps(USER) == 15 and other.steps(OTHER) == 7
     assert other.state() == own.state() == {"lengths": {"user": 15.0}, "idle": {"user": 1.0}}
     assert other.update(USER, 0.9) and own.update(USER, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("after", "before", "base", "q"),
+    [(-0.6, -0.8, 0.0, 0.75), (0.0, -0.8, 0.0, 0.0), (-1.2, -0.8, 0.0, 1.5), (0.5, 0.2, 0.8, 0.5)],
+)
+def test_q_is_what_a_run_left_of_the_distance_from_the_base(after, before, base, q):
+    found = remaining_harm(torch.tensor(after), torch.tensor(before), torch.tensor(base))
+    assert float(found) == pytest.approx(q)
+
+
+def test_where_nothing_was_unlearned_a_run_cannot_bring_anything_back():
+    """The distance is 0: q is large instead of undefined, and runs do not shrink for it."""
+    q = float(remaining_harm(torch.tensor(-0.1), torch.tensor(0.0), 0.0))
+    assert 1e30 < q < float("inf")

@@ -203,6 +203,9 @@ def test_leading_directions_hold_the_energy_asked_for():
     basis = leading(torch.diag(torch.tensor([1.0, 5.0, 3.0, 1.0])), 0.75)
     torch.testing.assert_close(basis.abs(), torch.eye(4)[:, [1, 2]])
     assert leading(torch.eye(4), 1.0).shape == (4, 4)
+    small = leading(torch.diag(torch.tensor([0.01, 0.05, 0.03, 0.01])), 0.75)
+    torch.testing.assert_close(small.abs(), basis.abs())
+    assert leading(torch.eye(4), 0.5).shape == (4, 2)  # no more than are needed
 
 
 def test_projected_layers_do_not_feel_what_must_stay():

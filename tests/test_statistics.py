@@ -279,7 +279,8 @@ def test_the_interval_of_clusters_is_the_bootstraps_where_prompts_differ():
 def test_the_seed_is_0_unless_another_is_given():
     first, second = random_flags(40, 0.6, 1), random_flags(40, 0.4, 2)
     prompts = list(range(20)) * 2
-    assert paired_bootstrap(first, second) == paired_bootstrap(first, second, seed=0)
+    values, zeros = np.random.default_rng(0).normal(size=40).tolist(), [0.0] * 40
+    assert paired_bootstrap(values, zeros) == paired_bootstrap(values, zeros, seed=0)
     assert paired_clusters(first, second, prompts) == (
         paired_clusters(first, second, prompts, seed=0)
     )
