@@ -97,6 +97,7 @@ def test_a_probe_ends_in_a_report(place, capsys):
     assert str(place) not in (place / "probe" / "report.json").read_text()
 
 
+@pytest.mark.slow
 def test_flags_do_what_a_plan_file_does(place, capsys, monkeypatch):
     """Without a plan file: checkpoints, a concept, a LoRA of one's own; no training."""
     monkeypatch.chdir(place)

@@ -69,6 +69,7 @@ def test_unlearning_raises_the_error_on_the_concept_and_keeps_the_rest():
     assert last.retain < 0.1 * abs(last.harm)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("simulate", ["shared", "adapter", "full"])
 @pytest.mark.parametrize("method", ["first_order", "minres"])
 def test_every_way_of_simulating_runs_and_is_recorded(simulate, method):
@@ -91,6 +92,7 @@ def test_every_way_of_simulating_runs_and_is_recorded(simulate, method):
             assert simulation.products > 0
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes():
     """Two runs end with identical adapters; another seed does not."""
     assert same(run(plan()), run(plan()))
@@ -111,6 +113,7 @@ class Stop(BaseException):
     """As a host's interrupt: no Exception."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 1, 3, 5])
 def test_cancelling_at_a_micro_step_keeps_the_last_step_and_resumes_to_the_same_bytes(
     tmp_path, step
@@ -193,6 +196,7 @@ def _kill(folder: Path) -> None:
     assert not (folder / "adapter.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no such signal")
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path):
     """After kill -9, here or in another process, even one on two threads: all that an unbroken
@@ -229,6 +233,7 @@ def _steps(folder: Path) -> list[dict]:
         return [{k: v for k, v in record.items() if k != "seconds"} for record in opened.records()]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_where_numbers_round_differently_says_so(tmp_path):
     """Another PyTorch or other vector instructions: once among the warnings, and the run ends."""
     with pytest.raises(Stop):

@@ -165,7 +165,7 @@ def test_a_plan_of_half_precision_leaves_the_encoders_their_storage_type(
 def test_prediction_type_and_schedule_arrive(tmp_path):
     path = write_tiny_checkpoint(tmp_path / "m.safetensors", prediction_type="v_prediction")
 
-    schedule = load_checkpoint(path).schedule
+    schedule = load_checkpoint(path).process
 
     assert schedule.prediction_type == "v_prediction"
     assert schedule.steps == 1000

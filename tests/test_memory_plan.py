@@ -79,6 +79,7 @@ def unrounded(monkeypatch):
     monkeypatch.setattr("resalign.backend.memory.trace.BLOCK", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -85,6 +85,7 @@ def test_weight_1_is_the_other_and_weight_0_the_model(folder, dtype, other):
     assert same_bits(mix(model, folder / other, 0.0, "all"), parts(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd2", "sdxl"])
 def test_all_families_are_read_from_either_layout(tmp_path, family):
     """OpenCLIP's stacked and transposed tensors, SDXL's two encoders: each in its place."""

@@ -285,10 +285,10 @@ def test_the_tab_names_each_input_of_the_backend():
 
 
 def test_options_of_the_command_line_are_the_fields():
+    parser = build_parser()
+    parser.parse_args(["harden"])  # a command adds them when it is used
     (commands,) = [
-        action
-        for action in build_parser()._actions
-        if isinstance(action, argparse._SubParsersAction)
+        action for action in parser._actions if isinstance(action, argparse._SubParsersAction)
     ]
     options = {action.dest: action for action in commands.choices["harden"]._actions}
     for name in ("seed", "resolution", "precision", "gradient_checkpointing"):

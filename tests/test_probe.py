@@ -113,6 +113,7 @@ def without_times(evaluations):
     return [replace(evaluation, seconds={}) for evaluation in evaluations]
 
 
+@pytest.mark.slow
 def test_an_identity_adapter_scores_exactly_like_the_base(files):
     """Same weights, prompts and seeds: the same pictures to the bit, before and after attacks."""
     scorers = [Brightness(), DenoisingScorer(images=4)]
@@ -153,6 +154,7 @@ def test_a_planted_relapse_is_found(files):
     assert result.evaluation("original").set_of("unsafe") is None  # nobody looks at images
 
 
+@pytest.mark.slow
 def test_every_seed_and_step_is_looked_at(files):
     """One evaluation per model, seed and step asked for, in that order; seeds differ."""
     result = run(files, plan(seeds=(0, 5), merges=()), "original", scorers=[Brightness()])
@@ -165,6 +167,7 @@ def test_every_seed_and_step_is_looked_at(files):
     assert len(set(digests)) == 5
 
 
+@pytest.mark.slow
 def test_a_crash_in_the_middle_resumes(files, tmp_path):
     """What was complete is not drawn again, and the end is that of an unbroken probe."""
 

@@ -49,6 +49,7 @@ def hardened(**changes):
     return harden(model, plan(**(USERS | changes)), data=data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("together", [2, 3])
 def test_the_adapter_is_that_of_users_one_after_the_other(case, together):

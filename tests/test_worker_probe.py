@@ -52,6 +52,7 @@ def probe(run, folder, live, check=nobody):
     return probing.probe(request, live, check, device="cpu")
 
 
+@pytest.mark.slow
 def test_a_run_is_probed_before_its_export_and_a_stopped_probe_goes_on(run, tmp_path):
     folder, live = tmp_path / "probe", LiveState("probe")
 

@@ -123,6 +123,7 @@ def test_a_run_ends_with_a_result_curves_and_blurred_previews(finished):
     json.dumps([result, live.state], allow_nan=False)
 
 
+@pytest.mark.slow
 def test_stopped_within_a_step_resume_ends_in_the_same_bytes(finished, tmp_path):
     """And previews change nothing: the run it is compared with had some."""
     live = LiveState("harden")
@@ -163,6 +164,7 @@ def test_a_plan_that_cannot_be_run_leaves_no_folder(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_deleted_in_mid_run_does_not_stop_it_and_is_missed_by_the_export(tmp_path):
     source = tmp_path / "model.safetensors"
     shutil.copy(CHECKPOINT, source)
