@@ -129,7 +129,7 @@ def test_every_family_hardens_and_exports_from_both_layouts(folders, family, lay
     target = folders / ("hardened.safetensors" if layout == "file" else "hardened")
     ra.export_merged(source, result.adapter, target)
     hardened = ra.load_checkpoint(target)
-    assert hardened.schedule.prediction_type == model.process.prediction_type
+    assert hardened.process.prediction_type == model.process.prediction_type
     for module in result.adapter.modules:
         expected = model.denoiser.get_parameter(f"{module}.weight") + result.adapter.delta(module)
         found = hardened.denoiser.get_parameter(f"{module}.weight")

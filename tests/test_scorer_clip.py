@@ -36,9 +36,7 @@ def clip_folder(tmp_path_factory, package_folder):
             tensor.data.add_(torch.randn_like(tensor), alpha=0.05)
     folder = tmp_path_factory.mktemp("clip")
     model.save_pretrained(folder)
-    shutil.copytree(
-        package_folder / "backend/checkpoint/families/tokenizer", folder, dirs_exist_ok=True
-    )
+    shutil.copytree(package_folder / "backend/families/clip/tokenizer", folder, dirs_exist_ok=True)
     return folder
 
 

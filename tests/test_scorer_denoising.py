@@ -21,16 +21,16 @@ class Oracle:
     device, dtype, family = torch.device("cpu"), torch.float32, "sd1"
 
     def __init__(self, latents, added=0.0, prediction_type="epsilon"):
-        self.schedule = discrete_process(tiny_model().process.alphas_cumprod, prediction_type)
+        self.process = discrete_process(tiny_model().process.alphas_cumprod, prediction_type)
         self.latents, self.added, self.calls = latents, added, []
 
     def denoise(self, noised, timesteps, conditioning):
         self.calls.append((noised, timesteps, conditioning))
-        alpha = self.schedule.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        alpha = self.process.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         # which image it is, is told by its caption
         clean = self.latents[conditioning["context"][:, 0, 0].long()]
         noise = (noised - alpha.sqrt() * clean) / (1 - alpha).sqrt()
-        return self.schedule.target(clean, noise, timesteps) + self.added
+        return self.process.target(clean, noise, timesteps) + self.added
 
 
 def told_apart(count, sizes=((8, 8),)):
@@ -42,10 +42,8 @@ def told_apart(count, sizes=((8, 8),)):
         numbers = torch.arange(first, first + count)
         buckets.append(Bucket(latents, numbers, torch.ones(count, dtype=torch.float64)))
         first += count
-    conditioning = replace(
-        random_conditioning(first),
-        context=torch.arange(first).float().view(-1, 1, 1).expand(-1, 5, 16).clone(),
-    )
+    numbers = torch.arange(first).float().view(-1, 1, 1).expand(-1, 5, 16).clone()
+    conditioning = Conditioning({"context": numbers})
     texts = tuple(map(str, range(first)))
     return EncodedSet(tuple(buckets), texts, conditioning, random_conditioning(1, 9))
 
