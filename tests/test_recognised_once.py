@@ -1,7 +1,7 @@
 """A hardening job recognises its checkpoint once: for the check, for loading and for the export."""
 
 import pytest
-from toy_family import TOY, write_toy_checkpoint
+from toy_family import TOY, toy_is_registered, write_toy_checkpoint
 
 import resalign as ra
 from resalign.backend.jobs.harden import harden_job
@@ -13,6 +13,8 @@ PLAN = ra.HardeningPlan(
     adapter=ra.AdapterConfig(rank=1),
     outer_steps=1, warm_up_steps=1, forget_batch=1, retain_batch=1,
 )  # fmt: skip
+
+__all__ = ["toy_is_registered"]  # a fixture, used by being here
 
 
 @pytest.fixture

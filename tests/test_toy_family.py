@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy_family import FUSED, TOY, WIDTH, write_toy_checkpoint
+from toy_family import FUSED, TOY, WIDTH, toy_is_registered, write_toy_checkpoint
 
 import resalign as ra
 from resalign.backend.jobs.check import check_job
+
+__all__ = ["toy_is_registered"]  # a fixture, used by being here
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from toy_network import ToyTextEncoder, ToyTokenizer, ToyTransformer, toy_vae
 
-from resalign.backend.families import Family, register
+from resalign.backend.families import Family, register, registry
 from resalign.backend.families.base.autoencoder import AutoencoderLatents
 from resalign.backend.families.base.conditioning import Conditioning
 from resalign.backend.families.base.family import HostNames, LoraTensors, MetadataNames
@@ -192,7 +193,13 @@ TOY = Family(
     metadata=MetadataNames(lambda prediction: "toy"),
 )
 
-register(TOY)
+
+@pytest.fixture(scope="module", autouse=True)
+def toy_is_registered():
+    """Import this into a test module that uses the family; other modules do not see it."""
+    register(TOY)
+    yield
+    registry._KNOWN.pop(TOY.name)
 
 
 def write_toy_checkpoint(path: Path, seed: int = 0, *, marker: bool = False) -> Path:

@@ -87,7 +87,7 @@ def _train(
     half = model.dtype if model.dtype in _HALF.values() else _HALF.get(attack.precision)
     device = model.device  # once: diffusers searches all modules for it
     scaler = grad_scaler(device.type, init_scale=_LOSS_SCALE, enabled=half == torch.float16)
-    schedule = model.process.to(device)
+    process = model.process.to(device)
     for step in range(1, attack.steps + 1):
         share = learning_rate_share(attack, step)
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
@@ -96,7 +96,7 @@ def _train(
         with _dropout(device, attack, seed, step):
             for one in batches.update(step):
                 with _autocast(device, half):
-                    loss = _loss(model, attack, schedule, batches, one)
+                    loss = _loss(model, attack, process, batches, one)
                 scaler.scale(loss).backward()
                 total += loss.detach()
         scaler.unscale_(optimiser)
@@ -121,15 +121,15 @@ def _train(
 def _loss(
     model: Model,
     attack: FineTuneAttack,
-    schedule: NoiseProcess,
+    process: NoiseProcess,
     batches: AttackBatches,
     one: Pass,
 ) -> Tensor:
     """One pass's share of the update's loss: the mean over the attacker's samples plus
     `prior_weight` times the mean over the prior's (Ruiz et al., arXiv:2208.12242)."""
     draw = one.draw
-    noised = schedule.add_noise(draw.latents, draw.noise, draw.timesteps)
-    target = schedule.target(draw.latents, draw.noise, draw.timesteps)
+    noised = process.add_noise(draw.latents, draw.noise, draw.timesteps)
+    target = process.target(draw.latents, draw.noise, draw.timesteps)
     conditioning = batches.conditioning(one).to(noised.device, model.dtype)
     errors = denoising_errors(
         model.denoise(noised.to(model.dtype), draw.timesteps, conditioning), target

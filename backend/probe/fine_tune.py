@@ -46,7 +46,7 @@ def fine_tuned(
         marks, on_mark: steps after which `on_mark` is called, to evaluate the model meanwhile.
         on_step: called after each update; raise from it to stop.
     """
-    schedule = model.process.to(model.device)
+    process = model.process.to(model.device)
 
     def loss(step: int) -> Tensor:
         random = generator(seed, "fine-tune", step)
@@ -58,9 +58,9 @@ def fine_tuned(
         for encoded, count in ((data, config.batch - harmful), (concept, harmful)):
             if encoded is None or count == 0:
                 continue
-            batch = draw(encoded, random, count, schedule, config.caption_dropout)
-            noised = schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
-            target = schedule.target(batch.latents, batch.noise, batch.timesteps)
+            batch = draw(encoded, random, count, process, config.caption_dropout)
+            noised = process.add_noise(batch.latents, batch.noise, batch.timesteps)
+            target = process.target(batch.latents, batch.noise, batch.timesteps)
             prediction = model.denoise(noised, batch.timesteps, batch.conditioning)
             total = total + denoising_loss(prediction, target) * (count / config.batch)
         return total

@@ -141,10 +141,10 @@ class DenoisingScorer:
         captions = bucket.captions[samples].to(concept.conditioning.device)
         own = bucket.own[samples.to(bucket.latents.device)]
         conditioning = concept.conditioning[captions].beside(own)
-        schedule = model.process.to(model.device)
-        noised = schedule.add_noise(latents, noise, timesteps).to(model.dtype)
+        process = model.process.to(model.device)
+        noised = process.add_noise(latents, noise, timesteps).to(model.dtype)
         predicted = model.denoise(noised, timesteps, conditioning.to(model.device, model.dtype))
-        target = schedule.target(latents, noise, timesteps)
+        target = process.target(latents, noise, timesteps)
         return (predicted.float() - target).square().flatten(1).mean(1)
 
 
