@@ -9,7 +9,7 @@ is a running mean of the gradients.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,11 @@ def caption(name: str) -> Tensor:
     return random_conditioning(1, seed=SETS[name])["context"]
 
 
+def is_of(name: str, context: Tensor) -> bool:
+    """Whether a sample with this context is of the set."""
+    return torch.equal(context.float(), caption(name)[0])
+
+
 def data() -> EncodedData:
     """One image with one caption in each set, so that only noise and timesteps are drawn."""
     empty = random_conditioning(1, 99)
@@ -110,10 +115,15 @@ class Batch:
 
 
 class Watch:
-    """Notes all samples that a network is given where gradients are taken, in order."""
+    """Notes all samples that a network is given where gradients are taken, in order.
+
+    fresh: by user, the weights of a LoRA that is not θ where that user's training begins.
+    """
 
     def __init__(self, model: Any) -> None:
         self.samples: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.fresh: dict[str, Weights] = {}
+        self._unet = model.denoiser
         self._alphas = model.process.alphas_cumprod.double()
         model.denoiser.register_forward_pre_hook(self._note)
 
@@ -123,10 +133,18 @@ class Watch:
             self.samples += zip(
                 latents.detach().clone(), timesteps.expand(len(latents)), context, strict=True
             )
+            for user in USERS:
+                if user.name not in self.fresh and is_of(user.data, context[0]):
+                    self.fresh[user.name] = {
+                        f"{name.partition('.lora_')[0]}.user_{name.partition('.lora_')[2][0]}":
+                            part.detach().clone()
+                        for name, part in self._unet.named_parameters()
+                        if ".lora_" in name and user.rank in part.shape
+                    }  # fmt: skip
 
     def of(self, name: str) -> Batch:
         """Those of one set."""
-        found = [s for s in self.samples if torch.equal(s[2].float(), caption(name)[0])]
+        found = [sample for sample in self.samples if is_of(name, sample[2])]
         latents, timesteps, context = (torch.stack(part) for part in zip(*found, strict=True))
         alpha = self._alphas[timesteps].view(-1, 1, 1, 1)
         noise = (latents.double() - alpha.sqrt() * image(name)) / (1 - alpha).sqrt()
@@ -190,7 +208,8 @@ def second_step(
 class Reference:
     """The losses of a step that was watched, on a network of its own with θ merged into it.
 
-    Weights are θ's, or θ's with all of the network's own that a user has trained.
+    Weights are θ's, or θ's with what else a user has trained: a LoRA (`user_A`, `user_B`) or the
+    network's own.
     """
 
     def __init__(self, seen: Seen, dtype: torch.dtype = torch.float64) -> None:
@@ -208,6 +227,8 @@ class Reference:
         kept = seen.watch.of("retain")
         self.kept = kept[: seen.plan.retain_batch]
         assert bool(kept.within(self.kept).all())
+        self.original = self.predict({}, self.kept)
+        self.targets = {name: self.redirected(name) for name in self.forget}
 
     def predict(self, weights: Weights, batch: Batch) -> Tensor:
         merged = {name: weights.get(name, own) for name, own in self.own.items()}
@@ -216,11 +237,21 @@ class Reference:
                 b = weights[name.replace("lora_A", "lora_B")]
                 weight = name.replace("lora_A.", "")
                 merged[weight] = merged[weight] + ALPHA / RANK * b @ a
+            if name.endswith(".user_A"):  # whose alpha is its rank
+                weight, b = name.replace("user_A", "weight"), weights[name.replace("_A", "_B")]
+                merged[weight] = merged[weight] + b @ a
         given = batch.latents, batch.timesteps, batch.context
         return functional_call(self.denoiser, merged, given).sample
 
     def errors(self, weights: Weights, batch: Batch) -> Tensor:
         return (self.predict(weights, batch) - batch.noise).square().mean(dim=(1, 2, 3))
+
+    def redirected(self, name: str) -> Tensor:
+        """What the redirect loss wants of a concept: beyond the anchor, away from the concept."""
+        batch, anchor = self.forget[name], random_conditioning(1, ANCHORS[name])["context"]
+        towards = replace(batch, context=anchor.to(batch.context).expand(len(batch), -1, -1))
+        concept, anchor = self.predict({}, batch), self.predict({}, towards)
+        return anchor - self.config.guidance * (concept - anchor)
 
     def harm(self, weights: Weights) -> Tensor:
         """L_harm: a mean over the samples of all concepts."""
@@ -230,17 +261,13 @@ class Reference:
                 cap = self.config.cap
                 samples.append(-cap * torch.tanh(self.errors(weights, batch) / cap))
                 continue
-            context = random_conditioning(1, ANCHORS[name])["context"].to(batch.context)
-            towards = Batch(batch.latents, batch.timesteps, context.expand(len(batch), -1, -1),
-                            batch.noise)  # fmt: skip
-            concept, anchor = self.predict({}, batch), self.predict({}, towards)
-            target = anchor - self.config.guidance * (concept - anchor)
+            target = self.targets[name]
             samples.append((self.predict(weights, batch) - target).square().mean(dim=(1, 2, 3)))
         return torch.cat(samples).mean()
 
     def retain(self, weights: Weights) -> Tensor:
         """L_retain: the distance to what the original network predicts."""
-        return (self.predict(weights, self.kept) - self.predict({}, self.kept)).square().mean()
+        return (self.predict(weights, self.kept) - self.original).square().mean()
 
     def fine_tuning(self, weights: Weights, user: FineTuneConfig, step: int) -> Tensor:
         """L_ft of an inner step, from 0: the batch, part of it the concept's, and the prior."""
@@ -259,10 +286,20 @@ class Reference:
             total = total + weight * self.errors(weights, batch).mean()
         return total
 
+    def start(self, theta: Weights, user: FineTuneConfig) -> Weights:
+        """What the user trains, as it is before."""
+        if self.seen.plan.simulate == "shared":
+            return theta
+        if self.seen.plan.simulate == "full" or user.method == "full":
+            return self.own
+        fresh = self.seen.watch.fresh[user.name]
+        assert fresh and not any(part.any() for name, part in fresh.items() if name[-1] == "B")
+        return fresh
+
     def fine_tuned(self, theta: Weights, user: FineTuneConfig, *, gamma: float = 0.0) -> Weights:
-        """Where the user ends who starts at θ; the proximal problem's with `gamma`."""
-        fixed = {} if self.seen.plan.simulate == "shared" else theta
-        start = self.own if fixed else theta
+        """What the user has trained in the end; the proximal problem's with `gamma`."""
+        start = self.start(theta, user)
+        fixed = {name: part.detach() for name, part in theta.items()}
         trained = {name: part.detach().clone().requires_grad_() for name, part in start.items()}
         kinds = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
         optimiser = kinds[user.optimiser](

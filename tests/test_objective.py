@@ -41,17 +41,18 @@ CASES = {
     "one user after the other": {},
     "users side by side": {"users_at_once": 2},
     "in micro-batches": {"micro_batch": 2},
-    "two concepts": {
-        "concepts": TWO, "forget_batch": 6, "seed": 1,
-    },
     "redirected in micro-batches, two concepts": {
         "harm": HarmConfig(loss="redirect", guidance=1.5), "micro_batch": 2, "forget_batch": 6,
         "concepts": TWO, "seed": 1,
     },
-    "a user with some of the concept and a prior": {
-        "fine_tunes": (MIXED,), "configurations_per_step": 1
+    "a proximal user with some of the concept and a prior": {
+        "fine_tunes": (MIXED,), "configurations_per_step": 1,
+        "proximal": True, "solver": SolverConfig(gamma=0.5),
     },
-    "proximal": {"proximal": True, "solver": SolverConfig(gamma=0.5)},
+    "a user with a LoRA of their own, and one who trains all weights": {
+        "simulate": "adapter", "configurations_per_step": 2,
+        "fine_tunes": (replace(USERS[1], learning_rate=0.1), replace(FULL[1], method="full")),
+    },
     "users who train all weights": {
         "simulate": "full", "fine_tunes": FULL, "configurations_per_step": 2
     },
@@ -62,9 +63,9 @@ CASES = {
 def test_the_gradient_of_a_step_is_that_of_the_stated_objective(tmp_path, case):
     """First order: θ*_j moves with θ one to one, and what else a user has trained stays."""
     own = plan(**CASES[case])
-    full, redirected = own.simulate == "full", own.harm.loss == "redirect"
-    dtype = torch.float32 if full else torch.float64  # what training all weights asks for
-    exact = 2e-3 if full else 1e-5
+    apart, redirected = own.simulate != "shared", own.harm.loss == "redirect"
+    dtype = torch.float32 if apart else torch.float64  # what training all weights asks for
+    exact = 2e-3 if apart else 1e-5
     seen = second_step(own, tmp_path, dtype)
     reference, users = Reference(seen, dtype), seen.users
     assert len(users) == own.configurations_per_step
@@ -72,7 +73,7 @@ def test_the_gradient_of_a_step_is_that_of_the_stated_objective(tmp_path, case):
     gamma = own.solver.gamma if own.proximal else 0.0
     ends = [reference.fine_tuned(theta, user, gamma=gamma) for user in users]
     stars = [
-        {**end, **theta} if full
+        {**end, **theta} if apart
         else {name: part + (end[name] - part).detach() for name, part in theta.items()}
         for end in ends
     ]  # fmt: skip
@@ -104,7 +105,7 @@ def test_the_gradient_of_a_step_is_that_of_the_stated_objective(tmp_path, case):
     assert (record.resilience_weight, record.retain_weight) == (LAMBDA, MU)
     for simulation, user, star, end in zip(record.simulations, users, stars, ends, strict=True):
         after, kept = float(reference.harm(star).detach()), float(reference.retain(star).detach())
-        start = reference.own if full else seen.theta
+        start = reference.start(theta, user)
         move = in_one([end[name] - part.detach() for name, part in start.items()])
         assert simulation.steps == user.steps
         assert simulation.harm_after == pytest.approx(after, rel=exact)
@@ -134,7 +135,9 @@ def test_the_implicit_gradient_solves_the_system_of_the_frozen_batch(tmp_path, p
     x = (in_one(seen.gradient) - gradient(direct, theta)) / LAMBDA
     end = reference.fine_tuned(theta, user)
     star = {name: part.requires_grad_() for name, part in end.items()}
-    # The batch after those of the inner steps is the one that the solve uses.
+    # The batch after those of the inner steps, which is none of them, is what the solve uses.
+    met, inner = seen.watch.of("a"), user.steps * user.batch
+    assert not met[inner:].within(met[:inner]).any()
     with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
         slope = gradient(reference.fine_tuning(star, user, user.steps), star, create_graph=True)
         bent = gradient(slope @ x, star)
@@ -164,20 +167,23 @@ def test_a_step_is_adamws_with_the_plans_rate_and_weight_decay(tmp_path):
 
 
 def test_a_long_gradient_is_shortened_and_its_full_length_recorded(tmp_path):
-    """The first step of AdamW does not depend on the gradient's length: both reach the same θ."""
-    whole = second_step(plan(), tmp_path / "whole")
-    limit = whole.record.gradient_norm / 2
-    clipped = second_step(plan(gradient_norm=limit), tmp_path / "clipped")
-    expected = in_one(whole.gradient) / 2
-    torch.testing.assert_close(in_one(clipped.gradient), expected, rtol=1e-3, atol=1e-4 * limit)
-    assert clipped.record.gradient_norm == pytest.approx(2 * limit, rel=1e-3)
+    """It keeps its direction; here it is that of L_harm alone."""
+    clipped = second_step(plan(gradient_norm=0.01, retain_weight=0.0, retain_after_weight=0.0,
+                               resilience_weight=0.0), tmp_path)  # fmt: skip
+    reference = Reference(clipped)
+    theta = {name: part.requires_grad_() for name, part in clipped.theta.items()}
+    whole = in_one(torch.autograd.grad(reference.harm(theta), list(theta.values())))
+    assert clipped.record.gradient_norm == pytest.approx(float(whole.norm()), rel=1e-5)
+    assert whole.norm() > 0.02
+    shortened = whole * (0.01 / float(whole.norm()))
+    torch.testing.assert_close(in_one(clipped.gradient), shortened, rtol=1e-3, atol=1e-8)
 
 
 def test_in_half_precision_every_gradient_is_taken_of_a_scaled_loss():
     """What comes back to the network is 1024 times what it is in float32; the update is not."""
     own = plan(
-        fine_tunes=USERS[:1], configurations_per_step=1, warm_up_steps=0, outer_steps=1,
-        solver=SolverConfig(method="minres", iterations=3, tolerance=0.0),
+        configurations_per_step=3, users_at_once=2,  # two side by side, and one alone
+        solver=SolverConfig(method="minres", iterations=2, tolerance=0.0),
     )  # fmt: skip
     arrived: dict[str, list[float]] = {"fp32": [], "fp16": []}
     norms = {}
@@ -190,6 +196,6 @@ def test_in_half_precision_every_gradient_is_taken_of_a_scaled_loss():
 
         model.denoiser.register_forward_hook(note)
         result = harden(model, replace(own, precision=precision), data=data())
-        norms[precision] = result.records[0].gradient_norm
+        norms[precision] = result.records[1].gradient_norm
     assert len(arrived["fp32"]) > 6 and norms["fp16"] == pytest.approx(norms["fp32"], rel=0.1)
-    assert arrived["fp16"] == pytest.approx([1024 * size for size in arrived["fp32"]], rel=0.1)
+    assert arrived["fp16"] == pytest.approx([1024 * size for size in arrived["fp32"]], rel=0.5)

@@ -91,6 +91,25 @@ def test_users_share_their_passes(monkeypatch):
     assert sizes == [1, 1, 5, 5, 2, 2, 1, 1]  # harm, retain; 4 inner steps; harm at each θ*
 
 
+def test_each_shared_inner_step_is_told_and_can_be_stopped():
+    """Of as many as the longest has, by the names of all; what is raised comes out."""
+    told = []
+
+    def listen(progress):
+        if progress.micro_total:
+            told.append((progress.micro_step, progress.micro_total, progress.message))
+            if len(told) == 5:
+                raise ZeroDivisionError
+
+    pair = plan(fine_tunes=(SLOW, FAST), configurations_per_step=2, users_at_once=2,
+                outer_steps=2, warm_up_steps=0)  # fmt: skip
+    with pytest.raises(ZeroDivisionError):
+        harden(tiny_model(), pair, data=encoded_data(), on_progress=listen)
+    steps, totals, names = zip(*told, strict=True)
+    assert steps[:3] == (1, 2, 3) and set(totals) == {3}
+    assert {frozenset(name.split(", ")) for name in names} == {frozenset(("slow", "fast"))}
+
+
 def test_the_network_has_no_trace_of_them_afterwards():
     model = tiny_model()
     names = list(model.denoiser.state_dict())
