@@ -85,7 +85,7 @@ def test_a_package_seen_twice_on_the_path_is_one_plug_in(monkeypatch, here):
     ("points", "name", "message"),
     [
         ([("demo", "a_plug_in:Brightness")], "demo", "this program and a_plug_in:Brightness"),
-        ([("x", "a_plug_in:Brightness"), ("x", "a_plug_in:Other")], "x", "each bring one"),
+        ([("x", "a_plug_in:Brightness"), ("x", "a_plug_in:Other")], "x", "each provide one"),
         ([("x", "no_such_module:X")], "x", "cannot be loaded: No module"),
         ([("x", "a_plug_in:Nothing")], "x", "cannot be loaded: .*Nothing"),
         ([("x", "a_plug_in:Shapeless")], "x", "makes a Shapeless"),
