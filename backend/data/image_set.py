@@ -45,7 +45,7 @@ def read_image_set(image_set: ImageSet) -> tuple[CaptionedImage, ...]:
     """List the images of a folder in the order of their names; no pixels are read."""
     folder = Path(image_set.folder).expanduser()
     if not folder.is_dir():
-        raise DataError(f"image set {folder}: the folder does not exist")
+        raise DataError(f"image set {folder}: no such folder")
     files = sorted(_files(folder))
     captions = _metadata(folder, files)
     images = [path for path in files if path.suffix.lower() in SUFFIXES]
