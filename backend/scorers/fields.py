@@ -43,7 +43,7 @@ def labels_of(
             near = get_close_matches(label, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}? It" if near else "it"
             raise ConfigError(
-                f"scorer {config.name}: unknown label {label!r};  {hint} has {', '.join(known)}"
+                f"scorer {config.name}: unknown label {label!r}; {hint} has {', '.join(known)}"
             )
     return config.labels or tuple(default)
 
