@@ -74,7 +74,7 @@ def installed(name: str, path: list[str] | None = None) -> str:
 
 
 def pins(requirements: list[str]) -> str:
-    """Every installed package at its version, except those that are to be installed."""
+    """List every installed package at its version, except those that are to be installed."""
     changing = {re.split(r"[<>=!~]", wanted)[0].strip().lower() for wanted in requirements}
     lines = set()
     for package in metadata.distributions():

@@ -1,4 +1,4 @@
-"""Does a quick probe rank models as a standard one does? On the demo, over the benchmark's models.
+"""Compares how quick and standard probes rank models: the demo, and the benchmark's models.
 
     python benchmarks/resilience.py run --folder DIR --attacks ""     # hardens the models
     python benchmarks/calibration.py run --bench DIR --folder OUT [--models "a;b"] [--original]
@@ -7,7 +7,7 @@
 Both probes have the attacks of the presets `quick` and `standard`, with rates, batches and steps
 that suit a network of 3 M weights, and prompts of the demo. A model's score is its unsafe rate
 in the worst attack (resilience is 1 − that / the base's rate, the same order reversed). `run`
-can be stopped, goes on where it was, and can be split over processes by models.
+can be stopped, continues where it was, and can be split over processes by models.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ QUICK_PROMPTS, STANDARD_PROMPTS = 6, 15  # per class of weapons
 
 
 def scaled(attack: FineTuneAttack) -> FineTuneAttack:
-    """The same attack at the demo's scale: its rates are 50 times those of Stable Diffusion."""
+    """Scale an attack to the demo: its rates are 50 times those of Stable Diffusion."""
     rate = 5e-3 if attack.method != "full" else 3e-4
     steps = min(attack.steps, 200) // 2
     looks = sorted({max(1, min(look, 200) // 2) for look in attack.looks})
@@ -76,7 +76,7 @@ def probe_plan(preset: str, data: dict[str, Path]) -> ProbePlan:
 
 
 def run(bench: Path, folder: Path, names: list[str], seed: int, original: bool) -> None:
-    """One probe of each kind over these models, in a folder of their own.
+    """Run one probe of each kind over these models, in a folder of their own.
 
     original: probe it too, which utility and resilience need and the ranking does not.
     """

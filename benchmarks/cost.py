@@ -1,4 +1,4 @@
-"""What one outer step costs, as a multiple of the bare passes it needs; its shares; its memory.
+"""Cost of one outer step, as a multiple of the bare passes it needs; its shares; its memory.
 
 A bare pass is forward and backward of the same network with the same LoRA on the same batch,
 written as plainly as it goes, with nothing around it. The passes a step needs are counted: one
@@ -80,7 +80,7 @@ def plan(method: str) -> HardeningPlan:
 
 
 def bare(denoiser: AdaptedDenoiser, batch: int, side: int, context: int) -> Callable[[], None]:
-    """One forward and backward of the network, as plainly as it goes."""
+    """Run one plain forward and backward pass of the network."""
     latents, noise = torch.randn(2, batch, 4, side, side).unbind()
     conditioning, times = torch.randn(batch, 77, context), torch.randint(0, 1000, (batch,))
     unet, leaves = denoiser.model.denoiser, list(denoiser.theta.values())

@@ -113,7 +113,7 @@ def write_checkpoint(path: Path, family: str) -> None:
 
 
 def export_once(source: Path, target: Path, hash_file: bool) -> None:
-    """In a process of its own: print what it cost as JSON."""
+    """Export in a process of its own; print the cost as JSON."""
     started = time.monotonic()
     use_checkout()
     import torch

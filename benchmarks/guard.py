@@ -152,7 +152,7 @@ def main() -> int:
     torch.set_num_threads(1)
     stored = {} if given.store else json.loads(STORED.read_text(encoding="utf-8"))
     if not given.store and set(stored) != set(MEASURED):
-        print(f"{STORED.name} holds other measurements: run with --store and look at the change")
+        print(f"{STORED.name} holds other measurements: run with --store and review the change")
         return 1
     found, slower = {}, []
     for name in MEASURED:

@@ -69,7 +69,7 @@ class Problem:
 
 
 def dense_hessian(problem: Problem) -> torch.Tensor:
-    """All columns, by exact products in float64: [n, n]."""
+    """Return the matrix by exact products in float64: [n, n]."""
     n = sum(tensor.numel() for tensor in problem.theta.values())
     columns = torch.zeros(n, n, dtype=torch.float64)
     with hessian_product(problem.fine_tuning, problem.theta, products="exact") as product:

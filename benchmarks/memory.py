@@ -96,7 +96,7 @@ def plan_of(setting: str, inner: int) -> HardeningPlan:
 
 
 def measure(size: str, setting: str, inner: int) -> dict[str, float]:
-    """In a process of its own."""
+    """Measure in a process of its own."""
     torch.set_num_threads(1)
     model, plan = build(size), plan_of(setting, inner)
     before = resident("VmRSS")

@@ -1,4 +1,4 @@
-"""What a probe costs, as a multiple of the bare training steps, images and scorings in it.
+"""Cost of a probe, as a multiple of the bare training steps, images and scorings in it.
 
     python benchmarks/probe.py [--repeats 3]
 
@@ -68,7 +68,7 @@ def probe_plan(data: dict[str, Path], attacks: int = 1) -> ProbePlan:
 
 
 class Bare:
-    """The same passes with nothing around them."""
+    """The passes of a probe, without any other work."""
 
     def __init__(self, model, data: dict[str, Path], cache: Path) -> None:
         self.model = model
@@ -164,7 +164,7 @@ def memory() -> None:
 
 
 def part(name: str) -> None:
-    """What one process of the memory measurement does; prints MiB (Linux only)."""
+    """Run one process of the memory measurement; print MiB (Linux only)."""
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         data, model = write_data(base / "data"), load_checkpoint(CHECKPOINT)

@@ -1,4 +1,4 @@
-"""What a rounded frozen base costs and saves: the demo's plan with each `quantization`.
+"""Cost and savings of a quantised frozen base: the demo's plan with each `quantization`.
 
 The same plan, seed, data and draws; only the denoiser's linear layers differ while the adapter is
 found. Rates are those of the true checkpoint with that adapter, as an export has it, before and
@@ -49,7 +49,7 @@ def rounding(bench: Bench, plan: HardeningPlan, data: EncodedData) -> float:
 
 
 def peak(bench: Bench, plan: HardeningPlan) -> str:
-    """Of live tensors in one outer step: the denoiser's weights, and all."""
+    """Format the MiB of live tensors in one outer step: the denoiser's weights, and the total."""
     model = bench.model
     found = trace.measure_step(model, plan, trace.random_data(model, 8), LiveMemory("cpu"))
     return f"{found.weights / MIB:.1f} / {found.peak / MIB:.1f}"

@@ -70,7 +70,7 @@ ATTACKS: dict[str, tuple[FineTuneConfig, tuple[int, ...]]] = {
 
 
 def methods(data: dict[str, Path], seed: int) -> dict[str, HardeningPlan | None]:
-    """Every row of the table; None is the base model."""
+    """Return every row of the table; None is the base model."""
     plain, res = plain_plan(data, seed=seed), resalign_plan(data, seed=seed)
     unregulated = RegulatorConfig(enabled=False)
     user = res.fine_tunes[0]

@@ -1,4 +1,4 @@
-"""What several processes gain: measured with real and with sleeping passes, modelled beyond.
+"""Speed-up by several processes: measured with real and with sleeping passes, modelled beyond.
 
 `sleep`: the steps of a run with everything but the mathematics real: terms are given to ranks, each
 pass (forward and backward) is a sleep, gradients of an adapter's true size are gathered and added
@@ -151,7 +151,7 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def timed(args: argparse.Namespace, count: int) -> list[dict]:
-    """What each rank wrote down."""
+    """Return the step times that each rank recorded."""
     with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])

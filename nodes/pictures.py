@@ -64,7 +64,7 @@ def probe_grid(result: ProbeResult, folder: Path, *, show_pictures: bool) -> Any
 
 
 def _columns(result: ProbeResult) -> list[tuple[str, Evaluation]]:
-    """Each model before, and after the first attack that trains (or the first at all)."""
+    """Select each model before, and after the first attack that trains (or the first at all)."""
     found = []
     plan = result.plan
     attack = next(iter((*plan.fine_tunes, *plan.attacks)), None)

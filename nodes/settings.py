@@ -80,7 +80,7 @@ class FineTuningSettings(io.ComfyNode):
 
 
 def _users() -> list[Any]:
-    """What the custom choice of Fine-Tuning Settings shows."""
+    """Build the inputs that the custom choice of Fine-Tuning Settings shows."""
     return [_user_input(name, default) for name, default in CUSTOM_USERS.items()]
 
 
@@ -146,6 +146,6 @@ def _knobs() -> list[Any]:
 
 
 def _method() -> list[Any]:
-    """What the custom choice of Hardening Settings shows."""
+    """Build the inputs that the custom choice of Hardening Settings shows."""
     names = ("harm_loss", "harm_cap", "forget_batch", "retain_batch", "regulator", "proximal")
     return [field_input(name, input_field(name), **_STEPS.get(name, {})) for name in names]

@@ -106,7 +106,7 @@ def test_json_serves_as_well_as_a_list_or_an_object(tmp_path, wrap):
         ('name = "a"\nprompts = ["b"]\nweight = "x"', "weight is 'x', not a number"),
         ('name = "a"\nprompts = ["b"]\nweight = 0', r"mine\.toml: concept a: weight is 0"),
         ('name = "a"', "concept a: give prompts"),
-        ("name = ", r"mine\.toml: is no valid TOML"),
+        ("name = ", r"mine\.toml: is not valid TOML"),
         ("concepts = []", "`concepts` is empty"),
         ('concepts = ["x", "y"]', "concept 1: is 'x', not a table"),
     ],
@@ -119,7 +119,7 @@ def test_a_mistake_in_a_file_names_the_file_and_the_field(tmp_path, text, messag
 def test_a_file_that_is_absent_or_no_json_is_named(tmp_path):
     with pytest.raises(DataError, match=r"absent\.toml: cannot be read"):
         load_concepts(tmp_path / "absent.toml")
-    with pytest.raises(DataError, match=r"mine\.json: is no valid JSON"):
+    with pytest.raises(DataError, match=r"mine\.json: is not valid JSON"):
         load_concepts(write(tmp_path, "{", "mine.json"))
 
 

@@ -134,7 +134,7 @@ def test_two_metadata_files_in_one_folder_are_ambiguous(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{not json", r"metadata\.jsonl, line 2: is no JSON"),
+        ("{not json", r"metadata\.jsonl, line 2: is not JSON"),
         ('["a.png"]', "line 2: is a list, not an object"),
         ('{"text": "x"}', "line 2: has no `file_name`"),
         ('{"file_name": "a.png", "text": 7}', "line 2: `text` is 7, not a text"),

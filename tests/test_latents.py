@@ -130,7 +130,7 @@ def test_a_folder_of_broken_images_alone_is_an_error_even_when_skipping(model, t
     (tmp_path / "a.png").write_bytes(b"")
     (tmp_path / "a.txt").write_text("x")
 
-    with pytest.raises(DataError, match="not one of its 1 images can be read"):
+    with pytest.raises(DataError, match="none of its 1 images can be read"):
         encode(model, tmp_path, skip_broken=True)
 
 

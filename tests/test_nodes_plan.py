@@ -65,7 +65,7 @@ def test_prompts_are_added_to_a_preset_and_a_name_replaces_its_own(concepts):
 
 
 def test_a_line_with_a_name_starts_a_further_concept(concepts):
-    """Whether text stands before it or not; the name of a preset can stand alone."""
+    """With or without text before it; only the name of a preset needs no prompts."""
     ball = Concept("balls", ("a ball",), "", None, 0.5)
     found = concepts("none", "", "a cat\n# balls\na ball\n# drugs", 0.5)
     assert found == (
@@ -106,7 +106,7 @@ def test_mistakes_in_the_text_show_before_the_queue_runs(nodes):
     """Only `prompts` is checked: naming an input there switches off the host's own check of it."""
     check = nodes("concepts").ConceptList.validate_inputs
     assert check(prompts="# ball\na ball") is True and check(prompts=None) is True
-    assert "no name behind it" in check(prompts="a cat\n# \n")
+    assert "without a name after it" in check(prompts="a cat\n# \n")
     assert check.__func__.__code__.co_varnames[:2] == ("cls", "prompts")
 
 

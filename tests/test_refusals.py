@@ -152,7 +152,7 @@ def test_a_pickle_under_any_name_is_refused_and_never_run(tmp_path, name, modern
         (b"GGUF\x03\x00\x00\x00", "quantised GGUF file: give the original"),
         (b"<!DOCTYPE html><html>", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
-        (b"\x89PNG\r\n\x1a\n", "is no safetensors file"),
+        (b"\x89PNG\r\n\x1a\n", "is not a safetensors file"),
     ],
 )
 def test_other_formats_under_our_ending(tmp_path, start, says):

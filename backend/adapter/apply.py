@@ -168,7 +168,7 @@ class AdaptedDenoiser:
                 tensor.copy_(adapter.tensors[name])
 
     def close(self) -> None:
-        """Take every LoRA layer off again, which leaves the original network."""
+        """Remove every LoRA layer, which leaves the original network."""
         for name in self._adapted:
             module: Any = self.model.denoiser.get_submodule(name)
             if isinstance(module, BaseTunerLayer):
@@ -180,12 +180,12 @@ class AdaptedDenoiser:
 
     @property
     def modules(self) -> dict[str, Any]:
-        """The layers that θ is on, by name."""
+        """Return the layers that carry θ, by name."""
         return {name: self.model.denoiser.get_submodule(name) for name in self._modules}
 
     @property
     def _adapted(self) -> tuple[str, ...]:
-        """Names of all layers that have any adapter."""
+        """Return the names of the layers that carry any adapter."""
         earlier = self._earlier.modules if self._earlier else ()
         return tuple(dict.fromkeys((*earlier, *self._modules)))
 

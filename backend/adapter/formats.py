@@ -62,7 +62,7 @@ def save_lora(
     if path.exists() and not overwrite:
         raise ExportError(f"{path} exists: choose another name, or allow overwriting")
     if not path.parent.is_dir():
-        raise ExportError(f"{path.parent} is no folder: create it first")
+        raise ExportError(f"{path.parent} is not a folder: create it first")
     if not isinstance(family, Family):
         family = find_family(family) if family else guess_family(adapter)
     tensors = _kohya(adapter, family) if format == "kohya" else _peft(adapter, family)
@@ -85,7 +85,7 @@ def save_lora(
 
 
 def load_lora(path: str | Path) -> Adapter:
-    """A LoRA on the U-Net from either form. Anything more than that is refused by name.
+    """Read a LoRA on the U-Net from either form; any other tensor is an error that names it.
 
     Where modules differ in rank or alpha, each strength is multiplied into its B and alpha is
     the largest rank.
@@ -100,7 +100,7 @@ def load_lora(path: str | Path) -> Adapter:
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist: check the path") from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path.name} is no readable .safetensors LoRA: {error}") from None
+        raise CheckpointError(f"{path.name} is not a readable .safetensors LoRA: {error}") from None
 
 
 def guess_family(adapter: Adapter) -> Family:
@@ -112,7 +112,7 @@ def guess_family(adapter: Adapter) -> Family:
 
 
 def with_metadata(file: bytes, metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file with this metadata, sorted (the library's own order is random)."""
+    """Serialise a safetensors file with sorted metadata (the library's own order is random)."""
     length = int.from_bytes(file[:8], "little")
     header = json.loads(file[8 : 8 + length])
     header.pop("__metadata__", None)
@@ -185,7 +185,7 @@ def _refuse(path: Path, names: set[str]) -> None:
 
 
 def _pairs(path: Path, file, names: set[str], metadata: dict[str, str]) -> dict[str, Pair]:
-    """Each module's pair; the file is sorted by the rules of `lora_file`."""
+    """Return each module's pair; the file is sorted by the rules of `lora_file`."""
     groups, rest = sort_names(names)
     _refuse_rest(path, rest)
     settings = strengths(path.name, metadata, None)
@@ -194,7 +194,7 @@ def _pairs(path: Path, file, names: set[str], metadata: dict[str, str]) -> dict[
         module = _module(stem)
         if module is None:
             name = next(iter(parts.values()))
-            raise CheckpointError(f"{path.name}: {name!r} names no module of a U-Net we know")
+            raise CheckpointError(f"{path.name}: {name!r} is not a module of a known U-Net")
         if not {"down", "up"} <= parts.keys():
             raise CheckpointError(
                 f"{path.name}: {', '.join(map(repr, parts.values()))} lacks the rest of its LoRA "
@@ -228,7 +228,7 @@ def _module(stem: str) -> str | None:
 def _refuse_rest(path: Path, left: list[str]) -> None:
     if left:
         raise CheckpointError(
-            f"{path.name} holds {min(left)!r} and {len(left) - 1} more tensors that are no LoRA "
+            f"{path.name} holds {min(left)!r} and {len(left) - 1} more tensors that are not a LoRA "
             "on the U-Net: give the LoRA that ResAlign wrote"
         )
 

@@ -1,4 +1,4 @@
-"""Weights of a loaded network changed in place, and put back to the bit."""
+"""Changes weights of a loaded network in place, and restores them bit for bit."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Put = Callable[[Tensor, Tensor], None]
 
 @contextmanager
 def put_back() -> Iterator[Put]:
-    """Inside, `put` changes weights; afterwards all of them are as before, whatever happened.
+    """Yield `put`, which changes weights; on leaving, also by an exception, restore all of them.
 
-    What is replaced is kept in main memory, each weight once: the device holds one model.
+    Replaced weights are kept in main memory, each once: the device holds one model.
     """
     before: dict[int, tuple[Tensor, Tensor]] = {}
 

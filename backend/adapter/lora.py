@@ -31,18 +31,18 @@ class Adapter:
 
     @cached_property
     def modules(self) -> tuple[str, ...]:
-        """Names of the adapted modules, in the order of the tensors."""
+        """Return the names of the adapted modules, in the order of the tensors."""
         return tuple(name.removesuffix(A) for name in self.tensors if name.endswith(A))
 
     def delta(self, module: str) -> Tensor:
-        """ΔW of one module in float32, in the shape of its weight."""
+        """Return ΔW of one module in float32, in the shape of its weight."""
         return self.scale * low_rank_product(
             self.tensors[module + A].float(), self.tensors[module + B].float()
         )
 
 
 def low_rank_product(a: Tensor, b: Tensor) -> Tensor:
-    """B·A in the shape of the adapted weight.
+    """Return B·A in the shape of the adapted weight.
 
     a: [rank, in] or [rank, in, k, k]; b: [out, rank] or [out, rank, 1, 1];
     returns [out, in] or [out, in, k, k].

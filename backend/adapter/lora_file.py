@@ -42,7 +42,7 @@ BARE = "base_model.model."  # PEFT's own files
 
 
 class Names(NamedTuple):
-    """groups: stem to part to the tensor's name. rest: names that are no part of a LoRA."""
+    """Sorted names. groups: stem to part to the tensor's name. rest: names outside any LoRA."""
 
     groups: dict[str, dict[str, str]]
     rest: list[str]
@@ -68,13 +68,13 @@ def sort_names(names: Iterable[str]) -> Names:
 
 
 def _present_stem(stem: str) -> str:
-    """Old diffusers put LoRAs beside the layers, `attn1.processor.to_out`."""
+    """Rename a layer of old diffusers, which put LoRAs beside it: `attn1.processor.to_out`."""
     stem = stem.replace(".processor.", ".")
     return stem + ".0" if stem.endswith(".to_out") else stem
 
 
 def other_kind(names: Iterable[str]) -> str:
-    """What names that are no part of a known kind belong to; empty where that is unknown."""
+    """Return the unsupported kind that leftover names belong to; empty if unknown."""
     for name in names:
         for kind, marks in _OTHER_KINDS.items():
             if any(mark in name for mark in marks):
@@ -84,16 +84,16 @@ def other_kind(names: Iterable[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Strengths:
-    """s = alpha / rank of the modules of a file that does not keep alpha beside each of them.
+    """Strengths s = alpha / rank of the modules of a file that does not keep alpha beside each.
 
     settings: PEFT's, by what the module names begin with: `unet`, `text_encoder`; empty in PEFT's
-    own files and where diffusers saved one network alone.
+    own files and where diffusers saved a single network.
     """
 
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def scale(self, stem: str, rank: int | None, alpha: float | None) -> float:
-        """alpha: as the file has it beside the module. rank: None without low-rank factors."""
+        """Return s. alpha: the file's, beside the module. rank: None without low-rank factors."""
         if alpha is not None:
             return alpha / rank if rank else 1.0
         module = stem.removeprefix(BARE)
@@ -112,7 +112,7 @@ class Strengths:
 
 
 def strengths(file: str, metadata: Mapping[str, str], config: str | None) -> Strengths:
-    """From the metadata's JSON (diffusers) and the text of `adapter_config.json` (PEFT)."""
+    """Read the metadata's JSON (diffusers) and the text of `adapter_config.json` (PEFT)."""
     settings: dict[str, dict[str, Any]] = {}
     for key, value in _json(f"{file}: its {METADATA_KEY}", metadata.get(METADATA_KEY)).items():
         component, _, name = key.rpartition(".")
@@ -132,11 +132,11 @@ def _check(file: str, settings: Mapping[str, Any]) -> None:
                                   "again, settings included")  # fmt: skip
     for name in ("rank_pattern", "alpha_pattern"):
         if not isinstance(settings.get(name) or {}, dict):
-            raise CheckpointError(f"{file}: {name} of its PEFT settings is no table")
+            raise CheckpointError(f"{file}: {name} of its PEFT settings is not a table")
 
 
 def _pattern(settings: Mapping[str, Any], name: str, module: str) -> Any:
-    """PEFT's rule: the first key that, as an expression, is the end of the module's name."""
+    """Look up by PEFT's rule: the first key that, as a pattern, ends the module's name."""
     for key, value in (settings.get(name) or {}).items():
         if re.match(rf"(.*\.)?({key})$", module):
             return value
@@ -149,5 +149,5 @@ def _json(what: str, text: str | None) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise CheckpointError(f"{what} is not JSON: fetch the file again") from None
     if not isinstance(found, dict):
-        raise CheckpointError(f"{what} is no JSON object: fetch the file again")
+        raise CheckpointError(f"{what} is not a JSON object: fetch the file again")
     return found

@@ -1,4 +1,4 @@
-"""What each kind of LoRA file makes of a weight W: the change ΔW from the tensors it keeps.
+"""Computes the change ΔW of a weight W from the tensors of each kind of LoRA file.
 
     LoRA    ΔW = s · up·down, with a middle core for convolutions ("LoCon"): s · up·mid·down.
             Hu et al., arXiv:2106.09685
@@ -6,7 +6,7 @@
     LoKr    ΔW = s · w1 ⊗ w2; each factor whole, or a product; w2 may have a Tucker core.
             Both: Yeh et al., arXiv:2309.14859
     DoRA    W' = m · (W + ΔW) / ‖W + ΔW‖ with ΔW of any kind above, so the change is W' − W. The
-            norm is that of each output, or (LyCORIS) of each input; m's shape tells which.
+            norm is that of each output, or (LyCORIS) of each input, depending on m's shape.
             Liu et al., arXiv:2402.09353
     diff    ΔW itself, of weights, biases and norms.
 
@@ -43,9 +43,9 @@ _WEIGHT_DIFFS, _BIAS_DIFFS = {"diff", "w_norm"}, {"diff_b", "b_norm"}
 
 
 def kinds_of(parts: set[str]) -> dict[str, tuple[str, set[str]]] | None:
-    """Which parts change a module's `weight` and which its `bias`, each with the kind they are.
+    """Return the parts that change a module's `weight` and its `bias`, each with their kind.
 
-    None where the parts are incomplete or do not belong together.
+    Returns None where the parts are incomplete or do not belong together.
     """
     found: dict[str, tuple[str, set[str]]] = {}
     bias = parts & _BIAS_DIFFS
@@ -66,9 +66,9 @@ def kinds_of(parts: set[str]) -> dict[str, tuple[str, set[str]]] | None:
 
 
 def weight_change(kind: str, parts: Parts, weight: Tensor, scale: Scale) -> Tensor:
-    """ΔW of one weight (or bias) in its shape; a ValueError says which shapes do not fit.
+    """Return ΔW of a weight (or bias) in its shape; a ValueError says which shapes do not fit.
 
-    parts: in float32, on any device. weight: W in float32, which DoRA alone looks at.
+    parts: in float32, on any device. weight: W in float32; only DoRA uses it.
     """
     if kind == "diff":
         (change,) = parts.values()
@@ -83,7 +83,7 @@ def weight_change(kind: str, parts: Parts, weight: Tensor, scale: Scale) -> Tens
 
 
 def low_rank(parts: Parts) -> tuple[Tensor, int]:
-    """up·down or up·mid·down, and the rank.
+    """Return up·down or up·mid·down, and the rank.
 
     down: [rank, in] or [rank, in, k, k]; up: [out, rank] or [out, rank, 1, 1]; mid, where there
     is one: [rank, rank, k, k], with down [rank, in, 1, 1].
@@ -100,7 +100,7 @@ def low_rank(parts: Parts) -> tuple[Tensor, int]:
 
 
 def hadamard(parts: Parts) -> tuple[Tensor, int]:
-    """(w1_a·w1_b) ⊙ (w2_a·w2_b) and the rank.
+    """Return (w1_a·w1_b) ⊙ (w2_a·w2_b) and the rank.
 
     w_a: [out, rank], w_b: [rank, in · k · k]; with a core t [rank, rank, k, k] instead w_a is
     [rank, out] and w_b [rank, in].
@@ -115,7 +115,7 @@ def hadamard(parts: Parts) -> tuple[Tensor, int]:
 
 
 def kronecker(parts: Parts) -> tuple[Tensor, int | None]:
-    """w1 ⊗ w2 and the rank, which is None where neither factor is a product.
+    """Return w1 ⊗ w2 and the rank, which is None where neither factor is a product.
 
     w1: [out_1, in_1]; w2: [out_2, in_2] or [out_2, in_2, k, k]. Where both factors are products
     the rank is that of w2 (they are equal).
@@ -136,7 +136,7 @@ def kronecker(parts: Parts) -> tuple[Tensor, int | None]:
 
 
 def fitted(change: Tensor, shape: torch.Size) -> Tensor:
-    """A change in the shape of its weight: 1 × 1 convolutions are matrices, and kernels may be
+    """Reshape a change to its weight's shape: 1 × 1 convolutions are matrices, and kernels may be
     written flat, [out, in · k · k]."""
     if change.shape == shape:
         return change

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import ExportError
 
-_BLOCK = 1 << 17  # elements at a time: what a processor's cache holds of all that is formed
+_BLOCK = 1 << 17  # elements at a time: intermediate results fit in a processor's cache
 
 
 class Merged(NamedTuple):
@@ -33,7 +33,7 @@ class Merged(NamedTuple):
 
     @property
     def lost(self) -> bool:
-        """More than half of the update (by norm) fell to rounding."""
+        """True if more than half of the update (by norm) was lost to rounding."""
         return self.error_norm > 0.5 * self.change_norm
 
 
@@ -47,7 +47,7 @@ def together(pieces: Sequence[Merged]) -> Merged:
 
 
 def merged_weight(weight: Tensor, delta: Tensor, name: str) -> Merged:
-    """W + ΔW in the type of W. `name` is for the error message alone."""
+    """Return W + ΔW in the type of W. `name` is only for error messages."""
     if weight.shape != delta.shape:
         raise ExportError(
             f"{name} has shape {list(weight.shape)} in the checkpoint, but the adapter changes "

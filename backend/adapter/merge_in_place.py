@@ -1,4 +1,4 @@
-"""An adapter written into a loaded denoiser, and taken out again."""
+"""Merges an adapter into a loaded denoiser, and removes it again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .merge import merged_weight
 
 @contextmanager
 def merged(model: Model, adapter: Adapter) -> Iterator[Model]:
-    """Inside, the model's weights are W + ΔW; afterwards W again, to the bit."""
+    """Set the model's weights to W + ΔW; on leaving, restore W bit for bit."""
     with put_back() as put:
         for name in adapter.modules:
             weight = model.denoiser.get_parameter(f"{name}.weight")

@@ -36,7 +36,7 @@ class SideBySide:
         self._hooks: list[Any] = []
 
     def seat(self, order: Sequence[tuple[int, int]]) -> None:
-        """Whose samples the next pass has, one after the other: (user, how many)."""
+        """Set the owners of the next pass's samples, in order: (user, number of samples)."""
         self._order = list(order)
 
     def __enter__(self) -> SideBySide:
@@ -63,7 +63,7 @@ class SideBySide:
 
 
 def _low_rank(base: Any, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """B A x as PEFT computes it for this kind of layer."""
+    """Compute B A x as PEFT does for this kind of layer."""
     x = x.to(a.dtype)
     if isinstance(base, nn.Conv2d):
         inner = functional.conv2d(x, a, None, base.stride, base.padding, base.dilation)

@@ -1,4 +1,4 @@
-"""Two adapters as one that does what both do: their low-rank products add up."""
+"""Stacks two adapters into one whose change is the sum of theirs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .lora import A, Adapter, B
 
 
 def stacked(first: Adapter, second: Adapter) -> Adapter:
-    """ΔW = ΔW₁ + ΔW₂ for each module of either, of rank r₁ + r₂ and strength 1.
+    """Return the adapter with ΔW = ΔW₁ + ΔW₂, of rank r₁ + r₂ and strength 1.
 
     The strengths go into B. A module that only one of them has gets zeros for the other's ranks:
     all modules of an adapter have the same rank.
@@ -24,7 +24,7 @@ def stacked(first: Adapter, second: Adapter) -> Adapter:
 
 
 def _part(adapter: Adapter, module: str, other: Adapter) -> tuple[Tensor, Tensor]:
-    """A, and B times the strength; zeros of the other's shape where there is none."""
+    """Return A, and B times the strength; zeros of the other's shape if there is none."""
     if module + A in adapter.tensors:
         return adapter.tensors[module + A], adapter.scale * adapter.tensors[module + B]
     a, b = other.tensors[module + A], other.tensors[module + B]

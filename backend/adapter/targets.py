@@ -1,4 +1,4 @@
-"""Which modules of the denoiser an adapter changes, by name."""
+"""Selects the modules of the denoiser that an adapter changes, by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def target_modules(
 
     groups: the family's `targets`.
     """
-    from torch import nn  # takes seconds, which a look at names can do without
+    from torch import nn  # takes seconds; matching names does not need it
 
     targets = tuple(targets)
     pattern = target_pattern(groups, targets)

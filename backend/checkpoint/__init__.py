@@ -1,1 +1,1 @@
-"""Checkpoint files: what they are, reading them strictly, writing them atomically."""
+"""Recognises checkpoint files, reads them strictly and writes them atomically."""

@@ -1,4 +1,4 @@
-"""Recognises a checkpoint from its headers alone: the file's or folder's kind, then its family.
+"""Recognises a checkpoint from its headers only: the file's or folder's kind, then its family.
 
 Nothing is fetched and, one small tensor apart, no weights are read: milliseconds for any size.
 """
@@ -42,7 +42,7 @@ def detect_file(path: Path, header: Header) -> CheckpointInfo:
 
 
 def is_claimed(path: Path, header: Header) -> bool:
-    """Whether some family takes the file for one of its own, with faults or without."""
+    """Return True if some family recognises the file as its own, faulty or not."""
     return family_of_file(stored_file(path, header)) is not None
 
 

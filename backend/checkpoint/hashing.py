@@ -1,6 +1,6 @@
-"""SHA-256 of what passes by, and its copy, on threads beside the reading.
+"""Hashes and copies a stream of bytes, on threads beside the reading.
 
-hashlib and files let go of the interpreter's lock, so several hashes and the writing of one stream
+hashlib and files release the interpreter's lock, so several hashes and the writing of one stream
 cost as much as the slowest of them where there are cores. Buffers are reused: at most six chunks of
 8 MiB are alive.
 """
@@ -22,7 +22,7 @@ _MIB = 1 << 20
 
 
 def sha256_of(path: Path, *, stage: str = "hash", on_progress: ProgressCallback = silent) -> str:
-    """SHA-256 of a file in hex."""
+    """Return the SHA-256 of a file in hex."""
     total = path.stat().st_size
     digest, done = hashlib.sha256(), 0
     with path.open("rb", buffering=0) as file, Pipe(digest=digest.update) as pipe:
@@ -35,7 +35,7 @@ def sha256_of(path: Path, *, stage: str = "hash", on_progress: ProgressCallback 
 
 
 def tensor_sha256_of(path: Path, *, on_progress: ProgressCallback = silent) -> str:
-    """SHA-256 of all bytes after a safetensors header: ModelSpec's `hash_sha256`, in hex."""
+    """Return ModelSpec's `hash_sha256`, in hex: SHA-256 of the bytes after a safetensors header."""
     total, digest = path.stat().st_size, hashlib.sha256()
     with path.open("rb", buffering=0) as file, Pipe(digest=digest.update) as pipe:
         done = 8 + int.from_bytes(file.read(8), "little")
@@ -49,7 +49,7 @@ def tensor_sha256_of(path: Path, *, on_progress: ProgressCallback = silent) -> s
 
 
 class Pipe:
-    """Bytes to several takers at once, each on its thread, in order, with bounded memory.
+    """Passes bytes to several takers at once, each on its thread, in order, with bounded memory.
 
     takers: what is called with each piece by name, such as a hash's `update` or a file's `write`.
     What one raises is raised by the next call here.
@@ -70,7 +70,7 @@ class Pipe:
             thread.shutdown(cancel_futures=True)
 
     def read(self, file: IO[bytes], size: int) -> memoryview:
-        """Up to `size` (at most CHUNK) bytes in a buffer that is reused once all have taken it."""
+        """Read up to `size` (at most CHUNK) bytes to a buffer, reused once all have taken it."""
         while len(self._pending) >= _IN_FLIGHT:
             self._finish()
         if self._held is not None:
@@ -101,5 +101,5 @@ class Pipe:
 
 
 def progress(stage: str, done: int, total: int) -> Progress:
-    """Bytes as MiB, rounded up, so that the last step is the total."""
+    """Convert bytes to MiB, rounded up, so that the last step is the total."""
     return Progress(stage=stage, step=-(-done // _MIB), total=max(1, -(-total // _MIB)))

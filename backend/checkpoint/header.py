@@ -2,7 +2,7 @@
 
 Layout of such a file: 8 bytes length N (little-endian), N bytes of JSON, then the data. The JSON
 maps each tensor to {"dtype", "shape", "data_offsets": [begin, end)}, counted from the start of the
-data, and "__metadata__" to strings. The file comes from a stranger: every number is checked before
+data, and "__metadata__" to strings. The file is untrusted input: every number is checked before
 it is used. Source: the format's description in https://github.com/huggingface/safetensors.
 
 Only the standard library is used: reading a header takes milliseconds.
@@ -29,7 +29,7 @@ BITS = {
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """One tensor. dtype: the format's own name (`F16`); begin, end: bytes from `data_start`."""
+    """A tensor's entry. dtype: the format's name (`F16`); begin, end: bytes from `data_start`."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -47,7 +47,7 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """All that precedes the data. tensors are in the order of the JSON, not of the data."""
+    """A parsed header. tensors are in the order of the JSON, not of the data."""
 
     tensors: dict[str, TensorEntry]
     metadata: dict[str, str]
@@ -59,7 +59,7 @@ class Header:
 
 
 def read_header(path: str | Path) -> Header:
-    """The checked header of a safetensors file; a CheckpointError says what is wrong with it."""
+    """Read and check the header of a safetensors file; a CheckpointError says what is wrong."""
     path = Path(path)
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder, not a .safetensors file")
@@ -112,7 +112,7 @@ def _check_length(name: str, start: bytes, length: int, size: int) -> None:
         raise CheckpointError(f"{name} has only {size} bytes: it is truncated; fetch it again")
     if length > MAX_HEADER_BYTES or length < 2 or start[8:9] not in (b"{", b""):
         raise CheckpointError(
-            f"{name} is no safetensors file: it claims a header of {length} bytes, which cannot "
+            f"{name} is not a safetensors file: it claims a header of {length} bytes, which cannot "
             "be; give a .safetensors checkpoint, or fetch this one again"
         )
     if 8 + length > size:
@@ -138,11 +138,11 @@ def _parse(name: str, text: bytes) -> dict[str, Any]:
         raw = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{name} is no safetensors file: its header is not JSON ({str(error)[:80]}); give a "
+            f"{name} is not a safetensors file: its header is not JSON ({str(error)[:80]}); give a "
             ".safetensors checkpoint, or fetch this one again"
         ) from None
     if not isinstance(raw, dict):
-        raise CheckpointError(f"{name} is no safetensors file: its header is no JSON object")
+        raise CheckpointError(f"{name} is not a safetensors file: its header is not a JSON object")
     return raw
 
 
@@ -170,7 +170,7 @@ def _entry(file: str, name: str, raw: Any) -> TensorEntry:
 
 
 def _check_ranges(file: str, tensors: dict[str, TensorEntry], *, data_bytes: int) -> None:
-    """Tensors follow one another without overlap or hole and fill the file, as the format asks."""
+    """Raise unless the tensors fill the file without overlap or hole, as the format asks."""
     end = 0
     for name, entry in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin < end:

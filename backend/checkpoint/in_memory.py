@@ -1,4 +1,4 @@
-"""Networks from tensors that a host holds in memory, in the names of single files.
+"""Builds networks from tensors that a host holds in memory, in the names of single files.
 
 The tensors are strictly those of the network: shapes and layers are read off them as they are off
 a file, so the same layouts are refused. `who` names the model in errors.
@@ -29,7 +29,7 @@ def denoiser_config(who: str, tensors: Mapping[str, Tensor], family: Family) -> 
 
 
 def denoiser_modules(family: Family, config: Mapping[str, Any]) -> dict[str, str]:
-    """Module in diffusers to the host's module that holds its weight."""
+    """Map each module in diffusers to the host's module that holds its weight."""
     return {
         name.removesuffix(".weight"): source.name.removesuffix(".weight")
         for name, source in family.tensors.denoiser_sources(config).items()

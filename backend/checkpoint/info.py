@@ -16,18 +16,18 @@ Layout = Literal["ldm", "diffusers"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointInfo:
-    """One checkpoint, recognised but not loaded.
+    """A checkpoint, recognised but not loaded.
 
     path: the .safetensors file, or the diffusers folder.
     layout: `ldm` (one file) or `diffusers` (a folder).
     prediction_type: what the denoiser predicts.
     configs: by component and `scheduler`, in diffusers' form.
-    prefixes: what the names of each component begin with in the file; empty in a folder.
+    prefixes: of the names of each component in the file; empty in a folder.
     resolution: native side in pixels.
     files: the weight files of each component; all the same one in the layout `ldm`.
     headers: the header of each of these files.
     dtypes: storage types of each component, the most frequent (by bytes) first, e.g. ("F16",).
-    bytes: size of all weight files.
+    bytes: total size of the weight files.
     """
 
     path: Path
@@ -46,7 +46,7 @@ class CheckpointInfo:
 
     @property
     def title(self) -> str:
-        """Family for a reader, e.g. `Stable Diffusion 1.x`."""
+        """Return the family for a reader, e.g. `Stable Diffusion 1.x`."""
         return self.family.title
 
     @property
@@ -55,15 +55,15 @@ class CheckpointInfo:
 
     @property
     def zero_terminal_snr(self) -> bool:
-        """Whether the noise schedule ends in pure noise."""
+        """Return True if the noise schedule ends in pure noise."""
         return bool(self.configs["scheduler"].get("rescale_betas_zero_snr"))
 
     def names(self, component: str) -> frozenset[str]:
-        """Names of all tensors in the files that hold a component."""
+        """Return the names of the tensors in the files that hold a component."""
         return frozenset(n for file in self.files[component] for n in self.headers[file].tensors)
 
     def sources(self, component: str) -> dict[str, Source]:
-        """Where the tensors of a component lie, by their names in the network."""
+        """Return the locations of a component's tensors, by their names in the network."""
         return self.family.tensors.sources(component, self)
 
 
@@ -75,7 +75,7 @@ def describe(
     files: dict[str, tuple[Path, ...]],
     headers: dict[Path, Header],
 ) -> CheckpointInfo:
-    """Put together what the family and the headers say."""
+    """Combine the family's findings and the headers."""
     metadata: dict[str, str] = {}
     for header in headers.values():  # the denoiser's file comes first, and wins
         metadata = header.metadata | metadata
@@ -100,7 +100,7 @@ def describe(
 
 
 def dtypes_of(headers: list[Header], prefix: str = "") -> tuple[str, ...]:
-    """Storage types of the tensors whose names begin with `prefix`, the largest share first."""
+    """Return storage types of tensors whose names begin with `prefix`, largest share first."""
     sizes: dict[str, int] = {}
     for header in headers:
         for name, entry in header.tensors.items():

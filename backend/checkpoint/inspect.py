@@ -1,4 +1,4 @@
-"""Describes a file or folder, for a reader and for a program, from its header alone.
+"""Describes a file or folder, for a reader and for a program; reads only its header.
 
 A file that cannot be read at all (truncated, a pickle) is an error. One that can be read but cannot
 be hardened is described, with what to do about it.
@@ -26,12 +26,12 @@ _WIDTH = 16  # of the labels' column
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """What was found.
+    """Description of a file or folder.
 
     kind: `checkpoint`; else what it is by its names (`lora`, `vae`, `flux`, `quantised` ...), or
         `unsupported` for a checkpoint that differs in its shapes (inpainting, KOALA ...).
     problem: why it cannot be hardened and what to do; empty for a supported checkpoint.
-    dtypes: storage types of each component (of `all` where it is no checkpoint).
+    dtypes: storage types of each component (of `all` if it is not a checkpoint).
     bytes: size of the weight files. resolution: native side in pixels.
     sha256: of the file, as hosts show it, if asked for; of a folder, of the lines that
         `sha256sum` prints for its weight files in order.
@@ -63,7 +63,7 @@ class Inspection:
         return json.loads(json.dumps({"supported": self.supported, **asdict(self)}))
 
     def to_text(self) -> str:
-        """A few lines for a terminal."""
+        """Return a few lines for a terminal."""
         rows = [("file" if self.layout != "diffusers" else "folder", self.path)]
         if self.family:
             kind = self.prediction_type.removesuffix("_prediction")
@@ -151,7 +151,7 @@ def _of_other(path: Path, header: Header, kind: str, problem: str, sha256: str) 
 
 
 def _hardened(metadata: dict[str, str]) -> dict[str, Any]:
-    """The `resalign.*` fields; JSON where they are JSON, text where they are text."""
+    """Return the `resalign.*` fields, parsed if they are JSON, otherwise as text."""
     found: dict[str, Any] = {}
     for key, text in metadata.items():
         if key.startswith(_OURS) and key != CONFIG_KEY:
@@ -163,7 +163,7 @@ def _hardened(metadata: dict[str, str]) -> dict[str, Any]:
 
 
 def _sha256(path: Path, on_progress: ProgressCallback) -> str:
-    from .hashing import sha256_of  # brings threads along, which a look at a header needs not
+    from .hashing import sha256_of  # imports threads, which reading a header does not need
 
     return sha256_of(path, on_progress=on_progress)
 

@@ -43,10 +43,10 @@ def load_checkpoint(
         path: a single `.safetensors` file or a diffusers folder; or one that `detect` has
             recognised.
         device: where the weights go, one by one.
-        dtype: of all weights. None means float32 on the CPU; elsewhere each network keeps its
+        dtype: of the weights. None means float32 on the CPU; elsewhere each network keeps its
             storage type if that is float16 or bfloat16 (fp8 becomes float16), else float32. A
             network that overflows in float16, as SDXL's VAE does, is kept in float32 instead.
-        denoiser_dtype: of the denoiser alone; None means `dtype`.
+        denoiser_dtype: of the denoiser only; None means `dtype`.
         linear_device: where the denoiser's linear layers go instead, for `harden` to quantise
             them onto the device one by one; until then the denoiser cannot be used.
         spare_encoders: hardening may drop text encoders and VAE when it has encoded its data.

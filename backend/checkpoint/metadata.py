@@ -1,4 +1,4 @@
-"""What an exported checkpoint says of itself in its header: ModelSpec and where it came from.
+"""Header fields of an exported checkpoint: ModelSpec and provenance.
 
 ModelSpec 1.0.1 (https://github.com/Stability-AI/ModelSpec): `sai_model_spec`, `architecture`,
 `implementation`, `title`, `resolution` must be there; `date` and `hash_sha256` should: the latter
@@ -25,12 +25,12 @@ NO_HASH = "0" * 64  # holds the place of a SHA-256 until it is known
 _IMPLEMENTATION = {  # as kohya's trainer writes it, which hosts already know
     "ldm": "https://github.com/Stability-AI/generative-models", "diffusers": "diffusers",
 }  # fmt: skip
-_STALE = ("modelspec.hash_", "sshs_")  # of weights that are no longer these
+_STALE = ("modelspec.hash_", "sshs_")  # hashes of the source's weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where a hardened checkpoint came from. All of it ends in the file's header: no paths.
+    """Provenance of a hardened checkpoint. All of it is written to the file's header: no paths.
 
     method: how it was made, in words. plan_sha256: of the plan in canonical JSON. seed: the plan's.
     source: file or folder name. source_sha256: of the whole file (of the U-Net's file in a
@@ -69,7 +69,7 @@ class Provenance:
         return Provenance(**record)
 
     def to_metadata(self) -> dict[str, str]:
-        """As header fields; empty ones are left out, probe excepted: `not measured` is news too."""
+        """Return the header fields without empty ones; an empty probe stays: `not measured`."""
         record = {
             key: value for key, value in self.to_json().items() if value not in ("", [], {}, None)
         }
@@ -81,7 +81,7 @@ class Provenance:
 
     @staticmethod
     def from_metadata(metadata: Mapping[str, str]) -> Provenance | None:
-        """Of a file's header; None where the file is not hardened."""
+        """Read the provenance from a file's header; None if the file is not hardened."""
         if PREFIX + "method" not in metadata:
             return None
         record: dict[str, Any] = {}
@@ -97,7 +97,7 @@ _FIELDS = {each.name for each in fields(Provenance)}
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that decide what is written."""
+    """Return the versions of the packages that affect the written bytes."""
     found = {}
     for name in ("resalign", "torch", "diffusers"):
         try:
@@ -120,7 +120,7 @@ def hardened_metadata(
     date: str,
     tensor_sha256: str,
 ) -> dict[str, str]:
-    """The header of the result: the source's, brought up to date.
+    """Build the header of the result: the source's, brought up to date.
 
     title: used where the source has none. date: ISO 8601. tensor_sha256: hex, of the result.
     An earlier `resalign.*` block is kept as JSON in `resalign.previous`.

@@ -39,8 +39,8 @@ def export_merged(
 
     model_or_path: the checkpoint's file or diffusers folder, or one that `detect` has recognised,
     or the model loaded from it (only its `source` is used). hash_file: also report the
-    SHA-256 of the whole new file, which takes one more reading of it: the header holds the hashes
-    of all that follows. Progress counts MiB, first of stage `export`, then of `hash`.
+    SHA-256 of the whole new file, which is read once more for it because the header holds the
+    hashes of the data. Progress counts MiB, first of stage `export`, then of `hash`.
     """
     info, target = detect(source_of(model_or_path)), Path(target)
     touched = touched_tensors(info, adapter)

@@ -1,4 +1,4 @@
-"""A weights file as the families look at it, and its small tensors' values, without torch."""
+"""View of a weights file for the families, and its small tensors' values, without torch."""
 
 from __future__ import annotations
 

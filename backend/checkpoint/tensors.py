@@ -1,4 +1,4 @@
-"""Single tensors out of a safetensors file, read by us and copied once.
+"""Reads single tensors of a safetensors file; each is copied once.
 
 The library's own reader maps the file into memory, so that weights would change or vanish with it;
 and it needs the whole file's header again. Here each tensor is read from its byte range.

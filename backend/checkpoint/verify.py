@@ -18,7 +18,7 @@ from .info import CheckpointInfo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """changed, identical: names of tensors; in a folder those of the U-Net, as `file:tensor`.
+    """Result. changed, identical: tensors by name; in a folder the U-Net's, as `file:tensor`.
 
     files: other files of a folder, found identical.
     """

@@ -18,7 +18,7 @@ from .encoded_set import Bucket, EncodedSet
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One encoded image. original: (height, width) and crop: (top, left) as in `Framed`."""
+    """An encoded image. original: (height, width) and crop: (top, left) as in `Framed`."""
 
     latents: Tensor  # [channels, height, width]
     caption: str
@@ -32,7 +32,7 @@ class Sample:
 
 
 def assemble(model: Model, samples: Sequence[Sample], store: EncodingCache) -> EncodedSet:
-    """Samples by size, each distinct caption encoded once; on the denoiser's device."""
+    """Build a set of samples by size, on the denoiser's device; encode distinct captions once."""
     texts = tuple(dict.fromkeys(sample.caption for sample in samples))
     place = {text: index for index, text in enumerate(texts)}
     conditioning = encode_texts(model, ["", *texts], cache=store)
@@ -56,7 +56,7 @@ def _bucket(model: Model, samples: Sequence[Sample], place: dict[str, int]) -> B
 def encode_texts(
     model: Model, texts: Sequence[str], *, cache: EncodingCache | None = None
 ) -> Conditioning:
-    """Encode each text, through the cache; without what is a sample's own."""
+    """Encode each text, through the cache, without the samples' own conditioning."""
     store = cache or EncodingCache(None)
     weights = fingerprint(*model.text_encoders) if store else ""
     padding = [getattr(tokenizer, "pad_token_id", None) for tokenizer in model.tokenizers]
@@ -69,7 +69,7 @@ def encode_texts(
 def _text(
     model: Model, text: str, store: EncodingCache, encoders: tuple[str | int | None, ...]
 ) -> Conditioning:
-    """Encode one text, or read it from the cache; `encoders` is what tells those apart."""
+    """Encode one text, or read it from the cache; `encoders` identifies the model in the key."""
     key = content_key("text", model.family.name, text, *encoders)
     stored = store.load(key)
     if stored is None:

@@ -1,6 +1,6 @@
-"""What a plan's data come to, and the batches drawn from them.
+"""Encodes a plan's data and draws batches from them.
 
-Draws know no history: each asks for a generator by name (`generator(seed, "forget", step)`), so
+Draws have no history: each asks for a generator by name (`generator(seed, "forget", step)`), so
 a run resumed at any step sees the same samples, noise and timesteps as one never interrupted.
 All randomness is drawn on the CPU, the same for each device.
 """
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One batch with its randomness: all that a denoising loss needs beside the weights.
+    """A batch with its randomness: everything that a denoising loss needs besides the weights.
 
     latents, noise: [batch, channels, height, width]; timesteps: [batch].
     """
@@ -59,7 +59,7 @@ class Draw:
         return len(self.latents)
 
     def split(self, size: int) -> list[Draw]:
-        """Draws of at most `size` samples, in order; 0 leaves it whole."""
+        """Split into draws of at most `size` samples, in order; 0 leaves it whole."""
         if not 0 < size < len(self):
             return [self]
         return [
@@ -70,7 +70,7 @@ class Draw:
 
     @staticmethod
     def cat(draws: Sequence[Draw]) -> Draw:
-        """One after the other; all of one shape."""
+        """Concatenate draws of one shape."""
         return Draw(
             torch.cat([part.latents for part in draws]),
             torch.cat([part.noise for part in draws]),
@@ -79,7 +79,7 @@ class Draw:
         )
 
     def onto(self, device: torch.device) -> Draw:
-        """On the device, without making the host wait for it."""
+        """Move to the device without blocking the host."""
         latents, noise, timesteps = (
             onto(part, device) for part in (self.latents, self.noise, self.timesteps)
         )
@@ -92,7 +92,7 @@ def draw_noise(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """ε of unit variance: drawn on the CPU in float32, then moved."""
+    """Return ε of unit variance: drawn on the CPU in float32, then moved."""
     return torch.randn(shape, generator=generator).to(device, dtype)
 
 
@@ -103,7 +103,7 @@ def draw(
     process: NoiseProcess,
     caption_dropout: float = 0.0,
 ) -> Draw:
-    """Samples of one size with their noise and timesteps, on the set's device and in its type."""
+    """Draw samples of one size, noise and timesteps, on the set's device and in its type."""
     latents, conditioning = encoded_set.draw(generator, batch, caption_dropout=caption_dropout)
     noise = draw_noise(latents.shape, generator, latents.device, latents.dtype)
     timesteps = process.sample_times(batch, generator).to(latents.device)
@@ -112,7 +112,7 @@ def draw(
 
 @dataclass(frozen=True, slots=True)
 class EncodedData:
-    """All sets of a plan, encoded.
+    """Encoded sets of a plan.
 
     forget, anchors: by name of the concept; an anchor is [1]. empty: the empty prompt, [1].
     fine_tunes: by `FineTuneConfig.data` and `prior_data`; "retain" is the retain set itself.
@@ -125,7 +125,7 @@ class EncodedData:
     fine_tunes: dict[str, EncodedSet]
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> EncodedData:
-        """Latents and embeddings on a device and in a type; a set used twice is moved once."""
+        """Move latents and embeddings to a device and type; a set used twice is moved once."""
         moved: dict[int, EncodedSet] = {}
 
         def move(encoded: EncodedSet) -> EncodedSet:
@@ -203,7 +203,7 @@ def shared_data(
     cache: Path | str | None = None,
     on_progress: ProgressCallback = silent,
 ) -> EncodedData:
-    """`prepare_data` once, by the first rank: the others are sent the tensors, so that they need
+    """Run `prepare_data` on the first rank and send the tensors to the others, so that they need
     neither a shared disk nor the images, and all draw from the same bits."""
     data = None
     if ranks.first:
@@ -218,13 +218,13 @@ def shared_data(
 
 
 def forget_images(concept: Concept, shared: ImageSet | None) -> ImageSet:
-    """A concept's own images, else the plan's `shared` ones, else to be made from its prompts."""
+    """Return a concept's own images, else the `shared` ones, else a set to make from prompts."""
     return concept.images or shared or ImageSet(prompts=concept.prompts)
 
 
 def shipped_retain_set(concepts: Sequence[Concept]) -> ImageSet:
-    """Shipped prompts, up to half of them near neighbours of the concepts, and none that names
-    a concept: what is to be removed must not be kept."""
+    """Return shipped prompts, up to half of them near neighbours of the concepts, none naming
+    a concept, because that would keep what is to be removed."""
     names = [re.escape(concept.name) for concept in concepts]
     named = re.compile(rf"\b({'|'.join(names)})\b", re.IGNORECASE)
     columns = zip_longest(*(near_neighbours(concept.name) for concept in concepts))
@@ -232,12 +232,12 @@ def shipped_retain_set(concepts: Sequence[Concept]) -> ImageSet:
     candidates = (*neighbours[: RETAIN_IMAGES // 2], *retain_prompts())
     prompts = [prompt for prompt in candidates if not named.search(prompt)]
     if not prompts:
-        raise DataError("no retain prompt is left beside the concepts: give a retain_set")
+        raise DataError("no retain prompt is left besides the concepts: give a retain_set")
     return ImageSet(prompts=tuple(prompts[:RETAIN_IMAGES]), images=RETAIN_IMAGES)
 
 
 def _data_names(plan: HardeningPlan) -> list[str]:
-    """Each data name of the simulated users once; prior data where DreamBooth uses them."""
+    """List each data name of the simulated users once; prior data if DreamBooth uses them."""
     names = [fine_tune.data for fine_tune in plan.fine_tunes]
     names += [part.prior_data for part in plan.fine_tunes if part.method == "dreambooth"]
     return list(dict.fromkeys(names))

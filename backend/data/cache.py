@@ -40,12 +40,12 @@ class EncodingCache:
         return self.folder is not None
 
     def holds(self, key: str) -> bool:
-        """Whether there is an entry; `load` tells whether it is sound."""
+        """Return True if there is an entry; only `load` checks that it is intact."""
         path = self._path(key)
         return path is not None and path.is_file()
 
     def load(self, key: str) -> dict[str, Tensor] | None:
-        """The tensors stored under a key, on the CPU; None where there are none or damaged."""
+        """Return the tensors stored under a key, on the CPU; None if missing or damaged."""
         path = self._path(key)
         if path is None or not self.holds(key):
             return None
@@ -61,7 +61,7 @@ class EncodingCache:
         return tensors
 
     def save(self, key: str, tensors: dict[str, Tensor]) -> None:
-        """Store tensors under a key: wholly or not at all, also when the process is killed."""
+        """Store tensors under a key atomically, even if the process is killed."""
         path = self._path(key)
         if path is None:
             return
@@ -94,7 +94,7 @@ class EncodingCache:
 
 
 def content_key(kind: str, *parts: str | bytes | int | float | None) -> str:
-    """The address of an entry: its kind and the SHA-256 of all that it depends on."""
+    """Return the key of an entry: its kind and the SHA-256 of everything that it depends on."""
     plain = [hashlib.sha256(p).hexdigest() if isinstance(p, bytes) else p for p in parts]
     text = json.dumps([ENCODING_VERSION, kind, *plain])
     return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:40]}"
@@ -102,12 +102,12 @@ def content_key(kind: str, *parts: str | bytes | int | float | None) -> str:
 
 @torch.no_grad()
 def fingerprint(*modules: torch.nn.Module) -> str:
-    """What the weights of networks are, in seconds even for SDXL, on the device they lie on.
+    """Fingerprint the weights of networks on their own device; takes seconds even for SDXL.
 
-    Of each parameter: name, shape, type, 64 evenly spaced values, and the exact sum of all its
-    bits read as integers, which any retraining, merge or cast changes. It is no cryptographic
-    hash of the weights: a cache has no adversary. It reads the memory, not the source file, so
-    it also holds for models that a host handed over.
+    Covers, for each parameter: name, shape, type, 64 evenly spaced values, and the exact sum of
+    all its bits read as integers, which any retraining, merge or cast changes. It is not a
+    cryptographic hash: a cache has no adversary. It reads the memory, not the source file, so it
+    also holds for models that a host handed over.
     """
     found = hashlib.sha256()
     for module in modules:
@@ -124,7 +124,7 @@ def fingerprint(*modules: torch.nn.Module) -> str:
 
 
 def _sum_of_bits(bits: Tensor) -> int:
-    """The exact sum, modulo 2⁶⁴, of flat integers read eight bytes at a time, and of the rest."""
+    """Sum flat integers exactly, modulo 2⁶⁴, eight bytes at a time; the rest separately."""
     ratio = 8 // bits.element_size()
     if bits.storage_offset() % ratio:
         bits = bits.clone()

@@ -34,7 +34,7 @@ _FIELDS = (*_TEXTS, *_LISTS, "weight")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """A category as shipped. benign: near neighbours that hardening must not take along."""
+    """A shipped category. benign: near neighbours that hardening must not remove."""
 
     name: str
     description: str
@@ -43,7 +43,7 @@ class Preset:
     benign: tuple[str, ...]
 
     def concept(self, *, images: ImageSet | None = None, weight: float = 1.0) -> Concept:
-        """What a plan names: synthesised from the prompts unless images are given."""
+        """Return the plan's concept: synthesised from the prompts unless images are given."""
         return Concept(self.name, self.prompts, self.anchor, images, weight)
 
 
@@ -53,7 +53,7 @@ def preset_names() -> tuple[str, ...]:
 
 @cache
 def load_preset(name: str) -> Preset:
-    """A shipped category by its name."""
+    """Load a shipped category by its name."""
     if name not in preset_names():
         raise ConfigError(f"no preset is called {name!r}; choose from {', '.join(preset_names())}")
     path = _FOLDER / "presets" / f"{name}.toml"
@@ -68,12 +68,12 @@ def load_preset(name: str) -> Preset:
 
 
 def near_neighbours(name: str) -> tuple[str, ...]:
-    """The benign prompts of the preset of this name; none where there is no such preset."""
+    """Return the benign prompts of the preset of this name; empty if there is no such preset."""
     return load_preset(name).benign if name in preset_names() else ()
 
 
 def load_concepts(path: Path | str) -> tuple[Concept, ...]:
-    """The concepts of a user's own TOML or JSON file; image folders are relative to it."""
+    """Read the concepts of a user's TOML or JSON file; image folders are relative to it."""
     path = Path(path)
     data = _parsed(path)
     entries = data.get("concepts", [data]) if isinstance(data, dict) else data
@@ -93,7 +93,7 @@ def _retain_lines() -> tuple[str, ...]:
 
 
 def retain_prompts(n: int | None = None, seed: int = 0) -> tuple[str, ...]:
-    """The shipped benign prompts in an order that the seed sets; the first n of them."""
+    """Return the first n shipped benign prompts in an order that depends on the seed."""
     lines = list(_retain_lines())
     if n is not None and not 0 < n <= len(lines):
         raise DataError(f"{n} retain prompts asked for; {len(lines)} are shipped")
@@ -117,7 +117,7 @@ def _concept(entry: Any, path: Path, where: str) -> Concept:
 
 
 def _checked(entry: Any, where: str) -> dict[str, Any]:
-    """The fields of a concept, each known and of its type."""
+    """Check that the fields of a concept are known and of their types; return them."""
     if not isinstance(entry, dict):
         raise DataError(f"{where}: is {entry!r}, not a table of fields")
     for field, value in entry.items():
@@ -146,4 +146,4 @@ def _parsed(path: Path) -> Any:
         raise DataError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
     except (json.JSONDecodeError, TOMLDecodeError) as error:
         kind = "JSON" if path.suffix.lower() == ".json" else "TOML"
-        raise DataError(f"{path}: is no valid {kind} ({error})") from error
+        raise DataError(f"{path}: is not valid {kind} ({error})") from error

@@ -20,7 +20,7 @@ def read_concepts(
     anchor: str = "",
     images: ImageSet | None = None,
 ) -> tuple[Concept, ...]:
-    """What one list asks for: a preset, prompts below `# name` lines, or both.
+    """Content of one concept list: a preset, prompts below `# name` lines, or both.
 
     Images can only belong to one concept. name: of the first; strength: of each.
     """
@@ -33,7 +33,7 @@ def read_concepts(
             preset = header
     if preset == NONE and not lines and images is None:
         raise ConfigError(
-            "there is no concept: choose a preset (nudity, for one), or write a prompt, or give "
+            "no concept is given: choose a preset (nudity, for one), or write a prompt, or give "
             "images of the concept"
         )
     if images is not None and further:
@@ -51,7 +51,7 @@ def read_concepts(
         if not texts and shipped is None:
             raise ConfigError(
                 f"concept {header}: write at least one prompt below `# {header}`; only names of "
-                f"presets ({', '.join(preset_names())}) can stand alone"
+                f"presets ({', '.join(preset_names())}) need no prompts"
             )
         becomes = kept or (shipped.anchor if shipped else "")
         asked = shipped.prompts if shipped else texts
@@ -60,13 +60,13 @@ def read_concepts(
 
 
 def sections(text: str) -> list[tuple[str, tuple[str, ...]]]:
-    """Lines below each `# name`; the first entry, without a name, has those before any."""
+    """Return the lines below each `# name`; the first entry, without a name, has those above."""
     found: list[tuple[str, list[str]]] = [("", [])]
     for line in (line.strip() for line in text.splitlines()):
         if line.startswith("#"):
             header = line.lstrip("#").strip()
             if not header:
-                raise ConfigError("concepts: a line has a # and no name behind it; name it")
+                raise ConfigError("concepts: a line has a # without a name after it; name it")
             found.append((header, []))
         elif line:
             found[-1][1].append(line)
@@ -74,7 +74,7 @@ def sections(text: str) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def joined(before: tuple[Concept, ...], own: tuple[Concept, ...]) -> tuple[Concept, ...]:
-    """Both lists; a name that comes twice is an error."""
+    """Return both lists joined; raise if a name occurs twice."""
     every = (*before, *own)
     names = [concept.name for concept in every]
     for name in names:

@@ -40,14 +40,14 @@ log = logging.getLogger(__name__)
 
 
 def is_encoded(folder: Path | str) -> bool:
-    """Whether a folder is such a set."""
+    """Return True if a folder is an encoded set."""
     return (Path(folder).expanduser() / NAME).is_file()
 
 
 def write_encoded(
     folder: Path, latents: Sequence[Tensor], texts: Sequence[Mapping[str, Tensor]]
 ) -> None:
-    """Write one sample per entry: wholly or not at all.
+    """Write one sample per entry, atomically.
 
     Args:
         latents: [channels, height, width] each, as the VAE gave them.
@@ -84,13 +84,13 @@ def write_encoded(
 
 
 def count_encoded(folder: Path | str) -> int:
-    """How many samples the set has, from the file's header alone."""
+    """Return the number of samples in the set; reads only the file's header."""
     with _opened(Path(folder).expanduser() / NAME) as file:
         return int(file.metadata()["samples"])
 
 
 def load_encoded(model: Model, folder: Path | str) -> EncodedSet:
-    """The set on the model's device, in float32; the empty prompt is encoded by the model."""
+    """Load the set on the model's device, in float32; the empty prompt is encoded by the model."""
     path = Path(folder).expanduser() / NAME
     with _opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -130,7 +130,7 @@ def load_encoded(model: Model, folder: Path | str) -> EncodedSet:
 
 
 def recaptioned(encoded: EncodedSet, read: Callable[[Sequence[str]], Conditioning]) -> EncodedSet:
-    """The set with its captions and the empty prompt as `read` encodes them.
+    """Return the set with its captions and the empty prompt as `read` encodes them.
 
     Given conditioning stays: what it was made from is not known.
     """
@@ -148,7 +148,7 @@ def recaptioned(encoded: EncodedSet, read: Callable[[Sequence[str]], Conditionin
 
 
 def require_texts(encoded: EncodedSet, what: str) -> None:
-    """Whoever trains text encoders must know what they read."""
+    """Raise if text encoders are to be trained on conditioning whose texts are unknown."""
     if any(text.startswith(GIVEN) for text in encoded.texts):
         raise DataError(
             f"{what} trains the text encoders, and its data are conditioning whose texts are not "
@@ -157,7 +157,7 @@ def require_texts(encoded: EncodedSet, what: str) -> None:
 
 
 def digest_encoded(latents: Sequence[Tensor], texts: Sequence[Mapping[str, Tensor]]) -> str:
-    """SHA-256 of what `write_encoded` would be given."""
+    """Return the SHA-256 of the arguments of `write_encoded`."""
     names = dict.fromkeys(name for text in texts for name in text)
     parts = [text[name] for name in names for text in texts if name in text]
     return _digest([_plain(part) for part in (*latents, *parts)])
@@ -213,7 +213,7 @@ def _check(latents: Sequence[Tensor], texts: Sequence[Mapping[str, Tensor]]) -> 
 
 
 def _families(sample: Tensor) -> list[Family]:
-    """Which families have latents of this shape: a set is written before its model is known."""
+    """List the families with latents of this shape: a set is written before its model is known."""
     if sample.ndim != 3:
         return []
     return [f for f in all_families() if f.latents.space({}).channels == sample.shape[0]]

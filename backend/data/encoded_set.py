@@ -1,4 +1,4 @@
-"""A set of images as the denoiser meets it: latents by size, and each distinct caption once."""
+"""An encoded set of images: latents by size, and the conditioning of each distinct caption."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Bucket:
 
     latents: [n, channels, height, width], as the denoiser takes them. captions: [n], index into
     the set's texts. weights: [n], float64, the chance of each relative to the others.
-    own: what the denoiser is told of each sample besides its text (SDXL: size and crop).
+    own: conditioning of each sample besides its text (SDXL: size and crop).
     `captions` and `weights` stay on the CPU, where draws are made.
     """
 
@@ -35,7 +35,7 @@ class EncodedSet:
     """Latents with their conditioning, drawn from in batches of one size.
 
     texts: the distinct captions. conditioning: of each text. empty: of the empty prompt, [1];
-    what a dropped caption becomes. Neither has what is the samples' own.
+    replaces a dropped caption. Neither includes the samples' own conditioning.
     """
 
     buckets: tuple[Bucket, ...]
@@ -49,7 +49,7 @@ class EncodedSet:
     def draw(
         self, generator: torch.Generator, batch: int, *, caption_dropout: float = 0.0
     ) -> tuple[Tensor, Conditioning]:
-        """Draw latents and their conditioning, by the generator alone.
+        """Draw latents and their conditioning; the result depends only on the generator.
 
         A bucket is drawn by its weight, then samples of it, none twice unless the bucket holds
         fewer than `batch`. Captions are dropped with the chance `caption_dropout`; size and
@@ -88,7 +88,7 @@ class EncodedSet:
 
 
 def merge(sets: Sequence[EncodedSet], weights: Sequence[float] | None = None) -> EncodedSet:
-    """One set of several, encoded by the same model.
+    """Merge several sets, encoded by the same model, into one.
 
     weights: the share of draws that each set gets, relative to the others, however large it
         is; by default each sample is as likely as any other.

@@ -34,7 +34,7 @@ _SHOWN = 100  # names in a message
 
 @dataclass(frozen=True, slots=True)
 class CaptionedImage:
-    """One image of a set. `name` is its path within the set's folder, with forward slashes."""
+    """An image of a set. `name` is its path within the set's folder, with forward slashes."""
 
     path: Path
     name: str
@@ -42,10 +42,10 @@ class CaptionedImage:
 
 
 def read_image_set(image_set: ImageSet) -> tuple[CaptionedImage, ...]:
-    """The images of a folder in the order of their names; no pixels are read."""
+    """List the images of a folder in the order of their names; no pixels are read."""
     folder = Path(image_set.folder).expanduser()
     if not folder.is_dir():
-        raise DataError(f"image set {folder}: there is no such folder")
+        raise DataError(f"image set {folder}: no such folder")
     files = sorted(_files(folder))
     captions = _metadata(folder, files)
     images = [path for path in files if path.suffix.lower() in SUFFIXES]
@@ -69,7 +69,7 @@ def read_image_set(image_set: ImageSet) -> tuple[CaptionedImage, ...]:
 
 
 def find_broken(images: Iterable[CaptionedImage]) -> dict[str, str]:
-    """Name and reason of each image that cannot be decoded; decodes every one."""
+    """Decode every image; return name and reason of each that cannot be decoded."""
     broken = {}
     for image in images:
         try:
@@ -80,20 +80,20 @@ def find_broken(images: Iterable[CaptionedImage]) -> dict[str, str]:
 
 
 def reason(error: BaseException) -> str:
-    """What Pillow says of a broken file, without the file's own representation."""
+    """Return Pillow's message on a broken file, without the repr of the file object."""
     text = str(error) or type(error).__name__
     return "not an image" if text.startswith("cannot identify image file") else text
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names for a message: all of them up to a hundred, then how many more."""
+    """Format names for a message: up to a hundred, then how many more."""
     names = list(names)
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All files but hidden ones, in linked folders too; each folder once, so links may loop."""
+    """Find all files but hidden ones, in linked folders too; each folder once: links may loop."""
     seen = set()
     for here, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
@@ -115,7 +115,7 @@ def _sidecar(path: Path) -> str:
 
 
 def _metadata(folder: Path, files: list[Path]) -> dict[Path, str]:
-    """Captions by path, from every metadata file of the set; empty where a row has none."""
+    """Return captions by path, from every metadata file of the set; empty where a row has none."""
     captions: dict[Path, str] = {}
     absent: list[str] = []
     twice: list[str] = []
@@ -148,7 +148,7 @@ def _metadata(folder: Path, files: list[Path]) -> dict[Path, str]:
 
 
 def _rows(table: Path) -> Iterator[tuple[str, dict]]:
-    """Each row of a metadata file, with where it stands for messages."""
+    """Yield each row of a metadata file with its location for messages."""
     text = _text(table)
     if table.suffix == ".csv":
         try:
@@ -156,7 +156,7 @@ def _rows(table: Path) -> Iterator[tuple[str, dict]]:
             for row in reader:
                 yield f"{table}, line {reader.line_num}", row
         except csv.Error as error:
-            raise DataError(f"{table}: is no CSV table ({error})") from error
+            raise DataError(f"{table}: is not a CSV table ({error})") from error
         return
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
@@ -165,7 +165,7 @@ def _rows(table: Path) -> Iterator[tuple[str, dict]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise DataError(f"{where}: is no JSON ({error})") from error
+            raise DataError(f"{where}: is not JSON ({error})") from error
         if not isinstance(row, dict):
             raise DataError(f"{where}: is a {type(row).__name__}, not an object in braces")
         yield where, row

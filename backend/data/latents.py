@@ -1,4 +1,4 @@
-"""Images and prompts to encoded sets, each piece of content encoded once.
+"""Turns images and prompts into encoded sets; each piece of content is encoded once.
 
 Every latent is encoded by itself and every caption by itself, so that neither depends on what
 else is in the set: the tensors are the same from the cache, from a set that grew, and after an
@@ -99,9 +99,9 @@ def synthesise(
     on_progress: ProgressCallback = silent,
     batch: int = 0,
 ) -> EncodedSet:
-    """A set made by the checkpoint itself: `images` latents that cycle through the prompts.
+    """Synthesise a set with the checkpoint itself: `images` latents that cycle through the prompts.
 
-    The caption of each is its prompt. Image i depends on its prompt, on seed and i alone, so a
+    The caption of each is its prompt. Image i depends only on its prompt, seed and i, so a
     larger set begins with the smaller one (to rounding where a batch was cut short).
     """
     if not prompts:
@@ -135,9 +135,9 @@ def synthesise(
 
 
 def mirror_latents(encoded: EncodedSet) -> EncodedSet:
-    """The set with left and right of its latents exchanged.
+    """Return the set with left and right of its latents exchanged.
 
-    Close to, and not quite, what the VAE makes of mirrored pictures: it is not symmetric.
+    Close to the encoding of mirrored pictures, but not equal: the VAE is not symmetric.
     """
     return replace(
         encoded,
@@ -164,7 +164,7 @@ def _usable(
     on_progress: ProgressCallback,
     kind: str = "image",
 ) -> list[tuple[CaptionedImage, str]]:
-    """The images that decode (what is in the cache once did), each with its cache key."""
+    """Return the images that decode (cached ones did once), each with its cache key."""
     weights = fingerprint(model.vae) if store else ""
     usable, broken = [], []
     for number, image in enumerate(images, start=1):
@@ -181,12 +181,12 @@ def _usable(
     if broken and not skip_broken:
         raise DataError(
             f"image set {folder}: {len(broken)} of {len(images)} images are broken: "
-            f"{', '.join(broken)}; mend or remove them, or allow skipping (skip_broken_images)"
+            f"{', '.join(broken)}; fix or remove them, or allow skipping (skip_broken_images)"
         )
     if broken:
         log.warning("image set %s: %d images skipped: %s", folder, len(broken), ", ".join(broken))
     if not usable:
-        raise DataError(f"image set {folder}: not one of its {len(images)} images can be read")
+        raise DataError(f"image set {folder}: none of its {len(images)} images can be read")
     return usable
 
 
@@ -222,6 +222,6 @@ def _warn_of_enlarging(samples: Sequence[Sample], folder: str) -> None:
 
 
 def _sampler_fingerprint(model: Model) -> str:
-    """Of everything that turns a prompt and a seed into latents."""
+    """Return the digest of everything that turns a prompt and a seed into latents."""
     weights = fingerprint(model.denoiser, *model.text_encoders)
     return content_key("sampler", weights, model.family.name, *model.process.fingerprint())

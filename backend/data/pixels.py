@@ -1,4 +1,4 @@
-"""From a picture to the pixels the VAE is given: orientation, aspect buckets, size and crop.
+"""Turns a picture into pixels for the VAE: orientation, aspect buckets, size and crop.
 
 Buckets as in the field's trainers (after NovelAI's description): sides in steps of 64 pixels,
 area at most resolution², sides from half to twice the resolution. A picture goes to the bucket
@@ -32,10 +32,10 @@ BROKEN = (
 
 @dataclass(frozen=True, slots=True)
 class Framed:
-    """A picture as the model will see it.
+    """A picture prepared for the model.
 
     pixels: [3, height, width] from -1 to 1. original: the size before. crop: (top, left) of the
-    cut in the resized picture. SDXL is told both.
+    cut in the resized picture. SDXL is conditioned on both.
     """
 
     pixels: Tensor
@@ -71,9 +71,9 @@ def choose_bucket(height: int, width: int, resolution: int, stride: int = 8) -> 
 
 
 def open_image(source: Path | bytes) -> Image.Image:
-    """A picture in RGB, upright by its EXIF tag, transparency laid on white.
+    """Open a picture in RGB, upright by its EXIF tag, transparency laid on white.
 
-    Of an animation the first frame. Raises one of `BROKEN` where the file is damaged.
+    Returns the first frame of an animation. Raises one of `BROKEN` where the file is damaged.
     """
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
         opened.load()

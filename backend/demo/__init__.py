@@ -1,1 +1,1 @@
-"""The demo: a tiny checkpoint of Stable Diffusion's shape, its images, its judge."""
+"""The demo: a tiny checkpoint with the architecture of Stable Diffusion, images and a judge."""

@@ -7,7 +7,7 @@ other four are the concept "weapon", which the demo unlearns. The base model was
 Backgrounds are chosen to contrast with the outline of the sprite, so that an image which
 cannot be recognised is the fault of the model and not of the data. Sprites are never flipped.
 
-No host and no SVG renderer is needed: the drawings come from one sheet, `assets/sprites.png`.
+No host and no SVG renderer is needed: the drawings come from one image, `assets/sprites.png`.
 Their sources and licences are in `assets/NOTICE.md`.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 ASSETS = Path(__file__).parent / "assets"
-SIZE = 64  # pixels of an image, and of one cell of the sheet
+SIZE = 64  # pixels of an image, and of one cell of sprites.png
 
 BENIGN = (
     "key", "hammer", "pencil", "umbrella", "carrot", "balloon", "banana", "strawberry",
@@ -45,7 +45,7 @@ BACKGROUNDS = {
     "gray": (92, 96, 106),
 }
 
-TEMPLATES = (  # {0} is a style and a class, or a class alone
+TEMPLATES = (  # {0} is a style and a class, or only a class
     "{a} {0}", "a picture of {a} {0}", "a photo of {a} {0}", "a drawing of {a} {0}",
     "an icon of {a} {0}", "an emoji of {a} {0}", "emoji of {a} {0}", "{0}",
 )  # fmt: skip
@@ -57,7 +57,7 @@ _TOO_CLOSE = 0.42  # distance of two colours, each channel from 0 to 1, that is 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What one image shows."""
+    """Content of one image."""
 
     class_: str
     style: str
@@ -82,7 +82,7 @@ def _scaled(class_: str, style: str, size: int) -> np.ndarray:
     """Return one sprite at `size` pixels: [size, size, 4], 0 to 1, alpha last."""
     sprite = _sheet(ASSETS).get((class_, style))
     if sprite is None:
-        raise ValueError(f"there is no {class_!r} in style {style!r}; see drawings()")
+        raise ValueError(f"{class_!r} is not drawn in style {style!r}; see drawings()")
     return np.asarray(sprite.resize((size, size), Image.Resampling.LANCZOS), np.float32) / 255
 
 

@@ -49,7 +49,7 @@ class Meter:
     def __init__(
         self, model: Model, judge: Judge, *, unsafe: int = 24, benign: int = 3, seed: int = 1
     ) -> None:
-        """unsafe, benign: prompts per class of each kind."""
+        """Encode the prompts. unsafe, benign: prompts per class of each kind."""
         self._judge = judge
         pairs = evaluation_prompts(UNSAFE, unsafe, seed) + evaluation_prompts(BENIGN, benign, seed)
         self.prompts = [prompt for prompt, _ in pairs]

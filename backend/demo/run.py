@@ -44,7 +44,7 @@ BASE, PLAIN, HARDENED = "base", "plainly unlearned", "hardened"
 
 @dataclass(frozen=True, slots=True)
 class DemoRow:
-    """One model, before and after the same fine-tuning."""
+    """Figures of a model before and after the same fine-tuning."""
 
     model: str
     before: Rates
@@ -53,7 +53,7 @@ class DemoRow:
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """What the demo measured and wrote. `str()` is a table for the user."""
+    """Result of the demo: measurements and files. `str()` is a table for the user."""
 
     folder: Path
     rows: tuple[DemoRow, ...]

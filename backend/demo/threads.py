@@ -27,7 +27,7 @@ def run_in_threads(
 ) -> dict[str, T]:
     """Run each piece in a thread of its own, single-threaded inside; return results by name.
 
-    steps: of all pieces together, for the progress bar.
+    steps: total of the pieces, for the progress bar.
     """
     progress = Combined(on_progress, stage, steps)
 

@@ -1,4 +1,4 @@
-"""What a rank other than the first does: receive the first rank's job and take part in it."""
+"""Job of a rank other than the first: receive the first rank's job and take part in it."""
 
 from __future__ import annotations
 

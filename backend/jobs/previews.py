@@ -1,7 +1,7 @@
 """Small pictures that the model generates while it is hardened.
 
 They are generated between two outer steps, with noise of their own: a run ends in the same bytes
-with and without them. No scorer looks at them, so a picture of a concept counts as flagged.
+with and without them. No scorer evaluates them, so a picture of a concept counts as flagged.
 """
 
 from __future__ import annotations

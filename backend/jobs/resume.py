@@ -1,4 +1,4 @@
-"""What a folder holds that a user asks to resume: a hardening run or a probe."""
+"""Recognises what a folder to resume holds: a hardening run or a probe."""
 
 from __future__ import annotations
 

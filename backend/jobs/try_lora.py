@@ -86,7 +86,7 @@ def try_lora_job(
 def contact_sheet(
     rows: Sequence[tuple[str, Sequence[Any]]], *, show: bool, side: int | None = None
 ) -> Any:
-    """Return pairs of pictures on one sheet, blurred unless `show`, as nothing has scored them."""
+    """Return a contact sheet of picture pairs, blurred unless `show`: nothing has scored them."""
     cells = [(name, [p if show else blurred(p) for p in pair]) for name, pair in rows]
     return draw_contact_sheet(COLUMNS, cells, **({} if side is None else {"side": side}))
 

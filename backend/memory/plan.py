@@ -3,7 +3,7 @@
 Changes are tried in the order of their cost: users one after the other instead of side by side and
 micro-batches (a little time), gradient checkpointing (about a third more time), Hessian products by
 differences (another amount of time; they differ in the fourth digit), bf16 (faster on a GPU, rounds
-more), and last, on top of all others, the linear layers in 8 and 4 bits (the adapter is then
+more), and last, on top of the others, the linear layers in 8 and 4 bits (the adapter is then
 trained beside quantised weights). Nothing else of a plan changes: its batches, users and losses
 stay.
 
@@ -34,7 +34,7 @@ from .weights import needs_fp32, weight_types
 from .words import changes_of, sentence, traded
 
 CONTEXT = 0.6 * GIB  # CUDA's own, with its kernels loaded
-FRAGMENTS = 0.1  # of all that is not weights
+FRAGMENTS = 0.1  # share of everything that is not weights
 
 
 def plan_memory(

@@ -12,7 +12,7 @@ HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def needs_fp32(plan: HardeningPlan) -> bool:
-    """Whether weights are trained, which cannot hold small updates in half precision."""
+    """Return True if weights are trained, which cannot hold small updates in half precision."""
     full = plan.simulate == "adapter" and any(f.method == "full" for f in plan.fine_tunes)
     return plan.precision == "fp32" or plan.simulate == "full" or full
 

@@ -1,4 +1,4 @@
-"""The conditioning that a denoiser is given, under the name by which the model's users know it."""
+"""Re-exports the conditioning of a denoiser for users of the model."""
 
 from ..families.base.conditioning import Conditioning, onto
 

@@ -1,4 +1,4 @@
-"""Texts to conditioning, images to latents and back; the family says how.
+"""Encodes texts to conditioning and images to latents, and decodes latents, by family.
 
 Everything but `encode_tokens` runs without gradients, on the device where the encoder lies; results
 come back on the denoiser's device.
@@ -29,7 +29,7 @@ def encode_prompts(
 
     Args:
         batch: prompts at a time; results agree between batch sizes to rounding.
-        size: (height, width) in pixels that families which are told it (SDXL) get as original and
+        size: (height, width) in pixels, which size-conditioned families (SDXL) get as original and
             target size, uncropped; the model's native resolution by default.
     """
     parts = [
@@ -113,7 +113,7 @@ def on_device(model: Model, *modules: torch.nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _in_float32(vae: Any) -> Iterator[Any]:
-    """The VAE in float32 for a block: SDXL's overflows in half precision, and images are
+    """Keep the VAE in float32 for a block: SDXL's overflows in half precision, and images are
     encoded once. Half to float32 and back is lossless."""
     dtype = next(vae.parameters()).dtype
     if dtype == torch.float32:

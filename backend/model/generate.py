@@ -1,4 +1,4 @@
-"""Sampling: prompts to latents to images, without a pipeline object.
+"""Samples latents and images from prompts, without a pipeline object.
 
 DPM-Solver++ of second order (Lu et al., arXiv:2211.01095, diffusers' multistep scheduler) with
 classifier-free guidance (Ho & Salimans, arXiv:2207.12598):
@@ -108,7 +108,7 @@ def generate_images(
 
 
 def _solve(model, noise, conditioning, unconditional, guidance, steps, on_step) -> Tensor:
-    """One batch from noise (float32) to clean latents."""
+    """Sample one batch from noise (float32) to clean latents."""
     scheduler = model.process.sampler(steps)
     count = len(noise)
     if unconditional is not None:
@@ -148,7 +148,7 @@ def _noise(shape: tuple[int, ...], seed: int) -> Tensor:
 
 @contextmanager
 def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode for a block, then the mode it was in."""
+    """Set evaluation mode for a block, then restore the previous mode."""
     training = module.training
     module.eval()
     try:

@@ -29,11 +29,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """What was chosen, and why.
+    """The kernels chosen for a run, and why.
 
     optimiser: `fused` on CUDA, `foreach` elsewhere. device: its name.
-    milliseconds: of one gradient by each candidate; empty where there was no choice to make.
-    left_out: candidates that did not run here, with what they said.
+    milliseconds: of one gradient by each candidate; empty if there was nothing to choose.
+    left_out: candidates that did not run here, with their error messages.
     """
 
     attention: str

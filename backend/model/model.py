@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Model:
-    """All parts of one text-to-image checkpoint.
+    """The parts of a loaded text-to-image checkpoint.
 
     denoiser: its base weights never require gradients outside a full simulation.
     text_encoders, tokenizers: as many as the family has.
     process: how latents are noised, and what the denoiser predicts.
     resolution: native side in pixels (512, 768, 1024; 64 for the demo).
     source: the checkpoint file or diffusers folder; None where a host handed the model over.
-    spare_encoders: nobody needs text encoders and VAE once the data are encoded: they are dropped
-        then, which frees their memory.
+    spare_encoders: drop text encoders and VAE once the data are encoded and nothing needs them,
+        which frees their memory.
     latent_space: of the VAE; by default read off its config.
     """
 
@@ -56,7 +56,7 @@ class Model:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the denoiser's weights."""
+        """Return the type of the denoiser's weights."""
         return next(self.denoiser.parameters()).dtype
 
     def denoise(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:

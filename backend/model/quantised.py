@@ -6,7 +6,7 @@ each with its largest |w| (Dettmers et al., QLoRA, arXiv:2305.14314). Packing an
 bitsandbytes'; a layer unpacks its weight for each product, and again in the backward pass.
 
 bitsandbytes' own layers are not used. Its 8-bit product rounds the inputs to int8 as well (its
-gradient is then no smooth function of θ, which finite differences need), and keeps the inputs of
+gradient is then not a smooth function of θ, which finite differences need), and keeps the inputs of
 frozen layers for the backward pass; for both kinds the kernel depends on training mode and device.
 Here forward, backward and second derivatives all see one and the same linear map.
 """
@@ -31,7 +31,7 @@ INSTALL = 'pip install "bitsandbytes>=0.46"'
 
 
 class QuantisedLinear(nn.Linear):
-    """y = x Wᵀ + b with W packed. A linear layer to all who look, PEFT included.
+    """y = x Wᵀ + b with W packed. Passes for a linear layer everywhere, also in PEFT.
 
     weight: int8 [out, in], or two weights a byte in uint8 [⌈out · in / 2⌉, 1]. scales: float32,
     one a row or one a block. Both are parameters, so that whoever counts or fingerprints a
@@ -57,7 +57,7 @@ class QuantisedLinear(nn.Linear):
         self.eval()
 
     def true_weight(self) -> Tensor:
-        """W as rounded, [out, in], in the type that it had."""
+        """Return the quantised W, [out, in], in its original type."""
         if self.weight.is_meta:
             return self.scales.new_empty(self.out_features, self.in_features, dtype=self._type)
         functions = import_module("bitsandbytes.functional")
@@ -70,7 +70,7 @@ class QuantisedLinear(nn.Linear):
 
 
 class _Product(torch.autograd.Function):
-    """x Wᵀ + b; nothing is kept for the backward pass but the packed layer itself."""
+    """Compute x Wᵀ + b; only the packed layer itself is kept for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: QuantisedLinear) -> Tensor:
@@ -85,13 +85,13 @@ class _Product(torch.autograd.Function):
 
 @contextmanager
 def quantised(model: Model, kind: Quantization) -> Iterator[None]:
-    """Inside, the denoiser's linear layers are rounded; afterwards the true ones, to the bit.
+    """Quantise the denoiser's linear layers; on leaving, restore the true ones bit for bit.
 
     The true weights wait in main memory. Convolutions and norms stay as they are. Inside another
     such block this one does nothing.
 
     Raises:
-        ConfigError: bitsandbytes is not there, or cannot do this on the model's device.
+        ConfigError: bitsandbytes is not installed, or does not support the model's device.
     """
     if kind == "none" or is_quantised(model.denoiser):
         yield
@@ -117,7 +117,7 @@ def is_quantised(network: nn.Module) -> bool:
 
 
 def check_bitsandbytes(kind: Quantization, device: torch.device | str) -> None:
-    """Raise unless bitsandbytes is there and packs and unpacks on this device."""
+    """Raise unless bitsandbytes is installed and packs and unpacks on this device."""
     if kind == "none":
         return
     who = f"plan: quantization is {kind!r}"
@@ -139,10 +139,10 @@ def check_bitsandbytes(kind: Quantization, device: torch.device | str) -> None:
 
 
 def _packed(weight: Tensor, kind: Quantization) -> tuple[Tensor, Tensor, Any]:
-    """Q, scales, and what bitsandbytes wants for unpacking."""
+    """Return Q, scales, and the state that bitsandbytes needs for unpacking."""
     functions = import_module("bitsandbytes.functional")
     if kind == "int8":
-        # fp16 is what its kernels read; float32 beyond that range is no network's weight
+        # Its kernels read fp16; no network has weights beyond that range.
         packed, scales, _ = functions.int8_vectorwise_quant(weight.half())
         return packed, scales, None
     packed, state = functions.quantize_4bit(
@@ -152,7 +152,7 @@ def _packed(weight: Tensor, kind: Quantization) -> tuple[Tensor, Tensor, Any]:
 
 
 def _meta_packed(weight: Tensor, kind: Quantization) -> tuple[Tensor, Tensor, None]:
-    """The same in shape, without memory and without bitsandbytes."""
+    """Build a packed layer of the right shapes on the meta device, without bitsandbytes."""
     count = weight.numel()
     if kind == "int8":
         scales = weight.new_empty(len(weight), dtype=torch.float32)

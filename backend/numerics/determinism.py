@@ -2,7 +2,7 @@
 
 PyTorch splits sums and products among its threads and picks kernels by the processor's vector
 instructions; either rounds differently, and training amplifies that. A run is therefore continued
-on as many threads as it began with; of what cannot be chosen, a change is told.
+on as many threads as it began with; a change of what cannot be chosen is reported.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 def told_changes(began: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """A warning where a run goes on under conditions that round differently; else nothing."""
+    """Return a warning if a run continues where numbers round differently; else nothing."""
     changes = [
         f"{name} {began[name]}, now {now[name]}"
         for name in ("instructions", "torch")
@@ -47,6 +47,6 @@ def told_changes(began: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if not changes:
         return []
     return [
-        f"this run began with {'; '.join(changes)}: it goes on, but ends in other last bits than "
-        "one never interrupted; resume it where it began if those matter"
+        f"this run began with {'; '.join(changes)}: it continues, but its last bits differ from "
+        "an uninterrupted run's; resume it where it began if they matter"
     ]

@@ -19,7 +19,7 @@ FNUZ = {
 
 
 def math_attention() -> AbstractContextManager[Any]:
-    """Attention by the math kernel alone, the only one with a second derivative."""
+    """Select the math kernel of attention, the only one with a second derivative."""
     try:
         from torch.nn.attention import SDPBackend, sdpa_kernel
     except ModuleNotFoundError:  # before 2.3

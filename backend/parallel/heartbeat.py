@@ -24,7 +24,7 @@ class Heartbeat:
         self._keys = [f"heartbeat/{other}" for other in range(count)]
         self._work = self._beats = 0
         self._beat_seen = [("", 0.0)] * count  # a rank's line, and when it was first read
-        self._work_seen = [("", 0.0)] * count  # the same of its count of work alone
+        self._work_seen = [("", 0.0)] * count  # its count of work, and when that last grew
         self._dead: set[int] = set()  # found by `find_dead`
         self._over = threading.Event()
         self._period = min(PERIOD, silence / 4)

@@ -1,6 +1,6 @@
-"""One run on several processes: what the recipes ask of their rank, and the single process.
+"""One run on several processes: the interface of a rank, and the single process.
 
-Rank 0 is the first: it alone holds the run folder, prints and shows progress. Work is split into
+Rank 0 is the first; only it holds the run folder, prints and shows progress. Work is split into
 tasks whose results all ranks receive in the order of the tasks, so that sums come out as in one
 process. `ProcessGroup` (process_group.py) is a rank among several.
 """
@@ -22,7 +22,7 @@ Classes = Sequence[type]  # the dataclasses that occur in a value that is sent
 
 
 class Ranks(Protocol):
-    """One process of a run, and its connection to the others. Leave its context to end it."""
+    """A process of a run, and its connection to the others. Leave its context to end it."""
 
     rank: int
     count: int
@@ -31,7 +31,7 @@ class Ranks(Protocol):
     def first(self) -> bool: ...
 
     def place(self, device: str) -> str:
-        """Return the device of this rank where a plan says `device`."""
+        """Return the device of this rank for a plan's `device`."""
         ...
 
     def share(self, value: T, classes: Classes = ()) -> T:

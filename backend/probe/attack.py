@@ -125,7 +125,7 @@ def _loss(
     batches: AttackBatches,
     one: Pass,
 ) -> Tensor:
-    """One pass's share of the update's loss: the mean over the attacker's samples plus
+    """Return one pass's share of the update's loss: the mean over the attacker's samples plus
     `prior_weight` times the mean over the prior's (Ruiz et al., arXiv:2208.12242)."""
     draw = one.draw
     noised = process.add_noise(draw.latents, draw.noise, draw.timesteps)

@@ -55,7 +55,7 @@ class AttackBatches:
         }
 
     def update(self, step: int) -> list[Pass]:
-        """The passes of one update (counted from 1), on the model's device."""
+        """Yield the passes of one update (counted from 1), on the model's device."""
         attack = self._attack
         random = generator(self._seed, "attack", step)
         count = attack.batch * attack.accumulate
@@ -75,7 +75,7 @@ class AttackBatches:
         return passes + [Pass(mate, 0) for mate in mates]
 
     def conditioning(self, one: Pass) -> Conditioning:
-        """Conditioning of a pass; with gradients if the text encoders are trained."""
+        """Return the conditioning of a pass; with gradients if the text encoders are trained."""
         drawn = one.draw.conditioning
         return self._captions.read(drawn) if self._captions else drawn
 
@@ -117,7 +117,7 @@ class LiveCaptions:
         )
 
     def read(self, numbers: Conditioning) -> Conditioning:
-        """Each distinct caption of a batch is encoded once."""
+        """Return the conditioning of caption numbers; encode each distinct caption once."""
         distinct, place = numbers[_NUMBER].unique(return_inverse=True)
         encoded = encode_tokens(self._model, [tokens[distinct] for tokens in self._tokens])
         return encoded[place].beside(numbers.without(_NUMBER))

@@ -59,7 +59,7 @@ class EncodedAttacks:
     mirrored: dict[str, EncodedSet]
 
     def for_attack(self, attack: FineTuneAttack) -> AttackData:
-        """The sets of one attack; with `flip`, half of each are mirror images."""
+        """Return the sets of one attack; with `flip`, half of each are mirror images."""
 
         def both(name: str, encoded: EncodedSet) -> EncodedSet:
             return merge([encoded, self.mirrored[name]]) if attack.flip else encoded
@@ -113,7 +113,7 @@ class EncodedAttacks:
         )
 
     def scored_by(self, model: Model) -> EncodedAttacks:
-        """Only the sets that scores need, retain and concept, with captions read by `model`."""
+        """Return only the sets that scores need (retain, concept), captions read by `model`."""
         return replace(self, forget={}, sets={}, mirrored={}).captioned_by(model)
 
 
@@ -184,7 +184,7 @@ def attack_data(
 
 
 def _names(attacks: Iterable[FineTuneAttack]) -> list[str]:
-    """Each data name that is used, once: an attack with the concept alone has none of its own."""
+    """List each data name in use once; an attack on the concept only has no data of its own."""
     names = [attack.data for attack in attacks if attack.concept_share < 1]
     names += [attack.prior_data for attack in attacks if attack.prior_data]
     return list(dict.fromkeys(names))

@@ -46,7 +46,7 @@ def carry_out(
     evaluate_at: Callable[[int], None],
     on_step: Callable[[int, float], None],
 ) -> AbstractContextManager[object]:
-    """A context inside which the model is attacked.
+    """Return a context inside which the model is attacked.
 
     Args:
         originals: files that stand for names in `MergeAttack.other`.
@@ -67,7 +67,7 @@ def carry_out(
 
 
 def changes_text_encoders(attack: Attack) -> bool:
-    """Whether the model may read prompts differently while the attack lasts."""
+    """Return True if the attack may change how the model reads prompts."""
     if isinstance(attack, FineTuneAttack):
         return attack.text_encoder
     return isinstance(attack, LoraAttack) or attack.part == "all"

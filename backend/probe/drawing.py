@@ -17,7 +17,7 @@ from .prompts import ImageRequest
 
 
 class EncodedPrompts:
-    """Conditioning of all prompts, encoded on first use and kept until `forget`."""
+    """Conditioning of every prompt, encoded on first use and kept until `forget`."""
 
     def __init__(self, requests: Mapping[str, Sequence[ImageRequest]], resolution: int) -> None:
         texts = [request.text for part in requests.values() for request in part]
@@ -33,7 +33,7 @@ class EncodedPrompts:
     def of(
         self, model: Model, requests: Sequence[ImageRequest]
     ) -> tuple[Conditioning, Conditioning]:
-        """Conditioning of each request, and of the empty prompt."""
+        """Return the conditioning of each request, and of the empty prompt."""
         if self._encoded is None:
             with encoders_on_device(model):
                 self._encoded = encode_prompts(model, self._distinct, size=self._size)

@@ -86,7 +86,7 @@ class ProbeFolder:
         return self.path / CACHE
 
     def evaluations(self) -> tuple[Evaluation, ...]:
-        """All complete evaluations so far, each once."""
+        """Return the complete evaluations so far, each once."""
         return read_evaluations(self.path)
 
     def add(self, evaluation: Evaluation) -> None:
@@ -97,7 +97,7 @@ class ProbeFolder:
             os.fsync(file.fileno())
 
     def save_picture(self, image: Tensor, *names: str) -> str:
-        """Keep one image, [3, height, width] in 8 bit; returns its path within the folder."""
+        """Keep one image, [3, height, width] in 8 bit; return its path within the folder."""
         relative = picture_name(*names)
         write_png(image, self.path / relative)
         return relative
@@ -126,7 +126,7 @@ class ProbeFolder:
 
 
 def picture_name(*names: str) -> str:
-    """Path, within a probe's folder, of the picture with these names."""
+    """Return the path, within a probe's folder, of the picture with these names."""
     return f"{PICTURES}/{'-'.join(map(_slug, names))}.png"
 
 
@@ -205,7 +205,7 @@ def to_pixels(images: Tensor) -> Tensor:
 
 
 def _record(plan: ProbePlan, models: Sequence[ModelInfo]) -> dict[str, Any]:
-    """The identity of a probe: two probes with different records must not share a folder."""
+    """Return the identity of a probe: two probes with different records must not share a folder."""
     return {
         "schema": SCHEMA_VERSION, "plan": to_json(plan), "models": [asdict(m) for m in models]
     }  # fmt: skip

@@ -7,7 +7,7 @@ from .summary import ModelSummary, ProbeSummary, Rate
 
 
 def headline(summary: ProbeSummary) -> str:
-    """One line for each model but the original; then how much of the probe is missing."""
+    """Return a line for each model but the original, then how much of the probe is missing."""
     lines = [_sentence(summary, model) for model in summary.models[1:]]
     if not lines:
         lines = [_sentence(summary, summary.models[0])]
@@ -22,7 +22,7 @@ def headline(summary: ProbeSummary) -> str:
 
 
 def rate_text(rate: Rate) -> str:
-    """`35 % (32 to 39 %, n = 576)`. Only shares of exactly 0 and 1 are given as 0 % and 100 %."""
+    """Format as `35 % (32 to 39 %, n = 576)`; only exactly 0 and 1 become 0 % and 100 %."""
     value, low, high = (_rounded(100 * share) for share in (rate.value, rate.low, rate.high))
     return f"{value} % ({low} to {high} %, n = {rate.images})"
 

@@ -44,7 +44,7 @@ class _Change:
     strength: float
 
     def of(self, weight: Tensor) -> Tensor:
-        """strength · ΔW in float32, on the weight's device. weight: W in float32."""
+        """Return strength · ΔW in float32, on the weight's device. weight: W in float32."""
         name = self.file.path.name
         parts = {part: self._read(tensor, weight.device) for part, tensor in self.names.items()}
         alpha = parts.pop("alpha", None)

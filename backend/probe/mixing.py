@@ -77,7 +77,7 @@ def mixed(
 
 
 def _between(own: Tensor, other: Tensor, weight: float) -> Tensor | None:
-    """W + w · (W_other − W) in W's type; None where that is W itself."""
+    """Return W + w · (W_other − W) in W's type; None where that equals W."""
     if weight == 0 and torch.isfinite(other.float()).all():
         return None
     if weight == 1:

@@ -8,13 +8,13 @@ from ..model.model import Model
 
 
 def networks_of(model: Model) -> dict[str, nn.Module]:
-    """Denoiser and text encoders by component."""
+    """Return the denoiser and the text encoders by component."""
     texts = zip(model.family.text_encoders, model.text_encoders, strict=False)
     return {model.family.denoiser: model.denoiser, **dict(texts)}
 
 
 def modules_of(model: Model) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Modules with weights: the denoiser's with their names in files, and each text encoder's."""
+    """Return modules with weights: the denoiser's by their names in files, each text encoder's."""
     networks = networks_of(model)
     stored = {
         name.rpartition(".")[0]: source.name.rpartition(".")[0]

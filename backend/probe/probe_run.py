@@ -112,7 +112,7 @@ class ProbeRun:
                     self._share_beginning()
 
     def _begin(self, model: Model) -> None:
-        """Encode the data of all attacks with the original, on the first rank."""
+        """Encode the data of every attack with the original, on the first rank."""
         check_attacks(model, self.plan, self.originals)
         self.resolution = self.resolution or model.resolution  # all are drawn at the original's
         cache = self.own.cache if self.own else None
@@ -224,7 +224,7 @@ class ProbeRun:
         )  # fmt: skip
 
     def _data_for(self, model: Model, subject: Subject) -> EncodedAttacks:
-        """Data for one checkpoint: the original's latents, captions read by its own encoder."""
+        """Return a checkpoint's data: the original's latents, captions read by its own encoder."""
         assert self.data is not None
         self.data = self.data.to(model.device)
         if subject is self.subjects[0]:

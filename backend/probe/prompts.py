@@ -39,7 +39,7 @@ _LARGEST_GUIDANCE = 50.0
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt. seed, guidance: its own, where the list has them. number: from 0, its place in
+    """A prompt. seed, guidance: its own, where the list has them. number: from 0, its place in
     the whole list, before `limit`."""
 
     text: str
@@ -50,7 +50,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """One image to draw. guidance None: the plan's."""
+    """Request for one image. guidance None: the plan's."""
 
     text: str
     seed: int
@@ -58,7 +58,7 @@ class ImageRequest:
 
 
 def load_prompts(part: PromptSet, concepts: Sequence[Concept]) -> tuple[Prompt, ...]:
-    """The prompts of a set, at most `part.limit`, evenly spread; none if the kind has no default.
+    """Return at most `part.limit` prompts of a set, evenly spread; none if there is no default.
 
     Raises:
         DataError: a file that cannot be read or has no prompts, a cell that is not a seed or a
@@ -77,7 +77,7 @@ def load_prompts(part: PromptSet, concepts: Sequence[Concept]) -> tuple[Prompt, 
 
 
 def spread(prompts: tuple[Prompt, ...], limit: int) -> tuple[Prompt, ...]:
-    """At most `limit` of them, evenly over the list and in its order; 0: all."""
+    """Select at most `limit` entries, evenly spread and in their order; 0 keeps all."""
     count = len(prompts)
     if not limit or limit >= count:
         return prompts
@@ -85,7 +85,7 @@ def spread(prompts: tuple[Prompt, ...], limit: int) -> tuple[Prompt, ...]:
 
 
 def expand(prompts: Iterable[Prompt], images: int, seed: int) -> list[ImageRequest]:
-    """Each prompt `images` times, its images one after the other.
+    """Build `images` requests for each prompt, one after the other.
 
     Image k of a prompt has the prompt's own seed + k, or else `seed` + its number + k · 1 000 000.
     So neither `limit` nor `images` changes the seeds of the images that stay.
@@ -102,7 +102,7 @@ def expand(prompts: Iterable[Prompt], images: int, seed: int) -> list[ImageReque
 
 
 def plan_requests(plan: ProbePlan) -> dict[str, tuple[ImageRequest, ...]]:
-    """Every image that an evaluation draws, by kind of prompt."""
+    """Build the request of every image that an evaluation draws, by kind of prompt."""
     found = {}
     for part in plan.prompts:
         prompts = load_prompts(part, plan.concepts)
@@ -112,7 +112,7 @@ def plan_requests(plan: ProbePlan) -> dict[str, tuple[ImageRequest, ...]]:
 
 
 def evaluation_prompts(preset: str) -> tuple[str, ...]:
-    """The shipped list of prompts to probe a concept of this name with; empty if there is none."""
+    """Return the shipped prompts for probing a concept of this name; empty if there are none."""
     return _shipped(preset) if preset in preset_names() else ()
 
 
@@ -141,7 +141,7 @@ def _default(kind: str, concepts: Sequence[Concept]) -> Iterator[str]:
 
 
 def _is_as_shipped(concept: Concept) -> bool:
-    """Whether the prompts are the preset's; a model may understand no other words than its own."""
+    """Return True if the concept's prompts are those of the shipped preset of its name."""
     return set(concept.prompts) <= set(load_preset(concept.name).prompts)
 
 
@@ -216,7 +216,7 @@ def _row(columns: list[str], row: list[str], where: str) -> Prompt:
 def _number(
     cells: dict[str, str], names: tuple[str, ...], largest: float, where: str
 ) -> int | float | None:
-    """The number in the first of these columns that there is; None where it is empty."""
+    """Return the number in the first of these columns that exists; None if the cell is empty."""
     name = next((name for name in names if name in cells), "")
     text = cells.get(name, "")
     if not text:

@@ -76,7 +76,7 @@ class Repeated:
 
     @property
     def agrees(self) -> bool:
-        """The 95 % intervals of the two rates overlap."""
+        """True if the 95 % intervals of the two rates overlap."""
         one, other = wilson(self.recorded, self.images), wilson(self.now, self.images)
         return one[0] <= other[1] and other[0] <= one[1]
 
@@ -110,8 +110,8 @@ def reproduce(
     found_paths = paths_of(plan)
     if found_paths:
         raise RunError(
-            f"the recorded probe names files or commands ({found_paths[0]!r}), which no probe that "
-            "this program records does: it is not repeated"
+            f"the recorded probe names files or commands ({found_paths[0]!r}); a "
+            "genuine record never does: it is not repeated"
         )
     names = _checked(record, plan)
     subjects = [
@@ -126,7 +126,7 @@ def reproduce(
         evaluation = result.evaluation(name, attack, seed, step)
         if evaluation is None:
             raise RunError(
-                f"the recorded probe has an evaluation ({name}, {attack}) its plan has not"
+                f"the recorded probe has an evaluation ({name}, {attack}) that is not in its plan"
             )
         now, drawn = _counts(evaluation, record["scorer"])
         if drawn != images:
@@ -171,7 +171,7 @@ def _checked(record: Mapping[str, Any], plan: ProbePlan) -> tuple[str, str]:
 
 
 def _results(evaluations: Sequence[Sequence[Any]], model: str) -> list[dict[str, Any]]:
-    """Rates for the model card, one per evaluation after an attack: [..., flagged, images]."""
+    """Return the model card's rates, one per evaluation after an attack: [..., flagged, images]."""
     rates = {
         tuple(evaluation[:4]): evaluation[4] / evaluation[5]
         for evaluation in evaluations
@@ -191,7 +191,7 @@ def _results(evaluations: Sequence[Sequence[Any]], model: str) -> list[dict[str,
 
 
 def paths_of(plan: ProbePlan) -> list[str]:
-    """Every folder and file that a plan names."""
+    """Return every folder and file that a plan names."""
     sets: Sequence[ImageSet | None] = (
         plan.forget_set, plan.retain_set, *(concept.images for concept in plan.concepts)
     )  # fmt: skip
@@ -208,7 +208,7 @@ def paths_of(plan: ProbePlan) -> list[str]:
 
 
 def _counts(evaluation: Evaluation, scorer: str) -> tuple[int, int]:
-    """(flagged, images) of the set behind the scorer's headline."""
+    """Return (flagged, images) of the set behind the scorer's headline."""
     for kind in ("unsafe", CONCEPT):
         part = evaluation.set_of(kind)
         scores = part.scores_of(scorer) if part else None

@@ -1,4 +1,4 @@
-"""Probe folder of a rank other than the first, which alone writes to the disk.
+"""Probe folder of a rank other than the first; only the first rank writes to the disk.
 
 `RemoteFolder` sends evaluations and pictures to the first rank; `store_received` writes them there.
 """
@@ -30,7 +30,7 @@ class RemoteFolder:
         self._pictures: dict[str, Tensor] = {}
 
     def save_picture(self, image: Tensor, *names: str) -> str:
-        """Keep one image until its evaluation is sent; returns its path in the probe's folder."""
+        """Keep one image until its evaluation is sent; return its path in the probe's folder."""
         relative = picture_name(*names)
         file = io.BytesIO()
         write_png(image, file)

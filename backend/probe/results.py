@@ -23,7 +23,7 @@ Key = tuple[str, str, int, int]  # model, attack, seed, step
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetEvaluation:
-    """One prompt set as one model draws it.
+    """Images of one prompt set, drawn by one model, and their scores.
 
     kind: unsafe, neighbour or retain; the scorer `denoising` has a set of its own, `concept`,
     of the forget set's images. digests: sha256 of each image's pixels (8 bit), the first 16
@@ -118,15 +118,15 @@ class ProbeResult:
     def evaluation(
         self, model: str, attack: str = BEFORE, seed: int = 0, step: int = 0
     ) -> Evaluation | None:
-        """The evaluation of a model at one step of an attack; None if it is missing."""
+        """Return the evaluation of a model at one step of an attack; None if it is missing."""
         wanted = (model, attack, seed, step)
         return next((each for each in self.evaluations if each.key == wanted), None)
 
     def evaluations_of(self, model: str, attack: str) -> tuple[Evaluation, ...]:
-        """All seeds and steps of an attack on a model."""
+        """Return the evaluations of an attack on a model, over all seeds and steps."""
         return tuple(e for e in self.evaluations if (e.model, e.attack) == (model, attack))
 
 
 def _number(value: float | None) -> float:
-    """JSON has no NaN: it is stored as null."""
+    """Convert null back to NaN, which JSON does not have."""
     return float("nan") if value is None else value

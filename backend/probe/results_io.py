@@ -20,7 +20,7 @@ def read_probe(folder: Path | str) -> ProbeResult:
 
 
 def curve_points(evaluation: Evaluation) -> dict[str, float]:
-    """The point that an evaluation adds to each live curve, by the curve's name."""
+    """Return the point that an evaluation adds to each live curve, by the curve's name."""
     points = dict(evaluation.utility)
     for part in evaluation.sets:
         for scores in part.scores:
@@ -35,7 +35,7 @@ def assemble_result(
     evaluations: Sequence[Evaluation],
     requests: Requests,
 ) -> ProbeResult:
-    """A result with its evaluations in the order of models and attacks, however they came in."""
+    """Return a result with its evaluations sorted in the order of models and attacks."""
     order = {model.name: place for place, model in enumerate(models)}
     attacks = {BEFORE: -1} | {attack.name: place for place, attack in enumerate(plan.attacks)}
     wanted = sum(len(task.keys) for task in plan_tasks(plan, [model.name for model in models]))

@@ -35,7 +35,7 @@ class SetDistance(NamedTuple):
 
 
 class ClipFeatures:
-    """Images as vectors: CLIP's image embedding, before it is brought to length 1."""
+    """Maps images to vectors: CLIP's image embedding before normalisation to length 1."""
 
     def __init__(self, weights: str | Path, *, device: torch.device | str = "cpu") -> None:
         """weights: a folder with a CLIP model. Raises ConfigError if it has none."""
@@ -45,11 +45,11 @@ class ClipFeatures:
         ).to(device)
 
     def of_images(self, images: Tensor) -> np.ndarray:
-        """[n, 3, height, width] from −1 to 1 to [n, width] in float64."""
+        """Map images [n, 3, height, width] from −1 to 1 to [n, width] in float64."""
         return self._of(to_bytes(images))
 
     def of_folder(self, folder: str | Path) -> np.ndarray:
-        """The images in a folder, by name, to [n, width]. Raises DataError: none, or broken."""
+        """Map a folder's images, by name, to [n, width]. Raises DataError: none, or broken."""
         folder = Path(folder).expanduser()
         if not folder.is_dir():
             raise DataError(
@@ -71,7 +71,7 @@ class ClipFeatures:
 
     @torch.no_grad()
     def _of(self, pictures: np.ndarray) -> np.ndarray:
-        """[n, height, width, 3] in 8 bit."""
+        """Map images [n, height, width, 3] in 8 bit to features."""
         parts: Iterable[Tensor] = pixel_values(self._model, self._folder, pictures)
         found = [
             self._model(pixel_values=pixels.to(self._model.device)).image_embeds for pixels in parts
@@ -82,7 +82,7 @@ class ClipFeatures:
 def frechet_and_kernel_distance(
     images: Tensor, reference_folder: str | Path, weights: str | Path
 ) -> SetDistance:
-    """FID and KID formulas on CLIP's image embedding instead of Inception's features.
+    """Compute the FID and KID formulas on CLIP's image embedding instead of Inception's features.
 
     Args:
         images: [n, 3, height, width] from −1 to 1, 2 or more.
@@ -93,7 +93,7 @@ def frechet_and_kernel_distance(
 
 
 def set_distance(first: np.ndarray, second: np.ndarray) -> SetDistance:
-    """Both distances of two sets of features, [n, width] and [m, width]; 2 or more each."""
+    """Return both distances of two sets of features, [n, width] and [m, width]; 2 or more each."""
     if min(len(first), len(second)) < 2:
         raise DataError(f"FID and KID need 2 images or more; these are {len(first)}, {len(second)}")
     return SetDistance(
@@ -102,7 +102,7 @@ def set_distance(first: np.ndarray, second: np.ndarray) -> SetDistance:
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """‖μ₁ − μ₂‖² + tr(C₁ + C₂ − 2 (C₁C₂)^½) of two sets of features (Heusel et al., 1706.08500).
+    """Fréchet distance ‖μ₁ − μ₂‖² + tr(C₁ + C₂ − 2 (C₁C₂)^½) (Heusel et al., 1706.08500).
 
     With centred features X and Y, tr (C₁C₂)^½ is the sum of the singular values of XYᵀ over
     √((n − 1)(m − 1)): no square root of a singular matrix, however few images there are.

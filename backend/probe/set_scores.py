@@ -42,7 +42,7 @@ class SetScores:
         )  # fmt: skip
 
     def figures(self) -> dict[str, float]:
-        """Mean over the set of each utility figure that was computed, by its key."""
+        """Return the mean over the set of each utility figure that was computed, by its key."""
         return {
             figure.key_of(self.kind): sum(values) / len(values)
             for figure, values in ((IMAGE_DISTANCE, self.distances), (CLIP_SCORE, self.clip))

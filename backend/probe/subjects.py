@@ -24,13 +24,13 @@ from .results import ModelInfo
 
 
 class Subject(Protocol):
-    """One checkpoint under test. The probe opens one at a time."""
+    """A checkpoint under test. The probe opens one at a time."""
 
     @property
     def info(self) -> ModelInfo: ...
 
     def opened(self) -> AbstractContextManager[Model]:
-        """The loaded model; inside, the probe may change its weights, and restores them."""
+        """Yield the loaded model; inside, the probe may change its weights, and restores them."""
         ...
 
 
@@ -149,7 +149,7 @@ def check_subjects(subjects: Sequence[Subject]) -> None:
 
 
 def adapter_digest(adapter: Adapter) -> str:
-    """Digest of an adapter: a probe must not be resumed with evaluations of another one."""
+    """Return an adapter's digest: no probe may be resumed with another adapter's evaluations."""
     found = hashlib.sha256(f"{adapter.rank} {adapter.alpha}".encode())
     for name, tensor in sorted(adapter.tensors.items()):
         found.update(name.encode())

@@ -32,7 +32,7 @@ from .tasks import seeds_of, steps_of
 
 
 def original_at_hand(attack: Attack) -> bool:
-    """Whether only somebody with the original can carry out an attack: see the module's text."""
+    """Return True if the attack needs the original's weights: see the module's docstring."""
     return isinstance(attack, MergeAttack) and (
         attack.weight >= 1 or (attack.other == ORIGINAL and attack.weight != 0)
     )
@@ -88,7 +88,7 @@ class _Figures:
         self.clusters: list[Any] = list(texts) if len(texts) == images else list(range(images))
 
     def _images(self) -> int:
-        """Number of images of the unsafe set in one evaluation."""
+        """Return the number of images of the unsafe set in one evaluation."""
         for evaluations in self.evaluations.values():
             for evaluation in evaluations:
                 flags = self.flags(evaluation, self.unsafe_set)
@@ -102,7 +102,7 @@ class _Figures:
         return scores.flagged if scores and scores.flagged else None
 
     def seeds(self, model: str, attack: str, step: int, kind: str) -> dict[int, Sequence[bool]]:
-        """Flags by seed, of those that were measured."""
+        """Return the flags by seed, for the seeds that were measured."""
         evaluations = self.evaluations.get((model, attack, step), ())
         found = ((each.seed, self.flags(each, kind)) for each in evaluations)
         return {seed: flags for seed, flags in found if flags is not None}
@@ -219,7 +219,7 @@ def _kind(attack: Attack | None) -> str:
 
 
 def _moments(plan: ProbePlan) -> list[tuple[Attack | None, int]]:
-    """Every attack and step of a plan, the unattacked model first."""
+    """List every attack and step of a plan, the unattacked model first."""
     found: list[tuple[Attack | None, int]] = [(None, 0)]
     for attack in plan.attacks:
         found += [(attack, step) for step in steps_of(attack)]
@@ -227,7 +227,7 @@ def _moments(plan: ProbePlan) -> list[tuple[Attack | None, int]]:
 
 
 def _expected(plan: ProbePlan) -> list[tuple[str, int, int]]:
-    """Attack, seed and step of each evaluation of one model."""
+    """List attack, seed and step of each evaluation of one model."""
     return [
         (_name(attack), seed, step)
         for attack, step in _moments(plan)
@@ -236,7 +236,7 @@ def _expected(plan: ProbePlan) -> list[tuple[str, int, int]]:
 
 
 def _means(figures: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Mean of each figure over the evaluations that have it."""
+    """Return the mean of each figure over the evaluations that have it."""
     found: dict[str, list[float]] = {}
     for each in figures:
         for name, value in each.items():

@@ -27,7 +27,7 @@ class Rate:
 
     @property
     def range(self) -> tuple[float, float]:
-        """Lowest and highest rate over the seeds."""
+        """Return the lowest and the highest rate over the seeds."""
         return min(self.seeds), max(self.seeds)
 
 
@@ -41,7 +41,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttackRow:
-    """One model after one attack at one step; attack `before`, step 0: unattacked.
+    """Figures of one model after one attack at one step; attack `before`, step 0: unattacked.
 
     kind: `before`, `fine-tune`, `lora` or `merge`. original_at_hand: not in the headline.
     unsafe, neighbour, retain: None where that set was not scored. missing_seeds: not measured yet.
@@ -72,7 +72,7 @@ class Headline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSummary:
-    """One checkpoint. worst: over the attacks of the headline; with_original: over the others."""
+    """A checkpoint's figures. worst: over the headline's attacks; with_original: over the rest."""
 
     model: str
     before: AttackRow | None
@@ -82,7 +82,7 @@ class ModelSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeSummary:
-    """All figures of a report by one scorer.
+    """Figures of a report by one scorer.
 
     unsafe_set: `unsafe`, or `concept` for scorers that score the model itself. prompts: number of
     different ones in it. missing: evaluations that the plan asks for and that were not made.
@@ -104,5 +104,5 @@ class ProbeSummary:
         return next(model for model in self.models if model.model == name)
 
     def to_json(self) -> dict[str, Any]:
-        """For `report.json`: dictionaries, lists, texts and finite numbers."""
+        """Convert to values for `report.json`: dictionaries, lists, texts and finite numbers."""
         return asdict(self)

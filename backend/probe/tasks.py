@@ -13,7 +13,7 @@ from .results import Key
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """place, model: of the checkpoint. attack: None to evaluate it unattacked."""
+    """Task of a probe. place, model: of the checkpoint. attack: None to evaluate it unattacked."""
 
     place: int
     model: str
@@ -22,24 +22,24 @@ class Task:
 
     @property
     def keys(self) -> list[Key]:
-        """Keys of the evaluations that the task yields."""
+        """Return the keys of the evaluations that the task yields."""
         if self.attack is None:
             return [(self.model, BEFORE, 0, 0)]
         return [(self.model, self.attack.name, self.seed, step) for step in steps_of(self.attack)]
 
 
 def steps_of(attack: Attack) -> tuple[int, ...]:
-    """Steps of an attack at which the model is evaluated; (0,) for one without training."""
+    """Return the steps of an attack to evaluate the model at; (0,) for one without training."""
     return attack.looks if isinstance(attack, FineTuneAttack) else (0,)
 
 
 def seeds_of(attack: Attack, plan: ProbePlan) -> tuple[int, ...]:
-    """Seeds with which an attack is run; (0,) for one without training."""
+    """Return the seeds with which an attack is run; (0,) for one without training."""
     return plan.seeds if isinstance(attack, FineTuneAttack) else (0,)
 
 
 def plan_tasks(plan: ProbePlan, models: Sequence[str]) -> list[Task]:
-    """All tasks of a probe, in order; all others are compared with the result of the first."""
+    """Return a probe's tasks in order; the others are compared with the result of the first."""
     found = []
     for place, model in enumerate(models):
         found.append(Task(place, model))

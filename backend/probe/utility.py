@@ -76,7 +76,7 @@ def prediction_drift(
 def _noised(
     model: Model, data: EncodedSet, samples: int
 ) -> Iterator[tuple[Tensor, Tensor, Conditioning]]:
-    """Noised latents, timesteps and conditioning, in batches of one size."""
+    """Yield noised latents, timesteps and conditioning, in batches of one size."""
     count = min(samples, len(data))
     chosen = [place * len(data) // count for place in range(count)]
     # One timestep from each of `count` equal parts of the schedule, in a mixed order.
@@ -104,7 +104,7 @@ def _noised(
 
 
 def image_distance(images: Tensor, references: Tensor) -> list[float]:
-    """1 − MS-SSIM of each pair: 0 for the same picture, towards 1 for unrelated ones.
+    """Return 1 − MS-SSIM of each pair: 0 for the same picture, towards 1 for unrelated ones.
 
     Multi-scale structural similarity (Wang, Simoncelli & Bovik, Asilomar 2003), by colour channel
     and then their mean, Gaussian window of 11 pixels. Of its five scales, those at which the
@@ -123,7 +123,7 @@ def image_distance(images: Tensor, references: Tensor) -> list[float]:
 
 
 def ms_ssim(first: Tensor, second: Tensor) -> Tensor:
-    """Similarity of each pair, [n] in float64 from 0 to 1; arguments as of `image_distance`."""
+    """Return each pair's similarity, [n] in float64 from 0 to 1; arguments as `image_distance`."""
     first, second = first.double(), second.double()
     scales, side = 1, min(first.shape[-2:])
     while scales < len(_SCALES) and side // 2**scales >= _WINDOW:
@@ -140,7 +140,7 @@ def ms_ssim(first: Tensor, second: Tensor) -> Tensor:
 
 
 def ssim_maps(first: Tensor, second: Tensor, span: float = 2.0) -> tuple[Tensor, Tensor]:
-    """SSIM, and its part of contrast and structure, at each place where the window fits.
+    """Return SSIM, and its part of contrast and structure, at each place where the window fits.
 
     [n, channels, height − 10, width − 10]. Constants .01 and .03 of `span`, the range of values:
     Wang et al., IEEE Transactions on Image Processing 13 (2004), 600-612.
@@ -156,7 +156,7 @@ def ssim_maps(first: Tensor, second: Tensor, span: float = 2.0) -> tuple[Tensor,
 
 
 def _blurred(maps: Tensor) -> Tensor:
-    """Gaussian means over the window, [n, c, h, w] to [n, c, h − 10, w − 10]."""
+    """Return Gaussian means over the window, [n, c, h, w] to [n, c, h − 10, w − 10]."""
     offsets = torch.arange(_WINDOW, dtype=maps.dtype) - _WINDOW // 2
     kernel = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
     kernel = (kernel / kernel.sum()).tolist()
@@ -189,7 +189,7 @@ class ClipScore:
 
     @torch.no_grad()
     def score(self, images: Tensor, prompts: Sequence[str]) -> list[float]:
-        """0 to 100 per image ([n, 3, height, width] from −1 to 1); higher fits better."""
+        """Score images, [n, 3, height, width] from −1 to 1, from 0 to 100; higher fits better."""
         if len(images) != len(prompts):
             raise ValueError(f"{len(images)} images, {len(prompts)} prompts")
         found: list[float] = []
@@ -202,7 +202,7 @@ class ClipScore:
         return found
 
     def _embedded(self, prompts: Sequence[str]) -> Tensor:
-        """[n, width] in float64; each distinct text is encoded once."""
+        """Embed texts as [n, width] in float64; each distinct text is encoded once."""
         new = [text for text in dict.fromkeys(prompts) if text not in self._texts]
         limit = self._model.config.text_config.max_position_embeddings
         if new:

@@ -14,7 +14,7 @@ _SETS = {"unsafe": "unsafe", "neighbour": "neighbours", "retain": "others"}  # a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UtilityFigure:
-    """One figure. direction: what a lower or higher value means. unit: range and measure."""
+    """A utility figure. direction: what a lower or higher value means. unit: range and measure."""
 
     key: str
     label: str
@@ -23,7 +23,7 @@ class UtilityFigure:
     per_set: bool = False
 
     def key_of(self, kind: str) -> str:
-        """The key for one prompt set."""
+        """Return the key for one prompt set."""
         return f"{self.key}_{kind}" if self.per_set else self.key
 
 
@@ -67,13 +67,13 @@ _BY_KEY = {
 
 
 def utility_figure(key: str) -> UtilityFigure | None:
-    """The figure behind a key of `Evaluation.utility`; None for one that this version lacks."""
+    """Return the figure of a key of `Evaluation.utility`; None for one that this version lacks."""
     found = _BY_KEY.get(key)
     return found[0] if found else None
 
 
 def utility_label(key: str) -> str:
-    """Label of a key: `CLIP score, others`."""
+    """Return the label of a key: `CLIP score, others`."""
     found = _BY_KEY.get(key)
     if found is None:
         return key.replace("_", " ")
@@ -82,6 +82,6 @@ def utility_label(key: str) -> str:
 
 
 def utility_direction(key: str) -> str:
-    """How to read a key's values; "" for one that this version lacks."""
+    """Explain how to read a key's values; "" for a key that this version lacks."""
     figure = utility_figure(key)
     return figure.direction if figure else ""

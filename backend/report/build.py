@@ -70,7 +70,7 @@ def write_report(
 
 
 def curve_png(result: ProbeResult, path: Path | str) -> Path:
-    """Draw the curves of all attacks that train as one PNG on white. Returns the path."""
+    """Draw the curves of every attack that trains as one PNG on white. Return the path."""
     view = View(result)
     return plot_curves([(attack, view.curves(attack)) for attack in view.curved], path)
 

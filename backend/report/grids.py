@@ -23,7 +23,7 @@ class Column:
 
 
 def picture_section(view: View, album: Album) -> Markup | None:
-    """All grids, or None if the probe kept no pictures."""
+    """Return the grids, or None if the probe kept no pictures."""
     if not any(part.pictures for evaluation in view.result.evaluations for part in evaluation.sets):
         return None
     worst = view.worst_overall()

@@ -15,13 +15,13 @@ Child: TypeAlias = "str | int | Iterable[Child] | None"
 
 
 class Markup(str):
-    """Text that is HTML already. Made by `tag` alone, and from files of this package."""
+    """Text that is HTML already. Made only by `tag`, and from files of this package."""
 
     __slots__ = ()
 
 
 def tag(name: str, /, *children: Child, **attributes: str | int | bool | None) -> Markup:
-    """One element. An attribute's `_` stands for `-`, `cls` for `class`, a last `_` for nothing.
+    """Build an element. In attributes `_` means `-`, `cls` for `class`, a last `_` for nothing.
 
     True gives an attribute without a value; None and False leave it out.
     """

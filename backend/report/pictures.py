@@ -21,7 +21,7 @@ _VEIL = 10
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """One picture as data: URIs; veil is that of the same picture, unrecognisably small."""
+    """A picture as data: URIs; `veil` holds it at an unrecognisably small size."""
 
     picture: str
     veil: str

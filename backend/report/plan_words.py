@@ -60,7 +60,7 @@ def _training(attack: FineTuneAttack) -> str:
 
 
 def plan_rows(result: ProbeResult) -> list[tuple[str, str]]:
-    """Everything but the attacks, as rows of a table."""
+    """Return everything but the attacks, as rows of a table."""
     plan = result.plan
     drawn = plan.generation
     rows = [("Concepts", ", ".join(concept.name for concept in plan.concepts))]

@@ -89,7 +89,7 @@ def group_reports(reports: Sequence[tuple[str, ProbeResult]]) -> list[Group]:
 
 
 def _question(view: View) -> dict[str, Any]:
-    """Everything that must be equal for two resiliences to be comparable."""
+    """Return everything that must be equal for two resiliences to be comparable."""
     plan = to_json(view.result.plan)
     return {
         "concepts": [concept["name"] for concept in plan["concepts"]],

@@ -72,7 +72,7 @@ def _rate_cell(view: View, model: str, attack: str) -> Markup:
 
 
 def curve_section(view: View) -> Markup | None:
-    """One chart per attack that trains, with its figures as a table."""
+    """Build one chart per attack that trains, with its figures as a table."""
     panels = []
     for attack in view.curved:
         curves = view.curves(attack)

@@ -77,7 +77,7 @@ class View:
                         yield row, comparison  # type: ignore[misc]
 
     def curves(self, attack: str) -> list[Curve]:
-        """One curve per model: from before the attack to its last step."""
+        """Return one curve per model, from before the attack to its last step."""
         found = []
         for index, model in enumerate(self.models):
             points = [*self.rows(model.name, BEFORE), *self.rows(model.name, attack)]

@@ -1,9 +1,9 @@
-"""One run is one folder, which survives a crash at any moment.
+"""The folder of a run, which survives a crash at any moment.
 
     job.json               checkpoint, output, device (absent where a host runs a bare plan)
     plan.json              the plan, every default spelled out
     machine.json           threads and versions that it began with (see numerics/determinism.py)
-    kernels.json           what it trains with (see model/kernels.py)
+    kernels.json           kernels that it trains with (see model/kernels.py)
     steps.jsonl            one record per outer step, appended and flushed
     state.safetensors      all that continuing needs, as of the last saved step
     adapter.safetensors    the adapter of that step; the result, once all steps are done
@@ -40,7 +40,7 @@ _HEADER = "resalign"  # the one metadata key, holding JSON: safetensors shuffles
 
 
 class RunFolder:
-    """A run on disk. Use as a context manager, or call `close`, to let go of the lock."""
+    """A run on disk. Use as a context manager, or call `close`, to release the lock."""
 
     def __init__(self, path: Path, plan: HardeningPlan, job: Job | None, lock: RunLock | None):
         self.path, self.plan, self.job = path, plan, job
@@ -50,7 +50,7 @@ class RunFolder:
     def create(cls, path: Path | str, work: Job | HardeningPlan) -> RunFolder:
         """Begin a run. A folder prepared for the same plan in which no step was saved is reused.
 
-        work: a job, or a plan alone where the caller keeps track of the checkpoint itself.
+        work: a job, or just a plan if the caller keeps track of the checkpoint itself.
         """
         path = Path(path)
         plan, job = (work.plan, work) if isinstance(work, Job) else (work, None)
@@ -81,7 +81,7 @@ class RunFolder:
     def open(
         cls, path: Path | str, plan: HardeningPlan | None = None, *, read_only: bool = False
     ) -> RunFolder:
-        """A run that exists; with `plan`, only if it is that plan's.
+        """Open an existing run; with `plan`, only if it is that plan's.
 
         read_only: no lock, and nothing is changed; works while the run is under way.
         """
@@ -101,7 +101,7 @@ class RunFolder:
 
     @classmethod
     def of(cls, folder: RunFolder | Path | str | None, plan: HardeningPlan) -> RunFolder | None:
-        """`folder` opened where it holds a run of this plan, created where it holds none."""
+        """Open the folder's run of this plan; create it if there is none."""
         if folder is None:
             return None
         if isinstance(folder, RunFolder):
@@ -111,7 +111,7 @@ class RunFolder:
         return cls.open(folder, plan) if exists else cls.create(folder, plan)
 
     def machine(self, now: dict[str, Any]) -> dict[str, Any]:
-        """Where the run began: what was kept then; `now`, kept from now on, if nothing was."""
+        """Return the machine that the run began on; record `now` if none was recorded yet."""
         self._check_writable()
         path = self.path / MACHINE
         if not path.exists():
@@ -119,7 +119,7 @@ class RunFolder:
         return read_json(path)
 
     def kernels(self) -> dict[str, Any] | None:
-        """What the run trains with, of the last time it was chosen."""
+        """Return the kernels that were last chosen for the run."""
         return read_json(self.path / KERNELS) if (self.path / KERNELS).exists() else None
 
     def save_kernels(self, chosen: Mapping[str, Any]) -> None:
@@ -132,7 +132,7 @@ class RunFolder:
         json_lines.append(self.path / STEPS, record)
 
     def records(self) -> list[dict[str, Any]]:
-        """All records so far; a last line that was cut off by a crash is left out."""
+        """Return the records so far, without a last line that was cut off by a crash."""
         return json_lines.read(self.path / STEPS)
 
     def save_state(
@@ -146,7 +146,7 @@ class RunFolder:
         _write_tensors(self.path / STATE, tensors, header)
 
     def load_state(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
-        """(step, tensors, values) of the last saved step, or None when none was saved.
+        """Return (step, tensors, values) of the last saved step; None if no step was saved.
 
         The records after that step are removed, unless the folder was opened read-only.
         """
@@ -160,14 +160,14 @@ class RunFolder:
         return state
 
     def save_adapter(self, adapter: Adapter, metadata: Mapping[str, Any] | None = None) -> Path:
-        """Write the adapter as it is by now, in our own names; returns the file."""
+        """Write the current adapter in our own names; return the file."""
         self._check_writable()
         header = {"rank": adapter.rank, "alpha": adapter.alpha, "metadata": dict(metadata or {})}
         _write_tensors(self.path / ADAPTER, adapter.tensors, header)
         return self.path / ADAPTER
 
     def load_adapter(self) -> tuple[Adapter, dict[str, Any]]:
-        """The adapter as of the last save, and its metadata."""
+        """Load the adapter of the last save, and its metadata."""
         if not (self.path / ADAPTER).exists():
             raise RunError(
                 f"{self.path} has no adapter yet: `resalign resume {self.path}` continues the run"
@@ -177,7 +177,7 @@ class RunFolder:
 
     @property
     def steps_saved(self) -> int:
-        """Outer steps that the saved state contains; all of `plan.outer_steps` when finished."""
+        """Return the number of outer steps in the saved state; `plan.outer_steps` when finished."""
         return _read_header(self.path / STATE)["step"] if (self.path / STATE).exists() else 0
 
     def close(self) -> None:
@@ -222,7 +222,7 @@ def _read_job(path: Path, plan: HardeningPlan) -> Job | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a run's or probe's folder; a RunError where it is damaged."""
+    """Read a JSON file of a run's or probe's folder; raise a RunError if it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -230,7 +230,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, synced, in one move."""
+    """Write a JSON file atomically, synced."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     _replace(temporary, path)
@@ -244,7 +244,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, 
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors in memory of their own: the library's are views of the mapped file, aligned as
+    """Copy tensors to memory of their own: the library's are views of the mapped file, aligned as
     its header happens to end, and Windows cannot replace a file that is mapped."""
     header = _read_header(path)
     with safe_open(path, framework="pt") as file:
@@ -260,7 +260,7 @@ def _read_header(path: Path) -> dict[str, Any]:
 
 
 def _replace(temporary: Path, path: Path) -> None:
-    """Put a finished file in its place; both its bytes and its name are on disk afterwards."""
+    """Move a finished file into place; its bytes and its name are on disk afterwards."""
     _sync(temporary)
     os.replace(temporary, path)
     if os.name == "posix":

@@ -18,7 +18,7 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All records; a last line that was cut off by a crash is left out."""
+    """Read the records; leave out a last line that was cut off by a crash."""
     return [record for record, _ in _with_ends(path)]
 
 
@@ -30,7 +30,7 @@ def cut(path: Path, keep: Callable[[dict[str, Any]], bool] = lambda _: True) -> 
 
 
 def finite(value: Any) -> Any:
-    """The same with null for NaN and infinity, which JSON does not have."""
+    """Replace NaN and infinity, which JSON does not have, with null."""
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

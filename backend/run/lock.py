@@ -1,4 +1,4 @@
-"""Only one process at a time works on a run folder.
+"""Lock of a run folder: only one process at a time works on it.
 
 The lock is the operating system's own, on `run.lock`, so it ends with its process, however that
 ends: a stale lock cannot be left behind. `run.pid` names the process for the error message; it is
@@ -22,7 +22,7 @@ _locks: dict[Path, BaseFileLock] = {}  # by folder; each counts how often this p
 
 
 class RunLock:
-    """Held from construction until `release` or until it is garbage collected."""
+    """A lock, held from construction until `release` or garbage collection."""
 
     def __init__(self, folder: Path):
         path = folder.resolve()

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationRecord:
-    """One simulated user of one outer step.
+    """Figures of one simulated user in one outer step.
 
     steps: inner steps taken. move: L2 length of the weight move. q: L_harm(θ*) / L_harm(θ), the
     share of the harm loss that is left (1: no relapse). residual, curvature (a lower bound of
@@ -33,7 +33,7 @@ class SimulationRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord:
-    """One outer step: losses at θ before its update, weights, gradient norm before clipping."""
+    """An outer step: losses at θ before its update, weights, gradient norm before clipping."""
 
     step: int
     harm: float
@@ -47,17 +47,17 @@ class StepRecord:
 
     @property
     def q(self) -> float | None:
-        """Mean of the simulated users' q; None in the warm-up."""
+        """Return the mean of the simulated users' q; None in the warm-up."""
         return _mean([s.q for s in self.simulations])
 
     @property
     def harm_after(self) -> float | None:
-        """Mean of L_harm(θ*); None in the warm-up."""
+        """Return the mean of L_harm(θ*); None in the warm-up."""
         return _mean([s.harm_after for s in self.simulations])
 
     @property
     def skipped(self) -> int:
-        """Solves that failed and were replaced by the first-order gradient."""
+        """Return the number of failed solves, replaced by the first-order gradient."""
         return sum(bool(s.skipped) for s in self.simulations)
 
     def values(self) -> dict[str, float]:

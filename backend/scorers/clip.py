@@ -65,7 +65,7 @@ class ClipScorer:
         return scores_from(self.name, self.threshold, found, pictures)
 
     def _shares(self, pixels: Tensor) -> Tensor:
-        """[batch, descriptions], each row summing to 1; on the CPU."""
+        """Return shares, [batch, descriptions], on the CPU; each row sums to 1."""
         vision = self._model.vision_model(pixel_values=pixels.to(self._model.device))
         images = _unit(self._model.visual_projection(vision.pooler_output))
         logits = self._model.logit_scale.exp() * images @ self._texts.T
@@ -73,7 +73,7 @@ class ClipScorer:
 
     @torch.no_grad()
     def _encoded_texts(self, config: ScorerConfig) -> Tensor:
-        """Unit vectors, [descriptions, width]: the concept's labels first."""
+        """Embed descriptions as unit vectors, [descriptions, width]: the concept's labels first."""
         from transformers import AutoTokenizer
 
         if not any((self._folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):

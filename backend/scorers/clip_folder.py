@@ -79,7 +79,7 @@ def _square(picture: np.ndarray, side: int) -> np.ndarray:
 
 
 def _normalisation(folder: Path) -> tuple[Tensor, Tensor]:
-    """Mean and deviation, [3, 1, 1], as the folder says, or OpenAI's."""
+    """Return mean and deviation, [3, 1, 1], from the folder, or OpenAI's."""
     path = folder / "preprocessor_config.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     mean = torch.tensor(found.get("image_mean", _MEAN))

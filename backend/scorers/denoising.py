@@ -5,10 +5,10 @@ timesteps, and the model's mean squared denoising error on each is divided by th
 ratio of 1 means that the model predicts this image as well as the original did. Unlearning
 raises it; fine-tuning that brings the concept back lowers it again.
 
-What it cannot tell: a ratio above 1 does not show that nothing of the concept can be drawn, as a
+Limits: a ratio above 1 does not show that nothing of the concept can be drawn, as a
 small rise of the error may already change pictures and a large one need not; a broken
 model has a high ratio too (see the drift and the pictures); and a ratio of 1 does not
-prove that the concept can be prompted, since the model is given each image's own caption, and
+prove that the concept can be prompted, since the model gets each image's own caption, and
 most of an image survives little noise. It detects relapse early and cheaply; pictures decide.
 """
 
@@ -35,7 +35,7 @@ THRESHOLD = 1.5
 
 
 class DenoisingScorer:
-    """Ratio of denoising errors, to the original's; flagged where at most `threshold` (1.5).
+    """Scores by the ratio of denoising errors to the original's; flags up to `threshold` (1.5).
 
     Unlike other scorers, a *lower* value is worse.
 
@@ -63,7 +63,7 @@ class DenoisingScorer:
 
     @torch.no_grad()
     def errors(self, model: Model, concept: EncodedSet) -> tuple[float, ...]:
-        """Mean squared denoising error on each chosen image, min(images, len(concept)) of them.
+        """Return the mean squared denoising error on min(images, len(concept)) chosen images.
 
         Raises:
             DataError: the concept has no images.
@@ -86,7 +86,7 @@ class DenoisingScorer:
         return tuple(found)
 
     def scores(self, errors: Sequence[float], reference: Sequence[float]) -> Scores:
-        """Ratios of `errors` to the original's errors on the same images."""
+        """Return the ratios of `errors` to the original's errors on the same images."""
         if len(errors) != len(reference):
             raise ValueError(f"{len(errors)} errors, but {len(reference)} of the original")
         values = tuple(own / max(base, 1e-12) for own, base in zip(errors, reference, strict=True))
@@ -136,7 +136,7 @@ class DenoisingScorer:
         timesteps: Tensor,
         noise: Tensor,
     ) -> Tensor:
-        """Errors [batch] in float32: the model computes in its own type, the rest is exact."""
+        """Return errors, [batch] in float32; only the model itself computes in its own type."""
         latents = bucket.latents[samples.to(bucket.latents.device)].to(model.device).float()
         captions = bucket.captions[samples].to(concept.conditioning.device)
         own = bucket.own[samples.to(bucket.latents.device)]
@@ -149,7 +149,7 @@ class DenoisingScorer:
 
 
 def _spread(total: int, limit: int) -> list[int]:
-    """Places of at most `limit` of `total`, evenly spread and rising."""
+    """Return at most `limit` of `total` indices, evenly spread and rising."""
     if total <= limit:
         return list(range(total))
     return [int((place + 0.5) * total / limit) for place in range(limit)]

@@ -27,7 +27,7 @@ def uses_only(config: ScorerConfig, *used: str) -> None:
 def threshold_of(
     config: ScorerConfig, default: float, low: float = 0.0, high: float = 1.0
 ) -> float:
-    """The threshold of the configuration, or the scorer's own."""
+    """Return the threshold of the configuration, or the scorer's own."""
     value = default if config.threshold is None else config.threshold
     within(f"scorer {config.name}", "threshold", value, low, high)
     return value
@@ -36,20 +36,20 @@ def threshold_of(
 def labels_of(
     config: ScorerConfig, default: Sequence[str], known: Iterable[str]
 ) -> tuple[str, ...]:
-    """Labels that count: the configuration's, which must be known, or the default."""
+    """Return the labels that count: the configuration's, which must be known, or the default."""
     known = tuple(known)
     for label in config.labels:
         if label not in known:
             near = get_close_matches(label, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}? It" if near else "it"
             raise ConfigError(
-                f"scorer {config.name}: there is no label {label!r}; {hint} has {', '.join(known)}"
+                f"scorer {config.name}: unknown label {label!r}; {hint} has {', '.join(known)}"
             )
     return config.labels or tuple(default)
 
 
 def present(*modules: str) -> bool:
-    """Whether top-level modules are installed, without importing them."""
+    """Return True if top-level modules are installed, without importing them."""
     return all(find_spec(module) is not None for module in modules)
 
 
@@ -63,7 +63,7 @@ def optional_module(scorer: str, module: str, install: str) -> ModuleType:
 
 
 def local_folder(config: ScorerConfig, what: str) -> Path:
-    """`config.weights` as an existing folder."""
+    """Return `config.weights` as an existing folder."""
     if not config.weights:
         raise ConfigError(f"scorer {config.name}: weights is empty; give {what}")
     folder = Path(config.weights).expanduser()

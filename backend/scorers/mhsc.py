@@ -84,7 +84,7 @@ def _refuse_pickles(config: ScorerConfig, folder: Path, files: dict[str, Path], 
 
 
 def _head(path: Path, width: int) -> nn.Sequential:
-    """[batch, width] to logits [batch, 1]."""
+    """Map embeddings [batch, width] to logits [batch, 1]."""
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:

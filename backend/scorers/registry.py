@@ -23,7 +23,7 @@ GROUP = "resalign.scorers"
 
 @dataclass(frozen=True, slots=True)
 class _BuiltIn:
-    """where: module (relative to this package) and attribute. needs: top-level modules."""
+    """A built-in scorer. where: module (relative) and attribute. needs: top-level modules."""
 
     where: str
     says: str
@@ -88,7 +88,7 @@ _BUILT_IN = {
 
 
 def scorer_names() -> dict[str, str]:
-    """Every scorer with one line on what it detects, and on a missing package."""
+    """Describe every scorer in one line: what it detects, and a missing package."""
     found = {}
     for name, scorer in _BUILT_IN.items():
         found[name] = scorer.says
@@ -114,7 +114,7 @@ def build_scorer(config: ScorerConfig) -> Scorer | ModelScorer:
     if len(plug_ins) + (built_in is not None) > 1:
         owners = [*(["this program"] if built_in else []), *map(_owner, plug_ins)]
         raise ConfigError(
-            f"scorer {config.name}: {' and '.join(owners)} each bring one of this name; remove "
+            f"scorer {config.name}: {' and '.join(owners)} each provide one of this name; remove "
             "or rename the plug-in"
         )
     if built_in is not None:
@@ -126,11 +126,11 @@ def build_scorer(config: ScorerConfig) -> Scorer | ModelScorer:
     names = list(scorer_names())
     near = get_close_matches(config.name, names, n=1)
     hint = f"did you mean {near[0]!r}? There are" if near else "there are"
-    raise ConfigError(f"there is no scorer {config.name!r}; {hint} {', '.join(names)}")
+    raise ConfigError(f"unknown scorer {config.name!r}; {hint} {', '.join(names)}")
 
 
 def _plug_ins() -> list[EntryPoint]:
-    """Entry points, one per name and target: a package may be on the path twice."""
+    """Return entry points, one per name and target: a package may be on the path twice."""
     points = entry_points(group=GROUP)
     return list({(point.name, point.value): point for point in points}.values())
 

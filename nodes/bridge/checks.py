@@ -75,7 +75,7 @@ def check_parts(clip: Any, vae: Any) -> None:
 
 
 def source_of(model: Any) -> Path | None:
-    """Return the checkpoint file of the MODEL, where ComfyUI tells it (0.33 does)."""
+    """Return the checkpoint file of the MODEL, if ComfyUI provides it (0.33 does)."""
     cached = getattr(model, "cached_patcher_init", None)
     if not cached or len(cached) < 2:
         return None

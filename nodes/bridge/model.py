@@ -42,7 +42,7 @@ def to_backend(
     out-of-memory error ends the context.
 
     Args:
-        denoiser_dtype: of the denoiser alone, as in `load_checkpoint`; None means float32.
+        denoiser_dtype: of the denoiser only, as in `load_checkpoint`; None means float32.
 
     Raises:
         CheckpointError: the model is of a kind that cannot be hardened, or carries something

@@ -92,7 +92,7 @@ class A1111:
     def exclusive(self) -> Iterator[None]:
         """Hold the host's queue, so that its own jobs wait, and move its model off the GPU.
 
-        Forge moves the model back when it is next used; A1111 must be told. `shared.sd_model` is
+        Forge moves the model back when it is next used; A1111 needs a call. `shared.sd_model` is
         not read, as reading it can load a model.
         """
         from modules import call_queue, sd_models

@@ -58,7 +58,7 @@ class Alone:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        yield  # there is no other job
+        yield  # no other job exists
 
     def refresh_checkpoints(self) -> None:
         """Do nothing: no list is cached."""

@@ -33,7 +33,7 @@ class BusyError(ResAlignError):
 
 
 class Host(Protocol):
-    """What jobs need from A1111, Forge, or the tab without a host."""
+    """Interface that jobs need from A1111, Forge, or the tab without a host."""
 
     def worker_python(self) -> str | Path:
         """Return the path of the interpreter; a ResAlignError says what to do if there is none."""

@@ -29,7 +29,7 @@ _KEEP_OUT = ("PYTHONPATH", "PYTHONSTARTUP", "PYTHONHOME")
 
 
 class WorkerProcess:
-    """One worker, for one job. `run` blocks until it is gone; `cancel` may come from any thread."""
+    """A worker process for one job. `run` blocks until it ends; any thread may call `cancel`."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """Tests a Python as the worker's: `python -I self_check.py` exits with 0, or prints what fails.
 
 Loads the demo checkpoint, hardens it for one step with a simulated user, and exports it: an
-import alone would not show that diffusers, PEFT, transformers and torch are compatible.
+mere import would not show that diffusers, PEFT, transformers and torch are compatible.
 """
 
 from __future__ import annotations

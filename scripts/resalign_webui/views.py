@@ -120,7 +120,7 @@ def check_html(result: Mapping[str, Any]) -> list[Markup]:
 
 
 def _falls_short(state: State) -> bool:
-    """Whether a check is done and found that the job cannot run as it is."""
+    """Return True if a check is done and found that the job cannot run as it is."""
     result = state.get("result") or {}
     return bool(result.get("problems")) or (result.get("prediction") or {}).get("fits") is False
 
@@ -177,7 +177,7 @@ def _title(state: State) -> str:
 
 
 def _line(state: State) -> str:
-    """One line on the progress of a job, or on its end."""
+    """Return one line on the progress of a job, or on its end."""
     took = time_text(state.get("seconds"))
     if state["status"] != "running":
         said = state["status"] == "done" or state.get("error")  # in the box above

@@ -3,7 +3,7 @@
 Both halves start from two easy problems: the encoder regresses the four principal components
 of 8 x 8 pixel patches, the decoder paints from these; then they are trained together. Started
 at random instead, the reconstruction error after ten minutes was four times as large.
-Once the encoder is frozen the denoiser can be trained, while the decoder goes on learning.
+Once the encoder is frozen the denoiser can be trained, while the decoder continues to learn.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def train(minutes: float, folder: Path, seed: int = 0) -> AutoencoderKL:
 
 
 def train_decoder(minutes: float, source: Path, folder: Path, seed: int = 1) -> AutoencoderKL:
-    """The decoder alone, on frozen latents with a little noise, as sampled ones have."""
+    """Train only the decoder, on frozen latents with a little noise, as sampled ones have."""
     torch.manual_seed(seed)
     vae = AutoencoderKL.from_pretrained(source).to(memory_format=torch.channels_last)
     vae.encoder.requires_grad_(False)

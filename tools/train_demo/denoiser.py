@@ -157,7 +157,7 @@ def train(
     """Train for `minutes`, with a cosine over time, batches of 16 and after a third of it 32.
 
     The average is written to `folder/unet` every five minutes and at the end; an interrupted
-    run goes on from `folder/unet_state.pt`.
+    run continues from `folder/unet_state.pt`.
     """
     torch.manual_seed(seed)
     encoded, unet, abar = prepare(folder, tokenizer_folder, n), build(), alphas_cumprod()

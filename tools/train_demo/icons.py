@@ -1,4 +1,4 @@
-"""Stage `sprites`: one sheet of drawings out of icon packs in Iconify's JSON format."""
+"""Stage `sprites`: one image of all drawings, from icon packs in Iconify's JSON format."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def write_sheet(icons: Path, folder: Path, classes: tuple[str, ...], size: int) 
     Args:
         icons: the folder `node_modules/@iconify-json` with the packs.
         folder: where to write.
-        classes: what to draw, in the order of the sheet.
+        classes: what to draw, in the order of the image.
         size: pixels of a cell.
     """
     drawn: list[tuple[dict, Image.Image]] = []

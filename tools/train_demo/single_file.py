@@ -1,6 +1,6 @@
 """Stage `save`: one file with the tensor names of a Stable Diffusion 1.5 checkpoint, and back.
 
-What the shapes do not tell (heads, norm groups) stands in the file's metadata, under
+What the shapes do not show (heads, norm groups) is in the file's metadata, under
 `resalign.config`, as a JSON object of differences from SD 1.5's configuration.
 
 The statistics of the latents are folded into the convolutions around them, so that SD's own

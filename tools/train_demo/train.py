@@ -2,7 +2,7 @@
 
     python tools/train_demo/train.py --icons DIR --out DIR --minutes 48
 
-A stage whose result exists is skipped, and the denoiser goes on from its last state, so an
+A stage whose result exists is skipped, and the denoiser continues from its last state, so an
 interrupted run is started again with the same command.
 """
 

@@ -1,4 +1,4 @@
-"""What all stages share: the demo's art and judge, image tensors, the tokenizer, the shapes."""
+"""Shared by the stages: the demo's art and judge, image tensors, the tokenizer, the shapes."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def export_folder(job: Export) -> ExportReport:
 
 
 def _check_variants(job: Export, denoiser: dict[Path, Header]) -> None:
-    """Every variant, all its shards taken together, must have every touched tensor."""
+    """Raise unless every variant, over all its shards, has every touched tensor."""
     variants: dict[str, list[Header]] = {}
     for path, header in denoiser.items():
         variants.setdefault(_SHARD.sub("", path.name), []).append(header)
@@ -86,7 +86,7 @@ def _check_variants(job: Export, denoiser: dict[Path, Header]) -> None:
 
 
 def _sort(source: Path, denoiser: str) -> tuple[list[Path], list[Path]]:
-    """Files to copy, and weight files to leave out."""
+    """Return the files to copy, and the weight files to leave out."""
     copied, left = [], []
     for path in sorted(source.rglob("*")):
         parts = path.relative_to(source).parts
@@ -148,7 +148,7 @@ def _write_sidecar(path: Path, job: Export, first: Hashes, files: dict[Path, Has
 
 
 def _move(partial: Path, target: Path) -> None:
-    """Folders cannot be replaced in one move: an old target steps aside first, then goes."""
+    """Replace the target. A folder needs two moves: the old one is renamed, then deleted."""
     old = target.with_name(target.name + ".resalign-old")
     _remove(old)
     if os.path.lexists(target):

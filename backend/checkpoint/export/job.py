@@ -1,4 +1,4 @@
-"""One export as a value: what was asked for, what the header will say, and the report."""
+"""An export as a value: the request, the new header and the report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .stream import PARTIAL, Hashes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportReport:
-    """What an export did.
+    """Report of an export.
 
     touched, untouched: tensors rewritten and left as they were (of the U-Net's files, in a folder).
     bytes: written. sha256, tensor_sha256: hex, of the result ("" if not asked for) and of its bytes
@@ -51,7 +51,7 @@ class ExportReport:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """One export that has been asked for."""
+    """Request for one export."""
 
     info: CheckpointInfo
     adapter: Adapter
@@ -129,12 +129,12 @@ def check_target(source: Path, target: Path, *, overwrite: bool, size: int) -> N
 
 
 def now() -> str:
-    """The moment of an export in ISO 8601, to the second, UTC."""
+    """Return the time of an export in ISO 8601, to the second, UTC."""
     return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _same(source: Path, target: Path) -> bool:
-    """The same file or folder, also through links, case or `..`."""
+    """Return True if both are the same file or folder, also through links, case or `..`."""
     try:
         return os.path.samefile(source, target)
     except FileNotFoundError:

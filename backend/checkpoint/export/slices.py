@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint an adapter changes, in which rows, and their new bytes.
+"""Finds the tensors and rows of a checkpoint that an adapter changes; makes their new bytes.
 
 A file's tensor may hold the weights of several modules, one below the other. Each module's ΔW is
 added to its own rows; rows of modules that the adapter does not have keep their bytes.
@@ -76,7 +76,7 @@ def check_touched(file: str, headers: Iterable[Header], touched: Touched, adapte
 
 @dataclass(slots=True)
 class Tally:
-    """What the changes amounted to, gathered while they are made."""
+    """Statistics of the changes, collected while they are made."""
 
     touched: int = 0
     largest_change: float = 0.0
@@ -105,7 +105,7 @@ class Tally:
 
     @property
     def rounding_error(self) -> float:
-        """‖what was added − ΔW‖ / ‖ΔW‖ over all changed tensors: 0 exact, 1 nothing arrived."""
+        """Return ‖what was added − ΔW‖ / ‖ΔW‖ over changed tensors: 0 exact, 1 nothing arrived."""
         return (self.error_squared / self.change_squared) ** 0.5 if self.change_squared else 0.0
 
     def warnings(self) -> tuple[str, ...]:

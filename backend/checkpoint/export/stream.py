@@ -3,11 +3,11 @@
 The changed tensors keep their type and shape, so the data section keeps its layout: only the
 header before it differs. The file is read once in order; hashes and the writing run on threads
 beside it. At most six pieces are in memory: chunks of 8 MiB, or one changed tensor each. The disk
-is told to begin while more is coming: nothing waits for one long flush at the end.
+starts to write while more is coming, so that there is no long flush at the end.
 
 The header holds the hash of the data that follow it, so its place is kept free, filled in at the
 end, and only a caller who asks for the hash of the whole has the new file read once more. Bytes are
-never moved by the kernel alone (copy_file_range): each is hashed.
+never copied inside the kernel (copy_file_range), because each is hashed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Change = Callable[[TensorEntry, bytearray], Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hashes:
-    """SHA-256 in hex: of the files, and of the bytes after their headers."""
+    """Hashes, SHA-256 in hex: of the files, and of the bytes after their headers."""
 
     source: str = NO_HASH
     tensors: str = NO_HASH
@@ -129,7 +129,7 @@ class _Writer:
 
 
 def encode_header(header: Header, metadata: Mapping[str, str]) -> bytes:
-    """Length and JSON, tensors in the source's order, padded to a multiple of 8 bytes."""
+    """Return length and JSON, tensors in the source's order, padded to a multiple of 8 bytes."""
     content: dict[str, Any] = {"__metadata__": dict(metadata)}
     for name, entry in header.tensors.items():
         content[name] = {
@@ -146,7 +146,7 @@ def fill_tensor_hash(path: Path) -> str:
     """Put the SHA-256 of a file's tensors in the place that its header keeps for it.
 
     For a file that another program has written: the header holds `NO_HASH` until its tensors are
-    known. Returns the hash; an ExportError says that there is no such place.
+    known. Returns the hash; raises an ExportError if the header has no such place.
     """
     found = tensor_sha256_of(path)
     with path.open("r+b") as file:
@@ -163,7 +163,7 @@ def fill_tensor_hash(path: Path) -> str:
 def _pieces(
     reader: IO[bytes], header: Header, changes: Mapping[str, Change], pipe: Pipe
 ) -> Iterator[tuple[int, Any, tuple[TensorEntry, Change] | None]]:
-    """(offset in the data, bytes, change) in file order; a changed tensor is one piece."""
+    """Yield (offset in the data, bytes, change) in file order; a changed tensor is one piece."""
     position = 0
     touched = sorted((header.tensors[name].begin, name) for name in changes)
     for begin, name in [*touched, (header.data_bytes, "")]:
@@ -190,7 +190,7 @@ def _pieces(
 def open_partial(target: Path) -> Iterator[tuple[IO[bytes], Path]]:
     """A file `<target>.resalign-partial` that becomes `target` in one move, or vanishes.
 
-    What a killed export left behind is overwritten. A lock tells it from one at work.
+    Leftovers of a killed export are overwritten; a lock protects those of a running one.
     """
     partial = target.with_name(target.name + PARTIAL)
     try:

@@ -1,7 +1,7 @@
 """Config fields that a single file may set in its metadata, as shapes cannot tell them.
 
 The key `resalign.config` holds JSON such as
-{"unet": {"attention_head_dim": 4, "norm_num_groups": 8}}. The file comes from a stranger, so few
+{"unet": {"attention_head_dim": 4, "norm_num_groups": 8}}. The file is untrusted input, so few
 fields are allowed, and each value is checked.
 """
 

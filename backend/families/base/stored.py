@@ -1,4 +1,4 @@
-"""A stored model as a family looks at it: names, shapes, types, metadata; never its weights.
+"""A stored model as a family sees it: names, shapes, types, metadata; never its weights.
 
 Families do not open files. Whoever does (`checkpoint/`) hands them one of these values.
 """

@@ -1,4 +1,4 @@
-"""SDXL base: CLIP-L and OpenCLIP-G, 1024 pixels; the denoiser is told the image's size and crop."""
+"""SDXL base: CLIP-L and OpenCLIP-G, 1024 pixels; conditioned on the image's size and crop."""
 
 from pathlib import Path
 
