@@ -296,8 +296,11 @@ def test_a_divergence_names_what_is_not_finite(part, named):
     data = encoded_data()
     poisoned = PoisonedSet(data.retain if part == "retain" else data.forget["bad"], 1)
     changes = {"retain": poisoned} if part == "retain" else {"forget": {"bad": poisoned}}
-    with pytest.raises(DivergenceError, match=f"^outer step 2: {named}, gradient is not finite"):
+    with pytest.raises(
+        DivergenceError, match=f"^outer step 2: {named}, gradient is not "
+    ) as raised:
         harden(tiny_model(), plan(), data=replace(data, **changes))
+    assert "lower learning_rate (0.01) or harm.cap, raise retain_weight" in str(raised.value)
 
 
 def test_a_user_whose_run_diverges_is_named_with_the_knobs_of_that_run():

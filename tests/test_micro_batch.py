@@ -65,7 +65,8 @@ def test_the_gradient_is_that_of_the_whole_batch(denoiser, kind, micro_batch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_pass_sees_more_samples_than_a_micro_batch(denoiser, kind, monkeypatch):
+@pytest.mark.parametrize("micro_batch", [1, 2])
+def test_no_pass_sees_more_samples_than_a_micro_batch(denoiser, kind, micro_batch, monkeypatch):
     """Neither those with a gradient nor the frozen ones of the targets."""
     seen = []
     original = denoiser.model.denoiser.forward
@@ -75,8 +76,8 @@ def test_no_pass_sees_more_samples_than_a_micro_batch(denoiser, kind, monkeypatc
         return original(latents, *args, **kwargs)
 
     monkeypatch.setattr(denoiser.model.denoiser, "forward", forward)
-    gradient(loss_of(denoiser, kind, 2), denoiser.theta)
-    assert max(seen) == 2 and sum(seen) >= 5
+    gradient(loss_of(denoiser, kind, micro_batch), denoiser.theta)
+    assert max(seen) == micro_batch and sum(seen) >= 5
 
 
 @pytest.mark.parametrize(("micro_batch", "most"), [(0, 6), (1, 2)])

@@ -12,7 +12,7 @@ from fakes import encoded_data, random_conditioning, tiny_model
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.adapter.lora import Adapter
 from resalign.backend.adapter.stack import stacked
-from resalign.backend.errors import ConfigError
+from resalign.backend.errors import ConfigError, DivergenceError
 from resalign.backend.hardening.closed_form import closed_form
 from resalign.backend.hardening.projection import leading, watched
 from resalign.backend.hardening.run import harden
@@ -150,6 +150,18 @@ def test_the_edit_of_several_concepts_is_their_weighted_least_squares(strength):
     assert (record.resilience_weight, record.retain_weight) == (0, 0.5)
     assert (record.learning_rate, record.gradient_norm, record.simulations) == (0, 0, ())
     assert record.harm < 0 < record.retain and result.warnings == ()
+    assert 0 < record.seconds < 60
+
+
+@pytest.mark.parametrize("part", ["harm", "retain"])
+def test_an_edit_after_which_a_loss_is_not_finite_is_an_error(part):
+    data = encoded_data()
+    broken = data.retain if part == "retain" else data.forget["bad"]
+    (bucket,) = broken.buckets
+    broken = replace(broken, buckets=(replace(bucket, latents=bucket.latents * float("nan")),))
+    changes = {"retain": broken} if part == "retain" else {"forget": {"bad": broken}}
+    with pytest.raises(DivergenceError, match=f"^outer step 1: {part} is not finite"):
+        harden(tiny_model(), plan(method="closed_form"), data=replace(data, **changes))
 
 
 def test_a_rank_too_small_for_the_edit_is_a_warning():
@@ -282,6 +294,15 @@ def test_a_projected_run_stays_out_of_the_retain_subspace():
     for module, basis in found.bases.items():
         rows = result.adapter.tensors[f"{module}.lora_A.weight"]
         assert (rows @ basis).norm() < 1e-4 * rows.norm()
+
+
+def test_a_projected_run_is_kept_out_from_its_first_step_on():
+    """Kept out of all that its layers are given, θ has no gradient even at its beginning."""
+    shape = AdapterConfig(rank=2, targets=("feed_forward",))
+    free = run(plan(adapter=shape, fine_tunes=(), outer_steps=1))
+    kept = run(plan(method="project", adapter=shape, projection=ProjectionConfig(energy=1.0),
+                    outer_steps=1))  # fmt: skip
+    assert kept.records[0].gradient_norm < 1e-3 * free.records[0].gradient_norm
 
 
 def test_redirecting_trains_towards_the_anchor_without_simulated_users():

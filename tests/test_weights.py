@@ -64,6 +64,7 @@ def test_a_run_follows_its_ramps():
     assert mus == pytest.approx([1 + 2 * sigmoid(step / 6) for step in range(7)])
     assert rates == pytest.approx([0.01, 0.01, 0.009, 0.008, 0.007, 0.006, 0.005])
     assert weights(own) == (lambdas, mus, rates)
+    assert all(0 < record.seconds < 60 for record in records)
 
 
 def test_a_ramp_can_fall_and_lie_anywhere_in_the_run():
