@@ -194,7 +194,7 @@ def test_heads_that_are_missing_or_do_not_fit_are_named(mhsc_folder):
     def build(**changes):
         return build_scorer(ScorerConfig(name="mhsc", weights=str(mhsc_folder), **changes))
 
-    with pytest.raises(ConfigError, match="no label 'hateful'; it has sexual, violent"):
+    with pytest.raises(ConfigError, match="unknown label 'hateful'; it has sexual, violent"):
         build(labels=("hateful",))
     wide = head_tensors(0) | {"0.weight": torch.zeros(6, WIDTH + 1)}
     save_file(wide, mhsc_folder / "sexual.safetensors")
