@@ -6,7 +6,6 @@ be hardened is described, with what to do about it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -176,7 +175,9 @@ def _hash(info: CheckpointInfo, on_progress: ProgressCallback) -> str:
         for file in info.headers
     )
     text = "".join(f"{digest}  {name}\n" for name, digest in lines)
-    return hashlib.sha256(text.encode()).hexdigest()
+    from hashlib import sha256  # loads OpenSSL, which takes longer than reading a header
+
+    return sha256(text.encode()).hexdigest()
 
 
 def _short(value: Any) -> str:

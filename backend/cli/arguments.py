@@ -6,11 +6,6 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..plan.document import explain
-from ..plan.field import Field, field_of
-from ..plan.hardening import HardeningPlan
-from ..plan.job import Job
-
 if TYPE_CHECKING:
     from ..plan.field import Field
 
@@ -25,7 +20,8 @@ CONCEPT_HELP = "a shipped concept, or a file of your own; may be repeated"
 class CommandParser(argparse.ArgumentParser):
     """The parser of a command, which adds options for fields of a plan when the command is used.
 
-    Their help comes from the plan's classes; `resalign --help` need not wait for these to load.
+    Their help comes from the plan's classes. Those take longer to load than all that `resalign
+    --help` and `resalign inspect` need, so the functions below import them where they use them.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -83,12 +79,15 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
+    from ..plan.field import field_of
+    from ..plan.job import Job
 
     parser.add_argument("--device", metavar="D", help=_phrase(field_of(Job, "device")))
 
 
 def add_prompt_files(parser: argparse.ArgumentParser) -> None:
     """Add an option for a file of prompts of each kind."""
+    from ..plan.field import field_of
     from ..plan.measurement import PromptSet
 
     for kind, meaning in field_of(PromptSet, "kind").choices.items():
@@ -100,6 +99,8 @@ def add_prompt_files(parser: argparse.ArgumentParser) -> None:
 
 def _add_plan_fields(parser: argparse.ArgumentParser) -> None:
     """Add options that replace single fields of a hardening plan."""
+    from ..plan.field import field_of
+    from ..plan.hardening import HardeningPlan
 
     for name, metavar in (
         ("seed", "N"), ("resolution", "PIXELS"), ("precision", None),
@@ -121,6 +122,7 @@ def _add_field(parser: argparse.ArgumentParser, field: Field, metavar: str | Non
 
 def _phrase(field: Field) -> str:
     """Describe a field as argparse writes help: a lower-case phrase without a full stop."""
+    from ..plan.document import explain
 
     text = explain(field).rstrip(".")
     return (text[:1].lower() + text[1:]).replace("%", "%%")

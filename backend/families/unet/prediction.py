@@ -8,7 +8,6 @@ are those by which ComfyUI and A1111 decide.
 
 from __future__ import annotations
 
-import statistics
 from typing import TYPE_CHECKING
 
 from ...errors import CheckpointError
@@ -43,6 +42,8 @@ def prediction_type(file: StoredFile, variant: Variant) -> Prediction:
         return "v_prediction"
     entry = file.tensors.get(_TELLING_BIAS)
     if variant == "linear" and entry is not None and 1 < entry.numel < 10_000:
+        import statistics  # slow to load, and few files need it
+
         values = file.read(_TELLING_BIAS)
         if values and statistics.stdev(values) > _V_ABOVE:
             return "v_prediction"
