@@ -105,6 +105,9 @@ class Layout:
     def harmless(self, checkpoint: Checkpoint, name: str) -> bool:
         return False
 
+    def moving_averages(self, checkpoint: Checkpoint) -> dict[str, str]:
+        return {}
+
     def denoiser_sources(self, config: Mapping[str, Any]) -> dict[str, Source]:
         with torch.device("meta"):
             return {name: _source(name) for name in ToyTransformer(**config).state_dict()}

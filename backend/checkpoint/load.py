@@ -20,6 +20,7 @@ from ..families.base.process import NoiseProcess
 from ..families.base.sources import Source, part_shape
 from ..model.model import Model
 from .detect import detect
+from .export.copies import moving_averages
 from .header import TensorEntry
 from .info import CheckpointInfo
 from .tensors import FLOATS, TensorFile
@@ -104,6 +105,8 @@ def check_tensors(info: CheckpointInfo, networks: dict[str, nn.Module]) -> None:
         for file, header in info.headers.items()
         for name, entry in header.tensors.items()
     }
+    if info.layout != "diffusers":
+        moving_averages(info)  # a second denoiser that an export could not harden is refused here
     layout, missing, wrong = info.family.tensors, [], []
     used: dict[tuple[Path, str], int] = {}  # rows of each tensor that the networks take
     for component, network in networks.items():

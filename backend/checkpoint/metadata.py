@@ -36,6 +36,7 @@ class Provenance:
     source: file or folder name. source_sha256: of the whole file (of the U-Net's file in a
     folder); filled in by the export.
     base_model: id or URL of the source, license: of the result, where the publisher gives them.
+    copies: further copies of the denoiser in the result: `export.copy_value.recorded`.
     training: figures of the run; probe: of the measurement after it, empty where not measured.
     versions: of the packages that wrote the file; filled in by the export.
     """
@@ -47,6 +48,7 @@ class Provenance:
     source: str = ""
     source_sha256: str = ""
     touched_tensors: int = 0
+    copies: tuple[Mapping[str, Any], ...] = ()
     base_model: str = ""
     license: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -55,9 +57,13 @@ class Provenance:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "concepts", tuple(self.concepts))
+        object.__setattr__(self, "copies", tuple(self.copies))
 
     def to_json(self) -> dict[str, Any]:
-        return json.loads(json.dumps(asdict(self), allow_nan=False))
+        record = json.loads(json.dumps(asdict(self), allow_nan=False))
+        if not self.copies:  # earlier versions refuse fields that they do not know
+            del record["copies"]
+        return record
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> Provenance:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapter.targets import target_pattern
 from ..checkpoint.detect import detect
+from ..checkpoint.export.copies import copies_of
+from ..checkpoint.export.copy_value import sentences
 from ..checkpoint.info import CheckpointInfo
 from ..data.image_set import find_broken, listed, read_image_set
 from ..errors import ResAlignError
@@ -100,6 +102,8 @@ def check_job(
         _check_targets(job, info, problems, overwrite=overwrite, resuming=resuming)
     needed = disk = free = total = None
     if info is not None:
+        copies = _try(problems, lambda: copies_of(info))
+        warnings += sentences(copies or (), info.family.denoiser, exporting=False)
         disk = disk_estimate(info, job.plan) - (0 if exporting else info.bytes)
         target = Path(job.output) if exporting else run_folder_of(job)
         free = shutil.disk_usage(_existing(target)).free

@@ -14,6 +14,7 @@ from ...numerics.byte_sizes import format_bytes
 from ...progress import ProgressCallback
 from ..info import CheckpointInfo
 from ..metadata import Provenance, hardened_metadata, versions
+from .copy_value import Copy, recorded, sentences
 from .slices import Tally, Touched
 from .stream import PARTIAL, Hashes
 
@@ -29,6 +30,7 @@ class ExportReport:
     largest_change: greatest ‖ΔW‖ / ‖W‖ (Frobenius), found in the tensor largest_change_in.
     lost_to_rounding: tensors of which more than half of the update fell below what their type
     resolves. rounding_error: ‖what was added − ΔW‖ / ‖ΔW‖ over all of them.
+    copies: further copies of the denoiser in the source, and what became of each.
     warnings: sentences for the user.
     """
 
@@ -47,11 +49,16 @@ class ExportReport:
     rounding_error: float
     warnings: tuple[str, ...]
     provenance: Provenance
+    copies: tuple[Copy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """Request for one export."""
+    """Request for one export.
+
+    touched: the denoiser's tensors that the adapter changes. changes: how many tensors are
+    rewritten, those of the copies included.
+    """
 
     info: CheckpointInfo
     adapter: Adapter
@@ -61,13 +68,16 @@ class Export:
     overwrite: bool
     hash_file: bool
     on_progress: ProgressCallback
+    copies: tuple[Copy, ...] = ()
+    changes: int = 0
 
     def provenance_with(self, hashes: Hashes) -> Provenance:
         return replace(
             self.provenance,
             source=self.provenance.source or self.info.path.name,
             source_sha256=hashes.source,
-            touched_tensors=len(self.touched),
+            touched_tensors=self.changes,
+            copies=recorded(self.copies),
             versions={**versions(), **self.provenance.versions},
         )
 
@@ -85,9 +95,8 @@ class Export:
         )
 
     def report(
-        self, tally: Tally, hashes: Hashes, *, untouched: int, size: int, seconds: float,
-        warnings: tuple[str, ...] = (),
-    ) -> ExportReport:  # fmt: skip
+        self, tally: Tally, hashes: Hashes, *, untouched: int, size: int, seconds: float
+    ) -> ExportReport:
         return ExportReport(
             source=self.info.path,
             target=self.target,
@@ -102,8 +111,9 @@ class Export:
             largest_change_in=tally.largest_change_in,
             lost_to_rounding=tally.lost,
             rounding_error=tally.rounding_error,
-            warnings=(*tally.warnings(), *warnings),
+            warnings=(*tally.warnings(), *sentences(self.copies, self.info.family.denoiser)),
             provenance=self.provenance_with(hashes),
+            copies=self.copies,
         )
 
 

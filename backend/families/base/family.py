@@ -167,6 +167,11 @@ class TensorLayout(Protocol):
         """Whether a tensor that no network has may be in a file; an export keeps it as it is."""
         ...
 
+    def moving_averages(self, checkpoint: Checkpoint) -> dict[str, str]:
+        """Names that moving averages of the denoiser have in a single file, each to the name of
+        the denoiser's tensor there that it averages. The file need not hold any."""
+        ...
+
     def denoiser_sources(self, config: Config) -> dict[str, Source]:
         """The denoiser's tensor names to their places in a host's denoiser, without prefix."""
         ...
