@@ -56,6 +56,9 @@ class Recognition:
     def describe_folder(self, folder: StoredFolder) -> Description:
         raise NotImplementedError
 
+    def cautions(self, metadata: Mapping[str, str]) -> tuple[str, ...]:
+        return ()
+
     def claims_denoiser(self, shapes: Shapes) -> bool:
         return FUSED.removeprefix("denoiser.") in shapes
 

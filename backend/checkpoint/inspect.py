@@ -50,6 +50,7 @@ class Inspection:
     problem: why it cannot be hardened and what to do; empty for a supported checkpoint.
     dtypes: storage types of each component (of `all` if it is not a checkpoint).
     bytes: size of the weight files. resolution: native side in pixels.
+    distilled: method of distillation (Turbo, LCM ...) and how it was recognised; empty if none was.
     sha256: of the file, as hosts show it, if asked for; of a folder, of the lines that
         `sha256sum` prints for its weight files in order.
     copies: further copies of the denoiser (moving averages, variants, backups), and their state.
@@ -70,6 +71,7 @@ class Inspection:
     bytes: int = 0
     keeps_moving_average: bool = False
     copies: tuple[FoundCopy, ...] = ()
+    distilled: str = ""
     sha256: str = ""
     hardened: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
@@ -98,6 +100,8 @@ class Inspection:
         rows += [("" if i else "copies", _line(copy)) for i, copy in shown]
         if len(self.copies) > _MANY:
             rows.append(("", f"and {len(self.copies) - _MANY} more"))
+        if self.distilled:
+            rows.append(("distilled", f"it looks so: {self.distilled}; see `resalign check`"))
         if self.sha256:
             rows.append(("sha256", self.sha256))
         if self.hardened:
@@ -160,6 +164,7 @@ def _of_checkpoint(info: CheckpointInfo, sha256: str) -> Inspection:
         bytes=info.bytes,
         keeps_moving_average=any(name.startswith("model_ema.") for name in names),
         copies=copies,
+        distilled=info.distilled,
         sha256=sha256,
         hardened=hardened,
         metadata=info.metadata,

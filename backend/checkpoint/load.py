@@ -37,6 +37,7 @@ def load_checkpoint(
     denoiser_dtype: torch.dtype | None = None,
     linear_device: torch.device | str | None = None,
     spare_encoders: bool = False,
+    prediction: str = "",
 ) -> Model:
     """Load a checkpoint for inference and hardening: eval mode, no weight requires a gradient.
 
@@ -51,8 +52,10 @@ def load_checkpoint(
         linear_device: where the denoiser's linear layers go instead, for `harden` to quantise
             them onto the device one by one; until then the denoiser cannot be used.
         spare_encoders: hardening may drop text encoders and VAE when it has encoded its data.
+        prediction: `epsilon`, `v` or `v-zsnr` decides what a single file predicts; empty follows
+            the file.
     """
-    info = detect(path)
+    info = detect(path, prediction=prediction)
     family, device = info.family, torch.device(device)
     schedule = load_schedule(info)
     networks = {name: build_network(info, name) for name in info.components}

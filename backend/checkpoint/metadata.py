@@ -19,6 +19,8 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..families import Family
+from ..families.base.overrides import CONFIG_KEY
+from ..families.base.stored import DECISIONS
 
 PREFIX = "resalign."
 NO_HASH = "0" * 64  # holds the place of a SHA-256 until it is known
@@ -125,10 +127,12 @@ def hardened_metadata(
     title: str,
     date: str,
     tensor_sha256: str,
+    decided: str = "",
 ) -> dict[str, str]:
     """Build the header of the result: the source's, brought up to date.
 
     title: used where the source has none. date: ISO 8601. tensor_sha256: hex, of the result.
+    decided: what the user decided that the model predicts; it then replaces what the source says.
     An earlier `resalign.*` block is kept as JSON in `resalign.previous`.
     """
     kept = {key: value for key, value in source.items() if not key.startswith(_STALE)}
@@ -147,6 +151,23 @@ def hardened_metadata(
         "modelspec.date": date,
         "modelspec.hash_sha256": "0x" + tensor_sha256,
     }
+    if decided:
+        renewed |= _decision(decided, prediction_type, kept)
     if previous:
         renewed[PREFIX + "previous"] = json.dumps(previous)
     return {**filled, **kept, **renewed, **provenance.to_metadata()}
+
+
+def _decision(decided: str, prediction_type: str, source: Mapping[str, str]) -> dict[str, str]:
+    """Return the fields by which the result is read as the user decided for its source."""
+    try:
+        config = json.loads(source.get(CONFIG_KEY, "{}"))
+    except ValueError:
+        config = {}
+    zero_snr = DECISIONS[decided].zero_snr
+    scheduler = {"prediction_type": prediction_type, "rescale_betas_zero_snr": zero_snr}
+    config["scheduler"] = {**config.get("scheduler", {}), **scheduler}
+    return {
+        "modelspec.prediction_type": "v" if prediction_type == "v_prediction" else prediction_type,
+        CONFIG_KEY: json.dumps(config),
+    }

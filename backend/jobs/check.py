@@ -91,7 +91,7 @@ def check_job(
     """
     problems: list[str] = []
     warnings: list[str] = []
-    info = _try(problems, lambda: detect(job.checkpoint))
+    info = _try(problems, lambda: detect(job.checkpoint, prediction=job.prediction))
     device = _try(problems, lambda: resolve_device(job.device))
     if device and job.plan.quantization != "none":
         from ..model.quantised import check_bitsandbytes
@@ -104,6 +104,7 @@ def check_job(
     if info is not None:
         copies = _try(problems, lambda: copies_of(info))
         warnings += sentences(copies or (), info.family.denoiser, exporting=False)
+        warnings += info.cautions
         disk = disk_estimate(info, job.plan) - (0 if exporting else info.bytes)
         target = Path(job.output) if exporting else run_folder_of(job)
         free = shutil.disk_usage(_existing(target)).free

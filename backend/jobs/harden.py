@@ -201,14 +201,15 @@ def _open(folder: Path, job: Job | HardeningPlan, begun: bool) -> RunFolder:
     return run
 
 
-def _recognised(job: Job, report: CheckReport | None) -> Path | CheckpointInfo:
-    """Return the checkpoint as the check recognised it; its path where it has changed since.
+def _recognised(job: Job, report: CheckReport | None) -> CheckpointInfo:
+    """Return the checkpoint as the check recognised it; recognise it again if it has changed.
 
     A run takes hours, and the headers say where each tensor lies: they are compared before use.
     """
+    from ..checkpoint.detect import detect
     from ..checkpoint.header import read_header
 
     if report is None or report.info is None:
-        return Path(job.checkpoint)
+        return detect(job.checkpoint, prediction=job.prediction)
     same = all(read_header(path) == header for path, header in report.info.headers.items())
-    return report.info if same else Path(job.checkpoint)
+    return report.info if same else detect(job.checkpoint, prediction=job.prediction)

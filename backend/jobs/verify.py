@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.detect import detect
 from ..checkpoint.hashing import sha256_of, tensor_sha256_of
+from ..checkpoint.info import CheckpointInfo
 from ..checkpoint.inspect import Inspection, inspect
 from ..checkpoint.verify import verify_export
 from ..errors import CheckpointError, ResAlignError
+from ..plan.job import Prediction
 from ..progress import ProgressCallback, silent
 from .device import resolve_device
 
@@ -141,13 +143,28 @@ def check_copies(file: Path, source: Path | None, found: Inspection) -> Check:
     from ..checkpoint.changed_alike import unlike_copies
 
     try:
-        count, unlike = unlike_copies(detect(source), detect(file))
+        count, unlike = unlike_copies(_source_of(source, file), detect(file))
     except ResAlignError as error:
         return Check(name, False, str(error))
     if unlike:
         text = f"{len(unlike)} of {count} tensors did not change as the denoiser did: {unlike[0]}"
         return Check(name, False, text)
     return Check(name, True, f"{where}: {count} tensors changed as the denoiser did")
+
+
+def _source_of(source: Path, file: Path) -> CheckpointInfo:
+    """Recognise the source, which predicts what the hardened file does, whatever it says."""
+    return detect(source, prediction=_prediction(source, file))
+
+
+def _prediction(source: Path, file: Path) -> Prediction:
+    """Return the decision that the source needs; empty if it can be read without one."""
+    if source.is_dir() or inspect(source).supported:
+        return ""
+    hardened = detect(file)
+    if hardened.prediction_type == "epsilon":
+        return "epsilon"
+    return "v-zsnr" if hardened.zero_terminal_snr else "v"
 
 
 def _check_probe(
@@ -170,7 +187,7 @@ def _check_probe(
     with tempfile.TemporaryDirectory(prefix="resalign-verify-") as folder:
         repeated = reproduce(
             record, source, file, folder=Path(folder), device=resolve_device(device),
-            on_progress=on_progress,
+            prediction=_prediction(source, file), on_progress=on_progress,
         )  # fmt: skip
     return Check("probe reproduced", *_judge(repeated))
 

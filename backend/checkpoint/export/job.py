@@ -89,6 +89,7 @@ class Export:
             layout=self.info.layout,
             prediction_type=self.info.prediction_type,
             resolution=self.info.resolution,
+            decided=self.info.decided,
             title=self.info.path.stem if self.info.layout == "ldm" else self.info.path.name,
             date=date,
             tensor_sha256=hashes.tensors,
@@ -111,7 +112,11 @@ class Export:
             largest_change_in=tally.largest_change_in,
             lost_to_rounding=tally.lost,
             rounding_error=tally.rounding_error,
-            warnings=(*tally.warnings(), *sentences(self.copies, self.info.family.denoiser)),
+            warnings=(
+                *tally.warnings(),
+                *sentences(self.copies, self.info.family.denoiser),
+                *self.info.cautions,
+            ),
             provenance=self.provenance_with(hashes),
             copies=self.copies,
         )

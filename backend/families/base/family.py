@@ -99,6 +99,10 @@ class Recognition(Protocol):
         """Describe a claimed folder."""
         ...
 
+    def cautions(self, metadata: Mapping[str, str]) -> tuple[str, ...]:
+        """Sentences on statements in a header that are not followed."""
+        ...
+
     def claims_denoiser(self, shapes: Shapes) -> bool:
         """Whether a denoiser in memory, in the names of single files without prefix, is of it."""
         ...
