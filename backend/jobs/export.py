@@ -68,9 +68,9 @@ def export_job(
     source = source_of_run(run, checkpoint)
     decided = prediction or (run.job.prediction if run.job else "")
     return write_outputs(
-        run, checkpoint=detect(source, prediction=decided), output=output, overwrite=overwrite,
-        probe=finished_probe(probe) if probe else None, hash_file=hash_file,
-        on_progress=on_progress,
+        run, checkpoint=detect(source, prediction=decided) if decided else source,
+        output=output, overwrite=overwrite, probe=finished_probe(probe) if probe else None,
+        hash_file=hash_file, on_progress=on_progress,
     )  # fmt: skip
 
 

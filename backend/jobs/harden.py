@@ -201,15 +201,16 @@ def _open(folder: Path, job: Job | HardeningPlan, begun: bool) -> RunFolder:
     return run
 
 
-def _recognised(job: Job, report: CheckReport | None) -> CheckpointInfo:
-    """Return the checkpoint as the check recognised it; recognise it again if it has changed.
+def _recognised(job: Job, report: CheckReport | None) -> Path | CheckpointInfo:
+    """Return the checkpoint as the check recognised it; its path where it has changed since.
 
     A run takes hours, and the headers say where each tensor lies: they are compared before use.
     """
     from ..checkpoint.detect import detect
     from ..checkpoint.header import read_header
 
-    if report is None or report.info is None:
-        return detect(job.checkpoint, prediction=job.prediction)
-    same = all(read_header(path) == header for path, header in report.info.headers.items())
-    return report.info if same else detect(job.checkpoint, prediction=job.prediction)
+    path = Path(job.checkpoint)
+    if report is not None and report.info is not None:
+        if all(read_header(file) == header for file, header in report.info.headers.items()):
+            return report.info
+    return detect(path, prediction=job.prediction) if job.prediction else path
