@@ -18,7 +18,8 @@ from ..checkpoint.detect import detect
 from ..checkpoint.export.copies import copies_of
 from ..checkpoint.export.copy_value import sentences
 from ..checkpoint.info import CheckpointInfo
-from ..data.image_set import find_broken, listed, read_image_set
+from ..data.captions import listed
+from ..data.image_set import find_broken, read_image_folder
 from ..errors import ResAlignError
 from ..families.base.sources import part_shape
 from ..numerics.byte_sizes import GIB, format_bytes
@@ -195,10 +196,13 @@ def _check_images(plan: HardeningPlan, problems: list[str], warnings: list[str])
             if is_encoded(folder):
                 counts[folder] = count_encoded(folder)
                 continue
-            images = read_image_set(image_set)
+            found = read_image_folder(image_set)
         except ResAlignError as error:
             problems.append(str(error))
             continue
+        images = found.images
+        if note := found.note(folder):
+            warnings.append(note)
         broken = find_broken(images)
         counts[folder] = len(images) - len(broken)
         if broken:

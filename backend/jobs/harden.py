@@ -209,8 +209,7 @@ def _recognised(job: Job, report: CheckReport | None) -> Path | CheckpointInfo:
     from ..checkpoint.detect import detect
     from ..checkpoint.header import read_header
 
-    path = Path(job.checkpoint)
-    if report is not None and report.info is not None:
-        if all(read_header(file) == header for file, header in report.info.headers.items()):
-            return report.info
+    path, info = Path(job.checkpoint), report.info if report else None
+    if info and all(read_header(file) == header for file, header in info.headers.items()):
+        return info
     return detect(path, prediction=job.prediction) if job.prediction else path

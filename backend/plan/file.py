@@ -111,7 +111,7 @@ def read_file(path: Path) -> dict[str, Any]:
     if path.suffix.lower() not in (".toml", ".json"):
         raise ConfigError(f"{path.name}: a plan file ends in .toml or .json")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(
             f"{path} does not exist; `resalign plan new {path}` writes one to start from"

@@ -153,7 +153,7 @@ def _strengths(path: Path, header: Header) -> Strengths:
             )
         config = None
     try:
-        text = config.read_text(encoding="utf-8") if config else None
+        text = config.read_text(encoding="utf-8-sig") if config else None
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{config} cannot be read: {error}") from None
     return strengths(path.name, header.metadata, text)

@@ -63,7 +63,7 @@ def load_report(path: Path | str) -> ProbeResult:
     path = Path(path)
     path = path / "report.json" if path.is_dir() else path
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise RunError(f"{path} does not exist; `resalign probe` writes one") from None
     except (OSError, ValueError) as error:

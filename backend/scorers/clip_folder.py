@@ -35,7 +35,7 @@ def load_clip(owner: str, folder: Path, kind: str) -> Any:
             f"{owner}: {folder} holds no config.json; give a CLIP model in transformers' format, "
             "such as a copy of openai/clip-vit-large-patch14"
         )
-    if json.loads(config.read_text(encoding="utf-8")).get("model_type") not in (
+    if json.loads(config.read_text(encoding="utf-8-sig")).get("model_type") not in (
         "clip", "clip_vision_model",
     ):  # fmt: skip
         raise ConfigError(f"{owner}: {config} does not describe a CLIP model; give one")
@@ -81,7 +81,7 @@ def _square(picture: np.ndarray, side: int) -> np.ndarray:
 def _normalisation(folder: Path) -> tuple[Tensor, Tensor]:
     """Return mean and deviation, [3, 1, 1], from the folder, or OpenAI's."""
     path = folder / "preprocessor_config.json"
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found = json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
     mean = torch.tensor(found.get("image_mean", _MEAN))
     deviation = torch.tensor(found.get("image_std", _DEVIATION))
     return mean.view(3, 1, 1), deviation.view(3, 1, 1)
