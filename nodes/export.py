@@ -93,7 +93,7 @@ class ExportHardenedCheckpoint(io.ComfyNode):
 
 
 class SaveHardeningLora(io.ComfyNode):
-    """The same change as a LoRA file that ComfyUI, A1111 and Forge read completely."""
+    """Write the adapter as a LoRA file that ComfyUI, A1111 and Forge read completely."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

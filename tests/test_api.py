@@ -29,7 +29,7 @@ def predict(model, seed: int = 0) -> torch.Tensor:
     random = torch.Generator().manual_seed(seed)
     latents = torch.randn(2, 4, 8, 8, generator=random)
     context = model.denoiser.config["cross_attention_dim"]
-    from resalign.backend.model.denoiser import Conditioning
+    from resalign.backend.families.base.conditioning import Conditioning
 
     conditioning = Conditioning({"context": torch.randn(2, 77, context, generator=random)})
     with torch.no_grad():

@@ -13,7 +13,7 @@ from fakes_data import tiny_family
 from fakes import PoisonedSet, random_conditioning, random_set, tiny_model
 from resalign.backend.adapter.targets import target_modules
 from resalign.backend.errors import ConfigError, DivergenceError
-from resalign.backend.model.denoiser import Conditioning
+from resalign.backend.families.base.conditioning import Conditioning
 from resalign.backend.model.encode import encode_prompts
 from resalign.backend.plan.attack import FineTuneAttack
 from resalign.backend.probe.attack import attacked

@@ -1,4 +1,4 @@
-"""Whether a checkpoint predicts ε or v, which shapes cannot tell.
+"""Tells checkpoints that predict ε from those that predict v, which shapes cannot.
 
 In this order: the metadata field `modelspec.prediction_type`; the marker key `v_pred` that hosts
 write and read; for SD 2.x a statistic of one bias of the U-Net, which separates the published ε
@@ -51,5 +51,5 @@ def prediction_type(file: StoredFile, variant: Variant) -> Prediction:
 
 
 def wants_zero_terminal_snr(file: StoredFile) -> bool:
-    """Whether the schedule is to be rescaled to end in pure noise (marker key `ztsnr`)."""
+    """True where the schedule is to be rescaled to end in pure noise (marker key `ztsnr`)."""
     return ZERO_SNR_MARKER in file.tensors
