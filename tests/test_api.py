@@ -36,6 +36,7 @@ def predict(model, seed: int = 0) -> torch.Tensor:
         return model.denoise(latents, torch.tensor([100, 800]), conditioning)
 
 
+@pytest.mark.slow
 def test_the_readmes_program_hardens_and_exports(folders):
     """Load, plan, harden, export: the file predicts what the adapter did in memory (fp32)."""
     write_tiny_checkpoint(folders / "model.safetensors", family="sd1", dtype=torch.float32)
@@ -104,6 +105,7 @@ def test_a_forget_set_is_synthesised_and_never_decoded(folders, monkeypatch):
     assert pictures == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd2", "sdxl"])
 @pytest.mark.parametrize("layout", ["file", "folder"])
 def test_every_family_hardens_and_exports_from_both_layouts(folders, family, layout):
