@@ -34,7 +34,7 @@ from ..plan.file import differences, from_json, plan_hash, to_json
 from ..plan.hardening import HardeningPlan
 from ..plan.job import Job
 from . import json_lines
-from .files import explained, make_folder, replace_file, sync
+from .files import explained, make_folder, read_file, replace_file, sync
 from .lock import RunLock
 from .rebuild import adapter_of_state, last_stage
 from .sealed import read_header, read_json, read_tensors, write_json, write_tensors
@@ -52,7 +52,7 @@ class RunFolder:
         self.path, self.plan, self.job = path, plan, job
         self._lock = lock
         self._key = _key_of(plan)
-        self._lines: list[tuple[int, bytes]] | None = None  # step and line of each record
+        self._known: list[dict[str, Any]] | None = None  # the records so far
         self._remembered: dict[str, Any] = {}  # contents of the files that the state repeats
 
     @classmethod
@@ -183,32 +183,30 @@ class RunFolder:
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one step's record (it must have `step`); figures that are not finite become null."""
         self._check_writable()
-        lines, line = self._known_lines(), json_lines.line_of(record)
-        json_lines.append_line(self.path / STEPS, line)
-        lines.append((record["step"], line))
+        known = self._known_records()
+        json_lines.append(self.path / STEPS, record)
+        known.append(json_lines.finite(record))
 
     def records(self) -> list[dict[str, Any]]:
         """Return the records so far, without a last line that was cut off by a crash."""
-        kept = self._state_lines()
-        if kept is None:
+        if not (self.path / STATE).exists():
             return json_lines.read(self.path / STEPS)
-        path = self.path / STEPS
-        with explained(path, "read"):
-            data = path.read_bytes() if path.is_file() else b""
+        step, tensors, _ = self._read_state()
+        kept = self._kept_records(step, tensors)
         try:
-            return json_lines.parse_lines(data if data.startswith(kept) else kept, path)
+            return [*kept, *json_lines.read(self.path / STEPS)[len(kept) :]]
         except RunError:  # damaged after the state's records
-            return json_lines.parse_lines(kept, path)
+            return kept
 
     def save_state(
         self, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]
     ) -> None:
         """Replace the saved state. values: anything JSON can hold (NaN and infinity included)."""
         self._check_writable()
-        lines = b"".join(line for number, line in self._known_lines() if number <= step)
+        records = [r for r in self._known_records() if r.get("step", 0) <= step]
         if (self.path / STEPS).exists():
             sync(self.path / STEPS)
-        packed = torch.frombuffer(bytearray(zlib.compress(lines, 1)), dtype=torch.uint8)
+        packed = _packed(records)
         header = {"step": step, "values": dict(values), "files": self._remembered}
         write_tensors(self.path / STATE, {**tensors, _RECORDS: packed}, header, self._owner)
 
@@ -217,20 +215,18 @@ class RunFolder:
 
         The records of the folder are made those up to that step, unless it was opened read-only.
         """
-        state, lines = None, b""
+        state, records = None, []
         if (self.path / STATE).exists():
             step, tensors, header = self._read_state()
             state = step, tensors, header["values"]
-            lines = _unpacked(tensors.pop(_RECORDS, None)) or self._older_lines(step)
+            records = self._kept_records(step, tensors)
+            tensors.pop(_RECORDS, None)
             self._remembered = {**header.get("files", {}), **self._remembered}
         if self._lock is not None:
-            path = self.path / STEPS
-            with explained(path):
-                if (path.read_bytes() if path.exists() else b"") != lines:
-                    replace_file(path, lines)
-            parts = lines.splitlines(keepends=True)
-            records = json_lines.parse_lines(lines, path)
-            self._lines = [(r["step"], line) for r, line in zip(records, parts, strict=True)]
+            path, lines = self.path / STEPS, b"".join(map(json_lines.line_of, records))
+            if (read_file(path) if path.is_file() else b"") != lines:
+                replace_file(path, lines)
+            self._known = records
         return state
 
     def save_adapter(self, adapter: Adapter, metadata: Mapping[str, Any] | None = None) -> Path:
@@ -314,29 +310,33 @@ class RunFolder:
             raise damage
         return kept
 
-    def _state_lines(self) -> bytes | None:
-        """Return the records up to the saved step; None if the state does not hold them."""
-        if not (self.path / STATE).exists():
-            return None
-        return _unpacked(self._read_state()[1].get(_RECORDS))
+    def _known_records(self) -> list[dict[str, Any]]:
+        if self._known is None:
+            self._known = json_lines.read(self.path / STEPS)
+        return self._known
 
-    def _known_lines(self) -> list[tuple[int, bytes]]:
-        if self._lines is None:
-            records = json_lines.read(self.path / STEPS)
-            self._lines = [(r.get("step", 0), json_lines.line_of(r)) for r in records]
-        return self._lines
+    def _kept_records(self, step: int, tensors: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+        """Return the records up to the saved step: the file's if the state agrees with them.
 
-    def _older_lines(self, step: int) -> bytes:
-        """Return the records up to a step of a run whose state does not hold them."""
-        records = json_lines.read(self.path / STEPS)
-        kept = [record for record in records if record.get("step", 0) <= step]
-        if len(kept) < step:
-            raise RunError(
-                f"{self.path / STEPS} has the records of {len(kept)} of {step} steps: put a copy "
-                "of it back, or begin anew in another folder"
-            )
-        data = (self.path / STEPS).read_bytes()
-        return b"".join(data.splitlines(keepends=True)[: len(kept)])
+        The state has all but the seconds, which would make its bytes differ from run to run.
+        """
+        packed = tensors.get(_RECORDS)
+        try:
+            found = json_lines.read(self.path / STEPS)
+        except RunError:
+            if packed is None:
+                raise
+            found = []
+        found = [record for record in found if record.get("step", 0) <= step]
+        if packed is None:  # written by an older version
+            if len(found) < step:
+                raise RunError(
+                    f"{self.path / STEPS} has the records of {len(found)} of {step} steps: put a "
+                    "copy of it back, or begin anew in another folder"
+                )
+            return found
+        kept = json_lines.parse_lines(zlib.decompress(packed.numpy().tobytes()), self.path / STATE)
+        return found if _timeless(found) == kept else kept
 
     def close(self) -> None:
         if self._lock is not None:
@@ -385,5 +385,10 @@ def _read_job(path: Path, plan: HardeningPlan) -> Job | None:
         raise RunError(f"{path / 'job.json'} was written by another version: {error}") from None
 
 
-def _unpacked(packed: Tensor | None) -> bytes | None:
-    return None if packed is None else zlib.decompress(packed.numpy().tobytes())
+def _packed(records: list[dict[str, Any]]) -> Tensor:
+    lines = b"".join(map(json_lines.line_of, _timeless(records)))
+    return torch.frombuffer(bytearray(zlib.compress(lines, 1)), dtype=torch.uint8)
+
+
+def _timeless(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**r, "seconds": 0.0} if "seconds" in r else dict(r) for r in records]

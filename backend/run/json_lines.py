@@ -15,12 +15,8 @@ from .files import explained, read_file
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
     """Add one record; figures that are not finite become null."""
-    append_line(path, line_of(record))
-
-
-def append_line(path: Path, line: bytes) -> None:
     with explained(path), path.open("ab") as file:
-        file.write(line)
+        file.write(line_of(record))
 
 
 def line_of(record: Mapping[str, Any]) -> bytes:
