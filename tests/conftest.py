@@ -6,10 +6,13 @@ CI tests what it ships. Tests import `resalign`, and helpers (`fakes`) from this
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -33,6 +36,10 @@ def import_package(name: str, root: Path):
         raise
     return module
 
+
+# Marks of jobs (backend/run/trust.py) are made with a key of these tests, also in what they start
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="resalign-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 # A shell that begins us in the background has Ctrl-C ignored, and so would what tests begin
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -61,7 +61,7 @@ def harden_to_files(
         if left:
             console.note(f"loading {Path(job.checkpoint).name}")
 
-    with explaining_end(ranks, lambda: _how_to_continue(begun)):
+    with explaining_end(ranks, lambda: _how_to_continue(begun, folder)):
         found = harden_job(
             job, folder=folder, start=start, export=True, overwrite=overwrite,
             on_ready=show_start, on_progress=console.progress, ranks=ranks,
@@ -76,9 +76,9 @@ def harden_to_files(
     return 0
 
 
-def _how_to_continue(begun: list[RunFolder]) -> str:
+def _how_to_continue(begun: list[RunFolder], folder: Path | None) -> str:
     if not begun:
-        return ""
+        return f"; continue with: resalign resume {folder}" if folder else ""
     run = begun[0]
     done = f" after step {run.steps_saved} of {run.plan.outer_steps}"
     return f"{done}; continue with: resalign resume {run.path}"

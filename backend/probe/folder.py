@@ -43,6 +43,7 @@ from ..run.sealed import (
     write_json,
     write_tensors,
 )
+from ..run.trust import MARK, is_marked, marked
 from ..text import json_text
 from .prompts import ImageRequest
 from .results import SCHEMA_VERSION, Evaluation, ModelInfo
@@ -174,7 +175,7 @@ def save_job(job: ProbeJob, models: Sequence[ModelInfo]) -> None:
     elif (path / JOB).is_file() and read_job(path) is None:
         raise RunError(f"{path} holds a hardening run: choose another folder for the probe")
     make_folder(path, "probe folder")
-    write_json(path / JOB, to_json(job))
+    write_json(path / JOB, marked(to_json(job)))
 
 
 def read_job(path: Path | str) -> ProbeJob | None:
@@ -183,10 +184,17 @@ def read_job(path: Path | str) -> ProbeJob | None:
     data = read_json(file) if file.is_file() else {}
     if "checkpoints" not in data:
         return None
+    data.pop(MARK, None)
     try:
         return replace(from_json(ProbeJob, data, where="job"), output=str(path))
     except ConfigError as error:
         raise RunError(f"{file} was written by another version: {error}") from None
+
+
+def is_ours(path: Path | str) -> bool:
+    """Return True if this user began the probe of a folder on this machine."""
+    file = Path(path) / JOB
+    return file.is_file() and is_marked(read_json(file))
 
 
 def read_requests(path: Path | str) -> dict[str, tuple[ImageRequest, ...]]:

@@ -19,6 +19,7 @@ from ..plan.images import ImageSet
 from ..plan.probe import BEFORE, ProbeCheckpoint, ProbePlan
 from ..progress import ProgressCallback, silent
 from ..statistics.intervals import wilson
+from .budget import check_size
 from .headline import headline
 from .probe import run_probe
 from .results import CONCEPT, Evaluation, ProbeResult
@@ -107,6 +108,7 @@ def reproduce(
         plan = from_json(ProbePlan, record["plan"], where="recorded plan")
     except (OverflowError, RecursionError) as error:
         raise RunError(f"the recorded plan is invalid: {error}") from None
+    check_size(plan)
     found_paths = paths_of(plan)
     if found_paths:
         raise RunError(

@@ -30,6 +30,7 @@ def replace_file(path: Path, data: bytes) -> None:
     """Write a file atomically; its bytes and its name are on disk afterwards."""
     temporary = path.with_name(path.name + ".tmp")
     with explained(path):
+        temporary.unlink(missing_ok=True)  # it may be a link
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()

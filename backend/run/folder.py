@@ -38,6 +38,7 @@ from .files import explained, make_folder, read_file, replace_file, sync
 from .lock import RunLock
 from .rebuild import adapter_of_state, last_stage
 from .sealed import read_header, read_json, read_tensors, write_json, write_tensors
+from .trust import MARK, is_marked, marked
 
 STEPS, STATE, ADAPTER = "steps.jsonl", "state.safetensors", "adapter.safetensors"
 MACHINE, KERNELS = "machine.json", "kernels.json"
@@ -79,7 +80,7 @@ class RunFolder:
             write_json(path / "plan.json", to_json(plan))
             if job is not None:
                 without_plan = {k: v for k, v in to_json(job).items() if k != "plan"}
-                write_json(path / "job.json", without_plan, _key_of(plan))
+                write_json(path / "job.json", marked(without_plan, _key_of(plan)), _key_of(plan))
             return cls(path, plan, job or _read_job(path, plan), lock)
         except BaseException:
             lock.release()
@@ -117,6 +118,12 @@ class RunFolder:
             return folder
         exists = (Path(folder) / "plan.json").is_file()
         return cls.open(folder, plan) if exists else cls.create(folder, plan)
+
+    @property
+    def is_ours(self) -> bool:
+        """Return True if this user began the run on this machine, as `trust` knows it."""
+        path = self.path / "job.json"
+        return path.exists() and is_marked(read_json(path, self._key), self._key)
 
     def machine(self, now: dict[str, Any]) -> dict[str, Any]:
         """Return the machine that the run began on; record `now` if none was recorded yet."""
@@ -379,6 +386,7 @@ def _read_job(path: Path, plan: HardeningPlan) -> Job | None:
     if not (path / "job.json").exists():
         return None
     stored = read_json(path / "job.json", _key_of(plan))
+    stored.pop(MARK, None)
     try:
         return from_json(Job, {**stored, "plan": to_json(plan)})
     except ConfigError as error:

@@ -25,6 +25,9 @@ class RunLock:
     """A lock, held from construction until `release` or garbage collection."""
 
     def __init__(self, folder: Path):
+        for name in (LOCK, HOLDER):  # opening them to write would reach through a link
+            if (folder / name).is_symlink():
+                raise RunError(f"{folder / name} is a link: remove it, if the folder is yours")
         path = Path(os.path.realpath(folder))  # unlike `resolve`, it bears a loop of links
         if path not in _locks:
             _locks[path] = FileLock(path / LOCK, thread_local=False)
