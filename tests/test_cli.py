@@ -71,6 +71,7 @@ def engine(monkeypatch, tmp_path):
         resolution=512, files={"unet": ()}, headers={}, sources=lambda component: {},
     )  # fmt: skip
     monkeypatch.setattr(checking, "detect", lambda path: info)
+    monkeypatch.setattr(checking, "_check_loadable", lambda info: None)
     needed = SimpleNamespace(
         words=("about 3.1 GiB",), total=3 * 2**30, fits=None, changes={}, to_json=dict
     )

@@ -21,14 +21,30 @@ if TYPE_CHECKING:
 
 def check(args: argparse.Namespace, console: Console) -> int:
     from ..jobs.check import check_job
+    from ..plan.file import is_probe_plan
 
+    if args.plan and is_probe_plan(Path(args.plan)):
+        return _check_probe(args, console)
     report = check_job(job_of(args), overwrite=args.overwrite, memory=True, budget=args.budget)
     console.result(str(report), "check", **report.to_json())
-    if report.problems:
-        count = len(report.problems)
-        console.error(f"{count} problem{'s' if count > 1 else ''} to fix before hardening")
-        return 2
-    return 0
+    return _problems(len(report.problems), "hardening", console)
+
+
+def _check_probe(args: argparse.Namespace, console: Console) -> int:
+    from ..jobs.check_probe import check_probe_job
+    from ..plan.file import load_probe_job
+
+    job = load_probe_job(args.plan)
+    report = check_probe_job(replace(job, device=args.device or job.device))
+    console.result(str(report), "check", **report.to_json())
+    return _problems(len(report.problems), "probing", console)
+
+
+def _problems(count: int, before: str, console: Console) -> int:
+    """Print the number of problems; return the exit code."""
+    if count:
+        console.error(f"{count} problem{'s' if count > 1 else ''} to fix before {before}")
+    return 2 if count else 0
 
 
 def harden(args: argparse.Namespace, console: Console) -> int:

@@ -15,7 +15,8 @@ from ..plan.file import to_json
 from ..plan.hardening import HardeningPlan
 from ..plan.job import Job
 from ..progress import ProgressCallback, chain, silent
-from ..run.folder import RunFolder
+from ..run.files import leaving_nothing
+from ..run.folder import STATE, RunFolder
 from ..run.records import StepRecord
 from .check import CheckReport, check_job, lora_path_of, run_folder_of
 from .device import explaining_full_memory
@@ -87,7 +88,7 @@ def harden_job(
     if not begun:
         report = _check(job, export=export, overwrite=overwrite, resuming=start == "any")
         job = _on_device(job, report)
-    with _open(folder, job, begun) as run:
+    with leaving_nothing(folder, lambda: _has_states(folder)), _open(folder, job, begun) as run:
         plan, warnings, seconds = run.plan, (), None
         steps_left = run.steps_saved < plan.outer_steps
         if begun and (steps_left or export):
@@ -119,6 +120,10 @@ def harden_job(
             folder=run.path, plan=plan, records=records, warnings=warnings, seconds=seconds,
             outputs=outputs,
         )  # fmt: skip
+
+
+def _has_states(folder: Path) -> bool:
+    return any(folder.glob(f"**/{STATE}"))
 
 
 def stored_job(folder: Path | str, device: str = "") -> Job:

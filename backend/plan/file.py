@@ -104,6 +104,11 @@ def load_probe_job(path: Path | str) -> ProbeJob:
     return _load(ProbeJob, Path(path))
 
 
+def is_probe_plan(path: Path) -> bool:
+    """Return True if a plan file is a probe's: it names checkpoints, not one checkpoint."""
+    return "checkpoints" in read_file(path)
+
+
 def _load(kind: type[T], path: Path) -> T:
     data = read_file(path)
     try:

@@ -1,4 +1,4 @@
-"""Bounds what a recorded probe may ask for: the record of a stranger's file is repeated by `verify`.
+"""Bounds what a recorded probe may ask for, since `verify` repeats what a stranger recorded.
 
 Time is bounded by the caller, at every image and every update of a training. What could fill the
 memory, or take long between two of them, is bounded here by counts that no honest record reaches.
@@ -62,6 +62,7 @@ def _counts(plan: ProbePlan) -> Iterator[tuple[str, int, int]]:
         yield "prompts of a concept", len(concept.prompts), _MOST_IMAGES
     for attack in plan.fine_tunes:
         side = plan.resolution or 512
+        yield "images in an update", attack.batch * attack.accumulate, 4096
         yield "pixels in a batch of training", attack.batch * side**2, _MOST_PIXELS
     side = plan.generation.resolution or 512
     yield "pixels in a batch", plan.generation.batch * side**2, _MOST_PIXELS

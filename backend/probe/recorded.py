@@ -108,13 +108,13 @@ def reproduce(
         plan = from_json(ProbePlan, record["plan"], where="recorded plan")
     except (OverflowError, RecursionError) as error:
         raise RunError(f"the recorded plan is invalid: {error}") from None
-    check_size(plan)
     found_paths = paths_of(plan)
     if found_paths:
         raise RunError(
             f"the recorded probe names files or commands ({found_paths[0]!r}); a "
             "genuine record never does: it is not repeated"
         )
+    check_size(plan)
     names = _checked(record, plan)
     subjects = [
         FileSubject(ProbeCheckpoint(name=name, path=str(path)), device)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import RunError
+from ..errors import CheckpointError, ConfigError, DataError, RunError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -51,6 +52,21 @@ def make_folder(path: Path, what: str) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{what} {path} cannot be created: {error.strerror or error}") from None
+
+
+@contextmanager
+def leaving_nothing(folder: Path, begun: Callable[[], bool]) -> Iterator[None]:
+    """Remove a folder that did not exist before, where the work in it is refused.
+
+    begun: whether there is something in it to continue from.
+    """
+    existed = os.path.lexists(folder)
+    try:
+        yield
+    except (ConfigError, CheckpointError, DataError):
+        if not existed and not begun():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def sync(path: Path) -> None:

@@ -20,25 +20,25 @@ adapter are made again from it where they are missing or damaged. Every file has
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..adapter.lora import Adapter
-from ..errors import ConfigError, RunError
-from ..plan.file import differences, from_json, plan_hash, to_json
+from ..errors import RunError
+from ..plan.file import to_json
 from ..plan.hardening import HardeningPlan
 from ..plan.job import Job
 from . import json_lines
 from .files import explained, make_folder, read_file, replace_file, sync
+from .kept_records import kept_records, pack
 from .lock import RunLock
 from .rebuild import adapter_of_state, last_stage
 from .sealed import read_header, read_json, read_tensors, write_json, write_tensors
-from .trust import MARK, is_marked, marked
+from .stored import check_same_plan, key_of, read_job, read_plan
+from .trust import is_marked, marked
 
 STEPS, STATE, ADAPTER = "steps.jsonl", "state.safetensors", "adapter.safetensors"
 MACHINE, KERNELS = "machine.json", "kernels.json"
@@ -52,7 +52,7 @@ class RunFolder:
     def __init__(self, path: Path, plan: HardeningPlan, job: Job | None, lock: RunLock | None):
         self.path, self.plan, self.job = path, plan, job
         self._lock = lock
-        self._key = _key_of(plan)
+        self._key = key_of(plan)
         self._known: list[dict[str, Any]] | None = None  # the records so far
         self._remembered: dict[str, Any] = {}  # contents of the files that the state repeats
 
@@ -68,7 +68,7 @@ class RunFolder:
         lock = RunLock(path)
         try:
             if (path / "plan.json").exists():
-                _check_same_plan(path, _read_plan(path), plan)
+                check_same_plan(path, read_plan(path), plan)
             if (path / STATE).exists():
                 raise RunError(
                     f"{path} already holds a run of this plan: continue it with "
@@ -80,8 +80,8 @@ class RunFolder:
             write_json(path / "plan.json", to_json(plan))
             if job is not None:
                 without_plan = {k: v for k, v in to_json(job).items() if k != "plan"}
-                write_json(path / "job.json", marked(without_plan, _key_of(plan)), _key_of(plan))
-            return cls(path, plan, job or _read_job(path, plan), lock)
+                write_json(path / "job.json", marked(without_plan, key_of(plan)), key_of(plan))
+            return cls(path, plan, job or read_job(path, plan), lock)
         except BaseException:
             lock.release()
             raise
@@ -99,10 +99,10 @@ class RunFolder:
             raise RunError(f"{path} is not a run folder: it has no plan.json")
         lock = None if read_only else RunLock(path)
         try:
-            stored = _read_plan(path)
+            stored = read_plan(path)
             if plan is not None:
-                _check_same_plan(path, stored, plan)
-            return cls(path, stored, _read_job(path, stored), lock)
+                check_same_plan(path, stored, plan)
+            return cls(path, stored, read_job(path, stored), lock)
         except BaseException:
             if lock:
                 lock.release()
@@ -114,7 +114,7 @@ class RunFolder:
         if folder is None:
             return None
         if isinstance(folder, RunFolder):
-            _check_same_plan(folder.path, folder.plan, plan)
+            check_same_plan(folder.path, folder.plan, plan)
             return folder
         exists = (Path(folder) / "plan.json").is_file()
         return cls.open(folder, plan) if exists else cls.create(folder, plan)
@@ -213,7 +213,7 @@ class RunFolder:
         records = [r for r in self._known_records() if r.get("step", 0) <= step]
         if (self.path / STEPS).exists():
             sync(self.path / STEPS)
-        packed = _packed(records)
+        packed = pack(records)
         header = {"step": step, "values": dict(values), "files": self._remembered}
         write_tensors(self.path / STATE, {**tensors, _RECORDS: packed}, header, self._owner)
 
@@ -323,27 +323,7 @@ class RunFolder:
         return self._known
 
     def _kept_records(self, step: int, tensors: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-        """Return the records up to the saved step: the file's if the state agrees with them.
-
-        The state has all but the seconds, which would make its bytes differ from run to run.
-        """
-        packed = tensors.get(_RECORDS)
-        try:
-            found = json_lines.read(self.path / STEPS)
-        except RunError:
-            if packed is None:
-                raise
-            found = []
-        found = [record for record in found if record.get("step", 0) <= step]
-        if packed is None:  # written by an older version
-            if len(found) < step:
-                raise RunError(
-                    f"{self.path / STEPS} has the records of {len(found)} of {step} steps: put a "
-                    "copy of it back, or begin anew in another folder"
-                )
-            return found
-        kept = json_lines.parse_lines(zlib.decompress(packed.numpy().tobytes()), self.path / STATE)
-        return found if _timeless(found) == kept else kept
+        return kept_records(self.path / STEPS, step, tensors.get(_RECORDS))
 
     def close(self) -> None:
         if self._lock is not None:
@@ -359,44 +339,3 @@ class RunFolder:
     def _check_writable(self) -> None:
         if self._lock is None:
             raise RuntimeError(f"{self.path} was opened read-only or is closed")
-
-
-def _key_of(plan: HardeningPlan) -> str:
-    """Return the hash of a plan as it comes back from its file, where 1 for 1.0 is 1.0."""
-    return plan_hash(from_json(HardeningPlan, to_json(plan), where="plan"))
-
-
-def _check_same_plan(path: Path, stored: HardeningPlan, plan: HardeningPlan) -> None:
-    if _key_of(stored) != _key_of(plan):
-        fields = "; ".join(differences(to_json(stored), to_json(plan))[:5])
-        raise RunError(
-            f"{path} belongs to another plan ({fields}): choose another run folder, or resume it "
-            "with its own plan"
-        )
-
-
-def _read_plan(path: Path) -> HardeningPlan:
-    try:
-        return from_json(HardeningPlan, read_json(path / "plan.json"), where="plan")
-    except ConfigError as error:
-        raise RunError(f"{path / 'plan.json'} was written by another version: {error}") from None
-
-
-def _read_job(path: Path, plan: HardeningPlan) -> Job | None:
-    if not (path / "job.json").exists():
-        return None
-    stored = read_json(path / "job.json", _key_of(plan))
-    stored.pop(MARK, None)
-    try:
-        return from_json(Job, {**stored, "plan": to_json(plan)})
-    except ConfigError as error:
-        raise RunError(f"{path / 'job.json'} was written by another version: {error}") from None
-
-
-def _packed(records: list[dict[str, Any]]) -> Tensor:
-    lines = b"".join(map(json_lines.line_of, _timeless(records)))
-    return torch.frombuffer(bytearray(zlib.compress(lines, 1)), dtype=torch.uint8)
-
-
-def _timeless(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{**r, "seconds": 0.0} if "seconds" in r else dict(r) for r in records]
