@@ -55,6 +55,15 @@ else:
     import_package("resalign", ROOT)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the long runs of `reliability`, unless they are asked for."""
+    if "reliability" in (config.getoption("markexpr") or ""):
+        return
+    long = [item for item in items if item.get_closest_marker("reliability")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository's folder."""
