@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,7 +105,7 @@ def copied(folder: Path, place: Path) -> Path:
     return Path(shutil.copytree(folder, place / "run"))
 
 
-def interrupt_at(take, folder: Path, number: int) -> bool:
+def interrupt_at(take, folder: Path, number: int, plan: HardeningPlan = PLAN) -> bool:
     """Stop at callback `number`, from 1; return False if there are not so many."""
     calls = 0
 
@@ -115,7 +116,7 @@ def interrupt_at(take, folder: Path, number: int) -> bool:
             raise Stop
 
     try:
-        take(folder, on_progress=stop)
+        take(folder, plan, stop)
     except Stop:
         return True
     return False
@@ -137,12 +138,14 @@ def test_an_interrupt_at_the_last_callback_leaves_a_finished_run(take, whole, tm
 
 
 @pytest.mark.reliability
-def test_an_interrupt_at_every_callback_resumes_to_equal_bytes(take, whole, tmp_path):
-    number = 1
-    while interrupt_at(take, tmp_path / str(number), number):
-        assert same(take(tmp_path / str(number)).adapter, whole), number
+def test_an_interrupt_at_every_callback_resumes_to_equal_bytes(take, tmp_path):
+    users = (replace(PLAN.fine_tunes[0], steps=3),)
+    plan = replace(PLAN, outer_steps=4, save_every=2, fine_tunes=users)
+    whole, number = take(None, plan).adapter, 1
+    while interrupt_at(take, tmp_path / str(number), number, plan):
+        assert same(take(tmp_path / str(number), plan).adapter, whole), number
         number += 1
-    assert number > 5
+    assert number > 10
     print(f"interrupted at each of {number - 1} callbacks: all equal")
 
 
@@ -259,8 +262,6 @@ def test_records_and_machine_come_back_from_the_state(take, whole, stopped, tmp_
 
 def test_another_runs_files_are_refused(take, stopped, tmp_path):
     """A state of the same shapes but of another plan's run."""
-    from dataclasses import replace
-
     with pytest.raises(Stop):
         take(tmp_path / "other", replace(PLAN, seed=5), on_progress=_stop_in_two)
     folder = copied(stopped, tmp_path)

@@ -106,7 +106,7 @@ def export_adapter(
         source, adapter, output, provenance=provenance, overwrite=overwrite,
         hash_file=hash_file, expected=expected, on_progress=on_progress,
     )  # fmt: skip
-    with _explained(card_path(report.target)):
+    with _explained(card_path(output)):
         return report, write_card(report)
 
 

@@ -20,7 +20,10 @@ else:
 __all__ = ["TOMLDecodeError", "loads"]
 
 _LONGEST = 4 << 20  # characters: it is parsed in Python, some MB per second
-_DOTTED = re.compile(rf"""(?:\.[ \t]?[\w"'-]{{1,64}}){{{DEEPEST},}}""")  # parsed in quadratic time
+_PART = r"""[\w"'-]+"""
+_DOTTED = re.compile(  # a key of many parts, which takes quadratic time
+    rf"(?:^|[{{,])[ \t]*\[{{0,2}}[ \t]*{_PART}(?:[ \t]*\.[ \t]*{_PART}){{{DEEPEST},}}", re.MULTILINE
+)
 
 
 class TOMLDecodeError(ValueError):

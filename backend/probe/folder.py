@@ -37,6 +37,7 @@ from ..run.files import explained, make_folder, read_file, replace_file, sync
 from ..run.lock import RunLock
 from ..run.sealed import (
     open_record,
+    peek_json,
     read_json,
     read_tensors,
     seal_record,
@@ -181,9 +182,9 @@ def save_job(job: ProbeJob, models: Sequence[ModelInfo]) -> None:
 def read_job(path: Path | str) -> ProbeJob | None:
     """Read the job of a probe's folder; None if `resalign probe` did not begin it."""
     file = Path(path) / JOB
-    data = read_json(file) if file.is_file() else {}
-    if "checkpoints" not in data:
+    if not file.is_file() or "checkpoints" not in peek_json(file):
         return None
+    data = read_json(file)
     data.pop(MARK, None)
     try:
         return replace(from_json(ProbeJob, data, where="job"), output=str(path))

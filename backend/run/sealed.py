@@ -27,18 +27,24 @@ _HEADER = "resalign"  # the one metadata key, holding JSON: safetensors shuffles
 
 def read_json(path: Path, owner: str = "") -> dict[str, Any]:
     """Read a JSON object of a run's or probe's folder; raise a RunError if it is damaged."""
-    try:
-        value = json_text.loads(read_file(path)[: json_text.LONGEST + 1])
-    except json_text.JsonError as error:
-        raise RunError(f"{path} is damaged: {error}") from None
-    if not isinstance(value, dict):
-        raise RunError(f"{path} is damaged: it holds no JSON object")
+    value = peek_json(path)
     found = value.pop(CHECKSUM, None)
     if found is not None and found != _checksum(path.name, owner, value):
         raise RunError(
             f"{path} was changed, or belongs to another folder (wrong checksum): put the original "
             "back; if the change is yours, remove the line `checksum` from it"
         )
+    return value
+
+
+def peek_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object without comparing its checksum, to see what it is."""
+    try:
+        value = json_text.loads(read_file(path)[: json_text.LONGEST + 1])
+    except json_text.JsonError as error:
+        raise RunError(f"{path} is damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise RunError(f"{path} is damaged: it holds no JSON object")
     return value
 
 
