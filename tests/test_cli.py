@@ -69,9 +69,11 @@ def engine(monkeypatch, tmp_path):
     fake = FakeEngine()
     info = SimpleNamespace(
         title="Stable Diffusion 1.x", layout="ldm", family=find_family("sd1"), bytes=1000,
+        path=tmp_path / "model.safetensors",
         resolution=512, files={"unet": ()}, headers={}, sources=lambda component: {},
     )  # fmt: skip
     monkeypatch.setattr(checking, "detect", lambda path: info)
+    monkeypatch.setattr(checking, "_check_loadable", lambda info: None)
     needed = SimpleNamespace(
         words=("about 3.1 GiB",), total=3 * 2**30, fits=None, changes={}, to_json=dict
     )

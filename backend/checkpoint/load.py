@@ -51,11 +51,8 @@ def load_checkpoint(
             them onto the device one by one; until then the denoiser cannot be used.
         spare_encoders: hardening may drop text encoders and VAE when it has encoded its data.
     """
-    info = detect(path)
+    info, schedule, networks = _prepared(path)
     family, device = info.family, torch.device(device)
-    schedule = load_schedule(info)
-    networks = {name: build_network(info, name) for name in info.components}
-    check_tensors(info, networks)
     for name, network in networks.items():
         denoiser = name == family.denoiser
         asked = denoiser_dtype or dtype if denoiser else dtype
@@ -73,6 +70,22 @@ def load_checkpoint(
         spare_encoders=spare_encoders,
         latent_space=family.latents.space(info.configs[family.vae]),
     )
+
+
+def check_loadable(path: str | Path | CheckpointInfo) -> CheckpointInfo:
+    """Recognise a checkpoint and raise what loading it would, without reading a weight."""
+    return _prepared(path)[0]
+
+
+def _prepared(
+    path: str | Path | CheckpointInfo,
+) -> tuple[CheckpointInfo, NoiseProcess, dict[str, nn.Module]]:
+    """Recognise a checkpoint, and build its networks without storage: each tensor has its place."""
+    info = detect(path)
+    schedule = load_schedule(info)
+    networks = {name: build_network(info, name) for name in info.components}
+    check_tensors(info, networks)
+    return info, schedule, networks
 
 
 def load_schedule(info: CheckpointInfo) -> NoiseProcess:

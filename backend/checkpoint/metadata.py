@@ -19,6 +19,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..families import Family
+from ..text import json_text
 
 PREFIX = "resalign."
 NO_HASH = "0" * 64  # holds the place of a SHA-256 until it is known
@@ -89,7 +90,7 @@ class Provenance:
             text = metadata.get(PREFIX + each.name)
             if text is None or (each.name == "probe" and text == "not measured"):
                 continue
-            record[each.name] = text if each.type == "str" else json.loads(text)
+            record[each.name] = text if each.type == "str" else json_text.loads(text)
         return Provenance(**record)
 
 

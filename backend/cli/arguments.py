@@ -71,6 +71,13 @@ def add_rank_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--run-commands", action="store_true",
+        help="run the commands of `command` scorers without asking",
+    )  # fmt: skip
+
+
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     parser.add_argument(

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..plan.images import ImageSet
+from ..text import json_text
 from .pixels import BROKEN, open_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -163,8 +163,8 @@ def _rows(table: Path) -> Iterator[tuple[str, dict]]:
             continue
         where = f"{table}, line {number}"
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = json_text.loads(line)
+        except json_text.JsonError as error:
             raise DataError(f"{where}: is not JSON ({error})") from error
         if not isinstance(row, dict):
             raise DataError(f"{where}: is a {type(row).__name__}, not an object in braces")

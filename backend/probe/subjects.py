@@ -13,6 +13,8 @@ import torch
 
 from ..adapter.lora import Adapter
 from ..adapter.merge_in_place import merged
+from ..checkpoint.detect import detect
+from ..checkpoint.hashing import source_hashes
 from ..checkpoint.inspect import inspect
 from ..checkpoint.load import load_checkpoint
 from ..errors import ConfigError, RunError
@@ -63,7 +65,13 @@ class FileSubject:
 class RunSubject:
     """A finished hardening run: its checkpoint with its adapter merged in, without an export."""
 
-    def __init__(self, checkpoint: ProbeCheckpoint, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        checkpoint: ProbeCheckpoint,
+        device: str = "cpu",
+        *,
+        on_progress: ProgressCallback = silent,
+    ) -> None:
         run = RunFolder.open(checkpoint.path, read_only=True)
         done, total = run.steps_saved, run.plan.outer_steps
         if run.job is None:
@@ -75,6 +83,8 @@ class RunSubject:
             )
         self._path, self._device = Path(run.job.checkpoint), device
         self._adapter, _ = run.load_adapter()
+        if run.source():
+            run.check_source(source_hashes(detect(self._path), on_progress=on_progress), self._path)
         found = inspect(self._path)
         self.info = ModelInfo(
             name=checkpoint.name,
@@ -115,7 +125,7 @@ def subject_of(
 ) -> Subject:
     """Make the subject of a path: a checkpoint's file or folder, or a hardening run's folder."""
     if (Path(checkpoint.path) / "plan.json").is_file():
-        return RunSubject(checkpoint, device)
+        return RunSubject(checkpoint, device, on_progress=on_progress)
     return FileSubject(checkpoint, device, on_progress=on_progress)
 
 

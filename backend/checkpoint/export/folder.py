@@ -21,7 +21,7 @@ from ...errors import ExportError
 from ..header import Header, read_header
 from .job import Export, ExportReport, check_target, now
 from .slices import Tally, check_touched
-from .stream import PARTIAL, Hashes, rewrite, sync_folder
+from .stream import PARTIAL, Hashes, mode_of_copy, rewrite, sync_folder
 
 SIDECAR = "resalign.json"
 _WEIGHTS = {
@@ -108,12 +108,17 @@ def _rewrite(
         for name, pieces in job.touched.items()
         if name in header.tensors
     }
+
+    def metadata(hashes: Hashes) -> dict[str, str]:
+        job.check_source(path, hashes)
+        return job.metadata(header.metadata, hashes, date)
+
     return rewrite(
         path,
         partial / job.info.family.denoiser / path.name,
         header,
         changes,
-        lambda hashes: job.metadata(header.metadata, hashes, date),
+        metadata,
         hash_file=job.hash_file,
         on_progress=job.on_progress,
     )
@@ -125,7 +130,7 @@ def _copy(source: Path, partial: Path, files: Iterable[Path]) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             shutil.copyfile(path, place)  # links are followed: a hub cache holds nothing else
-            shutil.copymode(path, place)
+            place.chmod(mode_of_copy(path.stat().st_mode))
             with place.open("rb+") as file:
                 os.fsync(file.fileno())
         except OSError as error:
