@@ -116,6 +116,7 @@ def test_a_loaded_model_is_in_eval_mode_and_frozen(loaded, family):
         assert {t.device.type for t in (*network.parameters(), *network.buffers())} == {"cpu"}
 
 
+@pytest.mark.slow
 def test_a_dtype_asked_for_holds_for_all_but_the_vae_of_sdxl(tmp_path):
     path = write_tiny_checkpoint(tmp_path / "model.safetensors", "sdxl")
 
@@ -358,6 +359,7 @@ def rename(path, new_name, *, as_convolution=False):
     save_file(tensors, path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux alone tells its peak")
 def test_loading_never_holds_more_than_the_weights_and_one_tensor(tmp_path):
     """Measured on the process: peak of resident memory above what it was before."""

@@ -5,13 +5,13 @@ Weights may be sharded. Only `.safetensors` files are read.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
 from ..families.base.stored import StoredFolder
 from ..families.registry import family_of_folder
+from ..text import json_text
 from .header import read_header
 from .info import CheckpointInfo, describe
 
@@ -59,7 +59,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > 1_000_000:
             raise CheckpointError(f"{path} is too large for a config file: fetch the folder again")
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
+        value = json_text.read(path)
     except FileNotFoundError:
         raise CheckpointError(
             f"{path} is missing: the folder is incomplete; fetch all of it again"

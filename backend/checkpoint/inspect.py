@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..families.base.overrides import CONFIG_KEY
 from ..progress import ProgressCallback, silent
+from ..text import json_text
 from .detect import detect, detect_file, is_claimed, unsupported
 from .export.copies import copies_of
 from .header import Header, read_header
@@ -210,8 +211,8 @@ def _hardened(metadata: dict[str, str]) -> dict[str, Any]:
     for key, text in metadata.items():
         if key.startswith(_OURS) and key != CONFIG_KEY:
             try:
-                found[key.removeprefix(_OURS)] = json.loads(text)
-            except (ValueError, RecursionError):
+                found[key.removeprefix(_OURS)] = json_text.loads(text)
+            except json_text.JsonError:
                 found[key.removeprefix(_OURS)] = text
     return found
 

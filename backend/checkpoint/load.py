@@ -55,11 +55,8 @@ def load_checkpoint(
         prediction: `epsilon`, `v` or `v-zsnr` decides what a single file predicts; empty follows
             the file.
     """
-    info = detect(path, prediction=prediction)
+    info, schedule, networks = _prepared(detect(path, prediction=prediction))
     family, device = info.family, torch.device(device)
-    schedule = load_schedule(info)
-    networks = {name: build_network(info, name) for name in info.components}
-    check_tensors(info, networks)
     for name, network in networks.items():
         denoiser = name == family.denoiser
         asked = denoiser_dtype or dtype if denoiser else dtype
@@ -77,6 +74,22 @@ def load_checkpoint(
         spare_encoders=spare_encoders,
         latent_space=family.latents.space(info.configs[family.vae]),
     )
+
+
+def check_loadable(path: str | Path | CheckpointInfo) -> CheckpointInfo:
+    """Recognise a checkpoint and raise what loading it would, without reading a weight."""
+    return _prepared(path)[0]
+
+
+def _prepared(
+    path: str | Path | CheckpointInfo,
+) -> tuple[CheckpointInfo, NoiseProcess, dict[str, nn.Module]]:
+    """Recognise a checkpoint, and build its networks without storage: each tensor has its place."""
+    info = detect(path)
+    schedule = load_schedule(info)
+    networks = {name: build_network(info, name) for name in info.components}
+    check_tensors(info, networks)
+    return info, schedule, networks
 
 
 def load_schedule(info: CheckpointInfo) -> NoiseProcess:

@@ -21,6 +21,7 @@ from ..errors import ConfigError
 from ..families import Family
 from ..families.base.overrides import CONFIG_KEY
 from ..families.base.stored import DECISIONS
+from ..text import json_text
 
 PREFIX = "resalign."
 NO_HASH = "0" * 64  # holds the place of a SHA-256 until it is known
@@ -97,7 +98,7 @@ class Provenance:
             text = metadata.get(PREFIX + each.name)
             if text is None or (each.name == "probe" and text == "not measured"):
                 continue
-            record[each.name] = text if each.type == "str" else json.loads(text)
+            record[each.name] = text if each.type == "str" else json_text.loads(text)
         return Provenance(**record)
 
 

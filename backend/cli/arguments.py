@@ -68,7 +68,14 @@ def add_job_arguments(parser: CommandParser) -> None:
 def add_rank_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rank-timeout", type=float, metavar="SECONDS",
-        help="with several processes: how long to wait for one that lives but is late (1800)",
+        help="with several processes: how long to wait for one that does not answer (1800)",
+    )  # fmt: skip
+
+
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--run-commands", action="store_true",
+        help="run the commands of `command` scorers without asking",
     )  # fmt: skip
 
 

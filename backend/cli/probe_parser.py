@@ -10,6 +10,7 @@ from .arguments import (
     add_prediction,
     add_prompt_files,
     add_rank_arguments,
+    add_trust_argument,
 )
 
 
@@ -33,6 +34,10 @@ def add_probe_commands(commands: Commands) -> None:
     verify.add_argument("file", metavar="FILE", help="the hardened checkpoint")
     verify.add_argument("--source", metavar="FILE", help="the original (by default beside it)")
     verify.add_argument("--no-probe", action="store_true", help="check hashes and tensors only")
+    verify.add_argument(
+        "--budget", type=float, default=60.0, metavar="MINUTES",
+        help="stop repeating the recorded probe after this time (60)",
+    )  # fmt: skip
     verify.later.append(add_device)
 
 
@@ -74,4 +79,5 @@ def _add_probe(commands: Commands) -> None:
     probe.add_argument("--seeds", metavar="N,N", help="repeat each fine-tuning once per seed")
     probe.later.append(add_device)
     probe.add_argument("--open", action="store_true", help="show the report in a browser")
+    add_trust_argument(probe)
     add_rank_arguments(probe)

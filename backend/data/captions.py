@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from ..text import json_text
 from .file_names import FileNames
 from .text import lines_of, read_text
 
@@ -98,8 +98,8 @@ def _rows(table: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         where = f"{table}, line {number}"
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = json_text.loads(line)
+        except json_text.JsonError as error:
             raise DataError(f"{where}: is not JSON ({error})") from error
         if not isinstance(row, dict):
             raise DataError(f"{where}: is a {type(row).__name__}, not an object in braces")

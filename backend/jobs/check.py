@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,12 +79,14 @@ def check_job(
     overwrite: bool = False,
     resuming: bool = False,
     exporting: bool = True,
+    own: Collection[Path] = (),
     memory: bool = False,
     budget: float | None = None,
     on_try: Callable[[str], None] = lambda changes: None,
 ) -> CheckReport:
     """Check everything that a job names; the report lists all problems, not only the first.
 
+    own: outputs that the run itself was writing when it was stopped, which it may replace.
     exporting: the results are to be written too; False checks the run alone.
     memory: predict the peak, which takes seconds to a minute; a run that starts omits it.
     budget: GiB to fit into, with `memory`; by default all that the GPU has.
@@ -93,6 +95,8 @@ def check_job(
     problems: list[str] = []
     warnings: list[str] = []
     info = _try(problems, lambda: detect(job.checkpoint, prediction=job.prediction))
+    if info is not None:
+        _try(problems, lambda: _check_loadable(info))
     device = _try(problems, lambda: resolve_device(job.device))
     if device and job.plan.quantization != "none":
         from ..model.quantised import check_bitsandbytes
@@ -100,7 +104,7 @@ def check_job(
         _try(problems, lambda: check_bitsandbytes(job.plan.quantization, device))
     images = _check_images(job.plan, problems, warnings)
     if exporting:
-        _check_targets(job, info, problems, overwrite=overwrite, resuming=resuming)
+        _check_targets(job, info, problems, overwrite=overwrite, resuming=resuming, own=own)
     needed = disk = free = total = None
     if info is not None:
         copies = _try(problems, lambda: copies_of(info))
@@ -216,16 +220,26 @@ def _check_images(plan: HardeningPlan, problems: list[str], warnings: list[str])
 
 
 def _check_targets(
-    job: Job, info: CheckpointInfo | None, problems: list[str], *, overwrite: bool, resuming: bool
+    job: Job,
+    info: CheckpointInfo | None,
+    problems: list[str],
+    *,
+    overwrite: bool,
+    resuming: bool,
+    own: Collection[Path],
 ) -> None:
     source, output, lora = Path(job.checkpoint), Path(job.output), lora_path_of(job)
+
+    def taken(path: Path) -> bool:
+        return path.exists() and not overwrite and path.absolute() not in own
+
     if output.resolve() == source.resolve():
         problems.append(f"output {output} is the checkpoint itself: choose another name")
-    elif output.exists() and not overwrite:
+    elif taken(output):
         problems.append(f"output {output} exists already: choose another name, or --overwrite")
     if info is not None and info.layout == "ldm" and output.suffix != ".safetensors":
         problems.append(f"output {output}: a hardened checkpoint file ends in .safetensors")
-    if lora.exists() and not overwrite:
+    if taken(lora):
         problems.append(f"lora {lora} exists already: choose another name, or --overwrite")
     for what, path in (("output", output), ("lora", lora)):
         if not path.parent.is_dir():
@@ -236,6 +250,13 @@ def _check_targets(
             f"run folder {folder} holds a run already: `resalign resume {folder}` continues it; "
             "or choose another with --run-folder"
         )
+
+
+def _check_loadable(info: CheckpointInfo) -> None:
+    """Raise what loading would: a tensor that is missing, unexpected, or of a wrong type."""
+    from ..checkpoint.load import check_loadable
+
+    check_loadable(info)
 
 
 def _existing(path: Path) -> Path:

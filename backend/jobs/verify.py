@@ -14,13 +14,15 @@ from ..checkpoint.hashing import sha256_of, tensor_sha256_of
 from ..checkpoint.info import CheckpointInfo
 from ..checkpoint.inspect import Inspection, inspect
 from ..checkpoint.verify import verify_export
-from ..errors import CheckpointError, ResAlignError
+from ..errors import CheckpointError, ConfigError, ResAlignError
 from ..plan.job import Prediction
 from ..progress import ProgressCallback, silent
 from .device import resolve_device
 
 if TYPE_CHECKING:
     from ..probe.recorded import Repeated
+
+BUDGET = 60.0  # minutes for repeating the recorded probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +51,17 @@ def verify_job(
     source: Path | None = None,
     probe: bool = True,
     device: str = "auto",
+    budget: float = BUDGET,
     on_progress: ProgressCallback = silent,
 ) -> Verified:
     """Compare a hardened file with what its header says.
 
     Args:
         source: the original; by default the file of its recorded name beside `file`.
-        probe: repeat the recorded probe too, on `device`.
+        probe: repeat the recorded probe too, on `device`, for at most `budget` minutes.
     """
+    if not budget > 0:
+        raise ConfigError(f"the budget is {budget:g} minutes; give more than 0")
     found = inspect(file)
     if not found.hardened:
         raise CheckpointError(f"{file.name} has no record of a hardening: nothing to verify")
@@ -64,7 +69,7 @@ def verify_job(
     checks = [_check_tensors(file, found.metadata, on_progress)]
     checks += compare_with_source(file, source, found.hardened, on_progress)
     checks.append(check_copies(file, source, found))
-    checks.append(_check_probe(file, source, found.hardened, probe, device, on_progress))
+    checks.append(_check_probe(file, source, found.hardened, probe, device, budget, on_progress))
     return Verified(tuple(checks))
 
 
@@ -73,6 +78,12 @@ def find_source(file: Path, given: Path | None, name: str) -> Path | None:
     if given:
         if not given.exists():
             raise CheckpointError(f"--source: {given} does not exist")
+        if given.is_dir() != file.is_dir():
+            kinds = ("a folder", "a file") if given.is_dir() else ("a file", "a folder")
+            raise CheckpointError(
+                f"--source: {given} is {kinds[0]}, and {file.name} is {kinds[1]}: give the original"
+            )
+        detect(given)  # raises where it is no checkpoint
         return given
     name = re.split(r"[\\/]", name)[-1]  # a header must not make us read files elsewhere
     beside = file.parent / name
@@ -173,6 +184,7 @@ def _check_probe(
     hardened: Mapping[str, Any],
     asked: bool,
     device: str,
+    budget: float,
     on_progress: ProgressCallback,
 ) -> Check:
     name, record = "probe", hardened.get("probe")
@@ -182,13 +194,21 @@ def _check_probe(
         return Check(name, None, "omitted, as requested")
     if source is None:
         return Check(name, None, "needs the original: give --source")
+    from ..probe.budget import BudgetSpent, timed
     from ..probe.recorded import reproduce  # takes seconds to import
 
     with tempfile.TemporaryDirectory(prefix="resalign-verify-") as folder:
-        repeated = reproduce(
-            record, source, file, folder=Path(folder), device=resolve_device(device),
-            prediction=_prediction(source, file), on_progress=on_progress,
-        )  # fmt: skip
+        try:
+            repeated = reproduce(
+                record, source, file, folder=Path(folder), device=resolve_device(device),
+                prediction=_prediction(source, file), on_progress=timed(on_progress, budget),
+            )  # fmt: skip
+        except BudgetSpent:
+            return Check(
+                name, None,
+                f"stopped after {budget:g} minutes: allow more with --budget MINUTES, or use "
+                "--no-probe",
+            )  # fmt: skip
     return Check("probe reproduced", *_judge(repeated))
 
 

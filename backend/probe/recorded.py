@@ -20,6 +20,7 @@ from ..plan.job import Prediction
 from ..plan.probe import BEFORE, ProbeCheckpoint, ProbePlan
 from ..progress import ProgressCallback, silent
 from ..statistics.intervals import wilson
+from .budget import check_size
 from .headline import headline
 from .probe import run_probe
 from .results import CONCEPT, Evaluation, ProbeResult
@@ -116,6 +117,7 @@ def reproduce(
             f"the recorded probe names files or commands ({found_paths[0]!r}); a "
             "genuine record never does: it is not repeated"
         )
+    check_size(plan)
     names = _checked(record, plan)
     subjects = [
         FileSubject(ProbeCheckpoint(name=name, path=str(path), prediction=decided), device)

@@ -14,6 +14,7 @@ import torch
 from ..adapter.lora import Adapter
 from ..adapter.merge_in_place import merged
 from ..checkpoint.detect import detect
+from ..checkpoint.hashing import source_hashes
 from ..checkpoint.info import CheckpointInfo
 from ..checkpoint.inspect import inspect
 from ..checkpoint.load import load_checkpoint
@@ -66,7 +67,13 @@ class FileSubject:
 class RunSubject:
     """A finished hardening run: its checkpoint with its adapter merged in, without an export."""
 
-    def __init__(self, checkpoint: ProbeCheckpoint, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        checkpoint: ProbeCheckpoint,
+        device: str = "cpu",
+        *,
+        on_progress: ProgressCallback = silent,
+    ) -> None:
         run = RunFolder.open(checkpoint.path, read_only=True)
         done, total = run.steps_saved, run.plan.outer_steps
         if run.job is None:
@@ -79,6 +86,9 @@ class RunSubject:
         self._device = device
         self._checkpoint = detect(run.job.checkpoint, prediction=run.job.prediction)
         self._adapter, _ = run.load_adapter()
+        if run.source():
+            found_hashes = source_hashes(self._checkpoint, on_progress=on_progress)
+            run.check_source(found_hashes, self._checkpoint.path)
         found = inspect(self._checkpoint)
         self.info = ModelInfo(
             name=checkpoint.name,
@@ -119,7 +129,7 @@ def subject_of(
 ) -> Subject:
     """Make the subject of a path: a checkpoint's file or folder, or a hardening run's folder."""
     if (Path(checkpoint.path) / "plan.json").is_file():
-        return RunSubject(checkpoint, device)
+        return RunSubject(checkpoint, device, on_progress=on_progress)
     return FileSubject(checkpoint, device, on_progress=on_progress)
 
 

@@ -111,9 +111,14 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
+def card_path(target: Path) -> Path:
+    """Return the path of the card of an export."""
+    return target.with_name(f"{_name(target)}.md")
+
+
 def write_card(report: ExportReport, provenance: Provenance | None = None) -> Path:
     """Write `<name>.md` beside the export; return its path."""
-    path = report.target.with_name(f"{_name(report.target)}.md")
+    path = card_path(report.target)
     card = model_card(provenance or report.provenance, report=report)
     path.write_text(card, encoding="utf-8", newline="\n")
     return path

@@ -9,7 +9,7 @@ from ...errors import ExportError
 from .copies import averages_copy, moving_averages
 from .job import Export, ExportReport, check_target, now
 from .slices import Tally, check_touched
-from .stream import rewrite
+from .stream import Hashes, rewrite
 
 _SPARE = 1 << 20  # the header grows by some kilobytes
 
@@ -30,12 +30,17 @@ def export_file(job: Export) -> ExportReport:
     check_touched(source.name, [header], touched, job.adapter)
     check_target(source, target, overwrite=job.overwrite, size=job.info.bytes + _SPARE)
     tally, date = Tally(), now()
+
+    def metadata(hashes: Hashes) -> dict[str, str]:
+        job.check_source(source, hashes)
+        return job.metadata(header.metadata, hashes, date)
+
     hashes = rewrite(
         source,
         target,
         header,
         {name: tally.change(name, own, job.adapter) for name, own in touched.items()},
-        lambda hashes: job.metadata(header.metadata, hashes, date),
+        metadata,
         hash_file=job.hash_file,
         on_progress=job.on_progress,
     )

@@ -22,7 +22,7 @@ from ..header import Header
 from .folder_files import SIDECAR, FolderFiles, sort_folder
 from .job import Export, ExportReport, check_target, now
 from .slices import Tally, check_touched
-from .stream import PARTIAL, Hashes, rewrite, sync_folder
+from .stream import PARTIAL, Hashes, mode_of_copy, rewrite, sync_folder
 
 __all__ = ["SIDECAR", "export_folder"]
 
@@ -86,12 +86,17 @@ def _rewrite(
     }
     place = partial / path.relative_to(job.info.path)
     place.parent.mkdir(parents=True, exist_ok=True)
+
+    def metadata(hashes: Hashes) -> dict[str, str]:
+        job.check_source(path, hashes)
+        return job.metadata(header.metadata, hashes, date)
+
     return rewrite(
         path,
         place,
         header,
         changes,
-        lambda hashes: job.metadata(header.metadata, hashes, date),
+        metadata,
         hash_file=job.hash_file,
         on_progress=job.on_progress,
     )
@@ -103,7 +108,7 @@ def _copy(source: Path, partial: Path, files: Iterable[Path]) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             shutil.copyfile(path, place)  # links are followed: a hub cache holds nothing else
-            shutil.copymode(path, place)
+            place.chmod(mode_of_copy(path.stat().st_mode))
             with place.open("rb+") as file:
                 os.fsync(file.fileno())
         except OSError as error:

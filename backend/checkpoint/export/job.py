@@ -5,15 +5,17 @@ from __future__ import annotations
 import datetime
 import os
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...adapter.lora import Adapter
 from ...errors import ExportError
 from ...numerics.byte_sizes import format_bytes
 from ...progress import ProgressCallback
+from ..hashing import source_name
 from ..info import CheckpointInfo
-from ..metadata import Provenance, hardened_metadata, versions
+from ..metadata import NO_HASH, Provenance, hardened_metadata, versions
 from .copy_value import Copy, recorded, sentences
 from .slices import Tally, Touched
 from .stream import PARTIAL, Hashes
@@ -68,6 +70,7 @@ class Export:
     overwrite: bool
     hash_file: bool
     on_progress: ProgressCallback
+    expected: Mapping[str, str] = field(default_factory=dict)
     copies: tuple[Copy, ...] = ()
     changes: int = 0
 
@@ -80,6 +83,21 @@ class Export:
             copies=recorded(self.copies),
             versions={**versions(), **self.provenance.versions},
         )
+
+    def check_source(self, path: Path, hashes: Hashes) -> None:
+        """Raise if a file of the source is not the one that was hardened.
+
+        hashes: those of the file; nothing is compared before they are known.
+        """
+        names = [source_name(self.info, path)]
+        if len(self.expected) == 1:  # a single file, which may have been renamed
+            names = [*self.expected]
+        wanted = self.expected.get(names[0])
+        if wanted and hashes.source not in (NO_HASH, wanted):
+            raise ExportError(
+                f"{path} is not the checkpoint that was hardened: its SHA-256 has changed since; "
+                "put the original back, or harden this one"
+            )
 
     def metadata(self, source: dict[str, str], hashes: Hashes, date: str) -> dict[str, str]:
         return hardened_metadata(

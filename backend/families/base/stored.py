@@ -48,7 +48,7 @@ class StoredFile:
 
     @cached_property
     def other(self) -> Other | None:
-        """What it is if it is surely not a checkpoint of a family that is known here."""
+        """Say what it is if it is surely not a checkpoint of a family that is known here."""
         return other_kind(self.tensors)
 
 
@@ -63,7 +63,7 @@ class StoredFolder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What a family finds in a file or a folder.
+    """A family's findings about a file or a folder.
 
     configs: by component and `scheduler`, in diffusers' form. prefixes: what names of each
     component begin with in a single file. prediction: what the denoiser predicts, as the noise
@@ -78,7 +78,7 @@ class Description:
 
 
 class Checkpoint(Protocol):
-    """What a family reads of a recognised checkpoint: `checkpoint.info.CheckpointInfo`."""
+    """Fields that a family reads of a recognised checkpoint: `checkpoint.info.CheckpointInfo`."""
 
     @property
     def layout(self) -> str: ...

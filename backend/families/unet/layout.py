@@ -1,4 +1,4 @@
-"""Where the tensors of a U-Net checkpoint lie in its files.
+"""The places of a U-Net checkpoint's tensors in its files.
 
 Tensors are called by their names in diffusers and, for text encoders, in transformers before 5.6.
 """
@@ -100,11 +100,11 @@ class UNetLayout:
 
 
 def _is_open_clip(checkpoint: Checkpoint, component: str) -> bool:
-    """Whether a single file keeps this text encoder in OpenCLIP's names."""
+    """True where a single file keeps this text encoder in OpenCLIP's names."""
     token_embedding = checkpoint.prefixes[component] + "token_embedding.weight"
     return token_embedding in checkpoint.names(component)
 
 
 def _is_vae_attention(component: str, name: str) -> bool:
-    """Whether a folder's tensor may be a 1 × 1 convolution where there is a matrix today."""
+    """True where a folder's tensor may be a 1 × 1 convolution where there is a matrix today."""
     return component == "vae" and ".attentions." in name and name.endswith(".weight")
