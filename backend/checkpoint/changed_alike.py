@@ -15,7 +15,7 @@ import torch
 from ..families.base.sources import Source
 from .export.copies import moving_averages
 from .export.folder_files import sort_folder
-from .header import Header
+from .header import Header, read_header
 from .info import CheckpointInfo
 from .tensors import TORCH_DTYPES, TensorFile
 
@@ -25,9 +25,10 @@ Place = tuple[Path, Header, str]  # a tensor: file, header, name
 def unlike_copies(source: CheckpointInfo, target: CheckpointInfo) -> tuple[int, list[str]]:
     """Return the number of copied tensors compared, and those that did not change alike."""
     count, unchanged, wrong, due = 0, [], [], 0
+    headers = dict(source.headers)
     for denoiser, copy in _pairs(target):
         count += 1
-        before = [_in(source, target, place) for place in (denoiser, copy)]
+        before = [_in(source, target, place, headers) for place in (denoiser, copy)]
         if any(place is None for place in before):
             wrong.append(copy[2])
             continue
@@ -66,16 +67,21 @@ def _by_name(headers: Mapping[Path, Header]) -> dict[str, Place]:
     }
 
 
-def _in(source: CheckpointInfo, target: CheckpointInfo, place: Place) -> Place | None:
-    """Return the source's tensor of the same name in the same file; None where it has none."""
-    from .header import read_header
+def _in(
+    source: CheckpointInfo, target: CheckpointInfo, place: Place, headers: dict[Path, Header]
+) -> Place | None:
+    """Return the source's tensor of the same name in the same file; None where it has none.
 
+    headers: those that were read before; new ones are added.
+    """
     path = source.path
     if source.layout == "diffusers":
         path = source.path / place[0].relative_to(target.path)
         if not path.is_file():
             return None
-    header = source.headers.get(path) or read_header(path)
+    if path not in headers:
+        headers[path] = read_header(path)
+    header = headers[path]
     found = header.tensors.get(place[2])
     same = found is not None and found.shape == place[1].tensors[place[2]].shape
     return (path, header, place[2]) if same else None
