@@ -71,9 +71,11 @@ def engine(monkeypatch, tmp_path):
         title="Stable Diffusion 1.x", layout="ldm", family=find_family("sd1"), bytes=1000,
         path=tmp_path / "model.safetensors",
         resolution=512, files={"unet": ()}, headers={}, sources=lambda component: {},
+        cautions=(),
     )  # fmt: skip
-    monkeypatch.setattr(checking, "detect", lambda path: info)
+    monkeypatch.setattr(checking, "detect", lambda path, **_: info)
     monkeypatch.setattr(checking, "_check_loadable", lambda info: None)
+    monkeypatch.setattr(checking, "copies_of", lambda info: ())
     needed = SimpleNamespace(
         words=("about 3.1 GiB",), total=3 * 2**30, fits=None, changes={}, to_json=dict
     )

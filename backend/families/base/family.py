@@ -100,6 +100,10 @@ class Recognition(Protocol):
         """Describe a claimed folder."""
         ...
 
+    def cautions(self, metadata: Mapping[str, str]) -> tuple[str, ...]:
+        """Sentences on statements in a header that are not followed."""
+        ...
+
     def claims_denoiser(self, shapes: Shapes) -> bool:
         """True if a denoiser in memory, in the names of single files without prefix, is of it."""
         ...
@@ -169,6 +173,11 @@ class TensorLayout(Protocol):
 
     def harmless(self, checkpoint: Checkpoint, name: str) -> bool:
         """True if a tensor that no network has may be in a file; an export keeps it as it is."""
+        ...
+
+    def moving_averages(self, checkpoint: Checkpoint) -> dict[str, str]:
+        """Names that moving averages of the denoiser have in a single file, each to the name of
+        the denoiser's tensor there that it averages. The file need not hold any."""
         ...
 
     def denoiser_sources(self, config: Config) -> dict[str, Source]:

@@ -82,7 +82,7 @@ _BY_NAME: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     (
         "edm", "a checkpoint with an EDM noise schedule (Playground 2.5, CosXL)",
         "its schedule is not supported; " + _SUPPORTED,
-        ("|edm_mean|", "|edm_std|", "|edm_vpred.sigma_max|"),
+        ("|edm_",),
     ),
     (
         "quantised", "a quantised checkpoint (scaled fp8, nf4, int8 or alike)",
