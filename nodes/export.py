@@ -82,7 +82,7 @@ class ExportHardenedCheckpoint(io.ComfyNode):
         write_from=SOURCE_FILE, model=None, clip=None, vae=None, report=None,
     ) -> io.NodeOutput:  # fmt: skip
         target = target_file("checkpoints", destination, filename, overwrite=overwrite)
-        probe = probe_record(report) if report is not None else None
+        probe = probe_record(report, run) if report is not None else None
         if write_from == LOADED_MODEL:
             text = write_loaded(target, run, probe, model, clip, vae)
         else:
@@ -213,6 +213,7 @@ def write_loaded(
     from ..backend.errors import ExportError
     from ..backend.report.card import provenance_of
     from . import bridge
+    from .provenance import check_hardened
 
     missing = [
         name for name, part in (("model", model), ("clip", clip), ("vae", vae)) if part is None
@@ -222,10 +223,7 @@ def write_loaded(
             f"to write from the loaded model, connect {' and '.join(missing)} too: the hardened "
             "MODEL of Harden Model, and the CLIP and VAE of Load Checkpoint"
         )
-    if not bridge.carries(model, bridge.lora_model(run.adapter, run.key_map)):
-        raise ExportError(
-            "the MODEL connected is not the hardened one: connect the MODEL output of Harden Model"
-        )
+    check_hardened(model, clip, run)
     metadata = hardened_metadata(
         {}, provenance_of(run.plan, run.records, probe=probe), family=bridge.family_of(model),
         layout="ldm", prediction_type=bridge.prediction_of(model),
@@ -245,13 +243,15 @@ def write_loaded(
     )
 
 
-def probe_record(report: types.ReportValue) -> dict[str, Any]:
-    """Return the record of a finished probe of an original and a hardened model."""
+def probe_record(report: types.ReportValue, run: types.HardenedRun) -> dict[str, Any]:
+    """Return the record of a finished probe of the original and of the model that the run made."""
     from ..backend.errors import ExportError
     from ..backend.probe.recorded import probe_record as record
+    from .provenance import check_report
 
     if len(report.result.models) < 2:
         raise ExportError("the report is of a single model: probe before and after hardening")
+    check_report(report, run)
     return record(report.result, report.result.models[-1].name)
 
 

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from . import types
+from .provenance import AUTOMATIC
 
 if TYPE_CHECKING:
     from ..backend.run.records import StepRecord
-
-AUTOMATIC = "automatic"
 
 
 class HardenModel(io.ComfyNode):
@@ -91,6 +90,7 @@ class HardenModel(io.ComfyNode):
         from ..backend.plan.file import plan_hash
         from . import bridge, live, places
         from .plan import build_plan, data_stamp
+        from .provenance import check_source
         from .runs import run_plan, step_count, stored_run
 
         bridge.check_model(model)
@@ -102,6 +102,8 @@ class HardenModel(io.ComfyNode):
                 data_stamp(plan, named=places.sets()),
                 bridge.fingerprint(model, clip, vae),
             )
+            if checkpoint != AUTOMATIC:
+                check_source(model, source_file(model, checkpoint))
             run = stored_run(places.runs() / key, plan)
             if run is None:
                 source = source_file(model, checkpoint, cls.hidden)
@@ -115,9 +117,12 @@ class HardenModel(io.ComfyNode):
                     run.records, f"{step_count(plan)}, kept from an earlier run"
                 )
             if checkpoint != AUTOMATIC:
-                run = replace(run, source=source_file(model, checkpoint, cls.hidden))
+                run = replace(run, source=source_file(model, checkpoint))
+            if not run.weights:  # of an earlier version; its folder's name proves the weights
+                run = replace(run, weights=bridge.weights_of(model, clip))
             lora = bridge.lora_model(run.adapter, run.key_map)
             patched = bridge.with_adapter(model, lora)
+            bridge.mark(patched, lora, run.weights["model"])
         return io.NodeOutput(
             patched, lora, loss_map(run.records), run, ui={"resalign_run": [summary(run)]}
         )

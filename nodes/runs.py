@@ -79,6 +79,8 @@ def stored_run(folder: Path, plan: HardeningPlan) -> types.HardenedRun | None:
         key_map=about["key_map"],
         source=Path(about["checkpoint"]) if about["checkpoint"] else None,
         patched=about["patched"],
+        weights=about.get("weights", {}),
+        samples=about["samples"],
     )
 
 
@@ -96,11 +98,11 @@ def _opened(
 
     kind = weight_types(plan)["denoiser_dtype"]
     with bridge.to_backend(model, clip, vae, source=source, denoiser_dtype=kind) as loaded:
-        _write_source(folder, model, loaded, source)
+        _write_source(folder, model, clip, loaded, source)
         yield loaded
 
 
-def _write_source(folder: Path, model: Any, loaded: Model, source: Path | None) -> None:
+def _write_source(folder: Path, model: Any, clip: Any, loaded: Model, source: Path | None) -> None:
     from ..backend.run.folder import write_json
     from . import bridge
     from .samples import samples_of
@@ -114,6 +116,7 @@ def _write_source(folder: Path, model: Any, loaded: Model, source: Path | None) 
         "family": loaded.family.name,
         "key_map": key_map,
         "samples": samples_of(weights, modules),
+        "weights": bridge.weights_of(model, clip),
     }
     write_json(folder / SOURCE, about)
 

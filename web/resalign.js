@@ -7,7 +7,7 @@ import { drawHint, drawReport, drawState, drawText } from "./resalign_view.js";
 const LIVE = ["ResAlign_HardenModel", "ResAlign_ResilienceProbe"];
 const REPORTS = ["ResAlign_ResilienceProbe", "ResAlign_ShowReport"];
 const MEMORY = "ResAlign_MemoryPlan";
-const TEXTS = ["ResAlign_ExportHardenedCheckpoint", "ResAlign_SaveHardeningLora", "ResAlign_LoadHardenedInfo", MEMORY];
+const TEXTS = ["ResAlign_ExportHardenedCheckpoint", "ResAlign_SaveHardeningLora", "ResAlign_LoadHardenedInfo", "ResAlign_TryMyLora", MEMORY];
 
 const HINTS = {
   report: "The headline and the table of the probe appear here.",
@@ -23,6 +23,7 @@ const STYLE = `
 .resalign-section > * + * { margin-top: 6px; }
 .resalign-section + .resalign-section:not(:empty) { margin-top: 10px; }
 .resalign-status { font-weight: 600; }
+.resalign-warning { color: #d9822b; font-weight: 600; }
 .resalign-headline { white-space: pre-line; }
 .resalign small { display: block; font-size: 9px; white-space: nowrap; }
 .resalign-section[data-status="failed"] .resalign-status { color: #d64545; }

@@ -224,6 +224,7 @@ export function drawReport(root, report, href = (path) => path) {
     });
     parts.push(table);
   }
+  for (const warning of report?.warnings ?? []) parts.unshift(element("div", "resalign-warning", `Warning: ${warning}`));
   parts.push(element("div", "resalign-headline", String(report?.headline ?? "")));
   const url = reportUrl(report);
   if (url) {
