@@ -102,8 +102,9 @@ class HardenModel(io.ComfyNode):
                 data_stamp(plan, named=places.sets()),
                 bridge.fingerprint(model, clip, vae),
             )
-            if checkpoint != AUTOMATIC:
-                check_source(model, source_file(model, checkpoint))
+            named = None if checkpoint == AUTOMATIC else source_file(model, checkpoint)
+            if named is not None:
+                check_source(model, named)
             run = stored_run(places.runs() / key, plan)
             if run is None:
                 source = source_file(model, checkpoint, cls.hidden)
@@ -116,8 +117,8 @@ class HardenModel(io.ComfyNode):
                 live.Live(cls.hidden, "harden", plan.outer_steps).recall(
                     run.records, f"{step_count(plan)}, kept from an earlier run"
                 )
-            if checkpoint != AUTOMATIC:
-                run = replace(run, source=source_file(model, checkpoint))
+            if named is not None:
+                run = replace(run, source=named)
             if not run.weights:  # of an earlier version; its folder's name proves the weights
                 run = replace(run, weights=bridge.weights_of(model, clip))
             lora = bridge.lora_model(run.adapter, run.key_map)

@@ -104,8 +104,16 @@ class Live:
             state = {name: value for name, value in state.items() if name != "pictures"}
         self._sent = pictures
         server = PromptServer.instance
+        if server.client_id is None and "pictures" in state:  # every page gets the event
+            state = without_bare(state)
         data = {"node": self.node, "workflow": self.workflow, "state": state}
         server.send_sync(EVENT, data, server.client_id)
+
+
+def without_bare(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state without the pictures of a concept that the user chose to see unblurred."""
+    pictures = [picture for picture in state["pictures"] if not picture.get("bare")]
+    return {**state, "pictures": pictures}
 
 
 def workflow_of(hidden: Any) -> str:

@@ -20,8 +20,9 @@ from pathlib import Path
 import pytest
 import webui_browser
 import webui_clicks
-from webui_browser import Tab
+from webui_browser import REBOUND, Tab
 from webui_environments import REQUIREMENTS, NoEnvironment, python_of
+from webui_foreign import ATTACK, another_site, call, event_of
 
 from resalign.backend.demo.plans import CHECKPOINT
 
@@ -226,6 +227,46 @@ def test_nothing_is_done_and_nothing_is_told_without_the_host_s_log_in(chromium,
             assert found == 404
         shown = tab.page.evaluate("fetch('resalign/state').then(a => a.text())")
         assert str(tmp_path) not in shown
+        context.close()
+
+
+def test_a_page_of_another_site_can_press_no_button(chromium, python, tmp_path):
+    """Without a login a browser delivers what any page sends to this machine."""
+    _, interpreter = python
+    with served(interpreter, tmp_path, "--fake", "400", "0.1") as (url, _), another_site() as site:
+
+        def runs():
+            return len(list(tmp_path.glob("outputs/resalign/runs/*")))
+
+        asked = {"checkpoint": "ResAlign demo", "concepts": ["weapons"], "preset": "fast"}
+        harden, cancel = event_of(url, "harden", **asked), event_of(url, "cancel")
+        call(url, *harden)  # a program, which is not the danger: so the event is the right one
+        context = chromium.new_context()
+        tab, foreign = Tab(context, url), context.new_page()
+        tab.status("running", "harden")
+        assert runs() == 1
+        foreign.goto(site)
+        tried = foreign.evaluate(ATTACK, [url, *cancel])
+        assert len(tried) == 7 and any(path.endswith("predict") for path in tried)
+        assert "Hardening ..." in tab.status("running"), "it was not cancelled"
+        tab.press("cancel")
+        tab.status("stopped")
+        foreign.evaluate(ATTACK, [url, *harden])
+        foreign.wait_for_timeout(2000)
+        assert runs() == 1 and "stopped" in tab.status("stopped").lower()
+        told = foreign.evaluate("(url) => fetch(url).then(a => a.status, () => 'blocked')",
+                                url + "resalign/state")  # fmt: skip
+        assert told in (403, "blocked")
+
+        rebound = url.replace("127.0.0.1", REBOUND)
+        foreign.goto(rebound, wait_until="domcontentloaded")
+        assert foreign.evaluate("fetch('resalign/state').then(a => a.status)") == 403
+        foreign.evaluate(ATTACK, [rebound, *harden])
+        foreign.wait_for_timeout(2000)
+        assert runs() == 1
+        tab.press("resume")
+        tab.status("running", "resume")
+        assert tab.errors == []
         context.close()
 
 

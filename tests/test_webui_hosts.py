@@ -174,16 +174,17 @@ def test_a_report_s_files_are_those_of_its_own_folder(tmp_path):
     (folder / "probe.json").write_text("{}")
     (folder / "report.html").write_text("")
     (folder / "images" / "1.png").write_text("")
-    (folder / "attack.safetensors").write_text("")
-    (tmp_path / "secret.json").write_text("")
-    (folder / "link.json").symlink_to(tmp_path / "secret.json")
+    (tmp_path / "report.html").write_text("secret")
+    linked = probes_folder(host) / "linked"
+    linked.mkdir()
+    (linked / "probe.json").write_text("{}")
+    (linked / "report.html").symlink_to(tmp_path / "report.html")
 
     assert routes.report_file(host, "one", "report.html") == folder / "report.html"
-    assert routes.report_file(host, "one", "images/1.png") == folder / "images" / "1.png"
     for probe, file in (
-        ("one", "attack.safetensors"), ("one", "../../../../secret.json"), ("one", "no.html"),
-        ("one", str(tmp_path / "secret.json")), ("one", "link.json"), ("one", "images"),
-        ("..", "secret.json"), ("", "report.html"), ("../probes/one", "report.html"),
+        ("one", "images/1.png"), ("one", "probe.json"), ("one", "../../../../report.html"),
+        ("one", str(tmp_path / "report.html")), ("linked", "report.html"), ("one", "images"),
+        ("..", "report.html"), ("", "report.html"), ("../probes/one", "report.html"),
     ):  # fmt: skip
         assert routes.report_file(host, probe, file) is None, (probe, file)
 

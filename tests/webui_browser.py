@@ -8,9 +8,11 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
+REBOUND = "rebound.example"  # a name that its owner points to this machine
 ARGUMENTS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1",
 )  # fmt: skip
 PATIENCE = 90_000  # milliseconds: a busy machine may be slow to draw a page
 

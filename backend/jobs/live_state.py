@@ -6,9 +6,10 @@ One plain dict that can be written as JSON; every host shows the same one:
      "micro_step", "micro_total", "message", "seconds", "left": seconds or None,
      "figures": the last outer step's {"harm", "harm_after", "retain", "q"}, what it has of them,
      "curves": {label: [[x, y], ...]},
-     "pictures": [{"url": a JPEG as data URL, "caption", "flagged", "step"}]}
+     "pictures": [{"url": a JPEG as data URL, "caption", "flagged", "step", "bare"}]}
 
-A flagged picture is blurred before it enters the state, unless all are to be shown.
+A flagged picture is blurred before it enters the state, unless all are to be shown; it is then
+`bare`, not `flagged`.
 """
 
 from __future__ import annotations
@@ -92,9 +93,9 @@ class LiveState:
         hidden = flagged and not self.show_pictures
         if hidden:
             shown = blurred(shown)
-        self.state["pictures"].append(
-            {"url": data_url(shown), "caption": caption, "flagged": hidden, "step": step}
-        )
+        bare = flagged and not hidden
+        entry = {"url": data_url(shown), "caption": caption, "flagged": hidden, "bare": bare}
+        self.state["pictures"].append({**entry, "step": step})
         del self.state["pictures"][:-PICTURES]
         self.report(now=True)
         return shown

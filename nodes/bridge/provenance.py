@@ -93,13 +93,11 @@ def _equal(one: Any, other: Any) -> bool:
 
     if one is other:
         return True
+    if type(one) is type(other) and hasattr(one, "weights"):  # a weight adapter of ComfyUI's
+        return _equal(one.weights, other.weights)
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         same = one.shape == other.shape and one.dtype == other.dtype
         return same and torch.equal(one.cpu(), other.cpu())
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(one) == len(other) and all(map(_equal, one, other))
-    if type(one) is not type(other):
-        return False
-    if hasattr(one, "weights"):  # one of ComfyUI's weight adapters: a LoRA, LoHa, ...
-        return _equal(one.weights, other.weights)
     return isinstance(one, (str, int, float, bool, type(None))) and one == other

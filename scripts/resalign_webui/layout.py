@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -23,6 +24,7 @@ _ADDED = {
 def build(actions: Actions) -> Any:
     """Build the gr.Blocks that hosts render into their page."""
     host = actions.host
+    bind = partial(on, host=host)
     lists, parts = actions.choices(), Parts()
     with gr.Blocks(analytics_enabled=False) as blocks:
         html(views.STYLE, "style")
@@ -43,19 +45,19 @@ def build(actions: Actions) -> Any:
         every = parts.list_of(lists)
         follow = _following(actions, list(lists))
         _bind_jobs(actions, parts, views_by_name, (follow, [live, *every]))
-        on(button_cancel.click, _nothing(actions.cancel), queue=False)
-        on(button_follow.click, follow, (), [live, *every])
-        on(blocks.load, _following(actions, list(lists), fresh=True), (), [live, *every])
+        bind(button_cancel.click, _nothing(actions.cancel), queue=False)
+        bind(button_follow.click, follow, (), [live, *every])
+        bind(blocks.load, _following(actions, list(lists), fresh=True), (), [live, *every])
         for name in ("refresh", "refresh_reports"):
-            on(views_by_name[name].click, lambda: _renewed(actions.refresh()), (), every)
-        on(views_by_name["fit"].click, _fitting(actions), (),
+            bind(views_by_name[name].click, lambda: _renewed(actions.refresh()), (), every)
+        bind(views_by_name["fit"].click, _fitting(actions), (),
            [*parts.list_of(FITTING), views_by_name["harden_message"]])  # fmt: skip
         checkpoint = parts["checkpoint"]
-        on(checkpoint.change, actions.describe, [checkpoint], [views_by_name["about_checkpoint"]])
-        on(blocks.load, actions.describe, [checkpoint], [views_by_name["about_checkpoint"]])
-        on(views_by_name["show_about"].click, actions.provenance, [parts["about"]],
+        bind(checkpoint.change, actions.describe, [checkpoint], [views_by_name["about_checkpoint"]])
+        bind(blocks.load, actions.describe, [checkpoint], [views_by_name["about_checkpoint"]])
+        bind(views_by_name["show_about"].click, actions.provenance, [parts["about"]],
            [views_by_name["about_view"]])  # fmt: skip
-        on(views_by_name["show_report"].click, actions.report, [parts["report"]],
+        bind(views_by_name["show_report"].click, actions.report, [parts["report"]],
            [views_by_name["report_view"]])  # fmt: skip
     own_settings_only(blocks)
     return blocks
@@ -66,13 +68,13 @@ def _setup(actions: Actions, blocks: Any) -> None:
     missing = actions.missing()
     said = html(missing, "missing")
     mend = button("mend", "Make the worker's environment", visible=bool(missing))
-    on(mend.click, actions.build_worker, (), [said])
+    on(mend.click, actions.build_worker, (), [said], host=actions.host)
 
     def look() -> list[Any]:
         found = actions.missing()
         return [found, gr.update(visible=bool(found))]
 
-    on(blocks.load, look, (), [said, mend])
+    on(blocks.load, look, (), [said, mend], host=actions.host)
 
 
 def problem(text: str) -> Any:
@@ -88,6 +90,7 @@ def _bind_jobs(
 ) -> None:
     """Bind the job buttons: show a message on the page, then follow the job in the panel."""
     follow, outputs = following
+    bind = partial(on, host=actions.host)
     for name, names, message, function in (
         ("harden", pages.HARDEN, "harden_message", actions.harden),
         ("check", pages.HARDEN, "harden_message", actions.check),
@@ -97,10 +100,10 @@ def _bind_jobs(
         ("export", pages.EXPORT, "export_message", actions.export),
         ("save_lora", pages.EXPORT, "export_message", actions.save_lora),
     ):
-        started = on(
+        started = bind(
             named[name].click, _with_names(names, function), parts.list_of(names), [named[message]]
         )
-        on(started.then, follow, (), outputs)
+        bind(started.then, follow, (), outputs)
 
 
 def _fitting(actions: Actions) -> Callable[[], list[Any]]:
