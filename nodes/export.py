@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +11,27 @@ from comfy_api.latest import io
 
 from ..backend.numerics.byte_sizes import format_bytes
 from . import types
+from .provenance import EXPORT, FROM_RUN, LOADED_MODEL, SOURCE_FILE
 
 if TYPE_CHECKING:
     from ..backend.progress import Progress
 
-FROM_RUN = "from the run"
-SOURCE_FILE, LOADED_MODEL = "source file", "loaded model"
 _MODELS, _OUTPUT = "models", "output"
 _SUFFIX = ".safetensors"
+
+
+def name_problem(filename: str | None) -> bool | str:
+    """Check a file's name when the workflow is queued: True, or what is wrong."""
+    from ..backend.errors import ConfigError
+    from ..backend.plan.file_names import file_name_parts
+
+    if filename is None:  # linked to another node: known only when that has run
+        return True
+    try:
+        file_name_parts(filename, "filename")
+    except ConfigError as error:
+        return str(error)
+    return True
 
 
 class ExportHardenedCheckpoint(io.ComfyNode):
@@ -31,7 +43,7 @@ class ExportHardenedCheckpoint(io.ComfyNode):
 
         files = [FROM_RUN, *folder_paths.get_filename_list("checkpoints")]
         return io.Schema(
-            node_id="ResAlign_ExportHardenedCheckpoint",
+            node_id=EXPORT,
             display_name="Export Hardened Checkpoint",
             category=types.CATEGORY,
             description=(
@@ -75,6 +87,10 @@ class ExportHardenedCheckpoint(io.ComfyNode):
             outputs=[io.String.Output("path", display_name="path")],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, filename: str | None = None) -> bool | str:
+        return name_problem(filename)
 
     @classmethod
     def execute(
@@ -124,6 +140,10 @@ class SaveHardeningLora(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, filename: str | None = None) -> bool | str:
+        return name_problem(filename)
+
+    @classmethod
     def execute(
         cls, run, filename="hardening_lora", destination=_MODELS, overwrite=False
     ) -> io.NodeOutput:
@@ -143,16 +163,17 @@ def target_file(kind: str, destination: str, filename: str, *, overwrite: bool) 
     """
     import folder_paths
 
-    from ..backend.errors import ExportError
+    from ..backend.errors import ConfigError, ExportError
+    from ..backend.plan.file_names import file_name_parts
 
     if destination.startswith(_MODELS):
         folder = Path(folder_paths.get_folder_paths(kind)[0])
     else:
         folder = Path(folder_paths.get_output_directory()) / kind
-    name = filename.strip().removesuffix(_SUFFIX)
-    parts = re.split(r"[\\/]", name)
-    if not all(parts) or ".." in parts or re.search(r'[<>:"|?*\x00-\x1f]', name):
-        raise ExportError(f"{filename!r} is not a file name: use letters, digits, - and _")
+    try:
+        parts = file_name_parts(filename, "filename")
+    except ConfigError as error:
+        raise ExportError(str(error)) from None
     target = folder.joinpath(*parts[:-1], parts[-1] + _SUFFIX)
     target.parent.mkdir(parents=True, exist_ok=True)
     if overwrite or not target.exists():

@@ -87,11 +87,12 @@ class HardenModel(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         import torch
 
+        from ..backend.jobs.verdict import of_run
         from ..backend.plan.file import plan_hash
         from . import bridge, live, places
         from .plan import build_plan, data_stamp
-        from .provenance import check_source
-        from .runs import run_plan, step_count, stored_run
+        from .provenance import check_exports, check_source
+        from .runs import NEXT_STEP, run_plan, stored_run
 
         bridge.check_model(model)
         bridge.check_parts(clip, vae)
@@ -108,15 +109,17 @@ class HardenModel(io.ComfyNode):
             run = stored_run(places.runs() / key, plan)
             if run is None:
                 source = source_file(model, checkpoint, cls.hidden)
+                check_exports(model, source, cls.hidden)
                 previews = (preview_every, preview_prompt, show_pictures)
                 folder = places.runs() / key
                 run_plan(cls.hidden, model, clip, vae, plan, folder, source, previews)
                 run = stored_run(places.runs() / key, plan)
                 assert run is not None
             else:
-                live.Live(cls.hidden, "harden", plan.outer_steps).recall(
-                    run.records, f"{step_count(plan)}, kept from an earlier run"
-                )
+                said, verdict = of_run(plan, NEXT_STEP)
+                shown = live.Live(cls.hidden, "harden", plan.outer_steps)
+                shown.plan(plan)
+                shown.recall(run.records, f"kept from an earlier run: {said}", verdict)
             if named is not None:
                 run = replace(run, source=named)
             if not run.weights:  # of an earlier version; its folder's name proves the weights

@@ -178,7 +178,9 @@ def run_probe(
     warnings: shown from the start, as a probe may take hours.
     """
     from ..backend.jobs.probe import probe_job
+    from ..backend.jobs.verdict import of_probe
     from ..backend.probe.results_io import read_probe
+    from ..backend.probe.summarise import summarise
     from ..backend.progress import chain
     from .live import Live
 
@@ -187,7 +189,8 @@ def run_probe(
         if result.complete:
             live = Live(hidden, "probe")
             live.show_lines([*warnings])
-            live.recall((), "measured, kept from an earlier probe")
+            said, verdict = of_probe(summarise(result))
+            live.recall((), f"kept from an earlier probe: {said or 'measured'}", verdict)
             return result
     live = Live(hidden, "probe", show_pictures=show_pictures)
     live.show_lines([*warnings])
@@ -199,7 +202,8 @@ def run_probe(
     except BaseException as error:
         live.ended_by(error, "stopped; complete evaluations are kept, queue again to continue")
         raise
-    live.finish("measured")
+    said, verdict = of_probe(found.summary)
+    live.finish(said or "measured", verdict)
     return found.result
 
 

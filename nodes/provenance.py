@@ -11,6 +11,9 @@ from .samples import check_samples, difference, samples_of
 if TYPE_CHECKING:
     from .types import HardenedRun, ReportValue
 
+EXPORT = "ResAlign_ExportHardenedCheckpoint"
+FROM_RUN = "from the run"  # choices of its `source` and `write_from`
+SOURCE_FILE, LOADED_MODEL = "source file", "loaded model"
 AUTOMATIC = "automatic"  # the choice of Harden Model that leaves the file to ComfyUI
 
 
@@ -83,6 +86,46 @@ def check_source(model: Any, path: Path) -> None:
             f"Harden Model: the MODEL was not loaded from {path.name}, which `checkpoint` names "
             f"({error}): choose its own file, or leave it to {AUTOMATIC}"
         ) from None
+
+
+def check_exports(model: Any, source: Path | None, hidden: Any) -> None:
+    """Raise a ConfigError if an Export of this graph would refuse the run after hours of work.
+
+    hidden: the node's hidden inputs, with the graph in the API format.
+    """
+    from ..backend.checkpoint.detect import detect
+    from ..backend.errors import ConfigError, ResAlignError
+
+    named = _source_exports(getattr(hidden, "prompt", None), getattr(hidden, "unique_id", None))
+    if not named:
+        return
+    why = ""
+    if bridge.is_patched(model):
+        why = "the MODEL has LoRAs or merges on it, which its file lacks"
+    elif source is None and FROM_RUN in named:
+        why = "the file that the MODEL was loaded from is not known"
+    elif source is not None and FROM_RUN in named:
+        try:
+            detect(source)
+        except ResAlignError as error:
+            why = str(error)
+    if why:
+        raise ConfigError(
+            "Export Hardened Checkpoint, which this run feeds, could not rewrite the source file "
+            f"({why}): set its write_from to 'loaded model' and connect model, clip and vae there"
+        )
+
+
+def _source_exports(prompt: Any, node: Any) -> list[str]:
+    """Return the `source` of each Export that rewrites the file of this node's run."""
+    found = []
+    for other in prompt.values() if isinstance(prompt, dict) else ():
+        inputs = other.get("inputs", {}) if isinstance(other, dict) else {}
+        link = inputs.get("run")
+        own = isinstance(link, (list, tuple)) and link and str(link[0]) == str(node)
+        if own and other.get("class_type") == EXPORT and inputs.get("write_from") == SOURCE_FILE:
+            found.append(str(inputs.get("source")))
+    return found
 
 
 def check_report(report: ReportValue, run: HardenedRun) -> None:

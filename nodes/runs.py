@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..backend.plan.hardening import HardeningPlan
     from ..backend.run.folder import RunFolder
 
+NEXT_STEP = "measure it with Resilience Probe"
 SOURCE = "source.json"  # in the run folder: describes the MODEL that was hardened
 
 
@@ -34,6 +35,7 @@ def run_plan(
     """
     from ..backend.jobs.harden import harden_job
     from ..backend.jobs.previews import PreviewSettings
+    from ..backend.jobs.verdict import of_run
     from .live import Live, check_interrupt
     from .memory import forecast
 
@@ -41,11 +43,14 @@ def run_plan(
     live = Live(hidden, "harden", plan.outer_steps, show_pictures=show)
     begun: list[RunFolder] = []
     try:
+        live.note("reading the plan")
+        live.plan(plan, _records(folder), every=every)
         live.show_lines(forecast(model, plan, live.note))
         harden_job(
             plan, folder=folder, model=_opened(model, clip, vae, plan, folder, source),
             previews=PreviewSettings(
-                show=live.picture, every=every, prompt=prompt, check=check_interrupt
+                show=live.picture, every=every, prompt=prompt, check=check_interrupt,
+                on_progress=live,
             ),
             on_ready=lambda run, report: begun.append(run), on_progress=live,
         )  # fmt: skip
@@ -55,7 +60,21 @@ def run_plan(
             error, f"stopped after step {step} of {plan.outer_steps}; queue again to continue"
         )
         raise
-    live.finish(f"hardened in {step_count(plan)}")
+    live.finish(*of_run(plan, NEXT_STEP))
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
+    """Return the records of the steps that an earlier session has saved."""
+    from ..backend.errors import ResAlignError
+    from ..backend.run.folder import RunFolder
+
+    if not (folder / "plan.json").is_file():
+        return []
+    try:
+        run = RunFolder.open(folder, read_only=True)
+        return list(run.records()[: run.steps_saved])
+    except ResAlignError:  # the run itself says what is wrong with it
+        return []
 
 
 def stored_run(folder: Path, plan: HardeningPlan) -> types.HardenedRun | None:
@@ -82,10 +101,6 @@ def stored_run(folder: Path, plan: HardeningPlan) -> types.HardenedRun | None:
         weights=about.get("weights", {}),
         samples=about["samples"],
     )
-
-
-def step_count(plan: HardeningPlan) -> str:
-    return f"{plan.outer_steps} step{'s' * (plan.outer_steps > 1)}"
 
 
 @contextmanager

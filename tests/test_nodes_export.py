@@ -94,8 +94,19 @@ def test_a_name_in_use_gets_a_number_unless_it_may_be_replaced(nodes, run):
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "", "a//b", "a\x00b"])
 def test_a_name_that_leads_outside_is_refused(nodes, run, name):
-    with pytest.raises(ra.ExportError, match="not a file name"):
+    with pytest.raises(ra.ExportError, match=r"not a file name|is empty"):
         export(nodes, run, filename=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("", "empty"), ("..", "not a file name"), ("x" * 300, "300 characters"), ("con", "Windows"),
+     ("a/LPT1.b", "Windows"), ("sub/name", True), ("hardened.safetensors", True), (None, True)],
+)  # fmt: skip
+def test_a_bad_name_is_refused_when_the_workflow_is_queued(nodes, name, says):
+    for node in (nodes.ExportHardenedCheckpoint, nodes.SaveHardeningLora):
+        said = node.validate_inputs(filename=name)
+        assert said is True if says is True else says in said
 
 
 def test_another_checkpoint_is_refused(nodes, run, tmp_path):

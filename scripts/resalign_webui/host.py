@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
 from ...backend.errors import ConfigError
+from ...backend.plan.file_names import file_name_parts
 
 DEMO = "ResAlign demo"  # the embedded checkpoint, in the list of checkpoints
 FOLDERS_VARIABLE = "RESALIGN_FOLDERS"  # set by the owner of the machine: further folders
@@ -133,12 +133,7 @@ def typed_folder(text: str, what: str, host: Host) -> str:
 
 def file_name(text: str, what: str) -> str:
     """Check the name of a new file or folder, which may name subfolders: `sub/name`."""
-    name = text.strip().removesuffix(".safetensors")
-    parts = re.split(r"[\\/]", name)
-    bad = not all(parts) or ".." in parts or re.search(r'[<>:"|?*\x00-\x1f]', name)
-    if bad or len(name) > 120 or any(part != part.strip(" .") for part in parts):
-        raise ConfigError(f"{what}: {text!r} is not a file name; use letters, digits, - and _")
-    return "/".join(parts)
+    return "/".join(file_name_parts(text, what))
 
 
 def chosen(label: Any, choices: list[tuple[str, Path]], what: str) -> Path:
