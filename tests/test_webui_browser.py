@@ -95,6 +95,10 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         tab = Tab(first, url)
         other = Tab(second, url, theme="light")
 
+        assert tab.bottom("harden") < 900, "in sight at 1280 x 900"
+        assert not tab.enabled("cancel") and not tab.visible("next"), "nothing is running"
+        tab.tick("concepts", "hate symbols")
+        tab.tick("concepts", "hate symbols")
         tab.tick("concepts", "nudity")
         tab.press("harden")
         assert "tick weapons alone" in tab.message("harden"), "a mistake is told on the page"
@@ -108,6 +112,7 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         tab.wait_text("is running")  # one at a time
         tab.reload()
         assert "harm loss" in tab.status("running", "harden"), "it went on meanwhile"
+        assert tab.enabled("cancel")
         shot(tab, f"{name}-running")
         shot(other, f"{name}-running-light")
 
@@ -118,6 +123,10 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         tab.press("resume")
         assert "all is well" not in tab.status("running", "resume")
         tab.status("done", "resume")
+        tab.wait_text("Next: Probe")
+        assert not tab.enabled("cancel")
+        tab.press("next")
+        tab.page.locator("#resalign_probe_run:visible").first.wait_for(state="visible")
 
         tab.go("Export")
         assert "finished" in tab.value("export_run")
@@ -126,7 +135,7 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         assert "not a file name" in tab.message("export")
         tab.fill("export_name", "sub/new")
         tab.press("export")
-        tab.status("done", "export")
+        assert "new.safetensors is in the folder sub" in tab.status("done", "export")
         assert (tmp_path / "models" / "sub" / "new.safetensors").exists()
         shot(tab, f"{name}-export")
 

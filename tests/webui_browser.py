@@ -79,6 +79,17 @@ class Tab:
     def press(self, name: str) -> None:
         self.page.locator(f"#resalign_{name}").locator("visible=true").first.click()
 
+    def bottom(self, name: str) -> float:
+        """Where a button ends, in pixels from the top of the page."""
+        box = self.page.locator(f"#resalign_{name}").locator("visible=true").first.bounding_box()
+        return box["y"] + box["height"]
+
+    def enabled(self, name: str) -> bool:
+        return self.page.locator(f"#resalign_{name}:visible").first.is_enabled()
+
+    def visible(self, name: str) -> bool:
+        return self.page.locator(f"#resalign_{name}").first.is_visible()
+
     def tick(self, name: str, value: str) -> None:
         """A box of a group, or one of several choices."""
         label = self.page.locator(f"#resalign_{name} label:visible")

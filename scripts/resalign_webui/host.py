@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 from ...backend.errors import ConfigError
 from ...backend.plan.file_names import file_name_parts
 
+ALONE = "resalign ui"  # the name of the tab without a host
 DEMO = "ResAlign demo"  # the embedded checkpoint, in the list of checkpoints
 FOLDERS_VARIABLE = "RESALIGN_FOLDERS"  # set by the owner of the machine: further folders
 
@@ -103,6 +105,21 @@ def inside(path: Path, folders: Iterable[Path]) -> bool:
     """Return whether a path lies in one of the folders, after resolving links."""
     real = path.resolve()
     return any(real == folder or real.is_relative_to(folder) for folder in folders)
+
+
+def dangling(path: Path) -> bool:
+    """Return whether a path is a link to a file that is gone."""
+    return path.is_symlink() and not path.exists()
+
+
+def without_paths(text: str, host: Host) -> str:
+    """Replace the host's folders by their names in a text for visitors from other machines."""
+    if not host.remote():
+        return text
+    for folder in sorted(roots(host), key=lambda path: len(str(path)), reverse=True):
+        text = text.replace(html.escape(str(folder)), html.escape(folder.name))
+        text = text.replace(str(folder), folder.name)
+    return text
 
 
 def typed_folder(text: str, what: str, host: Host) -> str:

@@ -19,6 +19,12 @@ _NEWEST = {"unfinished": 0, "report": 0, **_RUNS}
 _ADDED = {
     "harden": ("unfinished", *_RUNS), "resume": (*_NEWEST,), "probe": ("unfinished", "report"),
 }  # fmt: skip
+_NEXT = {"harden": "Probe", "resume": "Probe", "probe": "Export", "export": "Try my LoRA"}
+
+
+def next_page(kind: str) -> str:
+    """Return the page that follows a job that is done; empty if there is none."""
+    return _NEXT.get(kind, "")
 
 
 def build(actions: Actions) -> Any:
@@ -30,24 +36,28 @@ def build(actions: Actions) -> Any:
         html(views.STYLE, "style")
         _setup(actions, blocks)
         with gr.Row():
-            with gr.Column(scale=3, min_width=420), gr.Tabs(elem_id="resalign_pages"):
+            with gr.Column(scale=3, min_width=420), gr.Tabs(elem_id="resalign_pages") as tabs:
                 views_by_name: dict[str, Any] = {}
                 for label, page in pages.PAGES:
-                    with gr.Tab(label):
+                    with gr.Tab(label, id=label):
                         before = set(blocks.blocks)
                         page(parts, host, lists)
                         views_by_name |= _named_since(blocks, before)
             with gr.Column(scale=2, min_width=340):
-                live = html(views.job_html(None), "job")
-                with gr.Row():
-                    button_cancel = button("cancel", "Cancel", variant="stop", min_width=110)
+                with gr.Row():  # above the panel, whose height changes
+                    button_cancel = button("cancel", "Cancel", variant="stop", min_width=110,
+                                           interactive=False)  # fmt: skip
                     button_follow = button("follow", "Show the running job", min_width=110)
+                live = html(views.job_html(None), "job")
+                button_next = button("next", "Next", visible=False)
         every = parts.list_of(lists)
         follow = _following(actions, list(lists))
-        _bind_jobs(actions, parts, views_by_name, (follow, [live, *every]))
+        shown = [live, button_cancel, button_next, *every]
+        _bind_jobs(actions, parts, views_by_name, (follow, shown))
+        bind(button_next.click, lambda: gr.update(selected=next_page(actions.kind())), (), [tabs])
         bind(button_cancel.click, _nothing(actions.cancel), queue=False)
-        bind(button_follow.click, follow, (), [live, *every])
-        bind(blocks.load, _following(actions, list(lists), fresh=True), (), [live, *every])
+        bind(button_follow.click, follow, (), shown)
+        bind(blocks.load, _following(actions, list(lists), fresh=True), (), shown)
         for name in ("refresh", "refresh_reports"):
             bind(views_by_name[name].click, lambda: _renewed(actions.refresh()), (), every)
         bind(views_by_name["fit"].click, _fitting(actions), (),
@@ -68,12 +78,18 @@ def _setup(actions: Actions, blocks: Any) -> None:
     missing = actions.missing()
     said = html(missing, "missing")
     mend = button("mend", "Make the worker's environment", visible=bool(missing))
-    on(mend.click, actions.build_worker, (), [said], host=actions.host)
 
     def look() -> list[Any]:
         found = actions.missing()
         return [found, gr.update(visible=bool(found))]
 
+    def make() -> Iterator[list[Any]]:
+        told = ""
+        for told in actions.build_worker():
+            yield [told, gr.update(interactive=False)]
+        yield [told, gr.update(interactive=True, visible=bool(actions.missing()))]
+
+    on(mend.click, make, (), [said, mend], host=actions.host)
     on(blocks.load, look, (), [said, mend], host=actions.host)
 
 
@@ -134,9 +150,13 @@ def _following(
             if over:
                 choices = actions.choices()
                 newest = _NEWEST if fresh else _ADDED.get(actions.kind(), ())
-                yield [shown, *_renewed({name: choices[name] for name in names}, newest)]
+                lists = _renewed({name: choices[name] for name in names}, newest)
+                page = next_page(actions.kind()) if actions.done() else ""
+                after = gr.update(visible=bool(page), value=f"Next: {page}" if page else "Next")
+                yield [shown, gr.update(interactive=False), after, *lists]
             else:
-                yield [shown, *(gr.update() for _ in names)]
+                running = [gr.update(interactive=True), gr.update(visible=False)]
+                yield [shown, *running, *(gr.update() for _ in names)]
 
     return follow
 

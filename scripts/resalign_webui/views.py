@@ -22,7 +22,7 @@ _ENDS = {"done": "Done", "stopped": "Stopped", "failed": "Failed"}
 STYLE = """<style>
 .ra { font-size: 14px; line-height: 1.45; color: var(--body-text-color); overflow-wrap: anywhere; }
 .ra p { margin: 0 0 .5em; }
-.ra .ra-muted, .ra figcaption { opacity: .72; font-size: 12px; }
+.ra .ra-muted, .ra figcaption { opacity: .85; font-size: 12px; }
 #resalign_pages .generating, #resalign_job .generating { display: none; }
 #resalign_job .pending { opacity: 1 !important; }
 .ra .ra-track { height: 10px; border-radius: 5px; background: var(--border-color-primary);
@@ -65,7 +65,8 @@ def job_html(state: State | None) -> str:
     if not state or not state.get("status"):
         return tag(
             "div",
-            tag("p", "Nothing is running."),
+            tag("p", tag("b", "Nothing is running."), " Choose a checkpoint and what to remove, "
+                     "then press Harden; the ResAlign demo needs no file and takes a minute."),
             tag("p", "A job's progress is shown here, in every window. A job keeps running when "
                      "the page is closed.", cls="ra-muted"),
             cls="ra ra-idle",
@@ -223,8 +224,8 @@ def _bar(share: float) -> Markup:
     return tag(
         "div",
         tag("div", cls="ra-fill", style=f"width:{share * 100:.1f}%"),
-        cls="ra-track", role="progressbar", aria_valuenow=f"{share * 100:.0f}",
-        aria_valuemin=0, aria_valuemax=100,
+        cls="ra-track", role="progressbar", aria_label="progress of the job",
+        aria_valuenow=f"{share * 100:.0f}", aria_valuemin=0, aria_valuemax=100,
     )  # fmt: skip
 
 
@@ -246,7 +247,11 @@ def _done(state: State) -> str:
     """Outcome of a finished job: the name of a file, never its path."""
     result = state.get("result") or {}
     lines = [str(state.get("message") or "done")]
-    if result.get("path"):
+    output = str((state.get("request") or {}).get("output") or "")
+    if state.get("job") in ("export", "lora") and output:
+        *_, folder, name = ["", *re.split(r"[\\/]", output)]
+        lines.insert(0, f"{name} is in the folder {folder}; refresh the host's list to see it.")
+    elif result.get("path"):
         lines.insert(0, re.split(r"[\\/]", str(result["path"]))[-1])
     if result.get("report"):
         lines.append("The whole report is on the page Reports.")
