@@ -11,6 +11,7 @@ from typing import Any
 from ...backend.checkpoint.inspect import inspect
 from ...backend.data.concept import load_preset, preset_names, retain_prompts
 from ...backend.data.concept_list import NONE, joined, read_concepts
+from ...backend.data.small_sets import with_small_sets
 from ...backend.errors import ConfigError
 from ...backend.plan import settings as presets
 from ...backend.plan.concept import Concept
@@ -110,7 +111,8 @@ def hardening_plan(values: Values, host: Host) -> HardeningPlan:
     )
     if retain:
         changes["retain_set"] = retain
-    return preset_plan(preset, concepts_of(values, host), **changes)
+    plan = preset_plan(preset, concepts_of(values, host), **changes)
+    return with_small_sets(plan) if preset == presets.FAST_PRESET else plan
 
 
 def demo_plan(values: Values) -> HardeningPlan:
