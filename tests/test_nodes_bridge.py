@@ -275,7 +275,8 @@ def test_an_adapter_becomes_a_lora_model_and_does_the_same(bridge, model, clip, 
     assert lora[LDM_Q + ".alpha"].item() == 1.0
     patched = bridge.with_adapter(model, lora)
     assert bridge.is_patched(patched) and not bridge.is_patched(model)
-    assert bridge.carries(patched, lora) and not bridge.carries(model, lora)
+    assert bridge.without_adapter(patched, lora) is not None
+    assert bridge.without_adapter(model, lora) is None
     with bridge.to_backend(patched, clip, vae) as backend:
         half = 0.5 * ours.tensors[Q + B] @ ours.tensors[Q + A]  # alpha 1 of rank 2
         wanted = model.tensors[LDM_Q + ".weight"] + half

@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from template_notes import decorated, without_nulls
+
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "example_workflows"
 Graph = dict[str, dict[str, Any]]
@@ -183,9 +185,10 @@ def write(path: Path, value: Any) -> None:
 def write_graphs(page: Any) -> None:
     for name, graph in WORKFLOWS.items():
         places = {key: one["at"] for key, one in graph.items()}
-        write(EXAMPLES / f"{name}.json", page.evaluate(LOAD, [plain(graph), places]))
+        flow = page.evaluate(LOAD, [plain(graph), places])
+        write(EXAMPLES / f"{name}.json", decorated(name, flow))
     blueprint = page.evaluate(BLUEPRINT, [blueprint_graph(), ["5", "8"], BLUEPRINT_NAME])
-    write(ROOT / "subgraphs" / f"{BLUEPRINT_NAME}.json", blueprint)
+    write(ROOT / "subgraphs" / f"{BLUEPRINT_NAME}.json", without_nulls(blueprint))
 
 
 def take_pictures(front: Any) -> None:

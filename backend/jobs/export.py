@@ -66,12 +66,13 @@ def export_job(
         hash_file: compute the SHA-256 of the new file, which reads it once more.
     """
     run = open_run(folder, unfinished=unfinished)
+    record = finished_probe(probe, run.load_adapter()[0]) if probe else None
     source = source_of_run(run, checkpoint)
     decided = prediction or (run.job.prediction if run.job else "")
     return write_outputs(
         run, checkpoint=detect(source, prediction=decided) if decided else source,
-        output=output, overwrite=overwrite, probe=finished_probe(probe) if probe else None,
-        hash_file=hash_file, on_progress=on_progress,
+        output=output, overwrite=overwrite, probe=record, hash_file=hash_file,
+        on_progress=on_progress,
     )  # fmt: skip
 
 
@@ -202,9 +203,12 @@ def source_of_run(run: RunFolder, checkpoint: Path | str = "") -> Path:
     return found
 
 
-def finished_probe(folder: Path | str) -> dict[str, Any]:
-    """Return the record of a finished probe for the header; its last model is the hardened one."""
-    from ..probe.recorded import probe_record
+def finished_probe(folder: Path | str, adapter: Adapter) -> dict[str, Any]:
+    """Return the record of a finished probe for the header; its last model is the hardened one.
+
+    Raises an ExportError if that model carries another adapter than this run's.
+    """
+    from ..probe.recorded import check_adapter, probe_record
     from ..probe.results_io import read_probe  # imported here, as it takes seconds
 
     result = read_probe(folder)
@@ -213,4 +217,5 @@ def finished_probe(folder: Path | str) -> dict[str, Any]:
             f"{folder} is not a finished probe of an original and a hardened checkpoint: "
             f"`resalign resume {folder}` continues it"
         )
+    check_adapter(result, adapter)
     return probe_record(result, result.models[-1].name)

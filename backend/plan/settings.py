@@ -27,6 +27,7 @@ PRESETS = {
     "edit": ("edit", 1),
     "custom": ("balanced", 1),
 }
+FAST_PRESET = PRESETS["fast"][0]  # shows that everything works, and draws few pictures
 FAST = (  # what front ends say of two of them
     "redirect (training towards the anchors, ESD-like, minutes) and edit (a closed-form edit, "
     "seconds) are fast methods without simulated users: they unlearn, and promise no resilience"
