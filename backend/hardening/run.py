@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ..adapter.lora import Adapter
+from ..adapter.dense import AnyAdapter
 from ..data.batches import EncodedData, shared_data
 from ..data.cache import fingerprint
 from ..model.kernels import Kernels, applied
@@ -45,7 +45,7 @@ class HardenResult:
     seconds: wall time of this call's steps. kernels: those that the plan's own method trained with.
     """
 
-    adapter: Adapter
+    adapter: AnyAdapter
     records: tuple[StepRecord, ...]
     plan: HardeningPlan
     seconds: float
@@ -129,7 +129,7 @@ class _Run:
     on_progress: ProgressCallback
 
     def harden(
-        self, model: Model, data: EncodedData, warnings: list[str], earlier: Adapter | None
+        self, model: Model, data: EncodedData, warnings: list[str], earlier: AnyAdapter | None
     ) -> HardenResult:
         """Run the plan's own method, on top of the adapter of the stages before it."""
         method, plan = read_plan(self.plan)

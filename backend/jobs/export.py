@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..adapter.dense import AnyAdapter, DenseAdapter
 from ..adapter.formats import save_lora
 from ..adapter.lora import Adapter
+from ..adapter.low_rank import nearest_lora
 from ..checkpoint.info import CheckpointInfo
 from ..checkpoint.save import ExportReport, export_merged
-from ..errors import RunError
+from ..errors import ExportError, RunError
 from ..plan.hardening import HardeningPlan
 from ..progress import ProgressCallback, silent
 from ..report.card import provenance_of, write_card
@@ -38,6 +40,25 @@ class Outputs:
     tensor_sha256: str
     sha256: str
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoraOutput:
+    """A LoRA that was written. error: ‖ΔW − the LoRA's‖ / ‖ΔW‖; None where it is exact."""
+
+    path: Path
+    rank: int
+    error: float | None
+
+    @property
+    def sentence(self) -> str:
+        """The path, and how much of the change the LoRA holds."""
+        if self.error is None:
+            return str(self.path)
+        return (
+            f"{self.path}, rank {self.rank}: relative error {self.error:.1%} of a change of all "
+            "weights; it does not stand in for the checkpoint"
+        )
 
 
 def export_job(
@@ -74,17 +95,37 @@ def lora_job(
     output: Path,
     *,
     naming: Literal["kohya", "diffusers"] = "kohya",
+    rank: int = 0,
     overwrite: bool = False,
     unfinished: bool = False,
-) -> Path:
-    """Write the adapter of a run as a LoRA. naming: as in `save_lora`."""
+) -> LoraOutput:
+    """Write the adapter of a run as a LoRA. naming: as in `save_lora`.
+
+    rank: of the nearest LoRA where the run changed all weights, which no LoRA holds exactly; 0
+    where the adapter is a LoRA already.
+    """
     adapter, _ = open_run(folder, unfinished=unfinished).load_adapter()
-    return save_lora(adapter, output, format=naming, overwrite=overwrite)
+    error = None
+    if isinstance(adapter, DenseAdapter):
+        if not rank:
+            raise ExportError(
+                f"{folder} changed all weights, and a LoRA holds only an approximation of that: "
+                "name the rank of one with --rank, or export the checkpoint"
+            )
+        adapter, error = nearest_lora(adapter, rank)
+    elif rank and rank != adapter.rank:
+        raise ExportError(
+            f"{folder} has a LoRA of rank {adapter.rank}: leave --rank out; it is for runs that "
+            "changed all weights"
+        )
+    about = {} if error is None else {"resalign.relative_error": f"{error:.4g}"}
+    path = save_lora(adapter, output, format=naming, metadata=about, overwrite=overwrite)
+    return LoraOutput(path, adapter.rank, error)
 
 
 def export_adapter(
     source: Path | CheckpointInfo,
-    adapter: Adapter,
+    adapter: AnyAdapter,
     output: Path,
     *,
     plan: HardeningPlan,
@@ -127,7 +168,9 @@ def write_outputs(
         checkpoint, adapter, output, plan=run.plan, records=records, probe=probe,
         overwrite=overwrite, hash_file=hash_file, on_progress=on_progress,
     )  # fmt: skip
-    if lora is not None:
+    if isinstance(adapter, DenseAdapter):
+        lora = None  # only on request, as it is an approximation: `lora_job`
+    if lora is not None and isinstance(adapter, Adapter):
         lora = save_lora(adapter, lora, overwrite=overwrite)
     curves = None
     if records:

@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..adapter.dense import AnyAdapter, DenseAdapter
 from ..adapter.lora import Adapter
 from ..errors import ConfigError, RunError
 from ..plan.file import differences, from_json, plan_hash, to_json
@@ -159,20 +160,25 @@ class RunFolder:
             json_lines.cut(self.path / STEPS, lambda record: record["step"] <= last)
         return state
 
-    def save_adapter(self, adapter: Adapter, metadata: Mapping[str, Any] | None = None) -> Path:
+    def save_adapter(self, adapter: AnyAdapter, metadata: Mapping[str, Any] | None = None) -> Path:
         """Write the current adapter in our own names; return the file."""
         self._check_writable()
-        header = {"rank": adapter.rank, "alpha": adapter.alpha, "metadata": dict(metadata or {})}
+        own = {"kind": "dense"}
+        if isinstance(adapter, Adapter):
+            own = {"rank": adapter.rank, "alpha": adapter.alpha}
+        header = {**own, "metadata": dict(metadata or {})}
         _write_tensors(self.path / ADAPTER, adapter.tensors, header)
         return self.path / ADAPTER
 
-    def load_adapter(self) -> tuple[Adapter, dict[str, Any]]:
+    def load_adapter(self) -> tuple[AnyAdapter, dict[str, Any]]:
         """Load the adapter of the last save, and its metadata."""
         if not (self.path / ADAPTER).exists():
             raise RunError(
                 f"{self.path} has no adapter yet: `resalign resume {self.path}` continues the run"
             )
         tensors, header = _read_tensors(self.path / ADAPTER)
+        if header.get("kind") == "dense":
+            return DenseAdapter(tensors), header["metadata"]
         return Adapter(tensors, header["rank"], header["alpha"]), header["metadata"]
 
     @property

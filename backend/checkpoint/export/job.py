@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...adapter.lora import Adapter
+from ...adapter.dense import AnyAdapter
 from ...errors import ExportError
 from ...numerics.byte_sizes import format_bytes
 from ...progress import ProgressCallback
@@ -54,7 +54,7 @@ class Export:
     """Request for one export."""
 
     info: CheckpointInfo
-    adapter: Adapter
+    adapter: AnyAdapter
     touched: Touched
     target: Path
     provenance: Provenance
