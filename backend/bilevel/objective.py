@@ -15,12 +15,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..adapter.apply import AdaptedDenoiser
+from ..adapter.passes import Trained
 from ..data.batches import Draw
 from ..families.base.process import NoiseProcess
 from ..model.denoiser import Conditioning
 from ..plan.harm import HarmConfig
-from .losses import ascent_loss, denoising_loss, redirect_target
+from .losses import ascent_loss, denoising_errors, denoising_loss, redirect_target
 from .vectors import Loss, SplitLoss, Terms
 
 Seat = Callable[[Sequence[tuple[int, int]]], None]
@@ -43,7 +43,7 @@ class Objective:
 
     def __init__(
         self,
-        denoiser: AdaptedDenoiser,
+        denoiser: Trained,
         process: NoiseProcess,
         harm: HarmConfig,
         micro_batch: int = 0,
@@ -79,6 +79,35 @@ class Objective:
     def retain(self, draw: Draw) -> Loss:
         """Build L_retain: the mean of ‖prediction − frozen prediction‖²."""
         return self._loss([1.0], [draw], [self._frozen(draw)], denoising_loss)
+
+    def distillation(
+        self, draw: Draw, shown: Conditioning, weights: Tensor, redirected: int
+    ) -> list[tuple[str, Loss]]:
+        """Build the losses of a distillation step, whose sum is its mean weighted error.
+
+        The target of each sample is the original's prediction for its own caption; the network
+        trained is shown the caption in `shown`.
+
+        Args:
+            weights: of each sample's squared error, [batch].
+            redirected: the first so many samples are those whose caption was replaced: `harm`.
+        """
+        target, total = self._frozen(draw), len(draw)
+        parts: list[tuple[str, Loss]] = []
+        cuts = (("harm", 0, redirected), ("retain", redirected, total))
+        for name, first, last in cuts:
+            size = self._micro_batch or total
+            for start in range(first, last, size):
+                part = slice(start, min(start + size, last))
+                own = Draw(draw.latents[part], draw.noise[part], draw.timesteps[part], shown[part])
+                parts.append(
+                    (name, partial(self._distance, own, target[part], weights[part] / total))
+                )
+        return parts
+
+    def _distance(self, draw: Draw, target: Tensor, weights: Tensor) -> Tensor:
+        errors = denoising_errors(self.predict(draw), target)
+        return (weights.to(errors) * errors).sum()
 
     def fine_tuning(self, draws: Sequence[Draw], weights: Sequence[float]) -> Loss:
         """Build a user's loss: the weighted sum of denoising errors over the draws."""

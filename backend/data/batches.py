@@ -28,6 +28,7 @@ from ..plan.concept import Concept
 from ..plan.fine_tune import RETAIN
 from ..plan.hardening import HardeningPlan
 from ..plan.images import ImageSet
+from ..plan.methods import FACTS, methods_of
 from ..progress import ProgressCallback, silent, with_message
 from .concept import near_neighbours, retain_prompts
 from .encoded_set import Bucket, EncodedSet, merge
@@ -116,6 +117,7 @@ class EncodedData:
 
     forget, anchors: by name of the concept; an anchor is [1]. empty: the empty prompt, [1].
     fine_tunes: by `FineTuneConfig.data` and `prior_data`; "retain" is the retain set itself.
+    varied: more of what must stay, which an erasure measures; None without.
     """
 
     forget: dict[str, EncodedSet]
@@ -123,6 +125,7 @@ class EncodedData:
     anchors: dict[str, Conditioning]
     empty: Conditioning
     fine_tunes: dict[str, EncodedSet]
+    varied: EncodedSet | None = None
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> EncodedData:
         """Move latents and embeddings to a device and type; a set used twice is moved once."""
@@ -137,6 +140,7 @@ class EncodedData:
             anchors={name: part.to(device, dtype) for name, part in self.anchors.items()},
             empty=self.empty.to(device, dtype),
             fine_tunes={name: move(part) for name, part in self.fine_tunes.items()},
+            varied=move(self.varied) if self.varied else None,
         )
 
 
@@ -179,6 +183,8 @@ def prepare_data(
         name: retain if name == RETAIN else encoded(ImageSet(folder=name), f"data {name}")
         for name in _data_names(plan)
     }
+    erases = any(FACTS[method].erases for method in methods_of(plan))
+    varied = encoded(plan.erase.varied, "varied set") if erases and plan.erase.varied else None
     size = resolution, resolution
     anchors = [concept.anchor for concept in plan.concepts]
     with on_device(model, *model.text_encoders):
@@ -192,6 +198,7 @@ def prepare_data(
         },
         empty=texts[:1],
         fine_tunes=fine_tunes,
+        varied=varied,
     )
 
 

@@ -16,6 +16,7 @@ from ..bilevel.objective import Harm, Objective, Seat
 from ..bilevel.vectors import Loss, Terms
 from ..data.batches import Draw, EncodedData, EncodedSet, draw
 from ..families.base.process import NoiseProcess
+from ..model.denoiser import Conditioning
 from ..numerics.seeds import generator
 from ..plan.fine_tune import FineTuneConfig
 from ..plan.hardening import HardeningPlan
@@ -52,6 +53,62 @@ class Feed:
             self.data.retain, plan.retain_batch, plan.caption_dropout, "projection", number
         )
         return lambda: self.objective.predict(some)
+
+    def kept_passes(self) -> list[tuple[float, Callable[[], Tensor]]]:
+        """Return weighted passes on what must stay, for measuring layers' inputs.
+
+        The retain set and the more varied images weigh alike, however many there are of each.
+        """
+        sets = [self.data.retain] + ([self.data.varied] if self.data.varied else [])
+        return [
+            (1.0, self._measuring_pass(encoded, self.plan.caption_dropout, count, "kept", *use))
+            for place, encoded in enumerate(sets)
+            for count, *use in self._measuring_uses(place)
+        ]
+
+    def concept_passes(self) -> list[tuple[float, Callable[[], Tensor]]]:
+        """Return passes on the concepts, weighted as the plan weighs them."""
+        return [
+            (concept.weight, self._measuring_pass(
+                self.data.forget[concept.name], 0.0, count, "concept", *use))
+            for concept in self.plan.concepts
+            for count, *use in self._measuring_uses(concept.name)
+        ]  # fmt: skip
+
+    def _measuring_uses(self, of: str | int) -> list[tuple[int, str | int, int]]:
+        """(samples, set, number) of each measuring pass over a set."""
+        batch, samples = self.plan.erase.batch, self.plan.erase.samples
+        return [(min(batch, samples - start), of, start) for start in range(0, samples, batch)]
+
+    def _measuring_pass(
+        self, encoded: EncodedSet, dropout: float, count: int, *use: str | int
+    ) -> Callable[[], Tensor]:
+        return lambda: self.objective.predict(self._draw(encoded, count, dropout, "erase", *use))
+
+    def distillation(self, step: int) -> list[tuple[str, Loss]]:
+        """Return the losses of a step of distillation; their sum is its objective.
+
+        `retain`: the samples as they are. `harm`: those shown with a caption of the concepts.
+        """
+        plan, settings = self.plan, self.plan.distil
+        whole = self._draw(self.data.retain, settings.batch, plan.caption_dropout, "distil", step)
+        weights = self.process.error_weights(whole.timesteps, settings.weight_cap)
+        redirected = int(settings.batch * settings.concept_share)
+        shown = whole.conditioning
+        if redirected:
+            captions = self._concept_captions(redirected, step)
+            first = shown[:redirected].beside(captions)
+            shown = Conditioning.cat([first, shown[redirected:]])
+        return self.objective.distillation(whole, shown, weights, redirected)
+
+    def _concept_captions(self, count: int, step: int) -> Conditioning:
+        """Draw captions of the concepts, by their weights."""
+        found = []
+        for name, n in self._concept_counts(count, "distil", "concepts", step):
+            texts = self.data.forget[name].conditioning
+            random = self._random("distil", "captions", name, step)
+            found.append(texts[torch.randint(len(texts), (n,), generator=random)])
+        return Conditioning.cat(found).onto(self.device)
 
     def configurations(self, step: int) -> list[FineTuneConfig]:
         """Draw the step's J simulated users, none twice."""

@@ -143,6 +143,7 @@ class _Run:
                 ),
                 compute=partial(self.ranks.spread, classes=TERM_CLASSES, device=model.device),
                 agree=lambda: self.ranks.adopt(denoiser.theta.values()),
+                alone=self.ranks.count == 1,
             )  # fmt: skip
             done, records = self._restored(setup)
             method.prepare(setup, done)
@@ -183,11 +184,16 @@ class _Run:
 
     def _loop(self, method: Method, setup: Setup, done: int, records: list[StepRecord]) -> None:
         """Take the outer steps after `done`; whatever stops them, the last complete one is kept."""
+        dense = method.facts.dense
         for step in range(done + 1, self.plan.outer_steps + 1):
-            complete = capture(setup, step - 1) if self.folder else None
+            # Copying all weights before every step would take longer than the step. They change
+            # only at its end, so that an interrupted one is copied where it stopped.
+            complete = capture(setup, step - 1) if self.folder and not dense else None
             try:
                 record = method.step(setup, step)
             except BaseException:  # an interrupt, a bug or a divergence
+                if dense and self.folder and setup.whole:
+                    complete = capture(setup, step - 1)
                 self._save(complete)
                 raise
             records.append(record)

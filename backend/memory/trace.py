@@ -90,8 +90,9 @@ def measure_step(model: Model, plan: HardeningPlan, data: EncodedData, memory: L
         weights = memory.count([*model.denoiser.parameters(), *model.denoiser.buffers()])
         with adapted(model, plan) as denoiser, _marking(model.denoiser, memory):
             denoiser.training(plan.gradient_checkpointing)
-            held = method.held(denoiser)
-            method.rehearse(set_up(denoiser, plan, data))
+            setup = set_up(denoiser, plan, data)
+            held = method.held(setup)
+            method.rehearse(setup)
             del held
     return Trace(weights, memory.peak_base - weights, memory.peak - memory.peak_base)
 

@@ -1,0 +1,103 @@
+"""One step of distillation: all weights move towards the original's predictions on what must stay.
+
+    L = mean_i w(t_i) ‖ε_θ(x_i, c'_i) − ε(x_i, c_i)‖²,  x_i a noised retain latent, ε the original
+
+c'_i is the sample's own caption c_i, but for a share of the batch, which is shown a caption of the
+concepts: its prompts then draw what the picture shows. w is `NoiseProcess.error_weights`.
+No picture of a concept is used, so what an erasure took out of the weights is not taught again.
+Source: Lee et al., Distillation Robustifies Unlearning, arXiv:2506.06278, for language models,
+where the student's weights are shrunk and made noisy; here they are erased in closed form.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..bilevel.vectors import Loss, gradient, norm_and_clip
+from ..plan.durable import DistilConfig
+from ..run.records import StepRecord
+from .recipe import descend
+from .setup import Setup
+from .terms import Task, Term
+from .training import require_finite
+
+
+def distil_step(setup: Setup, step: int) -> StepRecord:
+    """Take step `step`, from 1."""
+    started, plan, θ = time.perf_counter(), setup.plan, setup.theta
+    rate = distillation_rate(plan.distil, step, plan.outer_steps)
+    terms = setup.feed.distillation(step)
+    values, total = _alone(setup, terms) if setup.alone else _spread(setup, terms)
+    norm = norm_and_clip(list(total.values()), plan.gradient_norm)
+    require_finite(setup, step, values | {"gradient": norm})
+    with setup.changing():
+        descend(θ, total, setup.optimiser, learning_rate=rate)
+        setup.agree()
+    redirected = int(plan.distil.batch * plan.distil.concept_share) / plan.distil.batch
+    return StepRecord(
+        step=step, harm=_mean(values, "harm", redirected),
+        retain=_mean(values, "retain", 1 - redirected), resilience_weight=0.0, retain_weight=1.0,
+        learning_rate=rate, gradient_norm=float(norm), seconds=time.perf_counter() - started,
+        simulations=(),
+    )  # fmt: skip
+
+
+def distillation_rate(config: DistilConfig, step: int, steps: int) -> float:
+    """Return the learning rate of step 1 to `steps`: a linear rise, times a cosine towards zero."""
+    rise = min(1.0, step / config.warm_up_steps) if config.warm_up_steps else 1.0
+    return config.learning_rate * rise * (1 + math.cos(math.pi * (step - 1) / steps)) / 2
+
+
+def rehearse_distillation(setup: Setup) -> None:
+    """Take a step as it is in the middle of a run, when AdamW has its moments."""
+    for tensor in setup.theta.values():
+        tensor.grad = torch.zeros_like(tensor)
+    setup.optimiser.step()
+    setup.optimiser.zero_grad(set_to_none=True)
+    distil_step(setup, 1)
+
+
+Values = dict[str, Tensor]
+
+
+def _alone(setup: Setup, terms: Sequence[tuple[str, Loss]]) -> tuple[Values, dict[str, Tensor]]:
+    """Add the gradients up where they arise: a second set would be as large as the network."""
+    scale, leaves, values = setup.denoiser.loss_scale, list(setup.theta.values()), {}
+    for name, loss in terms:
+        value = loss()
+        torch.autograd.backward(value * scale if scale != 1 else value, inputs=leaves)
+        values[name] = values.get(name, 0.0) + value.detach()
+        del value
+    total = {
+        name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+        for name, tensor in setup.theta.items()
+    }
+    if scale != 1:
+        torch._foreach_mul_(list(total.values()), 1 / scale)
+    return values, total
+
+
+def _spread(setup: Setup, terms: Sequence[tuple[str, Loss]]) -> tuple[Values, dict[str, Tensor]]:
+    """Let the ranks share the terms, and add their gradients up in the same order."""
+    θ, scale = setup.theta, setup.denoiser.loss_scale
+    tasks = [
+        Task(1.0, lambda name=name, loss=loss: [Term(name, 1.0, *gradient(loss, θ, scale=scale))])
+        for name, loss in terms
+    ]
+    values: Values = {}
+    total = {name: torch.zeros_like(tensor) for name, tensor in θ.items()}
+    for found in setup.compute(tasks):
+        for term in found:
+            torch._foreach_add_(list(total.values()), list(term.gradient))
+            values[term.name] = values.get(term.name, 0.0) + term.value
+    return values, total
+
+
+def _mean(values: Values, name: str, share: float) -> float:
+    """Return the mean weighted error of a part of the batch; 0 where the part is empty."""
+    return float(values[name]) / share if name in values else 0.0
