@@ -104,18 +104,20 @@ def test_the_loss_is_the_weighted_distance_to_the_original_under_the_true_captio
         with torch.no_grad():
             own_captions = errors(draw.conditioning["context"])
             choices = [errors(text.expand(8, -1, -1)) for text in texts]
-            found = {name: float(loss()) for name, loss in terms}
-    assert [name for name, _ in terms] == ["harm", "retain"]
-    assert found["retain"] == pytest.approx(float(own_captions[2:].sum() / 8), rel=1e-5)
+            ((harm, retain),) = [term().tolist() for term in terms]
+    assert retain == pytest.approx(float(own_captions[2:].sum() / 8), rel=1e-5)
     sums = [float((a + b) / 8) for a in (c[0] for c in choices) for b in (c[1] for c in choices)]
-    assert any(found["harm"] == pytest.approx(value, rel=1e-5) for value in sums)
+    assert any(harm == pytest.approx(value, rel=1e-5) for value in sums)
 
 
 def test_without_a_share_no_caption_is_replaced():
     own = plan(distil=replace(SMALL, concept_share=0.0))
     with adapted(tiny_model(), own) as denoiser:
         setup = set_up(denoiser, read_plan(own)[1], encoded_data())
-        assert [name for name, _ in setup.feed.distillation(1)] == ["retain"]
+        with torch.no_grad():
+            setup.dense.set({"conv_out.bias": torch.ones(4)})
+            ((harm, retain),) = [term().tolist() for term in setup.feed.distillation(1)]
+        assert harm == 0 < retain
     assert run(replace(own, outer_steps=1)).records[0].harm == 0.0
 
 
@@ -189,13 +191,11 @@ def test_an_exception_within_a_step_loses_nothing_but_that_step(whole, tmp_path,
 
 
 def test_micro_batches_change_only_rounding(whole):
-    parts = run(plan(before=(Stage(method="erase"),), micro_batch=3))
-    for name in whole.adapter.parameters:
-        torch.testing.assert_close(
-            parts.adapter.change(name), whole.adapter.change(name), rtol=1e-2, atol=2e-5
-        )
+    """Errors and gradient of the first step; AdamW makes much of rounding in those after it."""
+    parts = run(plan(before=(Stage(method="erase"),), micro_batch=3, outer_steps=1))
     got, expected = parts.records[0], whole.records[0]
-    assert (got.retain, got.harm) == pytest.approx((expected.retain, expected.harm), rel=1e-4)
+    for name in ("retain", "harm", "gradient_norm"):
+        assert getattr(got, name) == pytest.approx(getattr(expected, name), rel=1e-4)
 
 
 def test_shared_among_ranks_the_bytes_are_those_of_one_process():

@@ -9,7 +9,7 @@ difference is not noise. With `micro_batch` a loss is a sum of terms of at most 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -82,32 +82,30 @@ class Objective:
 
     def distillation(
         self, draw: Draw, shown: Conditioning, weights: Tensor, redirected: int
-    ) -> list[tuple[str, Loss]]:
-        """Build the losses of a distillation step, whose sum is its mean weighted error.
+    ) -> tuple[Terms, ...]:
+        """Build the losses of a distillation step as terms of [redirected, own] captions each.
 
         The target of each sample is the original's prediction for its own caption; the network
-        trained is shown the caption in `shown`.
+        trained is shown the caption in `shown`. The sum of all terms is the mean weighted error.
 
         Args:
             weights: of each sample's squared error, [batch].
-            redirected: the first so many samples are those whose caption was replaced: `harm`.
+            redirected: the first so many samples are those whose caption was replaced.
         """
-        target, total = self._frozen(draw), len(draw)
-        parts: list[tuple[str, Loss]] = []
-        cuts = (("harm", 0, redirected), ("retain", redirected, total))
-        for name, first, last in cuts:
-            size = self._micro_batch or total
-            for start in range(first, last, size):
-                part = slice(start, min(start + size, last))
-                own = Draw(draw.latents[part], draw.noise[part], draw.timesteps[part], shown[part])
-                parts.append(
-                    (name, partial(self._distance, own, target[part], weights[part] / total))
-                )
-        return parts
+        total, size = len(draw), self._micro_batch
+        replaced = torch.arange(total, device=weights.device) < redirected
+        shares = torch.stack([weights * replaced, weights * ~replaced], dim=1) / total
+        parts = replace(draw, conditioning=shown).split(size)
+        targets = self._frozen(draw).split(size or total)
+        return tuple(
+            partial(self._distances, part, target, share)
+            for part, target, share in zip(parts, targets, shares.split(size or total), strict=True)
+        )
 
-    def _distance(self, draw: Draw, target: Tensor, weights: Tensor) -> Tensor:
+    def _distances(self, draw: Draw, target: Tensor, shares: Tensor) -> Tensor:
+        """Return the errors of a draw's samples times their shares, [2]. shares: [batch, 2]."""
         errors = denoising_errors(self.predict(draw), target)
-        return (weights.to(errors) * errors).sum()
+        return errors @ shares.to(errors)
 
     def fine_tuning(self, draws: Sequence[Draw], weights: Sequence[float]) -> Loss:
         """Build a user's loss: the weighted sum of denoising errors over the draws."""

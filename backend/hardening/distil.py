@@ -14,11 +14,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..bilevel.vectors import Loss, gradient, norm_and_clip
+from ..bilevel.vectors import Terms, norm_and_clip
 from ..plan.durable import DistilConfig
 from ..run.records import StepRecord
 from .recipe import descend
@@ -32,16 +33,17 @@ def distil_step(setup: Setup, step: int) -> StepRecord:
     started, plan, θ = time.perf_counter(), setup.plan, setup.theta
     rate = distillation_rate(plan.distil, step, plan.outer_steps)
     terms = setup.feed.distillation(step)
-    values, total = _alone(setup, terms) if setup.alone else _spread(setup, terms)
+    errors, total = _alone(setup, terms) if setup.alone else _spread(setup, terms)
+    harm, retain = errors
     norm = norm_and_clip(list(total.values()), plan.gradient_norm)
-    require_finite(setup, step, values | {"gradient": norm})
+    require_finite(setup, step, {"harm": harm, "retain": retain, "gradient": norm})
     with setup.changing():
         descend(θ, total, setup.optimiser, learning_rate=rate)
         setup.agree()
     redirected = int(plan.distil.batch * plan.distil.concept_share) / plan.distil.batch
     return StepRecord(
-        step=step, harm=_mean(values, "harm", redirected),
-        retain=_mean(values, "retain", 1 - redirected), resilience_weight=0.0, retain_weight=1.0,
+        step=step, harm=_mean(harm, redirected), retain=_mean(retain, 1 - redirected),
+        resilience_weight=0.0, retain_weight=1.0,
         learning_rate=rate, gradient_norm=float(norm), seconds=time.perf_counter() - started,
         simulations=(),
     )  # fmt: skip
@@ -62,16 +64,17 @@ def rehearse_distillation(setup: Setup) -> None:
     distil_step(setup, 1)
 
 
-Values = dict[str, Tensor]
+Found = tuple[Tensor, dict[str, Tensor]]  # the errors of both parts, [2], and the gradient
 
 
-def _alone(setup: Setup, terms: Sequence[tuple[str, Loss]]) -> tuple[Values, dict[str, Tensor]]:
+def _alone(setup: Setup, terms: Sequence[Terms]) -> Found:
     """Add the gradients up where they arise: a second set would be as large as the network."""
-    scale, leaves, values = setup.denoiser.loss_scale, list(setup.theta.values()), {}
-    for name, loss in terms:
-        value = loss()
-        torch.autograd.backward(value * scale if scale != 1 else value, inputs=leaves)
-        values[name] = values.get(name, 0.0) + value.detach()
+    scale, leaves = setup.denoiser.loss_scale, list(setup.theta.values())
+    values = []
+    for term in terms:
+        value = term()
+        torch.autograd.backward(value.sum() * scale, inputs=leaves)
+        values.append(value.detach())
         del value
     total = {
         name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
@@ -79,25 +82,33 @@ def _alone(setup: Setup, terms: Sequence[tuple[str, Loss]]) -> tuple[Values, dic
     }
     if scale != 1:
         torch._foreach_mul_(list(total.values()), 1 / scale)
-    return values, total
+    return torch.stack(values).sum(0), total
 
 
-def _spread(setup: Setup, terms: Sequence[tuple[str, Loss]]) -> tuple[Values, dict[str, Tensor]]:
+def _spread(setup: Setup, terms: Sequence[Terms]) -> Found:
     """Let the ranks share the terms, and add their gradients up in the same order."""
-    θ, scale = setup.theta, setup.denoiser.loss_scale
-    tasks = [
-        Task(1.0, lambda name=name, loss=loss: [Term(name, 1.0, *gradient(loss, θ, scale=scale))])
-        for name, loss in terms
-    ]
-    values: Values = {}
-    total = {name: torch.zeros_like(tensor) for name, tensor in θ.items()}
-    for found in setup.compute(tasks):
+    scale, leaves = setup.denoiser.loss_scale, list(setup.theta.values())
+
+    def work(term: Terms) -> list[Term]:
+        value = term()
+        found = torch.autograd.grad(value.sum() * scale, leaves, allow_unused=True)
+        gradient = tuple(
+            torch.zeros_like(leaf) if part is None else part
+            for leaf, part in zip(leaves, found, strict=True)
+        )
+        return [Term("distillation", 1.0, value.detach(), gradient)]
+
+    total = {name: torch.zeros_like(tensor) for name, tensor in setup.theta.items()}
+    values = []
+    for found in setup.compute([Task(1.0, partial(work, term)) for term in terms]):
         for term in found:
             torch._foreach_add_(list(total.values()), list(term.gradient))
-            values[term.name] = values.get(term.name, 0.0) + term.value
-    return values, total
+            values.append(term.value)
+    if scale != 1:
+        torch._foreach_mul_(list(total.values()), 1 / scale)
+    return torch.stack(values).sum(0), total
 
 
-def _mean(values: Values, name: str, share: float) -> float:
+def _mean(error: Tensor, share: float) -> float:
     """Return the mean weighted error of a part of the batch; 0 where the part is empty."""
-    return float(values[name]) / share if name in values else 0.0
+    return float(error) / share if share else 0.0

@@ -85,11 +85,9 @@ class Feed:
     ) -> Callable[[], Tensor]:
         return lambda: self.objective.predict(self._draw(encoded, count, dropout, "erase", *use))
 
-    def distillation(self, step: int) -> list[tuple[str, Loss]]:
-        """Return the losses of a step of distillation; their sum is its objective.
-
-        `retain`: the samples as they are. `harm`: those shown with a caption of the concepts.
-        """
+    def distillation(self, step: int) -> tuple[Terms, ...]:
+        """Return the terms of a step of distillation, whose sum is its objective: each of samples
+        that are shown a caption of the concepts, and of those with their own, [2]."""
         plan, settings = self.plan, self.plan.distil
         whole = self._draw(self.data.retain, settings.batch, plan.caption_dropout, "distil", step)
         weights = self.process.error_weights(whole.timesteps, settings.weight_cap)

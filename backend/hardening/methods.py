@@ -16,7 +16,7 @@ from ..plan.stages import HardeningMethod
 from ..run.records import StepRecord
 from .closed_form import edit_adapter
 from .distil import distil_step, rehearse_distillation
-from .erase.step import erase_step, largest_matrices
+from .erase.step import erase_step, rehearse_erasure
 from .projection import largest_bases, retain_projection
 from .setup import Setup
 from .training import rehearse_training, require_finite, train_step
@@ -102,6 +102,11 @@ def _measure(setup: Setup, step: int = 1) -> tuple[Tensor, Tensor]:
     return setup.feed.harm(step).loss(), setup.feed.retain(step)()
 
 
+def _rehearse_erasure(setup: Setup) -> None:
+    rehearse_erasure(setup)
+    _measure(setup)
+
+
 METHODS: dict[HardeningMethod, Method] = {
     "resalign": Method(facts=FACTS["resalign"]),
     "redirect": Method(facts=FACTS["redirect"], read=_towards_anchors),
@@ -109,9 +114,7 @@ METHODS: dict[HardeningMethod, Method] = {
     "closed_form": Method(
         facts=FACTS["closed_form"], read=_on_text_projections, step=_edit_step, rehearse=_measure
     ),
-    "erase": Method(
-        facts=FACTS["erase"], step=erase_step, held=largest_matrices, rehearse=_measure
-    ),
+    "erase": Method(facts=FACTS["erase"], step=erase_step, rehearse=_rehearse_erasure),
     "distil": Method(
         facts=FACTS["distil"], read=_distilled, step=distil_step, rehearse=rehearse_distillation
     ),

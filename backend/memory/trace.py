@@ -150,6 +150,8 @@ def representative(plan: HardeningPlan) -> HardeningPlan:
         forget_batch=min(plan.forget_batch, most), retain_batch=min(plan.retain_batch, most),
         configurations_per_step=max(1, len(short)), outer_steps=1, warm_up_steps=0,
         regulator=RegulatorConfig(enabled=False),
+        # both parts of a step's batch keep two micro-batches
+        distil=replace(plan.distil, batch=min(plan.distil.batch, 8 * plan.micro_batch or 4096)),
     )  # fmt: skip
 
 

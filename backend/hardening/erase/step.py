@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...adapter.targets import target_modules
 from ...errors import ConfigError
@@ -102,18 +102,17 @@ def erasable(setup: Setup) -> dict[str, Any]:
     return found
 
 
-def largest_matrices(setup: Setup) -> list[Tensor]:
-    """Allocate the matrices that are held at a time, for the memory planner."""
-    layers: dict[str, nn.Module] = erasable(setup)
-    groups = in_groups(layers, 2, setup.plan.erase.memory * GIB)
-    sizes = [[layer.weight.shape[1] for layer in group.values()] for group in groups]
-    largest = max(sizes, key=lambda widths: sum(width**2 for width in widths))
-    device = setup.denoiser.model.device
-    return [
-        torch.zeros(width, width, dtype=torch.float64, device=device)
-        for width in largest
-        for _ in range(2)
-    ]
+def rehearse_erasure(setup: Setup) -> None:
+    """Measure the largest group of layers with one pass each, for the memory planner."""
+    groups = list(in_groups(erasable(setup), 2, setup.plan.erase.memory * GIB))
+    largest = max(groups, key=lambda group: sum(one.weight.shape[1] ** 2 for one in group.values()))
+    kept = measure(largest, setup.feed.kept_passes()[:1])
+    concept = measure(largest, setup.feed.concept_passes()[:1])
+    widest = max(largest, key=lambda name: largest[name].weight.shape[1])
+    concept_directions(
+        kept.of(widest), concept.of(widest), threshold=setup.plan.erase.threshold,
+        floor=setup.plan.erase.floor,
+    )  # fmt: skip
 
 
 def _record(name: str, found: Directions) -> ErasedLayer:
