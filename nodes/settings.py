@@ -41,7 +41,7 @@ _STEPS: dict[str, dict[str, Any]] = {
     "learning_rate": {"step": 0.00001, "round": False},
     "harm_cap": {"step": 0.05, "min": 0.01},
     "concept_share": {"step": 0.05},
-    "erase_threshold": {"step": 0.5},
+    "erase_ratio": {"step": 0.5},
 }
 
 
@@ -139,7 +139,7 @@ def _knobs() -> list[Any]:
     """Advanced inputs; each keeps the preset's own value unless it is set."""
     names = (
         "simulate", "solver", "products", "resilience_weight", "retain_weight", "gamma",
-        "learning_rate", "erase_threshold", "distil_batch", "teacher", "precision",
+        "learning_rate", "varied_images", "erase_ratio", "distil_batch", "teacher", "precision",
         "gradient_checkpointing",
     )  # fmt: skip
     return [

@@ -29,7 +29,7 @@ from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.stages import Stage
 from resalign.backend.run.folder import RunFolder
 
-ERASE = EraseConfig(samples=8, batch=8, threshold=1.5, targets=("attention",))
+ERASE = EraseConfig(samples=8, batch=8, ratio=1.5, targets=("attention",))
 SMALL = DistilConfig(batch=8, learning_rate=1e-3, warm_up_steps=1)
 
 
@@ -81,7 +81,7 @@ def test_error_weights_make_noise_and_image_count_alike(kind):
 
 
 def test_the_loss_is_the_weighted_distance_to_the_original_under_the_true_caption():
-    """By hand, on the step's own draw; the first samples are shown a caption of the concept."""
+    """By hand, on the step's own draw; the first two samples are shown a caption of the concept."""
     own = plan(caption_dropout=0.0)
     model, data = tiny_model(), encoded_data()
     with adapted(model, own) as denoiser:
@@ -90,7 +90,7 @@ def test_the_loss_is_the_weighted_distance_to_the_original_under_the_true_captio
             for tensor in denoiser.theta.values():
                 tensor.mul_(1.02)
         terms = setup.feed.distillation(3)
-        draw = setup.feed._draw(data.retain, 8, 0.0, "distil", 3)
+        draw = setup.feed._draw(data.retain, 8, 0.0, "distil", 3, 0)
         noised = model.process.add_noise(draw.latents, draw.noise, draw.timesteps)
         with denoiser.frozen():
             target = denoiser(noised, draw.timesteps, draw.conditioning)
@@ -226,6 +226,23 @@ def test_a_lora_stage_after_it_adds_up(whole):
     start = dict(tiny_model().denoiser.named_parameters())
     changed = {n for n, t in merged_weights.items() if not torch.equal(t, start[n])}
     assert changed == set(result.adapter.parameters) and "conv_in.weight" in changed
+
+
+def test_varied_images_take_their_share_of_each_batch():
+    """Whose latents tell them apart; of equal size they share a pass, of another they do not."""
+    own = plan(distil=replace(SMALL, varied_share=0.25, concept_share=1.0), caption_dropout=0.0)
+    data = encoded_data()
+    with adapted(tiny_model(), own) as denoiser:
+        for side, passes in ((8, 1), (16, 2)):
+            bucket = replace(data.retain.buckets[0], latents=torch.full((16, 4, side, side), 7.0))
+            varied = replace(data.retain, buckets=(bucket,))
+            setup = set_up(denoiser, read_plan(own)[1], replace(data, varied=varied))
+            found = setup.feed.distillation(1)
+            latents = [term.args[0].latents for term in found]  # type: ignore[union-attr]
+            assert len(found) == passes and sum(map(len, latents)) == 8
+            assert sum(int((part[:, 0, 0, 0] == 7).sum()) for part in latents) == 2
+            with torch.no_grad():
+                assert sum(term()[1] for term in found) == 0
 
 
 def test_plans_without_these_fields_keep_their_hash():

@@ -34,7 +34,7 @@ def orthonormal(width: int, count: int, seed: int = 0) -> torch.Tensor:
 def plan(**changes) -> HardeningPlan:
     settings = {
         "concepts": (Concept("bad", prompts=("bad",)),), "method": "erase",
-        "erase": EraseConfig(samples=12, batch=5, threshold=1.5), "forget_batch": 2,
+        "erase": EraseConfig(samples=12, batch=5, ratio=1.5), "forget_batch": 2,
         "retain_batch": 2,
     }  # fmt: skip
     return HardeningPlan(**(settings | changes))
@@ -60,7 +60,7 @@ def test_a_layer_loses_exactly_the_concepts_own_direction(problem):
     basis, scales = basis.double(), SCALES.double()
     kept = (basis * scales.square()) @ basis.T
     scales[0] *= 30
-    found = concept_directions(kept, (basis * scales.square()) @ basis.T, threshold=4.0, floor=1e-6)
+    found = concept_directions(kept, (basis * scales.square()) @ basis.T, ratio=4.0, floor=1e-6)
     expected = torch.ones(WIDTH).double()
     expected[-1] = 900
     torch.testing.assert_close(found.strengths, expected)
@@ -77,7 +77,7 @@ def test_outputs_on_what_stays_change_least_of_all_weights_that_lose_the_directi
     """The change is the least in the C-norm: any other with W' S q = 0 costs more."""
     _, rest, concept, weight = problem
     c = moments(rest)
-    found = concept_directions(c, moments(concept), threshold=4.0, floor=1e-6)
+    found = concept_directions(c, moments(concept), ratio=4.0, floor=1e-6)
     lost = (found.root @ found.vectors).float()  # S Q, which W' must send to 0
     new = without(weight, found)
     assert (new @ lost).abs().max() < 1e-5
@@ -100,11 +100,11 @@ def test_eigenvalues_are_those_of_the_generalised_problem(problem):
     """λ of F q = λ C q, and the same whatever basis or scale the inputs have."""
     _, rest, concept, weight = problem
     c, f = moments(rest), moments(concept)
-    found = concept_directions(c, f, threshold=4.0, floor=1e-9)
+    found = concept_directions(c, f, ratio=4.0, floor=1e-9)
     expected = torch.linalg.eigvals(torch.linalg.solve(c, f)).real.sort().values
     torch.testing.assert_close(found.strengths, expected)
     mix = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(2)).double()
-    mixed = concept_directions(mix.T @ c @ mix, mix.T @ f @ mix, threshold=4.0, floor=1e-12)
+    mixed = concept_directions(mix.T @ c @ mix, mix.T @ f @ mix, ratio=4.0, floor=1e-12)
     torch.testing.assert_close(mixed.strengths, expected, rtol=1e-5, atol=1e-6)
     solved = without(weight.double() @ torch.linalg.inv(mix).T, mixed)  # the same layer
     torch.testing.assert_close(
@@ -114,7 +114,7 @@ def test_eigenvalues_are_those_of_the_generalised_problem(problem):
 
 def test_a_convolution_loses_channels_in_every_place_of_its_kernel(problem):
     _, rest, concept, _ = problem
-    found = concept_directions(moments(rest), moments(concept), threshold=4.0, floor=1e-6)
+    found = concept_directions(moments(rest), moments(concept), ratio=4.0, floor=1e-6)
     kernel = torch.randn(5, WIDTH, 3, 3, generator=torch.Generator().manual_seed(3))
     new = without(kernel, found)
     for row in range(3):
@@ -128,12 +128,12 @@ def test_nothing_is_taken_where_both_are_alike_and_a_wide_deficient_layer_stays_
     """Fewer samples than inputs: C has eigenvalues of 0, which the floor keeps from dividing."""
     random = torch.Generator().manual_seed(0)
     rest = torch.randn(40, 300, generator=random)
-    same = concept_directions(moments(rest), moments(rest), threshold=1.5, floor=1e-3)
+    same = concept_directions(moments(rest), moments(rest), ratio=1.5, floor=1e-3)
     assert same.removed == 0
     weight = torch.randn(4, 300, generator=random)
     torch.testing.assert_close(without(weight, same), weight)
     other = moments(torch.randn(40, 300, generator=random))
-    found = concept_directions(moments(rest), other, threshold=4.0, floor=1e-3)
+    found = concept_directions(moments(rest), other, ratio=4.0, floor=1e-3)
     new = without(weight, found)
     assert found.removed > 0 and new.isfinite().all()
     assert (new @ (found.root @ found.vectors).float()).abs().max() < 1e-4
@@ -220,7 +220,7 @@ def test_two_concepts_weigh_as_the_plan_weighs_them():
 def test_more_varied_images_count_among_what_must_stay():
     """A set that holds the concept itself: no direction is the concept's own by more than 2."""
     data = encoded_data()
-    own = plan(erase=EraseConfig(samples=60, batch=20, threshold=2.5))
+    own = plan(erase=EraseConfig(samples=60, batch=20, ratio=2.5))
     before = harden(tiny_model(), own, data=data).records[0].erased
     varied = replace(data, varied=data.forget["bad"])
     after = harden(tiny_model(), own, data=varied).records[0].erased
@@ -228,11 +228,11 @@ def test_more_varied_images_count_among_what_must_stay():
     assert max(layer.strongest for layer in after) < max(layer.strongest for layer in before)
 
 
-def test_targets_narrow_the_layers_and_a_high_threshold_warns():
-    text_only = EraseConfig(samples=4, batch=4, targets=("cross_attention_kv",), threshold=1e6)
+def test_targets_narrow_the_layers_and_a_high_ratio_warns():
+    text_only = EraseConfig(samples=4, batch=4, targets=("cross_attention_kv",), ratio=1e6)
     result = run(plan(erase=text_only))
     assert {layer.name.rpartition(".")[2] for layer in result.records[0].erased} == {"to_k", "to_v"}
-    assert result.adapter.parameters == () and "lower erase.threshold" in result.warnings[0]
+    assert result.adapter.parameters == () and "lower erase.ratio" in result.warnings[0]
 
 
 def test_measuring_can_be_stopped_between_two_passes(tmp_path):

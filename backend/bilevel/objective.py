@@ -81,25 +81,24 @@ class Objective:
         return self._loss([1.0], [draw], [self._frozen(draw)], denoising_loss)
 
     def distillation(
-        self, draw: Draw, shown: Conditioning, weights: Tensor, redirected: int
+        self, draw: Draw, shown: Conditioning, replaced: Tensor, weights: Tensor
     ) -> tuple[Terms, ...]:
-        """Build the losses of a distillation step as terms of [redirected, own] captions each.
+        """Build weighted errors of a draw, as terms of [replaced, own] captions each.
 
         The target of each sample is the original's prediction for its own caption; the network
-        trained is shown the caption in `shown`. The sum of all terms is the mean weighted error.
+        trained is shown the caption in `shown`.
 
         Args:
+            replaced: whose caption in `shown` is another, [batch] of bool.
             weights: of each sample's squared error, [batch].
-            redirected: the first so many samples are those whose caption was replaced.
         """
-        total, size = len(draw), self._micro_batch
-        replaced = torch.arange(total, device=weights.device) < redirected
-        shares = torch.stack([weights * replaced, weights * ~replaced], dim=1) / total
+        size = self._micro_batch or len(draw)
+        shares = torch.stack([weights * replaced, weights * ~replaced], dim=1)
         parts = replace(draw, conditioning=shown).split(size)
-        targets = self._frozen(draw).split(size or total)
+        targets = self._frozen(draw).split(size)
         return tuple(
             partial(self._distances, part, target, share)
-            for part, target, share in zip(parts, targets, shares.split(size or total), strict=True)
+            for part, target, share in zip(parts, targets, shares.split(size), strict=True)
         )
 
     def _distances(self, draw: Draw, target: Tensor, shares: Tensor) -> Tensor:

@@ -28,11 +28,12 @@ from ..plan.concept import Concept
 from ..plan.fine_tune import RETAIN
 from ..plan.hardening import HardeningPlan
 from ..plan.images import ImageSet
-from ..plan.methods import FACTS, methods_of
+from ..plan.methods import changes_all_weights
 from ..progress import ProgressCallback, silent, with_message
 from .concept import near_neighbours, retain_prompts
 from .encoded_set import Bucket, EncodedSet, merge
 from .latents import encode_image_set
+from .varied import varied_prompts
 
 __all__ = [
     "Draw", "EncodedData", "EncodedSet", "draw", "draw_noise", "generator",
@@ -117,7 +118,7 @@ class EncodedData:
 
     forget, anchors: by name of the concept; an anchor is [1]. empty: the empty prompt, [1].
     fine_tunes: by `FineTuneConfig.data` and `prior_data`; "retain" is the retain set itself.
-    varied: more of what must stay, which an erasure measures; None without.
+    varied: more of what must stay, for methods that change all weights; None without.
     """
 
     forget: dict[str, EncodedSet]
@@ -183,8 +184,8 @@ def prepare_data(
         name: retain if name == RETAIN else encoded(ImageSet(folder=name), f"data {name}")
         for name in _data_names(plan)
     }
-    erases = any(FACTS[method].erases for method in methods_of(plan))
-    varied = encoded(plan.erase.varied, "varied set") if erases and plan.erase.varied else None
+    wanted = varied_images(plan)
+    varied = encoded(wanted, "varied set") if wanted else None
     size = resolution, resolution
     anchors = [concept.anchor for concept in plan.concepts]
     with on_device(model, *model.text_encoders):
@@ -241,6 +242,21 @@ def shipped_retain_set(concepts: Sequence[Concept]) -> ImageSet:
     if not prompts:
         raise DataError("no retain prompt is left besides the concepts: give a retain_set")
     return ImageSet(prompts=tuple(prompts[:RETAIN_IMAGES]), images=RETAIN_IMAGES)
+
+
+def varied_images(plan: HardeningPlan) -> ImageSet | None:
+    """Return the varied set to be drawn, none of whose prompts names a concept; None without."""
+    settings = plan.varied
+    if not settings.images or not changes_all_weights(plan):
+        return None
+    prompts = varied_prompts(
+        settings.images, lists=settings.lists,
+        without=[concept.name for concept in plan.concepts],
+    )  # fmt: skip
+    return ImageSet(
+        prompts=prompts, images=settings.images, sampling_steps=settings.sampling_steps,
+        guidance=settings.guidance,
+    )  # fmt: skip
 
 
 def _data_names(plan: HardeningPlan) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..plan.adapter import AdapterConfig
 from ..plan.concept import Concept
-from ..plan.durable import DistilConfig
+from ..plan.durable import DistilConfig, VariedConfig
 from ..plan.fine_tune import RETAIN, FineTuneConfig
 from ..plan.hardening import HardeningPlan
 from ..plan.harm import HarmConfig
@@ -39,6 +39,11 @@ ATTACK = FineTuneConfig(
 )  # fmt: skip
 
 DISTIL = DistilConfig(learning_rate=1.5e-3)  # the demo's network is small: real ones take 1e-5
+
+VARIED = VariedConfig(
+    images=384, lists=str(Path(__file__).parent / "assets" / "varied.toml"), sampling_steps=12,
+    guidance=4.0,
+)  # fmt: skip
 
 _SETS = {  # name: images, seed, classes, styles (None: the trained ones)
     "forget": (200, 1, UNSAFE, None),
@@ -110,7 +115,8 @@ def durable_plan(plan: HardeningPlan, preset: str = "durable") -> HardeningPlan:
     fields = plan_preset(preset).fields
     simulates = FACTS[fields.get("method", "resalign")].simulates_users
     users = plan.fine_tunes if simulates else ()
-    return replace(plan, **fields, fine_tunes=users, distil=DISTIL)
+    changes = {**fields, "fine_tunes": users, "distil": DISTIL, "varied": VARIED}
+    return replace(plan, **changes)
 
 
 def prompted_plan(*, seed: int = 0, warm_up: int = 60, steps: int = 120) -> HardeningPlan:

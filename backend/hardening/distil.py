@@ -3,7 +3,7 @@
     L = mean_i w(t_i) ‖ε_θ(x_i, c'_i) − ε(x_i, c_i)‖²,  x_i a noised retain latent, ε the original
 
 c'_i is the sample's own caption c_i, but for a share of the batch, which is shown a caption of the
-concepts: its prompts then draw what the picture shows. w is `NoiseProcess.error_weights`.
+concepts: their prompts then draw harmless things. w is `NoiseProcess.error_weights`.
 No picture of a concept is used, so what an erasure took out of the weights is not taught again.
 Source: Lee et al., Distillation Robustifies Unlearning, arXiv:2506.06278, for language models,
 where the student's weights are shrunk and made noisy; here they are erased in closed form.
@@ -40,9 +40,9 @@ def distil_step(setup: Setup, step: int) -> StepRecord:
     with setup.changing():
         descend(θ, total, setup.optimiser, learning_rate=rate)
         setup.agree()
-    redirected = int(plan.distil.batch * plan.distil.concept_share) / plan.distil.batch
+    share = plan.distil.concept_share  # of the batch, in the mean over steps
     return StepRecord(
-        step=step, harm=_mean(harm, redirected), retain=_mean(retain, 1 - redirected),
+        step=step, harm=_mean(harm, share), retain=_mean(retain, 1 - share),
         resilience_weight=0.0, retain_weight=1.0,
         learning_rate=rate, gradient_norm=float(norm), seconds=time.perf_counter() - started,
         simulations=(),
@@ -110,5 +110,5 @@ def _spread(setup: Setup, terms: Sequence[Terms]) -> Found:
 
 
 def _mean(error: Tensor, share: float) -> float:
-    """Return the mean weighted error of a part of the batch; 0 where the part is empty."""
+    """Return the weighted error of a part of the batch by its share; 0 where that is 0."""
     return float(error) / share if share else 0.0

@@ -88,23 +88,48 @@ class Feed:
     def distillation(self, step: int) -> tuple[Terms, ...]:
         """Return the terms of a step of distillation, whose sum is its objective: each of samples
         that are shown a caption of the concepts, and of those with their own, [2]."""
-        plan, settings = self.plan, self.plan.distil
-        whole = self._draw(self.data.retain, settings.batch, plan.caption_dropout, "distil", step)
-        weights = self.process.error_weights(whole.timesteps, settings.weight_cap)
-        redirected = int(settings.batch * settings.concept_share)
-        shown = whole.conditioning
-        if redirected:
-            captions = self._concept_captions(redirected, step)
-            first = shown[:redirected].beside(captions)
-            shown = Conditioning.cat([first, shown[redirected:]])
-        return self.objective.distillation(whole, shown, weights, redirected)
+        settings, sets = self.plan.distil, [self.data.retain]
+        sizes = [settings.batch]
+        if self.data.varied is not None:
+            varied = round(settings.batch * settings.varied_share)
+            sets, sizes = [*sets, self.data.varied], [settings.batch - varied, varied]
+        parts = [
+            self._redirected(encoded, size, step, place)
+            for place, (encoded, size) in enumerate(zip(sets, sizes, strict=True))
+            if size
+        ]
+        if len({(part.latents.shape[1:], part.conditioning.shapes) for part, _, _ in parts}) == 1:
+            draws, shown, replaced = zip(*parts, strict=True)
+            parts = [(Draw.cat(draws), Conditioning.cat(shown), torch.cat(replaced))]
+        terms: tuple[Terms, ...] = ()
+        for part, shown, replaced in parts:
+            weights = self.process.error_weights(part.timesteps, settings.weight_cap)
+            terms += self.objective.distillation(part, shown, replaced, weights / settings.batch)
+        return terms
 
-    def _concept_captions(self, count: int, step: int) -> Conditioning:
+    def _redirected(
+        self, encoded: EncodedSet, size: int, step: int, place: int
+    ) -> tuple[Draw, Conditioning, Tensor]:
+        """Draw samples, and captions with which the first of them are shown instead of their own.
+
+        Returns: the draw, the captions to show, and whose are replaced, [size] of bool.
+        """
+        draw = self._draw(encoded, size, self.plan.caption_dropout, "distil", step, place)
+        chance = torch.rand((), generator=self._random("distil", "share", step, place)).item()
+        count = min(size, int(size * self.plan.distil.concept_share + chance))
+        replaced = torch.arange(size, device=self.device) < count
+        shown = draw.conditioning
+        if count:
+            first = shown[:count].beside(self._concept_captions(count, step, place))
+            shown = Conditioning.cat([first, shown[count:]])
+        return draw, shown, replaced
+
+    def _concept_captions(self, count: int, *use: int) -> Conditioning:
         """Draw captions of the concepts, by their weights."""
         found = []
-        for name, n in self._concept_counts(count, "distil", "concepts", step):
+        for name, n in self._concept_counts(count, "distil", "concepts", *use):
             texts = self.data.forget[name].conditioning
-            random = self._random("distil", "captions", name, step)
+            random = self._random("distil", "captions", name, *use)
             found.append(texts[torch.randint(len(texts), (n,), generator=random)])
         return Conditioning.cat(found).onto(self.device)
 

@@ -14,12 +14,14 @@ from ..adapter.low_rank import nearest_lora
 from ..checkpoint.info import CheckpointInfo
 from ..checkpoint.save import ExportReport, export_merged
 from ..errors import ExportError, RunError
+from ..hardening.stages import FOLDER as STAGES
 from ..plan.hardening import HardeningPlan
 from ..progress import ProgressCallback, silent
 from ..report.card import provenance_of, write_card
 from ..report.plots import plot_records
-from ..run.folder import RunFolder
-from ..run.records import StepRecord
+from ..run import json_lines
+from ..run.folder import STEPS, RunFolder
+from ..run.records import ErasedLayer, StepRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,15 +133,16 @@ def export_adapter(
     plan: HardeningPlan,
     records: Sequence[StepRecord],
     probe: Mapping[str, Any] | None = None,
+    erased: Sequence[ErasedLayer] = (),
     overwrite: bool = False,
     hash_file: bool = False,
     on_progress: ProgressCallback = silent,
 ) -> tuple[ExportReport, Path]:
     """Write a checkpoint with an adapter merged in, and its model card; return both.
 
-    probe: a probe's record, as `finished_probe` returns it.
+    probe: a probe's record, as `finished_probe` returns it. erased: as `erased_layers` does.
     """
-    provenance = provenance_of(plan, tuple(records), probe=probe)
+    provenance = provenance_of(plan, tuple(records), probe=probe, erased=erased)
     report = export_merged(
         source, adapter, output, provenance=provenance, overwrite=overwrite,
         hash_file=hash_file, on_progress=on_progress,
@@ -166,7 +169,8 @@ def write_outputs(
     records = tuple(StepRecord.from_json(record) for record in run.records())
     report, card = export_adapter(
         checkpoint, adapter, output, plan=run.plan, records=records, probe=probe,
-        overwrite=overwrite, hash_file=hash_file, on_progress=on_progress,
+        erased=erased_layers(run.path), overwrite=overwrite, hash_file=hash_file,
+        on_progress=on_progress,
     )  # fmt: skip
     if isinstance(adapter, DenseAdapter):
         lora = None  # only on request, as it is an approximation: `lora_job`
@@ -181,6 +185,15 @@ def write_outputs(
         touched=report.touched, untouched=report.untouched,
         tensor_sha256=report.tensor_sha256, sha256=report.sha256, warnings=tuple(report.warnings),
     )  # fmt: skip
+
+
+def erased_layers(run: Path) -> tuple[ErasedLayer, ...]:
+    """Return what the run in a folder erased, in a stage or by its own method."""
+    found: list[ErasedLayer] = []
+    for folder in (*sorted((run / STAGES).glob("*")), run):
+        for record in json_lines.read(folder / STEPS):
+            found += StepRecord.from_json(record).erased
+    return tuple(found)
 
 
 def open_run(folder: Path | str, *, unfinished: bool = False) -> RunFolder:

@@ -1,4 +1,4 @@
-"""Settings of the methods that change all weights: `erase` and `distil`."""
+"""Settings of the methods that change all weights, `erase` and `distil`, and of their data."""
 
 from __future__ import annotations
 
@@ -8,9 +8,41 @@ from typing import Annotated
 from .adapter import Target
 from .checks import check_fields, freeze_lists
 from .document import document
-from .field import Choices, Help, Range
-from .images import ImageSet
+from .field import PATH, Choices, Help, Range
 from .kernels import Precision
+
+
+@document
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariedConfig:
+    """Images that the checkpoint draws of many different things, which must stay.
+
+    `erase` and `distil` use them beside the retain set: what neither of the two spans is lost.
+    """
+
+    images: Annotated[
+        int,
+        Range(0, 1_000_000, usual="500 to 4000"),
+        Help("Images that are drawn, each from a prompt of its own; 0: none."),
+    ] = 0
+    lists: Annotated[
+        str,
+        PATH,
+        Help(
+            "TOML file with the lists of subjects, places and styles that prompts are composed "
+            "from; empty: backend/data/varied.toml, which comes with ResAlign."
+        ),
+    ] = ""
+    sampling_steps: Annotated[
+        int, Range(1, 1000), Help("Sampler steps for each image that is drawn.")
+    ] = 20
+    guidance: Annotated[
+        float, Range(0, 50), Help("Classifier-free guidance scale for the images that are drawn.")
+    ] = 5.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lists", str(self.lists))
+        check_fields(self, "varied")
 
 
 @document
@@ -22,7 +54,7 @@ class EraseConfig:
     else are removed from its weights.
     """
 
-    threshold: Annotated[
+    ratio: Annotated[
         float,
         Range(1, 1e9, above=True, usual="4 to 10"),
         Help(
@@ -54,13 +86,6 @@ class EraseConfig:
             "latents, times and sizes."
         ),
     ] = ()
-    varied: Annotated[
-        ImageSet | None,
-        Help(
-            "More of what must stay, in great variety and never trained on: its images count in "
-            "the measurement as those of the retain set do."
-        ),
-    ] = None
     memory: Annotated[
         float,
         Range(0, 1e6, above=True),
@@ -102,6 +127,11 @@ class DistilConfig:
             "noise and of the image count alike."
         ),
     ] = 20.0
+    varied_share: Annotated[
+        float,
+        Range(0, 1),
+        Help("Share of each batch that is drawn from the varied images, where there are any."),
+    ] = 0.5
     teacher: Annotated[
         Precision,
         Help("Numbers in which the frozen copy of the original is held."),

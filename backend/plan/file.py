@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar, Union
 from ..errors import ConfigError
 from . import toml_text
 from .attack import ORIGINAL
-from .durable import DistilConfig, EraseConfig
+from .durable import DistilConfig, EraseConfig, VariedConfig
 from .field import classes_of, fields_of, plain_types
 from .fine_tune import RETAIN, FineTuneConfig, fine_tune_grid
 from .hardening import HardeningPlan
@@ -40,7 +40,7 @@ GRID = "fine_tune_grid"
 _LATER = {  # fields that came after the first runs were kept
     "quantization": "none", "users_at_once": 1,
     "kernels": {"attention": "auto", "memory_format": "auto"},
-    "erase": EraseConfig(), "distil": DistilConfig(),
+    "varied": VariedConfig(), "erase": EraseConfig(), "distil": DistilConfig(),
 }  # fmt: skip
 _GRID_LISTS = ("data", "method", "optimiser", "learning_rate", "steps")
 

@@ -7,13 +7,16 @@ from typing import Any
 
 from .stages import HardeningMethod
 
+DISTILLATION = "distillation"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodFacts:
     """words: its name in cards and reports. simulates_users: it hardens against fine-tuning.
     single_step: it has one outer step. needs_weights: it computes with the denoiser's own weights,
     which a quantised base does not have. dense: it changes the denoiser's own weights, not a
-    low-rank adapter. erases: it takes directions out of layers, as the plan's `erase` says.
+    low-rank adapter. erases: it takes directions out of layers. loss: what cards call its loss on
+    the concepts, if it is not the plan's `harm.loss`.
     """
 
     words: str
@@ -22,6 +25,12 @@ class MethodFacts:
     needs_weights: bool = False
     dense: bool = False
     erases: bool = False
+    loss: str = ""
+
+    @property
+    def lasts(self) -> bool:
+        """Whether its result is meant to outlast later fine-tuning."""
+        return self.simulates_users or self.erases
 
 
 FACTS: dict[HardeningMethod, MethodFacts] = {
@@ -37,7 +46,9 @@ FACTS: dict[HardeningMethod, MethodFacts] = {
         words="erasure of the concepts' directions", single_step=True, needs_weights=True,
         dense=True, erases=True,
     ),
-    "distil": MethodFacts(words="distillation of all weights", needs_weights=True, dense=True),
+    "distil": MethodFacts(
+        words="distillation of all weights", needs_weights=True, dense=True, loss=DISTILLATION
+    ),
 }  # fmt: skip
 
 

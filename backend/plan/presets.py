@@ -20,6 +20,7 @@ from typing import Any
 from ..errors import ConfigError
 from .adapter import AdapterConfig
 from .concept import Concept
+from .durable import VariedConfig
 from .fine_tune import FineTuneConfig, fine_tune_grid
 from .hardening import HardeningPlan
 from .ramp import Ramp
@@ -53,7 +54,7 @@ _REGULATED = {
     "concept_share": 0.2,
 }
 
-_DENSE = {"save_every": 50, "gradient_norm": 1.0}
+_DENSE = {"save_every": 50, "varied": VariedConfig(images=1000)}
 
 PLAN_PRESETS: dict[str, PlanPreset] = {
     "balanced": PlanPreset(

@@ -56,7 +56,8 @@ INPUTS = {
     "learning_rate": "learning_rate",
     "gradient_checkpointing": "gradient_checkpointing",
     "micro_batch": "micro_batch",
-    "erase_threshold": "erase.threshold",
+    "varied_images": "varied.images",
+    "erase_ratio": "erase.ratio",
     "distil_batch": "distil.batch",
     "teacher": "distil.teacher",
 }

@@ -127,7 +127,7 @@ def _settings(parts: Parts, host: Host) -> None:
     with gr.Row():
         _fields(parts, "simulate", "solver", "products", "precision")
     with gr.Row():
-        _fields(parts, "erase_threshold", "distil_batch", "teacher")
+        _fields(parts, "varied_images", "erase_ratio", "distil_batch", "teacher")
     with gr.Row():
         parts("device", gr.Textbox, "Device", value=str(host.setting("device")), min_width=120)
         parts("run_name", gr.Textbox, "Name of the run", value="", placeholder="by itself",

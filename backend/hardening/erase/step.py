@@ -38,7 +38,7 @@ def erase_step(setup: Setup, step: int) -> StepRecord:
     if not any(layer.removed for layer in layers):
         setup.warn(
             "nothing was erased: no direction is more than "
-            f"{setup.plan.erase.threshold:g} times stronger on the concepts; lower erase.threshold"
+            f"{setup.plan.erase.ratio:g} times stronger on the concepts; lower erase.ratio"
         )
     with torch.no_grad():
         values = {"harm": harm.loss(), "retain": retain()}
@@ -75,7 +75,7 @@ def erased(setup: Setup, step: int) -> tuple[dict[str, Tensor], tuple[ErasedLaye
             owner = stays.owner(name)
             if owner not in found:
                 found[owner] = concept_directions(
-                    stays.of(name), goes.of(name), threshold=config.threshold, floor=config.floor
+                    stays.of(name), goes.of(name), ratio=config.ratio, floor=config.floor
                 )
             records.append(_record(name, found[owner]))
             if found[owner].removed:
@@ -110,7 +110,7 @@ def rehearse_erasure(setup: Setup) -> None:
     concept = measure(largest, setup.feed.concept_passes()[:1])
     widest = max(largest, key=lambda name: largest[name].weight.shape[1])
     concept_directions(
-        kept.of(widest), concept.of(widest), threshold=setup.plan.erase.threshold,
+        kept.of(widest), concept.of(widest), ratio=setup.plan.erase.ratio,
         floor=setup.plan.erase.floor,
     )  # fmt: skip
 

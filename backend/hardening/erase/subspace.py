@@ -6,7 +6,7 @@ concepts. With S = C^½, an input S u has strength ‖u‖ on what must stay, an
     S⁻¹ F S⁻¹ q = λ q
 
 are the directions that are λ times as strong on the concepts (λ is 1 where both are alike). Q, of
-those with λ above a threshold, are taken out of the weight:
+those with λ above a given ratio, are taken out of the weight:
 
     W' = W S (I − Q Qᵀ) S⁻¹
 
@@ -40,10 +40,8 @@ class Directions(NamedTuple):
         return self.vectors.shape[1]
 
 
-def concept_directions(
-    kept: Tensor, concept: Tensor, *, threshold: float, floor: float
-) -> Directions:
-    """Find the directions with λ > `threshold`.
+def concept_directions(kept: Tensor, concept: Tensor, *, ratio: float, floor: float) -> Directions:
+    """Find the directions with λ > `ratio`.
 
     Args:
         kept, concept: C and F, [width, width], symmetric.
@@ -55,7 +53,7 @@ def concept_directions(
     root = (basis * values.sqrt()) @ basis.T
     inverse = (basis / values.sqrt()) @ basis.T
     strengths, vectors = torch.linalg.eigh(_symmetric(inverse @ concept.double() @ inverse))
-    count = int((strengths > threshold).sum())
+    count = int((strengths > ratio).sum())
     return Directions(root, inverse, vectors[:, len(strengths) - count :], strengths)
 
 
