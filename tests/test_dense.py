@@ -181,3 +181,13 @@ def test_the_frozen_copy_may_be_of_half_precision():
         assert {tensor.dtype for tensor in denoiser.teacher.parameters()} == {torch.bfloat16}
     assert found.dtype == torch.float32
     assert 0 < (found - plain).norm() < 0.05 * plain.norm()
+
+
+def test_a_frozen_copy_that_waits_predicts_the_same():
+    model = tiny_model()
+    plain = model.denoise(*INPUTS)
+    with DenseDenoiser(model, waits=True) as denoiser:
+        denoiser.set({"conv_out.bias": torch.ones(4)})
+        for _ in range(2):
+            with denoiser.frozen():
+                assert torch.equal(denoiser(*INPUTS), plain)

@@ -31,7 +31,7 @@ class DenseDenoiser:
 
     theta: every parameter of the network by its own name, float32 on the model's device.
     earlier: what stages before this one changed; θ starts with it added to the weights.
-    teacher: type of the frozen copy's weights.
+    teacher: type of the frozen copy's weights. waits: it is on the device only while it predicts.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class DenseDenoiser:
         *,
         precision: Precision = "fp32",
         teacher: Precision = "fp32",
+        waits: bool = False,
         earlier: AnyAdapter | None = None,
     ) -> None:
         _check(model.denoiser)
@@ -48,6 +49,7 @@ class DenseDenoiser:
         self._precision: Precision = precision
         self._teacher_type: Precision = teacher
         self._teacher: Any = None
+        self._waits = waits
         self._frozen = False
         self.theta: dict[str, Tensor] = dict(model.denoiser.named_parameters())
         self._start = {name: _aside(tensor) for name, tensor in self.theta.items()}
@@ -83,6 +85,10 @@ class DenseDenoiser:
                 yield
         finally:
             self._frozen = False
+            if self._waits and self._teacher is not None:
+                # A tensor without memory cannot be moved to main memory: it is made anew.
+                meta = self.model.device.type == "meta"
+                self._teacher = None if meta else self._teacher.to("cpu")
 
     @property
     def teacher(self) -> Any:
@@ -98,6 +104,8 @@ class DenseDenoiser:
             }
             self._teacher = copy.deepcopy(self.model.denoiser, memo)
             recompute_activations(self._teacher, False)
+        elif self._waits:
+            self._teacher.to(self.model.device)
         return self._teacher
 
     def training(self, checkpointing: bool) -> None:

@@ -88,7 +88,11 @@ def adapted(model: Model, plan: HardeningPlan, earlier: AnyAdapter | None = None
     """Put a fresh θ of the plan on the model's denoiser. earlier: what stages before it left."""
     if FACTS[plan.method].dense:
         return DenseDenoiser(
-            model, precision=plan.precision, teacher=plan.distil.teacher, earlier=earlier
+            model,
+            precision=plan.precision,
+            teacher=plan.distil.teacher,
+            waits=plan.distil.teacher_waits,
+            earlier=earlier,
         )
     return AdaptedDenoiser(
         model, plan.adapter, seed=plan.seed, precision=plan.precision, earlier=earlier

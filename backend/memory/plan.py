@@ -119,8 +119,9 @@ def _bases(plan: HardeningPlan, quantized: bool) -> Iterator[HardeningPlan]:
     if exact:
         yield (last := differences)
     if changes_all_weights(plan):  # trained weights stay in fp32, but not the copy beside them
-        last = replace(plan, distil=replace(plan.distil, teacher="bf16"))
-        yield last
+        half = replace(plan.distil, teacher="bf16")
+        yield replace(plan, distil=half)
+        yield (last := replace(plan, distil=replace(half, teacher_waits=True)))
         if plan.precision == "fp32":
             yield (last := replace(last, precision="bf16"))
     elif plan.precision == "fp32" and not needs_fp32(replace(plan, precision="bf16")):
@@ -204,6 +205,7 @@ def _differences(asked: HardeningPlan, found: HardeningPlan) -> dict[str, Any]:
     changes = {n: getattr(found, n) for n in names if getattr(found, n) != getattr(asked, n)}
     if found.solver.products != asked.solver.products:
         changes["solver.products"] = found.solver.products
-    if found.distil.teacher != asked.distil.teacher:
-        changes["distil.teacher"] = found.distil.teacher
+    for name in ("teacher", "teacher_waits"):
+        if getattr(found.distil, name) != getattr(asked.distil, name):
+            changes[f"distil.{name}"] = getattr(found.distil, name)
     return changes

@@ -24,6 +24,7 @@ _COST = {
     "gradient_checkpointing": "about a third more time, the same result to rounding",
     "solver.products": "Hessian products by differences instead of exact ones",
     "distil.teacher": "the frozen original's predictions round a little",
+    "distil.teacher_waits": "a little slower, the same result",
     "precision": "rounds more; quicker on most GPUs",
     "quantization": "the adapter is found beside rounded weights; slower; needs bitsandbytes",
 }

@@ -137,6 +137,14 @@ class DistilConfig:
         Help("Numbers in which the frozen copy of the original is held."),
         Choices(fp32="exact", bf16="half the memory", fp16="half the memory"),
     ] = "fp32"
+    teacher_waits: Annotated[
+        bool,
+        Help(
+            "Keep the frozen copy in main memory while it does not predict: less memory of the "
+            "device, a little more time.",
+            label="Frozen copy waits in main memory",
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
         check_fields(self, "distil")
