@@ -56,7 +56,7 @@ class EraseConfig:
 
     ratio: Annotated[
         float,
-        Range(1, 1e9, above=True, usual="4 to 10"),
+        Range(1, 1e9, above=True, usual="2 with varied images, 4 to 10 without"),
         Help(
             "λ: directions that are more than so many times stronger on the concepts than on what "
             "must stay are removed. Lower removes more, and more of everything else."

@@ -20,7 +20,7 @@ from typing import Any
 from ..errors import ConfigError
 from .adapter import AdapterConfig
 from .concept import Concept
-from .durable import VariedConfig
+from .durable import EraseConfig, VariedConfig
 from .fine_tune import FineTuneConfig, fine_tune_grid
 from .hardening import HardeningPlan
 from .ramp import Ramp
@@ -54,7 +54,10 @@ _REGULATED = {
     "concept_share": 0.2,
 }
 
-_DENSE = {"save_every": 50, "varied": VariedConfig(images=1000)}
+# A ratio this low takes much out that is not the concepts' own, unless varied images hold it.
+_DENSE = {
+    "save_every": 50, "varied": VariedConfig(images=1000), "erase": EraseConfig(ratio=2.0),
+}  # fmt: skip
 
 PLAN_PRESETS: dict[str, PlanPreset] = {
     "balanced": PlanPreset(
