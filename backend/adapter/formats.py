@@ -61,7 +61,7 @@ def save_lora(
     if isinstance(adapter, DenseAdapter):
         raise ExportError(
             "this run changed all weights, which a LoRA cannot hold exactly: export the "
-            "checkpoint, or approximate with `resalign lora RUN --rank N`, which prints the error"
+            "checkpoint; `resalign lora RUN --rank 16` writes an approximation and prints its error"
         )
     if path.suffix != ".safetensors":
         raise ExportError(f"{path.name}: a LoRA is written as .safetensors; change the ending")

@@ -255,7 +255,7 @@ def _check_targets(
         if job.lora:
             problems.append(
                 f"lora {lora}: the plan changes all weights, which no LoRA holds exactly: leave it "
-                f"out; `resalign lora {run_folder_of(job)} --rank N` writes an approximation"
+                f"out; `resalign lora {run_folder_of(job)} --rank 16` writes an approximation"
             )
     elif lora.exists() and not overwrite:
         problems.append(f"lora {lora} exists already: choose another name, or --overwrite")
