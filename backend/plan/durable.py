@@ -69,7 +69,7 @@ class EraseConfig:
             "Noised images on which the layers' inputs are measured, of the concepts and of what "
             "must stay each."
         ),
-    ] = 256
+    ] = 512
     batch: Annotated[int, Range(1, 4096), Help("Images in one measuring pass.")] = 16
     floor: Annotated[
         float,
