@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 if TYPE_CHECKING:
-    from ..backend.adapter.lora import Adapter
+    from ..backend.adapter.dense import AnyAdapter
     from ..backend.plan.fine_tune import FineTuneConfig
     from ..backend.plan.hardening import HardeningPlan
     from ..backend.probe.results import ProbeResult
@@ -59,7 +59,7 @@ class HardenedRun:
     """
 
     plan: HardeningPlan
-    adapter: Adapter
+    adapter: AnyAdapter
     records: tuple[StepRecord, ...]
     folder: Path
     family: str

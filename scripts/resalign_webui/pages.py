@@ -8,7 +8,7 @@ import gradio as gr
 
 from ...backend.data.concept import preset_names
 from ...backend.plan.probe_settings import PROBE_INPUTS, SCORERS
-from ...backend.plan.settings import CUSTOM_USERS, FAST, input_field, user_field
+from ...backend.plan.settings import CUSTOM_USERS, DURABLE, FAST, input_field, user_field
 from . import forms, measure_forms
 from .checking import limits_of
 from .host import DEMO, Host
@@ -57,7 +57,7 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
           info="One prompt a line; a line with # and a name starts a concept.")  # fmt: skip
     parts("preset", gr.Radio, "How thorough", choices=list(forms.PRESETS), value="balanced",
           info="fast shows that all works, balanced is the recommended start, thorough takes "
-          f"twice as long, paper is the published method; {FAST}.")  # fmt: skip
+          f"twice as long, paper is the published method; {FAST}; {DURABLE}.")  # fmt: skip
     # Before the accordions: the button and its answer are in sight without scrolling.
     button("harden", "Harden", variant="primary", min_width=140)
     html(name="harden_message")
@@ -126,6 +126,8 @@ def _settings(parts: Parts, host: Host) -> None:
         _fields(parts, "resilience_weight", "retain_weight", "gamma", "learning_rate")
     with gr.Row():
         _fields(parts, "simulate", "solver", "products", "precision")
+    with gr.Row():
+        _fields(parts, "varied_images", "erase_ratio", "distil_batch", "teacher")
     with gr.Row():
         parts("device", gr.Textbox, "Device", value=str(host.setting("device")), min_width=120)
         parts("run_name", gr.Textbox, "Name of the run", value="", placeholder="by itself",

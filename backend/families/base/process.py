@@ -54,6 +54,11 @@ class NoiseProcess(Protocol):
         """Return what a perfect denoiser predicts at these times."""
         ...
 
+    def error_weights(self, times: Tensor, cap: float) -> Tensor:
+        """Return weights of squared errors of the prediction, [batch], with which errors of the
+        noise and of the clean latent count alike; errors of the noise weigh at most `cap`."""
+        ...
+
     def sampler(self, steps: int) -> Any:
         """Return a diffusers scheduler, set to `steps`, that integrates from noise to x₀."""
         ...
@@ -97,6 +102,9 @@ class EpsilonProcess:
     def target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         return noise
 
+    def error_weights(self, times: Tensor, cap: float) -> Tensor:
+        return _noise_error_weights(self.alphas_cumprod.to(times.device)[times], cap)
+
     def sampler(self, steps: int) -> Any:
         return _dpm_solver(self.alphas_cumprod, "epsilon", steps)
 
@@ -138,6 +146,10 @@ class VProcess:
         alpha = _per_sample(self.alphas_cumprod, times, latents)
         return alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
 
+    def error_weights(self, times: Tensor, cap: float) -> Tensor:
+        alpha = self.alphas_cumprod.to(times.device)[times]
+        return alpha * _noise_error_weights(alpha, cap)  # an error of v is √ᾱ of it in ε
+
     def sampler(self, steps: int) -> Any:
         return _dpm_solver(self.alphas_cumprod, "v_prediction", steps)
 
@@ -177,6 +189,13 @@ class FlowProcess:
 
     def target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         return noise - latents
+
+    def error_weights(self, times: Tensor, cap: float) -> Tensor:
+        # The same x_t on a variance-preserving scale has this ᾱ; an error of the velocity is 1 − σ
+        # of it in ε.
+        kept = 1 - times / TRAIN_STEPS
+        alpha = kept.square() / (kept.square() + (1 - kept).square())
+        return kept.square() * _noise_error_weights(alpha, cap)
 
     def sampler(self, steps: int) -> Any:
         from diffusers import FlowMatchEulerDiscreteScheduler
@@ -225,6 +244,11 @@ def diffuse(latents: Tensor, noise: Tensor, times: Tensor, alphas_cumprod: Tenso
     """
     alpha = _per_sample(alphas_cumprod, times, latents)
     return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+
+
+def _noise_error_weights(alpha: Tensor, cap: float) -> Tensor:
+    """Return min(1/ᾱ, cap): an error of ε is √((1 − ᾱ)/ᾱ) of it in x₀, and 1 + (1 − ᾱ)/ᾱ = 1/ᾱ."""
+    return (1 / alpha.clamp(min=SMALLEST_ALPHA)).clamp(max=cap)
 
 
 def _discrete_grid(steps: int, count: int) -> list[float]:
