@@ -29,6 +29,7 @@ class FaultyDisk:
     def __init__(self, folder: Path, at: int = 0, kind: str = "kill") -> None:
         self.folder, self.at, self.kind = os.path.realpath(folder), at, kind
         self.count, self.broken = 0, False
+        self.files: list[Any] = []
 
     def holds(self, path: Any) -> bool:
         if isinstance(path, int):
@@ -116,4 +117,8 @@ def faulty_disk(
         for name in ("replace", "rename", "fsync", "truncate", "ftruncate", "unlink", "remove",
                      "mkdir", "rmdir"):  # fmt: skip
             patch.setattr(os, name, counted(name))
-        yield disk
+        try:
+            yield disk
+        finally:
+            for file in disk.files:  # whoever was killed has not closed them
+                file.close()
