@@ -91,9 +91,9 @@ def faulty_disk(
             return _OPEN(file, mode, buffering, encoding, errors, newline, closefd, opener)
         disk.step("open")
         plain = mode.replace("t", "").replace("b", "") + "b"
-        return _File(
-            disk, _OPEN(file, plain, 0, closefd=closefd, opener=opener), encoding or "utf-8"
-        )
+        real = _OPEN(file, plain, 0, closefd=closefd, opener=opener)
+        disk.files.append(real)
+        return _File(disk, real, encoding or "utf-8")
 
     def os_open(path: Any, flags: int, *args: Any, **options: Any) -> int:
         if flags & (os.O_WRONLY | os.O_RDWR) and disk.holds(path):
