@@ -67,7 +67,8 @@ def read_probes(folder: Path) -> list[Probe]:
 
 def with_adapter(runs: list[Run]) -> list[Run]:
     """Return the runs that can be exported, also unfinished ones after their first save."""
-    return [run for run in runs if (run.folder / "adapter.safetensors").exists()]
+    files = ("adapter.safetensors", "state.safetensors")  # the state is enough to make it again
+    return [run for run in runs if any((run.folder / name).exists() for name in files)]
 
 
 def named(label: Any, entries: Iterable[T]) -> T | None:
