@@ -227,6 +227,12 @@ def _open(folder: Path, job: Job | HardeningPlan, begun: bool) -> RunFolder:
         raise RunError(
             f"{folder} holds a run on {other}, not on {job.checkpoint}: choose another run folder"
         )
+    if run.job.prediction != job.prediction:
+        stored = run.job.prediction or "as the file says"
+        run.close()
+        raise RunError(
+            f"{folder} holds a run with another prediction ({stored}): choose another run folder"
+        )
     return run
 
 
