@@ -182,7 +182,7 @@ def test_unchanged_inputs_return_at_once_also_after_eviction(host, example):
     outputs = host.run(graph)
     assert outputs["5"]["resalign_run"][0]["steps"] == 2
     again = states(host)
-    assert again["message"] in (worked["message"], "2 steps, kept from an earlier run")
+    assert again["message"].removeprefix("kept from an earlier run: ") == worked["message"]
     assert again["curves"] == worked["curves"]  # nothing was trained anew
 
 
