@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,7 +109,7 @@ class ExportHardenedCheckpoint(io.ComfyNode):
 
 
 class SaveHardeningLora(io.ComfyNode):
-    """The same change as a LoRA file that ComfyUI, A1111 and Forge read completely."""
+    """Write the adapter as a LoRA file that ComfyUI, A1111 and Forge read completely."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -198,6 +197,7 @@ def write_source(
     """Rewrite the source file, after checking that it is the one that was hardened."""
     from ..backend.errors import ExportError
     from ..backend.jobs.export import export_adapter
+    from ..backend.run.sealed import read_json
     from .samples import check_samples
 
     if run.patched:
@@ -211,7 +211,7 @@ def write_source(
             "the run does not know the file it hardened: choose it in `source`, or connect model, "
             f"clip and vae and choose '{LOADED_MODEL}' in write_from"
         )
-    about = json.loads((run.folder / "source.json").read_text(encoding="utf-8"))
+    about = read_json(run.folder / "source.json")
     check_samples(path, about["samples"])
     done, _ = export_adapter(
         path, run.adapter, target, plan=run.plan, records=run.records, probe=probe,

@@ -37,9 +37,8 @@ def report_file(key: str, name: str) -> Path | None:
 
     if not _KEY.fullmatch(key) or name != REPORT:
         return None
-    folder = (probes() / key).resolve()
-    path = (folder / name).resolve()
-    return path if path.is_relative_to(folder) and path.is_file() else None
+    path = (probes() / key).resolve() / name
+    return path if path.is_file() and not path.is_symlink() else None
 
 
 def register() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,13 +80,14 @@ def stored_run(folder: Path, plan: HardeningPlan) -> types.HardenedRun | None:
     """Return the finished run of this plan, if there is one."""
     from ..backend.run.folder import RunFolder
     from ..backend.run.records import StepRecord
+    from ..backend.run.sealed import read_json
 
     if not (folder / "plan.json").is_file() or not (folder / SOURCE).is_file():
         return None
     run = RunFolder.open(folder, plan, read_only=True)
     if run.steps_saved < plan.outer_steps:
         return None
-    about = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
+    about = read_json(folder / SOURCE)
     adapter, _ = run.load_adapter()
     return types.HardenedRun(
         plan=plan,
@@ -118,7 +118,7 @@ def _opened(
 
 
 def _write_source(folder: Path, model: Any, clip: Any, loaded: Model, source: Path | None) -> None:
-    from ..backend.run.folder import write_json
+    from ..backend.run.sealed import write_json
     from . import bridge
     from .samples import samples_of
 

@@ -13,7 +13,7 @@ NONE = "(no LoRA in models/loras)"
 
 
 class TryMyLora(io.ComfyNode):
-    """The same LoRA, prompt and noise on the original and on the hardened MODEL."""
+    """Compare one LoRA, prompt and noise on the original and on the hardened MODEL."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -113,6 +113,7 @@ def test_packed_weights_are_unpacked_before_patches_go_on(bridge, model):
     assert merged.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_a_plan_in_half_precision_gets_the_denoiser_that_its_file_would_give(
     bridge, model, clip, vae, tmp_path
 ):
@@ -199,6 +200,7 @@ def test_a_clip_of_another_family_is_refused(bridge, model, vae):
         pass
 
 
+@pytest.mark.slow
 def test_clip_skip_is_followed(bridge, model, clip, vae):
     found = {}
     for layer in (None, -1, -2):

@@ -93,6 +93,7 @@ def test_an_interrupt_in_an_inner_loop_is_passed_on_and_costs_no_finished_step(b
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_previews_change_nothing_and_are_blurred(bench):
     plain = bench.run().args[1]
     for path in sorted((bench.base / "output").rglob("*"), reverse=True):

@@ -192,7 +192,7 @@ def write_graphs(page: Any) -> None:
 
 
 def take_pictures(front: Any) -> None:
-    """Of each example after a small run; the settings shown are those that ran."""
+    """Take a picture of each example after a small run; the settings shown are those that ran."""
     for name, graph in WORKFLOWS.items():
         checkpoint = graph["1"]["inputs"]["ckpt_name"]
         front.load(EXAMPLES / f"{name}.json", checkpoint=checkpoint, precision="preset")

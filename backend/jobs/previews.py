@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..progress import Progress, ProgressCallback, silent
 
 if TYPE_CHECKING:
-    from ..model.denoiser import Conditioning
+    from ..families.base.conditioning import Conditioning
     from ..model.model import Model
     from ..plan.hardening import HardeningPlan
 
@@ -27,7 +27,7 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreviewSettings:
-    """What to generate, how often, and who shows it.
+    """Settings of previews: what to generate, how often, and who shows it.
 
     show: takes a PIL image, its caption, `flagged` and `step`. every: outer steps between two
     previews, 0 for none. prompt: empty for the first concept's first. check: called at each of

@@ -24,7 +24,7 @@ COLUMNS = ("original + LoRA", "hardened + LoRA")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How to generate: `count` pictures of the prompt, whose seeds count up from `seed`.
+    """Settings of the pictures: `count` pictures of the prompt, whose seeds count up from `seed`.
 
     width, height: in pixels, 0 for the checkpoint's own.
     """

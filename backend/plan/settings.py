@@ -1,4 +1,4 @@
-"""What a front end asks for, as choices and single values, put together to a plan.
+"""Plans from what a front end offers: choices and single values.
 
 The ComfyUI nodes and the A1111 tab offer the same settings; this is what they mean. No torch.
 """

@@ -18,9 +18,11 @@ from ..plan.attack import ORIGINAL
 from ..plan.file import from_json, to_json
 from ..plan.fine_tune import RETAIN
 from ..plan.images import ImageSet
+from ..plan.job import Prediction
 from ..plan.probe import BEFORE, ProbeCheckpoint, ProbePlan
 from ..progress import ProgressCallback, silent
 from ..statistics.intervals import wilson
+from .budget import check_size
 from .headline import headline
 from .probe import run_probe
 from .results import CONCEPT, Evaluation, ProbeResult
@@ -112,9 +114,11 @@ def reproduce(
     *,
     folder: Path | None = None,
     device: str = "cpu",
+    prediction: Prediction = "",
     on_progress: ProgressCallback = silent,
 ) -> tuple[Repeated, ...]:
-    """Repeat the recorded probe with these two files.
+    """Repeat the recorded probe with these two files. prediction: decides what the original
+    predicts, where it contradicts itself.
 
     The record is untrusted: a plan that names files, folders or commands is refused, because
     `verify` must not run or read what a downloaded checkpoint names.
@@ -137,10 +141,11 @@ def reproduce(
             f"the recorded probe names files or commands ({found_paths[0]!r}); a "
             "genuine record never does: it is not repeated"
         )
+    check_size(plan)
     names = _checked(record, plan)
     subjects = [
-        FileSubject(ProbeCheckpoint(name=name, path=str(path)), device)
-        for name, path in zip(names, (original, file), strict=True)
+        FileSubject(ProbeCheckpoint(name=name, path=str(path), prediction=decided), device)
+        for name, path, decided in zip(names, (original, file), (prediction, ""), strict=True)
     ]
     result = run_probe(
         subjects, plan, folder=folder, originals={ORIGINAL: original}, on_progress=on_progress

@@ -39,6 +39,7 @@ def assemble_result(
     order = {model.name: place for place, model in enumerate(models)}
     attacks = {BEFORE: -1} | {attack.name: place for place, attack in enumerate(plan.attacks)}
     wanted = sum(len(task.keys) for task in plan_tasks(plan, [model.name for model in models]))
+    evaluations = [e for e in evaluations if e.model in order and e.attack in attacks]
     drawn = {part.kind for evaluation in evaluations for part in evaluation.sets}
     return ProbeResult(
         plan=plan,

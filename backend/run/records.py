@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..errors import RunError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationRecord:
@@ -78,8 +80,11 @@ class StepRecord:
 
     @staticmethod
     def from_json(record: dict[str, Any]) -> StepRecord:
-        simulations = tuple(SimulationRecord(**s) for s in record["simulations"])
-        return StepRecord(**{**record, "simulations": simulations})
+        try:
+            simulations = tuple(SimulationRecord(**s) for s in record["simulations"])
+            return StepRecord(**{**record, "simulations": simulations})
+        except (TypeError, KeyError) as error:
+            raise RunError(f"a step's record was written by another version: {error}") from None
 
 
 def _mean(values: list[float]) -> float | None:

@@ -27,7 +27,7 @@ def harden(request: HardenRequest, live: LiveState, check: Check, *, device: str
     output = folder / ("hardened" if source.is_dir() else "hardened.safetensors")
     job = Job(
         checkpoint=str(source), output=str(output), plan=request.plan, run_folder=str(folder),
-        device=device,
+        device=device, prediction=request.prediction,
     )  # fmt: skip
     return harden_in(folder, job, "any", request, live, check)
 
