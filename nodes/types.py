@@ -79,6 +79,13 @@ class ReportValue:
     result: ProbeResult
 
 
+def found_by(*words: str) -> dict[str, Any]:
+    """Return further words that find a node in the search, where ComfyUI supports them (0.12.1)."""
+    if "search_aliases" not in inspect.signature(io.Schema.__init__).parameters:
+        return {}
+    return {"search_aliases": ["resalign", *words]}
+
+
 def advanced(kind: Any, name: str, **options: Any) -> Any:
     """Declare an optional input, hidden by default where ComfyUI supports it (0.12.1)."""
     options.setdefault("optional", True)

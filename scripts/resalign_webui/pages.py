@@ -67,11 +67,11 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
             "never written to disk as pictures. A folder holds images, each with a .txt caption."
         ))  # fmt: skip
         parts("concept_folder", gr.Textbox, "Folder with pictures of the concept", value="")
-        parts("concept_images", gr.Number, "or so many drawn (0: the usual number)", value=0,
+        parts("concept_images", gr.Number, "or so many drawn (empty: the usual number)", value=None,
               precision=0)  # fmt: skip
         parts("retain_folder", gr.Textbox, "Folder with pictures of what must stay", value="")
-        parts("retain_images", gr.Number, "or so many drawn, of what must stay (0: usual)",
-              value=0, precision=0)  # fmt: skip
+        parts("retain_images", gr.Number, "or so many drawn, of what must stay (empty: usual)",
+              value=None, precision=0)  # fmt: skip
         parts("strengths", gr.Textbox, "Strengths", value="",
               placeholder="weapons: 2, nudity: 0.5",
               info="Share of each concept among several; 1 where none is given.")  # fmt: skip
@@ -119,7 +119,7 @@ def _users(parts: Parts) -> None:
 
 
 def _settings(parts: Parts, host: Host) -> None:
-    html(help_text("0 and preset keep what the thoroughness says."))
+    html(help_text("Empty fields, 0 and preset keep what the thoroughness says."))
     with gr.Row():
         _fields(parts, "outer_steps", "rank", "seed", "resolution")
     with gr.Row():
@@ -148,8 +148,8 @@ def _memory(parts: Parts) -> None:
         "processor and without the GPU, and finds the cheapest change that makes it fit."
     ))  # fmt: skip
     with gr.Row():
-        parts("memory_budget", gr.Number, "Memory to fit into, in GiB (0: what the GPU has)",
-              value=0, min_width=160)  # fmt: skip
+        parts("memory_budget", gr.Number, "Memory to fit into, in GiB (empty: what the GPU has)",
+              value=None, min_width=160)  # fmt: skip
         _fields(parts, "micro_batch")
     with gr.Row():
         button("check", "Check memory", min_width=140)
@@ -184,10 +184,10 @@ def probe_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
               info="denoising needs no detector; the others need their package.")  # fmt: skip
         with gr.Row():
             for name, label in (
-                ("steps", "Steps of each attack (0: preset)"),
-                ("images", "Prompts of each kind (0: preset)"),
-                ("sampling_steps", "Sampling steps (0: preset)"),
-                ("resolution", "Resolution (0: its own)"),
+                ("steps", "Steps of each attack (empty: preset)"),
+                ("images", "Prompts of each kind (empty: preset)"),
+                ("sampling_steps", "Sampling steps (empty: preset)"),
+                ("resolution", "Resolution (empty: its own)"),
             ):
                 parts.field(measure_forms.PROBE_PARTS[name], PROBE_INPUTS[name], label=label,
                             keeps_preset=True, info=None)  # fmt: skip
@@ -222,7 +222,11 @@ def lora_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
                  ("count", "Pictures of each", 1))  # fmt: skip
         parts("guidance", gr.Number, "Guidance", value=7.0, min_width=100)
     with gr.Row():
-        _numbers(parts, ("width", "Width (0: its own)"), ("height", "Height (0: its own)"))
+        _numbers(
+            parts,
+            ("width", "Width (empty: its own)", None),
+            ("height", "Height (empty: its own)", None),
+        )
         parts("lora_show_pictures", gr.Checkbox, "Show the pictures without blur", value=False,
               min_width=160)  # fmt: skip
     button("try_lora", "Draw", variant="primary")
