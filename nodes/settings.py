@@ -142,8 +142,8 @@ def _knobs() -> list[Any]:
     """Advanced inputs; each keeps the preset's own value unless it is set."""
     names = (
         "simulate", "solver", "products", "resilience_weight", "retain_weight", "gamma",
-        "learning_rate", "varied_images", "erase_ratio", "distil_batch", "teacher", "precision",
-        "gradient_checkpointing",
+        "learning_rate", "varied_images", "erase_ratio", "distil_batch", "teacher", "teacher_waits",
+        "precision", "gradient_checkpointing",
     )  # fmt: skip
     return [
         field_input(name, input_field(name), keeps_preset=True, hidden=True, **_STEPS.get(name, {}))

@@ -12,6 +12,7 @@ from fakes import encoded_data, tiny_model
 from resalign.backend.adapter.dense import DenseAdapter
 from resalign.backend.adapter.merge_in_place import merged
 from resalign.backend.bilevel.losses import denoising_errors
+from resalign.backend.data.batches import draw
 from resalign.backend.families.base.process import (
     FlowProcess,
     discrete_process,
@@ -90,24 +91,41 @@ def test_the_loss_is_the_weighted_distance_to_the_original_under_the_true_captio
             for tensor in denoiser.theta.values():
                 tensor.mul_(1.02)
         terms = setup.feed.distillation(3)
-        draw = setup.feed._draw(data.retain, 8, 0.0, "distil", 3, 0)
-        noised = model.process.add_noise(draw.latents, draw.noise, draw.timesteps)
+        drawn = setup.feed._draw(data.retain, 8, 0.0, "distil", 3, 0, middle=0.5)
+        noised = model.process.add_noise(drawn.latents, drawn.noise, drawn.timesteps)
         with denoiser.frozen():
-            target = denoiser(noised, draw.timesteps, draw.conditioning)
+            target = denoiser(noised, drawn.timesteps, drawn.conditioning)
         texts = data.forget["bad"].conditioning["context"]
-        weights = (1 / model.process.alphas_cumprod[draw.timesteps]).clamp(max=20.0)
+        weights = (1 / model.process.alphas_cumprod[drawn.timesteps]).clamp(max=20.0)
 
         def errors(context):
-            shown = draw.conditioning.beside(type(draw.conditioning)({"context": context}))
-            return weights * denoising_errors(denoiser(noised, draw.timesteps, shown), target)
+            shown = drawn.conditioning.beside(type(drawn.conditioning)({"context": context}))
+            return weights * denoising_errors(denoiser(noised, drawn.timesteps, shown), target)
 
         with torch.no_grad():
-            own_captions = errors(draw.conditioning["context"])
+            own_captions = errors(drawn.conditioning["context"])
             choices = [errors(text.expand(8, -1, -1)) for text in texts]
             ((harm, retain),) = [term().tolist() for term in terms]
     assert retain == pytest.approx(float(own_captions[2:].sum() / 8), rel=1e-5)
     sums = [float((a + b) / 8) for a in (c[0] for c in choices) for b in (c[1] for c in choices)]
     assert any(harm == pytest.approx(value, rel=1e-5) for value in sums)
+
+
+def test_times_of_the_middle_take_their_share():
+    """Of 4,000: within 456 to 764 half of the middle ones, as the quartiles of a logit N(½, 1)
+    say, and the share of a uniform draw of the others."""
+    process = discrete_process(scaled_linear_alphas_cumprod())
+    random = torch.Generator().manual_seed(0)
+    low, high = (1000 * torch.sigmoid(torch.tensor(0.5 + z)) for z in (-0.6745, 0.6745))
+    for middle in (0.0, 0.5, 1.0):
+        times = draw(encoded_data().retain, random, 4000, process, middle=middle).timesteps
+        found = ((times > low) & (times < high)).float().mean()
+        uniform = float(high - low) / 1000
+        expected = middle * 0.5 + (1 - middle) * uniform
+        assert float(found) == pytest.approx(expected, abs=0.03)
+        assert int(times.min()) >= 0 and int(times.max()) < 1000
+    times = FlowProcess().middle_times(4, torch.Generator().manual_seed(1))
+    assert torch.equal(times, FlowProcess().sample_times(4, torch.Generator().manual_seed(1)))
 
 
 def test_without_a_share_no_caption_is_replaced():

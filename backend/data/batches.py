@@ -104,11 +104,19 @@ def draw(
     batch: int,
     process: NoiseProcess,
     caption_dropout: float = 0.0,
+    middle: float = 0.0,
 ) -> Draw:
-    """Draw samples of one size, noise and timesteps, on the set's device and in its type."""
+    """Draw samples of one size, noise and timesteps, on the set's device and in its type.
+
+    middle: chance of each sample to get a time from the middle of the process instead.
+    """
     latents, conditioning = encoded_set.draw(generator, batch, caption_dropout=caption_dropout)
     noise = draw_noise(latents.shape, generator, latents.device, latents.dtype)
-    timesteps = process.sample_times(batch, generator).to(latents.device)
+    timesteps = process.sample_times(batch, generator)
+    if middle:
+        chosen = torch.rand(batch, generator=generator) < middle
+        timesteps = timesteps.where(~chosen, process.middle_times(batch, generator))
+    timesteps = timesteps.to(latents.device)
     return Draw(latents, noise, timesteps, conditioning)
 
 

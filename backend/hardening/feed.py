@@ -114,7 +114,10 @@ class Feed:
 
         Returns: the draw, the captions to show, and whose are replaced, [size] of bool.
         """
-        draw = self._draw(encoded, size, self.plan.caption_dropout, "distil", step, place)
+        draw = self._draw(
+            encoded, size, self.plan.caption_dropout, "distil", step, place,
+            middle=self.plan.distil.middle_share,
+        )  # fmt: skip
         chance = torch.rand((), generator=self._random("distil", "share", step, place)).item()
         count = min(size, int(size * self.plan.distil.concept_share + chance))
         replaced = torch.arange(size, device=self.device) < count
@@ -186,13 +189,16 @@ class Feed:
     def _random(self, *use: str | int) -> torch.Generator:
         return generator(self.plan.seed, *use)
 
-    def _draw(self, encoded: EncodedSet, count: int, dropout: float, *use: str | int) -> Draw:
+    def _draw(
+        self, encoded: EncodedSet, count: int, dropout: float, *use: str | int, middle: float = 0.0
+    ) -> Draw:
         return draw(
             encoded,
             self._random(*use),
             count,
             self.process,
             caption_dropout=dropout,
+            middle=middle,
         ).onto(self.device)
 
     def _concept_counts(self, total: int, *use: str | int) -> list[tuple[str, int]]:

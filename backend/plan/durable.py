@@ -127,6 +127,14 @@ class DistilConfig:
             "noise and of the image count alike."
         ),
     ] = 20.0
+    middle_share: Annotated[
+        float,
+        Range(0, 1),
+        Help(
+            "Share of the images whose noise is of the middle of the process, where objects take "
+            "shape; the others' is as in training."
+        ),
+    ] = 0.5
     varied_share: Annotated[
         float,
         Range(0, 1),

@@ -61,6 +61,7 @@ INPUTS = {
     "erase_ratio": "erase.ratio",
     "distil_batch": "distil.batch",
     "teacher": "distil.teacher",
+    "teacher_waits": "distil.teacher_waits",
 }
 # What an input sets instead where the preset's own method trains all weights.
 _DENSE_INPUTS = {"learning_rate": "distil.learning_rate"}

@@ -30,7 +30,14 @@ USERS = (OWN, *(name for name in PLAN_PRESETS if plan_preset(name).pool()), "non
 # Fields of the form that a prediction of memory may change, by what the plan calls them.
 FITTING = {
     name: presets.INPUTS[name]
-    for name in ("micro_batch", "gradient_checkpointing", "precision", "products")
+    for name in (
+        "micro_batch",
+        "gradient_checkpointing",
+        "precision",
+        "products",
+        "teacher",
+        "teacher_waits",
+    )
 }
 DEMO_STEPS = {"fast": 20, "balanced": 120, "thorough": 240, "durable": 300}
 USER_PARTS = {  # an input of `plan.settings`: the form's name of it

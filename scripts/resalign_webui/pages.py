@@ -21,6 +21,7 @@ HARDEN = (
     "learning_rates", "user_steps", "user_ranks", "user_batch", "concept_share", "users_per_step",
     "seed", "outer_steps", "rank", "resolution", "precision", "resilience_weight", "retain_weight",
     "gamma", "learning_rate", "simulate", "solver", "products", "gradient_checkpointing", "device",
+    "varied_images", "erase_ratio", "distil_batch", "teacher", "teacher_waits",
     "micro_batch", "memory_budget", "preview_every", "preview_prompt", "show_pictures", "run_name",
 )  # fmt: skip
 RESUME = ("unfinished", "preview_every", "preview_prompt", "show_pictures")
@@ -127,7 +128,7 @@ def _settings(parts: Parts, host: Host) -> None:
     with gr.Row():
         _fields(parts, "simulate", "solver", "products", "precision")
     with gr.Row():
-        _fields(parts, "varied_images", "erase_ratio", "distil_batch", "teacher")
+        _fields(parts, "varied_images", "erase_ratio", "distil_batch", "teacher", "teacher_waits")
     with gr.Row():
         parts("device", gr.Textbox, "Device", value=str(host.setting("device")), min_width=120)
         parts("run_name", gr.Textbox, "Name of the run", value="", placeholder="by itself",

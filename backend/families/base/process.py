@@ -42,6 +42,10 @@ class NoiseProcess(Protocol):
         """Draw the times of a training batch: [batch], on the CPU."""
         ...
 
+    def middle_times(self, batch: int, generator: torch.Generator) -> Tensor:
+        """Draw times from the middle of the process, where objects take shape: [batch], CPU."""
+        ...
+
     def time_grid(self, count: int) -> list[float]:
         """Return `count` times spread evenly from clean to noise (midpoints of equal parts)."""
         ...
@@ -93,6 +97,9 @@ class EpsilonProcess:
     def sample_times(self, batch: int, generator: torch.Generator) -> Tensor:
         return torch.randint(0, self.steps, (batch,), generator=generator)
 
+    def middle_times(self, batch: int, generator: torch.Generator) -> Tensor:
+        return _middle(self.steps, batch, generator)
+
     def time_grid(self, count: int) -> list[float]:
         return _discrete_grid(self.steps, count)
 
@@ -135,6 +142,9 @@ class VProcess:
 
     def sample_times(self, batch: int, generator: torch.Generator) -> Tensor:
         return torch.randint(0, self.steps, (batch,), generator=generator)
+
+    def middle_times(self, batch: int, generator: torch.Generator) -> Tensor:
+        return _middle(self.steps, batch, generator)
 
     def time_grid(self, count: int) -> list[float]:
         return _discrete_grid(self.steps, count)
@@ -179,6 +189,9 @@ class FlowProcess:
     def sample_times(self, batch: int, generator: torch.Generator) -> Tensor:
         logit = self.time_mean + self.time_std * torch.randn(batch, generator=generator)
         return TRAIN_STEPS * self._shifted(logit.sigmoid())
+
+    def middle_times(self, batch: int, generator: torch.Generator) -> Tensor:
+        return self.sample_times(batch, generator)  # which are drawn so already
 
     def time_grid(self, count: int) -> list[float]:
         return [float(TRAIN_STEPS * self._shifted((i + 0.5) / count)) for i in range(count)]
@@ -244,6 +257,12 @@ def diffuse(latents: Tensor, noise: Tensor, times: Tensor, alphas_cumprod: Tenso
     """
     alpha = _per_sample(alphas_cumprod, times, latents)
     return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+
+
+def _middle(steps: int, batch: int, generator: torch.Generator) -> Tensor:
+    """Times whose share of the process has the logit N(½, 1): half of them from 456 to 764."""
+    share = torch.sigmoid(0.5 + torch.randn(batch, generator=generator))
+    return (steps * share).long().clamp(max=steps - 1)
 
 
 def _noise_error_weights(alpha: Tensor, cap: float) -> Tensor:
