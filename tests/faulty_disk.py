@@ -29,6 +29,7 @@ class FaultyDisk:
     def __init__(self, folder: Path, at: int = 0, kind: str = "kill") -> None:
         self.folder, self.at, self.kind = os.path.realpath(folder), at, kind
         self.count, self.broken = 0, False
+        self.files: list[Any] = []
 
     def holds(self, path: Any) -> bool:
         if isinstance(path, int):
@@ -90,9 +91,9 @@ def faulty_disk(
             return _OPEN(file, mode, buffering, encoding, errors, newline, closefd, opener)
         disk.step("open")
         plain = mode.replace("t", "").replace("b", "") + "b"
-        return _File(
-            disk, _OPEN(file, plain, 0, closefd=closefd, opener=opener), encoding or "utf-8"
-        )
+        real = _OPEN(file, plain, 0, closefd=closefd, opener=opener)
+        disk.files.append(real)
+        return _File(disk, real, encoding or "utf-8")
 
     def os_open(path: Any, flags: int, *args: Any, **options: Any) -> int:
         if flags & (os.O_WRONLY | os.O_RDWR) and disk.holds(path):
@@ -116,4 +117,8 @@ def faulty_disk(
         for name in ("replace", "rename", "fsync", "truncate", "ftruncate", "unlink", "remove",
                      "mkdir", "rmdir"):  # fmt: skip
             patch.setattr(os, name, counted(name))
-        yield disk
+        try:
+            yield disk
+        finally:
+            for file in disk.files:  # whoever was killed has not closed them
+                file.close()

@@ -341,9 +341,11 @@ def test_fifty_random_kills_from_harden_to_its_last_output(monkeypatch, tmp_path
     print(f"{len(kills)} kills of {disk.count} file operations: all equal")
 
 
-def looks(folder: Path) -> list[dict]:
+def looks(folder: Path) -> dict:
+    """Evaluations by model and attack: the last of each counts, as for the report."""
     lines = (folder / "probe" / "looks.jsonl").read_text().splitlines()
-    return [{**json.loads(line), "seconds": 0, "checksum": 0} for line in lines]
+    found = [{**json.loads(line), "seconds": 0, "checksum": 0} for line in lines]
+    return {(look["model"], look["attack"]): look for look in found}
 
 
 @pytest.fixture(scope="module")
@@ -382,8 +384,7 @@ def outcome_of_probe(folder: Path, probed: Path, capsys) -> str:
     if code:
         assert code == 2 and "Traceback" not in said
         return "refused"
-    key = lambda look: (look["model"], look["attack"])  # noqa: E731
-    assert sorted(looks(folder), key=key) == sorted(looks(probed), key=key)
+    assert looks(folder) == looks(probed)
     return "equal"
 
 
@@ -402,23 +403,28 @@ def test_every_damage_to_a_probe_is_recovered_or_refused(probed, tmp_path, capsy
         print(f"damages of a probe: {found}")
 
 
+def usage() -> tuple[float, int, int]:
+    """RSS in MiB, threads, open files."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    values = {line.split(":")[0]: line.split()[1] for line in lines if len(line.split()) > 1}
+    return int(values["VmRSS"]) / 1024, int(values["Threads"]), len(os.listdir("/proc/self/fd"))
+
+
 @pytest.mark.reliability
-def test_twenty_jobs_in_one_process_leave_nothing_open(tmp_path, original, capsys):
-    """Memory, threads and open files stay flat from the fifth to the twentieth hardening."""
-
-    def usage() -> tuple[float, int, int]:
-        status = Path("/proc/self/status").read_text().splitlines()
-        values = {line.split(":")[0]: line.split()[1] for line in status if len(line.split()) > 1}
-        files = len(os.listdir("/proc/self/fd"))
-        return int(values["VmRSS"]) / 1024, int(values["Threads"]), files
-
+@pytest.mark.parametrize("command", ["harden", "probe"])
+def test_twenty_jobs_in_one_process_leave_nothing_open(tmp_path, original, place, capsys, command):
+    """Memory, threads and open files stay flat from the fifth to the twentieth."""
     seen = []
     for number in range(20):
-        folder = begin(tmp_path / str(number), original)
-        assert main(["harden", str(folder / "harden.toml")]) == 0
+        folder = tmp_path / str(number)
+        if command == "harden":
+            begin(folder, original)
+        else:
+            shutil.copytree(place, folder)
+        assert main([command, str(folder / f"{command}.toml")]) == 0
         seen.append(usage())
         shutil.rmtree(folder)
     with capsys.disabled():
-        print(f"RSS in MiB, threads, files: after 5 {seen[4]}, after 20 {seen[-1]}")
+        print(f"{command}: MiB, threads, files after 5: {seen[4]}, after 20: {seen[-1]}")
     assert seen[-1][0] < 1.1 * seen[4][0]
     assert seen[-1][1] <= seen[4][1] and seen[-1][2] <= seen[4][2]

@@ -1,12 +1,14 @@
 """What the tab's page sends becomes a request for the worker, or an error that says what to do."""
 
 import json
+import math
 from datetime import datetime
 
 import pytest
-from fakes_webui import FakeHost, write_header
+from fakes_webui import FakeHost
 
 from resalign.backend.data.concept import load_preset
+from resalign.backend.demo.plans import CHECKPOINT
 from resalign.backend.errors import ConfigError
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.file import from_json
@@ -23,7 +25,7 @@ NOW = datetime(2026, 1, 31, 14, 5, 9)
 @pytest.fixture
 def host(tmp_path):
     made = FakeHost(tmp_path / "host")
-    write_header(made.checkpoint_folder() / "model.safetensors", {})
+    (made.checkpoint_folder() / "model.safetensors").symlink_to(CHECKPOINT)
     return made
 
 
@@ -35,6 +37,26 @@ def request_of(host):
         return found, from_json(HardeningPlan, json.loads(json.dumps(found["plan"])))
 
     return make
+
+
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        ({"lora_unet_a.lora_up.weight": [4, 4]}, "LoRA"),
+        ({"model.diffusion_model.input_blocks.0.0.weight": [320, 9, 3, 3]}, "."),
+    ],
+)
+def test_a_file_that_cannot_be_hardened_is_refused_at_the_click(host, request_of, tensors, says):
+    """And not after the host's model was unloaded."""
+    header = {"__metadata__": {}}
+    for name, shape in tensors.items():
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [0, 2 * math.prod(shape)]}
+    text = json.dumps(header).encode()
+    data = bytes(2 * sum(math.prod(shape) for shape in tensors.values()))
+    wrong = host.checkpoint_folder() / "wrong.safetensors"
+    wrong.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    with pytest.raises(ConfigError, match=f"checkpoint: .*{says}"):
+        request_of(checkpoint="wrong.safetensors")
 
 
 def test_a_page_left_as_it_is_asks_for_the_balanced_preset(request_of, host):
@@ -56,6 +78,25 @@ def test_settings_change_what_the_preset_says(request_of):
     assert (plan.seed, plan.adapter.rank, plan.resolution) == (7, 8, 256)
     assert (plan.resilience_weight, plan.solver.method) == (0.5, "cg")
     assert (plan.precision, plan.gradient_checkpointing) == ("bf16", True)
+
+
+@pytest.mark.parametrize("name", ["durable", "durable-max"])
+def test_the_methods_of_all_weights_are_presets_here_too(request_of, name):
+    """With inputs of their own; the learning rate is that of what the last stage trains."""
+    concepts = [load_preset("weapons").concept()]
+    assert request_of(preset=name)[1] == preset_plan(name, concepts)
+    _, plan = request_of(
+        preset=name, varied_images=50, erase_ratio=3.0, distil_batch=4, teacher="bf16",
+        teacher_waits=True, learning_rate=1e-4,
+    )  # fmt: skip
+    assert (plan.varied.images, plan.erase.ratio, plan.distil.batch) == (50, 3.0, 4)
+    assert (plan.distil.teacher, plan.distil.teacher_waits) == ("bf16", True)
+    rates = plan.learning_rate, plan.distil.learning_rate
+    assert rates == ((2e-4, 1e-4) if name == "durable" else (1e-4, 2e-5))
+    _, own = request_of(checkpoint=hosts.DEMO, preset=name)
+    assert own.distil.learning_rate == 1.5e-3 and own.varied.lists
+    assert bool(own.fine_tunes) == (name == "durable-max")
+    assert own.outer_steps == (300 if name == "durable" else 120)
 
 
 @pytest.mark.parametrize("name", ["redirect", "edit"])

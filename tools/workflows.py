@@ -181,11 +181,14 @@ def write(path: Path, value: Any) -> None:
 
 
 def write_graphs(page: Any) -> None:
+    from template_notes import decorated, without_nulls  # beside this script
+
     for name, graph in WORKFLOWS.items():
         places = {key: one["at"] for key, one in graph.items()}
-        write(EXAMPLES / f"{name}.json", page.evaluate(LOAD, [plain(graph), places]))
+        flow = page.evaluate(LOAD, [plain(graph), places])
+        write(EXAMPLES / f"{name}.json", decorated(name, flow))
     blueprint = page.evaluate(BLUEPRINT, [blueprint_graph(), ["5", "8"], BLUEPRINT_NAME])
-    write(ROOT / "subgraphs" / f"{BLUEPRINT_NAME}.json", blueprint)
+    write(ROOT / "subgraphs" / f"{BLUEPRINT_NAME}.json", without_nulls(blueprint))
 
 
 def take_pictures(front: Any) -> None:

@@ -55,7 +55,7 @@ def load_checkpoint(
         prediction: `epsilon`, `v` or `v-zsnr` decides what a single file predicts; empty follows
             the file.
     """
-    info, schedule, networks = _prepared(detect(path, prediction=prediction))
+    info, schedule, networks = _prepared(path, prediction)
     family, device = info.family, torch.device(device)
     for name, network in networks.items():
         denoiser = name == family.denoiser
@@ -82,10 +82,10 @@ def check_loadable(path: str | Path | CheckpointInfo) -> CheckpointInfo:
 
 
 def _prepared(
-    path: str | Path | CheckpointInfo,
+    path: str | Path | CheckpointInfo, prediction: str = ""
 ) -> tuple[CheckpointInfo, NoiseProcess, dict[str, nn.Module]]:
     """Recognise a checkpoint, and build its networks without storage: each tensor has its place."""
-    info = detect(path)
+    info = detect(path, prediction=prediction)
     schedule = load_schedule(info)
     networks = {name: build_network(info, name) for name in info.components}
     check_tensors(info, networks)

@@ -216,13 +216,8 @@ def read_evaluations(path: Path) -> tuple[Evaluation, ...]:
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """Convert [n, 3, h, w] from −1 to 1 to 8 bit, as a PNG holds them.
-
-    Contiguous, as images are that come back from the disk: sums over channels-last memory are
-    taken in another order, and differ in the last bits.
-    """
-    pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
-    return pixels.contiguous()
+    """Convert [n, 3, h, w] from −1 to 1 to 8 bit, as a PNG holds them."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
 
 
 def _record(plan: ProbePlan, models: Sequence[ModelInfo]) -> dict[str, Any]:

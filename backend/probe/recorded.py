@@ -6,12 +6,14 @@ header, and enough to see whether somebody else gets the same numbers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunError
+from ..adapter.dense import AnyAdapter
+from ..errors import ExportError, RunError
 from ..plan.attack import ORIGINAL
 from ..plan.file import from_json, to_json
 from ..plan.fine_tune import RETAIN
@@ -24,8 +26,10 @@ from .budget import check_size
 from .headline import headline
 from .probe import run_probe
 from .results import CONCEPT, Evaluation, ProbeResult
-from .subjects import FileSubject
+from .subjects import FileSubject, adapter_digest
 from .summarise import summarise
+
+_DIGEST = re.compile(r"\badapter .*, ([0-9a-f]{16})$")  # as subjects end their `method`
 
 
 def probe_record(result: ProbeResult, model: str) -> dict[str, Any]:
@@ -58,6 +62,26 @@ def probe_record(result: ProbeResult, model: str) -> dict[str, Any]:
     if not paths_of(result.plan):
         record["plan"] = to_json(result.plan)
     return record
+
+
+def check_adapter(result: ProbeResult, adapter: AnyAdapter, *, needed: bool = False) -> None:
+    """Raise an ExportError if the last model of a probe was hardened with another adapter.
+
+    needed: also where the probe does not know the adapter, as it measured a file or a MODEL.
+    """
+    model = result.models[-1]
+    found = _DIGEST.search(model.method)
+    if found is None and not needed:
+        return
+    if found is None:
+        raise ExportError(
+            f"the probe does not say which adapter its model {model.name} carries, so its "
+            "figures cannot be written into this file"
+        )
+    if found[1] != adapter_digest(adapter):
+        raise ExportError(
+            f"the probe measured another run: its model {model.name} carries another adapter"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
+from ..adapter.dense import AnyAdapter
 from ..adapter.lora import Adapter
 from ..adapter.merge_in_place import merged
 from ..checkpoint.detect import detect
@@ -87,8 +88,8 @@ class RunSubject:
         self._checkpoint = detect(run.job.checkpoint, prediction=run.job.prediction)
         self._adapter, _ = run.load_adapter()
         if run.source():
-            found_hashes = source_hashes(self._checkpoint, on_progress=on_progress)
-            run.check_source(found_hashes, self._checkpoint.path)
+            hashes = source_hashes(self._checkpoint, on_progress=on_progress)
+            run.check_source(hashes, self._checkpoint.path)
         found = inspect(self._checkpoint)
         self.info = ModelInfo(
             name=checkpoint.name,
@@ -106,7 +107,7 @@ class RunSubject:
 class LoadedSubject:
     """A model in memory, with an adapter merged into it or as it is."""
 
-    def __init__(self, name: str, model: Model, adapter: Adapter | None = None) -> None:
+    def __init__(self, name: str, model: Model, adapter: AnyAdapter | None = None) -> None:
         self._model, self._adapter = model, adapter
         self.info = ModelInfo(
             name=name,
@@ -162,9 +163,10 @@ def check_subjects(subjects: Sequence[Subject]) -> None:
             )
 
 
-def adapter_digest(adapter: Adapter) -> str:
+def adapter_digest(adapter: AnyAdapter) -> str:
     """Return an adapter's digest: no probe may be resumed with another adapter's evaluations."""
-    found = hashlib.sha256(f"{adapter.rank} {adapter.alpha}".encode())
+    kind = f"{adapter.rank} {adapter.alpha}" if isinstance(adapter, Adapter) else "dense"
+    found = hashlib.sha256(kind.encode())
     for name, tensor in sorted(adapter.tensors.items()):
         found.update(name.encode())
         found.update(tensor.detach().cpu().double().contiguous().numpy().tobytes())

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+from ...backend.checkpoint.inspect import inspect
 from ...backend.data.concept import load_preset, preset_names, retain_prompts
 from ...backend.data.concept_list import NONE, joined, read_concepts
+from ...backend.data.small_sets import with_small_sets
 from ...backend.errors import ConfigError
 from ...backend.plan import settings as presets
 from ...backend.plan.concept import Concept
@@ -27,9 +30,16 @@ USERS = (OWN, *(name for name in PLAN_PRESETS if plan_preset(name).pool()), "non
 # Fields of the form that a prediction of memory may change, by what the plan calls them.
 FITTING = {
     name: presets.INPUTS[name]
-    for name in ("micro_batch", "gradient_checkpointing", "precision", "products")
+    for name in (
+        "micro_batch",
+        "gradient_checkpointing",
+        "precision",
+        "products",
+        "teacher",
+        "teacher_waits",
+    )
 }
-DEMO_STEPS = {"fast": 20, "balanced": 120, "thorough": 240}
+DEMO_STEPS = {"fast": 20, "balanced": 120, "thorough": 240, "durable": 300}
 USER_PARTS = {  # an input of `plan.settings`: the form's name of it
     "learning_rates": "learning_rates", "steps": "user_steps", "ranks": "user_ranks",
     "batch": "user_batch", "concept_share": "concept_share",
@@ -40,7 +50,7 @@ _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,2})?")
 
 def harden_request(values: Values, host: Host, now: datetime | None = None) -> dict[str, Any]:
     """Build the request for a new run, in a folder named after the concepts and the time."""
-    checkpoint = checkpoint_of(values, "checkpoint", host)
+    checkpoint = hardenable(values, host)
     plan = demo_plan(values) if checkpoint == "demo" else hardening_plan(values, host)
     return {
         "job": "harden",
@@ -50,6 +60,14 @@ def harden_request(values: Values, host: Host, now: datetime | None = None) -> d
         "device": device_of(values, host),
         **preview_of(values),
     }
+
+
+def hardenable(values: Values, host: Host) -> str:
+    """The file to harden; a LoRA, an inpainting model or another kind is refused at the click."""
+    checkpoint = checkpoint_of(values, "checkpoint", host)
+    if checkpoint != "demo" and (problem := inspect(Path(checkpoint)).problem):
+        raise ConfigError(f"checkpoint: {problem}")
+    return checkpoint
 
 
 def check_request(values: Values, host: Host, now: datetime | None = None) -> dict[str, Any]:
@@ -100,12 +118,13 @@ def hardening_plan(values: Values, host: Host) -> HardeningPlan:
     )
     if retain:
         changes["retain_set"] = retain
-    return preset_plan(preset, concepts_of(values, host), **changes)
+    plan = preset_plan(preset, concepts_of(values, host), **changes)
+    return with_small_sets(plan) if preset == presets.FAST_PRESET else plan
 
 
 def demo_plan(values: Values) -> HardeningPlan:
     """Build the plan for the embedded demo checkpoint: its own settings, and its own concept."""
-    from ...backend.demo.plans import prompted_plan
+    from ...backend.demo.plans import durable_plan, prompted_plan
 
     ticked = some_of(values, "concepts", preset_names())
     if text(values, "own_concepts") or ticked not in ([], ["weapons"]):
@@ -120,6 +139,8 @@ def demo_plan(values: Values) -> HardeningPlan:
     plan = prompted_plan(seed=setting(values, "seed"), warm_up=steps // 2, steps=steps)
     if choice in ("redirect", "edit"):
         plan = replace(plan, fine_tunes=(), **plan_preset(choice).fields)
+    elif choice in ("durable", "durable-max"):
+        plan = replace(durable_plan(plan, choice), outer_steps=steps)
     elif one_of(values, "users", USERS, "preset") == "none":
         plan = replace(plan, fine_tunes=(), warm_up_steps=steps)
     return plan

@@ -84,13 +84,13 @@ def _rewrite(
         for name, pieces in job.touched.items()
         if name in header.tensors
     }
-    place = partial / path.relative_to(job.info.path)
-    place.parent.mkdir(parents=True, exist_ok=True)
 
     def metadata(hashes: Hashes) -> dict[str, str]:
         job.check_source(path, hashes)
         return job.metadata(header.metadata, hashes, date)
 
+    place = partial / path.relative_to(job.info.path)
+    place.parent.mkdir(parents=True, exist_ok=True)
     return rewrite(
         path,
         place,

@@ -1,4 +1,4 @@
-"""What a checkpoint's denoiser predicts, and whether its schedule ends in pure noise.
+"""Finds what a checkpoint's denoiser predicts, and if its schedule ends in pure noise.
 
 Shapes cannot tell. A single file may state it in several places:
 
@@ -77,7 +77,7 @@ def prediction_type(file: StoredFile, variant: Variant) -> Prediction:
 
 
 def wants_zero_terminal_snr(file: StoredFile) -> bool:
-    """Whether the schedule is to be rescaled to end in pure noise."""
+    """True where the schedule is to be rescaled to end in pure noise."""
     if file.decided:
         return DECISIONS[file.decided].zero_snr
     own = _own_config(file).get("rescale_betas_zero_snr")
