@@ -63,6 +63,7 @@ def report_ui(report: types.ReportValue) -> dict[str, Any]:
     return {
         "key": report.folder.name,
         "headline": headline(summary),
+        "warnings": list(report.result.warnings),
         "resilience": [resilience(model) for model in summary.models[1:]],
         "scorer": summary.scorer,
         "columns": models,

@@ -1,7 +1,7 @@
-"""Routes for the page: the state of a running node, and the files of a report.
+"""Routes for the page: the state of a running node, and the page of a report.
 
-Read-only and confined: only the files of a report are served, from the folder of one probe below
-our own. The page has its pictures inside; those in the folder, which nothing blurs, stay there.
+Read-only and confined, as ComfyUI has no login: of a probe's folder only its report is served, and
+of a state no picture of a concept without blur.
 """
 
 from __future__ import annotations
@@ -10,10 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-TYPES = {
-    "report.html": "text/html", "report.json": "application/json", "report.md": "text/plain",
-}  # fmt: skip
-# A report is one page with embedded style and script; it fetches nothing.
+REPORT = "report.html"  # one page with embedded style, script and pictures; it fetches nothing
 POLICY = (
     "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; sandbox allow-scripts allow-popups"
@@ -28,16 +25,17 @@ def state_of(node: str, workflow: str = "") -> dict[str, Any] | None:
     Every template numbers its nodes from 1, so the workflow's id is part of the key. A prompt that
     was queued without a page has no id, and any page may show it.
     """
-    from .live import STATES
+    from .live import STATES, without_bare
 
-    return STATES.get((workflow, node)) or STATES.get(("", node))
+    found = STATES.get((workflow, node)) or STATES.get(("", node))
+    return without_bare(found) if found else None
 
 
 def report_file(key: str, name: str) -> Path | None:
-    """Return a file of a probe's report; None if it does not exist or must not be served."""
+    """Return a probe's report; None if it does not exist, or for any other file."""
     from .places import probes
 
-    if not _KEY.fullmatch(key) or name not in TYPES:
+    if not _KEY.fullmatch(key) or name != REPORT:
         return None
     path = (probes() / key).resolve() / name
     return path if path.is_file() and not path.is_symlink() else None
@@ -68,7 +66,7 @@ def register() -> None:
         if path is None:
             return web.Response(status=404, text="there is no such report")
         headers = {
-            "Content-Type": TYPES[path.name], "Content-Security-Policy": POLICY,
+            "Content-Type": "text/html", "Content-Security-Policy": POLICY,
             "X-Content-Type-Options": "nosniff",
         }  # fmt: skip
         return web.FileResponse(path, headers=headers)

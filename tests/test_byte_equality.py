@@ -34,9 +34,10 @@ from golden import (
     without,
 )
 
-import resalign as ra
-
 # All that this file takes from inside the package
+from marks import slow
+
+import resalign as ra
 from resalign.backend.cli import main
 from resalign.backend.cli.console import Console
 from resalign.backend.demo.plans import CHECKPOINT
@@ -199,7 +200,7 @@ def test_a_probe_reports_the_same(tmp_path):
     compare("probe", {"report": digest(report)})
 
 
-@pytest.mark.parametrize("by", ["command", "program"])
+@pytest.mark.parametrize("by", ["command", *slow("program")])
 def test_an_old_run_resumes(tmp_path, by):
     """A run of version 0.1.0, stopped after step 3 of 6, ends like one never interrupted."""
     run = old(OLD_RUN, tmp_path / "run")

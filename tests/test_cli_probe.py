@@ -126,6 +126,7 @@ def test_flags_do_what_a_plan_file_does(place, capsys, monkeypatch):
     assert done["event"] == "done" and done["complete"]
 
 
+@pytest.mark.slow
 def test_a_probe_that_was_stopped_is_gone_on_with(place, capsys):
     """`resume` takes a probe's folder as it takes a run's."""
     looks = place / "probe" / EVALUATIONS

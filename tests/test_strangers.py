@@ -257,8 +257,8 @@ def test_only_the_reports_own_files_are_served(monkeypatch, tmp_path, host_folde
     for name in ("report.html", "report.json", "job.json", "plan.json", "looks.jsonl"):
         (folder / name).write_text("{}")
     (folder / "report.md").symlink_to(folder / "job.json")
-    assert routes.report_file(key, "report.json") == folder / "report.json"
-    for bad in ("job.json", "plan.json", "report.md", "a\0.html", "a" * 5000 + ".html",
+    assert routes.report_file(key, "report.html") == folder / "report.html"
+    for bad in ("job.json", "plan.json", "report.json", "report.md", "a\0.html", "a" * 5000 + ".html",
                 "\udcff.html", "pictures/a.png", "report.html/", "./report.html"):  # fmt: skip
         assert routes.report_file(key, bad) is None, bad
         assert routes.report_file(bad, "report.html") is None, bad

@@ -33,8 +33,8 @@ def export(args: argparse.Namespace, console: Console) -> int:
     try:
         found = export_job(
             args.run_folder, Path(args.output), checkpoint=args.checkpoint or "",
-            probe=args.probe or "", overwrite=args.overwrite, unfinished=args.unfinished,
-            hash_file=args.hash, on_progress=console.progress,
+            probe=args.probe or "", prediction=args.prediction or "", overwrite=args.overwrite,
+            unfinished=args.unfinished, hash_file=args.hash, on_progress=console.progress,
         )  # fmt: skip
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted: run the same command again to export") from None

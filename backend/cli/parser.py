@@ -14,6 +14,7 @@ from .arguments import (
     add_device,
     add_export_arguments,
     add_job_arguments,
+    add_prediction,
     add_rank_arguments,
     add_trust_argument,
 )
@@ -110,6 +111,7 @@ def _add_run_commands(commands: Commands) -> None:
     export.add_argument(
         "--probe", metavar="FOLDER", help="a probe of this checkpoint, to record in the file"
     )
+    add_prediction(export)
     export.add_argument(
         "--hash", action="store_true", help="print the new file's SHA-256 (reads it once more)"
     )

@@ -7,6 +7,7 @@ from .arguments import (
     Commands,
     add_command,
     add_device,
+    add_prediction,
     add_prompt_files,
     add_rank_arguments,
     add_trust_argument,
@@ -51,6 +52,7 @@ def _add_probe(commands: Commands) -> None:
         help="a plan file (.toml, .json), or checkpoints, the original first; a finished run's "
         "folder stands for what it would export",
     )  # fmt: skip
+    add_prediction(probe, "the original")
     probe.add_argument("--concept", action="append", default=[], metavar="C", help=CONCEPT_HELP)
     probe.add_argument(
         "--preset",

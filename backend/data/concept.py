@@ -25,6 +25,7 @@ from ..plan.concept import Concept
 from ..plan.images import ImageSet
 from ..plan.toml_text import TOMLDecodeError, loads
 from ..text import json_text
+from .text import read_text
 
 _FOLDER = Path(__file__).parent
 _TEXTS = ("name", "description", "anchor", "images")
@@ -138,12 +139,8 @@ def _checked(entry: Any, where: str) -> dict[str, Any]:
 
 def _parsed(path: Path) -> Any:
     try:
-        text = json_text.read_bounded(path).decode("utf-8")
+        text = read_text(path)
         return json_text.loads(text) if path.suffix.lower() == ".json" else loads(text)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
     except (json_text.JsonError, TOMLDecodeError) as error:
         kind = "JSON" if path.suffix.lower() == ".json" else "TOML"
         raise DataError(f"{path}: is not valid {kind} ({error})") from error

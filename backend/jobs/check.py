@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapter.targets import target_pattern
 from ..checkpoint.detect import detect
+from ..checkpoint.export.copies import copies_of
+from ..checkpoint.export.copy_value import sentences
 from ..checkpoint.info import CheckpointInfo
-from ..data.image_set import find_broken, listed, read_image_set
+from ..data.captions import listed
+from ..data.image_set import find_broken, read_image_folder
 from ..errors import ResAlignError
 from ..families.base.sources import part_shape
 from ..numerics.byte_sizes import GIB, format_bytes
@@ -91,7 +94,7 @@ def check_job(
     """
     problems: list[str] = []
     warnings: list[str] = []
-    info = _try(problems, lambda: detect(job.checkpoint))
+    info = _try(problems, lambda: detect(job.checkpoint, prediction=job.prediction))
     if info is not None:
         _try(problems, lambda: _check_loadable(info))
     device = _try(problems, lambda: resolve_device(job.device))
@@ -104,6 +107,9 @@ def check_job(
         _check_targets(job, info, problems, overwrite=overwrite, resuming=resuming, own=own)
     needed = disk = free = total = None
     if info is not None:
+        copies = _try(problems, lambda: copies_of(info))
+        warnings += sentences(copies or (), info.family.denoiser, exporting=False)
+        warnings += info.cautions
         disk = disk_estimate(info, job.plan) - (0 if exporting else info.bytes)
         target = Path(job.output) if exporting else run_folder_of(job)
         free = shutil.disk_usage(_existing(target)).free
@@ -194,10 +200,13 @@ def _check_images(plan: HardeningPlan, problems: list[str], warnings: list[str])
             if is_encoded(folder):
                 counts[folder] = count_encoded(folder)
                 continue
-            images = read_image_set(image_set)
+            found = read_image_folder(image_set)
         except ResAlignError as error:
             problems.append(str(error))
             continue
+        images = found.images
+        if note := found.note(folder):
+            warnings.append(note)
         broken = find_broken(images)
         counts[folder] = len(images) - len(broken)
         if broken:

@@ -65,10 +65,11 @@ def check_checkpoints(
 
 
 def _family(checkpoint: ProbeCheckpoint) -> str:
+    from ..checkpoint.detect import detect
     from ..checkpoint.load import check_loadable
     from ..run.folder import RunFolder
 
-    path = Path(checkpoint.path)
+    path, prediction = Path(checkpoint.path), checkpoint.prediction
     if not path.exists():
         raise ConfigError(f"{checkpoint.name}: {path} does not exist")
     if (path / "plan.json").is_file():
@@ -79,8 +80,8 @@ def _family(checkpoint: ProbeCheckpoint) -> str:
                 f"{checkpoint.name}: {path} is not a finished run of a checkpoint's file (step "
                 f"{done} of {total})"
             )
-        path = Path(run.job.checkpoint)
-    return check_loadable(path).family.name
+        path, prediction = Path(run.job.checkpoint), run.job.prediction
+    return check_loadable(detect(path, prediction=prediction)).family.name
 
 
 def _check_plan(plan: ProbePlan, families: dict[str, str], problems: list[str]) -> None:

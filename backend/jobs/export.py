@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ..adapter.formats import save_lora
 from ..adapter.lora import Adapter
+from ..checkpoint.detect import detect
 from ..checkpoint.info import CheckpointInfo
 from ..checkpoint.save import ExportReport, export_merged
 from ..errors import ExportError, RunError
@@ -47,6 +48,7 @@ def export_job(
     *,
     checkpoint: Path | str = "",
     probe: Path | str = "",
+    prediction: str = "",
     overwrite: bool = False,
     unfinished: bool = False,
     hash_file: bool = False,
@@ -59,13 +61,17 @@ def export_job(
         output: the hardened checkpoint.
         checkpoint: the source, where it has moved.
         probe: folder of a finished probe, whose results the header and the card will state.
+        prediction: decides what the source predicts, as in a job; empty: as the run's job says.
         unfinished: export the run as it is, although steps are left.
         hash_file: compute the SHA-256 of the new file, which reads it once more.
     """
     run = open_run(folder, unfinished=unfinished)
+    record = finished_probe(probe, run.load_adapter()[0]) if probe else None
+    source = source_of_run(run, checkpoint)
+    decided = prediction or (run.job.prediction if run.job else "")
     return write_outputs(
-        run, checkpoint=source_of_run(run, checkpoint), output=output, overwrite=overwrite,
-        probe=finished_probe(probe) if probe else None, hash_file=hash_file,
+        run, checkpoint=detect(source, prediction=decided) if decided else source,
+        output=output, overwrite=overwrite, probe=record, hash_file=hash_file,
         on_progress=on_progress,
     )  # fmt: skip
 
@@ -197,9 +203,12 @@ def source_of_run(run: RunFolder, checkpoint: Path | str = "") -> Path:
     return found
 
 
-def finished_probe(folder: Path | str) -> dict[str, Any]:
-    """Return the record of a finished probe for the header; its last model is the hardened one."""
-    from ..probe.recorded import probe_record
+def finished_probe(folder: Path | str, adapter: Adapter) -> dict[str, Any]:
+    """Return the record of a finished probe for the header; its last model is the hardened one.
+
+    Raises an ExportError if that model carries another adapter than this run's.
+    """
+    from ..probe.recorded import check_adapter, probe_record
     from ..probe.results_io import read_probe  # imported here, as it takes seconds
 
     result = read_probe(folder)
@@ -208,4 +217,5 @@ def finished_probe(folder: Path | str) -> dict[str, Any]:
             f"{folder} is not a finished probe of an original and a hardened checkpoint: "
             f"`resalign resume {folder}` continues it"
         )
+    check_adapter(result, adapter)
     return probe_record(result, result.models[-1].name)

@@ -235,9 +235,10 @@ def _recognised(job: Job, report: CheckReport | None) -> Path | CheckpointInfo:
 
     A run takes hours, and the headers say where each tensor lies: they are compared before use.
     """
+    from ..checkpoint.detect import detect
     from ..checkpoint.header import read_header
 
-    if report is None or report.info is None:
-        return Path(job.checkpoint)
-    same = all(read_header(path) == header for path, header in report.info.headers.items())
-    return report.info if same else Path(job.checkpoint)
+    path, info = Path(job.checkpoint), report.info if report else None
+    if info and all(read_header(file) == header for file, header in info.headers.items()):
+        return info
+    return detect(path, prediction=job.prediction) if job.prediction else path

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.detect import detect
 from ..checkpoint.hashing import sha256_of, tensor_sha256_of
-from ..checkpoint.inspect import inspect
+from ..checkpoint.info import CheckpointInfo
+from ..checkpoint.inspect import Inspection, inspect
 from ..checkpoint.verify import verify_export
 from ..errors import CheckpointError, ConfigError, ResAlignError
+from ..plan.job import Prediction
 from ..progress import ProgressCallback, silent
 from .device import resolve_device
 
@@ -66,6 +68,7 @@ def verify_job(
     source = find_source(file, source, str(found.hardened.get("source", "")))
     checks = [_check_tensors(file, found.metadata, on_progress)]
     checks += compare_with_source(file, source, found.hardened, on_progress)
+    checks.append(check_copies(file, source, found))
     checks.append(_check_probe(file, source, found.hardened, probe, device, budget, on_progress))
     return Verified(tuple(checks))
 
@@ -80,7 +83,7 @@ def find_source(file: Path, given: Path | None, name: str) -> Path | None:
             raise CheckpointError(
                 f"--source: {given} is {kinds[0]}, and {file.name} is {kinds[1]}: give the original"
             )
-        detect(given)  # raises where it is no checkpoint
+        _source_of(given, file)  # raises where it is no checkpoint
         return given
     name = re.split(r"[\\/]", name)[-1]  # a header must not make us read files elsewhere
     beside = file.parent / name
@@ -131,6 +134,50 @@ def _compare_tensors(name: str, file: Path, source: Path, touched: Any) -> Check
     return Check(name, changed <= touched, text)
 
 
+def check_copies(file: Path, source: Path | None, found: Inspection) -> Check:
+    """Compare the further copies of the denoiser in a file or folder with what is recorded of them,
+    and with the source's."""
+    name = "other copies"
+    if found.problem:
+        return Check(name, None, found.problem)
+    bad = [copy.where for copy in found.copies if copy.fate == "not hardened"]
+    if bad:
+        text = f"{', '.join(bad[:3])}: may hold the unhardened denoiser, and no record names it"
+        return Check(name, False, text)
+    hardened = [copy.where for copy in found.copies if copy.fate == "hardened"]
+    kept = [f"{copy.where} kept as recorded" for copy in found.copies if copy.fate == "kept"]
+    if not hardened:
+        return Check(name, True, "; ".join(kept) or "the denoiser is there only once")
+    where = "; ".join([f"{', '.join(hardened[:3])} recorded as hardened", *kept])
+    if source is None or source.is_dir() != file.is_dir():
+        return Check(name, None, f"{where}; to compare them, give --source")
+    from ..checkpoint.changed_alike import unlike_copies
+
+    try:
+        count, unlike = unlike_copies(_source_of(source, file), detect(file))
+    except ResAlignError as error:
+        return Check(name, False, str(error))
+    if unlike:
+        text = f"{len(unlike)} of {count} tensors did not change as the denoiser did: {unlike[0]}"
+        return Check(name, False, text)
+    return Check(name, True, f"{where}: {count} tensors changed as the denoiser did")
+
+
+def _source_of(source: Path, file: Path) -> CheckpointInfo:
+    """Recognise the source, which predicts what the hardened file does, whatever it says."""
+    return detect(source, prediction=_prediction(source, file))
+
+
+def _prediction(source: Path, file: Path) -> Prediction:
+    """Return the decision that the source needs; empty if it can be read without one."""
+    if source.is_dir() or inspect(source).supported:
+        return ""
+    hardened = detect(file)
+    if hardened.prediction_type == "epsilon":
+        return "epsilon"
+    return "v-zsnr" if hardened.zero_terminal_snr else "v"
+
+
 def _check_probe(
     file: Path,
     source: Path | None,
@@ -154,7 +201,7 @@ def _check_probe(
         try:
             repeated = reproduce(
                 record, source, file, folder=Path(folder), device=resolve_device(device),
-                on_progress=timed(on_progress, budget),
+                prediction=_prediction(source, file), on_progress=timed(on_progress, budget),
             )  # fmt: skip
         except BudgetSpent:
             return Check(

@@ -8,6 +8,7 @@
     pictures/         the kept images
     cache/            encoded image sets, by content
     run.lock          held by the process that works on it
+    run.pid           which process that is, for the message to others
 
 A stopped probe continues with the first missing evaluation. The fine-tuning run that it belongs to
 is repeated from its start, which takes time and changes nothing. Every file has a checksum

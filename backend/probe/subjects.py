@@ -15,6 +15,7 @@ from ..adapter.lora import Adapter
 from ..adapter.merge_in_place import merged
 from ..checkpoint.detect import detect
 from ..checkpoint.hashing import source_hashes
+from ..checkpoint.info import CheckpointInfo
 from ..checkpoint.inspect import inspect
 from ..checkpoint.load import load_checkpoint
 from ..errors import ConfigError, RunError
@@ -46,11 +47,12 @@ class FileSubject:
         *,
         on_progress: ProgressCallback = silent,
     ) -> None:
-        self._path, self._device = Path(checkpoint.path), device
-        found = inspect(self._path, hash=True, on_progress=on_progress)
+        self._device = device
+        self._checkpoint = detect(checkpoint.path, prediction=checkpoint.prediction)
+        found = inspect(self._checkpoint, hash=True, on_progress=on_progress)
         self.info = ModelInfo(
             name=checkpoint.name,
-            source=self._path.name,
+            source=self._checkpoint.path.name,
             sha256=found.sha256,
             family=found.family,
             method=str(found.hardened.get("method", "")),
@@ -58,7 +60,7 @@ class FileSubject:
 
     @contextmanager
     def opened(self) -> Iterator[Model]:
-        with loaded(self._path, self._device) as model:
+        with loaded(self._checkpoint, self._device) as model:
             yield model
 
 
@@ -81,21 +83,23 @@ class RunSubject:
                 f"{checkpoint.name}: {run.path} stopped after step {done} of {total}: resume it "
                 "first, then probe it"
             )
-        self._path, self._device = Path(run.job.checkpoint), device
+        self._device = device
+        self._checkpoint = detect(run.job.checkpoint, prediction=run.job.prediction)
         self._adapter, _ = run.load_adapter()
         if run.source():
-            run.check_source(source_hashes(detect(self._path), on_progress=on_progress), self._path)
-        found = inspect(self._path)
+            hashes = source_hashes(self._checkpoint, on_progress=on_progress)
+            run.check_source(hashes, self._checkpoint.path)
+        found = inspect(self._checkpoint)
         self.info = ModelInfo(
             name=checkpoint.name,
-            source=self._path.name,
+            source=self._checkpoint.path.name,
             family=found.family,
             method=f"adapter of a run, {adapter_digest(self._adapter)}",
         )
 
     @contextmanager
     def opened(self) -> Iterator[Model]:
-        with loaded(self._path, self._device) as model, merged(model, self._adapter):
+        with loaded(self._checkpoint, self._device) as model, merged(model, self._adapter):
             yield model
 
 
@@ -130,9 +134,9 @@ def subject_of(
 
 
 @contextmanager
-def loaded(path: Path, device: str) -> Iterator[Model]:
+def loaded(checkpoint: Path | CheckpointInfo, device: str) -> Iterator[Model]:
     """Load a checkpoint, and free its memory on leaving."""
-    holder: list[Any] = [load_checkpoint(path, device=device)]
+    holder: list[Any] = [load_checkpoint(checkpoint, device=device)]
     try:
         yield holder[0]
     finally:

@@ -172,6 +172,12 @@ def _done(provenance: Provenance, report: ExportReport | None) -> list[tuple[str
             ("Largest relative change", f"{report.largest_change:.3g}"),
             ("Update lost to rounding", f"{report.rounding_error:.2%} (by norm)"),
         ]
+    if provenance.copies:
+        copies = (
+            f"`{code_text(str(copy['where']))}` {escape(str(copy['fate']))}"
+            for copy in provenance.copies
+        )
+        rows += [("Further copies of the denoiser", ", ".join(copies))]
     versions = ", ".join(f"{name} {version}" for name, version in provenance.versions.items())
     return [*rows, ("Written with", versions or "not recorded")]
 

@@ -19,6 +19,7 @@ from ..plan.checks import within
 from ..plan.file import PATH_FIELDS, from_json
 from ..plan.fine_tune import RETAIN
 from ..plan.hardening import HardeningPlan
+from ..plan.job import Prediction
 from ..plan.probe import ProbeCheckpoint, ProbePlan
 
 DEMO = "demo"  # stands for the embedded checkpoint
@@ -37,6 +38,7 @@ class HardenRequest:
     plan: HardeningPlan
     run_folder: str
     device: str = "auto"
+    prediction: Prediction = ""
     preview_every: int = 10
     preview_prompt: str = ""
     show_pictures: bool = False
@@ -57,6 +59,7 @@ class CheckRequest:
     plan: HardeningPlan
     run_folder: str
     device: str = "auto"
+    prediction: Prediction = ""
     budget: float = 0.0
 
     def __post_init__(self) -> None:

@@ -48,9 +48,3 @@ def with_adapter(model: Any, lora: Mapping[str, Tensor]) -> Any:
             "that was hardened; connect the MODEL that Harden Model was given"
         )
     return patched
-
-
-def carries(model: Any, lora: Mapping[str, Tensor]) -> bool:
-    """Return whether every weight that the LORA_MODEL changes is patched on the MODEL."""
-    stems = [name.removesuffix(".alpha") for name in lora if name.endswith(".alpha")]
-    return all(model.patches.get(stem + ".weight") for stem in stems)

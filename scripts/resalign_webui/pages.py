@@ -51,13 +51,16 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
               value=files[min(1, len(files) - 1)])  # fmt: skip
         button("refresh", "Refresh lists", scale=1, min_width=110)
     html(name="about_checkpoint")
-    parts("concepts", gr.CheckboxGroup, "What to remove", choices=list(preset_names()), value=[])
+    parts("concepts", gr.CheckboxGroup, "What to remove", choices=named(), value=[])
     parts("own_concepts", gr.Textbox, "In your own words", lines=3, value="",
           placeholder="# my concept\na prompt that asks for it\nanother one",
           info="One prompt a line; a line with # and a name starts a concept.")  # fmt: skip
     parts("preset", gr.Radio, "How thorough", choices=list(forms.PRESETS), value="balanced",
           info="fast shows that all works, balanced is the recommended start, thorough takes "
           f"twice as long, paper is the published method; {FAST}.")  # fmt: skip
+    # Before the accordions: the button and its answer are in sight without scrolling.
+    button("harden", "Harden", variant="primary", min_width=140)
+    html(name="harden_message")
     with gr.Accordion("Pictures", open=False):
         html(help_text(
             "Left empty, the checkpoint draws its own training pictures from prompts; they are "
@@ -79,12 +82,9 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
     with gr.Accordion("Memory", open=False):
         _memory(parts)
     with gr.Row():
-        button("harden", "Harden", variant="primary", scale=2, min_width=140)
-    with gr.Row():
         parts("unfinished", gr.Dropdown, "Unfinished runs and probes", scale=4, min_width=200,
               choices=lists["unfinished"], value=_first(lists["unfinished"]))  # fmt: skip
         button("resume", "Resume", scale=1, min_width=110)
-    html(name="harden_message")
 
 
 def _users(parts: Parts) -> None:
@@ -169,8 +169,7 @@ def probe_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
               value=lists["hardened"][0], min_width=200)  # fmt: skip
     with gr.Accordion("What to look for", open=False):
         html(help_text("Empty: what the run has removed."))
-        parts("probe_concepts", gr.CheckboxGroup, "Concepts", choices=list(preset_names()),
-              value=[])  # fmt: skip
+        parts("probe_concepts", gr.CheckboxGroup, "Concepts", choices=named(), value=[])
         parts("probe_own_concepts", gr.Textbox, "In your own words", lines=2, value="",
               placeholder="# my concept\na prompt that asks for it")  # fmt: skip
     parts("attacks", gr.Radio, "Attacks", choices=list(measure_forms.ATTACKS), value="quick",
@@ -280,7 +279,7 @@ def about_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
 
 
 PAGES = (
-    ("Harden", harden_page), ("Export", export_page), ("Probe", probe_page),
+    ("Harden", harden_page), ("Probe", probe_page), ("Export", export_page),
     ("Reports", report_page), ("Try my LoRA", lora_page), ("About a checkpoint", about_page),
 )  # fmt: skip
 
@@ -295,6 +294,11 @@ def _numbers(parts: Parts, *entries: tuple[Any, ...], precision: int | None = 0)
     for name, label, *value in entries:
         parts(name, gr.Number, label, value=value[0] if value else 0, precision=precision,
               min_width=100)  # fmt: skip
+
+
+def named() -> list[tuple[str, str]]:
+    """Return the shipped concepts as people write them, each with its name: hate symbols."""
+    return [(name.replace("_", " "), name) for name in preset_names()]
 
 
 def _first(entries: list[str]) -> str | None:

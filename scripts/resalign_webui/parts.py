@@ -10,6 +10,8 @@ import gradio as gr
 
 from ...backend.plan.field import Field
 from ...backend.plan.settings import OWN
+from .host import Host
+from .origin import guarded
 
 # In gradio 3.41 and 4.40 only one event of a kind runs at a time by default; two windows that
 # follow one job need two.
@@ -69,9 +71,15 @@ def on(
     function: Callable[..., Any],
     inputs: Sequence[Any] = (),
     outputs: Sequence[Any] = (),
+    *,
+    host: Host,
     **options: Any,
 ) -> Any:
-    """Bind a function; options that this gradio does not have are left out."""
+    """Bind a function, which refuses other pages' requests (origin.py).
+
+    Options that this gradio does not have are left out.
+    """
+    function = guarded(function, lambda: not host.remote(), gr.Request, gr.Error)
     known = inspect.signature(event).parameters
     options = {name: value for name, value in {**_EVENT, **options}.items() if name in known}
     if "api_visibility" in known:

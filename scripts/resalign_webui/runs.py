@@ -93,7 +93,7 @@ def _run(folder: Path) -> Run | None:
         return Run(
             name=folder.name,
             folder=folder,
-            steps=_saved(folder / "state.safetensors"),
+            steps=saved_steps(folder),
             total=int(plan["outer_steps"]),
             checkpoint=str(about.get("checkpoint", "")),
             concepts=tuple(str(concept["name"]) for concept in plan["concepts"]),
@@ -103,7 +103,9 @@ def _run(folder: Path) -> Run | None:
         return None  # half written, or of another version
 
 
-def _saved(state: Path) -> int:
+def saved_steps(folder: Path) -> int:
+    """Return the outer steps that a run's folder holds; 0 for none."""
+    state = folder / "state.safetensors"
     if not state.exists():
         return 0
     return int(json.loads(read_header(state).metadata["resalign"])["step"])

@@ -58,6 +58,11 @@ def are_counts(value: Any) -> bool:
     return is_count(value)
 
 
+def is_switch(value: Any) -> bool:
+    """True or false."""
+    return isinstance(value, bool)
+
+
 def is_number(value: Any) -> bool:
     """A number above 0 and below 10 000."""
     return type(value) in (int, float) and 0 < value < 1e4
