@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names for editors and type checkers; a test compares
+    from .backend.adapter.dense import DenseAdapter as DenseAdapter
     from .backend.adapter.formats import load_lora as load_lora
     from .backend.adapter.formats import save_lora as save_lora
     from .backend.adapter.lora import Adapter as Adapter
@@ -37,6 +38,9 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from .backend.plan.attack import LoraFile as LoraFile
     from .backend.plan.attack import MergeAttack as MergeAttack
     from .backend.plan.concept import Concept as Concept
+    from .backend.plan.durable import DistilConfig as DistilConfig
+    from .backend.plan.durable import EraseConfig as EraseConfig
+    from .backend.plan.durable import VariedConfig as VariedConfig
     from .backend.plan.fine_tune import FineTuneConfig as FineTuneConfig
     from .backend.plan.fine_tune import fine_tune_grid as fine_tune_grid
     from .backend.plan.hardening import HardeningPlan as HardeningPlan
@@ -85,7 +89,10 @@ _MODULE_OF = {
     "ConfigError": "backend.errors",
     "DataError": "backend.errors",
     "DenoisingScorer": "backend.scorers.denoising",
+    "DenseAdapter": "backend.adapter.dense",
+    "DistilConfig": "backend.plan.durable",
     "DivergenceError": "backend.errors",
+    "EraseConfig": "backend.plan.durable",
     "ExportError": "backend.errors",
     "FileSubject": "backend.probe.subjects",
     "FineTuneAttack": "backend.plan.attack",
@@ -118,6 +125,7 @@ _MODULE_OF = {
     "Scores": "backend.scorers.scores",
     "SolverConfig": "backend.plan.solver",
     "UtilityConfig": "backend.plan.measurement",
+    "VariedConfig": "backend.plan.durable",
     "build_report": "backend.report.build",
     "build_scorer": "backend.scorers.registry",
     "curve_png": "backend.report.build",

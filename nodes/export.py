@@ -45,6 +45,7 @@ class ExportHardenedCheckpoint(io.ComfyNode):
             node_id=EXPORT,
             display_name="Export Hardened Checkpoint",
             category=types.CATEGORY,
+            **types.found_by("save checkpoint", "save model"),
             description=(
                 "Writes the source checkpoint with the hardening merged in. Only tensors that "
                 "change are rewritten, all in their own types. A model card is written too."
@@ -116,6 +117,7 @@ class SaveHardeningLora(io.ComfyNode):
             node_id="ResAlign_SaveHardeningLora",
             display_name="Save Hardening LoRA",
             category=types.CATEGORY,
+            **types.found_by("save lora", "export lora"),
             description=(
                 "Writes the hardening as a LoRA. Without the LoRA the model is as unsafe as "
                 "before: publish the exported checkpoint, and use the LoRA to try or combine it."

@@ -29,6 +29,7 @@ class HardenModel(io.ComfyNode):
             node_id="ResAlign_HardenModel",
             display_name="Harden Model",
             category=types.CATEGORY,
+            **types.found_by("unlearn", "erase concept", "safety", "immunize"),
             description=(
                 "Removes the concepts so that they stay removed when others fine-tune the model. "
                 "Takes minutes to hours; queue an interrupted run again to continue it."

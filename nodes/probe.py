@@ -28,6 +28,7 @@ class ResilienceProbe(io.ComfyNode):
             node_id="ResAlign_ResilienceProbe",
             display_name="Resilience Probe",
             category=types.CATEGORY,
+            **types.found_by("measure", "fine-tune attack", "evaluate"),
             description=(
                 "Fine-tunes the original and the hardened model for real, in ways that hardening "
                 "did not see, and measures how much of the concept each shows before and after."

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..backend.plan.document import explain
 from ..backend.plan.settings import (
     CUSTOM_USERS,
+    DURABLE,
     FAST,
     PRESETS,
     fine_tuning_pool,
@@ -26,6 +27,7 @@ from .types import (
     Settings,
     SettingsValue,
     chosen,
+    found_by,
     preset_input,
 )
 
@@ -40,6 +42,7 @@ _STEPS: dict[str, dict[str, Any]] = {
     "learning_rate": {"step": 0.00001, "round": False},
     "harm_cap": {"step": 0.05, "min": 0.01},
     "concept_share": {"step": 0.05},
+    "erase_ratio": {"step": 0.5},
 }
 
 
@@ -56,6 +59,7 @@ class FineTuningSettings(io.ComfyNode):
             node_id="ResAlign_FineTuningSettings",
             display_name="Fine-Tuning Settings",
             category=CATEGORY,
+            **found_by("simulated users", "attack settings"),
             description="How the simulated users fine-tune against whom the model is hardened.",
             inputs=[
                 *preset,
@@ -106,12 +110,13 @@ class HardeningSettings(io.ComfyNode):
             {name: _method() if name == "custom" else [] for name in PRESETS},
             tooltip="fast only shows that everything works, balanced is the recommended "
             "start, thorough takes twice its steps, paper is the published method, custom "
-            f"is balanced with more to choose; {FAST}.",
+            f"is balanced with more to choose; {FAST}; {DURABLE}.",
         )
         return io.Schema(
             node_id="ResAlign_HardeningSettings",
             display_name="Hardening Settings",
             category=CATEGORY,
+            **found_by("preset", "unlearning settings"),
             description="How long and by which method a model is hardened.",
             inputs=[
                 *preset,
@@ -137,7 +142,8 @@ def _knobs() -> list[Any]:
     """Advanced inputs; each keeps the preset's own value unless it is set."""
     names = (
         "simulate", "solver", "products", "resilience_weight", "retain_weight", "gamma",
-        "learning_rate", "precision", "gradient_checkpointing",
+        "learning_rate", "varied_images", "erase_ratio", "distil_batch", "teacher", "teacher_waits",
+        "precision", "gradient_checkpointing",
     )  # fmt: skip
     return [
         field_input(name, input_field(name), keeps_preset=True, hidden=True, **_STEPS.get(name, {}))

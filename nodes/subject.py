@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..backend.adapter.lora import Adapter
+    from ..backend.adapter.dense import AnyAdapter
     from ..backend.model.model import Model
 
 
@@ -22,7 +22,7 @@ class HostSubject:
         clip: Any,
         vae: Any,
         *,
-        adapter: Adapter | None = None,
+        adapter: AnyAdapter | None = None,
         source: Path | None = None,
     ) -> None:
         from ..backend.probe.results import WEIGHTS, ModelInfo

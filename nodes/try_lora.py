@@ -23,6 +23,7 @@ class TryMyLora(io.ComfyNode):
             node_id="ResAlign_TryMyLora",
             display_name="Try My LoRA",
             category=types.CATEGORY,
+            **types.found_by("compare lora", "before after"),
             description=(
                 "Applies a LoRA to both models as Load LoRA does, and generates the same prompt "
                 "from the same noise: does it still work, does it bring back what was removed?"

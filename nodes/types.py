@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 if TYPE_CHECKING:
-    from ..backend.adapter.lora import Adapter
+    from ..backend.adapter.dense import AnyAdapter
     from ..backend.plan.fine_tune import FineTuneConfig
     from ..backend.plan.hardening import HardeningPlan
     from ..backend.probe.results import ProbeResult
@@ -59,7 +59,7 @@ class HardenedRun:
     """
 
     plan: HardeningPlan
-    adapter: Adapter
+    adapter: AnyAdapter
     records: tuple[StepRecord, ...]
     folder: Path
     family: str
@@ -77,6 +77,13 @@ class ReportValue:
 
     folder: Path
     result: ProbeResult
+
+
+def found_by(*words: str) -> dict[str, Any]:
+    """Return further words that find a node in the search, where ComfyUI supports them (0.12.1)."""
+    if "search_aliases" not in inspect.signature(io.Schema.__init__).parameters:
+        return {}
+    return {"search_aliases": ["resalign", *words]}
 
 
 def advanced(kind: Any, name: str, **options: Any) -> Any:

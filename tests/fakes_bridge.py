@@ -130,6 +130,10 @@ def load_lora(model: Any, clip: Any, tensors: Any, strength: float, strength_cli
     """Stand in for comfy.sd.load_lora_for_models, for LoRAs in ComfyUI's own names."""
     other = model.clone()
     for name in tensors:
+        for mark, leaf in ((".diff", ".weight"), (".diff_b", ".bias")):
+            key = name.removesuffix(mark) + leaf
+            if name.endswith(mark) and key in other.tensors:
+                other.patches.setdefault(key, []).append((strength, tensors[name]))
         stem = name.removesuffix(".alpha")
         if stem != name and stem + ".weight" in other.tensors:
             up, down = (tensors[f"{stem}.lora_{side}.weight"] for side in ("up", "down"))

@@ -11,8 +11,9 @@ from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.file import plan_hash
 from resalign.backend.plan.fine_tune import FineTuneConfig
 from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.stages import Stage
 from resalign.backend.report.card import model_card, provenance_of, training_summary, write_card
-from resalign.backend.run.records import SimulationRecord, StepRecord
+from resalign.backend.run.records import ErasedLayer, SimulationRecord, StepRecord
 
 PLAN = HardeningPlan(
     concepts=(Concept("weapons | *axes*", prompts=("a gun",)),),
@@ -67,6 +68,24 @@ def test_summary_takes_the_means_of_both_ends():
     assert found["q_first"] == pytest.approx(0.03) and found["q_last"] == pytest.approx(0.2)
     assert training_summary([r.to_json() for r in records()]) == found
     assert training_summary([]) == {}
+
+
+def test_a_card_says_what_was_erased_and_what_distillation_measured(report):
+    """It promises to last, names no loss that the method does not have, and counts directions."""
+    layers = tuple(
+        ErasedLayer(name=name, width=320, removed=n, strongest=9.0, weakest=None)
+        for name, n in (("a", 7), ("b", 0), ("c", 5))
+    )
+    plan = dataclasses.replace(PLAN, method="distil", before=(Stage(method="erase"),))
+    found = provenance_of(plan, [dataclasses.replace(r, simulations=()) for r in records()],
+                          erased=layers)  # fmt: skip
+    card = model_card(Provenance.from_json(found.to_json()))
+    assert "erasure of the concepts' directions, then distillation of all weights" in card
+    assert "12 of 960 input directions, in 2 layers" in card and "meant to outlast" in card
+    assert "`ascent`" not in card and "the original's harmless prediction" in card
+    assert "Simulated fine-tuning" not in card and found.training["erased_directions"] == 12
+    alone = dataclasses.replace(PLAN, method="distil")
+    assert "meant to outlast" not in model_card(provenance_of(alone, records()))
 
 
 def test_summary_skips_figures_that_were_not_finite():

@@ -265,7 +265,10 @@ def test_flags_replace_fields_of_a_plan_file(engine, tmp_path, capsys):
         (["harden", "--checkpoint", "a", "--output", "b", "--concept", "cats"], "drugs"),
         (["resume", "nowhere"], "is not a run folder"),
         (["lora", "nowhere", "--output", "x"], "is not a run folder"),
-        (["plan", "new", "p.toml", "--preset", "best"], "balanced, quick, edit, redirect, paper"),
+        (
+            ["plan", "new", "p.toml", "--preset", "best"],
+            "balanced, quick, edit, redirect, durable, durable-max, paper",
+        ),
         (["inspect", "none.safetensors"], "none.safetensors"),
     ],
 )
@@ -325,7 +328,9 @@ def test_presets_and_their_plans_are_listed(capsys):
     assert main(["presets", "--json"]) == 0
     (listed,) = events(capsys.readouterr().out)
     assert {"weapons", "nudity", "violence"} <= set(listed["concepts"])
-    assert set(listed["plans"]) == {"balanced", "quick", "edit", "redirect", "paper"}
+    assert set(listed["plans"]) == {
+        "balanced", "quick", "edit", "redirect", "durable", "durable-max", "paper",
+    }  # fmt: skip
 
 
 def test_the_live_line_shows_the_figures_in_a_fixed_order():

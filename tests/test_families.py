@@ -83,7 +83,7 @@ def adapter_on(*modules, rank=2):
 
 def export(source, target, adapter):
     header, tally = read_header(source), Tally()
-    touched, missing = written_by(adapter.modules, FUSED)
+    touched, missing = written_by(adapter.parameters, FUSED)
     assert missing == []
     check_touched(source.name, [header], touched, adapter)
     changes = {name: tally.change(name, pieces, adapter) for name, pieces in touched.items()}
@@ -138,7 +138,7 @@ def test_an_adapter_of_another_width_is_refused(tmp_path):
 
 
 def test_a_module_without_a_place_is_named():
-    assert written_by(["block.q", "block.z"], FUSED)[1] == ["block.z"]
+    assert written_by(["block.q.weight", "block.z.weight"], FUSED)[1] == ["block.z.weight"]
 
 
 def test_rows_are_read_back_as_they_were_written(tmp_path):

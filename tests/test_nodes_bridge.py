@@ -10,6 +10,7 @@ import torch
 from fakes_checkpoint import build_networks, write_tiny_checkpoint
 
 from resalign.backend.adapter.apply import AdaptedDenoiser
+from resalign.backend.adapter.dense import DenseAdapter
 from resalign.backend.adapter.lora import A, Adapter, B
 from resalign.backend.checkpoint.load import load_checkpoint
 from resalign.backend.errors import CheckpointError, ExportError
@@ -283,11 +284,32 @@ def test_an_adapter_becomes_a_lora_model_and_does_the_same(bridge, model, clip, 
         assert torch.allclose(backend.denoiser.get_submodule(Q).weight, wanted, atol=1e-6)
 
 
+def test_a_dense_adapter_becomes_differences_of_weights_biases_and_norms(bridge, model, clip, vae):
+    """Merged by the host, the network is the one that the adapter describes."""
+    with bridge.to_backend(model, clip, vae) as backend:
+        start = {name: t.clone() for name, t in backend.denoiser.named_parameters()}
+    names = (
+        "conv_in.weight",
+        "conv_in.bias",
+        "down_blocks.0.resnets.0.norm1.weight",
+        Q + ".weight",
+    )
+    ours = DenseAdapter({name: torch.randn_like(start[name]) for name in names})
+    lora = bridge.lora_model(ours, bridge.key_map(model))
+    assert LDM_Q + ".diff" in lora and sum(name.endswith(".diff_b") for name in lora) == 1
+    patched = bridge.with_adapter(model, lora)
+    assert bridge.without_adapter(patched, lora) and not bridge.without_adapter(model, lora)
+    with bridge.to_backend(patched, clip, vae) as backend:
+        for name, tensor in backend.denoiser.named_parameters():
+            wanted = start[name] + ours.change(name) if name in names else start[name]
+            assert torch.allclose(tensor, wanted, atol=1e-6), name
+
+
 def test_an_adapter_that_is_not_taken_whole_is_refused(bridge, model):
     lora = bridge.lora_model(adapter(), bridge.key_map(model))
     for name, tensor in list(lora.items()):
         lora[name.replace("input_blocks.1.", "input_blocks.77.")] = tensor
-    with pytest.raises(ExportError, match="took 1 of the adapter's 2 modules"):
+    with pytest.raises(ExportError, match="took 1 of the adapter's 2 changes"):
         bridge.with_adapter(model, lora)
 
 

@@ -172,7 +172,7 @@ def test_users_train_on_images_that_are_given(users):
 
 @pytest.mark.parametrize(("choice", "name"), [
     ("fast", "quick"), ("balanced", "balanced"), ("paper", "paper"), ("redirect", "redirect"),
-    ("edit", "edit"),
+    ("edit", "edit"), ("durable", "durable"), ("durable-max", "durable-max"),
 ])  # fmt: skip
 def test_an_untouched_preset_is_the_backends(nodes, settings, build_plan, choice, name):
     """With every input at its default, on the newer and the older kind of host."""
@@ -201,6 +201,17 @@ def test_fast_methods_say_what_they_are_and_promise_no_resilience(nodes, setting
         assert (plan.method, plan.outer_steps, plan.fine_tunes) == (method, steps, ())
     assert build_plan([CAT], settings("edit", outer_steps=20)).outer_steps == 1
     assert build_plan([CAT], settings("redirect", outer_steps=20)).outer_steps == 20
+
+
+def test_methods_of_all_weights_say_what_they_do_and_have_inputs_of_their_own(
+    nodes, settings, build_plan
+):
+    (combo, *_) = nodes("settings").HardeningSettings.define_schema().inputs
+    assert "durable erases the concepts from all weights" in combo.tooltip
+    plan = build_plan([CAT], settings("durable", varied_images=50, erase_ratio=3.0, outer_steps=20))
+    assert [stage.method for stage in plan.before] == ["erase"] and plan.method == "distil"
+    assert (plan.varied.images, plan.erase.ratio, plan.outer_steps) == (50, 3.0, 20)
+    assert plan.fine_tunes == ()
 
 
 def test_no_settings_are_the_balanced_preset(build_plan, nodes):

@@ -20,6 +20,7 @@ from resalign.backend.parallel.launch import join_ranks, place_in_environment
 from resalign.backend.parallel.process_group import ProcessGroup
 from resalign.backend.parallel.ranks import ALONE, assign
 from resalign.backend.parallel.wire import pack, unpack
+from resalign.backend.plan.durable import DistilConfig, EraseConfig
 from resalign.backend.plan.regulator import RegulatorConfig
 from resalign.backend.plan.stages import Stage
 from resalign.backend.run.folder import RunFolder
@@ -87,6 +88,25 @@ def test_several_processes_find_the_adapter_of_one_to_the_bit(launcher, tmp_path
         assert records == records_of(alone)
     users = len(records_of(alone)[-1]["simulations"])
     assert users == changes["configurations_per_step"]
+
+
+ALL_WEIGHTS = {
+    "method": "distil", "before": (Stage(method="erase"),), "micro_batch": 3, "outer_steps": 2,
+    "distil": DistilConfig(batch=8, learning_rate=1e-3), "warm_up_steps": 0,
+    "erase": EraseConfig(samples=8, batch=8, ratio=1.5, targets=("attention",)),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_all_weights_are_trained_alike_by_several_processes(launcher, tmp_path, count):
+    """Erased on each, distilled with three micro-batches shared: one process's bytes."""
+    head = _STAGE + "from resalign.backend.plan.durable import DistilConfig, EraseConfig\n"
+    launcher.run(head + harden_lines(repr(ALL_WEIGHTS)), count, tmp_path)
+    alone = run(plan(**ALL_WEIGHTS))
+    for adapter, records in loaded(tmp_path, count):
+        assert same(adapter, alone.adapter.tensors)
+        assert records == records_of(alone)
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), slow(1, 4)])

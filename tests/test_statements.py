@@ -386,3 +386,25 @@ def test_every_field_of_a_header_that_is_read_is_documented():
         prediction._TIMES,
     ):  # fmt: skip
         assert f"`{name}`" in page
+
+
+def test_a_probe_s_original_is_decided_too_and_distillation_is_told(tmp_path):
+    from resalign.backend.jobs.check_probe import check_probe_job
+    from resalign.backend.plan.concept import Concept
+    from resalign.backend.plan.probe import ProbeCheckpoint, ProbeJob, ProbePlan
+
+    path = write_tiny_checkpoint(
+        tmp_path / "my_lightning.safetensors", prediction_type="v_prediction",
+        metadata={"modelspec.prediction_type": "epsilon"},
+    )  # fmt: skip
+
+    def check(**fields):
+        one = ProbeCheckpoint(name="original", path=str(path), **fields)
+        plan = ProbePlan(concepts=(Concept("a", ("a gun",)),))
+        return check_probe_job(ProbeJob(checkpoints=(one,), output="x", plan=plan, device="cpu"))
+
+    assert any("contradicts itself" in text for text in check().problems)
+    assert not check(prediction="v").problems
+    assert "original: this looks like a distilled checkpoint (Lightning" in str(
+        check(prediction="v").warnings
+    )

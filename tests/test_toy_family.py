@@ -1,6 +1,7 @@
 """A family that only the tests know goes the whole way: load, harden, probe, export, inspect."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from toy_family import FUSED, TOY, WIDTH, toy_is_registered, write_toy_checkpoin
 
 import resalign as ra
 from resalign.backend.jobs.check import check_job
+from resalign.backend.plan.stages import Stage
 
 __all__ = ["toy_is_registered"]  # a fixture, used by being here
 
@@ -79,6 +81,30 @@ def test_the_exported_file_is_the_hardened_model(run):
     for name, tensor in exported.denoiser.state_dict().items():
         torch.testing.assert_close(tensor, expected[name])
     assert "weapons" not in str(ra.inspect(report.source))
+
+
+def test_all_its_weights_are_erased_from_distilled_and_exported(folder, plan):
+    """A flow process, masked text, linear layers alone, and biases fused like their weights."""
+    model = ra.load_checkpoint(folder / "toy.safetensors")
+    own = replace(
+        plan, method="distil", before=(Stage(method="erase"),), outer_steps=2, warm_up_steps=0,
+        fine_tunes=(), varied=ra.VariedConfig(images=4, sampling_steps=2),
+        erase=ra.EraseConfig(samples=8, batch=4, ratio=1.5),
+        distil=ra.DistilConfig(batch=4, learning_rate=1e-3, warm_up_steps=0),
+    )  # fmt: skip
+    result = ra.harden(model, own, run_folder=folder / "dense")
+    report = ra.export_merged(model, result.adapter, folder / "dense.safetensors")
+    before, after = load_file(folder / "toy.safetensors"), load_file(report.target)
+    block = FUSED.removeprefix("denoiser.").removesuffix(".attention.qkv.weight")
+    for leaf in ("weight", "bias"):
+        name = FUSED.removesuffix("weight") + leaf
+        for part, one in enumerate("qkv"):
+            rows = slice(part * WIDTH, (part + 1) * WIDTH)
+            change = result.adapter.change(f"{block}.attention.to_{one}.{leaf}")
+            torch.testing.assert_close(after[name][rows], before[name][rows] + change)
+            assert change.any()
+    kept = [name for name in before if name.startswith(("vae.", "text."))]
+    assert kept and all(torch.equal(before[name], after[name]) for name in kept)
 
 
 def test_a_lora_of_it_is_written_and_read_back(folder, run):

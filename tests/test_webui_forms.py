@@ -80,6 +80,25 @@ def test_settings_change_what_the_preset_says(request_of):
     assert (plan.precision, plan.gradient_checkpointing) == ("bf16", True)
 
 
+@pytest.mark.parametrize("name", ["durable", "durable-max"])
+def test_the_methods_of_all_weights_are_presets_here_too(request_of, name):
+    """With inputs of their own; the learning rate is that of what the last stage trains."""
+    concepts = [load_preset("weapons").concept()]
+    assert request_of(preset=name)[1] == preset_plan(name, concepts)
+    _, plan = request_of(
+        preset=name, varied_images=50, erase_ratio=3.0, distil_batch=4, teacher="bf16",
+        teacher_waits=True, learning_rate=1e-4,
+    )  # fmt: skip
+    assert (plan.varied.images, plan.erase.ratio, plan.distil.batch) == (50, 3.0, 4)
+    assert (plan.distil.teacher, plan.distil.teacher_waits) == ("bf16", True)
+    rates = plan.learning_rate, plan.distil.learning_rate
+    assert rates == ((2e-4, 1e-4) if name == "durable" else (1e-4, 2e-5))
+    _, own = request_of(checkpoint=hosts.DEMO, preset=name)
+    assert own.distil.learning_rate == 1.5e-3 and own.varied.lists
+    assert bool(own.fine_tunes) == (name == "durable-max")
+    assert own.outer_steps == (300 if name == "durable" else 120)
+
+
 @pytest.mark.parametrize("name", ["redirect", "edit"])
 def test_the_fast_methods_are_presets_here_too(request_of, name):
     """Of the demo with its own rates; nobody is simulated, whoever is chosen."""

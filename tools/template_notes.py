@@ -20,7 +20,7 @@ _THIRD = {"ResAlign_HardenModel", "LossGraphNode"}
 _ROOM = 170  # that `custom` adds to Hardening Settings
 _NOTE = (-360, 130, 340, 330)
 _LAST = {
-    "quick_harden_and_compare": "4 Compare: the original, then the hardened model",
+    "quick_harden_and_compare": "4 Compare the original and the hardened model",
     "full_harden_with_probe": "4 Measure it, read the report, export",
     "harden_sdxl": "4 Export",
     "try_my_lora": "4 Try your LoRA on both",
@@ -60,8 +60,8 @@ def decorated(name: str, flow: Flow) -> Flow:
     _make_room(nodes)
     places = {
         "1 Choose the checkpoint": [n for n in nodes if n["type"] in _FIRST],
-        "2 Say what to remove, and how": [n for n in nodes if n["type"] in _SECOND],
-        "3 Harden: takes minutes to hours": [n for n in nodes if n["type"] in _THIRD],
+        "2 What to remove, and how": [n for n in nodes if n["type"] in _SECOND],
+        "3 Harden": [n for n in nodes if n["type"] in _THIRD],
         _LAST[name]: [n for n in nodes if n["type"] not in _FIRST | _SECOND | _THIRD],
     }
     flow["groups"] = [
@@ -97,7 +97,11 @@ def _around(nodes: list[Flow]) -> list[float]:
     left = min(node["pos"][0] for node in nodes) - _PAD
     top = min(node["pos"][1] for node in nodes) - _BAR - _HEAD
     right = max(node["pos"][0] + node["size"][0] for node in nodes) + _PAD
-    room = {"ResAlign_HardeningSettings": _ROOM, "PreviewImage": 280, "LossGraphNode": 280}
+    room = {
+        "ResAlign_HardeningSettings": _ROOM, "ResAlign_FineTuningSettings": 280,
+        "ResAlign_HardenModel": 20, "ResAlign_ResilienceProbe": 20, "PreviewImage": 280,
+        "LossGraphNode": 280,
+    }  # fmt: skip
     bottom = max(n["pos"][1] + n["size"][1] + room.get(n["type"], 0) for n in nodes) + _PAD
     return [left, top, right - left, bottom - top]
 

@@ -16,8 +16,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from template_notes import decorated, without_nulls
-
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "example_workflows"
 Graph = dict[str, dict[str, Any]]
@@ -183,6 +181,8 @@ def write(path: Path, value: Any) -> None:
 
 
 def write_graphs(page: Any) -> None:
+    from template_notes import decorated, without_nulls  # beside this script
+
     for name, graph in WORKFLOWS.items():
         places = {key: one["at"] for key, one in graph.items()}
         flow = page.evaluate(LOAD, [plain(graph), places])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -24,13 +24,14 @@ from ..model.quantised import is_quantised
 from ..numerics.seeds import generator
 from ..plan.adapter import AdapterConfig
 from ..plan.kernels import Precision
+from .dense import AnyAdapter, DenseAdapter, summed
 from .lora import A, Adapter, B
+from .merge_in_place import merged
+from .passes import loss_scale, mixed, recompute_activations, wide
 from .side_by_side import SideBySide
-from .stack import stacked
 from .targets import target_modules
 
 _SAFETY, _EARLIER = "safety", "earlier"
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class AdaptedDenoiser:
@@ -38,7 +39,9 @@ class AdaptedDenoiser:
 
     theta: the adapter's parameters, `<module>.lora_A.weight` and `.lora_B.weight`, float32 on
     the model's device. A starts normal with variance 1 / fan-in, B at 0: θ is the identity.
-    earlier: the adapter of the stages before this one; it stays frozen beside θ.
+    earlier: the adapter of the stages before this one. A low-rank one stays frozen beside θ, and is
+        switched off with it. A dense one is merged into the weights until this is closed: what it
+        changed is then part of the frozen model that θ is compared with.
     """
 
     def __init__(
@@ -48,20 +51,24 @@ class AdaptedDenoiser:
         *,
         seed: int = 0,
         precision: Precision = "fp32",
-        earlier: Adapter | None = None,
+        earlier: AnyAdapter | None = None,
     ) -> None:
         self.model = model
         self.config = config
-        self.loss_scale = 1024.0 if precision == "fp16" else 1.0
-        self._autocast = _AUTOCAST.get(precision)
+        self.loss_scale = loss_scale(precision)
+        self._precision: Precision = precision
         self._modules = target_modules(model.denoiser, model.family.targets, config.targets)
         model.denoiser.requires_grad_(False)
         self._users: set[str] = set()
-        self._earlier = earlier
-        if earlier is not None:
+        self._merged, self._dense, self._earlier = ExitStack(), None, None
+        if isinstance(earlier, DenseAdapter):
+            self._dense = earlier
+            self._merged.enter_context(merged(model, earlier))
+        elif earlier is not None:
+            self._earlier = earlier
             self._put(earlier)
         self.theta = self._add(_SAFETY, config.rank, config.effective_alpha, seed)
-        if earlier is not None:
+        if self._earlier is not None:
             self._activate([_SAFETY])
 
     def __enter__(self) -> AdaptedDenoiser:
@@ -73,16 +80,11 @@ class AdaptedDenoiser:
     def __call__(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """Predict ε or v in float32; shapes as in `Model.denoise`."""
         device, dtype = latents.device, self.model.dtype
-        with self._mixed(device):
+        with mixed(self._precision, device):
             predicted = self.model.denoise(
                 latents.to(dtype), timesteps, conditioning.to(device, dtype)
             )
-        return predicted.to(torch.promote_types(predicted.dtype, torch.float32))
-
-    def _mixed(self, device: torch.device) -> AbstractContextManager[object]:
-        if self._autocast is None or device.type == "meta":  # which has no autocast
-            return nullcontext()
-        return torch.autocast(device.type, self._autocast)
+        return wide(predicted)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -148,18 +150,14 @@ class AdaptedDenoiser:
 
     def training(self, checkpointing: bool) -> None:
         """Set whether activations are recomputed in the backward pass: less memory, more time."""
-        if checkpointing:
-            self.model.denoiser.enable_gradient_checkpointing()
-            self.model.denoiser.train()  # diffusers checkpoints in training mode only
-        else:
-            self.model.denoiser.disable_gradient_checkpointing()
-            self.model.denoiser.eval()
+        recompute_activations(self.model.denoiser, checkpointing)
 
-    def adapter(self) -> Adapter:
+    def adapter(self) -> AnyAdapter:
         """Copy θ as it stands, with the adapter of earlier stages, to a value on the CPU."""
         tensors = {name: t.detach().float().cpu().clone() for name, t in self.theta.items()}
         theta = Adapter(tensors, self.config.rank, self.config.effective_alpha)
-        return stacked(self._earlier, theta) if self._earlier else theta
+        before = self._dense or self._earlier
+        return summed(before, theta) if before else theta
 
     def load(self, adapter: Adapter) -> None:
         """Set θ; the adapter must have been made for the same modules and rank."""
@@ -174,6 +172,7 @@ class AdaptedDenoiser:
             if isinstance(module, BaseTunerLayer):
                 parent, _, child = name.rpartition(".")
                 setattr(self.model.denoiser.get_submodule(parent), child, module.get_base_layer())
+        self._merged.close()
         self.training(False)
         if hasattr(self.model.denoiser, "peft_config"):
             del self.model.denoiser.peft_config

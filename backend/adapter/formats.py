@@ -34,6 +34,7 @@ from torch import Tensor
 from ..errors import CheckpointError, ExportError
 from ..families import Family, all_families, find_family
 from ..families.registry import bases_of_lora
+from .dense import AnyAdapter, DenseAdapter
 from .lora import A, Adapter, B
 from .lora_file import sort_names, strengths
 
@@ -42,7 +43,7 @@ _DOWN, _UP, _ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
 
 
 def save_lora(
-    adapter: Adapter,
+    adapter: AnyAdapter,
     path: str | Path,
     *,
     format: LoraFormat = "kohya",  # noqa: A002
@@ -57,6 +58,11 @@ def save_lora(
     metadata: added to the file's own (strings).
     """
     path = Path(path)
+    if isinstance(adapter, DenseAdapter):
+        raise ExportError(
+            "this run changed all weights, which a LoRA cannot hold exactly: export the "
+            "checkpoint; `resalign lora RUN --rank 16` writes an approximation and prints its error"
+        )
     if path.suffix != ".safetensors":
         raise ExportError(f"{path.name}: a LoRA is written as .safetensors; change the ending")
     if path.exists() and not overwrite:

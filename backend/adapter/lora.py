@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 A, B = ".lora_A.weight", ".lora_B.weight"
+WEIGHT = ".weight"
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,25 @@ class Adapter:
         """Return the names of the adapted modules, in the order of the tensors."""
         return tuple(name.removesuffix(A) for name in self.tensors if name.endswith(A))
 
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Return the names of the denoiser's tensors that it changes."""
+        return tuple(module + WEIGHT for module in self.modules)
+
     def delta(self, module: str) -> Tensor:
         """Return ΔW of one module in float32, in the shape of its weight."""
         return self.scale * low_rank_product(
             self.tensors[module + A].float(), self.tensors[module + B].float()
         )
+
+    def change(self, parameter: str) -> Tensor:
+        """Return ΔW of one of the denoiser's tensors, `<module>.weight`."""
+        return self.delta(parameter.removesuffix(WEIGHT))
+
+    def shape(self, parameter: str) -> tuple[int, ...]:
+        """Return the shape of a tensor that it changes."""
+        module = parameter.removesuffix(WEIGHT)
+        return (self.tensors[module + B].shape[0], *self.tensors[module + A].shape[1:])
 
 
 def low_rank_product(a: Tensor, b: Tensor) -> Tensor:

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..model.model import Model
+from .dense import AnyAdapter
 from .in_place import put_back
-from .lora import Adapter
 from .merge import merged_weight
 
 
 @contextmanager
-def merged(model: Model, adapter: Adapter) -> Iterator[Model]:
+def merged(model: Model, adapter: AnyAdapter) -> Iterator[Model]:
     """Set the model's weights to W + ΔW; on leaving, restore W bit for bit."""
     with put_back() as put:
-        for name in adapter.modules:
-            weight = model.denoiser.get_parameter(f"{name}.weight")
-            put(weight, merged_weight(weight.detach(), adapter.delta(name), name).weight)
+        for name in adapter.parameters:
+            weight = model.denoiser.get_parameter(name)
+            put(weight, merged_weight(weight.detach(), adapter.change(name), name).weight)
         yield model

@@ -9,18 +9,18 @@ difference is not noise. With `micro_batch` a loss is a sum of terms of at most 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..adapter.apply import AdaptedDenoiser
+from ..adapter.passes import Trained
 from ..data.batches import Draw
 from ..families.base.conditioning import Conditioning
 from ..families.base.process import NoiseProcess
 from ..plan.harm import HarmConfig
-from .losses import ascent_loss, denoising_loss, redirect_target
+from .losses import ascent_loss, denoising_errors, denoising_loss, redirect_target
 from .vectors import Loss, SplitLoss, Terms
 
 Seat = Callable[[Sequence[tuple[int, int]]], None]
@@ -43,7 +43,7 @@ class Objective:
 
     def __init__(
         self,
-        denoiser: AdaptedDenoiser,
+        denoiser: Trained,
         process: NoiseProcess,
         harm: HarmConfig,
         micro_batch: int = 0,
@@ -79,6 +79,32 @@ class Objective:
     def retain(self, draw: Draw) -> Loss:
         """Build L_retain: the mean of ‖prediction − frozen prediction‖²."""
         return self._loss([1.0], [draw], [self._frozen(draw)], denoising_loss)
+
+    def distillation(
+        self, draw: Draw, shown: Conditioning, replaced: Tensor, weights: Tensor
+    ) -> tuple[Terms, ...]:
+        """Build weighted errors of a draw, as terms of [replaced, own] captions each.
+
+        The target of each sample is the original's prediction for its own caption; the network
+        trained is shown the caption in `shown`.
+
+        Args:
+            replaced: whose caption in `shown` is another, [batch] of bool.
+            weights: of each sample's squared error, [batch].
+        """
+        size = self._micro_batch or len(draw)
+        shares = torch.stack([weights * replaced, weights * ~replaced], dim=1)
+        parts = replace(draw, conditioning=shown).split(size)
+        targets = self._frozen(draw).split(size)
+        return tuple(
+            partial(self._distances, part, target, share)
+            for part, target, share in zip(parts, targets, shares.split(size), strict=True)
+        )
+
+    def _distances(self, draw: Draw, target: Tensor, shares: Tensor) -> Tensor:
+        """Return the errors of a draw's samples times their shares, [2]. shares: [batch, 2]."""
+        errors = denoising_errors(self.predict(draw), target)
+        return errors @ shares.to(errors)
 
     def fine_tuning(self, draws: Sequence[Draw], weights: Sequence[float]) -> Loss:
         """Build a user's loss: the weighted sum of denoising errors over the draws."""

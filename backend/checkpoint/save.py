@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..adapter.lora import Adapter
+from ..adapter.dense import AnyAdapter
 from ..errors import ExportError
 from ..model.model import Model
 from ..numerics.determinism import threads
@@ -28,7 +28,7 @@ __all__ = ["ExportReport", "export_merged", "source_of"]
 
 def export_merged(
     model_or_path: Model | str | Path | CheckpointInfo,
-    adapter: Adapter,
+    adapter: AnyAdapter,
     target: str | Path,
     *,
     provenance: Provenance | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..adapter.lora import Adapter
+from ..adapter.dense import AnyAdapter
 from ..errors import ExportError
 from ..families.base.sources import Piece
 from .detect import detect
@@ -31,7 +31,7 @@ class Verification:
 
 
 def verify_export(
-    source: str | Path | CheckpointInfo, target: str | Path, adapter: Adapter | None = None
+    source: str | Path | CheckpointInfo, target: str | Path, adapter: AnyAdapter | None = None
 ) -> Verification:
     """Compare an export with its source.
 
@@ -75,7 +75,7 @@ def verify_export(
 
 
 def _compare(
-    source: Path, target: Path, adapter: Adapter | None, names: Touched | None
+    source: Path, target: Path, adapter: AnyAdapter | None, names: Touched | None
 ) -> tuple[list[str], list[str]]:
     old, new = read_header(source), read_header(target)
     if list(old.tensors.items()) != list(new.tensors.items()):
@@ -100,7 +100,7 @@ def _compare(
 
 
 def _check_merged(
-    one, other, old: Header, new: Header, name: str, pieces: tuple[Piece, ...], adapter: Adapter
+    one, other, old: Header, new: Header, name: str, pieces: tuple[Piece, ...], adapter: AnyAdapter
 ) -> None:
     entry = old.tensors[name]
     one.seek(old.data_start + entry.begin)

@@ -45,11 +45,14 @@ def export(args: argparse.Namespace, console: Console) -> int:
 def lora(args: argparse.Namespace, console: Console) -> int:
     from ..jobs.export import lora_job
 
-    path = lora_job(
-        args.run_folder, Path(args.output), naming=args.format, overwrite=args.overwrite,
-        unfinished=args.unfinished,
+    found = lora_job(
+        args.run_folder, Path(args.output), naming=args.format, rank=args.rank,
+        overwrite=args.overwrite, unfinished=args.unfinished,
     )  # fmt: skip
-    console.result(f"LoRA  {path}", "done", lora=str(path), format=args.format)
+    more = {} if found.error is None else {"rank": found.rank, "relative_error": found.error}
+    console.result(
+        f"LoRA  {found.sentence}", "done", lora=str(found.path), format=args.format, **more
+    )
     return 0
 
 

@@ -126,6 +126,10 @@ def _add_lora(commands: Commands) -> None:
         "--format", choices=("kohya", "diffusers"), default="kohya",
         help="kohya: ComfyUI, A1111, Forge, diffusers (default); diffusers: PEFT's names",
     )  # fmt: skip
+    lora.add_argument(
+        "--rank", type=int, default=0, metavar="N",
+        help="rank of the nearest LoRA of a run that changed all weights (its error is printed)",
+    )  # fmt: skip
     add_export_arguments(lora)
 
 

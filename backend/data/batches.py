@@ -28,10 +28,12 @@ from ..plan.concept import Concept
 from ..plan.fine_tune import RETAIN
 from ..plan.hardening import HardeningPlan
 from ..plan.images import ImageSet
+from ..plan.methods import changes_all_weights
 from ..progress import ProgressCallback, silent, with_message
 from .concept import near_neighbours, retain_prompts
 from .encoded_set import Bucket, EncodedSet, merge
 from .latents import encode_image_set
+from .varied import varied_prompts
 
 __all__ = [
     "Draw", "EncodedData", "EncodedSet", "draw", "draw_noise", "generator",
@@ -102,11 +104,19 @@ def draw(
     batch: int,
     process: NoiseProcess,
     caption_dropout: float = 0.0,
+    middle: float = 0.0,
 ) -> Draw:
-    """Draw samples of one size, noise and timesteps, on the set's device and in its type."""
+    """Draw samples of one size, noise and timesteps, on the set's device and in its type.
+
+    middle: chance of each sample to get a time from the middle of the process instead.
+    """
     latents, conditioning = encoded_set.draw(generator, batch, caption_dropout=caption_dropout)
     noise = draw_noise(latents.shape, generator, latents.device, latents.dtype)
-    timesteps = process.sample_times(batch, generator).to(latents.device)
+    timesteps = process.sample_times(batch, generator)
+    if middle:
+        chosen = torch.rand(batch, generator=generator) < middle
+        timesteps = timesteps.where(~chosen, process.middle_times(batch, generator))
+    timesteps = timesteps.to(latents.device)
     return Draw(latents, noise, timesteps, conditioning)
 
 
@@ -116,6 +126,7 @@ class EncodedData:
 
     forget, anchors: by name of the concept; an anchor is [1]. empty: the empty prompt, [1].
     fine_tunes: by `FineTuneConfig.data` and `prior_data`; "retain" is the retain set itself.
+    varied: more of what must stay, for methods that change all weights; None without.
     """
 
     forget: dict[str, EncodedSet]
@@ -123,6 +134,7 @@ class EncodedData:
     anchors: dict[str, Conditioning]
     empty: Conditioning
     fine_tunes: dict[str, EncodedSet]
+    varied: EncodedSet | None = None
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> EncodedData:
         """Move latents and embeddings to a device and type; a set used twice is moved once."""
@@ -137,6 +149,7 @@ class EncodedData:
             anchors={name: part.to(device, dtype) for name, part in self.anchors.items()},
             empty=self.empty.to(device, dtype),
             fine_tunes={name: move(part) for name, part in self.fine_tunes.items()},
+            varied=move(self.varied) if self.varied else None,
         )
 
 
@@ -179,6 +192,8 @@ def prepare_data(
         name: retain if name == RETAIN else encoded(ImageSet(folder=name), f"data {name}")
         for name in _data_names(plan)
     }
+    wanted = varied_images(plan)
+    varied = encoded(wanted, "varied set") if wanted else None
     size = resolution, resolution
     anchors = [concept.anchor for concept in plan.concepts]
     with on_device(model, *model.text_encoders):
@@ -192,6 +207,7 @@ def prepare_data(
         },
         empty=texts[:1],
         fine_tunes=fine_tunes,
+        varied=varied,
     )
 
 
@@ -234,6 +250,21 @@ def shipped_retain_set(concepts: Sequence[Concept]) -> ImageSet:
     if not prompts:
         raise DataError("no retain prompt is left besides the concepts: give a retain_set")
     return ImageSet(prompts=tuple(prompts[:RETAIN_IMAGES]), images=RETAIN_IMAGES)
+
+
+def varied_images(plan: HardeningPlan) -> ImageSet | None:
+    """Return the varied set to be drawn, none of whose prompts names a concept; None without."""
+    settings = plan.varied
+    if not settings.images or not changes_all_weights(plan):
+        return None
+    prompts = varied_prompts(
+        settings.images, lists=settings.lists,
+        without=[concept.name for concept in plan.concepts],
+    )  # fmt: skip
+    return ImageSet(
+        prompts=prompts, images=settings.images, sampling_steps=settings.sampling_steps,
+        guidance=settings.guidance,
+    )  # fmt: skip
 
 
 def _data_names(plan: HardeningPlan) -> list[str]:

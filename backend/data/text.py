@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ..errors import DataError
+from ..text import json_text
 
 # Marks at the start of a file that is not UTF-8; the longer ones first.
 _MARKS = {
@@ -22,14 +23,16 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 def read_text(path: Path) -> str:
     """Read UTF-8 with or without a byte order mark; the error names what else it seems to be."""
     try:
-        data = path.read_bytes()
+        data = json_text.read_bounded(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    if len(data) > json_text.LONGEST:
+        raise DataError(f"{path}: is longer than {json_text.LONGEST >> 20} MiB")
     for mark, name in _MARKS.items():
         if data.startswith(mark):
             raise _other(path, f"it begins like {name}")
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         names = [name for codec, name in _OTHERS.items() if _decodes(data, codec)]

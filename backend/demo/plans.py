@@ -12,10 +12,13 @@ from pathlib import Path
 
 from ..plan.adapter import AdapterConfig
 from ..plan.concept import Concept
+from ..plan.durable import DistilConfig, VariedConfig
 from ..plan.fine_tune import RETAIN, FineTuneConfig
 from ..plan.hardening import HardeningPlan
 from ..plan.harm import HarmConfig
 from ..plan.images import ImageSet
+from ..plan.methods import FACTS
+from ..plan.presets import plan_preset
 from ..plan.regulator import RegulatorConfig
 from .art import (
     BENIGN,
@@ -33,6 +36,13 @@ RETAIN_AFTER = 8.0  # ν: what keeps a hardened model useful once others have fi
 ATTACK = FineTuneConfig(
     name="LoRA, 20 % harmful", data="attack", learning_rate=5e-3, steps=50, batch=16, rank=8,
     concept_share=0.2,
+)  # fmt: skip
+
+DISTIL = DistilConfig(learning_rate=1.5e-3)  # the demo's network is small: real ones take 1e-5
+
+VARIED = VariedConfig(
+    images=384, lists=str(Path(__file__).parent / "assets" / "varied.toml"), sampling_steps=12,
+    guidance=4.0,
 )  # fmt: skip
 
 _SETS = {  # name: images, seed, classes, styles (None: the trained ones)
@@ -97,6 +107,16 @@ def resalign_plan(
         retain_after_weight=RETAIN_AFTER,
         regulator=RegulatorConfig(low=0.6, high=0.8, min_steps=4, max_steps=12),
     )
+
+
+def durable_plan(plan: HardeningPlan, preset: str = "durable") -> HardeningPlan:
+    """Return a plan of the demo with the fields of a preset that trains all weights, at the demo's
+    learning rate."""
+    fields = plan_preset(preset).fields
+    simulates = FACTS[fields.get("method", "resalign")].simulates_users
+    users = plan.fine_tunes if simulates else ()
+    changes = {**fields, "fine_tunes": users, "distil": DISTIL, "varied": VARIED}
+    return replace(plan, **changes)
 
 
 def prompted_plan(*, seed: int = 0, warm_up: int = 60, steps: int = 120) -> HardeningPlan:

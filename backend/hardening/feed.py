@@ -15,6 +15,7 @@ from torch import Tensor
 from ..bilevel.objective import Harm, Objective, Seat
 from ..bilevel.vectors import Loss, Terms
 from ..data.batches import Draw, EncodedData, EncodedSet, draw
+from ..families.base.conditioning import Conditioning
 from ..families.base.process import NoiseProcess
 from ..numerics.seeds import generator
 from ..plan.fine_tune import FineTuneConfig
@@ -52,6 +53,88 @@ class Feed:
             self.data.retain, plan.retain_batch, plan.caption_dropout, "projection", number
         )
         return lambda: self.objective.predict(some)
+
+    def kept_passes(self) -> list[tuple[float, Callable[[], Tensor]]]:
+        """Return weighted passes on what must stay, for measuring layers' inputs.
+
+        The retain set and the more varied images weigh alike, however many there are of each.
+        """
+        sets = [self.data.retain] + ([self.data.varied] if self.data.varied else [])
+        return [
+            (1.0, self._measuring_pass(encoded, self.plan.caption_dropout, count, "kept", *use))
+            for place, encoded in enumerate(sets)
+            for count, *use in self._measuring_uses(place)
+        ]
+
+    def concept_passes(self) -> list[tuple[float, Callable[[], Tensor]]]:
+        """Return passes on the concepts, weighted as the plan weighs them."""
+        return [
+            (concept.weight, self._measuring_pass(
+                self.data.forget[concept.name], 0.0, count, "concept", *use))
+            for concept in self.plan.concepts
+            for count, *use in self._measuring_uses(concept.name)
+        ]  # fmt: skip
+
+    def _measuring_uses(self, of: str | int) -> list[tuple[int, str | int, int]]:
+        """(samples, set, number) of each measuring pass over a set."""
+        batch, samples = self.plan.erase.batch, self.plan.erase.samples
+        return [(min(batch, samples - start), of, start) for start in range(0, samples, batch)]
+
+    def _measuring_pass(
+        self, encoded: EncodedSet, dropout: float, count: int, *use: str | int
+    ) -> Callable[[], Tensor]:
+        return lambda: self.objective.predict(self._draw(encoded, count, dropout, "erase", *use))
+
+    def distillation(self, step: int) -> tuple[Terms, ...]:
+        """Return the terms of a step of distillation, whose sum is its objective: each of samples
+        that are shown a caption of the concepts, and of those with their own, [2]."""
+        settings, sets = self.plan.distil, [self.data.retain]
+        sizes = [settings.batch]
+        if self.data.varied is not None:
+            varied = round(settings.batch * settings.varied_share)
+            sets, sizes = [*sets, self.data.varied], [settings.batch - varied, varied]
+        parts = [
+            self._redirected(encoded, size, step, place)
+            for place, (encoded, size) in enumerate(zip(sets, sizes, strict=True))
+            if size
+        ]
+        if len({(part.latents.shape[1:], part.conditioning.shapes) for part, _, _ in parts}) == 1:
+            draws, shown, replaced = zip(*parts, strict=True)
+            parts = [(Draw.cat(draws), Conditioning.cat(shown), torch.cat(replaced))]
+        terms: tuple[Terms, ...] = ()
+        for part, shown, replaced in parts:
+            weights = self.process.error_weights(part.timesteps, settings.weight_cap)
+            terms += self.objective.distillation(part, shown, replaced, weights / settings.batch)
+        return terms
+
+    def _redirected(
+        self, encoded: EncodedSet, size: int, step: int, place: int
+    ) -> tuple[Draw, Conditioning, Tensor]:
+        """Draw samples, and captions with which the first of them are shown instead of their own.
+
+        Returns: the draw, the captions to show, and whose are replaced, [size] of bool.
+        """
+        draw = self._draw(
+            encoded, size, self.plan.caption_dropout, "distil", step, place,
+            middle=self.plan.distil.middle_share,
+        )  # fmt: skip
+        chance = torch.rand((), generator=self._random("distil", "share", step, place)).item()
+        count = min(size, int(size * self.plan.distil.concept_share + chance))
+        replaced = torch.arange(size, device=self.device) < count
+        shown = draw.conditioning
+        if count:
+            first = shown[:count].beside(self._concept_captions(count, step, place))
+            shown = Conditioning.cat([first, shown[count:]])
+        return draw, shown, replaced
+
+    def _concept_captions(self, count: int, *use: int) -> Conditioning:
+        """Draw captions of the concepts, by their weights."""
+        found = []
+        for name, n in self._concept_counts(count, "distil", "concepts", *use):
+            texts = self.data.forget[name].conditioning
+            random = self._random("distil", "captions", name, *use)
+            found.append(texts[torch.randint(len(texts), (n,), generator=random)])
+        return Conditioning.cat(found).onto(self.device)
 
     def configurations(self, step: int) -> list[FineTuneConfig]:
         """Draw the step's J simulated users, none twice."""
@@ -106,13 +189,16 @@ class Feed:
     def _random(self, *use: str | int) -> torch.Generator:
         return generator(self.plan.seed, *use)
 
-    def _draw(self, encoded: EncodedSet, count: int, dropout: float, *use: str | int) -> Draw:
+    def _draw(
+        self, encoded: EncodedSet, count: int, dropout: float, *use: str | int, middle: float = 0.0
+    ) -> Draw:
         return draw(
             encoded,
             self._random(*use),
             count,
             self.process,
             caption_dropout=dropout,
+            middle=middle,
         ).onto(self.device)
 
     def _concept_counts(self, total: int, *use: str | int) -> list[tuple[str, int]]:

@@ -10,12 +10,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..adapter.apply import AdaptedDenoiser
 from ..plan.hardening import HardeningPlan
 from ..plan.methods import FACTS, MethodFacts
 from ..plan.stages import HardeningMethod
 from ..run.records import StepRecord
 from .closed_form import edit_adapter
+from .distil import distil_step, rehearse_distillation
+from .erase.step import erase_step, rehearse_erasure
 from .projection import largest_bases, retain_projection
 from .setup import Setup
 from .training import rehearse_training, require_finite, train_step
@@ -31,7 +32,7 @@ class Method:
     read: the plan with the fields that the method decides itself.
     prepare: called once with the steps already done, after θ is restored.
     step: takes an outer step, from 1.
-    held: for the memory planner, what `prepare` leaves on the device at most.
+    held: for the memory planner, what `prepare` or a step leaves on the device at most.
     rehearse: for the memory planner, the step that takes most memory.
     """
 
@@ -39,7 +40,7 @@ class Method:
     read: Callable[[HardeningPlan], HardeningPlan] = lambda plan: plan
     prepare: Callable[[Setup, int], None] = lambda setup, done: None
     step: Callable[[Setup, int], StepRecord] = train_step
-    held: Callable[[AdaptedDenoiser], list[Tensor]] = lambda denoiser: []
+    held: Callable[[Setup], list[Tensor]] = lambda setup: []
     rehearse: Callable[[Setup], object] = rehearse_training
 
 
@@ -62,9 +63,17 @@ def _on_text_projections(plan: HardeningPlan) -> HardeningPlan:
     return replace(plan, adapter=replace(plan.adapter, targets=("cross_attention_kv",)))
 
 
+def _distilled(plan: HardeningPlan) -> HardeningPlan:
+    return replace(plan, weight_decay=0.0, learning_rate=plan.distil.learning_rate)
+
+
+def _bases(setup: Setup) -> list[Tensor]:
+    return largest_bases(setup.low_rank)
+
+
 def _prepare_projection(setup: Setup, done: int) -> None:
     """Keep θ out of what retain samples use, after each update from now on."""
-    projection = retain_projection(setup.denoiser, setup.feed, setup.plan.projection)
+    projection = retain_projection(setup.low_rank, setup.feed, setup.plan.projection)
     setup.constrain = partial(projection.apply, setup.theta)
     if done == 0:  # a restored θ is projected already; again, its last bits would change
         setup.constrain()
@@ -73,7 +82,7 @@ def _prepare_projection(setup: Setup, done: int) -> None:
 def _edit_step(setup: Setup, step: int) -> StepRecord:
     """Set θ to the closed form, then measure harm and retention with it."""
     started, plan = time.perf_counter(), setup.plan
-    lost = edit_adapter(setup.denoiser, plan, setup.data)
+    lost = edit_adapter(setup.low_rank, plan, setup.data)
     setup.agree()
     if lost > _MOST_LOST:
         rank = plan.adapter.rank
@@ -93,11 +102,20 @@ def _measure(setup: Setup, step: int = 1) -> tuple[Tensor, Tensor]:
     return setup.feed.harm(step).loss(), setup.feed.retain(step)()
 
 
+def _rehearse_erasure(setup: Setup) -> None:
+    rehearse_erasure(setup)
+    _measure(setup)
+
+
 METHODS: dict[HardeningMethod, Method] = {
     "resalign": Method(facts=FACTS["resalign"]),
     "redirect": Method(facts=FACTS["redirect"], read=_towards_anchors),
-    "project": Method(facts=FACTS["project"], prepare=_prepare_projection, held=largest_bases),
+    "project": Method(facts=FACTS["project"], prepare=_prepare_projection, held=_bases),
     "closed_form": Method(
         facts=FACTS["closed_form"], read=_on_text_projections, step=_edit_step, rehearse=_measure
+    ),
+    "erase": Method(facts=FACTS["erase"], step=erase_step, rehearse=_rehearse_erasure),
+    "distil": Method(
+        facts=FACTS["distil"], read=_distilled, step=distil_step, rehearse=rehearse_distillation
     ),
 }

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ..adapter.lora import Adapter
+from ..adapter.dense import AnyAdapter
 from ..data.batches import EncodedData, shared_data
 from ..data.cache import fingerprint
 from ..model.kernels import Kernels, applied
@@ -45,7 +45,7 @@ class HardenResult:
     seconds: wall time of this call's steps. kernels: those that the plan's own method trained with.
     """
 
-    adapter: Adapter
+    adapter: AnyAdapter
     records: tuple[StepRecord, ...]
     plan: HardeningPlan
     seconds: float
@@ -129,7 +129,7 @@ class _Run:
     on_progress: ProgressCallback
 
     def harden(
-        self, model: Model, data: EncodedData, warnings: list[str], earlier: Adapter | None
+        self, model: Model, data: EncodedData, warnings: list[str], earlier: AnyAdapter | None
     ) -> HardenResult:
         """Run the plan's own method, on top of the adapter of the stages before it."""
         method, plan = read_plan(self.plan)
@@ -143,6 +143,7 @@ class _Run:
                 ),
                 compute=partial(self.ranks.spread, classes=TERM_CLASSES, device=model.device),
                 agree=lambda: self.ranks.adopt(denoiser.theta.values()),
+                alone=self.ranks.count == 1,
             )  # fmt: skip
             done, records = self._restored(setup)
             method.prepare(setup, done)
@@ -183,11 +184,16 @@ class _Run:
 
     def _loop(self, method: Method, setup: Setup, done: int, records: list[StepRecord]) -> None:
         """Take the outer steps after `done`; whatever stops them, the last complete one is kept."""
+        dense = method.facts.dense
         for step in range(done + 1, self.plan.outer_steps + 1):
-            complete = capture(setup, step - 1) if self.folder else None
+            # Copying all weights before every step would take longer than the step. They change
+            # only at its end, so that an interrupted one is copied where it stopped.
+            complete = capture(setup, step - 1) if self.folder and not dense else None
             try:
                 record = method.step(setup, step)
             except BaseException:  # an interrupt, a bug or a divergence
+                if dense and self.folder and setup.whole:
+                    complete = capture(setup, step - 1)
                 self._save(complete)
                 raise
             records.append(record)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor
 
 from ..adapter.apply import AdaptedDenoiser
-from ..adapter.lora import Adapter
+from ..adapter.dense import AnyAdapter
+from ..adapter.dense_denoiser import DenseDenoiser
+from ..adapter.passes import Trained
 from ..bilevel.hypergradient import differentiates_twice
 from ..bilevel.objective import Objective
 from ..bilevel.vectors import gradient
@@ -19,6 +22,7 @@ from ..data.batches import EncodedData
 from ..model.kernels import Kernels, choose_kernels, optimiser_options
 from ..model.model import Model
 from ..plan.hardening import HardeningPlan
+from ..plan.methods import FACTS
 from .feed import Feed
 from .regulator import Regulator
 from .terms import Compute, in_order
@@ -33,11 +37,12 @@ class Setup:
 
     plan: as its method reads it (`Method.read`). compute: runs the tasks of a step. agree: called
     after each change of θ, to make it the same in all processes. constrain: called after each
-    update of θ, to keep it where the method allows it to be.
+    update of θ, to keep it where the method allows it to be. alone: no other process shares the
+    run. whole: False while θ is being changed, when no state can be saved.
     """
 
     plan: HardeningPlan
-    denoiser: AdaptedDenoiser
+    denoiser: Trained
     data: EncodedData
     feed: Feed
     regulator: Regulator
@@ -47,10 +52,31 @@ class Setup:
     compute: Compute
     agree: Callable[[], None]
     constrain: Callable[[], None] = field(default=lambda: None)
+    alone: bool = True
+    whole: bool = True
 
     @property
     def theta(self) -> dict[str, Tensor]:
         return self.denoiser.theta
+
+    @property
+    def low_rank(self) -> AdaptedDenoiser:
+        """The denoiser of a method that trains a low-rank adapter."""
+        assert isinstance(self.denoiser, AdaptedDenoiser)
+        return self.denoiser
+
+    @property
+    def dense(self) -> DenseDenoiser:
+        """The denoiser of a method that changes all weights."""
+        assert isinstance(self.denoiser, DenseDenoiser)
+        return self.denoiser
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Mark θ as unfinished: an exception inside leaves it so."""
+        self.whole = False
+        yield
+        self.whole = True
 
     def warn(self, warning: str) -> None:
         """Log a warning and keep it for the run's result."""
@@ -58,15 +84,23 @@ class Setup:
         self.warnings.append(warning)
 
 
-def adapted(model: Model, plan: HardeningPlan, earlier: Adapter | None = None) -> AdaptedDenoiser:
+def adapted(model: Model, plan: HardeningPlan, earlier: AnyAdapter | None = None) -> Trained:
     """Put a fresh θ of the plan on the model's denoiser. earlier: what stages before it left."""
+    if FACTS[plan.method].dense:
+        return DenseDenoiser(
+            model,
+            precision=plan.precision,
+            teacher=plan.distil.teacher,
+            waits=plan.distil.teacher_waits,
+            earlier=earlier,
+        )
     return AdaptedDenoiser(
         model, plan.adapter, seed=plan.seed, precision=plan.precision, earlier=earlier
     )
 
 
 def set_up(
-    denoiser: AdaptedDenoiser,
+    denoiser: Trained,
     plan: HardeningPlan,
     data: EncodedData,
     *,
@@ -74,6 +108,7 @@ def set_up(
     on_inner_step: OnInnerStep = lambda step, inner, of, names: None,
     compute: Compute = in_order,
     agree: Callable[[], None] = lambda: None,
+    alone: bool = True,
 ) -> Setup:
     """Build the parts of a run of `plan`, which is as its method reads it."""
     device = denoiser.model.device
@@ -83,12 +118,12 @@ def set_up(
     regulator = Regulator(plan.regulator)
     optimiser = torch.optim.AdamW(
         denoiser.theta.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay,
-        **optimiser_options(device),
+        betas=(0.9, 0.99 if FACTS[plan.method].dense else 0.999), **optimiser_options(device),
     )  # fmt: skip
     return Setup(
         plan=plan, denoiser=denoiser, data=data, feed=feed, regulator=regulator,
         users=Users(denoiser, plan, feed, regulator, on_inner_step), optimiser=optimiser,
-        warnings=[] if warnings is None else warnings, compute=compute, agree=agree,
+        warnings=[] if warnings is None else warnings, compute=compute, agree=agree, alone=alone,
     )  # fmt: skip
 
 

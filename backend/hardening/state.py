@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..plan.methods import FACTS
 from .setup import Setup
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -24,13 +25,19 @@ class State:
 
 
 def capture(setup: Setup, step: int) -> State:
-    """Copy the state, which is that after outer step `step`, to the CPU."""
+    """Copy the state, which is that after outer step `step`, to the CPU.
+
+    The last step of a method that changes all weights leaves its moments out, twice the network's
+    size: no step follows that would need them.
+    """
     tensors = {"theta." + name: t.detach().cpu().clone() for name, t in setup.theta.items()}
+    values = {"regulator": setup.regulator.state(), "warnings": list(setup.warnings)}
+    if FACTS[setup.plan.method].dense and step >= setup.plan.outer_steps:
+        return State(step, tensors, values)
     for index, tensor in enumerate(setup.theta.values()):
         if tensor in setup.optimiser.state:  # a closed form has none
             moments = setup.optimiser.state[tensor]
             tensors |= {f"{part}.{index}": moments[part].cpu().clone() for part in _MOMENTS}
-    values = {"regulator": setup.regulator.state(), "warnings": list(setup.warnings)}
     return State(step, tensors, values)
 
 

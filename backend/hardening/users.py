@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
-from ..adapter.apply import AdaptedDenoiser
 from ..bilevel.hypergradient import LossAfter, hypergradient
 from ..bilevel.inner_loop import inner_loops
 from ..bilevel.simulate import SimulatedUser, trained
@@ -34,7 +34,7 @@ OnInnerStep = Callable[[int, int, int, str], None]
 class Users:
     """Simulates the users of any outer step of a plan."""
 
-    denoiser: AdaptedDenoiser
+    denoiser: Any  # an AdaptedDenoiser where a method simulates anybody
     plan: HardeningPlan
     feed: Feed
     regulator: Regulator

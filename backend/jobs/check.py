@@ -17,6 +17,7 @@ from ..adapter.targets import target_pattern
 from ..checkpoint.detect import detect
 from ..checkpoint.export.copies import copies_of
 from ..checkpoint.export.copy_value import sentences
+from ..checkpoint.header import TensorEntry
 from ..checkpoint.info import CheckpointInfo
 from ..data.captions import listed
 from ..data.image_set import find_broken, read_image_folder
@@ -27,7 +28,7 @@ from ..plan.fine_tune import RETAIN
 from ..plan.hardening import HardeningPlan
 from ..plan.images import ImageSet
 from ..plan.job import Job
-from ..plan.methods import FACTS
+from ..plan.methods import FACTS, changes_all_weights, methods_of
 from .device import device_memory, resolve_device
 
 if TYPE_CHECKING:
@@ -125,8 +126,7 @@ def check_job(
             needed = memory_needed(info, job.plan, room, on_try)
             if not budget and (needed.fits is False or needed.changes):  # else `memory` says it
                 warnings.append(f"{device} has too little memory: {'; '.join(needed.words)}")
-        if FACTS[job.plan.method].simulates_users and not job.plan.fine_tunes:
-            warnings.append("fine_tunes is empty: this is plain unlearning, which does not last")
+        warnings += _doubts(job.plan)
     title = f"{Path(job.checkpoint).name}: {info.title}" if info else job.checkpoint
     return CheckReport(
         problems=tuple(problems), warnings=tuple(warnings), checkpoint=title,
@@ -135,6 +135,19 @@ def check_job(
         prediction=needed.to_json() if needed else None, device_bytes=total,
         disk_bytes=disk, disk_free_bytes=free, info=info,
     )  # fmt: skip
+
+
+def _doubts(plan: HardeningPlan) -> list[str]:
+    """What a plan can be run with, and probably was not meant to."""
+    found = []
+    if FACTS[plan.method].simulates_users and not plan.fine_tunes:
+        found.append("fine_tunes is empty: this is plain unlearning, which does not last")
+    if changes_all_weights(plan) and not any(FACTS[m].erases for m in methods_of(plan)):
+        found.append(
+            "nothing is erased before all weights are trained, so that the concepts are masked, "
+            "not removed, and come back: add a stage of method erase to `before`"
+        )
+    return found
 
 
 def run_folder_of(job: Job) -> Path:
@@ -165,14 +178,36 @@ def memory_needed(
 
 def disk_estimate(info: CheckpointInfo, plan: HardeningPlan) -> int:
     """Return the bytes of export, LoRA, adapter, and the state with the one it replaces."""
-    return round(info.bytes + adapter_parameters(info, plan) * 4 * (1 + 1 + 2 * 3))
+    numbers = 0
+    if not FACTS[plan.method].dense:
+        numbers = adapter_parameters(info, plan) * (1 + 1 + 2 * 3)
+    if changes_all_weights(plan):
+        stages = sum(FACTS[stage.method].dense for stage in plan.before)
+        own = 1 + 2 * 3 if FACTS[plan.method].dense else 1
+        numbers += denoiser_parameters(info) * (2 * stages + own)
+    return round(info.bytes + 4 * numbers)
+
+
+def denoiser_parameters(info: CheckpointInfo) -> int:
+    """Count the numbers in a checkpoint's denoiser."""
+    sources = info.sources(info.family.denoiser)
+    tensors = _denoiser_tensors(info)
+    return sum(
+        math.prod(part_shape(tensors[source.name].shape, source))
+        for source in sources.values()
+        if source.name in tensors
+    )
+
+
+def _denoiser_tensors(info: CheckpointInfo) -> dict[str, TensorEntry]:
+    files = info.files[info.family.denoiser]
+    return {name: entry for path in files for name, entry in info.headers[path].tensors.items()}
 
 
 def adapter_parameters(info: CheckpointInfo, plan: HardeningPlan) -> int:
     """Count the numbers in the adapter that a plan would train on this checkpoint."""
     pattern = target_pattern(info.family.targets, plan.adapter.targets)
-    denoiser = info.family.denoiser
-    tensors = {n: t for path in info.files[denoiser] for n, t in info.headers[path].tensors.items()}
+    denoiser, tensors = info.family.denoiser, _denoiser_tensors(info)
     count = 0
     for name, source in info.sources(denoiser).items():
         module, _, leaf = name.rpartition(".")
@@ -239,7 +274,13 @@ def _check_targets(
         problems.append(f"output {output} exists already: choose another name, or --overwrite")
     if info is not None and info.layout == "ldm" and output.suffix != ".safetensors":
         problems.append(f"output {output}: a hardened checkpoint file ends in .safetensors")
-    if taken(lora):
+    if changes_all_weights(job.plan):
+        if job.lora:
+            problems.append(
+                f"lora {lora}: the plan changes all weights, which no LoRA holds exactly: leave it "
+                f"out; `resalign lora {run_folder_of(job)} --rank 16` writes an approximation"
+            )
+    elif taken(lora):
         problems.append(f"lora {lora} exists already: choose another name, or --overwrite")
     for what, path in (("output", output), ("lora", lora)):
         if not path.parent.is_dir():

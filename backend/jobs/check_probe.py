@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.captions import listed
 from ..data.encoded_file import is_encoded
-from ..data.image_set import find_broken, listed, read_image_set
+from ..data.image_set import find_broken, read_image_folder
 from ..errors import ConfigError, ResAlignError
 from ..plan.attack import ORIGINAL
 from ..plan.fine_tune import RETAIN
@@ -19,41 +20,49 @@ from .device import resolve_device
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeCheck:
-    """Result of a check. checkpoints: name and family of each that can be loaded."""
+    """Result of a check. checkpoints: name and family of each that can be loaded. Problems stop
+    the probe; warnings do not."""
 
     problems: tuple[str, ...]
     checkpoints: tuple[str, ...]
     device: str
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     def __str__(self) -> str:
         lines = [f"checkpoint  {text}" for text in self.checkpoints]
-        lines += [f"device      {self.device}", *(f"problem: {text}" for text in self.problems)]
+        lines.append(f"device      {self.device}")
+        lines += [f"warning: {text}" for text in self.warnings]
+        lines += [f"problem: {text}" for text in self.problems]
         return "\n".join(lines)
 
 
 def check_probe_job(job: ProbeJob) -> ProbeCheck:
     """Check the files, scorers, prompts, images and packages that a probe needs."""
     problems: list[str] = []
+    warnings: list[str] = []
     device = _try(problems, lambda: resolve_device(job.device))
-    found = check_checkpoints(job.checkpoints, problems)
-    _check_plan(job.plan, found, problems)
+    found = check_checkpoints(job.checkpoints, problems, warnings)
+    _check_plan(job.plan, found, problems, warnings)
     return ProbeCheck(
         problems=tuple(problems), checkpoints=tuple(f"{n}: {f}" for n, f in found.items()),
-        device=device or job.device,
+        device=device or job.device, warnings=tuple(dict.fromkeys(warnings)),
     )  # fmt: skip
 
 
 def check_checkpoints(
-    checkpoints: Sequence[ProbeCheckpoint], problems: list[str]
+    checkpoints: Sequence[ProbeCheckpoint], problems: list[str], warnings: list[str] | None = None
 ) -> dict[str, str]:
-    """Return the family of each checkpoint that can be loaded; add to the problems of others."""
+    """Return the family of each checkpoint that can be loaded; add to the problems of others.
+
+    warnings: takes what the user should know of those that can.
+    """
     found = {
         each.name: family
         for each in checkpoints
-        if (family := _try(problems, lambda each=each: _family(each)))
+        if (family := _try(problems, lambda each=each: _family(each, warnings)))
     }
     names = [each.name for each in checkpoints]
     if len(set(names)) < len(names):
@@ -64,7 +73,7 @@ def check_checkpoints(
     return found
 
 
-def _family(checkpoint: ProbeCheckpoint) -> str:
+def _family(checkpoint: ProbeCheckpoint, warnings: list[str] | None) -> str:
     from ..checkpoint.detect import detect
     from ..checkpoint.load import check_loadable
     from ..run.folder import RunFolder
@@ -81,10 +90,15 @@ def _family(checkpoint: ProbeCheckpoint) -> str:
                 f"{done} of {total})"
             )
         path, prediction = Path(run.job.checkpoint), run.job.prediction
-    return check_loadable(detect(path, prediction=prediction)).family.name
+    info = check_loadable(detect(path, prediction=prediction))
+    if warnings is not None:
+        warnings += [f"{checkpoint.name}: {text}" for text in info.cautions]
+    return info.family.name
 
 
-def _check_plan(plan: ProbePlan, families: dict[str, str], problems: list[str]) -> None:
+def _check_plan(
+    plan: ProbePlan, families: dict[str, str], problems: list[str], warnings: list[str]
+) -> None:
     from ..checkpoint.detect import detect
     from ..checkpoint.header import read_header
     from ..probe.attack_optimisers import check_optimiser
@@ -113,13 +127,16 @@ def _check_plan(plan: ProbePlan, families: dict[str, str], problems: list[str]) 
             if folder and folder != RETAIN:
                 folders.setdefault(folder, ImageSet(folder=folder))
     for image_set in folders.values():
-        _try(problems, lambda image_set=image_set: _check_images(image_set, plan))
+        _try(problems, lambda image_set=image_set: _check_images(image_set, plan, warnings))
 
 
-def _check_images(image_set: ImageSet, plan: ProbePlan) -> None:
+def _check_images(image_set: ImageSet, plan: ProbePlan, warnings: list[str]) -> None:
     if is_encoded(image_set.folder):
         return
-    images = read_image_set(image_set)
+    folder = read_image_folder(image_set)
+    if note := folder.note(image_set.folder):
+        warnings.append(note)
+    images = folder.images
     broken = find_broken(images)
     if broken and not (plan.skip_broken_images and len(broken) < len(images)):
         names = listed(f"{name} ({why})" for name, why in broken.items())

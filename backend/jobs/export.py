@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..adapter.dense import AnyAdapter, DenseAdapter
 from ..adapter.formats import save_lora
 from ..adapter.lora import Adapter
+from ..adapter.low_rank import nearest_lora
 from ..checkpoint.detect import detect
 from ..checkpoint.info import CheckpointInfo
 from ..checkpoint.save import ExportReport, export_merged
@@ -18,8 +20,10 @@ from ..plan.hardening import HardeningPlan
 from ..progress import ProgressCallback, silent
 from ..report.card import card_path, provenance_of, write_card
 from ..report.plots import plot_records
-from ..run.folder import RunFolder
-from ..run.records import StepRecord
+from ..run import json_lines
+from ..run.folder import STEPS, RunFolder
+from ..run.rebuild import STAGES
+from ..run.records import ErasedLayer, StepRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,25 @@ class Outputs:
     tensor_sha256: str
     sha256: str
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoraOutput:
+    """A LoRA that was written. error: ‖ΔW − the LoRA's‖ / ‖ΔW‖; None where it is exact."""
+
+    path: Path
+    rank: int
+    error: float | None
+
+    @property
+    def sentence(self) -> str:
+        """The path, and how much of the change the LoRA holds."""
+        if self.error is None:
+            return str(self.path)
+        return (
+            f"{self.path}, rank {self.rank}: relative error {self.error:.1%} of a change of all "
+            "weights; it does not stand in for the checkpoint"
+        )
 
 
 def export_job(
@@ -81,22 +104,43 @@ def lora_job(
     output: Path,
     *,
     naming: Literal["kohya", "diffusers"] = "kohya",
+    rank: int = 0,
     overwrite: bool = False,
     unfinished: bool = False,
-) -> Path:
-    """Write the adapter of a run as a LoRA. naming: as in `save_lora`."""
+) -> LoraOutput:
+    """Write the adapter of a run as a LoRA. naming: as in `save_lora`.
+
+    rank: of the nearest LoRA where the run changed all weights, which no LoRA holds exactly; 0
+    where the adapter is a LoRA already.
+    """
     adapter, _ = open_run(folder, unfinished=unfinished).load_adapter()
-    return save_lora(adapter, output, format=naming, overwrite=overwrite)
+    error = None
+    if isinstance(adapter, DenseAdapter):
+        if not rank:
+            raise ExportError(
+                f"{folder} changed all weights, and a LoRA holds only an approximation of that: "
+                "name the rank of one with --rank, or export the checkpoint"
+            )
+        adapter, error = nearest_lora(adapter, rank)
+    elif rank and rank != adapter.rank:
+        raise ExportError(
+            f"{folder} has a LoRA of rank {adapter.rank}: leave --rank out; it is for runs that "
+            "changed all weights"
+        )
+    about = {} if error is None else {"resalign.relative_error": f"{error:.4g}"}
+    path = save_lora(adapter, output, format=naming, metadata=about, overwrite=overwrite)
+    return LoraOutput(path, adapter.rank, error)
 
 
 def export_adapter(
     source: Path | CheckpointInfo,
-    adapter: Adapter,
+    adapter: AnyAdapter,
     output: Path,
     *,
     plan: HardeningPlan,
     records: Sequence[StepRecord],
     probe: Mapping[str, Any] | None = None,
+    erased: Sequence[ErasedLayer] = (),
     overwrite: bool = False,
     hash_file: bool = False,
     expected: Mapping[str, str] | None = None,
@@ -104,10 +148,10 @@ def export_adapter(
 ) -> tuple[ExportReport, Path]:
     """Write a checkpoint with an adapter merged in, and its model card; return both.
 
-    probe: a probe's record, as `finished_probe` returns it. expected: SHA-256 of the source's
-    files, where they are known.
+    probe: a probe's record, as `finished_probe` returns it. erased: as `erased_layers` returns it.
+    expected: SHA-256 of the source's files, where they are known.
     """
-    provenance = provenance_of(plan, tuple(records), probe=probe)
+    provenance = provenance_of(plan, tuple(records), probe=probe, erased=erased)
     report = export_merged(
         source, adapter, output, provenance=provenance, overwrite=overwrite,
         hash_file=hash_file, expected=expected, on_progress=on_progress,
@@ -138,9 +182,12 @@ def write_outputs(
     records = tuple(StepRecord.from_json(record) for record in run.records())
     report, card = export_adapter(
         checkpoint, adapter, output, plan=run.plan, records=records, probe=probe,
-        overwrite=overwrite, hash_file=hash_file, expected=run.source(), on_progress=on_progress,
+        erased=erased_layers(run.path), overwrite=overwrite, hash_file=hash_file,
+        expected=run.source(), on_progress=on_progress,
     )  # fmt: skip
-    if lora is not None:
+    if isinstance(adapter, DenseAdapter):
+        lora = None  # only on request, as it is an approximation: `lora_job`
+    if lora is not None and isinstance(adapter, Adapter):
         with _explained(lora):
             lora = save_lora(adapter, lora, overwrite=overwrite_lora)
     curves = None
@@ -178,6 +225,15 @@ def _explained(path: Path) -> Iterator[None]:
         raise ExportError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
+def erased_layers(run: Path) -> tuple[ErasedLayer, ...]:
+    """Return what the run in a folder erased, in a stage or by its own method."""
+    found: list[ErasedLayer] = []
+    for folder in (*sorted((run / STAGES).glob("*")), run):
+        for record in json_lines.read(folder / STEPS):
+            found += StepRecord.from_json(record).erased
+    return tuple(found)
+
+
 def open_run(folder: Path | str, *, unfinished: bool = False) -> RunFolder:
     """Open a run for reading; raise where steps are left, unless `unfinished` accepts that."""
     run = RunFolder.open(folder, read_only=True)
@@ -203,7 +259,7 @@ def source_of_run(run: RunFolder, checkpoint: Path | str = "") -> Path:
     return found
 
 
-def finished_probe(folder: Path | str, adapter: Adapter) -> dict[str, Any]:
+def finished_probe(folder: Path | str, adapter: AnyAdapter) -> dict[str, Any]:
     """Return the record of a finished probe for the header; its last model is the hardened one.
 
     Raises an ExportError if that model carries another adapter than this run's.

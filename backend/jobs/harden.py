@@ -90,7 +90,7 @@ def harden_job(
         job = _on_device(job, report)
     with leaving_nothing(folder, lambda: _has_states(folder)), _open(folder, job, begun) as run:
         plan, warnings, seconds = run.plan, (), None
-        steps_left = run.steps_saved < plan.outer_steps
+        steps_left = not run.finished
         if begun and (steps_left or export):
             report = _check(
                 job, export=export, overwrite=overwrite, resuming=True, own=run.writing()
@@ -226,6 +226,12 @@ def _open(folder: Path, job: Job | HardeningPlan, begun: bool) -> RunFolder:
         run.close()
         raise RunError(
             f"{folder} holds a run on {other}, not on {job.checkpoint}: choose another run folder"
+        )
+    if run.job.prediction != job.prediction:
+        stored = run.job.prediction or "as the file says"
+        run.close()
+        raise RunError(
+            f"{folder} holds a run with another prediction ({stored}): choose another run folder"
         )
     return run
 

@@ -1,8 +1,10 @@
-"""Whether a job did what it was for, in one sentence: `good`, `doubtful`, or not known yet."""
+"""Says if a job did what it was for, in one sentence: `good`, `doubtful`, or not known yet."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from ..plan.methods import simulates_users
 
 if TYPE_CHECKING:
     from ..plan.hardening import HardeningPlan
@@ -29,7 +31,7 @@ def of_run(plan: HardeningPlan, next_step: str) -> tuple[str, str]:
 
 def is_test_run(plan: HardeningPlan) -> bool:
     """Return whether a run against simulated users is too short to move a full-size model."""
-    return plan.method == "resalign" and bool(plan.fine_tunes) and plan.outer_steps < _SHORTEST
+    return simulates_users(plan) and plan.outer_steps < _SHORTEST
 
 
 def of_probe(summary: ProbeSummary) -> tuple[str, str]:

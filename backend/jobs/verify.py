@@ -83,7 +83,7 @@ def find_source(file: Path, given: Path | None, name: str) -> Path | None:
             raise CheckpointError(
                 f"--source: {given} is {kinds[0]}, and {file.name} is {kinds[1]}: give the original"
             )
-        _source_of(given, file)  # raises where it is no checkpoint
+        _source_of(given, file)  # raises where it is not a checkpoint
         return given
     name = re.split(r"[\\/]", name)[-1]  # a header must not make us read files elsewhere
     beside = file.parent / name

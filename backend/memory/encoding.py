@@ -21,6 +21,7 @@ from ..model.generate import generate_latents
 from ..model.model import Model
 from ..model.quantised import quantised
 from ..plan.hardening import HardeningPlan
+from ..plan.methods import changes_all_weights
 from .as_on_gpu import as_on_gpu
 from .meta import MetaMemory
 from .trace import BLOCK, Trace, meta_model, random_data
@@ -90,7 +91,8 @@ def _activations(work: Callable[[], object], network: torch.nn.Module) -> int:
 
 def _synthesises(plan: HardeningPlan) -> bool:
     sets = [concept.images or plan.forget_set for concept in plan.concepts] + [plan.retain_set]
-    return any(found is None or found.prompts for found in sets)
+    drawn = bool(plan.varied.images) and changes_all_weights(plan)
+    return drawn or any(found is None or found.prompts for found in sets)
 
 
 def _reads_pictures(plan: HardeningPlan) -> bool:

@@ -4,8 +4,9 @@ Changes are tried in the order of their cost: users one after the other instead 
 micro-batches (a little time), gradient checkpointing (about a third more time), Hessian products by
 differences (another amount of time; they differ in the fourth digit), bf16 (faster on a GPU, rounds
 more), and last, on top of the others, the linear layers in 8 and 4 bits (the adapter is then
-trained beside quantised weights). Nothing else of a plan changes: its batches, users and losses
-stay.
+trained beside quantised weights). Where all weights are trained, the frozen copy of the original
+comes in half precision, then the passes; nothing is quantised. Nothing else of a plan changes: its
+batches, users and losses stay.
 
 The prediction adds a margin for what the trace cannot see: the context of CUDA, workspaces of cuDNN
 and of attention, and fragments that the allocator cannot use. The margin is a guess: there was no
@@ -24,8 +25,10 @@ import torch
 
 from ..bilevel.hypergradient import differentiates_twice
 from ..families import Family, find_family
+from ..hardening.stages import stage_plans
 from ..numerics.byte_sizes import GIB
 from ..plan.hardening import HardeningPlan
+from ..plan.methods import FACTS, changes_all_weights
 from ..plan.quantization import QUANTIZATIONS, can_quantize
 from .encoding import trace_encoding
 from .prediction import MemoryPlan
@@ -115,7 +118,13 @@ def _bases(plan: HardeningPlan, quantized: bool) -> Iterator[HardeningPlan]:
     last = plan
     if exact:
         yield (last := differences)
-    if plan.precision == "fp32" and not needs_fp32(replace(plan, precision="bf16")):
+    if changes_all_weights(plan):  # trained weights stay in fp32, but not the copy beside them
+        half = replace(plan.distil, teacher="bf16")
+        yield replace(plan, distil=half)
+        yield (last := replace(plan, distil=replace(half, teacher_waits=True)))
+        if plan.precision == "fp32":
+            yield (last := replace(last, precision="bf16"))
+    elif plan.precision == "fp32" and not needs_fp32(replace(plan, precision="bf16")):
         yield replace(plan, precision="bf16")
         if exact:
             yield replace(differences, precision="bf16")
@@ -128,6 +137,8 @@ def _bases(plan: HardeningPlan, quantized: bool) -> Iterator[HardeningPlan]:
 def _cheaper(base: HardeningPlan) -> Iterator[HardeningPlan]:
     """Yield plans with the same results to rounding, from the fastest to the smallest."""
     batches = [base.forget_batch, base.retain_batch, *(user.batch for user in base.fine_tunes)]
+    if changes_all_weights(base):
+        batches.append(base.distil.batch)
     own = base.micro_batch or max(batches)
     sizes = [base.micro_batch] + [size for size in (2, 1) if size < own]
     for checkpointing in sorted({base.gradient_checkpointing, True}):
@@ -141,7 +152,7 @@ def _cheaper(base: HardeningPlan) -> Iterator[HardeningPlan]:
 def _predict(
     plan: HardeningPlan, configs: str, family: Family, side: int, stored_in_half: bool
 ) -> MemoryPlan:
-    step = _step(plan, configs, family, side)
+    step = max((_step(one, configs, family, side) for one in _traced(plan)), key=_peak_of)
     encoding = _encoding(plan, configs, family, side, stored_in_half)
     peak = max(step.peak, encoding.peak)
     weights = encoding.weights if encoding.peak > step.peak else step.weights
@@ -149,6 +160,15 @@ def _predict(
         plan=plan, weights=step.weights, state=step.state, activations=step.activations,
         encoding=encoding.peak, margin=round(CONTEXT + FRAGMENTS * (peak - weights)), changes={},
     )  # fmt: skip
+
+
+def _traced(plan: HardeningPlan) -> list[HardeningPlan]:
+    """Return the plan, and those of its stages that may need more memory than its own method."""
+    return [plan, *(stage for _, stage in stage_plans(plan) if FACTS[stage.method].dense)]
+
+
+def _peak_of(trace: Trace) -> int:
+    return trace.peak
 
 
 @lru_cache(maxsize=64)
@@ -185,4 +205,7 @@ def _differences(asked: HardeningPlan, found: HardeningPlan) -> dict[str, Any]:
     changes = {n: getattr(found, n) for n in names if getattr(found, n) != getattr(asked, n)}
     if found.solver.products != asked.solver.products:
         changes["solver.products"] = found.solver.products
+    for name in ("teacher", "teacher_waits"):
+        if getattr(found.distil, name) != getattr(asked.distil, name):
+            changes[f"distil.{name}"] = getattr(found.distil, name)
     return changes

@@ -90,8 +90,9 @@ def measure_step(model: Model, plan: HardeningPlan, data: EncodedData, memory: L
         weights = memory.count([*model.denoiser.parameters(), *model.denoiser.buffers()])
         with adapted(model, plan) as denoiser, _marking(model.denoiser, memory):
             denoiser.training(plan.gradient_checkpointing)
-            held = method.held(denoiser)
-            method.rehearse(set_up(denoiser, plan, data))
+            setup = set_up(denoiser, plan, data)
+            held = method.held(setup)
+            method.rehearse(setup)
             del held
     return Trace(weights, memory.peak_base - weights, memory.peak - memory.peak_base)
 
@@ -149,6 +150,8 @@ def representative(plan: HardeningPlan) -> HardeningPlan:
         forget_batch=min(plan.forget_batch, most), retain_batch=min(plan.retain_batch, most),
         configurations_per_step=max(1, len(short)), outer_steps=1, warm_up_steps=0,
         regulator=RegulatorConfig(enabled=False),
+        # both parts of a step's batch keep two micro-batches
+        distil=replace(plan.distil, batch=min(plan.distil.batch, 8 * plan.micro_batch or 4096)),
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..plan.hardening import HardeningPlan
+from ..plan.methods import changes_all_weights
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -14,7 +15,8 @@ HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def needs_fp32(plan: HardeningPlan) -> bool:
     """Return True if weights are trained, which cannot hold small updates in half precision."""
     full = plan.simulate == "adapter" and any(f.method == "full" for f in plan.fine_tunes)
-    return plan.precision == "fp32" or plan.simulate == "full" or full
+    trained = plan.simulate == "full" or full or changes_all_weights(plan)
+    return plan.precision == "fp32" or trained
 
 
 def weight_types(plan: HardeningPlan) -> dict[str, Any]:

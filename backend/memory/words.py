@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..numerics.byte_sizes import format_bytes
+from ..plan.methods import changes_all_weights
 from .prediction import MemoryPlan
 
 PARTS = {  # of `MemoryPlan.parts`, in this order
@@ -22,6 +23,8 @@ _COST = {
     "micro_batch": "a little slower, the same result to rounding",
     "gradient_checkpointing": "about a third more time, the same result to rounding",
     "solver.products": "Hessian products by differences instead of exact ones",
+    "distil.teacher": "the frozen original's predictions round a little",
+    "distil.teacher_waits": "a little slower, the same result",
     "precision": "rounds more; quicker on most GPUs",
     "quantization": "the adapter is found beside rounded weights; slower; needs bitsandbytes",
 }
@@ -43,9 +46,14 @@ def traded(found: MemoryPlan) -> Iterator[str]:
     assert found.budget is not None
     room = format_bytes(found.budget)
     if not found.fits:
+        hint = (
+            "lower resolution, or use a method that trains an adapter"
+            if changes_all_weights(found.plan)
+            else 'lower resolution or adapter.rank, or use simulate = "shared"'
+        )
         yield (
             f"nothing fits {room}: the smallest setting still needs {format_bytes(found.total)}; "
-            'lower resolution or adapter.rank, or use simulate = "shared"'
+            + hint
         )
     elif not found.changes:
         yield f"fits {room} as it is"

@@ -25,6 +25,7 @@ from ..errors import ConfigError
 from ..text import json_text
 from . import toml_text
 from .attack import ORIGINAL
+from .durable import DistilConfig, EraseConfig, VariedConfig
 from .field import classes_of, fields_of, plain_types
 from .fine_tune import RETAIN, FineTuneConfig, fine_tune_grid
 from .hardening import HardeningPlan
@@ -42,6 +43,7 @@ GRID = "fine_tune_grid"
 _LATER = {  # fields that came after the first runs were kept
     "quantization": "none", "users_at_once": 1,
     "kernels": {"attention": "auto", "memory_format": "auto"},
+    "varied": VariedConfig(), "erase": EraseConfig(), "distil": DistilConfig(),
 }  # fmt: skip
 _MOST_OF_A_GRID = 10_000
 _GRID_LISTS = ("data", "method", "optimiser", "learning_rate", "steps")
@@ -147,7 +149,7 @@ def plan_hash(plan: HardeningPlan) -> str:
     """
     plain = to_json(plan)
     for name, default in _LATER.items():
-        if plain[name] == default:
+        if plain[name] == to_json(default):
             del plain[name]
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()

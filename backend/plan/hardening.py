@@ -15,6 +15,7 @@ from .adapter import AdapterConfig
 from .checks import check_distinct, check_fields, freeze_lists
 from .concept import Concept
 from .document import document
+from .durable import DistilConfig, EraseConfig, VariedConfig
 from .field import Choices, Help, Range
 from .fine_tune import FineTuneConfig
 from .harm import HarmConfig
@@ -103,6 +104,16 @@ class HardeningPlan:
     )
     projection: Annotated[ProjectionConfig, Help('Settings of method = "project".')] = field(
         default_factory=ProjectionConfig
+    )
+    varied: Annotated[
+        VariedConfig,
+        Help('More of what must stay, in great variety, for method = "erase" and "distil".'),
+    ] = field(default_factory=VariedConfig)
+    erase: Annotated[EraseConfig, Help('Settings of method = "erase".')] = field(
+        default_factory=EraseConfig
+    )
+    distil: Annotated[DistilConfig, Help('Settings of method = "distil".')] = field(
+        default_factory=DistilConfig
     )
     kernels: Annotated[
         KernelConfig,

@@ -7,18 +7,30 @@ from typing import Any
 
 from .stages import HardeningMethod
 
+DISTILLATION = "distillation"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodFacts:
     """words: its name in cards and reports. simulates_users: it hardens against fine-tuning.
     single_step: it has one outer step. needs_weights: it computes with the denoiser's own weights,
-    which a quantised base does not have.
+    which a quantised base does not have. dense: it changes the denoiser's own weights, not a
+    low-rank adapter. erases: it takes directions out of layers. loss: what cards call its loss on
+    the concepts, if it is not the plan's `harm.loss`.
     """
 
     words: str
     simulates_users: bool = False
     single_step: bool = False
     needs_weights: bool = False
+    dense: bool = False
+    erases: bool = False
+    loss: str = ""
+
+    @property
+    def lasts(self) -> bool:
+        """Whether its result is meant to outlast later fine-tuning."""
+        return self.simulates_users or self.erases
 
 
 FACTS: dict[HardeningMethod, MethodFacts] = {
@@ -30,12 +42,29 @@ FACTS: dict[HardeningMethod, MethodFacts] = {
     "closed_form": MethodFacts(
         words="closed-form edit (UCE-like)", single_step=True, needs_weights=True
     ),
+    "erase": MethodFacts(
+        words="erasure of the concepts' directions", single_step=True, needs_weights=True,
+        dense=True, erases=True,
+    ),
+    "distil": MethodFacts(
+        words="distillation of all weights", needs_weights=True, dense=True, loss=DISTILLATION
+    ),
 }  # fmt: skip
 
 
 def simulates_users(plan: Any) -> bool:
     """True where a HardeningPlan's own method fine-tunes simulated users."""
     return FACTS[plan.method].simulates_users and bool(plan.fine_tunes)
+
+
+def methods_of(plan: Any) -> tuple[HardeningMethod, ...]:
+    """Return the methods of a HardeningPlan's stages and its own, in order."""
+    return (*(stage.method for stage in plan.before), plan.method)
+
+
+def changes_all_weights(plan: Any) -> bool:
+    """Whether a HardeningPlan's method, or a stage before it, changes all weights themselves."""
+    return any(FACTS[method].dense for method in methods_of(plan))
 
 
 def method_in_words(plan: Any) -> str:

@@ -1,11 +1,14 @@
-"""Plans to start from: `quick`, `balanced`, `paper`, and the fast `edit` and `redirect`.
+"""Plans to start from: `quick`, `balanced`, `paper`, the fast `edit` and `redirect`, and `durable`.
 
 `paper` follows the published code (github.com/AntigoneRandy/ResAlign, head 14775d3) where it is
 known: 160 updates at 2e-4, rank 4, J = 3, Richardson with K = 5 and γ = 1, λ = 0.8, μ from 1.6 to
 2.0 in the second half, a pool over rates, steps, optimisers and methods. `balanced` regulates how
 hard the simulated users try and lets them see some of the concept: what held at matched utility on
 the embedded demo (docs/benchmarks.md). Its rates and weights have not been tuned on a full-size
-Stable Diffusion. `quick` is `balanced` made small, to see that everything works.
+Stable Diffusion. `quick` is `balanced` made small, to see that everything works. `durable` changes
+all weights: it erases the concepts' directions and distils the model back; `durable-max` does so
+for longer and hardens the result as `balanced` does. Their learning rate is of the size that is
+usual for all weights of Stable Diffusion; they have been tried on the demo alone, at a higher one.
 """
 
 from __future__ import annotations
@@ -17,11 +20,13 @@ from typing import Any
 from ..errors import ConfigError
 from .adapter import AdapterConfig
 from .concept import Concept
+from .durable import EraseConfig, VariedConfig
 from .fine_tune import FineTuneConfig, fine_tune_grid
 from .hardening import HardeningPlan
 from .ramp import Ramp
 from .regulator import RegulatorConfig
 from .solver import SolverConfig
+from .stages import Stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +54,11 @@ _REGULATED = {
     "concept_share": 0.2,
 }
 
+# A ratio this low takes much out that is not the concepts' own, unless varied images hold it.
+_DENSE = {
+    "save_every": 50, "varied": VariedConfig(images=1000), "erase": EraseConfig(ratio=2.0),
+}  # fmt: skip
+
 PLAN_PRESETS: dict[str, PlanPreset] = {
     "balanced": PlanPreset(
         summary="regulated simulated users, first order; the recommended start",
@@ -72,6 +82,22 @@ PLAN_PRESETS: dict[str, PlanPreset] = {
     "redirect": PlanPreset(
         summary="training towards the anchors (ESD-like): minutes, no resilience",
         fields={"method": "redirect", "retain_weight": 4.0},
+    ),
+    "durable": PlanPreset(
+        summary="erase the concepts' directions from all weights, then distil: lasts longest for "
+        "its time",
+        fields={
+            **_DENSE,
+            "method": "distil",
+            "before": (Stage(method="erase"),),
+            "outer_steps": 300,
+            "warm_up_steps": 0,
+        },
+    ),
+    "durable-max": PlanPreset(
+        summary="durable with twice the steps, then hardened as balanced; hours",
+        fields={**_DENSE, "before": (Stage(method="erase"), Stage(method="distil", steps=600))},
+        grids=(_REGULATED,),
     ),
     "paper": PlanPreset(
         summary="the published method: Richardson, no regulator, no warm-up, benign users",

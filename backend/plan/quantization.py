@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from ..errors import ConfigError
 from .field import Choices
-from .methods import FACTS
+from .methods import FACTS, methods_of
 
 Quantization = Annotated[
     Literal["none", "int8", "nf4"],
@@ -39,6 +39,6 @@ def _needs_weights(plan: Any) -> Iterator[str]:
     for user in plan.fine_tunes:
         if plan.simulate == "adapter" and user.method == "full":
             yield f"the simulated user {user.name} (method 'full') trains all weights"
-    for method in (plan.method, *(stage.method for stage in plan.before)):
+    for method in methods_of(plan):
         if FACTS[method].needs_weights:
             yield f"method {method!r} is computed from the weights"

@@ -14,6 +14,7 @@ from .concept import Concept
 from .field import Field, field_of
 from .fine_tune import RETAIN, FineTuneConfig, fine_tune_grid
 from .hardening import HardeningPlan
+from .methods import FACTS
 from .presets import plan_preset, preset_plan
 
 OWN = "preset"  # a choice that leaves what the preset says
@@ -25,12 +26,19 @@ PRESETS = {
     "paper": ("paper", 1),
     "redirect": ("redirect", 1),
     "edit": ("edit", 1),
+    "durable": ("durable", 1),
+    "durable-max": ("durable-max", 1),
     "custom": ("balanced", 1),
 }
 FAST_PRESET = PRESETS["fast"][0]  # shows that everything works, and draws few pictures
 FAST = (  # what front ends say of two of them
     "redirect (training towards the anchors, ESD-like, minutes) and edit (a closed-form edit, "
     "seconds) are fast methods without simulated users: they unlearn, and promise no resilience"
+)
+DURABLE = (  # and of the two that change all weights
+    "durable erases the concepts from all weights and trains them back to the original on "
+    "everything else, which lasted longest against fine-tuning on the demo; durable-max takes "
+    "longer and adds balanced"
 )
 # The inputs of a front end, and the fields of the plan that they set. At 0 or `preset` an input
 # keeps what the preset says.
@@ -49,7 +57,14 @@ INPUTS = {
     "learning_rate": "learning_rate",
     "gradient_checkpointing": "gradient_checkpointing",
     "micro_batch": "micro_batch",
+    "varied_images": "varied.images",
+    "erase_ratio": "erase.ratio",
+    "distil_batch": "distil.batch",
+    "teacher": "distil.teacher",
+    "teacher_waits": "distil.teacher_waits",
 }
+# What an input sets instead where the preset's own method trains all weights.
+_DENSE_INPUTS = {"learning_rate": "distil.learning_rate"}
 # What only the choice `custom` shows; an input that is not there keeps the preset's.
 CUSTOM_INPUTS = {
     "forget_batch": "forget_batch",
@@ -90,7 +105,8 @@ def setting_changes(choice: str, values: Mapping[str, Any]) -> tuple[str, dict[s
     name, factor = PRESETS[choice]
     own = plan_preset(name).fields
     given = {key: value for key, value in values.items() if value not in (None, 0, "", OWN)}
-    changes = _changes(given, INPUTS, own)
+    dense = FACTS[own.get("method", "resalign")].dense
+    changes = _changes(given, INPUTS | _DENSE_INPUTS if dense else INPUTS, own)
     if choice == "custom":
         changes |= _changes(values, CUSTOM_INPUTS, own)
     # A plan of the preset alone, to know its steps.

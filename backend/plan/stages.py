@@ -10,12 +10,14 @@ from .document import document
 from .field import Choices, Help, Range
 
 HardeningMethod = Annotated[
-    Literal["resalign", "redirect", "project", "closed_form"],
+    Literal["resalign", "redirect", "project", "closed_form", "erase", "distil"],
     Choices(
         resalign="train against simulated users, so that the concept stays removed",
         redirect="train towards the anchors (ESD-like); fast, promises no resilience",
         project="unlearn outside of what retain samples use (PGU-like); fast, no resilience",
         closed_form="edit the cross-attention in one step (UCE-like); seconds, no resilience",
+        erase="take the concepts' own directions out of all layers in one step, before distil",
+        distil="train all weights towards the original on what must stay; after erase it lasts",
     ),
 ]
 

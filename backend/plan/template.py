@@ -16,6 +16,7 @@ from .adapter import AdapterConfig
 from .attack import LoraAttack, LoraFile
 from .concept import Concept
 from .document import comment_lines, value_text
+from .durable import DistilConfig, EraseConfig, VariedConfig
 from .field import field_of
 from .fine_tune import FineTuneConfig
 from .hardening import HardeningPlan
@@ -58,7 +59,7 @@ EXAMPLE = Concept(
 )
 _BLOCKS = (
     AdapterConfig, HarmConfig, SolverConfig, RegulatorConfig, EditConfig, ProjectionConfig,
-    KernelConfig,
+    VariedConfig, EraseConfig, DistilConfig, KernelConfig,
 )  # fmt: skip
 
 

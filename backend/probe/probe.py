@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ..adapter.lora import Adapter
+from ..adapter.dense import AnyAdapter
 from ..model.model import Model
 from ..parallel.ranks import ALONE, Ranks
 from ..plan.attack import ORIGINAL, FineTuneAttack
@@ -33,7 +33,7 @@ from .tasks import as_attack
 
 def probe(
     model: Model,
-    adapter: Adapter | None = None,
+    adapter: AnyAdapter | None = None,
     *,
     plan: ProbePlan | HardeningPlan,
     fine_tunes: Sequence[FineTuneAttack | FineTuneConfig] = (),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..adapter.lora import Adapter
+from ..adapter.dense import AnyAdapter
 from ..errors import ExportError, RunError
 from ..plan.attack import ORIGINAL
 from ..plan.file import from_json, to_json
@@ -64,7 +64,7 @@ def probe_record(result: ProbeResult, model: str) -> dict[str, Any]:
     return record
 
 
-def check_adapter(result: ProbeResult, adapter: Adapter, *, needed: bool = False) -> None:
+def check_adapter(result: ProbeResult, adapter: AnyAdapter, *, needed: bool = False) -> None:
     """Raise an ExportError if the last model of a probe was hardened with another adapter.
 
     needed: also where the probe does not know the adapter, as it measured a file or a MODEL.

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
+from ..adapter.dense import AnyAdapter
 from ..adapter.lora import Adapter
 from ..adapter.merge_in_place import merged
 from ..checkpoint.detect import detect
@@ -106,7 +107,7 @@ class RunSubject:
 class LoadedSubject:
     """A model in memory, with an adapter merged into it or as it is."""
 
-    def __init__(self, name: str, model: Model, adapter: Adapter | None = None) -> None:
+    def __init__(self, name: str, model: Model, adapter: AnyAdapter | None = None) -> None:
         self._model, self._adapter = model, adapter
         self.info = ModelInfo(
             name=name,
@@ -162,9 +163,10 @@ def check_subjects(subjects: Sequence[Subject]) -> None:
             )
 
 
-def adapter_digest(adapter: Adapter) -> str:
+def adapter_digest(adapter: AnyAdapter) -> str:
     """Return an adapter's digest: no probe may be resumed with another adapter's evaluations."""
-    found = hashlib.sha256(f"{adapter.rank} {adapter.alpha}".encode())
+    kind = f"{adapter.rank} {adapter.alpha}" if isinstance(adapter, Adapter) else "dense"
+    found = hashlib.sha256(kind.encode())
     for name, tensor in sorted(adapter.tensors.items()):
         found.update(name.encode())
         found.update(tensor.detach().cpu().double().contiguous().numpy().tobytes())

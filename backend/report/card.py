@@ -17,8 +17,8 @@ from ..checkpoint.save import ExportReport
 from ..hardening.stages import stage_plans
 from ..plan.file import plan_hash
 from ..plan.hardening import HardeningPlan
-from ..plan.methods import FACTS, method_in_words, simulates_users
-from ..run.records import StepRecord
+from ..plan.methods import DISTILLATION, FACTS, method_in_words, simulates_users
+from ..run.records import ErasedLayer, StepRecord
 from ..statistics.intervals import wilson
 from .markdown_text import code_text, escape
 
@@ -30,12 +30,14 @@ def provenance_of(
     probe: Mapping[str, Any] | None = None,
     base_model: str = "",
     license: str = "",  # noqa: A002
+    erased: Sequence[ErasedLayer] = (),
 ) -> Provenance:
     """Provenance of an export: how its adapter was made.
 
     records: of the outer steps, as values or as read from the run folder.
     probe: {"scorer": name, "results": [{"fine_tune", "images", "flagged_before",
     "flagged_after"}, ...]}, rates from 0 to 1; None where nothing was measured.
+    erased: the layers of an erasure, of whichever stage.
     """
     plain = not simulates_users(plan)
     return Provenance(
@@ -46,14 +48,26 @@ def provenance_of(
         base_model=base_model,
         license=license,
         training={
-            "harm_loss": plan.harm.loss,
+            "harm_loss": FACTS[plan.method].loss or plan.harm.loss,
             "simulate": "none" if plain else plan.simulate,
             "simulated_users": len(plan.fine_tunes),
             "solver": plan.solver.method,
             **training_summary(records),
+            **_erased(erased),
         },
         probe=probe or {},
     )
+
+
+def _erased(layers: Sequence[ErasedLayer]) -> dict[str, Any]:
+    """Sum an erasure up; nothing where there was none."""
+    if not layers:
+        return {}
+    return {
+        "erased_directions": sum(layer.removed for layer in layers),
+        "erased_of": sum(layer.width for layer in layers),
+        "erased_layers": sum(layer.removed > 0 for layer in layers),
+    }
 
 
 def method_words(plan: HardeningPlan) -> str:
@@ -141,9 +155,7 @@ def _front_matter(provenance: Provenance) -> str:
 
 def _opening(provenance: Provenance) -> str:
     concepts = ", ".join(escape(concept) for concept in provenance.concepts) or "not recorded"
-    lasting = any(
-        facts.words in provenance.method for facts in FACTS.values() if facts.simulates_users
-    )
+    lasting = any(facts.words in provenance.method for facts in FACTS.values() if facts.lasts)
     aim = "removed, in a way meant to outlast later fine-tuning" if lasting else "removed"
     source = code_text(provenance.source) or "its source"
     return f"A copy of `{source}` with these concepts {aim}: {concepts}."
@@ -158,6 +170,10 @@ def _done(provenance: Provenance, report: ExportReport | None) -> list[tuple[str
         rows += [("Simulated fine-tuning", users), ("Linear solve", f"`{training['solver']}`")]
     if "harm_loss" in training:
         rows += [("Loss on the concepts", f"`{training['harm_loss']}`")]
+    if "erased_directions" in training:
+        count, of = training["erased_directions"], training["erased_of"]
+        text = f"{count} of {of} input directions, in {training['erased_layers']} layers"
+        rows += [("Erased", text)]
     rows += [
         ("Outer steps", _said(training.get("steps"))),
         ("Seed", _said(provenance.seed)),
@@ -191,6 +207,8 @@ def _training(training: Mapping[str, Any]) -> str:
         "q": "q = L_harm(θ*) / L_harm(θ); 1: nothing came back",
         "retain": "L_retain(θ), distance to the original elsewhere",
     }
+    if training.get("harm_loss") == DISTILLATION:
+        names |= _DISTILLED
     rows = [
         f"| {meaning} | {training[name + '_first']:.4g} | {training[name + '_last']:.4g} |"
         for name, meaning in names.items()
@@ -230,6 +248,10 @@ def _probe(probe: Mapping[str, Any]) -> str:
     ])  # fmt: skip
 
 
+_DISTILLED = {  # what these figures are where all weights are trained towards the original
+    "harm": "distance to the original's harmless prediction, asked for the concepts",
+    "retain": "distance to the original elsewhere",
+}
 _LIMITS = """\
 Ordinary fine-tuning (LoRA, full, DreamBooth) is resisted to the extent measured above and no
 further; data, rates and lengths that were not measured may bring the concepts back. Not stopped:

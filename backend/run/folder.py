@@ -26,11 +26,13 @@ from typing import Any
 
 from torch import Tensor
 
+from ..adapter.dense import AnyAdapter, DenseAdapter
 from ..adapter.lora import Adapter
 from ..errors import RunError
 from ..plan.file import to_json
 from ..plan.hardening import HardeningPlan
 from ..plan.job import Job
+from ..plan.methods import FACTS
 from . import json_lines
 from .files import explained, make_folder, read_file, replace_file, sync
 from .kept_records import kept_records, pack
@@ -236,22 +238,28 @@ class RunFolder:
             self._known = records
         return state
 
-    def save_adapter(self, adapter: Adapter, metadata: Mapping[str, Any] | None = None) -> Path:
+    def save_adapter(self, adapter: AnyAdapter, metadata: Mapping[str, Any] | None = None) -> Path:
         """Write the current adapter in our own names; return the file."""
         self._check_writable()
-        header = {"rank": adapter.rank, "alpha": adapter.alpha, "metadata": dict(metadata or {})}
+        own: dict[str, Any] = {"kind": "dense"}
+        if isinstance(adapter, Adapter):
+            own = {"rank": adapter.rank, "alpha": adapter.alpha}
+        header = {**own, "metadata": dict(metadata or {})}
         write_tensors(self.path / ADAPTER, adapter.tensors, header, self._owner)
         return self.path / ADAPTER
 
-    def load_adapter(self) -> tuple[Adapter, dict[str, Any]]:
+    def load_adapter(self) -> tuple[AnyAdapter, dict[str, Any]]:
         """Load the adapter of the last save, and its metadata.
 
-        It is made again from the state where its file is missing or damaged.
+        It is made again from the state where its file is missing or damaged; a dense one cannot,
+        as it is a difference from the original weights: `finished` is then False.
         """
         damage: RunError | None = None
         if (self.path / ADAPTER).exists():
             try:
                 tensors, header = read_tensors(self.path / ADAPTER, self._owner)
+                if header.get("kind") == "dense":
+                    return DenseAdapter(tensors), header["metadata"]
                 return Adapter(tensors, header["rank"], header["alpha"]), header["metadata"]
             except KeyError as error:
                 damage = RunError(f"{self.path / ADAPTER} is damaged: it has no {error}")
@@ -263,6 +271,19 @@ class RunFolder:
         raise damage or RunError(
             f"{self.path} has no adapter yet: `resalign resume {self.path}` continues the run"
         )
+
+    @property
+    def finished(self) -> bool:
+        """Return True if every step is saved and the adapter that they led to is there."""
+        if self.steps_saved < self.plan.outer_steps:
+            return False
+        if not FACTS[self.plan.method].dense:
+            return True  # the state holds it
+        try:
+            self.load_adapter()
+        except RunError:
+            return False
+        return True
 
     @property
     def steps_saved(self) -> int:
@@ -291,8 +312,8 @@ class RunFolder:
             )
         return header["step"], tensors, header
 
-    def _rebuilt_adapter(self) -> tuple[Adapter, dict[str, Any]] | None:
-        if not (self.path / STATE).exists():
+    def _rebuilt_adapter(self) -> tuple[AnyAdapter, dict[str, Any]] | None:
+        if FACTS[self.plan.method].dense or not (self.path / STATE).exists():
             return None
         step, tensors, _ = self._read_state()
         earlier = None

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..adapter.dense import AnyAdapter, summed
 from ..adapter.lora import Adapter
-from ..adapter.stack import stacked
 from ..plan.adapter import AdapterConfig
 from ..plan.hardening import HardeningPlan
 
@@ -27,8 +27,8 @@ def last_stage(folder: Path, plan: HardeningPlan) -> Path:
 
 
 def adapter_of_state(
-    config: AdapterConfig, tensors: Mapping[str, Tensor], earlier: Adapter | None
-) -> Adapter | None:
+    config: AdapterConfig, tensors: Mapping[str, Tensor], earlier: AnyAdapter | None
+) -> AnyAdapter | None:
     """Return θ of a state on top of what the stages before it left; None if it has no θ."""
     theta = {
         name.removeprefix(THETA): tensor.float().clone()
@@ -38,4 +38,4 @@ def adapter_of_state(
     if not theta:
         return None
     own = Adapter(theta, config.rank, config.effective_alpha)
-    return stacked(earlier, own) if earlier else own
+    return summed(earlier, own) if earlier else own

@@ -34,8 +34,27 @@ class SimulationRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ErasedLayer:
+    """What a closed-form erasure took out of one layer.
+
+    width: of its input. removed: directions. strongest: the largest λ, how many times stronger a
+    direction is on the concepts than on what must stay; weakest: the smallest λ that was removed,
+    None where nothing was.
+    """
+
+    name: str
+    width: int
+    removed: int
+    strongest: float
+    weakest: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord:
-    """An outer step: losses at θ before its update, weights, gradient norm before clipping."""
+    """An outer step: losses at θ before its update, weights, gradient norm before clipping.
+
+    An erasure has its losses after it, and `erased`, which other steps do not have.
+    """
 
     step: int
     harm: float
@@ -46,6 +65,7 @@ class StepRecord:
     gradient_norm: float
     seconds: float
     simulations: tuple[SimulationRecord, ...] = ()
+    erased: tuple[ErasedLayer, ...] = ()
 
     @property
     def q(self) -> float | None:
@@ -72,17 +92,22 @@ class StepRecord:
             "residual": _mean([s.residual for s in self.simulations if s.residual is not None]),
             "inner_steps": _mean([float(s.steps) for s in self.simulations]),
             "skipped": float(self.skipped) if self.skipped else None,
+            "erased": float(sum(e.removed for e in self.erased)) if self.erased else None,
         }
         return {name: value for name, value in figures.items() if value is not None}
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        record = asdict(self)
+        if not self.erased:
+            del record["erased"]
+        return record
 
     @staticmethod
     def from_json(record: dict[str, Any]) -> StepRecord:
         try:
             simulations = tuple(SimulationRecord(**s) for s in record["simulations"])
-            return StepRecord(**{**record, "simulations": simulations})
+            erased = tuple(ErasedLayer(**e) for e in record.get("erased", ()))
+            return StepRecord(**{**record, "simulations": simulations, "erased": erased})
         except (TypeError, KeyError) as error:
             raise RunError(f"a step's record was written by another version: {error}") from None
 

@@ -39,8 +39,12 @@ def export(request: ExportRequest, live: LiveState, check: Check) -> Done:
 
 
 def lora(request: LoraRequest, live: LiveState, check: Check) -> Done:
-    path = lora_job(
-        request.run_folder, Path(request.output), naming=request.format,
+    found = lora_job(
+        request.run_folder, Path(request.output), naming=request.format, rank=request.rank,
         overwrite=request.overwrite, unfinished=request.unfinished,
     )  # fmt: skip
-    return {"path": str(path), "format": request.format}, f"{path.name} written"
+    result: dict[str, Any] = {"path": str(found.path), "format": request.format}
+    if found.error is None:
+        return result, f"{found.path.name} written"
+    result |= {"rank": found.rank, "relative_error": found.error}
+    return result, f"{found.path.name} written: relative error {found.error:.1%}"

@@ -101,13 +101,20 @@ class ExportRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraRequest:
-    """Write the adapter of a run as a LoRA."""
+    """Write the adapter of a run as a LoRA.
+
+    rank: of the nearest LoRA of a run that changed all weights; 0 where the adapter is a LoRA.
+    """
 
     run_folder: str
     output: str
     format: Literal["kohya", "diffusers"] = "kohya"
+    rank: int = 0
     overwrite: bool = False
     unfinished: bool = False
+
+    def __post_init__(self) -> None:
+        within("lora", "rank", self.rank, 0, 1024)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,20 +10,31 @@ from .checks import UNET
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ...backend.adapter.lora import Adapter
+    from ...backend.adapter.dense import AnyAdapter
 
 
-def lora_model(adapter: Adapter, names: Mapping[str, str]) -> dict[str, Tensor]:
+# What a LORA_MODEL's tensor changes: the mark of one change, and the weight that it is of.
+_CHANGES = {".alpha": ".weight", ".diff": ".weight", ".diff_b": ".bias"}
+
+
+def lora_model(adapter: AnyAdapter, names: Mapping[str, str]) -> dict[str, Tensor]:
     """Convert an adapter to a LORA_MODEL, in names that ComfyUI reads completely.
 
-    names: as `key_map` returns them.
+    A dense adapter becomes differences of full size. names: as `key_map` returns them.
     """
     import torch
 
+    from ...backend.adapter.dense import DenseAdapter
     from ...backend.adapter.lora import A, B
 
     tensors: dict[str, Tensor] = {}
     with torch.inference_mode(False), torch.no_grad():
+        if isinstance(adapter, DenseAdapter):
+            for name in adapter.parameters:
+                module, _, leaf = name.rpartition(".")
+                mark = ".diff_b" if leaf == "bias" else ".diff"
+                tensors[UNET + names[module] + mark] = adapter.change(name).cpu().clone()
+            return tensors
         for module in adapter.modules:
             stem = UNET + names[module]
             tensors[stem + ".lora_down.weight"] = adapter.tensors[module + A].cpu().clone()
@@ -38,13 +49,23 @@ def with_adapter(model: Any, lora: Mapping[str, Tensor]) -> Any:
 
     from ...backend.errors import ExportError
 
-    modules = sum(name.endswith(".alpha") for name in lora)
+    modules = len(changed(lora))
     patched = comfy.sd.load_lora_for_models(model, None, dict(lora), 1.0, 0.0)[0]
     before = sum(len(patches) for patches in model.patches.values())
     taken = sum(len(patches) for patches in patched.patches.values()) - before
     if taken != modules:
         raise ExportError(
-            f"ComfyUI took {taken} of the adapter's {modules} modules: the MODEL is not the one "
+            f"ComfyUI took {taken} of the adapter's {modules} changes: the MODEL is not the one "
             "that was hardened; connect the MODEL that Harden Model was given"
         )
     return patched
+
+
+def changed(lora: Mapping[str, Tensor]) -> list[str]:
+    """Return the weights and biases that a LORA_MODEL changes."""
+    return [
+        name.removesuffix(mark) + weight
+        for name in lora
+        for mark, weight in _CHANGES.items()
+        if name.endswith(mark)
+    ]

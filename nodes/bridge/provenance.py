@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .adapter import with_adapter
+from .adapter import changed, with_adapter
 from .checks import UNET
 from .identity import fingerprint
 
@@ -32,7 +32,7 @@ def without_adapter(model: Any, lora: Mapping[str, Tensor]) -> Any:
     another one.
     """
     bare = model.clone()
-    keys = [name.removesuffix(".alpha") + ".weight" for name in lora if name.endswith(".alpha")]
+    keys = changed(lora)
     for key in keys:
         if not bare.patches.get(key):
             return None

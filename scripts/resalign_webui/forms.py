@@ -30,9 +30,16 @@ USERS = (OWN, *(name for name in PLAN_PRESETS if plan_preset(name).pool()), "non
 # Fields of the form that a prediction of memory may change, by what the plan calls them.
 FITTING = {
     name: presets.INPUTS[name]
-    for name in ("micro_batch", "gradient_checkpointing", "precision", "products")
+    for name in (
+        "micro_batch",
+        "gradient_checkpointing",
+        "precision",
+        "products",
+        "teacher",
+        "teacher_waits",
+    )
 }
-DEMO_STEPS = {"fast": 20, "balanced": 120, "thorough": 240}
+DEMO_STEPS = {"fast": 20, "balanced": 120, "thorough": 240, "durable": 300}
 USER_PARTS = {  # an input of `plan.settings`: the form's name of it
     "learning_rates": "learning_rates", "steps": "user_steps", "ranks": "user_ranks",
     "batch": "user_batch", "concept_share": "concept_share",
@@ -117,7 +124,7 @@ def hardening_plan(values: Values, host: Host) -> HardeningPlan:
 
 def demo_plan(values: Values) -> HardeningPlan:
     """Build the plan for the embedded demo checkpoint: its own settings, and its own concept."""
-    from ...backend.demo.plans import prompted_plan
+    from ...backend.demo.plans import durable_plan, prompted_plan
 
     ticked = some_of(values, "concepts", preset_names())
     if text(values, "own_concepts") or ticked not in ([], ["weapons"]):
@@ -132,6 +139,8 @@ def demo_plan(values: Values) -> HardeningPlan:
     plan = prompted_plan(seed=setting(values, "seed"), warm_up=steps // 2, steps=steps)
     if choice in ("redirect", "edit"):
         plan = replace(plan, fine_tunes=(), **plan_preset(choice).fields)
+    elif choice in ("durable", "durable-max"):
+        plan = replace(durable_plan(plan, choice), outer_steps=steps)
     elif one_of(values, "users", USERS, "preset") == "none":
         plan = replace(plan, fine_tunes=(), warm_up_steps=steps)
     return plan

@@ -8,7 +8,7 @@ import gradio as gr
 
 from ...backend.data.concept import preset_names
 from ...backend.plan.probe_settings import PROBE_INPUTS, SCORERS
-from ...backend.plan.settings import CUSTOM_USERS, FAST, input_field, user_field
+from ...backend.plan.settings import CUSTOM_USERS, DURABLE, FAST, input_field, user_field
 from . import forms, measure_forms
 from .checking import limits_of
 from .host import DEMO, Host
@@ -21,6 +21,7 @@ HARDEN = (
     "learning_rates", "user_steps", "user_ranks", "user_batch", "concept_share", "users_per_step",
     "seed", "outer_steps", "rank", "resolution", "precision", "resilience_weight", "retain_weight",
     "gamma", "learning_rate", "simulate", "solver", "products", "gradient_checkpointing", "device",
+    "varied_images", "erase_ratio", "distil_batch", "teacher", "teacher_waits",
     "micro_batch", "memory_budget", "preview_every", "preview_prompt", "show_pictures", "run_name",
 )  # fmt: skip
 RESUME = ("unfinished", "preview_every", "preview_prompt", "show_pictures")
@@ -57,7 +58,7 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
           info="One prompt a line; a line with # and a name starts a concept.")  # fmt: skip
     parts("preset", gr.Radio, "How thorough", choices=list(forms.PRESETS), value="balanced",
           info="fast shows that all works, balanced is the recommended start, thorough takes "
-          f"twice as long, paper is the published method; {FAST}.")  # fmt: skip
+          f"twice as long, paper is the published method; {FAST}; {DURABLE}.")  # fmt: skip
     # Before the accordions: the button and its answer are in sight without scrolling.
     button("harden", "Harden", variant="primary", min_width=140)
     html(name="harden_message")
@@ -67,11 +68,11 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
             "never written to disk as pictures. A folder holds images, each with a .txt caption."
         ))  # fmt: skip
         parts("concept_folder", gr.Textbox, "Folder with pictures of the concept", value="")
-        parts("concept_images", gr.Number, "or so many drawn (0: the usual number)", value=0,
+        parts("concept_images", gr.Number, "or so many drawn (empty: the usual number)", value=None,
               precision=0)  # fmt: skip
         parts("retain_folder", gr.Textbox, "Folder with pictures of what must stay", value="")
-        parts("retain_images", gr.Number, "or so many drawn, of what must stay (0: usual)",
-              value=0, precision=0)  # fmt: skip
+        parts("retain_images", gr.Number, "or so many drawn, of what must stay (empty: usual)",
+              value=None, precision=0)  # fmt: skip
         parts("strengths", gr.Textbox, "Strengths", value="",
               placeholder="weapons: 2, nudity: 0.5",
               info="Share of each concept among several; 1 where none is given.")  # fmt: skip
@@ -119,13 +120,15 @@ def _users(parts: Parts) -> None:
 
 
 def _settings(parts: Parts, host: Host) -> None:
-    html(help_text("0 and preset keep what the thoroughness says."))
+    html(help_text("Empty fields, 0 and preset keep what the thoroughness says."))
     with gr.Row():
         _fields(parts, "outer_steps", "rank", "seed", "resolution")
     with gr.Row():
         _fields(parts, "resilience_weight", "retain_weight", "gamma", "learning_rate")
     with gr.Row():
         _fields(parts, "simulate", "solver", "products", "precision")
+    with gr.Row():
+        _fields(parts, "varied_images", "erase_ratio", "distil_batch", "teacher", "teacher_waits")
     with gr.Row():
         parts("device", gr.Textbox, "Device", value=str(host.setting("device")), min_width=120)
         parts("run_name", gr.Textbox, "Name of the run", value="", placeholder="by itself",
@@ -146,8 +149,8 @@ def _memory(parts: Parts) -> None:
         "processor and without the GPU, and finds the cheapest change that makes it fit."
     ))  # fmt: skip
     with gr.Row():
-        parts("memory_budget", gr.Number, "Memory to fit into, in GiB (0: what the GPU has)",
-              value=0, min_width=160)  # fmt: skip
+        parts("memory_budget", gr.Number, "Memory to fit into, in GiB (empty: what the GPU has)",
+              value=None, min_width=160)  # fmt: skip
         _fields(parts, "micro_batch")
     with gr.Row():
         button("check", "Check memory", min_width=140)
@@ -182,10 +185,10 @@ def probe_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
               info="denoising needs no detector; the others need their package.")  # fmt: skip
         with gr.Row():
             for name, label in (
-                ("steps", "Steps of each attack (0: preset)"),
-                ("images", "Prompts of each kind (0: preset)"),
-                ("sampling_steps", "Sampling steps (0: preset)"),
-                ("resolution", "Resolution (0: its own)"),
+                ("steps", "Steps of each attack (empty: preset)"),
+                ("images", "Prompts of each kind (empty: preset)"),
+                ("sampling_steps", "Sampling steps (empty: preset)"),
+                ("resolution", "Resolution (empty: its own)"),
             ):
                 parts.field(measure_forms.PROBE_PARTS[name], PROBE_INPUTS[name], label=label,
                             keeps_preset=True, info=None)  # fmt: skip
@@ -220,7 +223,11 @@ def lora_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
                  ("count", "Pictures of each", 1))  # fmt: skip
         parts("guidance", gr.Number, "Guidance", value=7.0, min_width=100)
     with gr.Row():
-        _numbers(parts, ("width", "Width (0: its own)"), ("height", "Height (0: its own)"))
+        _numbers(
+            parts,
+            ("width", "Width (empty: its own)", None),
+            ("height", "Height (empty: its own)", None),
+        )
         parts("lora_show_pictures", gr.Checkbox, "Show the pictures without blur", value=False,
               min_width=160)  # fmt: skip
     button("try_lora", "Draw", variant="primary")

@@ -33,7 +33,7 @@ class Parts:
     def field(self, name: str, field: Field, *, keeps_preset: bool = False, **options: Any) -> Any:
         """A component for a field of a plan: label, choices and help come from the field.
 
-        keeps_preset: it starts at 0 or `preset`, which leaves what the preset says.
+        keeps_preset: it starts empty or at `preset`, which leaves what the preset says.
         """
         kind, found = _component(field, keeps_preset)
         label = options.pop("label", field.label)
@@ -53,9 +53,11 @@ def _component(field: Field, keeps_preset: bool) -> tuple[Any, dict[str, Any]]:
         return gr.Dropdown, {"choices": choices, "value": value, "min_width": 180}
     if field.kind is bool:
         return gr.Checkbox, {"value": field.default, "min_width": 160}
-    value = 0 if keeps_preset else field.default
-    places = 0 if field.kind is int else None
-    return gr.Number, {"value": value, "precision": places, "min_width": 180}
+    value = None if keeps_preset else field.default
+    found = {"value": value, "precision": 0 if field.kind is int else None, "min_width": 180}
+    if keeps_preset and "placeholder" in inspect.signature(gr.Number.__init__).parameters:
+        found["placeholder"] = "auto"
+    return gr.Number, found
 
 
 def button(name: str, label: str, **options: Any) -> Any:

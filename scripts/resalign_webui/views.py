@@ -29,7 +29,7 @@ STYLE = """<style>
   overflow: hidden; margin: .4em 0 .6em; }
 .ra .ra-fill { height: 100%; border-radius: 5px; background: #4c9be8; transition: width .3s; }
 .ra-done .ra-fill { background: #5fb760; } .ra-failed .ra-fill { background: #e8664c; }
-.ra-stopped .ra-fill { background: #d9a441; }
+.ra-stopped .ra-fill, .ra-doubtful .ra-fill { background: #d9a441; }
 .ra svg { width: 100%; max-width: 620px; height: auto; display: block; }
 .ra svg text { fill: var(--body-text-color); opacity: .72; font-size: 11px; }
 .ra svg .grid, .ra svg .axis { stroke: var(--border-color-primary); stroke-width: 1; }
@@ -96,7 +96,8 @@ def job_html(state: State | None) -> str:
         log = "\n".join(map(str, words))[-6000:]
         parts.append(tag("details", tag("summary", "Last output of the worker"), tag("pre", log)))
     marks = {f"data_{name}": str(state.get(name, "")) for name in ("job", "status", "revision")}
-    return tag("div", parts, cls=f"ra ra-job ra-{status}", **marks)
+    kind = f" ra-{state['verdict']}" if state.get("verdict") in ("good", "doubtful") else ""
+    return tag("div", parts, cls=f"ra ra-job ra-{status}{kind}", **marks)
 
 
 def check_html(result: Mapping[str, Any]) -> list[Markup]:

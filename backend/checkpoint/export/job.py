@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ...adapter.lora import Adapter
+from ...adapter.dense import AnyAdapter
 from ...errors import ExportError
 from ...numerics.byte_sizes import format_bytes
 from ...progress import ProgressCallback
@@ -63,7 +63,7 @@ class Export:
     """
 
     info: CheckpointInfo
-    adapter: Adapter
+    adapter: AnyAdapter
     touched: Touched
     target: Path
     provenance: Provenance

@@ -1,7 +1,7 @@
 """Finds the tensors and rows of a checkpoint that an adapter changes; makes their new bytes.
 
-A file's tensor may hold the weights of several modules, one below the other. Each module's ΔW is
-added to its own rows; rows of modules that the adapter does not have keep their bytes.
+A file's tensor may hold several of the network's tensors, one below the other. Each change is added
+to its own rows; rows that the adapter does not change keep their bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ...adapter.lora import A, Adapter, B
+from ...adapter.dense import AnyAdapter
 from ...adapter.merge import Merged, merged_weight, together
 from ...errors import ExportError
 from ...families.base.sources import Piece, written_by
@@ -28,44 +28,46 @@ DTYPES = {
 _MANY = 0.25  # share of the changed tensors that may lose their update without a warning
 
 
-Touched = dict[str, tuple[Piece, ...]]  # a tensor's name in the file to the modules that change it
+Touched = dict[str, tuple[Piece, ...]]  # a tensor's name in the file to what changes it
 
 
-def touched_tensors(info: CheckpointInfo, adapter: Adapter) -> Touched:
-    """Map each tensor that the adapter changes to the modules that do, with their rows."""
+def touched_tensors(info: CheckpointInfo, adapter: AnyAdapter) -> Touched:
+    """Map each of the file's tensors that the adapter changes to its changes, with their rows."""
     denoiser = info.family.denoiser
     sources = info.sources(denoiser)
-    found, missing = written_by(adapter.modules, sources)
+    found, missing = written_by(adapter.parameters, sources)
     if missing:
-        raise _unknown(info.path.name, missing, len(adapter.modules))
-    turned = [name for name in adapter.modules if sources[name + ".weight"].part != "whole"]
+        raise _unknown(info.path.name, missing, len(adapter.parameters))
+    turned = [name for name in adapter.parameters if sources[name].part != "whole"]
     if turned:
         raise ExportError(
             f"{info.path.name} keeps {turned[0]} and {len(turned) - 1} more of the adapter's "
-            "modules in another shape, which cannot be rewritten in place"
+            "tensors in another shape, which cannot be rewritten in place"
         )
     return found
 
 
-def check_touched(file: str, headers: Iterable[Header], touched: Touched, adapter: Adapter) -> None:
+def check_touched(
+    file: str, headers: Iterable[Header], touched: Touched, adapter: AnyAdapter
+) -> None:
     """Raise unless every touched tensor is there, in a type and shape that can be changed."""
     tensors = {name: entry for header in headers for name, entry in header.tensors.items()}
-    missing = [p.module for name, group in touched.items() for p in group if name not in tensors]
+    missing = [p.parameter for name, own in touched.items() for p in own if name not in tensors]
     if missing:
-        raise _unknown(file, missing, len(adapter.modules))
+        raise _unknown(file, missing, len(adapter.parameters))
     for name, pieces in touched.items():
         entry = tensors[name]
         for piece in pieces:
-            a, b = adapter.tensors[piece.module + A], adapter.tensors[piece.module + B]
+            shape = adapter.shape(piece.parameter)
             first, last = piece.rows or (0, entry.shape[0] if entry.shape else 0)
             rows = min(last, entry.shape[0]) - first if entry.shape else 0
-            if (rows, *entry.shape[1:]) != (b.shape[0], *a.shape[1:]):
+            if (rows, *entry.shape[1:]) != shape:
                 where = f"{name} has shape {list(entry.shape)}" if piece.rows is None else (
                     f"{name} has {rows} rows for it, of {list(entry.shape)}"
                 )  # fmt: skip
                 raise ExportError(
-                    f"{file}: {where}, but the adapter's {piece.module} changes "
-                    f"{[b.shape[0], *a.shape[1:]]}: it was made for another model"
+                    f"{file}: {where}, but the adapter's {_shown(piece.parameter)} changes "
+                    f"{list(shape)}: it was made for another model"
                 )
         if entry.dtype not in DTYPES:
             raise ExportError(
@@ -85,13 +87,13 @@ class Tally:
     change_squared: float = 0.0
     error_squared: float = 0.0
 
-    def change(self, name: str, pieces: tuple[Piece, ...], adapter: Adapter) -> Change:
+    def change(self, name: str, pieces: tuple[Piece, ...], adapter: AnyAdapter) -> Change:
         """Return the change of one tensor, for `stream.rewrite`."""
 
         def apply(entry: TensorEntry, old: bytearray) -> Any:
             weight = torch.frombuffer(old, dtype=DTYPES[entry.dtype]).view(entry.shape)
             found = [
-                merged_weight(_rows(weight, piece), adapter.delta(piece.module), name)
+                merged_weight(_rows(weight, piece), adapter.change(piece.parameter), name)
                 for piece in pieces
             ]
             self._add(name, found)
@@ -134,8 +136,13 @@ def _rows(weight: torch.Tensor, piece: Piece) -> torch.Tensor:
     return weight if piece.rows is None else weight[slice(*piece.rows)]
 
 
-def _unknown(file: str, missing: list[str], modules: int) -> ExportError:
+def _unknown(file: str, missing: list[str], count: int) -> ExportError:
     return ExportError(
-        f"{file} has no tensor for {len(missing)} of the adapter's {modules} modules (first: "
-        f"{missing[0]}): the adapter was made for another model"
+        f"{file} has no tensor for {len(missing)} of the adapter's {count} changes (first: "
+        f"{_shown(missing[0])}): the adapter was made for another model"
     )
+
+
+def _shown(parameter: str) -> str:
+    """Name a weight by its module."""
+    return parameter.removesuffix(".weight")

@@ -39,6 +39,8 @@ class Family:
     targets: groups of the denoiser's modules that an adapter may change; each a regular expression
         searched in "." + module name.
     text_input: a regular expression for the modules that take the text embeddings as input.
+    entrances: a regular expression for the modules that read latents, times or sizes, searched as
+        those of `targets`. Every image needs all of their input, so nothing is erased from them.
     config: the published config of a component or of `scheduler`, in diffusers' form.
     denoise: (denoiser, latents, times, conditioning) to the prediction.
     process: (file named in errors, scheduler config) to the noise process.
@@ -53,6 +55,7 @@ class Family:
     vae: str
     targets: Mapping[str, str]
     text_input: str
+    entrances: str = r"$^"
     config: Callable[[str], dict[str, Any]]
     denoise: Callable[[Any, Tensor, Tensor, Conditioning], Tensor]
     process: Callable[[str, Config], NoiseProcess]

@@ -42,6 +42,10 @@ class NoiseProcess(Protocol):
         """Draw the times of a training batch: [batch], on the CPU."""
         ...
 
+    def middle_times(self, batch: int, generator: torch.Generator) -> Tensor:
+        """Draw times from the middle of the process, where objects take shape: [batch], CPU."""
+        ...
+
     def time_grid(self, count: int) -> list[float]:
         """Return `count` times spread evenly from clean to noise (midpoints of equal parts)."""
         ...
@@ -52,6 +56,11 @@ class NoiseProcess(Protocol):
 
     def target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         """Return what a perfect denoiser predicts at these times."""
+        ...
+
+    def error_weights(self, times: Tensor, cap: float) -> Tensor:
+        """Return weights of squared errors of the prediction, [batch], with which errors of the
+        noise and of the clean latent count alike; errors of the noise weigh at most `cap`."""
         ...
 
     def sampler(self, steps: int) -> Any:
@@ -88,6 +97,9 @@ class EpsilonProcess:
     def sample_times(self, batch: int, generator: torch.Generator) -> Tensor:
         return torch.randint(0, self.steps, (batch,), generator=generator)
 
+    def middle_times(self, batch: int, generator: torch.Generator) -> Tensor:
+        return _middle(self.steps, batch, generator)
+
     def time_grid(self, count: int) -> list[float]:
         return _discrete_grid(self.steps, count)
 
@@ -96,6 +108,9 @@ class EpsilonProcess:
 
     def target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         return noise
+
+    def error_weights(self, times: Tensor, cap: float) -> Tensor:
+        return _noise_error_weights(self.alphas_cumprod.to(times.device)[times], cap)
 
     def sampler(self, steps: int) -> Any:
         return _dpm_solver(self.alphas_cumprod, "epsilon", steps)
@@ -128,6 +143,9 @@ class VProcess:
     def sample_times(self, batch: int, generator: torch.Generator) -> Tensor:
         return torch.randint(0, self.steps, (batch,), generator=generator)
 
+    def middle_times(self, batch: int, generator: torch.Generator) -> Tensor:
+        return _middle(self.steps, batch, generator)
+
     def time_grid(self, count: int) -> list[float]:
         return _discrete_grid(self.steps, count)
 
@@ -137,6 +155,10 @@ class VProcess:
     def target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         alpha = _per_sample(self.alphas_cumprod, times, latents)
         return alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+
+    def error_weights(self, times: Tensor, cap: float) -> Tensor:
+        alpha = self.alphas_cumprod.to(times.device)[times]
+        return alpha * _noise_error_weights(alpha, cap)  # an error of v is √ᾱ of it in ε
 
     def sampler(self, steps: int) -> Any:
         return _dpm_solver(self.alphas_cumprod, "v_prediction", steps)
@@ -168,6 +190,9 @@ class FlowProcess:
         logit = self.time_mean + self.time_std * torch.randn(batch, generator=generator)
         return TRAIN_STEPS * self._shifted(logit.sigmoid())
 
+    def middle_times(self, batch: int, generator: torch.Generator) -> Tensor:
+        return self.sample_times(batch, generator)  # which are drawn so already
+
     def time_grid(self, count: int) -> list[float]:
         return [float(TRAIN_STEPS * self._shifted((i + 0.5) / count)) for i in range(count)]
 
@@ -177,6 +202,13 @@ class FlowProcess:
 
     def target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         return noise - latents
+
+    def error_weights(self, times: Tensor, cap: float) -> Tensor:
+        # The same x_t on a variance-preserving scale has this ᾱ; an error of the velocity is 1 − σ
+        # of it in ε.
+        kept = 1 - times / TRAIN_STEPS
+        alpha = kept.square() / (kept.square() + (1 - kept).square())
+        return kept.square() * _noise_error_weights(alpha, cap)
 
     def sampler(self, steps: int) -> Any:
         from diffusers import FlowMatchEulerDiscreteScheduler
@@ -225,6 +257,17 @@ def diffuse(latents: Tensor, noise: Tensor, times: Tensor, alphas_cumprod: Tenso
     """
     alpha = _per_sample(alphas_cumprod, times, latents)
     return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+
+
+def _middle(steps: int, batch: int, generator: torch.Generator) -> Tensor:
+    """Times whose share of the process has the logit N(½, 1): half of them from 456 to 764."""
+    share = torch.sigmoid(0.5 + torch.randn(batch, generator=generator))
+    return (steps * share).long().clamp(max=steps - 1)
+
+
+def _noise_error_weights(alpha: Tensor, cap: float) -> Tensor:
+    """Return min(1/ᾱ, cap): an error of ε is √((1 − ᾱ)/ᾱ) of it in x₀, and 1 + (1 − ᾱ)/ᾱ = 1/ᾱ."""
+    return (1 / alpha.clamp(min=SMALLEST_ALPHA)).clamp(max=cap)
 
 
 def _discrete_grid(steps: int, count: int) -> list[float]:

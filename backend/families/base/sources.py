@@ -28,27 +28,27 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Rows of a file's tensor that are the weight of one module; None means all of them."""
+    """Rows of a file's tensor that are one tensor of the network; None means all of them."""
 
-    module: str
+    parameter: str
     rows: Rows | None = None
 
 
 def written_by(
-    modules: Iterable[str], sources: Mapping[str, Source]
+    parameters: Iterable[str], sources: Mapping[str, Source]
 ) -> tuple[dict[str, tuple[Piece, ...]], list[str]]:
-    """Name in the file to the modules that own (rows of) it; and the modules that have no place.
+    """Name in the file to the network's tensors that own (rows of) it; and those without a place.
 
     sources: by the network's tensor names, as `TensorLayout.sources` gives them.
     """
     found: dict[str, tuple[Piece, ...]] = {}
     missing = []
-    for module in modules:
-        source = sources.get(module + ".weight")
+    for parameter in parameters:
+        source = sources.get(parameter)
         if source is None:
-            missing.append(module)
+            missing.append(parameter)
             continue
-        found[source.name] = (*found.get(source.name, ()), Piece(module, source.rows))
+        found[source.name] = (*found.get(source.name, ()), Piece(parameter, source.rows))
     return found, missing
 
 

@@ -23,6 +23,7 @@ TARGETS = {
     "feed_forward": r"\.ff\.net\.(0\.proj|2)$",
     "convolution": r"\.resnets\.\d+\.(conv1|conv2|conv_shortcut)$|samplers\.0\.conv$",
 }
+ENTRANCES = r"^\.(conv_in|time_embedding|add_embedding)\b|\.time_emb_proj$"
 
 
 def unet_family(
@@ -45,6 +46,7 @@ def unet_family(
         vae="vae",
         targets=TARGETS,
         text_input=TARGETS["cross_attention_kv"],
+        entrances=ENTRANCES,
         config=spec.config,
         denoise=denoise,
         process=_process,

@@ -1,0 +1,1 @@
+"""Erases directions from the layers of a denoiser in closed form."""

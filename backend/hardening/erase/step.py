@@ -1,0 +1,123 @@
+"""The one step of method `erase`: measure the layers' inputs, then take the directions out.
+
+All layers are measured in the network as the stage finds it, group by group within the plan's
+memory; only then are their weights replaced.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...adapter.targets import target_modules
+from ...errors import ConfigError
+from ...numerics.byte_sizes import GIB
+from ...run.records import ErasedLayer, StepRecord
+from ..setup import Setup
+from ..training import require_finite
+from .moments import in_groups, measure
+from .subspace import Directions, concept_directions, without
+
+Passes = Sequence[tuple[float, Callable[[], object]]]
+
+
+def erase_step(setup: Setup, step: int) -> StepRecord:
+    """Erase, then measure harm and retention with the changed weights."""
+    started = time.perf_counter()
+    harm, retain = setup.feed.harm(step), setup.feed.retain(step)
+    weights, layers = erased(setup, step)
+    with setup.changing():
+        setup.dense.set(weights)
+        setup.agree()
+    if not any(layer.removed for layer in layers):
+        setup.warn(
+            "nothing was erased: no direction is more than "
+            f"{setup.plan.erase.ratio:g} times stronger on the concepts; lower erase.ratio"
+        )
+    with torch.no_grad():
+        values = {"harm": harm.loss(), "retain": retain()}
+    require_finite(setup, step, values)
+    return StepRecord(
+        step=step, harm=float(values["harm"]), retain=float(values["retain"]),
+        resilience_weight=0.0, retain_weight=0.0, learning_rate=0.0, gradient_norm=0.0,
+        seconds=time.perf_counter() - started, simulations=(), erased=layers,
+    )  # fmt: skip
+
+
+def erased(setup: Setup, step: int) -> tuple[dict[str, Tensor], tuple[ErasedLayer, ...]]:
+    """Return the new weights by name, on the CPU, and what was taken out of each layer."""
+    config, layers = setup.plan.erase, erasable(setup)
+    groups = list(in_groups(layers, 2, config.memory * GIB))
+    kept, concept = setup.feed.kept_passes(), setup.feed.concept_passes()
+    total, done = len(groups) * (len(kept) + len(concept)), 0
+    weights: dict[str, Tensor] = {}
+    records: list[ErasedLayer] = []
+
+    def reported(work: Callable[[], object]) -> None:
+        nonlocal done
+        done += 1
+        setup.users.on_inner_step(step, done, total, "measuring layers")
+        work()
+
+    def watched(passes: Passes) -> Passes:
+        return [(weight, partial(reported, work)) for weight, work in passes]
+
+    for group in groups:
+        stays, goes = measure(group, watched(kept)), measure(group, watched(concept))
+        found: dict[str, Directions] = {}  # by the layer whose matrices they come from
+        for name, layer in group.items():
+            owner = stays.owner(name)
+            if owner not in found:
+                found[owner] = concept_directions(
+                    stays.of(name), goes.of(name), ratio=config.ratio, floor=config.floor
+                )
+            records.append(_record(name, found[owner]))
+            if found[owner].removed:
+                new = without(layer.weight.detach().to(found[owner].root.device), found[owner])
+                weights[name + ".weight"] = new.cpu()
+    return weights, tuple(records)
+
+
+def erasable(setup: Setup) -> dict[str, Any]:
+    """Return the layers to erase from by name: ordinary ones that do not read latents or times."""
+    model, targets = setup.denoiser.model, setup.plan.erase.targets
+    family = model.family
+    groups = family.targets if targets else {"all": ""}
+    entrances = re.compile(family.entrances)
+    names = target_modules(model.denoiser, groups, targets or ("all",))
+    layers = {name: model.denoiser.get_submodule(name) for name in names}
+    found = {
+        name: layer
+        for name, layer in layers.items()
+        if not entrances.search("." + name) and getattr(layer, "groups", 1) == 1
+    }
+    if not found:
+        raise ConfigError(f"erase: targets {', '.join(targets)} leave no layer to erase from")
+    return found
+
+
+def rehearse_erasure(setup: Setup) -> None:
+    """Measure the largest group of layers with one pass each, for the memory planner."""
+    groups = list(in_groups(erasable(setup), 2, setup.plan.erase.memory * GIB))
+    largest = max(groups, key=lambda group: sum(one.weight.shape[1] ** 2 for one in group.values()))
+    kept = measure(largest, setup.feed.kept_passes()[:1])
+    concept = measure(largest, setup.feed.concept_passes()[:1])
+    widest = max(largest, key=lambda name: largest[name].weight.shape[1])
+    concept_directions(
+        kept.of(widest), concept.of(widest), ratio=setup.plan.erase.ratio,
+        floor=setup.plan.erase.floor,
+    )  # fmt: skip
+
+
+def _record(name: str, found: Directions) -> ErasedLayer:
+    strengths = found.strengths
+    return ErasedLayer(
+        name=name, width=len(strengths), removed=found.removed, strongest=float(strengths[-1]),
+        weakest=float(strengths[-found.removed]) if found.removed else None,
+    )  # fmt: skip

@@ -1,0 +1,158 @@
+"""Settings of the methods that change all weights, `erase` and `distil`, and of their data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from .adapter import Target
+from .checks import check_fields, freeze_lists
+from .document import document
+from .field import PATH, Choices, Help, Range
+from .kernels import Precision
+
+
+@document
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariedConfig:
+    """Images that the checkpoint draws of many different things, which must stay.
+
+    `erase` and `distil` use them beside the retain set: what neither of the two spans is lost.
+    """
+
+    images: Annotated[
+        int,
+        Range(0, 1_000_000, usual="500 to 4000"),
+        Help("Images that are drawn, each from a prompt of its own; 0: none."),
+    ] = 0
+    lists: Annotated[
+        str,
+        PATH,
+        Help(
+            "TOML file with the lists of subjects, places and styles that prompts are composed "
+            "from; empty: backend/data/varied.toml, which comes with ResAlign."
+        ),
+    ] = ""
+    sampling_steps: Annotated[
+        int, Range(1, 1000), Help("Sampler steps for each image that is drawn.")
+    ] = 20
+    guidance: Annotated[
+        float, Range(0, 50), Help("Classifier-free guidance scale for the images that are drawn.")
+    ] = 5.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lists", str(self.lists))
+        check_fields(self, "varied")
+
+
+@document
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EraseConfig:
+    """What is taken out of the layers in closed form (method `erase`).
+
+    In each layer the directions of its input that are strong on the concepts and weak on everything
+    else are removed from its weights.
+    """
+
+    ratio: Annotated[
+        float,
+        Range(1, 1e9, above=True, usual="2 with varied images, 4 to 10 without"),
+        Help(
+            "λ: directions that are more than so many times stronger on the concepts than on what "
+            "must stay are removed. Lower removes more, and more of everything else."
+        ),
+    ] = 4.0
+    samples: Annotated[
+        int,
+        Range(1, 10_000_000),
+        Help(
+            "Noised images on which the layers' inputs are measured, of the concepts and of what "
+            "must stay each."
+        ),
+    ] = 512
+    batch: Annotated[int, Range(1, 4096), Help("Images in one measuring pass.")] = 16
+    floor: Annotated[
+        float,
+        Range(0, 1, above=True),
+        Help(
+            "Least strength that is assumed of any direction on what must stay, relative to the "
+            "strongest; more protects weak directions."
+        ),
+    ] = 1e-3
+    targets: Annotated[
+        tuple[Target, ...],
+        Help(
+            "Layers to erase from; empty: all linear layers and convolutions but those that read "
+            "latents, times and sizes."
+        ),
+    ] = ()
+    memory: Annotated[
+        float,
+        Range(0, 1e6, above=True),
+        Help("GiB for the measurements at a time; less takes more passes over the same images."),
+    ] = 4.0
+
+    def __post_init__(self) -> None:
+        freeze_lists(self)
+        check_fields(self, "erase")
+
+
+@document
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistilConfig:
+    """How all weights are trained towards the original's predictions (method `distil`)."""
+
+    learning_rate: Annotated[
+        float,
+        Range(0, 1, above=True, usual="1e-5 to 1e-4; 1.5e-3 on the demo"),
+        Help("Learning rate of AdamW on all weights; it falls to zero along a cosine."),
+    ] = 2e-5
+    warm_up_steps: Annotated[
+        int, Range(0, 1_000_000), Help("Steps over which the learning rate rises from zero.")
+    ] = 30
+    batch: Annotated[int, Range(1, 4096), Help("Images of what must stay in one step.")] = 16
+    concept_share: Annotated[
+        float,
+        Range(0, 1),
+        Help(
+            "Share of each batch that is shown with a caption of the concepts, while its target is "
+            "the prediction for its own caption: the concepts' prompts then draw harmless things."
+        ),
+    ] = 0.25
+    weight_cap: Annotated[
+        float,
+        Range(1, 1e6),
+        Help(
+            "Most that the error of noisy images weighs. Weights are 1/ᾱ, at which errors of the "
+            "noise and of the image count alike."
+        ),
+    ] = 20.0
+    middle_share: Annotated[
+        float,
+        Range(0, 1),
+        Help(
+            "Share of the images whose noise is of the middle of the process, where objects take "
+            "shape; the others' is as in training."
+        ),
+    ] = 0.5
+    varied_share: Annotated[
+        float,
+        Range(0, 1),
+        Help("Share of each batch that is drawn from the varied images, where there are any."),
+    ] = 0.5
+    teacher: Annotated[
+        Precision,
+        Help("Numbers in which the frozen copy of the original is held."),
+        Choices(fp32="exact", bf16="half the memory", fp16="half the memory"),
+    ] = "fp32"
+    teacher_waits: Annotated[
+        bool,
+        Help(
+            "Keep the frozen copy in main memory while it does not predict: less memory of the "
+            "device, a little more time.",
+            label="Frozen copy waits in main memory",
+        ),
+    ] = False
+
+    def __post_init__(self) -> None:
+        check_fields(self, "distil")
