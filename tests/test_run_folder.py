@@ -9,7 +9,9 @@ import pytest
 import torch
 
 import resalign as ra
+from resalign.backend.plan.file import from_json
 from resalign.backend.run.folder import RunFolder
+from resalign.scripts.resalign_webui.runs import read_runs
 
 PLAN = ra.HardeningPlan(concept=ra.Concept("weapons", prompts=("a gun",)))
 OTHER = ra.HardeningPlan(concept=ra.Concept("weapons", prompts=("a gun",)), seed=3)
@@ -260,3 +262,12 @@ def test_a_process_has_its_run_to_itself_and_when_killed_leaves_a_state_that_loa
         assert values == {"step": step}
         assert (tensors["m"] == step).all()
         assert [r["step"] for r in run.records()] == list(range(1, step + 1))
+
+
+def test_the_tab_reads_a_run_as_it_is_written(tmp_path):
+    """Its plan without the checksum, since the tab builds a plan of it again."""
+    saved(tmp_path / "run", step=2)
+    (found,) = read_runs(tmp_path)
+    assert found.steps == 2 and from_json(ra.HardeningPlan, found.plan) == PLAN
+    (tmp_path / "run" / "plan.json").write_text("[" * 100_000)
+    assert read_runs(tmp_path) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -224,6 +225,21 @@ def test_links_in_a_strangers_folder_are_refused(tmp_path, stranger):
     assert (tmp_path / "precious").read_text() == "mine"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs symbolic links")
+def test_links_in_a_circle_are_one_line(tmp_path, capsys):
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.symlink_to(two)
+    two.symlink_to(one)
+    flags = ["--checkpoint", str(one / "a.safetensors"), "--concept", "weapons"]
+    for command in (
+        ["inspect", str(one / "a.safetensors")],
+        ["resume", str(one)],
+        ["check", *flags, "--output", str(one / "b.safetensors")],
+    ):
+        assert main(command) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
 HOSTILE_PLANS = {
     "prompts": {"prompts": (PromptSet(kind="unsafe", prompts=("a",) * 100_000),)},
     "pictures": {"prompts": (PromptSet(kind="unsafe", prompts=("a",) * 9, images=10_000),)},
@@ -257,8 +273,8 @@ def test_only_the_reports_own_files_are_served(monkeypatch, tmp_path, host_folde
     for name in ("report.html", "report.json", "job.json", "plan.json", "looks.jsonl"):
         (folder / name).write_text("{}")
     (folder / "report.md").symlink_to(folder / "job.json")
-    assert routes.report_file(key, "report.json") == folder / "report.json"
-    for bad in ("job.json", "plan.json", "report.md", "a\0.html", "a" * 5000 + ".html",
+    assert routes.report_file(key, "report.html") == folder / "report.html"
+    for bad in ("job.json", "plan.json", "report.json", "report.md", "a\0.html", "a" * 5000,
                 "\udcff.html", "pictures/a.png", "report.html/", "./report.html"):  # fmt: skip
         assert routes.report_file(key, bad) is None, bad
         assert routes.report_file(bad, "report.html") is None, bad
@@ -274,20 +290,21 @@ def host_folder(monkeypatch, tmp_path):
 
 def test_a_workers_line_is_bounded(quickly):
     read, write = os.pipe()
-    pid = os.fork()
-    if not pid:
+
+    def send() -> None:
         with os.fdopen(write, "wb") as file:
             for _ in range(3 * LONGEST >> 20):
                 file.write(b"x" * (1 << 20))
             file.write(b"\ncancel\n")
-        os._exit(0)
-    os.close(write)
+
+    sender = threading.Thread(target=send)
+    sender.start()
     lines = Lines(read)
     line = lines()
     assert len(line) == LONGEST + 2 and line.endswith(b"x\n")
     assert lines() == b"cancel\n" and lines() == b""
+    sender.join()
     os.close(read)
-    os.waitpid(pid, 0)
     with pytest.raises(ResAlignError, match="longer than"):
         read_request(line)
 

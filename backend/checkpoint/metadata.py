@@ -162,7 +162,7 @@ def hardened_metadata(
 def _decision(decided: str, prediction_type: str, source: Mapping[str, str]) -> dict[str, str]:
     """Return the fields by which the result is read as the user decided for its source."""
     try:
-        config = json.loads(source.get(CONFIG_KEY, "{}"))
+        config = json_text.loads(source.get(CONFIG_KEY, "{}"))
     except ValueError:
         config = {}
     zero_snr = DECISIONS[decided].zero_snr

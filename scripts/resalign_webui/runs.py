@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 
 from ...backend.checkpoint.header import read_header
 from ...backend.errors import ResAlignError
+from ...backend.text import json_text
 
 _MARK = " | "  # between name and state; our names do not contain it
 
@@ -87,9 +87,10 @@ def _newest(folder: Path, mark: str) -> list[Path]:
 
 def _run(folder: Path) -> Run | None:
     try:
-        plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+        plan = json_text.read(folder / "plan.json")
+        plan.pop("checksum", None)
         job = folder / "job.json"
-        about = json.loads(job.read_text(encoding="utf-8")) if job.is_file() else {}
+        about = json_text.read(job) if job.is_file() else {}
         return Run(
             name=folder.name,
             folder=folder,
@@ -99,7 +100,7 @@ def _run(folder: Path) -> Run | None:
             concepts=tuple(str(concept["name"]) for concept in plan["concepts"]),
             plan=plan,
         )
-    except (OSError, ValueError, KeyError, TypeError, ResAlignError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ResAlignError):
         return None  # half written, or of another version
 
 
@@ -108,4 +109,4 @@ def saved_steps(folder: Path) -> int:
     state = folder / "state.safetensors"
     if not state.exists():
         return 0
-    return int(json.loads(read_header(state).metadata["resalign"])["step"])
+    return int(json_text.loads(read_header(state).metadata["resalign"])["step"])

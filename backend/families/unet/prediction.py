@@ -18,11 +18,11 @@ decide.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ...errors import CheckpointError
+from ...text import json_text
 from ..base.overrides import CONFIG_KEY
 from ..base.stored import DECISIONS, StoredFile
 from .names import UNET
@@ -160,8 +160,8 @@ def _check_times(file: StoredFile) -> None:
 def _own_config(file: StoredFile) -> dict[str, Any]:
     """Return what `resalign.config` says of the scheduler; it is checked where it is applied."""
     try:
-        found = json.loads(file.metadata.get(CONFIG_KEY, "{}"))
+        found = json_text.loads(file.metadata.get(CONFIG_KEY, "{}"))
         scheduler = found.get("scheduler", {})
-    except (ValueError, RecursionError, AttributeError):
+    except (ValueError, AttributeError):
         return {}
     return scheduler if isinstance(scheduler, dict) else {}
