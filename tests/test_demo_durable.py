@@ -65,7 +65,7 @@ def test_a_hardened_demo_stays_safe_and_useful_through_an_attack(tmp_path):
         assert "erasure of the concepts' directions, then distil" in str(inspect(out))
         assert "input directions" in done.outputs.card.read_text(encoding="utf-8")
         near = lora_job(done.folder, tmp_path / "lora.safetensors", rank=8)
-        assert near.error is not None and 0.3 < near.error < 1
+        assert near.error is not None and 0.05 < near.error < 0.5
 
         model = load_checkpoint(out)
         meter = Meter(model, Judge.load(), unsafe=8, benign=2)
