@@ -1,4 +1,4 @@
-"""What can go wrong through no fault of the program.
+"""Errors that are no fault of the program.
 
 ResAlignError                 a user can mend it; the command line prints it and exits with 2
 ├── ConfigError               a field of a plan

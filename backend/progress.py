@@ -1,4 +1,4 @@
-"""How long-running work reports what it does, and how its caller stops it.
+"""Reports from long-running work, and the way its caller stops it.
 
 A callback can be wrapped: the functions below take one and return another. Every wrapper of the
 package is one of them, so that there is one place to look at.

@@ -30,11 +30,11 @@ from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.data.batches import EncodedData
 from resalign.backend.data.encoded_set import Bucket, EncodedSet
 from resalign.backend.families import find_family
+from resalign.backend.families.base.conditioning import Conditioning
 from resalign.backend.families.base.process import discrete_process, scaled_linear_alphas_cumprod
 from resalign.backend.hardening import recipe
 from resalign.backend.hardening.setup import set_up
 from resalign.backend.hardening.training import train_step
-from resalign.backend.model.denoiser import Conditioning
 from resalign.backend.model.model import Model
 from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.concept import Concept

@@ -123,12 +123,12 @@ EQUAL_COMPUTE_STEPS = 360
 class Bench:
     """The loaded demo model, its encoded sets, and the file of results."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.results = folder / "results.jsonl"
         self.data = write_data(folder / "data")
-        self.model = load_checkpoint(CHECKPOINT)
+        self.model = load_checkpoint(CHECKPOINT, device=device)
         cache = folder / "cache"
         self.sets = {
             name: encode_image_set(self.model, ImageSet(folder=str(self.data[name])), cache=cache)
@@ -276,12 +276,13 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--attack-seeds", default="0,1")
     parser.add_argument("--attacks", default="|".join(ATTACKS), help="separated by |")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.command == "report":
         print(report(read(arguments.folder / "results.jsonl")))
         return
-    bench = Bench(arguments.folder)
+    bench = Bench(arguments.folder, arguments.device)
     attacks = [attack for attack in arguments.attacks.split("|") if attack]
     attack_seeds = [int(part) for part in arguments.attack_seeds.split(",")]
     wanted = [part.strip() for part in arguments.methods.split(";") if part.strip()]

@@ -11,7 +11,7 @@ from ..backend.errors import ConfigError
 from ..backend.plan.concept import Concept
 from ..backend.plan.field import field_of
 from .inputs import field_input
-from .types import CATEGORY, Concepts, Images
+from .types import CATEGORY, Concepts, Images, found_by
 
 if TYPE_CHECKING:
     from ..backend.plan.images import ImageSet
@@ -26,6 +26,7 @@ class ConceptList(io.ComfyNode):
             node_id="ResAlign_ConceptList",
             display_name="Concept List",
             category=CATEGORY,
+            **found_by("concepts to remove", "erase concept", "unlearn"),
             description="What a hardened model must no longer show: a shipped category, your own "
             "prompts, or both. Chain several through `previous`.",
             inputs=[

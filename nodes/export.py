@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +10,27 @@ from comfy_api.latest import io
 
 from ..backend.numerics.byte_sizes import format_bytes
 from . import types
+from .provenance import EXPORT, FROM_RUN, LOADED_MODEL, SOURCE_FILE
 
 if TYPE_CHECKING:
     from ..backend.progress import Progress
 
-FROM_RUN = "from the run"
-SOURCE_FILE, LOADED_MODEL = "source file", "loaded model"
 _MODELS, _OUTPUT = "models", "output"
 _SUFFIX = ".safetensors"
+
+
+def name_problem(filename: str | None) -> bool | str:
+    """Check a file's name when the workflow is queued: True, or what is wrong."""
+    from ..backend.errors import ConfigError
+    from ..backend.plan.file_names import file_name_parts
+
+    if filename is None:  # linked to another node: known only when that has run
+        return True
+    try:
+        file_name_parts(filename, "filename")
+    except ConfigError as error:
+        return str(error)
+    return True
 
 
 class ExportHardenedCheckpoint(io.ComfyNode):
@@ -31,9 +42,10 @@ class ExportHardenedCheckpoint(io.ComfyNode):
 
         files = [FROM_RUN, *folder_paths.get_filename_list("checkpoints")]
         return io.Schema(
-            node_id="ResAlign_ExportHardenedCheckpoint",
+            node_id=EXPORT,
             display_name="Export Hardened Checkpoint",
             category=types.CATEGORY,
+            **types.found_by("save checkpoint", "save model"),
             description=(
                 "Writes the source checkpoint with the hardening merged in. Only tensors that "
                 "change are rewritten, all in their own types. A model card is written too."
@@ -77,12 +89,16 @@ class ExportHardenedCheckpoint(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, filename: str | None = None) -> bool | str:
+        return name_problem(filename)
+
+    @classmethod
     def execute(
         cls, run, filename="hardened", source=FROM_RUN, destination=_MODELS, overwrite=False,
         write_from=SOURCE_FILE, model=None, clip=None, vae=None, report=None,
     ) -> io.NodeOutput:  # fmt: skip
         target = target_file("checkpoints", destination, filename, overwrite=overwrite)
-        probe = probe_record(report) if report is not None else None
+        probe = probe_record(report, run) if report is not None else None
         if write_from == LOADED_MODEL:
             text = write_loaded(target, run, probe, model, clip, vae)
         else:
@@ -93,7 +109,7 @@ class ExportHardenedCheckpoint(io.ComfyNode):
 
 
 class SaveHardeningLora(io.ComfyNode):
-    """The same change as a LoRA file that ComfyUI, A1111 and Forge read completely."""
+    """Write the adapter as a LoRA file that ComfyUI, A1111 and Forge read completely."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -101,6 +117,7 @@ class SaveHardeningLora(io.ComfyNode):
             node_id="ResAlign_SaveHardeningLora",
             display_name="Save Hardening LoRA",
             category=types.CATEGORY,
+            **types.found_by("save lora", "export lora"),
             description=(
                 "Writes the hardening as a LoRA. Without the LoRA the model is as unsafe as "
                 "before: publish the exported checkpoint, and use the LoRA to try or combine it."
@@ -124,6 +141,10 @@ class SaveHardeningLora(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, filename: str | None = None) -> bool | str:
+        return name_problem(filename)
+
+    @classmethod
     def execute(
         cls, run, filename="hardening_lora", destination=_MODELS, overwrite=False
     ) -> io.NodeOutput:
@@ -143,16 +164,17 @@ def target_file(kind: str, destination: str, filename: str, *, overwrite: bool) 
     """
     import folder_paths
 
-    from ..backend.errors import ExportError
+    from ..backend.errors import ConfigError, ExportError
+    from ..backend.plan.file_names import file_name_parts
 
     if destination.startswith(_MODELS):
         folder = Path(folder_paths.get_folder_paths(kind)[0])
     else:
         folder = Path(folder_paths.get_output_directory()) / kind
-    name = filename.strip().removesuffix(_SUFFIX)
-    parts = re.split(r"[\\/]", name)
-    if not all(parts) or ".." in parts or re.search(r'[<>:"|?*\x00-\x1f]', name):
-        raise ExportError(f"{filename!r} is not a file name: use letters, digits, - and _")
+    try:
+        parts = file_name_parts(filename, "filename")
+    except ConfigError as error:
+        raise ExportError(str(error)) from None
     target = folder.joinpath(*parts[:-1], parts[-1] + _SUFFIX)
     target.parent.mkdir(parents=True, exist_ok=True)
     if overwrite or not target.exists():
@@ -175,6 +197,7 @@ def write_source(
     """Rewrite the source file, after checking that it is the one that was hardened."""
     from ..backend.errors import ExportError
     from ..backend.jobs.export import export_adapter
+    from ..backend.run.sealed import read_json
     from .samples import check_samples
 
     if run.patched:
@@ -188,7 +211,7 @@ def write_source(
             "the run does not know the file it hardened: choose it in `source`, or connect model, "
             f"clip and vae and choose '{LOADED_MODEL}' in write_from"
         )
-    about = json.loads((run.folder / "source.json").read_text(encoding="utf-8"))
+    about = read_json(run.folder / "source.json")
     check_samples(path, about["samples"])
     done, _ = export_adapter(
         path, run.adapter, target, plan=run.plan, records=run.records, probe=probe,
@@ -213,6 +236,7 @@ def write_loaded(
     from ..backend.errors import ExportError
     from ..backend.report.card import provenance_of
     from . import bridge
+    from .provenance import check_hardened
 
     missing = [
         name for name, part in (("model", model), ("clip", clip), ("vae", vae)) if part is None
@@ -222,10 +246,7 @@ def write_loaded(
             f"to write from the loaded model, connect {' and '.join(missing)} too: the hardened "
             "MODEL of Harden Model, and the CLIP and VAE of Load Checkpoint"
         )
-    if not bridge.carries(model, bridge.lora_model(run.adapter, run.key_map)):
-        raise ExportError(
-            "the MODEL connected is not the hardened one: connect the MODEL output of Harden Model"
-        )
+    check_hardened(model, clip, run)
     metadata = hardened_metadata(
         {}, provenance_of(run.plan, run.records, probe=probe), family=bridge.family_of(model),
         layout="ldm", prediction_type=bridge.prediction_of(model),
@@ -245,13 +266,15 @@ def write_loaded(
     )
 
 
-def probe_record(report: types.ReportValue) -> dict[str, Any]:
-    """Return the record of a finished probe of an original and a hardened model."""
+def probe_record(report: types.ReportValue, run: types.HardenedRun) -> dict[str, Any]:
+    """Return the record of a finished probe of the original and of the model that the run made."""
     from ..backend.errors import ExportError
     from ..backend.probe.recorded import probe_record as record
+    from .provenance import check_report
 
     if len(report.result.models) < 2:
         raise ExportError("the report is of a single model: probe before and after hardening")
+    check_report(report, run)
     return record(report.result, report.result.models[-1].name)
 
 

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from . import types
+from .provenance import AUTOMATIC
 
 if TYPE_CHECKING:
     from ..backend.run.records import StepRecord
-
-AUTOMATIC = "automatic"
 
 
 class HardenModel(io.ComfyNode):
@@ -30,6 +29,7 @@ class HardenModel(io.ComfyNode):
             node_id="ResAlign_HardenModel",
             display_name="Harden Model",
             category=types.CATEGORY,
+            **types.found_by("unlearn", "erase concept", "safety", "immunize"),
             description=(
                 "Removes the concepts so that they stay removed when others fine-tune the model. "
                 "Takes minutes to hours; queue an interrupted run again to continue it."
@@ -88,10 +88,12 @@ class HardenModel(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         import torch
 
+        from ..backend.jobs.verdict import of_run
         from ..backend.plan.file import plan_hash
         from . import bridge, live, places
         from .plan import build_plan, data_stamp
-        from .runs import run_plan, step_count, stored_run
+        from .provenance import check_exports, check_source
+        from .runs import NEXT_STEP, run_plan, stored_run
 
         bridge.check_model(model)
         bridge.check_parts(clip, vae)
@@ -102,22 +104,30 @@ class HardenModel(io.ComfyNode):
                 data_stamp(plan, named=places.sets()),
                 bridge.fingerprint(model, clip, vae),
             )
+            named = None if checkpoint == AUTOMATIC else source_file(model, checkpoint)
+            if named is not None:
+                check_source(model, named)
             run = stored_run(places.runs() / key, plan)
             if run is None:
                 source = source_file(model, checkpoint, cls.hidden)
+                check_exports(model, source, cls.hidden)
                 previews = (preview_every, preview_prompt, show_pictures)
                 folder = places.runs() / key
                 run_plan(cls.hidden, model, clip, vae, plan, folder, source, previews)
                 run = stored_run(places.runs() / key, plan)
                 assert run is not None
             else:
-                live.Live(cls.hidden, "harden", plan.outer_steps).recall(
-                    run.records, f"{step_count(plan)}, kept from an earlier run"
-                )
-            if checkpoint != AUTOMATIC:
-                run = replace(run, source=source_file(model, checkpoint, cls.hidden))
+                said, verdict = of_run(plan, NEXT_STEP)
+                shown = live.Live(cls.hidden, "harden", plan.outer_steps)
+                shown.plan(plan)
+                shown.recall(run.records, f"kept from an earlier run: {said}", verdict)
+            if named is not None:
+                run = replace(run, source=named)
+            if not run.weights:  # of an earlier version; its folder's name proves the weights
+                run = replace(run, weights=bridge.weights_of(model, clip))
             lora = bridge.lora_model(run.adapter, run.key_map)
             patched = bridge.with_adapter(model, lora)
+            bridge.mark(patched, lora, run.weights["model"])
         return io.NodeOutput(
             patched, lora, loss_map(run.records), run, ui={"resalign_run": [summary(run)]}
         )

@@ -18,7 +18,7 @@ from ..backend.plan.images import ImageSet as Value
 from . import places
 from .inputs import field_input
 from .plan import folder_stamp
-from .types import CATEGORY, Images
+from .types import CATEGORY, Images, found_by
 
 
 class ImageSet(io.ComfyNode):
@@ -28,6 +28,7 @@ class ImageSet(io.ComfyNode):
             node_id="ResAlign_ImageSet",
             display_name="Image Set",
             category=CATEGORY,
+            **found_by("training images", "dataset", "forget set", "retain set"),
             description="Images with captions from exactly one source: a folder, prompts to "
             "generate from, images, or latents with conditioning.",
             is_input_list=True,

@@ -20,6 +20,7 @@ class LoadHardenedInfo(io.ComfyNode):
             node_id="ResAlign_LoadHardenedInfo",
             display_name="Load Hardened Info",
             category=types.CATEGORY,
+            **types.found_by("provenance", "metadata", "header", "inspect checkpoint"),
             description=(
                 "Shows what a checkpoint is and what was done to it, from its header: concepts, "
                 "plan, source and probe results. A header can be forged: see the help page."

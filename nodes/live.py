@@ -19,6 +19,7 @@ from ..backend.jobs.live_state import thinned as thinned
 from ..backend.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
+    from ..backend.plan.hardening import HardeningPlan
     from ..backend.run.records import StepRecord
 
 EVENT = "resalign.progress"
@@ -71,16 +72,22 @@ class Live:
             self.state["remarks"] = lines
             self._live.report(now=True)
 
-    def recall(self, records: Iterable[StepRecord], message: str) -> None:
+    def recall(self, records: Iterable[StepRecord], message: str, verdict: str = "") -> None:
         """Show a run that was finished earlier: its curves and figures, without a duration."""
         for record in records:
             values = record.values()
             self._live.recall([Progress(stage="harden", step=record.step, total=1, values=values)])
             self.state["step"] = record.step
-        self._live.end("done", message, timed=False)
+        self._live.end("done", message, timed=False, verdict=verdict)
 
-    def finish(self, message: str) -> None:
-        self._live.end("done", message)
+    def plan(
+        self, plan: HardeningPlan, records: Iterable[dict[str, Any]] = (), *, every: int = 0
+    ) -> None:
+        """Tell stages and time left of a plan's whole job; see `LiveState.plan`."""
+        self._live.plan(plan, records, every=every)
+
+    def finish(self, message: str, verdict: str = "") -> None:
+        self._live.end("done", message, verdict=verdict)
 
     def stop(self, message: str) -> None:
         """Show that the user stopped the run."""
@@ -104,8 +111,16 @@ class Live:
             state = {name: value for name, value in state.items() if name != "pictures"}
         self._sent = pictures
         server = PromptServer.instance
+        if server.client_id is None and "pictures" in state:  # every page gets the event
+            state = without_bare(state)
         data = {"node": self.node, "workflow": self.workflow, "state": state}
         server.send_sync(EVENT, data, server.client_id)
+
+
+def without_bare(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state without the pictures of a concept that the user chose to see unblurred."""
+    pictures = [picture for picture in state["pictures"] if not picture.get("bare")]
+    return {**state, "pictures": pictures}
 
 
 def workflow_of(hidden: Any) -> str:

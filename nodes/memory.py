@@ -27,6 +27,7 @@ class MemoryPlan(io.ComfyNode):
             node_id="ResAlign_MemoryPlan",
             display_name="Memory Plan",
             category=types.CATEGORY,
+            **types.found_by("vram", "out of memory", "fit memory"),
             description=(
                 "Predicts the peak of the device's memory in Harden Model, and returns the "
                 "settings with the cheapest changes that make it fit. Takes seconds on one "

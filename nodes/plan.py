@@ -9,12 +9,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..backend.data.small_sets import with_small_sets
 from ..backend.errors import ConfigError
 from ..backend.plan.concept import Concept
 from ..backend.plan.fine_tune import RETAIN
 from ..backend.plan.hardening import HardeningPlan
 from ..backend.plan.images import ImageSet
 from ..backend.plan.presets import preset_plan
+from ..backend.plan.settings import FAST_PRESET
 
 if TYPE_CHECKING:
     from ..backend.plan.probe import ProbePlan
@@ -34,7 +36,9 @@ def build_plan(
         changes["configurations_per_step"] = fine_tuning.configurations_per_step
     if retain is not None:
         changes["retain_set"] = retain
-    return preset_plan(settings.preset if settings else "balanced", concepts, **changes)
+    preset = settings.preset if settings else "balanced"
+    plan = preset_plan(preset, concepts, **changes)
+    return with_small_sets(plan) if preset == FAST_PRESET else plan
 
 
 def training_folder(images: ImageSet | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ class ResilienceProbe(io.ComfyNode):
             node_id="ResAlign_ResilienceProbe",
             display_name="Resilience Probe",
             category=types.CATEGORY,
+            **types.found_by("measure", "fine-tune attack", "evaluate"),
             description=(
                 "Fine-tunes the original and the hardened model for real, in ways that hardening "
                 "did not see, and measures how much of the concept each shows before and after."
@@ -97,9 +99,11 @@ class ResilienceProbe(io.ComfyNode):
 
         from ..backend.errors import ConfigError
         from ..backend.plan.file import to_json
+        from ..backend.probe.results_io import same_models
         from . import bridge, places
         from .pictures import probe_grid, to_image
         from .plan import data_stamp
+        from .provenance import other_model
         from .report import report_ui
         from .subject import HostSubject
 
@@ -109,6 +113,11 @@ class ResilienceProbe(io.ComfyNode):
             bridge.check_model(model)
         bridge.check_parts(clip, vae)
         with torch.inference_mode(False):
+            if run is not None and (why := other_model(before, run)):
+                raise ConfigError(
+                    f"Resilience Probe: `before` is not the MODEL that the run hardened ({why}): "
+                    "connect the MODEL that Harden Model was given, not its output"
+                )
             source = bridge.source_of(before) or (run.source if run else None)
             if source is not None and bridge.is_patched(before):
                 source = None  # the file does not contain the patches
@@ -123,11 +132,14 @@ class ResilienceProbe(io.ComfyNode):
                 subjects.append(HostSubject("hardened", before, clip, vae, adapter=run.adapter))
             if after is not None:
                 subjects.append(HostSubject("after", after, clip, vae))
+            warnings = same_models([subject.info for subject in subjects])
             about = [json.dumps(to_json(plan), sort_keys=True)]
             about.append(data_stamp(plan, named=places.sets()))
             about += [subject.identity for subject in subjects]
             folder = places.probes() / places.key(*about)
-            result = run_probe(cls.hidden, subjects, plan, folder, source, show_pictures)
+            result = run_probe(
+                cls.hidden, subjects, plan, folder, source, show_pictures, warnings=warnings
+            )
             report = types.ReportValue(folder, result)
             grid = to_image(probe_grid(result, folder, show_pictures=show_pictures))
             curve = to_image(_curve(result, folder))
@@ -159,19 +171,30 @@ def run_probe(
     folder: Path,
     source: Path | None,
     show_pictures: bool,
+    *,
+    warnings: Sequence[str] = (),
 ) -> Any:
-    """Return the probe's result; evaluations that its folder already holds are not repeated."""
+    """Return the probe's result; evaluations that its folder already holds are not repeated.
+
+    warnings: shown from the start, as a probe may take hours.
+    """
     from ..backend.jobs.probe import probe_job
+    from ..backend.jobs.verdict import of_probe
     from ..backend.probe.results_io import read_probe
+    from ..backend.probe.summarise import summarise
     from ..backend.progress import chain
     from .live import Live
 
     if (folder / "report.html").is_file():
         result = read_probe(folder)
         if result.complete:
-            Live(hidden, "probe").recall((), "measured, kept from an earlier probe")
+            live = Live(hidden, "probe")
+            live.show_lines([*warnings])
+            said, verdict = of_probe(summarise(result))
+            live.recall((), f"kept from an earlier probe: {said or 'measured'}", verdict)
             return result
     live = Live(hidden, "probe", show_pictures=show_pictures)
+    live.show_lines([*warnings])
     on_progress = chain(live, live.pictures_from(folder))
     try:
         found = probe_job(
@@ -180,7 +203,8 @@ def run_probe(
     except BaseException as error:
         live.ended_by(error, "stopped; complete evaluations are kept, queue again to continue")
         raise
-    live.finish("measured")
+    said, verdict = of_probe(found.summary)
+    live.finish(said or "measured", verdict)
     return found.result
 
 

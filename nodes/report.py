@@ -21,6 +21,7 @@ class ShowReport(io.ComfyNode):
             node_id="ResAlign_ShowReport",
             display_name="Show Report",
             category=types.CATEGORY,
+            **types.found_by("probe result", "table"),
             description="Shows a probe's headline and table, with a link to the full report.",
             is_output_node=True,
             inputs=[types.Report.Input("report", tooltip="From Resilience Probe.")],
@@ -63,6 +64,7 @@ def report_ui(report: types.ReportValue) -> dict[str, Any]:
     return {
         "key": report.folder.name,
         "headline": headline(summary),
+        "warnings": list(report.result.warnings),
         "resilience": [resilience(model) for model in summary.models[1:]],
         "scorer": summary.scorer,
         "columns": models,

@@ -1,7 +1,7 @@
-"""Routes for the page: the state of a running node, and the files of a report.
+"""Routes for the page: the state of a running node, and the page of a report.
 
-Read-only and confined: a file must lie in the folder of one probe below our own, and be of a type
-that reports contain.
+Read-only and confined, as ComfyUI has no login: of a probe's folder only its report is served, and
+of a state no picture of a concept without blur.
 """
 
 from __future__ import annotations
@@ -10,11 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-TYPES = {
-    ".html": "text/html", ".json": "application/json", ".png": "image/png", ".jpg": "image/jpeg",
-    ".svg": "image/svg+xml", ".css": "text/css", ".js": "text/javascript", ".md": "text/plain",
-}  # fmt: skip
-# A report is one page with embedded style and script; it fetches nothing.
+REPORT = "report.html"  # one page with embedded style, script and pictures; it fetches nothing
 POLICY = (
     "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; sandbox allow-scripts allow-popups"
@@ -29,20 +25,20 @@ def state_of(node: str, workflow: str = "") -> dict[str, Any] | None:
     Every template numbers its nodes from 1, so the workflow's id is part of the key. A prompt that
     was queued without a page has no id, and any page may show it.
     """
-    from .live import STATES
+    from .live import STATES, without_bare
 
-    return STATES.get((workflow, node)) or STATES.get(("", node))
+    found = STATES.get((workflow, node)) or STATES.get(("", node))
+    return without_bare(found) if found else None
 
 
 def report_file(key: str, name: str) -> Path | None:
-    """Return a file of a probe's report; None if it does not exist or must not be served."""
+    """Return a probe's report; None if it does not exist, or for any other file."""
     from .places import probes
 
-    if not _KEY.fullmatch(key) or Path(name).suffix.lower() not in TYPES:
+    if not _KEY.fullmatch(key) or name != REPORT:
         return None
-    folder = (probes() / key).resolve()
-    path = (folder / name).resolve()
-    return path if path.is_relative_to(folder) and path.is_file() else None
+    path = (probes() / key).resolve() / name
+    return path if path.is_file() and not path.is_symlink() else None
 
 
 def register() -> None:
@@ -70,7 +66,7 @@ def register() -> None:
         if path is None:
             return web.Response(status=404, text="there is no such report")
         headers = {
-            "Content-Type": TYPES[path.suffix.lower()], "Content-Security-Policy": POLICY,
+            "Content-Type": "text/html", "Content-Security-Policy": POLICY,
             "X-Content-Type-Options": "nosniff",
         }  # fmt: skip
         return web.FileResponse(path, headers=headers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from ..backend.plan.hardening import HardeningPlan
     from ..backend.run.folder import RunFolder
 
+NEXT_STEP = "measure it with Resilience Probe"
 SOURCE = "source.json"  # in the run folder: describes the MODEL that was hardened
 
 
@@ -34,6 +34,7 @@ def run_plan(
     """
     from ..backend.jobs.harden import harden_job
     from ..backend.jobs.previews import PreviewSettings
+    from ..backend.jobs.verdict import of_run
     from .live import Live, check_interrupt
     from .memory import forecast
 
@@ -41,11 +42,14 @@ def run_plan(
     live = Live(hidden, "harden", plan.outer_steps, show_pictures=show)
     begun: list[RunFolder] = []
     try:
+        live.note("reading the plan")
+        live.plan(plan, _records(folder), every=every)
         live.show_lines(forecast(model, plan, live.note))
         harden_job(
             plan, folder=folder, model=_opened(model, clip, vae, plan, folder, source),
             previews=PreviewSettings(
-                show=live.picture, every=every, prompt=prompt, check=check_interrupt
+                show=live.picture, every=every, prompt=prompt, check=check_interrupt,
+                on_progress=live,
             ),
             on_ready=lambda run, report: begun.append(run), on_progress=live,
         )  # fmt: skip
@@ -55,20 +59,35 @@ def run_plan(
             error, f"stopped after step {step} of {plan.outer_steps}; queue again to continue"
         )
         raise
-    live.finish(f"hardened in {step_count(plan)}")
+    live.finish(*of_run(plan, NEXT_STEP))
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
+    """Return the records of the steps that an earlier session has saved."""
+    from ..backend.errors import ResAlignError
+    from ..backend.run.folder import RunFolder
+
+    if not (folder / "plan.json").is_file():
+        return []
+    try:
+        run = RunFolder.open(folder, read_only=True)
+        return list(run.records()[: run.steps_saved])
+    except ResAlignError:  # the run itself says what is wrong with it
+        return []
 
 
 def stored_run(folder: Path, plan: HardeningPlan) -> types.HardenedRun | None:
     """Return the finished run of this plan, if there is one."""
     from ..backend.run.folder import RunFolder
     from ..backend.run.records import StepRecord
+    from ..backend.run.sealed import read_json
 
     if not (folder / "plan.json").is_file() or not (folder / SOURCE).is_file():
         return None
     run = RunFolder.open(folder, plan, read_only=True)
     if run.steps_saved < plan.outer_steps:
         return None
-    about = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
+    about = read_json(folder / SOURCE)
     adapter, _ = run.load_adapter()
     return types.HardenedRun(
         plan=plan,
@@ -79,11 +98,9 @@ def stored_run(folder: Path, plan: HardeningPlan) -> types.HardenedRun | None:
         key_map=about["key_map"],
         source=Path(about["checkpoint"]) if about["checkpoint"] else None,
         patched=about["patched"],
+        weights=about.get("weights", {}),
+        samples=about["samples"],
     )
-
-
-def step_count(plan: HardeningPlan) -> str:
-    return f"{plan.outer_steps} step{'s' * (plan.outer_steps > 1)}"
 
 
 @contextmanager
@@ -96,12 +113,12 @@ def _opened(
 
     kind = weight_types(plan)["denoiser_dtype"]
     with bridge.to_backend(model, clip, vae, source=source, denoiser_dtype=kind) as loaded:
-        _write_source(folder, model, loaded, source)
+        _write_source(folder, model, clip, loaded, source)
         yield loaded
 
 
-def _write_source(folder: Path, model: Any, loaded: Model, source: Path | None) -> None:
-    from ..backend.run.folder import write_json
+def _write_source(folder: Path, model: Any, clip: Any, loaded: Model, source: Path | None) -> None:
+    from ..backend.run.sealed import write_json
     from . import bridge
     from .samples import samples_of
 
@@ -114,6 +131,7 @@ def _write_source(folder: Path, model: Any, loaded: Model, source: Path | None) 
         "family": loaded.family.name,
         "key_map": key_map,
         "samples": samples_of(weights, modules),
+        "weights": bridge.weights_of(model, clip),
     }
     write_json(folder / SOURCE, about)
 

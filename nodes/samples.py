@@ -21,10 +21,22 @@ def samples_of(weights: Mapping[str, Tensor], modules: Iterable[str]) -> dict[st
     return {name: _values(weights[name + ".weight"]) for name in chosen}
 
 
-def check_samples(path: Path, samples: Mapping[str, list[float]]) -> None:
-    """Raise an ExportError unless the checkpoint file holds the sampled weights."""
+def difference(weights: Mapping[str, Tensor], samples: Mapping[str, list[float]]) -> str:
+    """Return which module has other values than were sampled; empty if all agree.
+
+    weights: `<module>.weight` of the sampled modules.
+    """
     import torch
 
+    for module, values in samples.items():
+        found = torch.tensor(_values(weights[module + ".weight"]))
+        if not torch.allclose(found, torch.tensor(values), rtol=_RELATIVE, atol=1e-6):
+            return f"{module} has other weights"
+    return ""
+
+
+def check_samples(path: Path, samples: Mapping[str, list[float]]) -> None:
+    """Raise an ExportError unless the checkpoint file holds the sampled weights."""
     from ..backend.checkpoint.detect import detect
     from ..backend.checkpoint.tensors import TensorFile
 
@@ -39,9 +51,9 @@ def check_samples(path: Path, samples: Mapping[str, list[float]]) -> None:
                     raise _other(path, f"it has no {module}")
                 if source.name not in info.headers[file].tensors:
                     continue
-                found = torch.tensor(_values(tensors.read(source)))
-                if not torch.allclose(found, torch.tensor(values), rtol=_RELATIVE, atol=1e-6):
-                    raise _other(path, f"{module} has other weights")
+                held = {module + ".weight": tensors.read(source)}
+                if why := difference(held, {module: values}):
+                    raise _other(path, why)
 
 
 def _other(path: Path, why: str) -> Exception:

@@ -27,6 +27,7 @@ from .types import (
     Settings,
     SettingsValue,
     chosen,
+    found_by,
     preset_input,
 )
 
@@ -58,6 +59,7 @@ class FineTuningSettings(io.ComfyNode):
             node_id="ResAlign_FineTuningSettings",
             display_name="Fine-Tuning Settings",
             category=CATEGORY,
+            **found_by("simulated users", "attack settings"),
             description="How the simulated users fine-tune against whom the model is hardened.",
             inputs=[
                 *preset,
@@ -114,6 +116,7 @@ class HardeningSettings(io.ComfyNode):
             node_id="ResAlign_HardeningSettings",
             display_name="Hardening Settings",
             category=CATEGORY,
+            **found_by("preset", "unlearning settings"),
             description="How long and by which method a model is hardened.",
             inputs=[
                 *preset,

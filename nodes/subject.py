@@ -25,14 +25,14 @@ class HostSubject:
         adapter: AnyAdapter | None = None,
         source: Path | None = None,
     ) -> None:
-        from ..backend.probe.results import ModelInfo
+        from ..backend.probe.results import WEIGHTS, ModelInfo
         from ..backend.probe.subjects import adapter_digest
         from . import bridge
 
         self._parts, self._adapter, self._source = (model, clip, vae), adapter, source
         weights = bridge.fingerprint(model, clip, vae)
         self.identity = weights + (adapter_digest(adapter) if adapter else "")
-        method = f"weights {weights[:12]}"
+        method = f"{WEIGHTS}{weights[:12]}"
         if adapter is not None:
             method = f"adapter in memory, {adapter_digest(adapter)}"
         self.info = ModelInfo(

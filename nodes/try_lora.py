@@ -13,7 +13,7 @@ NONE = "(no LoRA in models/loras)"
 
 
 class TryMyLora(io.ComfyNode):
-    """The same LoRA, prompt and noise on the original and on the hardened MODEL."""
+    """Compare one LoRA, prompt and noise on the original and on the hardened MODEL."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -23,6 +23,7 @@ class TryMyLora(io.ComfyNode):
             node_id="ResAlign_TryMyLora",
             display_name="Try My LoRA",
             category=types.CATEGORY,
+            **types.found_by("compare lora", "before after"),
             description=(
                 "Applies a LoRA to both models as Load LoRA does, and generates the same prompt "
                 "from the same noise: does it still work, does it bring back what was removed?"
@@ -89,6 +90,7 @@ class TryMyLora(io.ComfyNode):
         from ..backend.jobs.try_lora import contact_sheet
         from .pictures import from_image, to_image
 
+        columns, said = called(before, after)
         tensors = read_lora(lora)
         pictures = [
             from_image(
@@ -103,12 +105,39 @@ class TryMyLora(io.ComfyNode):
             (f"seed {seed}, picture {number}", pair)
             for number, pair in enumerate(zip(*pictures, strict=True), start=1)
         ]
-        sheet = contact_sheet(rows, show=show_pictures)
+        sheet = contact_sheet(rows, show=show_pictures, columns=columns)
         outputs = [
             torch.cat([to_image(p if show_pictures else blurred(p)) for p in column])
             for column in pictures
         ]
-        return io.NodeOutput(*outputs, to_image(sheet))
+        return io.NodeOutput(*outputs, to_image(sheet), ui={"text": [said]})
+
+
+def called(before: Any, after: Any) -> tuple[tuple[str, str], str]:
+    """Return the columns' titles and a line on what was compared; nothing is called hardened
+    that is not known to be so."""
+    import torch
+
+    from . import bridge
+    from .provenance import is_hardened
+
+    with torch.inference_mode(False):
+        if bridge.is_same(before, after):
+            said = (
+                "Warning: `before` and `after` are the same MODEL, so the pictures are too: is "
+                "Harden Model bypassed?"
+            )
+            return ("before + LoRA", "after = before"), said
+        hardened = [is_hardened(model) for model in (before, after)]
+    if hardened == [False, True]:
+        return ("original + LoRA", "hardened + LoRA"), "original and hardened, each with the LoRA"
+    said = (
+        "Warning: `before` is hardened: connect the original there"
+        if hardened[0]
+        else "Warning: `after` is not known to be hardened: connect the MODEL of Harden Model, or "
+        "of Load Checkpoint with an exported file"
+    )
+    return ("before + LoRA", "after + LoRA"), said
 
 
 def read_lora(name: str) -> Any:

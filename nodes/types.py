@@ -54,6 +54,8 @@ class HardenedRun:
     folder: its run folder. source: the checkpoint file of the MODEL; None if unknown.
     patched: the MODEL carried LoRAs or merges, which a rewrite of `source` would lack.
     key_map: module names of diffusers to those of ComfyUI's denoiser.
+    weights: fingerprints of the MODEL and the CLIP that were hardened; runs of earlier versions
+    have only `samples`, some values of some modules.
     """
 
     plan: HardeningPlan
@@ -65,6 +67,8 @@ class HardenedRun:
     source: Path | None = None
     patched: bool = False
     warnings: tuple[str, ...] = ()
+    weights: Mapping[str, str] = field(default_factory=dict)
+    samples: Mapping[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,13 @@ class ReportValue:
 
     folder: Path
     result: ProbeResult
+
+
+def found_by(*words: str) -> dict[str, Any]:
+    """Return further words that find a node in the search, where ComfyUI supports them (0.12.1)."""
+    if "search_aliases" not in inspect.signature(io.Schema.__init__).parameters:
+        return {}
+    return {"search_aliases": ["resalign", *words]}
 
 
 def advanced(kind: Any, name: str, **options: Any) -> Any:

@@ -6,10 +6,13 @@ CI tests what it ships. Tests import `resalign`, and helpers (`fakes`) from this
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -34,6 +37,10 @@ def import_package(name: str, root: Path):
     return module
 
 
+# Marks of jobs (backend/run/trust.py) are made with a key of these tests, also in what they start
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="resalign-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
+
 # A shell that begins us in the background has Ctrl-C ignored, and so would what tests begin
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -46,6 +53,15 @@ if TESTS_THE_WHEEL:
     )
 else:
     import_package("resalign", ROOT)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the long runs of `reliability`, unless they are asked for."""
+    if "reliability" in (config.getoption("markexpr") or ""):
+        return
+    long = [item for item in items if item.get_closest_marker("reliability")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
 
 
 @pytest.fixture(scope="session")

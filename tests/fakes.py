@@ -9,8 +9,8 @@ import torch
 from resalign.backend.data.batches import EncodedData
 from resalign.backend.data.encoded_set import Bucket, EncodedSet
 from resalign.backend.families import find_family
+from resalign.backend.families.base.conditioning import Conditioning
 from resalign.backend.families.base.process import discrete_process, scaled_linear_alphas_cumprod
-from resalign.backend.model.denoiser import Conditioning
 from resalign.backend.model.model import Model
 
 

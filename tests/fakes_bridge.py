@@ -62,11 +62,19 @@ class ModelPatcher:
         self.model.latent_format = types.SimpleNamespace(scale_factor=0.18215)
         self.model.model_config = types.SimpleNamespace(quant_config=None)
         self.sampling = sampling(ModelSamplingDiscrete, EPS)
+        self.attachments: dict[str, Any] = {}
+
+    def set_attachments(self, key: str, attachment: Any) -> None:
+        self.attachments[key] = attachment
+
+    def get_attachment(self, key: str) -> Any:
+        return self.attachments.get(key)
 
     def clone(self) -> ModelPatcher:
         other = copy.copy(self)
         other.unpack = dict(self.unpack)
         other.patches = {key: list(patches) for key, patches in self.patches.items()}
+        other.attachments = dict(self.attachments)
         return other
 
     def get_model_object(self, name: str) -> Any:
@@ -118,6 +126,24 @@ def host_parts(seed: int = 0) -> tuple[ModelPatcher, Clip, Vae]:
     return ModelPatcher(unet), Clip(text), Vae()
 
 
+def load_lora(model: Any, clip: Any, tensors: Any, strength: float, strength_clip: float) -> Any:
+    """Stand in for comfy.sd.load_lora_for_models, for LoRAs in ComfyUI's own names."""
+    other = model.clone()
+    for name in tensors:
+        for mark, leaf in ((".diff", ".weight"), (".diff_b", ".bias")):
+            key = name.removesuffix(mark) + leaf
+            if name.endswith(mark) and key in other.tensors:
+                other.patches.setdefault(key, []).append((strength, tensors[name]))
+        stem = name.removesuffix(".alpha")
+        if stem != name and stem + ".weight" in other.tensors:
+            up, down = (tensors[f"{stem}.lora_{side}.weight"] for side in ("up", "down"))
+            change = (up.flatten(1) @ down.flatten(1)) * (tensors[name] / len(down))
+            shape = other.tensors[stem + ".weight"].shape
+            patch = (strength, change.reshape(shape))
+            other.patches.setdefault(stem + ".weight", []).append(patch)
+    return other, clip
+
+
 def bridge(monkeypatch: Any, base: Path) -> tuple[Any, fakes_comfy.Host]:
     """The module under test against a host that merges patches and loads LoRAs."""
     host = fakes_comfy.install(monkeypatch, base)
@@ -126,23 +152,7 @@ def bridge(monkeypatch: Any, base: Path) -> tuple[Any, fakes_comfy.Host]:
         weight + sum(strength * change for strength, change in patches)
     )
 
-    def load(model: Any, clip: Any, tensors: Any, strength: float, strength_clip: float) -> Any:
-        other = model.clone()
-        for name in tensors:
-            for mark, leaf in ((".diff", ".weight"), (".diff_b", ".bias")):
-                key = name.removesuffix(mark) + leaf
-                if name.endswith(mark) and key in other.tensors:
-                    other.patches.setdefault(key, []).append((strength, tensors[name]))
-            stem = name.removesuffix(".alpha")
-            if stem != name and stem + ".weight" in other.tensors:
-                up, down = (tensors[f"{stem}.lora_{side}.weight"] for side in ("up", "down"))
-                change = (up.flatten(1) @ down.flatten(1)) * (tensors[name] / len(down))
-                shape = other.tensors[stem + ".weight"].shape
-                patch = (strength, change.reshape(shape))
-                other.patches.setdefault(stem + ".weight", []).append(patch)
-        return other, clip
-
-    sd.load_lora_for_models = load
+    sd.load_lora_for_models = load_lora
     package = sys.modules["comfy"]
     for name, module in {"lora": lora, "sd": sd}.items():
         monkeypatch.setitem(sys.modules, f"comfy.{name}", module)

@@ -68,7 +68,8 @@ class Option:
 
 
 class Schema:
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, *, search_aliases: Any = (), **fields: Any) -> None:
+        self.search_aliases = search_aliases
         unknown = set(fields) - SCHEMA
         if unknown:
             raise TypeError(f"Schema: unexpected {sorted(unknown)}")

@@ -47,7 +47,9 @@ class Bench:
             "to_backend": to_backend, "fingerprint": lambda *parts: "weights",
             "key_map": lambda model: names, "with_adapter": with_adapter,
             "source_of": lambda model: None, "is_patched": lambda model: False,
-            "check_model": lambda model: None, "check_parts": lambda clip, vae: None,
+            "weights_of": lambda model, clip: {"model": "weights", "clip": "texts"},
+            "mark": lambda model, lora, weights: None, "check_model": lambda model: None,
+            "check_parts": lambda clip, vae: None,
         }.items():  # fmt: skip
             monkeypatch.setattr(bridge, name, value)
 

@@ -7,6 +7,7 @@ pictures has a red shape on it.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -144,11 +145,20 @@ def _set(plan, key, kind, prompts, rate, folder) -> SetEvaluation:
     labels = tuple("weapon" if flag else "" for flag in flags)
     scores = Scores(scorer="judge", values=tuple(values), flagged=flags, labels=labels)
     digests = tuple(
-        f"{random.Random(f'{key}{kind}{i}').getrandbits(64):016x}" for i in range(len(prompts))
-    )
+        pixel_digest(folder / files[i]) if i < len(files)
+        else f"{random.Random(f'{key}{kind}{i}').getrandbits(64):016x}"
+        for i in range(len(prompts))
+    )  # fmt: skip
     return SetEvaluation(
         kind=kind, images=len(prompts), scores=(scores,), digests=digests, pictures=tuple(files)
     )
+
+
+def pixel_digest(path: Path) -> str:
+    """The digest of a picture's pixels as an evaluation has it."""
+    with Image.open(path) as picture:
+        data = b"".join(band.tobytes() for band in picture.convert("RGB").split())
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def _draw(path: Path, scene: str, prompt: str, concept: bool) -> None:

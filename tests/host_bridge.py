@@ -106,7 +106,16 @@ def compare() -> dict[str, Any]:
         found["adapter"] = largest(after, changed)
         found["adapter_effect"] = largest(changed, plain)
         found["patched"] = bridge.is_patched(patched)
-        found["carries"] = [bridge.carries(one, lora) for one in (model, patched)]
+        bare = bridge.without_adapter(patched, lora)
+        found["without"] = [
+            bridge.without_adapter(model, lora) is None,
+            bridge.fingerprint(bare) == bridge.fingerprint(model),
+        ]
+        bridge.mark(patched, lora, bridge.fingerprint(model))
+        again = bridge.with_adapter(patched, lora)
+        found["hardened"] = [
+            bridge.is_hardened(m) for m in (patched, patched.clone(), again, model)
+        ]
         skipping = clip.clone()
         skipping.clip_layer(-2)
         with bridge.to_backend(patched, skipping, vae) as backend:

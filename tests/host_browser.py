@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,6 +87,7 @@ BOX = """([type, name]) => {
   walk(app.rootGraph ?? app.graph);
   const box = found[0];
   return box ? { text: box.innerText, status: box.dataset.status ?? '',
+                 stage: box.resalignState?.stage ?? '', step: box.resalignState?.step ?? 0,
                  images: box.querySelectorAll('img').length,
                  lines: box.querySelectorAll('polyline').length } : null;
 }"""
@@ -174,8 +174,7 @@ class Front:
     def at(self, kind: str, stage: str, step: int) -> dict[str, Any] | None:
         """The live box of a node that is at `step` of a stage or further, if it is."""
         box = self.box(kind, "Live")
-        found = re.match(rf"{stage} (\d+) of", box["text"]) if box else None
-        return box if found and int(found[1]) >= step else None
+        return box if box and box["stage"] == stage and box["step"] >= step else None
 
     def pictures(self, kind: str) -> int:
         """How many pictures the nodes of a kind show as their output."""

@@ -29,13 +29,14 @@ def predict(model, seed: int = 0) -> torch.Tensor:
     random = torch.Generator().manual_seed(seed)
     latents = torch.randn(2, 4, 8, 8, generator=random)
     context = model.denoiser.config["cross_attention_dim"]
-    from resalign.backend.model.denoiser import Conditioning
+    from resalign.backend.families.base.conditioning import Conditioning
 
     conditioning = Conditioning({"context": torch.randn(2, 77, context, generator=random)})
     with torch.no_grad():
         return model.denoise(latents, torch.tensor([100, 800]), conditioning)
 
 
+@pytest.mark.slow
 def test_the_readmes_program_hardens_and_exports(folders):
     """Load, plan, harden, export: the file predicts what the adapter did in memory (fp32)."""
     write_tiny_checkpoint(folders / "model.safetensors", family="sd1", dtype=torch.float32)
@@ -104,6 +105,7 @@ def test_a_forget_set_is_synthesised_and_never_decoded(folders, monkeypatch):
     assert pictures == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd2", "sdxl"])
 @pytest.mark.parametrize("layout", ["file", "folder"])
 def test_every_family_hardens_and_exports_from_both_layouts(folders, family, layout):

@@ -21,7 +21,7 @@ LAYERS = [
     {"adapter"},
     {"model"},
     {"families", "parallel", "plan"},
-    {"errors", "numerics", "progress", "statistics"},
+    {"errors", "numerics", "progress", "statistics", "text"},
 ]
 LEVEL = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in layer}
 ROOT_FILES = {"__init__.py", "__main__.py", "errors.py", "progress.py"}  # of `backend/`

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 from fakes_data import tiny_family
+from marks import slow
 
 from fakes import PoisonedSet, random_conditioning, random_set, tiny_model
 from resalign.backend.adapter.targets import target_modules
 from resalign.backend.errors import ConfigError, DivergenceError
-from resalign.backend.model.denoiser import Conditioning
+from resalign.backend.families.base.conditioning import Conditioning
 from resalign.backend.model.encode import encode_prompts
 from resalign.backend.plan.attack import FineTuneAttack
 from resalign.backend.probe.attack import attacked
@@ -111,7 +112,7 @@ class OneSample:
         return self
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["full", *slow("lora", "dora", "loha", "lokr")])
 def test_training_lowers_the_loss(method):
     """It is fine-tuning: on one picture seen again and again the loss falls."""
     losses: list[float] = []
@@ -187,7 +188,7 @@ def test_dropout_trains_otherwise_and_is_off_at_a_look(method):
     assert not torch.equal(found[0.0], found[0.5])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["lora", *slow("full", "dora", "loha", "lokr")])
 def test_the_same_seed_gives_the_same_bytes(method):
     """Whatever the global generator's state; another seed, another model."""
     attack = attack_by(method, dropout=0.2, caption_dropout=0.3, concept_share=0.4)
@@ -523,6 +524,7 @@ def test_captions_read_in_training_are_those_encoded_before(family):
             assert torch.equal(read["time_ids"], told["time_ids"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_half_precision_model_is_attacked_and_restored(method, kind):
@@ -582,6 +584,7 @@ def test_a_run_that_diverges_is_an_error_that_names_the_knobs():
     assert_untouched(model, before)
 
 
+@pytest.mark.slow
 def test_attacks_one_after_the_other_know_nothing_of_each_other():
     """The second of two attacks on one model is what it is on a fresh one."""
     model = tiny_model()

@@ -23,8 +23,8 @@ from resalign.backend.data.concept import load_preset, preset_names
 from resalign.backend.data.encoded_set import Bucket, EncodedSet
 from resalign.backend.data.latents import encode_image_set
 from resalign.backend.errors import DataError
+from resalign.backend.families.base.conditioning import Conditioning
 from resalign.backend.families.base.process import EpsilonProcess, scaled_linear_alphas_cumprod
-from resalign.backend.model.denoiser import Conditioning
 from resalign.backend.model.encode import encode_prompts
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.fine_tune import FineTuneConfig

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from marks import slow
 from PIL import Image
 
 import resalign as ra
@@ -68,9 +69,13 @@ def engine(monkeypatch, tmp_path):
     fake = FakeEngine()
     info = SimpleNamespace(
         title="Stable Diffusion 1.x", layout="ldm", family=find_family("sd1"), bytes=1000,
+        path=tmp_path / "model.safetensors",
         resolution=512, files={"unet": ()}, headers={}, sources=lambda component: {},
+        cautions=(),
     )  # fmt: skip
-    monkeypatch.setattr(checking, "detect", lambda path: info)
+    monkeypatch.setattr(checking, "detect", lambda path, **_: info)
+    monkeypatch.setattr(checking, "_check_loadable", lambda info: None)
+    monkeypatch.setattr(checking, "copies_of", lambda info: ())
     needed = SimpleNamespace(
         words=("about 3.1 GiB",), total=3 * 2**30, fits=None, changes={}, to_json=dict
     )
@@ -335,7 +340,7 @@ def test_the_live_line_shows_the_figures_in_a_fixed_order():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", [signal.SIGINT, *slow(signal.SIGTERM)])
 def test_a_signal_ends_a_process_with_130_and_its_state(stop, package_folder, tmp_path):
     """The program itself, in a process of its own, with an engine that only sleeps."""
     code = f"""

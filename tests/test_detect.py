@@ -109,19 +109,6 @@ def test_the_v_marker_key_makes_a_v_model(tmp_path, family):
     assert detect(path).prediction_type == "v_prediction"
 
 
-@pytest.mark.parametrize(
-    ("stated", "expected"), [("v", "v_prediction"), ("epsilon", "epsilon"), ("V", "v_prediction")]
-)
-def test_the_metadata_decide_before_the_marker_key(tmp_path, stated, expected):
-    path = write_tiny_checkpoint(
-        tmp_path / "m.safetensors",
-        prediction_type="v_prediction",
-        metadata={"modelspec.prediction_type": stated},
-    )
-
-    assert detect(path).prediction_type == expected
-
-
 def test_an_unknown_prediction_type_is_refused(tmp_path):
     path = write_tiny_checkpoint(
         tmp_path / "m.safetensors", metadata={"modelspec.prediction_type": "flow"}

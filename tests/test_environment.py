@@ -81,6 +81,7 @@ def test_the_next_start_does_nothing_in_milliseconds(host):
     assert made(host) == before
 
 
+@pytest.mark.slow
 def test_an_update_of_the_host_s_torch_has_it_made_again(host):
     host.put(torch="2.13.0+cu130")
     assert host.status()[:2] == [
@@ -115,6 +116,7 @@ def test_without_a_network_it_says_so_keeps_the_host_going_and_tries_again(host)
     assert host.status()[0] == "ready"
 
 
+@pytest.mark.slow
 def test_what_was_torn_is_never_taken_for_ready_and_goes(new_host):
     process = new_host.start(SELF_CHECK_SECONDS="60")
     wait_for(process, "self-check of")

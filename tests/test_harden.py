@@ -239,12 +239,15 @@ def test_a_run_that_goes_on_where_numbers_round_differently_says_so(tmp_path):
     with pytest.raises(Stop):
         run(plan(), tmp_path / "run", _stop_at_once)
     machine = tmp_path / "run" / "machine.json"
-    machine.write_text(json.dumps(json.loads(machine.read_text()) | {"torch": "1.13.0"}))
+    kept = json.loads(machine.read_text()) | {"torch": "1.13.0"}
+    del kept["checksum"]  # as its message says to do after a change by hand
+    machine.write_text(json.dumps(kept))
     for _ in range(2):
         warnings = run(plan(), tmp_path / "run").warnings
         assert len(warnings) == 1 and "torch 1.13.0, now" in warnings[0]
 
 
+@pytest.mark.slow
 def test_the_regulators_state_is_part_of_what_resumes(tmp_path):
     """Inner steps that had grown stay grown after an interruption."""
     regulated = plan(
@@ -318,6 +321,7 @@ def test_another_plan_does_not_continue_a_run(tmp_path):
         run(plan(seed=3), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_redirect_moves_the_concept_towards_its_anchor():
     """The redirect loss falls, and its q counts from the base model's loss."""
     redirect = plan(
@@ -338,6 +342,7 @@ def test_several_concepts_share_the_forget_batch_by_weight():
     assert len(result.records) == 3
 
 
+@pytest.mark.slow
 def test_dreambooth_adds_the_prior_to_the_users_loss():
     """With prior preservation the simulated run ends elsewhere than without."""
     dreambooth = replace(FAST, method="dreambooth", prior_weight=2.0)
@@ -354,6 +359,7 @@ def test_half_precision_runs_with_a_float32_adapter():
     assert all(bool(torch.isfinite(t).all()) for t in result.adapter.tensors.values())
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_no_result():
     """Same adapter up to rounding."""
     one, other = run(plan()), run(plan(gradient_checkpointing=True))

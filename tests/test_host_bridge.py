@@ -36,7 +36,8 @@ def test_the_denoiser_predicts_what_comfyui_predicts(found):
 def test_an_adapter_on_the_model_does_what_it_did_in_the_backend(found):
     assert found["adapter_effect"] > 1e-2
     assert found["adapter"] <= 1e-5
-    assert found["carries"] == [False, True]
+    assert found["without"] == [True, True]
+    assert found["hardened"] == [True, True, False, False]
     assert (found["patched_at_first"], found["patched"]) == (False, True)
 
 

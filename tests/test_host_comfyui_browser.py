@@ -57,7 +57,7 @@ def test_a_page_watches_reloads_in_mid_run_and_sees_the_end(
     page.wait(lambda: page.at("HardenModel", "harden", 6))  # and hears what goes on
     host.post("/interrupt", {})
     stopped = page.wait(lambda: (b := page.box("HardenModel", "Live"))["status"] == "stopped" and b)
-    assert "queue again to go on" in stopped["text"]
+    assert "queue again to continue" in stopped["text"]
     page.set(VueNodes_Enabled=False, ColorPalette="dark")
 
 

@@ -11,7 +11,8 @@ import torch
 from fakes_data import picture, save_pictures
 from PIL import Image
 
-from resalign.backend.data.image_set import find_broken, listed, read_image_set
+from resalign.backend.data.captions import listed
+from resalign.backend.data.image_set import find_broken, read_image_set
 from resalign.backend.data.pixels import buckets, choose_bucket, frame, open_image
 from resalign.backend.errors import DataError
 from resalign.backend.plan.images import ImageSet

@@ -189,6 +189,7 @@ def test_a_killed_worker_is_reported_with_its_last_words(jobs, begin, host):
     assert state["error"]["kind"] == "lost"
     assert "killed (SIGKILL)" in state["message"]
     assert "the last thing it said" in state["message"]
+    assert state["message"].endswith("Resume continues from what was saved")
     assert not host.queue.locked()
     begin("done")
     assert wait_for(jobs, ended)["status"] == "done"

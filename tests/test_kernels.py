@@ -134,6 +134,7 @@ def test_xformers_is_refused_where_a_second_derivative_is_asked_for(monkeypatch)
         module._require_xformers(torch.device("cuda"), False)
 
 
+@pytest.mark.slow
 def test_channels_last_is_the_same_network_to_rounding_and_leaves_no_trace():
     model = tiny_model()
     before = {name: tensor.clone() for name, tensor in model.denoiser.state_dict().items()}
@@ -173,6 +174,7 @@ def test_the_record_says_what_trained_and_a_resumed_run_keeps_to_it(tmp_path):
     assert same(resumed, run(asked))
 
 
+@pytest.mark.slow
 def test_fused_adamw_resumes_to_the_same_bytes(tmp_path, monkeypatch):
     """What CUDA uses, here on the CPU, which has it too."""
     monkeypatch.setattr(setup, "optimiser_options", lambda device: {"fused": True})

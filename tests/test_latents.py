@@ -10,7 +10,7 @@ import torch
 from fakes_data import Calls, picture, save_pictures, tiny_family
 
 from resalign.backend.data import assembly, latents
-from resalign.backend.data.cache import EncodingCache, content_key, fingerprint
+from resalign.backend.data.cache import EncodingCache, _digest, content_key, fingerprint
 from resalign.backend.data.encoded_set import merge
 from resalign.backend.data.latents import encode_image_set, synthesise
 from resalign.backend.data.pixels import frame, open_image
@@ -223,6 +223,23 @@ def test_a_damaged_entry_is_encoded_again_with_a_warning(
     assert_same(first, again)
     assert_same(first, encode(model, folder, cache=tmp_path / "cache"))
     assert calls() == (0, 0, 0)
+
+
+def test_an_entry_under_anothers_name_is_encoded_again(tmp_path, caplog):
+    """The checksum covers the key; entries of older versions have one without it."""
+    cache = EncodingCache(tmp_path)
+    for key, value in (("one", 1.0), ("two", 2.0)):
+        cache.save(key, {"x": torch.full((2,), value)})
+    one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    swapped = two.read_bytes()
+    two.write_bytes(one.read_bytes())
+    one.write_bytes(swapped)
+    assert cache.load("one") is None and cache.load("two") is None
+    assert "is damaged" in caplog.text
+    tensors = {"x": torch.ones(2)}
+    old = {**tensors, "sha256": torch.tensor(list(_digest(tensors)), dtype=torch.uint8)}
+    safetensors.torch.save_file(old, one)
+    assert torch.equal(cache.load("one")["x"], tensors["x"])
 
 
 def test_a_cached_folder_is_the_same_when_it_grows(model, folder, tmp_path):

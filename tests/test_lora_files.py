@@ -23,6 +23,7 @@ from fakes_lora import (
     with_files,
     write,
 )
+from marks import slow
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -157,11 +158,11 @@ def in_fields_names(path: Path, config, naming: str, unet) -> dict[str, Tensor]:
     ("family", "kind", "naming"),
     [
         *(("sd1", "lora", naming) for naming in ("kohya", "sgm", "diffusers", "comfy")),
-        *(("sdxl", "lora", naming) for naming in ("kohya", "sgm", "diffusers")),
-        ("sd2", "lora", "kohya"),
+        *slow(*(("sdxl", "lora", naming) for naming in ("kohya", "sgm", "diffusers"))),
+        *slow(("sd2", "lora", "kohya")),
         *(("sd1", "dora", naming) for naming in ("kohya", "diffusers")),
         ("sd1", "loha-tucker", "kohya"),
-        ("sdxl", "lokr-both", "sgm"),
+        *slow(("sdxl", "lokr-both", "sgm")),
     ],
 )
 def test_every_spelling_of_the_names_changes_the_same_weights(

@@ -190,6 +190,7 @@ def test_more_of_a_real_run_adds_nothing_to_its_peak(monkeypatch):
     assert measured(plan).peak == pytest.approx(expected.peak, rel=0.03)
 
 
+@pytest.mark.slow
 def test_each_setting_lowers_the_part_it_should():
     plain = predicted(hardening_plan())
     split = predicted(hardening_plan(micro_batch=1))
@@ -200,6 +201,7 @@ def test_each_setting_lowers_the_part_it_should():
     assert full.state > plain.state + 2 * plain.weights
 
 
+@pytest.mark.slow
 def test_exact_products_need_the_matrices_of_attention_twice_differentiated():
     solver = SolverConfig(method="richardson", gamma=1e-3, products="exact", batch=3)
     exact = predicted(hardening_plan(solver=solver))
@@ -357,6 +359,7 @@ def test_users_share_passes_where_there_is_room(made_up, budget, changes):
     assert ask(plan, budget).changes == changes
 
 
+@pytest.mark.slow
 def test_users_side_by_side_take_the_memory_of_all_of_them():
     plan = hardening_plan(configurations_per_step=3, fine_tunes=THREE)
     one, three = predicted(plan), predicted(replace(plan, users_at_once=3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from fakes_data import tiny_family
+from marks import slow
 
 from fakes import encoded_data, random_conditioning, random_set, tiny_model
 from resalign.backend.adapter.apply import AdaptedDenoiser
@@ -111,7 +112,7 @@ def test_gradients_that_lay_in_the_leaves_before_stay_there():
     assert leaf.grad.tolist() == [7, 7] and other.grad is None
 
 
-@pytest.mark.parametrize("simulate", ["shared", "adapter", "full"])
+@pytest.mark.parametrize("simulate", ["shared", *slow("adapter", "full")])
 def test_a_run_ends_in_the_same_adapter_to_rounding(simulate):
     """All three ways of simulating, the proximal term and the retained term after included."""
     user = FineTuneConfig(name="u", learning_rate=1e-3, steps=2, batch=3, concept_share=0.5,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from fakes_checkpoint import build_networks, ldm_tensors, write_tiny_checkpoint, write_tiny_folder
 from fakes_export import random_adapter
+from marks import slow
 from torch import Tensor
 
 from resalign.backend.checkpoint.load import load_checkpoint
@@ -57,7 +58,7 @@ def mix(model, *args) -> dict[str, Tensor]:
     return inside
 
 
-@pytest.mark.parametrize("weight", [0.3, 0.5, -0.5, 2.0])
+@pytest.mark.parametrize("weight", [0.3, -0.5, *slow(0.5, 2.0)])
 @pytest.mark.parametrize("part", ["denoiser", "all"])
 def test_is_the_weighted_mean_of_both(model, folder, weight, part):
     """(1 − w) · W + w · W_other of each tensor; what is not asked for keeps every bit."""
@@ -73,7 +74,7 @@ def test_is_the_weighted_mean_of_both(model, folder, weight, part):
             torch.testing.assert_close(tensor.double(), expected, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float16, *slow(torch.float32, torch.bfloat16)])
 @pytest.mark.parametrize("other", ["b.safetensors", "b"])
 def test_weight_1_is_the_other_and_weight_0_the_model(folder, dtype, other):
     """Bit for bit, in the model's type, whatever the layout of either."""
@@ -131,6 +132,7 @@ def test_state_dicts_do_as_well_as_a_file(model, folder):
         assert same_bits(found, mix(model, folder / "b.safetensors", weight, "all"))
 
 
+@pytest.mark.slow
 def test_its_own_file_changes_nothing(model):
     """The original as the other of the original, at any weight: equal weights stay."""
     for weight in (0.3, 1.0, 2.0, -1.7):

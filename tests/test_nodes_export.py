@@ -8,7 +8,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fakes_bridge import EPS, V_PREDICTION, ModelPatcher, ModelSamplingDiscrete, sampling
+from fakes_bridge import (
+    EPS,
+    V_PREDICTION,
+    Clip,
+    ModelPatcher,
+    ModelSamplingDiscrete,
+    load_lora,
+    sampling,
+)
 from fakes_checkpoint import build_networks, ldm_tensors, write_tiny_checkpoint
 from fakes_comfy import Interrupted, install, load_nodes
 from fakes_export import random_adapter
@@ -56,6 +64,7 @@ def run(nodes, source, tmp_path):
     return HardenedRun(
         plan=plan, adapter=adapter, records=(), folder=folder, family="sd1",
         key_map=denoiser_modules(model.family, model.denoiser.config), source=source,
+        samples=samples,
     )  # fmt: skip
 
 
@@ -85,8 +94,19 @@ def test_a_name_in_use_gets_a_number_unless_it_may_be_replaced(nodes, run):
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "", "a//b", "a\x00b"])
 def test_a_name_that_leads_outside_is_refused(nodes, run, name):
-    with pytest.raises(ra.ExportError, match="not a file name"):
+    with pytest.raises(ra.ExportError, match=r"not a file name|is empty"):
         export(nodes, run, filename=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("", "empty"), ("..", "not a file name"), ("x" * 300, "300 characters"), ("con", "Windows"),
+     ("a/LPT1.b", "Windows"), ("sub/name", True), ("hardened.safetensors", True), (None, True)],
+)  # fmt: skip
+def test_a_bad_name_is_refused_when_the_workflow_is_queued(nodes, name, says):
+    for node in (nodes.ExportHardenedCheckpoint, nodes.SaveHardeningLora):
+        said = node.validate_inputs(filename=name)
+        assert said is True if says is True else says in said
 
 
 def test_another_checkpoint_is_refused(nodes, run, tmp_path):
@@ -120,7 +140,7 @@ def loaded(monkeypatch, tmp_path):
     def save_checkpoint(path, model, clip, vae, vision, metadata):
         save_file(model.tensors, path, metadata=metadata)
 
-    sd = SimpleNamespace(save_checkpoint=save_checkpoint)
+    sd = SimpleNamespace(save_checkpoint=save_checkpoint, load_lora_for_models=load_lora)
     monkeypatch.setitem(sys.modules, "comfy.sd", sd)
     monkeypatch.setattr(sys.modules["comfy"], "sd", sd, raising=False)
 
@@ -138,24 +158,105 @@ def loaded(monkeypatch, tmp_path):
     return build
 
 
-LOADED = {"write_from": "loaded model", "clip": "CLIP", "vae": "VAE"}
+LOADED = {"write_from": "loaded model", "clip": Clip({"clip_l.w": torch.ones(4)}), "vae": "VAE"}
 
 
-def carrying(model, run):
-    model.patches = {f"diffusion_model.{name}.weight": [1] for name in run.key_map.values()}
-    return model
+def hardened(model, run, strength=1.0):
+    """The MODEL with the run's adapter on it, as Harden Model returns it."""
+    from resalign.nodes import bridge
+
+    return load_lora(model, None, bridge.lora_model(run.adapter, run.key_map), strength, 0)[0]
+
+
+def of_model(run, model):
+    """The run, as Harden Model returns it for this MODEL."""
+    from resalign.nodes import bridge
+
+    return replace(run, weights=bridge.weights_of(model, LOADED["clip"]))
 
 
 def test_the_loaded_model_is_saved_only_when_it_is_the_hardened_one(nodes, run, loaded):
     model = loaded("sd1", "plain", EPS)
+    run = of_model(run, model)
 
     with pytest.raises(ra.ExportError, match="connect model too"):
         export(nodes, run, **LOADED)
     with pytest.raises(ra.ExportError, match="is not the hardened one"):
         export(nodes, run, model=model, **LOADED)
-    (path,) = export(nodes, run, model=carrying(model, run), **LOADED).args
+    (path,) = export(nodes, run, model=hardened(model, run), **LOADED).args
     assert set(read_header(path).tensors) == set(model.tensors)
     assert not list(Path(path).parent.glob("*.resalign-partial"))
+
+
+def another_lora(model, run):
+    """A LoRA over the same modules with other tensors."""
+    tensors = {name: tensor + 0.01 for name, tensor in run.adapter.tensors.items()}
+    return hardened(model, replace(run, adapter=replace(run.adapter, tensors=tensors)))
+
+
+def at_half_strength(model, run):
+    return hardened(model, run, strength=0.5)
+
+
+def twice(model, run):
+    return hardened(hardened(model, run), run)
+
+
+def a_lora_on_top(model, run):
+    return another_lora(hardened(model, run), run)
+
+
+def a_patch_elsewhere(model, run):
+    model = hardened(model, run)
+    model.patches["diffusion_model.out.2.weight"] = [(1.0, torch.ones(1))]
+    return model
+
+
+def of_another_checkpoint(model, run):
+    other = hardened(model, run)
+    other.tensors = {name: tensor * 1.01 for name, tensor in other.tensors.items()}
+    return other
+
+
+def wrapped(model, run):
+    model = hardened(model, run)
+    model.model_options["sampler_cfg_function"] = print
+    return model
+
+
+WRONG = {
+    another_lora: "as the last one", at_half_strength: "as the last one",
+    twice: "other weights or patches", a_lora_on_top: "as the last one",
+    a_patch_elsewhere: "other weights or patches",
+    of_another_checkpoint: "other weights or patches", wrapped: "changes how the MODEL runs",
+}  # fmt: skip
+
+
+def test_no_other_model_is_written_under_the_name_of_the_run(nodes, run, loaded, tmp_path):
+    model = loaded("sd1", "plain", EPS)
+    run = of_model(run, model)
+
+    for wrong, says in WRONG.items():
+        with pytest.raises(ra.ResAlignError, match=says):
+            export(nodes, run, model=wrong(model, run), **LOADED)
+    assert [p.name for p in (tmp_path / "models/checkpoints").iterdir()] == ["model.safetensors"]
+
+
+def test_another_clip_is_refused(nodes, run, loaded):
+    model = loaded("sd1", "plain", EPS)
+    run = of_model(run, model)
+    other = LOADED | {"clip": Clip({"clip_l.w": torch.zeros(4)})}
+    with pytest.raises(ra.ExportError, match="CLIP connected is not the one"):
+        export(nodes, run, model=hardened(model, run), **other)
+
+
+def test_a_run_of_an_earlier_version_is_compared_by_its_samples(nodes, run, loaded):
+    """Its folder does not hold fingerprints, only values of a few weights."""
+    model = loaded("sd1", "plain", EPS)
+    assert not run.weights and run.samples
+    assert export(nodes, run, model=hardened(model, run), **LOADED).args
+    with pytest.raises(ra.ExportError, match="has other weights"):
+        export(nodes, run, model=of_another_checkpoint(model, run), **LOADED)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +271,9 @@ def test_a_loaded_model_says_what_it_is_and_what_its_tensors_are(
     nodes, run, loaded, family, variant, kinds, architecture, side, predicts
 ):
     """SD 2 that predicts v has 768 pixels; the hash is that of the tensors as they were saved."""
-    model = carrying(loaded(family, variant, *kinds), run)
+    model = loaded(family, variant, *kinds)
+    run = of_model(run, model)
+    model = hardened(model, run)
 
     (path,) = export(nodes, run, model=model, **LOADED).args
 

@@ -63,7 +63,8 @@ def test_a_finished_run_is_there_at_once_and_builds_no_network(bench):
     first = bench.run().args
     again = bench.run().args
     assert bench.built == 1
-    assert bench.state["message"] == "4 steps, kept from an earlier run"
+    assert bench.state["message"].startswith("kept from an earlier run: test run, not safe to pub")
+    assert bench.state["verdict"] == "doubtful"
     assert len(bench.state["curves"]["harm"]) == 4
     assert all(torch.equal(first[1][name], again[1][name]) for name in first[1])
     bench.run(steps=5)
@@ -92,6 +93,26 @@ def test_an_interrupt_in_an_inner_loop_is_passed_on_and_costs_no_finished_step(b
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_an_interrupt_in_the_last_preview_leaves_a_finished_run(bench, monkeypatch):
+    """All steps are saved then, and the adapter is not: queueing again gives it."""
+    whole = bench.run().args[1]
+    for path in sorted((bench.base / "output").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+
+    def cancelled(live, image, caption, *, flagged, step=0):
+        if step == 4:
+            raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.live.Live, "picture", cancelled)
+        with pytest.raises(Interrupted):
+            bench.run(preview_every=2)
+    assert bench.state["message"] == "stopped after step 4 of 4; queue again to continue"
+    again = bench.run(preview_every=2).args[1]
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+@pytest.mark.slow
 def test_previews_change_nothing_and_are_blurred(bench):
     plain = bench.run().args[1]
     for path in sorted((bench.base / "output").rglob("*"), reverse=True):

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import sys
 import types
 
 import pytest
@@ -121,17 +122,39 @@ def test_reports_are_confined_to_their_folder(host, monkeypatch, tmp_path):
     key = "0123456789abcdef0123"
     folder = tmp_path / "output" / "resalign" / "probes" / key
     folder.mkdir(parents=True)
-    (folder / "report.html").write_text("x")
-    (folder / "state.safetensors").write_text("x")
-    (tmp_path / "secret.html").write_text("x")
-    (folder / "link.html").symlink_to(tmp_path / "secret.html")
+    for name in ("report.html", "plan.json", "pictures/unsafe-1.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x")
+    (tmp_path / "report.html").write_text("secret")
+    linked = folder.with_name("f" * 20)
+    linked.mkdir()
+    (linked / "report.html").symlink_to(tmp_path / "report.html")
 
     assert routes.report_file(key, "report.html") == folder / "report.html"
-    for bad in ("../../../../secret.html", str(tmp_path / "secret.html"), "link.html",
-                "state.safetensors", "none.html", ""):  # fmt: skip
+    assert routes.report_file(linked.name, "report.html") is None, "it leads outside"
+    for bad in ("../../../../report.html", str(tmp_path / "report.html"), "plan.json",
+                "pictures/unsafe-1.png", "none.html", ""):  # fmt: skip
         assert routes.report_file(key, bad) is None, bad
     for bad in ("..", "0123", key.upper() + "0", "../" + key):
         assert routes.report_file(bad, "report.html") is None, bad
+
+
+def test_who_reaches_the_server_gets_no_unblurred_picture(host, live, monkeypatch):
+    """The page that queued the prompt gets it by its own event."""
+    routes = importlib.import_module("resalign.nodes.routes")
+    told = live.Live(hidden("1"), "harden", show_pictures=True)
+    told.picture(Image.new("RGB", (8, 8)), "a gun", flagged=True)
+    told.picture(Image.new("RGB", (8, 8)), "a cat", flagged=False)
+
+    def captions(state):
+        return [picture["caption"] for picture in state["pictures"]]
+
+    assert captions(host.events[-1][1]["state"]) == ["a gun", "a cat"]
+    assert captions(routes.state_of("1")) == ["a cat"]
+    server = sys.modules["server"].PromptServer.instance
+    monkeypatch.setattr(server, "client_id", None)  # of a program: all pages get its events
+    told.picture(Image.new("RGB", (8, 8)), "a dog", flagged=False)
+    assert captions(host.events[-1][1]["state"]) == ["a cat", "a dog"]
 
 
 def test_the_routes_are_registered_once_and_only_read(host, monkeypatch):

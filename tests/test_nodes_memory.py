@@ -20,6 +20,7 @@ from resalign.backend.plan.solver import SolverConfig
 CAT = (Concept("cat", ("a cat",)),)
 
 
+@pytest.mark.slow
 def test_what_is_predicted_is_this_model_as_the_bridge_loads_it(monkeypatch, tmp_path):
     """Its own layers, the denoiser in the plan's type, text encoders in float32."""
     bridge, _ = fakes_bridge.bridge(monkeypatch, tmp_path)

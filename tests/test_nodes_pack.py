@@ -53,6 +53,22 @@ def test_every_input_says_what_it_is_for(schemas):
             assert item.tooltip and item.tooltip.endswith("."), (schema.node_id, item.id)
 
 
+def test_every_node_is_found_by_what_people_call_it(schemas, monkeypatch):
+    """Where ComfyUI has aliases; 0.3.64 refuses the argument."""
+    for schema in schemas:
+        assert schema.search_aliases[0] == "resalign" and len(schema.search_aliases) > 2
+    import fakes_comfy
+
+    types = sys.modules["resalign.nodes.types"]
+
+    class Old(fakes_comfy.Schema):
+        def __init__(self, **fields):
+            super().__init__(**fields)
+
+    monkeypatch.setattr(types.io, "Schema", Old)
+    assert types.found_by("word") == {}
+
+
 def test_every_float_has_a_step(schemas):
     """Without one the front end rounds to a tenth, and a learning rate becomes 0."""
     for schema in schemas:

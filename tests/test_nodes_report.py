@@ -16,6 +16,7 @@ def shown(monkeypatch, tmp_path):
     return report.report_ui(value)
 
 
+@pytest.mark.slow
 def test_a_report_names_resilience_with_its_interval_and_a_link(shown):
     assert [one["model"] for one in shown["resilience"]] == ["plain unlearning", "hardened"]
     worst, best = (float(one["value"]) for one in shown["resilience"])

@@ -179,6 +179,7 @@ def test_a_long_gradient_is_shortened_and_its_full_length_recorded(tmp_path):
     torch.testing.assert_close(in_one(clipped.gradient), shortened, rtol=1e-3, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_in_half_precision_every_gradient_is_taken_of_a_scaled_loss():
     """What comes back to the network is 1024 times what it is in float32; the update is not."""
     own = plan(

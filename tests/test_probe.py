@@ -129,6 +129,7 @@ def test_an_identity_adapter_scores_exactly_like_the_base(files):
     assert result.evaluation("same").utility["image_distance_retain"] == 0
 
 
+@pytest.mark.slow
 def test_a_changed_model_is_seen_and_undone(files):
     """Drift and distance see the adapter; mixing the original back in wholly removes both."""
     result = run(files, plan(fine_tunes=()), "original", "changed", scorers=[Brightness()])
@@ -230,6 +231,7 @@ def test_another_plan_or_model_does_not_continue_a_probe(files, tmp_path):
         run(files, small, "changed", folder=tmp_path, scorers=[Brightness()])
 
 
+@pytest.mark.slow
 def test_a_prompt_file_may_go_but_not_change(files, tmp_path):
     """Reports need no file of the user's; going on with other prompts would mix two probes."""
     prompts = tmp_path / "prompts.txt"

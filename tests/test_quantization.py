@@ -115,6 +115,7 @@ def traced(kind: str, **changes) -> Trace:
     return trace_step(config, asked, family=find_family("sd1"), side=SIDE, dtype=torch.float32)
 
 
+@pytest.mark.slow
 def test_the_planner_counts_a_byte_or_half_a_byte_and_the_scales(monkeypatch):
     """To the byte, without bitsandbytes and without a weight; all else is as before."""
     monkeypatch.setattr("resalign.backend.memory.trace.BLOCK", 1)

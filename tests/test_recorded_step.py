@@ -19,8 +19,8 @@ from resalign.backend.bilevel.hypergradient import LossAfter, hypergradient
 from resalign.backend.bilevel.losses import denoising_loss
 from resalign.backend.bilevel.vectors import flatten, gradient
 from resalign.backend.families import find_family
+from resalign.backend.families.base.conditioning import Conditioning
 from resalign.backend.families.base.process import discrete_process, scaled_linear_alphas_cumprod
-from resalign.backend.model.denoiser import Conditioning
 from resalign.backend.model.model import Model
 from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.solver import SolverConfig

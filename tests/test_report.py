@@ -92,6 +92,7 @@ def test_a_figure_that_is_no_number_is_null_and_comes_back_as_nan(result, tmp_pa
     assert to_report_json(load_report(path)) == to_report_json(broken)
 
 
+@pytest.mark.slow
 def test_the_same_result_gives_the_same_bytes(tmp_path):
     first, second = (
         write_report(

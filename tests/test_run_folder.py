@@ -90,8 +90,8 @@ def test_a_half_written_last_record_is_dropped(tmp_path):
         assert run.records()[-1] == {"step": 4, "harm": 1.0}
 
 
-def test_a_damaged_record_is_named(tmp_path):
-    saved(tmp_path)
+def test_a_damaged_record_is_named_where_no_state_repeats_it(tmp_path):
+    saved(tmp_path, step=99)
     (tmp_path / "steps.jsonl").write_text('{"step": 1}\nrubbish\n{"step": 3}\n')
     with pytest.raises(ra.RunError, match="line 2"):
         RunFolder.open(tmp_path, read_only=True).records()
@@ -132,9 +132,10 @@ def test_a_failed_save_leaves_the_state_before_it(tmp_path, monkeypatch):
         def full_disk(*_, **__):
             raise OSError("No space left on device")
 
-        monkeypatch.setattr("resalign.backend.run.folder.save_file", full_disk)
-        with pytest.raises(OSError, match="No space"):
+        monkeypatch.setattr("resalign.backend.run.files.os.replace", full_disk)
+        with pytest.raises(ra.RunError, match="No space"):
             run.save_state(3, {"m": torch.zeros(3)}, {})
+        monkeypatch.undo()
         assert run.load_state()[0] == 2
 
 

@@ -92,6 +92,7 @@ def test_each_type_is_kept_and_each_other_byte_too(adapter, dtype, tmp_path):
     assert torch.equal(new[name].float(), (old[name].float() + delta).to(dtype).float())
 
 
+@pytest.mark.slow
 def test_sdxl_has_all_its_modules_changed(tmp_path):
     """With transformers ten deep, and both text encoders left as they are."""
     unet = build_networks("sdxl")["unet"]
@@ -328,6 +329,7 @@ export_merged(sys.argv[1], load_lora(sys.argv[2]), sys.argv[3], on_progress=wait
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
 def test_a_killed_export_leaves_a_named_rest_that_the_next_one_clears(adapter, source, tmp_path):
     """Meanwhile a second export to the same name is refused, and the target never half-exists."""

@@ -305,6 +305,7 @@ def test_a_projected_run_is_kept_out_from_its_first_step_on():
     assert kept.records[0].gradient_norm < 1e-3 * free.records[0].gradient_norm
 
 
+@pytest.mark.slow
 def test_redirecting_trains_towards_the_anchor_without_simulated_users():
     """The harm loss is the distance to the anchor's prediction: never negative, and it falls."""
     result = run(plan(method="redirect", outer_steps=30, learning_rate=2e-2))
@@ -332,6 +333,7 @@ def test_stages_follow_one_another_in_folders_of_their_own(tmp_path):
     assert all(torch.equal(t, result.adapter.tensors[n]) for n, t in stored.tensors.items())
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_any_stage_ends_in_the_same_bytes(tmp_path):
     """Stopped in the first, the second and the last stage, and begun again each time."""
     own = plan(before=(Stage(method="redirect", steps=3), Stage(method="project", steps=3)))

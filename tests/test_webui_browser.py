@@ -20,8 +20,9 @@ from pathlib import Path
 import pytest
 import webui_browser
 import webui_clicks
-from webui_browser import Tab
+from webui_browser import REBOUND, Tab
 from webui_environments import REQUIREMENTS, NoEnvironment, python_of
+from webui_foreign import ATTACK, another_site, call, event_of
 
 from resalign.backend.demo.plans import CHECKPOINT
 
@@ -94,6 +95,10 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         tab = Tab(first, url)
         other = Tab(second, url, theme="light")
 
+        assert tab.bottom("harden") < 900, "in sight at 1280 x 900"
+        assert not tab.enabled("cancel") and not tab.visible("next"), "nothing is running"
+        tab.tick("concepts", "hate symbols")
+        tab.tick("concepts", "hate symbols")
         tab.tick("concepts", "nudity")
         tab.press("harden")
         assert "tick weapons alone" in tab.message("harden"), "a mistake is told on the page"
@@ -107,6 +112,7 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         tab.wait_text("is running")  # one at a time
         tab.reload()
         assert "harm loss" in tab.status("running", "harden"), "it went on meanwhile"
+        assert tab.enabled("cancel")
         shot(tab, f"{name}-running")
         shot(other, f"{name}-running-light")
 
@@ -117,6 +123,10 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         tab.press("resume")
         assert "all is well" not in tab.status("running", "resume")
         tab.status("done", "resume")
+        tab.wait_text("Next: Probe")
+        assert not tab.enabled("cancel")
+        tab.press("next")
+        tab.page.locator("#resalign_probe_run:visible").first.wait_for(state="visible")
 
         tab.go("Export")
         assert "finished" in tab.value("export_run")
@@ -125,7 +135,7 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         assert "not a file name" in tab.message("export")
         tab.fill("export_name", "sub/new")
         tab.press("export")
-        tab.status("done", "export")
+        assert "new.safetensors is in the folder sub" in tab.status("done", "export")
         assert (tmp_path / "models" / "sub" / "new.safetensors").exists()
         shot(tab, f"{name}-export")
 
@@ -226,6 +236,46 @@ def test_nothing_is_done_and_nothing_is_told_without_the_host_s_log_in(chromium,
             assert found == 404
         shown = tab.page.evaluate("fetch('resalign/state').then(a => a.text())")
         assert str(tmp_path) not in shown
+        context.close()
+
+
+def test_a_page_of_another_site_can_press_no_button(chromium, python, tmp_path):
+    """Without a login a browser delivers what any page sends to this machine."""
+    _, interpreter = python
+    with served(interpreter, tmp_path, "--fake", "400", "0.1") as (url, _), another_site() as site:
+
+        def runs():
+            return len(list(tmp_path.glob("outputs/resalign/runs/*")))
+
+        asked = {"checkpoint": "ResAlign demo", "concepts": ["weapons"], "preset": "fast"}
+        harden, cancel = event_of(url, "harden", **asked), event_of(url, "cancel")
+        call(url, *harden)  # a program, which is not the danger: so the event is the right one
+        context = chromium.new_context()
+        tab, foreign = Tab(context, url), context.new_page()
+        tab.status("running", "harden")
+        assert runs() == 1
+        foreign.goto(site)
+        tried = foreign.evaluate(ATTACK, [url, *cancel])
+        assert len(tried) == 7 and any(path.endswith("predict") for path in tried)
+        assert "Hardening ..." in tab.status("running"), "it was not cancelled"
+        tab.press("cancel")
+        tab.status("stopped")
+        foreign.evaluate(ATTACK, [url, *harden])
+        foreign.wait_for_timeout(2000)
+        assert runs() == 1 and "stopped" in tab.status("stopped").lower()
+        told = foreign.evaluate("(url) => fetch(url).then(a => a.status, () => 'blocked')",
+                                url + "resalign/state")  # fmt: skip
+        assert told in (403, "blocked")
+
+        rebound = url.replace("127.0.0.1", REBOUND)
+        foreign.goto(rebound, wait_until="domcontentloaded")
+        assert foreign.evaluate("fetch('resalign/state').then(a => a.status)") == 403
+        foreign.evaluate(ATTACK, [rebound, *harden])
+        foreign.wait_for_timeout(2000)
+        assert runs() == 1
+        tab.press("resume")
+        tab.status("running", "resume")
+        assert tab.errors == []
         context.close()
 
 

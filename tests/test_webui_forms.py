@@ -1,12 +1,14 @@
 """What the tab's page sends becomes a request for the worker, or an error that says what to do."""
 
 import json
+import math
 from datetime import datetime
 
 import pytest
-from fakes_webui import FakeHost, write_header
+from fakes_webui import FakeHost
 
 from resalign.backend.data.concept import load_preset
+from resalign.backend.demo.plans import CHECKPOINT
 from resalign.backend.errors import ConfigError
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.file import from_json
@@ -23,7 +25,7 @@ NOW = datetime(2026, 1, 31, 14, 5, 9)
 @pytest.fixture
 def host(tmp_path):
     made = FakeHost(tmp_path / "host")
-    write_header(made.checkpoint_folder() / "model.safetensors", {})
+    (made.checkpoint_folder() / "model.safetensors").symlink_to(CHECKPOINT)
     return made
 
 
@@ -35,6 +37,26 @@ def request_of(host):
         return found, from_json(HardeningPlan, json.loads(json.dumps(found["plan"])))
 
     return make
+
+
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        ({"lora_unet_a.lora_up.weight": [4, 4]}, "LoRA"),
+        ({"model.diffusion_model.input_blocks.0.0.weight": [320, 9, 3, 3]}, "."),
+    ],
+)
+def test_a_file_that_cannot_be_hardened_is_refused_at_the_click(host, request_of, tensors, says):
+    """And not after the host's model was unloaded."""
+    header = {"__metadata__": {}}
+    for name, shape in tensors.items():
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [0, 2 * math.prod(shape)]}
+    text = json.dumps(header).encode()
+    data = bytes(2 * sum(math.prod(shape) for shape in tensors.values()))
+    wrong = host.checkpoint_folder() / "wrong.safetensors"
+    wrong.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    with pytest.raises(ConfigError, match=f"checkpoint: .*{says}"):
+        request_of(checkpoint="wrong.safetensors")
 
 
 def test_a_page_left_as_it_is_asks_for_the_balanced_preset(request_of, host):

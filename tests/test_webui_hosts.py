@@ -1,5 +1,6 @@
 """The tab's hosts: what is asked of A1111 and Forge, what the tab on its own allows, and routes."""
 
+import socket
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from fakes_webui import FakeHost
 from resalign.backend.errors import ConfigError, ResAlignError
 from resalign.scripts.resalign_webui import alone, building, routes
 from resalign.scripts.resalign_webui.a1111 import A1111, add_settings
-from resalign.scripts.resalign_webui.host import SETTINGS, Host, probes_folder
+from resalign.scripts.resalign_webui.host import SETTINGS, Host, probes_folder, without_paths
 
 
 @pytest.fixture
@@ -159,6 +160,37 @@ def test_others_are_served_only_with_a_log_in(tmp_path, monkeypatch):
         alone.serve(**{**folders, "loras": tmp_path / "no"})
 
 
+def test_a_used_port_is_told_in_one_line(tmp_path):
+    with socket.socket() as used:
+        used.bind(("127.0.0.1", 0))
+        used.listen()
+        port = used.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"port {port} on 127.0.0.1 .*--port"):
+            alone.serve(checkpoints=tmp_path, loras=tmp_path, output=tmp_path, port=port)
+    alone.check_port("127.0.0.1", port)
+
+
+def test_links_to_files_that_are_gone_are_not_listed(tmp_path, modules):
+    (tmp_path / "here.safetensors").touch()
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "here.safetensors")
+    (tmp_path / "gone.safetensors").symlink_to(tmp_path / "nowhere.safetensors")
+    host = alone.Alone(checkpoints=tmp_path, loras=tmp_path, output=tmp_path)
+    assert [name for name, _ in host.loras()] == ["here.safetensors", "link.safetensors"]
+    modules.shared.cmd_opts.lora_dir = str(tmp_path)
+    assert [name for name, _ in A1111().loras()] == ["here.safetensors", "link.safetensors"]
+    for name in ("here", "gone"):
+        info = types.SimpleNamespace(filename=str(tmp_path / f"{name}.safetensors"), name=name)
+        modules.sd_models.checkpoints_list[name] = info
+    assert [name for name, _ in A1111().checkpoints()] == ["here"]
+
+
+def test_visitors_from_other_machines_are_told_no_paths(tmp_path):
+    said = f"<p>{tmp_path}/outputs/resalign/runs/a stopped after step 3</p>"
+    assert without_paths(said, FakeHost(tmp_path)) == said
+    told = without_paths(said, FakeHost(tmp_path, remote=True))
+    assert told == "<p>outputs/resalign/runs/a stopped after step 3</p>"
+
+
 def test_the_tab_on_its_own_looks_into_its_folders(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a.safetensors").touch()
@@ -174,16 +206,17 @@ def test_a_report_s_files_are_those_of_its_own_folder(tmp_path):
     (folder / "probe.json").write_text("{}")
     (folder / "report.html").write_text("")
     (folder / "images" / "1.png").write_text("")
-    (folder / "attack.safetensors").write_text("")
-    (tmp_path / "secret.json").write_text("")
-    (folder / "link.json").symlink_to(tmp_path / "secret.json")
+    (tmp_path / "report.html").write_text("secret")
+    linked = probes_folder(host) / "linked"
+    linked.mkdir()
+    (linked / "probe.json").write_text("{}")
+    (linked / "report.html").symlink_to(tmp_path / "report.html")
 
     assert routes.report_file(host, "one", "report.html") == folder / "report.html"
-    assert routes.report_file(host, "one", "images/1.png") == folder / "images" / "1.png"
     for probe, file in (
-        ("one", "attack.safetensors"), ("one", "../../../../secret.json"), ("one", "no.html"),
-        ("one", str(tmp_path / "secret.json")), ("one", "link.json"), ("one", "images"),
-        ("..", "secret.json"), ("", "report.html"), ("../probes/one", "report.html"),
+        ("one", "images/1.png"), ("one", "probe.json"), ("one", "../../../../report.html"),
+        ("one", str(tmp_path / "report.html")), ("linked", "report.html"), ("one", "images"),
+        ("..", "report.html"), ("", "report.html"), ("../probes/one", "report.html"),
     ):  # fmt: skip
         assert routes.report_file(host, probe, file) is None, (probe, file)
 

@@ -84,6 +84,7 @@ def check(folder, *, stop=nobody, live=None, **changes):
     return checking.check(parse_request(request), live or LiveState("check"), stop, device="cpu")
 
 
+@pytest.mark.slow
 def test_a_check_predicts_the_memory_and_writes_nothing(tmp_path):
     told = []
     live = LiveState("check", on_change=lambda state: told.append(state["message"]))
@@ -238,6 +239,7 @@ def try_lora(lora, live=None, check=nobody, **more):
     return trying.try_lora(request, live or LiveState("try_lora"), check, device="cpu")
 
 
+@pytest.mark.slow
 def test_a_lora_is_tried_on_both_side_by_side_and_blurred(cheap, tmp_path):
     lora, live = write(tmp_path / "l.safetensors", plain()), LiveState("try_lora")
     result, message = try_lora(lora, live, run_folder=str(cheap), count=2)

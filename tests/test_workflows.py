@@ -35,6 +35,32 @@ def test_there_are_four_examples_with_a_picture_each(root):
     assert sorted(path.stem for path in folder.glob("*.jpg")) == NAMES
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_says_what_to_do_in_its_groups_and_note(root, name):
+    flow = json.loads((root / f"example_workflows/{name}.json").read_text())
+    assert [group["title"][0] for group in flow["groups"]] == ["1", "2", "3", "4"]
+    (note,) = [node for node in flow["nodes"] if node["type"] == "MarkdownNote"]
+    assert all(f"\n{number}. " in note["widgets_values"][0] for number in (1, 2, 3))
+
+    def overlap(one, other):
+        return all(one[k] < other[k] + other[k + 2] and other[k] < one[k] + one[k + 2]
+                   for k in (0, 1))  # fmt: skip
+
+    boxes = [group["bounding"] for group in flow["groups"]]
+    nodes = [(*n["pos"], *n["size"]) for n in flow["nodes"]]
+    nodes = [(x, y - 30, wide, high + 30) for x, y, wide, high in nodes]
+    for kind in (boxes, nodes):
+        pairs = [(a, b) for i, a in enumerate(kind) for b in kind[i + 1 :]]
+        assert not [pair for pair in pairs if overlap(*pair)]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "Harden and Export"])
+def test_no_field_is_null_that_newer_front_ends_refuse(root, name):
+    (path,) = [*root.glob(f"example_workflows/{name}.json"), *root.glob(f"subgraphs/{name}.json")]
+    text = path.read_text()
+    assert '"slot_index": null' not in text and '"shape": null' not in text
+
+
 @pytest.mark.parametrize("name", [*NAMES, "Harden and Export"])
 def test_every_node_has_the_inputs_and_outputs_of_its_schema(root, schemas, name):
     (path,) = [*root.glob(f"example_workflows/{name}.json"), *root.glob(f"subgraphs/{name}.json")]

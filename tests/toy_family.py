@@ -56,6 +56,9 @@ class Recognition:
     def describe_folder(self, folder: StoredFolder) -> Description:
         raise NotImplementedError
 
+    def cautions(self, metadata: Mapping[str, str]) -> tuple[str, ...]:
+        return ()
+
     def claims_denoiser(self, shapes: Shapes) -> bool:
         return FUSED.removeprefix("denoiser.") in shapes
 
@@ -104,6 +107,9 @@ class Layout:
 
     def harmless(self, checkpoint: Checkpoint, name: str) -> bool:
         return False
+
+    def moving_averages(self, checkpoint: Checkpoint) -> dict[str, str]:
+        return {}
 
     def denoiser_sources(self, config: Mapping[str, Any]) -> dict[str, Source]:
         with torch.device("meta"):

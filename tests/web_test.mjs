@@ -18,6 +18,39 @@ test("the status names stage, step, what is left, and how it ended", () => {
   assert.equal(view.statusText({ status: "failed", message: "no room", seconds: 3 }), "failed: no room (3 s)");
 });
 
+test("a running job's own line is shown, with what is left of all of it", () => {
+  const running = { status: "running", line: "drawing example pictures of weapons 16 of 32 (stage 1 of 3)", left: 130 };
+  assert.equal(view.statusText(running), `${running.line} · about 2 min left`);
+  assert.equal(view.statusText({ ...running, left: null }), running.line);
+});
+
+test("a run that is too short does not end in done", () => {
+  const state = { status: "done", message: "test run, not safe to publish", verdict: "doubtful", seconds: 3 };
+  assert.equal(view.statusText(state), "test run, not safe to publish (3 s)");
+});
+
+test("harm is a share of what there is to unlearn, on a fixed axis", () => {
+  const state = { scale: [-0.1, -0.5], figures: { harm: -0.3, harm_after: -0.2, q: 0.5 },
+    curves: { harm: [[1, -0.1], [2, -0.5]], "harm after": [[2, 9]], retain: [[1, 0.2]] } };
+  assert.deepEqual(view.figures(state).map(({ name, value }) => [name, value]), [
+    ["unlearned \u2191", "50 %"], ["after fine-tuning", "25 %"], ["relapse \u2193", "50 %"],
+  ]);
+  const [first, second] = view.charts(state);
+  assert.deepEqual(first, { harm: [[1, 0], [2, 1]], "harm after": [[2, 0]] });
+  assert.deepEqual(second, { retain: [[1, 0.2]] });
+  const [line] = view.polylines({ harm: [[0, 0.5], [2, 1]] }, 104, 54, 4, [0, 1]);
+  assert.equal(line.points, "4.0,27.0 100.0,4.0");
+  for (const scale of [null, [1, 1], [NaN, 0]]) assert.equal(view.unlearned({ scale }, 1), null);
+});
+
+test("what fails outside a node is shown with what to do next", () => {
+  const running = { status: "running", step: 9, total: 20, curves: { harm: [[1, 0], [9, 1]] }, line: "x", left: 3 };
+  const shown = view.failed(running, "out of memory\n");
+  assert.equal(view.statusText(shown), "failed: out of memory Queue again to continue from step 9.");
+  assert.equal(view.statusText(view.failed(null, "connect a MODEL")), "failed: connect a MODEL");
+  assert.equal(view.failed(running, "gone", "lost").status, "lost");
+});
+
 test("a finished node that had nothing to do tells no time", () => {
   const state = { status: "done", message: "kept from an earlier run", seconds: null };
   assert.equal(view.statusText(state), "done: kept from an earlier run");
@@ -33,7 +66,7 @@ test("the bar follows whole and small steps, and is full at the end", () => {
 test("a hardening's figures have names, and relapse is what came back", () => {
   const state = { figures: { harm: -0.41234, harm_after: -0.3, q: 0.73, retain: 0.00042 } };
   assert.deepEqual(view.figures(state).map(({ name, value }) => [name, value]), [
-    ["harm", "-0.412"], ["after fine-tuning", "-0.3"], ["relapse", "27 %"], ["drift of the rest", "4.2e-4"],
+    ["harm", "-0.412"], ["after fine-tuning", "-0.3"], ["relapse \u2193", "27 %"], ["drift of the rest", "4.2e-4"],
   ]);
   assert.deepEqual(view.figures({ figures: { q: 1.2 } }).map(({ value }) => value), ["0 %"]);
   assert.deepEqual(view.figures(null), []);

@@ -8,9 +8,11 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
+REBOUND = "rebound.example"  # a name that its owner points to this machine
 ARGUMENTS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1",
 )  # fmt: skip
 PATIENCE = 90_000  # milliseconds: a busy machine may be slow to draw a page
 
@@ -76,6 +78,17 @@ class Tab:
 
     def press(self, name: str) -> None:
         self.page.locator(f"#resalign_{name}").locator("visible=true").first.click()
+
+    def bottom(self, name: str) -> float:
+        """Where a button ends, in pixels from the top of the page."""
+        box = self.page.locator(f"#resalign_{name}").locator("visible=true").first.bounding_box()
+        return box["y"] + box["height"]
+
+    def enabled(self, name: str) -> bool:
+        return self.page.locator(f"#resalign_{name}:visible").first.is_enabled()
+
+    def visible(self, name: str) -> bool:
+        return self.page.locator(f"#resalign_{name}").first.is_visible()
 
     def tick(self, name: str, value: str) -> None:
         """A box of a group, or one of several choices."""

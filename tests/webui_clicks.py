@@ -33,7 +33,7 @@ def start(tab: Tab) -> None:
 def cancel(tab: Tab, steps: int) -> None:
     """Stop it; it is then offered again."""
     tab.press("cancel")
-    assert "Resume goes on" in tab.status("stopped", seconds=SLOW)
+    assert "Resume continues" in tab.status("stopped", seconds=SLOW)
     assert f"of {steps}" in tab.value("unfinished")
 
 

@@ -14,6 +14,7 @@ function page(panel) {
   let timer = null;
   const document = {
     get hidden() { return made.hidden; },
+    addEventListener() {},
     querySelector(selector) {
       if (selector === "#resalign_follow") return button;
       if (selector === ".ra-job") return made.panel && { dataset: made.panel };

@@ -181,15 +181,18 @@ def write(path: Path, value: Any) -> None:
 
 
 def write_graphs(page: Any) -> None:
+    from template_notes import decorated, without_nulls  # beside this script
+
     for name, graph in WORKFLOWS.items():
         places = {key: one["at"] for key, one in graph.items()}
-        write(EXAMPLES / f"{name}.json", page.evaluate(LOAD, [plain(graph), places]))
+        flow = page.evaluate(LOAD, [plain(graph), places])
+        write(EXAMPLES / f"{name}.json", decorated(name, flow))
     blueprint = page.evaluate(BLUEPRINT, [blueprint_graph(), ["5", "8"], BLUEPRINT_NAME])
-    write(ROOT / "subgraphs" / f"{BLUEPRINT_NAME}.json", blueprint)
+    write(ROOT / "subgraphs" / f"{BLUEPRINT_NAME}.json", without_nulls(blueprint))
 
 
 def take_pictures(front: Any) -> None:
-    """Of each example after a small run; the settings shown are those that ran."""
+    """Take a picture of each example after a small run; the settings shown are those that ran."""
     for name, graph in WORKFLOWS.items():
         checkpoint = graph["1"]["inputs"]["ckpt_name"]
         front.load(EXAMPLES / f"{name}.json", checkpoint=checkpoint, precision="preset")

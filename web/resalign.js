@@ -2,12 +2,12 @@
 
 import { app } from "/scripts/app.js";
 import { api } from "/scripts/api.js";
-import { drawHint, drawReport, drawState, drawText } from "./resalign_view.js";
+import { drawHint, drawReport, drawState, drawText, failed } from "./resalign_view.js";
 
 const LIVE = ["ResAlign_HardenModel", "ResAlign_ResilienceProbe"];
 const REPORTS = ["ResAlign_ResilienceProbe", "ResAlign_ShowReport"];
 const MEMORY = "ResAlign_MemoryPlan";
-const TEXTS = ["ResAlign_ExportHardenedCheckpoint", "ResAlign_SaveHardeningLora", "ResAlign_LoadHardenedInfo", MEMORY];
+const TEXTS = ["ResAlign_ExportHardenedCheckpoint", "ResAlign_SaveHardeningLora", "ResAlign_LoadHardenedInfo", "ResAlign_TryMyLora", MEMORY];
 
 const HINTS = {
   report: "The headline and the table of the probe appear here.",
@@ -23,15 +23,18 @@ const STYLE = `
 .resalign-section > * + * { margin-top: 6px; }
 .resalign-section + .resalign-section:not(:empty) { margin-top: 10px; }
 .resalign-status { font-weight: 600; }
+.resalign-warning { color: #d9822b; font-weight: 600; }
 .resalign-headline { white-space: pre-line; }
 .resalign small { display: block; font-size: 9px; white-space: nowrap; }
-.resalign-section[data-status="failed"] .resalign-status { color: #d64545; }
+.resalign-section:is([data-status="failed"], [data-status="lost"]) .resalign-status { color: #d64545; }
 .resalign-hint, .resalign-legend, .resalign-ends, .resalign small, .resalign figcaption, .resalign-tiles span
   { color: var(--descrip-text, #999); }
 .resalign-bar { height: 4px; border-radius: 2px; overflow: hidden; background: var(--border-color, #4e4e4e); }
 .resalign-bar i { display: block; height: 100%; background: #4a90d9; }
 .resalign-section[data-status="done"] .resalign-bar i { background: #3f9e4d; }
 .resalign-section[data-status="failed"] .resalign-bar i { background: #d64545; }
+.resalign-section[data-verdict="doubtful"] .resalign-status { color: #d9822b; }
+.resalign-section[data-verdict="doubtful"] .resalign-bar i { background: #d9822b; }
 .resalign-tiles { display: grid; grid-template-columns: repeat(4, auto); justify-content: space-between; gap: 8px; }
 .resalign-tiles b { display: block; font-size: 14px; font-variant-numeric: tabular-nums; }
 .resalign-tiles span { font-size: 10px; }
@@ -116,6 +119,26 @@ async function attach(node) {
   }
 }
 
+/** Failures that no event of ours tells: refusals before the work, and a server that is gone. */
+function listen() {
+  api.addEventListener("execution_error", ({ detail }) => {
+    const node = nodeCalled(detail?.node_id ?? detail?.display_node);
+    const said = detail?.exception_message ?? "it failed";
+    const shown = node?.resalignLive?.resalignState;
+    if (node?.resalignLive && shown?.status !== "failed") drawState(node.resalignLive, failed(shown, said));
+    else if (node?.resalignText) drawHint(node.resalignText, said);
+  });
+  const running = () => [...nodes(app.rootGraph ?? app.graph)].map(([, node]) => node)
+    .filter((node) => node.resalignLive?.resalignState?.status === "running");
+  api.addEventListener("reconnecting", () => {
+    for (const { resalignLive: box } of running())
+      drawState(box, failed(box.resalignState, "The server does not answer; if it has ended, start it.", "lost"));
+  });
+  api.addEventListener("reconnected", () => {
+    for (const [, node] of nodes(app.rootGraph ?? app.graph)) if (node.resalignLive) attach(node);
+  });
+}
+
 app.registerExtension({
   name: "resalign",
 
@@ -123,6 +146,7 @@ app.registerExtension({
     const style = document.createElement("style");
     style.textContent = STYLE;
     document.head.append(style);
+    listen();
     api.addEventListener("resalign.progress", ({ detail }) => {
       if (detail.workflow && detail.workflow !== workflowId()) return; // of another tab
       const node = nodeCalled(detail.node);

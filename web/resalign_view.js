@@ -1,7 +1,7 @@
 // What our widgets show, as plain values and elements. No import, so that it can be tested alone.
 
 const COLOURS = ["#4a90d9", "#e0603f", "#3f9e4d", "#a06cd5", "#b9822b", "#2f9c9a"];
-const NAMES = { harm: "harm", "harm after": "after fine-tuning", retain: "drift of the rest" };
+const NAMES = { harm: "unlearned", "harm after": "after fine-tuning", retain: "drift of the rest" };
 export const WIDE = 300;
 export const HIGH = 84;
 
@@ -20,15 +20,25 @@ export function statusText(state) {
   if (!state || !state.status) return "not run yet";
   if (state.status !== "running") {
     const time = timeText(state.seconds);
-    return `${state.status}: ${state.message}${time ? ` (${time})` : ""}`;
+    const said = state.verdict === "doubtful" ? state.message : `${state.status}: ${state.message}`;
+    return `${said}${time ? ` (${time})` : ""}`;
   }
+  const left = timeText(state.left);
+  if (state.line) return left ? `${state.line} · about ${left} left` : state.line;
   const steps = state.total > 0 && state.stage ? ` ${state.step} of ${state.total}` : "";
   const parts = [(state.stage || "starting") + steps];
   if (state.message) parts.push(state.message);
   if (state.micro_total > 0) parts.push(`${state.micro_step}/${state.micro_total}`);
-  const left = timeText(state.left);
   if (left) parts.push(`about ${left} left`);
   return parts.join(" · ");
+}
+
+/** A node's state after something went wrong outside it: what it showed, and what to do next. */
+export function failed(state, message, status = "failed") {
+  const step = state?.curves?.harm?.at?.(-1)?.[0] ?? 0;
+  const next = state?.status === "running" && step ? ` Queue again to continue from step ${step}.` : "";
+  return { ...(state ?? {}), status, message: `${String(message ?? "").trim()}${next}`, left: null, line: "",
+    verdict: "", seconds: null, total: state?.total ?? 0, step: state?.step ?? 0 };
 }
 
 /** How much of its stage a working node has done, from 0 to 1; null where there is nothing to show. */
@@ -46,15 +56,28 @@ export function numberText(value) {
   return value.toPrecision(3).replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "");
 }
 
+/** How much of a concept is unlearned at a harm, from 0 (as it was) to 1; null where it is not known. */
+export function unlearned(state, harm) {
+  const [start, end] = state?.scale ?? [];
+  if (![start, end, harm].every(Number.isFinite) || start === end) return null;
+  return Math.min(1, Math.max(0, (start - harm) / (start - end)));
+}
+
 /** What a hardening stands at: [{name, value, title}]. Relapse is the share that came back. */
 export function figures(state) {
   const now = state?.figures ?? {};
   const found = [];
   const add = (name, value, title) => value && found.push({ name, value, title });
-  add("harm", numberText(now.harm), "loss of the concept: falls as it is unlearned");
-  add("after fine-tuning", numberText(now.harm_after), "the same loss after a simulated fine-tuning");
+  const harm = (value) => {
+    const share = unlearned(state, value);
+    return share === null ? numberText(value) : `${Math.round(100 * share)} %`;
+  };
+  const known = state?.scale ? ["unlearned \u2191", "share of the concept's loss: 0 % is the original, 100 % the most there can be"]
+    : ["harm", "loss of the concept: falls as it is unlearned"];
+  add(known[0], harm(now.harm), known[1]);
+  add("after fine-tuning", harm(now.harm_after), "the same after a simulated fine-tuning");
   if (Number.isFinite(now.q))
-    add("relapse", `${Math.round(100 * Math.max(0, 1 - now.q))} %`, "share of the unlearning that a simulated fine-tuning took back");
+    add("relapse \u2193", `${Math.round(100 * Math.max(0, 1 - now.q))} %`, "share of the unlearning that a simulated fine-tuning took back");
   add("drift of the rest", numberText(now.retain), "how far other things have moved: stays small");
   return found;
 }
@@ -79,9 +102,10 @@ function dotted(points) {
 }
 
 /** Curves as polylines in a box: [{name, colour, points: "x,y x,y"}]. Not finite: left out. */
-export function polylines(curves, width, height, pad = 4) {
+export function polylines(curves, width, height, pad = 4, axis = null) {
   const box = bounds(curves);
   if (!box) return [];
+  if (axis) box.y = axis;
   const scale = ([low, high], value, size) =>
     high > low ? pad + ((value - low) / (high - low)) * (size - 2 * pad) : size / 2;
   return Object.entries(curves).map(([name, points], index) => ({
@@ -97,6 +121,8 @@ export function polylines(curves, width, height, pad = 4) {
 /** The curves of a state by the axis they share: the losses of the concept, then the others. */
 export function charts(state) {
   const { retain, ...others } = state?.curves ?? {};
+  for (const name of state?.scale ? ["harm", "harm after"] : [])
+    if (others[name]) others[name] = others[name].map(([x, y]) => [x, unlearned(state, y) ?? NaN]);
   return [others, retain ? { retain } : {}].filter((curves) => Object.keys(curves).length);
 }
 
@@ -143,9 +169,9 @@ function shape(tag, attributes) {
 }
 
 /** A chart with the values of its ends at the left and a legend below. */
-function chart(curves, first, height) {
-  const lines = polylines(curves, WIDE, height);
-  const { y } = bounds(curves);
+function chart(curves, first, height, axis) {
+  const lines = polylines(curves, WIDE, height, 4, axis);
+  const y = axis ?? bounds(curves).y;
   const svg = shape("svg", { viewBox: `0 0 ${WIDE} ${height}`, role: "img", preserveAspectRatio: "none" });
   svg.setAttribute("aria-label", `curves: ${lines.map((line) => line.name).join(", ")}`);
   const legend = element("div", "resalign-legend");
@@ -156,7 +182,7 @@ function chart(curves, first, height) {
     entry.style.setProperty("--colour", colour);
     legend.append(entry);
   });
-  const ends = element("div", "resalign-ends", "", ...[y[1], y[0]].map((v) => element("span", "", numberText(v) || "0")));
+  const ends = element("div", "resalign-ends", "", ...[y[1], y[0]].map((v) => element("span", "", axis ? `${100 * v} %` : numberText(v) || "0")));
   const plot = element("div", "resalign-plot", "", ends, svg);
   plot.style.height = `${height}px`;
   return [plot, legend];
@@ -175,7 +201,9 @@ function picture({ url, caption, flagged }) {
 export function drawState(root, state) {
   const known = state?.pictures ?? (state ? root.resalignPictures : undefined) ?? [];
   root.resalignPictures = known;
+  root.resalignState = state;
   root.dataset.status = state?.status ?? "";
+  root.dataset.verdict = state?.verdict ?? "";
   const parts = [element("div", "resalign-status", statusText(state))];
   const done = share(state);
   if (done !== null) {
@@ -194,7 +222,9 @@ export function drawState(root, state) {
   if (tiles.length) parts.push(element("div", "resalign-tiles", "", ...tiles));
   let first = 0;
   for (const curves of charts(state)) {
-    parts.push(...chart(curves, first, first ? HIGH / 2 : HIGH));
+    // shares have fixed axes: unlearned of a run, unsafe rates of a probe
+    const shares = (state.scale && "harm" in curves) || state.kind === "probe";
+    parts.push(...chart(curves, first, first ? HIGH / 2 : HIGH, shares ? [0, 1] : null));
     first += 2;
   }
   const pictures = known.filter((p) => /^data:image\/jpeg;base64,/.test(p.url));
@@ -224,6 +254,7 @@ export function drawReport(root, report, href = (path) => path) {
     });
     parts.push(table);
   }
+  for (const warning of report?.warnings ?? []) parts.unshift(element("div", "resalign-warning", `Warning: ${warning}`));
   parts.push(element("div", "resalign-headline", String(report?.headline ?? "")));
   const url = reportUrl(report);
   if (url) {

@@ -1,1 +1,1 @@
-"""The safety adapter θ: low-rank tensors by name, on, off, merged and in files."""
+"""The adapter θ: low-rank tensors by name, on, off, merged and in files."""

@@ -1,4 +1,4 @@
-"""The denoiser with the safety adapter θ on it: switched on or off, or trained by a user.
+"""The denoiser with the adapter θ on it: switched on or off, or trained by a user.
 
 The LoRA layers are PEFT's. θ lives in their parameters and is changed in place. With the adapter
 off the same network *is* the frozen model, so no second copy is needed. A simulated user trains
@@ -18,7 +18,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..model.denoiser import Conditioning
+from ..families.base.conditioning import Conditioning
 from ..model.model import Model
 from ..model.quantised import is_quantised
 from ..numerics.seeds import generator

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..model.denoiser import Conditioning
+from ..families.base.conditioning import Conditioning
 from ..model.model import Model
 from ..model.quantised import is_quantised
 from ..plan.kernels import Precision

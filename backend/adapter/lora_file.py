@@ -12,13 +12,13 @@ metadata, PEFT in `adapter_config.json` beside the file. Without either, alpha i
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
+from ..text import json_text
 
 _PART = re.compile(
     r"(?P<stem>.+?)(?:"
@@ -145,8 +145,8 @@ def _pattern(settings: Mapping[str, Any], name: str, module: str) -> Any:
 
 def _json(what: str, text: str | None) -> dict[str, Any]:
     try:
-        found = json.loads(text) if text else {}
-    except (ValueError, RecursionError):
+        found = json_text.loads(text) if text else {}
+    except json_text.JsonError:
         raise CheckpointError(f"{what} is not JSON: fetch the file again") from None
     if not isinstance(found, dict):
         raise CheckpointError(f"{what} is not a JSON object: fetch the file again")

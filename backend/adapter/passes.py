@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from ..model.denoiser import Conditioning
+from ..families.base.conditioning import Conditioning
 from ..plan.kernels import Precision
 
 if TYPE_CHECKING:

@@ -122,7 +122,7 @@ def hypergradient(
 
 
 def differentiates_twice(solver: SolverConfig) -> bool:
-    """Whether the solve needs second derivatives, which fused attention kernels do not have."""
+    """True where the solve needs second derivatives, which fused attention kernels do not have."""
     return solver.method != "first_order" and solver.products == "exact"
 
 

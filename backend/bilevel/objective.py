@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..adapter.passes import Trained
 from ..data.batches import Draw
+from ..families.base.conditioning import Conditioning
 from ..families.base.process import NoiseProcess
-from ..model.denoiser import Conditioning
 from ..plan.harm import HarmConfig
 from .losses import ascent_loss, denoising_errors, denoising_loss, redirect_target
 from .vectors import Loss, SplitLoss, Terms

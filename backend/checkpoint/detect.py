@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..families.base.refuse import Other, other_kind
+from ..families.base.stored import DECISIONS
 from ..families.registry import family_of_file
 from .folder import detect_folder
 from .header import Header, read_header
@@ -16,29 +17,39 @@ from .info import CheckpointInfo, describe
 from .stored import stored_file
 
 
-def detect(path: str | Path | CheckpointInfo) -> CheckpointInfo:
+def detect(path: str | Path | CheckpointInfo, *, prediction: str = "") -> CheckpointInfo:
     """Recognise the checkpoint at `path`; a CheckpointError says why it cannot be used.
 
     A checkpoint that has been recognised is returned as it is, so that whoever needs one can be
-    given either.
+    given either. prediction: `epsilon`, `v` or `v-zsnr` decides what a single file predicts,
+    whatever it says itself; empty follows the file.
     """
+    if prediction and prediction not in DECISIONS:
+        raise ConfigError(
+            f"prediction is {prediction!r}; choose from {', '.join(DECISIONS)}, or leave it empty"
+        )
     if isinstance(path, CheckpointInfo):
         return path
     path = Path(path)
     if path.is_dir():
+        if prediction:
+            raise ConfigError(
+                f"prediction is {prediction!r}, but {path} is a diffusers folder: there, "
+                "prediction_type in scheduler/scheduler_config.json decides; edit that"
+            )
         return detect_folder(path)
-    return detect_file(path, read_header(path))
+    return detect_file(path, read_header(path), prediction)
 
 
-def detect_file(path: Path, header: Header) -> CheckpointInfo:
-    """Recognise a single file whose header has been read."""
-    file = stored_file(path, header)
+def detect_file(path: Path, header: Header, decided: str = "") -> CheckpointInfo:
+    """Recognise a single file whose header has been read. decided: `prediction` of `detect`."""
+    file = stored_file(path, header, decided)
     family = family_of_file(file)
     if family is None:
         raise CheckpointError(unsupported(header).sentence(path.name))
     found = family.recognition.describe_file(file)
     files = dict.fromkeys(family.components, (path,))
-    return describe(path, family, "ldm", found, files, {path: header})
+    return describe(path, family, "ldm", found, files, {path: header}, decided)
 
 
 def is_claimed(path: Path, header: Header) -> bool:

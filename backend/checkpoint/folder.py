@@ -5,13 +5,13 @@ Weights may be sharded. Only `.safetensors` files are read.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
 from ..families.base.stored import StoredFolder
 from ..families.registry import family_of_folder
+from ..text import json_text
 from .header import read_header
 from .info import CheckpointInfo, describe
 
@@ -19,7 +19,7 @@ from .info import CheckpointInfo, describe
 def detect_folder(path: Path) -> CheckpointInfo:
     """Recognise the diffusers folder at `path`; a CheckpointError says why it cannot be used."""
     index = _model_index(path)
-    folder = StoredFolder(path, index, lambda name: _read_json(path / name))
+    folder = StoredFolder(path, index, lambda name: read_json(path / name))
     try:
         family = family_of_folder(folder)
         if family is None:
@@ -51,14 +51,15 @@ def _model_index(path: Path) -> dict[str, Any]:
             f"{path} is not a diffusers folder (it has no model_index.json): give the folder that "
             f"holds model_index.json, unet and vae{hint}"
         )
-    return _read_json(path / "model_index.json")
+    return read_json(path / "model_index.json")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a folder, with or without a byte order mark."""
     try:
         if path.stat().st_size > 1_000_000:
             raise CheckpointError(f"{path} is too large for a config file: fetch the folder again")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json_text.read(path)
     except FileNotFoundError:
         raise CheckpointError(
             f"{path} is missing: the folder is incomplete; fetch all of it again"
@@ -91,7 +92,7 @@ def _weight_files(folder: Path, stem: str) -> tuple[Path, ...]:
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
-    names = sorted(set(_read_json(index)["weight_map"].values()))
+    names = sorted(set(read_json(index)["weight_map"].values()))
     for name in names:
         if Path(name).name != name:
             raise CheckpointError(f"{index} names a file outside of its folder: {name!r}")

@@ -12,9 +12,12 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ..progress import Progress, ProgressCallback, silent
+
+if TYPE_CHECKING:
+    from .info import CheckpointInfo
 
 CHUNK = 8 << 20
 _IN_FLIGHT = 4
@@ -32,6 +35,20 @@ def sha256_of(path: Path, *, stage: str = "hash", on_progress: ProgressCallback 
             on_progress(progress(stage, done, total))
         pipe.drain()
     return digest.hexdigest()
+
+
+def source_hashes(
+    info: CheckpointInfo, *, on_progress: ProgressCallback = silent
+) -> dict[str, str]:
+    """Return the SHA-256 of each weight file of a checkpoint, by its name within the folder."""
+    return {
+        source_name(info, path): sha256_of(path, on_progress=on_progress) for path in info.headers
+    }
+
+
+def source_name(info: CheckpointInfo, path: Path) -> str:
+    """Return the name of a checkpoint's file in `source_hashes`."""
+    return path.name if path == info.path else path.relative_to(info.path).as_posix()
 
 
 def tensor_sha256_of(path: Path, *, on_progress: ProgressCallback = silent) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..families import Family
+from ..families.base.distilled import caution, distilled_by
 from ..families.base.sources import Source
 from ..families.base.stored import Description
 from .header import Header
@@ -28,6 +29,8 @@ class CheckpointInfo:
     headers: the header of each of these files.
     dtypes: storage types of each component, the most frequent (by bytes) first, e.g. ("F16",).
     bytes: total size of the weight files.
+    decided: what the caller decided it to predict (`prediction` of `detect`); empty: the file did.
+    distilled: the method by which it seems to have been distilled, and how that was recognised.
     """
 
     path: Path
@@ -43,6 +46,14 @@ class CheckpointInfo:
     tensor_count: int
     bytes: int
     metadata: dict[str, str] = field(repr=False)
+    decided: str = ""
+    distilled: str = ""
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Return sentences on what the user should know before hardening."""
+        found = [caution(self.distilled)] if self.distilled else []
+        return (*found, *self.family.recognition.cautions(self.metadata))
 
     @property
     def title(self) -> str:
@@ -74,6 +85,7 @@ def describe(
     found: Description,
     files: dict[str, tuple[Path, ...]],
     headers: dict[Path, Header],
+    decided: str = "",
 ) -> CheckpointInfo:
     """Combine the family's findings and the headers."""
     metadata: dict[str, str] = {}
@@ -96,6 +108,12 @@ def describe(
         tensor_count=sum(len(header.tensors) for header in headers.values()),
         bytes=sum(header.data_start + header.data_bytes for header in headers.values()),
         metadata=metadata,
+        decided=decided,
+        distilled=distilled_by(
+            (path.stem if layout == "ldm" else path.name, *found.names),
+            metadata,
+            str(found.configs["scheduler"].get("_class_name", "")),
+        ),
     )
 
 

@@ -14,13 +14,32 @@ from typing import Any
 from ..errors import CheckpointError
 from ..families.base.overrides import CONFIG_KEY
 from ..progress import ProgressCallback, silent
+from ..text import json_text
 from .detect import detect, detect_file, is_claimed, unsupported
+from .export.copies import copies_of
 from .header import Header, read_header
 from .info import CheckpointInfo, dtypes_of
 
 _OURS = "resalign."
 _SAID = ("method", "concepts", "source", "source_sha256", "plan_sha256", "probe")
 _WIDTH = 16  # of the labels' column
+_MANY = 12  # copies that are listed
+_WILL = {"hardened": "will be hardened", "left out": "will be left out", "kept": "will be kept"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundCopy:
+    """A further copy of the denoiser.
+
+    where, tensors: as in `Copy`. fate: what its record says, `hardened` or `kept`;
+    `not hardened` where the file is hardened and no record names this copy; in a file that was
+    never hardened, what an export will do with it: `will be hardened`, `will be left out`, `will be
+    kept`.
+    """
+
+    where: str
+    tensors: int
+    fate: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +51,10 @@ class Inspection:
     problem: why it cannot be hardened and what to do; empty for a supported checkpoint.
     dtypes: storage types of each component (of `all` if it is not a checkpoint).
     bytes: size of the weight files. resolution: native side in pixels.
+    distilled: method of distillation (Turbo, LCM ...) and how it was recognised; empty if none was.
     sha256: of the file, as hosts show it, if asked for; of a folder, of the lines that
         `sha256sum` prints for its weight files in order.
+    copies: further copies of the denoiser (moving averages, variants, backups), and their state.
     hardened: the `resalign.*` fields of its header, empty if it was never hardened.
     metadata: all of the header's fields.
     """
@@ -50,6 +71,8 @@ class Inspection:
     tensor_count: int = 0
     bytes: int = 0
     keeps_moving_average: bool = False
+    copies: tuple[FoundCopy, ...] = ()
+    distilled: str = ""
     sha256: str = ""
     hardened: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
@@ -74,6 +97,12 @@ class Inspection:
         rows.append(("size", size + ", with moving averages" * self.keeps_moving_average))
         rows += [("stored as" if not i else "", f"{name}: {', '.join(dtypes)}")
                  for i, (name, dtypes) in enumerate(self.dtypes.items())]  # fmt: skip
+        shown = enumerate(self.copies[:_MANY])
+        rows += [("" if i else "copies", _line(copy)) for i, copy in shown]
+        if len(self.copies) > _MANY:
+            rows.append(("", f"and {len(self.copies) - _MANY} more"))
+        if self.distilled:
+            rows.append(("distilled", f"it looks so: {self.distilled}; see `resalign check`"))
         if self.sha256:
             rows.append(("sha256", self.sha256))
         if self.hardened:
@@ -117,9 +146,15 @@ def inspect(
 
 def _of_checkpoint(info: CheckpointInfo, sha256: str) -> Inspection:
     names = (name for header in info.headers.values() for name in header.tensors)
+    hardened, problem, copies = _hardened(info.metadata), "", ()
+    try:
+        copies = _copies(info, hardened)
+    except CheckpointError as error:
+        problem = str(error)
     return Inspection(
         path=str(info.path),
         kind="checkpoint",
+        problem=problem,
         family=info.family.name,
         title=info.title,
         layout=info.layout,
@@ -129,10 +164,31 @@ def _of_checkpoint(info: CheckpointInfo, sha256: str) -> Inspection:
         tensor_count=info.tensor_count,
         bytes=info.bytes,
         keeps_moving_average=any(name.startswith("model_ema.") for name in names),
+        copies=copies,
+        distilled=info.distilled,
         sha256=sha256,
-        hardened=_hardened(info.metadata),
+        hardened=hardened,
         metadata=info.metadata,
     )
+
+
+def _copies(info: CheckpointInfo, hardened: dict[str, Any]) -> tuple[FoundCopy, ...]:
+    record = hardened.get("copies")
+    named = {
+        each.get("where"): str(each.get("fate"))
+        for each in (record if isinstance(record, list) else ())
+        if isinstance(each, dict)
+    }
+    found = []
+    for copy in copies_of(info):
+        fate = named.get(copy.where, "not hardened") if hardened else _WILL[copy.fate]
+        found.append(FoundCopy(where=copy.where, tensors=copy.tensors, fate=fate))
+    return tuple(found)
+
+
+def _line(copy: FoundCopy) -> str:
+    held = f" ({copy.tensors} tensors)" if copy.tensors else ""
+    return f"{copy.where}{held}: {copy.fate}"
 
 
 def _of_other(path: Path, header: Header, kind: str, problem: str, sha256: str) -> Inspection:
@@ -155,8 +211,8 @@ def _hardened(metadata: dict[str, str]) -> dict[str, Any]:
     for key, text in metadata.items():
         if key.startswith(_OURS) and key != CONFIG_KEY:
             try:
-                found[key.removeprefix(_OURS)] = json.loads(text)
-            except (ValueError, RecursionError):
+                found[key.removeprefix(_OURS)] = json_text.loads(text)
+            except json_text.JsonError:
                 found[key.removeprefix(_OURS)] = text
     return found
 

@@ -20,6 +20,7 @@ from ..families.base.process import NoiseProcess
 from ..families.base.sources import Source, part_shape
 from ..model.model import Model
 from .detect import detect
+from .export.copies import moving_averages
 from .header import TensorEntry
 from .info import CheckpointInfo
 from .tensors import FLOATS, TensorFile
@@ -36,6 +37,7 @@ def load_checkpoint(
     denoiser_dtype: torch.dtype | None = None,
     linear_device: torch.device | str | None = None,
     spare_encoders: bool = False,
+    prediction: str = "",
 ) -> Model:
     """Load a checkpoint for inference and hardening: eval mode, no weight requires a gradient.
 
@@ -50,12 +52,11 @@ def load_checkpoint(
         linear_device: where the denoiser's linear layers go instead, for `harden` to quantise
             them onto the device one by one; until then the denoiser cannot be used.
         spare_encoders: hardening may drop text encoders and VAE when it has encoded its data.
+        prediction: `epsilon`, `v` or `v-zsnr` decides what a single file predicts; empty follows
+            the file.
     """
-    info = detect(path)
+    info, schedule, networks = _prepared(path, prediction)
     family, device = info.family, torch.device(device)
-    schedule = load_schedule(info)
-    networks = {name: build_network(info, name) for name in info.components}
-    check_tensors(info, networks)
     for name, network in networks.items():
         denoiser = name == family.denoiser
         asked = denoiser_dtype or dtype if denoiser else dtype
@@ -73,6 +74,22 @@ def load_checkpoint(
         spare_encoders=spare_encoders,
         latent_space=family.latents.space(info.configs[family.vae]),
     )
+
+
+def check_loadable(path: str | Path | CheckpointInfo) -> CheckpointInfo:
+    """Recognise a checkpoint and raise what loading it would, without reading a weight."""
+    return _prepared(path)[0]
+
+
+def _prepared(
+    path: str | Path | CheckpointInfo, prediction: str = ""
+) -> tuple[CheckpointInfo, NoiseProcess, dict[str, nn.Module]]:
+    """Recognise a checkpoint, and build its networks without storage: each tensor has its place."""
+    info = detect(path, prediction=prediction)
+    schedule = load_schedule(info)
+    networks = {name: build_network(info, name) for name in info.components}
+    check_tensors(info, networks)
+    return info, schedule, networks
 
 
 def load_schedule(info: CheckpointInfo) -> NoiseProcess:
@@ -104,6 +121,8 @@ def check_tensors(info: CheckpointInfo, networks: dict[str, nn.Module]) -> None:
         for file, header in info.headers.items()
         for name, entry in header.tensors.items()
     }
+    if info.layout != "diffusers":
+        moving_averages(info)  # a second denoiser that an export could not harden is refused here
     layout, missing, wrong = info.family.tensors, [], []
     used: dict[tuple[Path, str], int] = {}  # rows of each tensor that the networks take
     for component, network in networks.items():

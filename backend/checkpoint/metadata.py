@@ -19,6 +19,9 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..families import Family
+from ..families.base.overrides import CONFIG_KEY
+from ..families.base.stored import DECISIONS
+from ..text import json_text
 
 PREFIX = "resalign."
 NO_HASH = "0" * 64  # holds the place of a SHA-256 until it is known
@@ -36,6 +39,7 @@ class Provenance:
     source: file or folder name. source_sha256: of the whole file (of the U-Net's file in a
     folder); filled in by the export.
     base_model: id or URL of the source, license: of the result, where the publisher gives them.
+    copies: further copies of the denoiser in the result: `export.copy_value.recorded`.
     training: figures of the run; probe: of the measurement after it, empty where not measured.
     versions: of the packages that wrote the file; filled in by the export.
     """
@@ -47,6 +51,7 @@ class Provenance:
     source: str = ""
     source_sha256: str = ""
     touched_tensors: int = 0
+    copies: tuple[Mapping[str, Any], ...] = ()
     base_model: str = ""
     license: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -55,9 +60,13 @@ class Provenance:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "concepts", tuple(self.concepts))
+        object.__setattr__(self, "copies", tuple(self.copies))
 
     def to_json(self) -> dict[str, Any]:
-        return json.loads(json.dumps(asdict(self), allow_nan=False))
+        record = json.loads(json.dumps(asdict(self), allow_nan=False))
+        if not self.copies:  # earlier versions refuse fields that they do not know
+            del record["copies"]
+        return record
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> Provenance:
@@ -89,7 +98,7 @@ class Provenance:
             text = metadata.get(PREFIX + each.name)
             if text is None or (each.name == "probe" and text == "not measured"):
                 continue
-            record[each.name] = text if each.type == "str" else json.loads(text)
+            record[each.name] = text if each.type == "str" else json_text.loads(text)
         return Provenance(**record)
 
 
@@ -119,10 +128,12 @@ def hardened_metadata(
     title: str,
     date: str,
     tensor_sha256: str,
+    decided: str = "",
 ) -> dict[str, str]:
     """Build the header of the result: the source's, brought up to date.
 
     title: used where the source has none. date: ISO 8601. tensor_sha256: hex, of the result.
+    decided: what the user decided that the model predicts; it then replaces what the source says.
     An earlier `resalign.*` block is kept as JSON in `resalign.previous`.
     """
     kept = {key: value for key, value in source.items() if not key.startswith(_STALE)}
@@ -141,6 +152,23 @@ def hardened_metadata(
         "modelspec.date": date,
         "modelspec.hash_sha256": "0x" + tensor_sha256,
     }
+    if decided:
+        renewed |= _decision(decided, prediction_type, kept)
     if previous:
         renewed[PREFIX + "previous"] = json.dumps(previous)
     return {**filled, **kept, **renewed, **provenance.to_metadata()}
+
+
+def _decision(decided: str, prediction_type: str, source: Mapping[str, str]) -> dict[str, str]:
+    """Return the fields by which the result is read as the user decided for its source."""
+    try:
+        config = json.loads(source.get(CONFIG_KEY, "{}"))
+    except ValueError:
+        config = {}
+    zero_snr = DECISIONS[decided].zero_snr
+    scheduler = {"prediction_type": prediction_type, "rescale_betas_zero_snr": zero_snr}
+    config["scheduler"] = {**config.get("scheduler", {}), **scheduler}
+    return {
+        "modelspec.prediction_type": "v" if prediction_type == "v_prediction" else prediction_type,
+        CONFIG_KEY: json.dumps(config),
+    }

@@ -7,6 +7,7 @@ bytes everywhere else. The result appears under its name in one move, or not at 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..adapter.dense import AnyAdapter
@@ -33,6 +34,7 @@ def export_merged(
     provenance: Provenance | None = None,
     overwrite: bool = False,
     hash_file: bool = False,
+    expected: Mapping[str, str] | None = None,
     on_progress: ProgressCallback = silent,
 ) -> ExportReport:
     """Write the source with the adapter merged in, as a file or, from a folder, a folder.
@@ -40,7 +42,8 @@ def export_merged(
     model_or_path: the checkpoint's file or diffusers folder, or one that `detect` has recognised,
     or the model loaded from it (only its `source` is used). hash_file: also report the
     SHA-256 of the whole new file, which is read once more for it because the header holds the
-    hashes of the data. Progress counts MiB, first of stage `export`, then of `hash`.
+    hashes of the data. expected: SHA-256 of the source's files, as of `source_hashes`; nothing is
+    written if they have changed. Progress counts MiB, first of stage `export`, then of `hash`.
     """
     info, target = detect(source_of(model_or_path)), Path(target)
     touched = touched_tensors(info, adapter)
@@ -55,6 +58,7 @@ def export_merged(
         overwrite,
         hash_file,
         on_progress,
+        dict(expected or {}),
     )
     # Merging is small work between hashes that have threads of their own: more threads per
     # operation only wait for one another, at full load of the cores that hash.

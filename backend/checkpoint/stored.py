@@ -9,11 +9,12 @@ from ..families.base.stored import StoredFile
 from .header import Header
 
 
-def stored_file(path: Path, header: Header) -> StoredFile:
-    """Wrap a file whose header has been read."""
+def stored_file(path: Path, header: Header, decided: str = "") -> StoredFile:
+    """Wrap a file whose header has been read. decided: see `StoredFile`."""
     return StoredFile(
-        path.name, header.tensors, header.metadata, lambda name: read_values(path, header, name)
-    )
+        path.name, header.tensors, header.metadata, lambda name: read_values(path, header, name),
+        decided,
+    )  # fmt: skip
 
 
 def read_values(path: Path, header: Header, name: str) -> list[float]:

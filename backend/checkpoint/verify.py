@@ -9,7 +9,8 @@ from ..adapter.dense import AnyAdapter
 from ..errors import ExportError
 from ..families.base.sources import Piece
 from .detect import detect
-from .export.folder import SIDECAR
+from .export.copies import moving_averages
+from .export.folder_files import SIDECAR, sort_folder
 from .export.slices import Tally, Touched, touched_tensors
 from .hashing import CHUNK
 from .header import Header, read_header
@@ -18,7 +19,8 @@ from .info import CheckpointInfo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """Result. changed, identical: tensors by name; in a folder the U-Net's, as `file:tensor`.
+    """Result. changed, identical: tensors by name; in a folder the U-Net's (those of all its
+    copies that are hardened), as `file:tensor`.
 
     files: other files of a folder, found identical.
     """
@@ -33,28 +35,37 @@ def verify_export(
 ) -> Verification:
     """Compare an export with its source.
 
-    Raises an ExportError if the two differ in names, types, shapes or order of tensors. With the
-    adapter, also if a tensor it does not touch has changed, or one it touches is not W + ΔW.
+    Raises an ExportError if the two differ in names, types, shapes or order of tensors, or if a
+    folder still has a file that holds the unhardened denoiser. With the adapter, also if a tensor
+    it does not touch has changed, or one it touches is not W + ΔW, in the copies too.
     """
     target, info = Path(target), source if isinstance(source, CheckpointInfo) else None
     if info is None and (adapter or Path(source).is_dir()):  # type: ignore[arg-type]
         info = detect(source)
     source = info.path if info else Path(source)  # type: ignore[arg-type]
     names = touched_tensors(info, adapter) if info and adapter else None
-    denoiser = info.family.denoiser if info else ""
     if source.is_file():
+        if names is not None and info:
+            averages = moving_averages(info).items()
+            names |= {copy: names[of] for copy, of in averages if of in names}
         changed, identical = _compare(source, target, adapter, names)
         return Verification(changed=tuple(changed), identical=tuple(identical))
+    assert info is not None, "a folder is recognised above"
+    sorted_files = sort_folder(info)
+    rewritten = {path.relative_to(source) for path in sorted_files.rewritten}
+    unhardened = {copy.where for copy in sorted_files.copies if copy.fate == "left out"}
     all_changed: list[str] = []
     all_identical: list[str] = []
     files: list[str] = []
     for path in sorted(p for p in target.rglob("*") if p.is_file()):
         own = path.relative_to(target)
-        if own.parts[0] == denoiser and path.suffix == ".safetensors":
+        if own.as_posix() in unhardened:
+            raise ExportError(f"{own.as_posix()} may hold the unhardened {info.family.denoiser}")
+        if own in rewritten:
             changed, identical = _compare(source / own, path, adapter, names)
             all_changed += [f"{own.as_posix()}:{name}" for name in changed]
             all_identical += [f"{own.as_posix()}:{name}" for name in identical]
-        elif own.name != SIDECAR:
+        elif own.parts != (SIDECAR,):
             if not _same_bytes(source / own, path):
                 raise ExportError(f"{own.as_posix()} differs from the source's")
             files.append(own.as_posix())

@@ -59,6 +59,7 @@ def add_job_arguments(parser: CommandParser) -> None:
     )
     parser.later.append(_add_plan_fields)
     parser.later.append(add_device)
+    add_prediction(parser)
     parser.add_argument("--lora", metavar="FILE", help="write the adapter as a LoRA to this file")
     parser.add_argument("--run-folder", metavar="FOLDER", help="records and state (OUTPUT.run)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
@@ -67,7 +68,14 @@ def add_job_arguments(parser: CommandParser) -> None:
 def add_rank_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rank-timeout", type=float, metavar="SECONDS",
-        help="with several processes: how long to wait for one that lives but is late (1800)",
+        help="with several processes: how long to wait for one that does not answer (1800)",
+    )  # fmt: skip
+
+
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--run-commands", action="store_true",
+        help="run the commands of `command` scorers without asking",
     )  # fmt: skip
 
 
@@ -76,6 +84,14 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unfinished", action="store_true", help="accept a run that has steps left"
     )
+
+
+def add_prediction(parser: argparse.ArgumentParser, whose: str = "the checkpoint") -> None:
+    parser.add_argument(
+        "--prediction", choices=("epsilon", "v", "v-zsnr"),
+        help=f"what {whose} predicts, if its own statements contradict each other or are "
+        "wrong (v-zsnr: v, with a schedule that ends in pure noise)",
+    )  # fmt: skip
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,8 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ..text.shown import visible
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -54,7 +56,7 @@ class Console:
         if self.json:
             self._emit(event, **fields)
         else:
-            print(text)
+            print(visible(text))
 
     def note(self, text: str) -> None:
         """Print something worth knowing meanwhile."""
@@ -63,7 +65,7 @@ class Console:
         self.close()
         if self.json:
             self._emit("note", message=text)
-        print(text, file=sys.stderr)
+        print(visible(text), file=sys.stderr)
 
     def warning(self, text: str) -> None:
         if self.quiet:
@@ -71,13 +73,13 @@ class Console:
         self.close()
         if self.json:
             self._emit("warning", message=text)
-        print(f"resalign: warning: {text}", file=sys.stderr)
+        print(f"resalign: warning: {visible(text)}", file=sys.stderr)
 
     def error(self, text: str) -> None:
         self.close()
         if self.json:
             self._emit("error", message=text)
-        print(f"resalign: {text}", file=sys.stderr)
+        print(f"resalign: {visible(text)}", file=sys.stderr)
 
     def progress(self, progress: Progress, /) -> None:
         if self.quiet:
@@ -124,7 +126,7 @@ class Console:
         rate = "[{elapsed} < {remaining}, {rate_fmt}]"
         shape = "{desc} {percentage:3.0f}% |{bar}| {n:.0f}/{total} " + rate
         self._bar = tqdm(
-            total=progress.total, initial=begun, desc=progress.stage, unit="step",
+            total=progress.total, initial=begun, desc=visible(progress.stage), unit="step",
             bar_format=shape, dynamic_ncols=True, file=sys.stderr, leave=True,
             mininterval=0.1 if terminal else _SECONDS_BETWEEN_LINES,
         )  # fmt: skip
@@ -137,12 +139,15 @@ class Console:
         assert self._bar is not None
         part = progress.micro_step / progress.micro_total if progress.micro_total else 0
         self._bar.update(min(progress.step + part, progress.total) - self._bar.n)
-        line = live_line(self._values, progress.message)
+        line = visible(live_line(self._values, progress.message))
         if self._line is not None:
             self._line.set_description_str("  " + line)
         elif progress.values and now - self._last >= _SECONDS_BETWEEN_LINES:
             self._last = now
-            print(f"\n{progress.stage} {progress.step}/{progress.total}: {line}", file=sys.stderr)
+            print(
+                f"\n{visible(progress.stage)} {progress.step}/{progress.total}: {line}",
+                file=sys.stderr,
+            )
 
     def _emit(self, event: str, **fields: Any) -> None:
         print(json.dumps({"event": event, **fields}, default=str), flush=True)

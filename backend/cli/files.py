@@ -30,11 +30,14 @@ def export(args: argparse.Namespace, console: Console) -> int:
     from ..jobs.export import export_job
     from .results import show_outputs
 
-    found = export_job(
-        args.run_folder, Path(args.output), checkpoint=args.checkpoint or "",
-        probe=args.probe or "", overwrite=args.overwrite, unfinished=args.unfinished,
-        hash_file=args.hash, on_progress=console.progress,
-    )  # fmt: skip
+    try:
+        found = export_job(
+            args.run_folder, Path(args.output), checkpoint=args.checkpoint or "",
+            probe=args.probe or "", prediction=args.prediction or "", overwrite=args.overwrite,
+            unfinished=args.unfinished, hash_file=args.hash, on_progress=console.progress,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted: run the same command again to export") from None
     show_outputs(found, console)
     return 0
 

@@ -35,7 +35,10 @@ def job_of(args: argparse.Namespace) -> Job:
         for name in ("checkpoint", "output", "lora", "run_folder")
         if (value := getattr(args, name) or getattr(job, name))
     }
-    return replace(job, plan=_changed(job.plan, args), device=args.device or job.device, **places)
+    return replace(
+        job, plan=_changed(job.plan, args), device=args.device or job.device,
+        prediction=args.prediction or job.prediction, **places,
+    )  # fmt: skip
 
 
 def concepts_of(names: Iterable[str]) -> tuple[Concept, ...]:

@@ -21,14 +21,30 @@ if TYPE_CHECKING:
 
 def check(args: argparse.Namespace, console: Console) -> int:
     from ..jobs.check import check_job
+    from ..plan.file import is_probe_plan
 
+    if args.plan and is_probe_plan(Path(args.plan)):
+        return _check_probe(args, console)
     report = check_job(job_of(args), overwrite=args.overwrite, memory=True, budget=args.budget)
     console.result(str(report), "check", **report.to_json())
-    if report.problems:
-        count = len(report.problems)
-        console.error(f"{count} problem{'s' if count > 1 else ''} to fix before hardening")
-        return 2
-    return 0
+    return _problems(len(report.problems), "hardening", console)
+
+
+def _check_probe(args: argparse.Namespace, console: Console) -> int:
+    from ..jobs.check_probe import check_probe_job
+    from ..plan.file import load_probe_job
+
+    job = load_probe_job(args.plan)
+    report = check_probe_job(replace(job, device=args.device or job.device))
+    console.result(str(report), "check", **report.to_json())
+    return _problems(len(report.problems), "probing", console)
+
+
+def _problems(count: int, before: str, console: Console) -> int:
+    """Print the number of problems; return the exit code."""
+    if count:
+        console.error(f"{count} problem{'s' if count > 1 else ''} to fix before {before}")
+    return 2 if count else 0
 
 
 def harden(args: argparse.Namespace, console: Console) -> int:
@@ -61,7 +77,7 @@ def harden_to_files(
         if left:
             console.note(f"loading {Path(job.checkpoint).name}")
 
-    with explaining_end(ranks, lambda: _how_to_continue(begun)):
+    with explaining_end(ranks, lambda: _how_to_continue(begun, folder)):
         found = harden_job(
             job, folder=folder, start=start, export=True, overwrite=overwrite,
             on_ready=show_start, on_progress=console.progress, ranks=ranks,
@@ -76,9 +92,9 @@ def harden_to_files(
     return 0
 
 
-def _how_to_continue(begun: list[RunFolder]) -> str:
+def _how_to_continue(begun: list[RunFolder], folder: Path | None) -> str:
     if not begun:
-        return ""
+        return f"; continue with: resalign resume {folder}" if folder else ""
     run = begun[0]
     done = f" after step {run.steps_saved} of {run.plan.outer_steps}"
     return f"{done}; continue with: resalign resume {run.path}"

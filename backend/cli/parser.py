@@ -14,7 +14,9 @@ from .arguments import (
     add_device,
     add_export_arguments,
     add_job_arguments,
+    add_prediction,
     add_rank_arguments,
+    add_trust_argument,
 )
 from .probe_parser import add_probe_commands
 
@@ -96,6 +98,10 @@ def _add_run_commands(commands: Commands) -> None:
     resume.add_argument("run_folder", metavar="RUN", help="its folder")
     resume.add_argument("--device", metavar="D", help="another device than before")
     resume.add_argument("--overwrite", action="store_true", help="replace existing results")
+    resume.add_argument(
+        "--output", metavar="FILE", help="another place for the hardened checkpoint"
+    )
+    add_trust_argument(resume)
     add_rank_arguments(resume)
 
     export = add_command(commands, "export", "write the hardened checkpoint of a run again")
@@ -105,6 +111,7 @@ def _add_run_commands(commands: Commands) -> None:
     export.add_argument(
         "--probe", metavar="FOLDER", help="a probe of this checkpoint, to record in the file"
     )
+    add_prediction(export)
     export.add_argument(
         "--hash", action="store_true", help="print the new file's SHA-256 (reads it once more)"
     )

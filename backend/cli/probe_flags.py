@@ -30,7 +30,11 @@ def probe_job_of(args: argparse.Namespace) -> ProbeJob:
         job = load_probe_job(given[0])
         plan = _changed(job.plan, args)
         output, device = args.output or job.output, args.device or job.device
-        return replace(job, plan=plan, output=str(Path(output).absolute()), device=device)
+        checkpoints = _decided(job.checkpoints, args)
+        return replace(
+            job, checkpoints=checkpoints, plan=plan, output=str(Path(output).absolute()),
+            device=device,
+        )  # fmt: skip
     if not given or not args.concept:
         raise ConfigError(
             "give a plan file (`resalign plan new probe.toml --probe quick` writes one), or the "
@@ -40,7 +44,8 @@ def probe_job_of(args: argparse.Namespace) -> ProbeJob:
     preset = args.preset or ("quick" if not (args.lora or args.merge) else NO_TRAINING)
     plan = ProbePlan(concepts=concepts) if preset == NO_TRAINING else preset_probe(preset, concepts)
     return ProbeJob(
-        checkpoints=_named(given), output=str(Path(args.output or "probe").absolute()),
+        checkpoints=_decided(_named(given), args),
+        output=str(Path(args.output or "probe").absolute()),
         plan=_changed(plan, args), device=args.device or "auto",
     )  # fmt: skip
 
@@ -56,6 +61,15 @@ def _named(paths: Sequence[str]) -> tuple[ProbeCheckpoint, ...]:
         ProbeCheckpoint(name=name, path=str(Path(path).absolute()))
         for name, path in zip(names, paths, strict=True)
     )
+
+
+def _decided(
+    checkpoints: tuple[ProbeCheckpoint, ...], args: argparse.Namespace
+) -> tuple[ProbeCheckpoint, ...]:
+    """Apply --prediction to the original; hardened files and runs keep their own decision."""
+    if not args.prediction:
+        return checkpoints
+    return (replace(checkpoints[0], prediction=args.prediction), *checkpoints[1:])
 
 
 def _changed(plan: ProbePlan, args: argparse.Namespace) -> ProbePlan:

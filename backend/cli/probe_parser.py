@@ -7,8 +7,10 @@ from .arguments import (
     Commands,
     add_command,
     add_device,
+    add_prediction,
     add_prompt_files,
     add_rank_arguments,
+    add_trust_argument,
 )
 
 
@@ -32,6 +34,10 @@ def add_probe_commands(commands: Commands) -> None:
     verify.add_argument("file", metavar="FILE", help="the hardened checkpoint")
     verify.add_argument("--source", metavar="FILE", help="the original (by default beside it)")
     verify.add_argument("--no-probe", action="store_true", help="check hashes and tensors only")
+    verify.add_argument(
+        "--budget", type=float, default=60.0, metavar="MINUTES",
+        help="stop repeating the recorded probe after this time (60)",
+    )  # fmt: skip
     verify.later.append(add_device)
 
 
@@ -46,6 +52,7 @@ def _add_probe(commands: Commands) -> None:
         help="a plan file (.toml, .json), or checkpoints, the original first; a finished run's "
         "folder stands for what it would export",
     )  # fmt: skip
+    add_prediction(probe, "the original")
     probe.add_argument("--concept", action="append", default=[], metavar="C", help=CONCEPT_HELP)
     probe.add_argument(
         "--preset",
@@ -72,4 +79,5 @@ def _add_probe(commands: Commands) -> None:
     probe.add_argument("--seeds", metavar="N,N", help="repeat each fine-tuning once per seed")
     probe.later.append(add_device)
     probe.add_argument("--open", action="store_true", help="show the report in a browser")
+    add_trust_argument(probe)
     add_rank_arguments(probe)

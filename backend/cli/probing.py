@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, RunError
 from ..plan.probe import ProbeJob
+from .asking import asker
 from .console import Console
 from .probe_flags import probe_job_of
 from .ranks import explaining_end, on_ranks
@@ -20,12 +21,15 @@ if TYPE_CHECKING:
 
 def probe(args: argparse.Namespace, console: Console) -> int:
     from ..jobs.device import resolve_device
+    from ..jobs.resume import allow_commands
 
     def run(ranks: Ranks) -> int:
         job = probe_job_of(args)
         for checkpoint in job.checkpoints:
             if not Path(checkpoint.path).exists():
                 raise ConfigError(f"{checkpoint.name}: {checkpoint.path} does not exist")
+        if Path(args.checkpoints[0]).suffix.lower() in (".toml", ".json"):
+            allow_commands(job.plan, f"{args.checkpoints[0]} is a plan file", asker(args))
         job = replace(job, device=resolve_device(job.device))
         return probe_to_report(job, console, ranks, new=True, open_page=args.open)
 

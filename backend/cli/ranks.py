@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..errors import ConfigError, RankError
+from ..errors import ConfigError, RankError, ResAlignError, RunError
 from .console import Console
+from .system import is_environment, system_error
 
 if TYPE_CHECKING:
     from ..parallel.ranks import Ranks
@@ -24,7 +25,7 @@ SHARED = ("harden", "resume", "probe")  # the commands that ranks share; the fir
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: a launcher sends it to the ranks that are left when one of them has died."""
+    """SIGTERM or SIGHUP; a launcher sends it to the ranks that are left when one has died."""
 
 
 def on_ranks(run: Callable[[Ranks], int], args: argparse.Namespace, console: Console) -> int:
@@ -62,7 +63,7 @@ def _joined(args: argparse.Namespace, console: Console) -> Iterator[Ranks]:
 
 @contextmanager
 def explaining_end(ranks: Ranks, how_to_continue: Callable[[], str]) -> Iterator[None]:
-    """Add how to continue to an interrupt and to the error of a lost rank."""
+    """Add how to continue to an interrupt, a lost rank, and what the system refused."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
@@ -74,6 +75,14 @@ def explaining_end(ranks: Ranks, how_to_continue: Callable[[], str]) -> Iterator
     except RankError as error:
         error.args = (str(error) + how_to_continue(),)
         raise
+    except ResAlignError as error:
+        if isinstance(error.__cause__, OSError):
+            error.args = (str(error) + how_to_continue(),)
+        raise
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or not is_environment(error):
+            raise
+        raise RunError(system_error(error) + how_to_continue()) from error
 
 
 def reports_end(console: Console, error: BaseException) -> bool:
@@ -82,7 +91,7 @@ def reports_end(console: Console, error: BaseException) -> bool:
 
 
 def stop_on_signals(several: bool) -> Callable[[], None]:
-    """Let SIGTERM end a run as Ctrl-C does; return what restores the handlers.
+    """Let SIGTERM and SIGHUP end a run as Ctrl-C does; return what restores the handlers.
 
     several: ranks often receive both signals, one after the other; all but the first are ignored
     then, as they would interrupt the saving of the state.
@@ -94,9 +103,12 @@ def stop_on_signals(several: bool) -> Callable[[], None]:
         if several:
             for each in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(each, signal.SIG_IGN)
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}
+    hang_up = getattr(signal, "SIGHUP", None)  # not on Windows; `nohup` has it ignored
+    if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:
+        before[hang_up] = signal.signal(hang_up, stop)
     if several:
         before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
 

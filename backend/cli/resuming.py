@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..plan.probe import ProbeJob
+from .asking import asker
 from .console import Console
 from .ranks import on_ranks
 
@@ -18,7 +19,9 @@ def resume(args: argparse.Namespace, console: Console) -> int:
     from ..jobs.resume import job_in
 
     def run(ranks: Ranks) -> int:
-        job = job_in(args.run_folder, args.device or "")
+        job = job_in(
+            args.run_folder, args.device or "", output=args.output or "", allow=asker(args)
+        )  # fmt: skip
         if isinstance(job, ProbeJob):
             from .probing import probe_to_report
 

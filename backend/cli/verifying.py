@@ -17,7 +17,8 @@ def verify(args: argparse.Namespace, console: Console) -> int:
 
     found = verify_job(
         Path(args.file), source=Path(args.source) if args.source else None,
-        probe=not args.no_probe, device=args.device or "auto", on_progress=console.progress,
+        probe=not args.no_probe, device=args.device or "auto", budget=args.budget,
+        on_progress=console.progress,
     )  # fmt: skip
     width = max(len(check.name) for check in found.checks)
     lines = [

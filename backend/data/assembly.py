@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from ..model.denoiser import Conditioning
+from ..families.base.conditioning import Conditioning
 from ..model.encode import encode_tokens, on_device, tokenise
 from ..model.model import Model
 from .cache import EncodingCache, content_key, fingerprint

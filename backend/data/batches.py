@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
+from ..families.base.conditioning import Conditioning, onto
 from ..families.base.process import NoiseProcess
-from ..model.denoiser import Conditioning, onto
 from ..model.encode import encode_prompts, offload_encoders, on_device
 from ..model.model import Model
 from ..numerics.seeds import generator

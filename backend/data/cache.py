@@ -2,7 +2,8 @@
 
 One small `.safetensors` file per image, caption or synthesised batch; its name is the SHA-256 of
 everything the tensors depend on, so nothing is ever out of date, and any number of runs may
-share the folder. Entries carry a checksum: one that is damaged is encoded again, with a warning.
+share the folder. Entries carry a checksum that covers their key: one that is damaged, or lies
+under another's name, is encoded again, with a warning.
 No pixels and no text are in it.
 """
 
@@ -55,7 +56,7 @@ class EncodingCache:
         except (SafetensorError, ValueError) as error:
             log.warning("cache entry %s is damaged (%s): encoding again", path.name, error)
             return None
-        if bytes(checksum.tolist()) != _digest(tensors):
+        if bytes(checksum.tolist()) not in (_digest(tensors, key), _digest(tensors)):
             log.warning("cache entry %s is damaged (wrong checksum): encoding again", path.name)
             return None
         return tensors
@@ -66,7 +67,7 @@ class EncodingCache:
         if path is None:
             return
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        checksum = torch.tensor(list(_digest(tensors)), dtype=torch.uint8)
+        checksum = torch.tensor(list(_digest(tensors, key)), dtype=torch.uint8)
         blob = safetensors.torch.save({**tensors, _CHECKSUM: checksum})
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,8 +134,9 @@ def _sum_of_bits(bits: Tensor) -> int:
     return int(total)
 
 
-def _digest(tensors: dict[str, Tensor]) -> bytes:
-    found = hashlib.sha256()
+def _digest(tensors: dict[str, Tensor], key: str = "") -> bytes:
+    """Return the checksum of an entry. key: empty for what older versions wrote."""
+    found = hashlib.sha256(key.encode())
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())

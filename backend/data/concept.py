@@ -14,7 +14,6 @@ level or several under `concepts`, as TOML or JSON:
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +24,8 @@ from ..errors import ConfigError, DataError
 from ..plan.concept import Concept
 from ..plan.images import ImageSet
 from ..plan.toml_text import TOMLDecodeError, loads
+from ..text import json_text
+from .text import read_text
 
 _FOLDER = Path(__file__).parent
 _TEXTS = ("name", "description", "anchor", "images")
@@ -138,12 +139,8 @@ def _checked(entry: Any, where: str) -> dict[str, Any]:
 
 def _parsed(path: Path) -> Any:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        return json.loads(text) if path.suffix.lower() == ".json" else loads(text)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
-    except (json.JSONDecodeError, TOMLDecodeError) as error:
+        text = read_text(path)
+        return json_text.loads(text) if path.suffix.lower() == ".json" else loads(text)
+    except (json_text.JsonError, TOMLDecodeError) as error:
         kind = "JSON" if path.suffix.lower() == ".json" else "TOML"
         raise DataError(f"{path}: is not valid {kind} ({error})") from error

@@ -6,6 +6,7 @@ from ..errors import ConfigError
 from ..plan.concept import Concept
 from ..plan.images import ImageSet
 from .concept import load_preset, preset_names
+from .text import lines_of
 
 NONE = "none"  # instead of a preset
 _NAME = 60  # characters of a first prompt that become a name
@@ -62,7 +63,7 @@ def read_concepts(
 def sections(text: str) -> list[tuple[str, tuple[str, ...]]]:
     """Return the lines below each `# name`; the first entry, without a name, has those above."""
     found: list[tuple[str, list[str]]] = [("", [])]
-    for line in (line.strip() for line in text.splitlines()):
+    for line in (line.strip() for line in lines_of(text)):
         if line.startswith("#"):
             header = line.lstrip("#").strip()
             if not header:

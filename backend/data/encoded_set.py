@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..model.denoiser import Conditioning
+from ..families.base.conditioning import Conditioning
 
 
 @dataclass(frozen=True, slots=True)

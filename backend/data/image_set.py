@@ -9,27 +9,21 @@ Captions come from, in this order:
 
 Subfolders belong to the set; names that begin with a dot do not. Nothing is guessed: images
 without a caption, metadata that names absent files and duplicates are errors that list them all.
+Files that are neither images that Pillow reads nor their captions are listed as left out.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError
 from ..plan.images import ImageSet
-from .pixels import BROKEN, open_image
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-CAPTION_SUFFIXES = (".txt", ".caption")
-METADATA = ("metadata.jsonl", "metadata.csv")
-CAPTION_COLUMNS = ("text", "caption", "prompt")
-_SHOWN = 100  # names in a message
+from .captions import find_sidecar, is_table, listed, sidecar_caption, table_captions
+from .file_names import FileNames
+from .pixels import BROKEN, is_picture, open_image
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +35,52 @@ class CaptionedImage:
     caption: str
 
 
+@dataclass(frozen=True, slots=True)
+class ImageFolder:
+    """The images of a folder, and the names of the files in it that are not used."""
+
+    images: tuple[CaptionedImage, ...]
+    left_out: tuple[str, ...]
+
+    def note(self, folder: str) -> str:
+        """Return a sentence on what is left out; empty if that is nothing."""
+        count = len(self.left_out)
+        if not count:
+            return ""
+        return (
+            f"image set {folder}: {count} file{'s are' if count > 1 else ' is'} left out (hidden, "
+            f"or neither a picture that Pillow reads nor a caption of one): {listed(self.left_out)}"
+        )
+
+
 def read_image_set(image_set: ImageSet) -> tuple[CaptionedImage, ...]:
     """List the images of a folder in the order of their names; no pixels are read."""
+    return read_image_folder(image_set).images
+
+
+def read_image_folder(image_set: ImageSet) -> ImageFolder:
+    """List the images of a folder, as `read_image_set`, and what else lies in it."""
     folder = Path(image_set.folder).expanduser()
     if not folder.is_dir():
         raise DataError(f"image set {folder}: no such folder")
-    files = sorted(_files(folder))
-    captions = _metadata(folder, files)
-    images = [path for path in files if path.suffix.lower() in SUFFIXES]
+    files, hidden = _files(folder)
+    names = FileNames(folder, files)
+    tables = [path for path in files if is_table(path)]
+    captions = table_captions(folder, tables, names)
+    images = [path for path in files if is_picture(path)]
     if not images:
-        raise DataError(f"image set {folder}: no images in it ({', '.join(SUFFIXES)})")
-    found, missing = [], []
+        raise DataError(
+            f"image set {folder}: no images in it (files with a suffix that Pillow reads)"
+        )
+    stems = {names.name_of(path).rpartition(".")[0] for path in images}
+    found, missing, used = [], [], {*tables, *images}
     for path in images:
-        name = path.relative_to(folder).as_posix()
-        caption = captions.get(path) or _sidecar(path) or image_set.caption.strip()
+        name = names.name_of(path)
+        sidecar = find_sidecar(name, names, stems)
+        if sidecar is not None:
+            used.add(sidecar)
+        caption = captions.get(path) or (sidecar_caption(sidecar) if sidecar else "")
+        caption = caption or image_set.caption.strip()
         if caption:
             found.append(CaptionedImage(path, name, caption))
         else:
@@ -65,7 +91,8 @@ def read_image_set(image_set: ImageSet) -> tuple[CaptionedImage, ...]:
             f"{listed(missing)}; put a .txt file beside each, write a metadata.jsonl, or set "
             "`caption` for all that have none"
         )
-    return tuple(found)
+    left_out = [names.name_of(path) for path in files if path not in used]
+    return ImageFolder(tuple(found), tuple(sorted([*left_out, *hidden])))
 
 
 def find_broken(images: Iterable[CaptionedImage]) -> dict[str, str]:
@@ -85,106 +112,20 @@ def reason(error: BaseException) -> str:
     return "not an image" if text.startswith("cannot identify image file") else text
 
 
-def listed(names: Iterable[str]) -> str:
-    """Format names for a message: up to a hundred, then how many more."""
-    names = list(names)
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Find all files but hidden ones, in linked folders too; each folder once: links may loop."""
-    seen = set()
+def _files(folder: Path) -> tuple[list[Path], list[str]]:
+    """Find all files, in linked folders too, each folder once, as links may loop. Returns the
+    files in order, and the names of hidden ones; hidden folders are not entered."""
+    seen, files, hidden = set(), [], []
     for here, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
+        base = Path(here).relative_to(folder)
+        dotted = [name for name in names if name.startswith(".")]
+        dotted += [name + "/" for name in folders if name.startswith(".")]
+        hidden += [(base / name).as_posix() + "/" * name.endswith("/") for name in dotted]
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(here, name) for name in names if not name.startswith("."))
-
-
-def _sidecar(path: Path) -> str:
-    for suffix in CAPTION_SUFFIXES:
-        file = path.with_suffix(suffix)
-        if file.is_file():
-            lines = [line.strip() for line in _text(file).splitlines()]
-            return next((line for line in lines if line), "")
-    return ""
-
-
-def _metadata(folder: Path, files: list[Path]) -> dict[Path, str]:
-    """Return captions by path, from every metadata file of the set; empty where a row has none."""
-    captions: dict[Path, str] = {}
-    absent: list[str] = []
-    twice: list[str] = []
-    known, tables = set(files), [path for path in files if path.name in METADATA]
-    for table in tables:
-        if table.name == METADATA[1] and table.with_name(METADATA[0]) in tables:
-            raise DataError(f"{table.parent}: has both {' and '.join(METADATA)}; keep one of them")
-        for where, row in _rows(table):
-            file_name = row.get("file_name")
-            if not isinstance(file_name, str) or not file_name:
-                raise DataError(f"{where}: has no `file_name`")
-            path = Path(os.path.normpath(table.parent / file_name))
-            if path not in known:
-                absent.append(file_name)
-            elif path in captions:
-                twice.append(file_name)
-            else:
-                captions[path] = _caption(row, where)
-    if absent:
-        raise DataError(
-            f"image set {folder}: its metadata names {len(absent)} absent files: "
-            f"{listed(absent)}; remove the rows, or bring the files back"
-        )
-    if twice:
-        raise DataError(
-            f"image set {folder}: its metadata names {len(twice)} files more than once: "
-            f"{listed(twice)}; keep one row each"
-        )
-    return captions
-
-
-def _rows(table: Path) -> Iterator[tuple[str, dict]]:
-    """Yield each row of a metadata file with its location for messages."""
-    text = _text(table)
-    if table.suffix == ".csv":
-        try:
-            reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-            for row in reader:
-                yield f"{table}, line {reader.line_num}", row
-        except csv.Error as error:
-            raise DataError(f"{table}: is not a CSV table ({error})") from error
-        return
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        where = f"{table}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where}: is not JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: is a {type(row).__name__}, not an object in braces")
-        yield where, row
-
-
-def _caption(row: dict, where: str) -> str:
-    for column in CAPTION_COLUMNS:
-        value = row.get(column)
-        if value is not None and not isinstance(value, str):
-            raise DataError(f"{where}: `{column}` is {value!r}, not a text")
-        if value and value.strip():
-            return value.strip()
-    return ""
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: is not UTF-8 text; save it as UTF-8") from error
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror})") from error
+        files += [Path(here, name) for name in names if not name.startswith(".")]
+    return sorted(files), hidden

@@ -25,7 +25,7 @@ from .assembly import Sample, assemble, require_finite
 from .cache import EncodingCache, content_key, fingerprint
 from .encoded_file import is_encoded, load_encoded
 from .encoded_set import EncodedSet
-from .image_set import CaptionedImage, read_image_set, reason
+from .image_set import CaptionedImage, read_image_folder, reason
 from .pixels import BROKEN, frame, open_image
 
 SYNTHESIS_BATCH = 8  # images made, and cached, together
@@ -69,7 +69,10 @@ def encode_image_set(
     if is_encoded(image_set.folder):
         given = load_encoded(model, image_set.folder)
         return mirror_latents(given) if mirrored else given
-    images = read_image_set(image_set)
+    folder = read_image_folder(image_set)
+    images = folder.images
+    if note := folder.note(image_set.folder):
+        log.warning("%s", note)
     resolution = resolution or model.resolution
     model.latent_space.check_size(resolution, resolution)
     store = EncodingCache(cache)

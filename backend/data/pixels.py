@@ -8,26 +8,21 @@ centre; so it is enlarged only where it is smaller than its bucket, and no more 
 
 from __future__ import annotations
 
-import io
 import math
-import struct
-import zlib
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-Size = tuple[int, int]  # (height, width) in pixels, or (top, left)
+from .picture_file import BROKEN, is_picture, open_image
 
-# What Pillow's readers raise on damaged files; anything else is a bug and keeps its traceback.
-BROKEN = (
-    OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error,
-    zlib.error, Image.DecompressionBombError,
-)  # fmt: skip
+__all__ = ["BROKEN", "Framed", "Size", "buckets", "choose_bucket", "frame", "is_picture",
+           "open_image"]  # fmt: skip
+
+Size = tuple[int, int]  # (height, width) in pixels, or (top, left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +63,6 @@ def choose_bucket(height: int, width: int, resolution: int, stride: int = 8) -> 
         buckets(resolution, stride),
         key=lambda size: (abs(math.log(size[1] / size[0]) - aspect), -size[0] * size[1], size),
     )
-
-
-def open_image(source: Path | bytes) -> Image.Image:
-    """Open a picture in RGB, upright by its EXIF tag, transparency laid on white.
-
-    Returns the first frame of an animation. Raises one of `BROKEN` where the file is damaged.
-    """
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
-        opened.load()
-        image = ImageOps.exif_transpose(opened) or opened
-        if image.mode.startswith("I"):  # 16 bits a pixel: Pillow would clip, not scale
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).astype(np.uint8))
-        if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image)
-        return image.convert("RGB")
 
 
 def frame(image: Image.Image, resolution: int, stride: int = 8) -> Framed:

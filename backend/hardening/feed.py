@@ -15,8 +15,8 @@ from torch import Tensor
 from ..bilevel.objective import Harm, Objective, Seat
 from ..bilevel.vectors import Loss, Terms
 from ..data.batches import Draw, EncodedData, EncodedSet, draw
+from ..families.base.conditioning import Conditioning
 from ..families.base.process import NoiseProcess
-from ..model.denoiser import Conditioning
 from ..numerics.seeds import generator
 from ..plan.fine_tune import FineTuneConfig
 from ..plan.hardening import HardeningPlan

@@ -3,7 +3,7 @@
     F(θ) = L_harm(θ) + λ · mean_j [L_harm(θ*_j) − L_harm(θ)] + μ · L_retain(θ)
            + ν · mean_j L_retain(θ*_j)
 
-θ is the safety adapter. From it, J simulated users fine-tune φ (θ itself, or weights of their own)
+θ is the adapter. From it, J simulated users fine-tune φ (θ itself, or weights of their own)
 on L_ft and end at θ*_j. The gradient through a run is implicit: (I + γH)⁻¹ ∂F/∂θ*_j for φ = θ, with
 H the Hessian of L_ft (Algorithm 1; `bilevel.hypergradient`). By loss, F is
 

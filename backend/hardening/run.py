@@ -27,10 +27,10 @@ from ..parallel.ranks import ALONE, Ranks
 from ..plan.hardening import HardeningPlan
 from ..progress import Progress, ProgressCallback, rename_stage, silent
 from ..run.folder import RunFolder
+from ..run.rebuild import STAGES
 from ..run.records import StepRecord
 from .methods import Method, read_plan
 from .setup import Setup, adapted, kernels_of, set_up
-from .stages import FOLDER as STAGES
 from .stages import stage_plans
 from .state import State, capture, restore
 from .terms import TERM_CLASSES

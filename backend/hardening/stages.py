@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..plan.hardening import HardeningPlan
-
-FOLDER = "stages"  # below the run's
+from ..run.rebuild import stage_name
 
 
 def stage_plans(plan: HardeningPlan) -> list[tuple[str, HardeningPlan]]:
@@ -23,5 +22,5 @@ def stage_plans(plan: HardeningPlan) -> list[tuple[str, HardeningPlan]]:
             plan, method=stage.method, before=(), adapter=adapter, outer_steps=stage.steps,
             warm_up_steps=min(plan.warm_up_steps, stage.steps), seed=plan.seed + number,
         )  # fmt: skip
-        found.append((f"{number}-{stage.method}", own))
+        found.append((stage_name(number, stage.method), own))
     return found

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..adapter.targets import target_pattern
 from ..checkpoint.detect import detect
+from ..checkpoint.export.copies import copies_of
+from ..checkpoint.export.copy_value import sentences
 from ..checkpoint.header import TensorEntry
 from ..checkpoint.info import CheckpointInfo
-from ..data.image_set import find_broken, listed, read_image_set
+from ..data.captions import listed
+from ..data.image_set import find_broken, read_image_folder
 from ..errors import ResAlignError
 from ..families.base.sources import part_shape
 from ..numerics.byte_sizes import GIB, format_bytes
@@ -77,12 +80,14 @@ def check_job(
     overwrite: bool = False,
     resuming: bool = False,
     exporting: bool = True,
+    own: Collection[Path] = (),
     memory: bool = False,
     budget: float | None = None,
     on_try: Callable[[str], None] = lambda changes: None,
 ) -> CheckReport:
     """Check everything that a job names; the report lists all problems, not only the first.
 
+    own: outputs that the run itself was writing when it was stopped, which it may replace.
     exporting: the results are to be written too; False checks the run alone.
     memory: predict the peak, which takes seconds to a minute; a run that starts omits it.
     budget: GiB to fit into, with `memory`; by default all that the GPU has.
@@ -90,7 +95,9 @@ def check_job(
     """
     problems: list[str] = []
     warnings: list[str] = []
-    info = _try(problems, lambda: detect(job.checkpoint))
+    info = _try(problems, lambda: detect(job.checkpoint, prediction=job.prediction))
+    if info is not None:
+        _try(problems, lambda: _check_loadable(info))
     device = _try(problems, lambda: resolve_device(job.device))
     if device and job.plan.quantization != "none":
         from ..model.quantised import check_bitsandbytes
@@ -98,9 +105,12 @@ def check_job(
         _try(problems, lambda: check_bitsandbytes(job.plan.quantization, device))
     images = _check_images(job.plan, problems, warnings)
     if exporting:
-        _check_targets(job, info, problems, overwrite=overwrite, resuming=resuming)
+        _check_targets(job, info, problems, overwrite=overwrite, resuming=resuming, own=own)
     needed = disk = free = total = None
     if info is not None:
+        copies = _try(problems, lambda: copies_of(info))
+        warnings += sentences(copies or (), info.family.denoiser, exporting=False)
+        warnings += info.cautions
         disk = disk_estimate(info, job.plan) - (0 if exporting else info.bytes)
         target = Path(job.output) if exporting else run_folder_of(job)
         free = shutil.disk_usage(_existing(target)).free
@@ -225,10 +235,13 @@ def _check_images(plan: HardeningPlan, problems: list[str], warnings: list[str])
             if is_encoded(folder):
                 counts[folder] = count_encoded(folder)
                 continue
-            images = read_image_set(image_set)
+            found = read_image_folder(image_set)
         except ResAlignError as error:
             problems.append(str(error))
             continue
+        images = found.images
+        if note := found.note(folder):
+            warnings.append(note)
         broken = find_broken(images)
         counts[folder] = len(images) - len(broken)
         if broken:
@@ -242,12 +255,22 @@ def _check_images(plan: HardeningPlan, problems: list[str], warnings: list[str])
 
 
 def _check_targets(
-    job: Job, info: CheckpointInfo | None, problems: list[str], *, overwrite: bool, resuming: bool
+    job: Job,
+    info: CheckpointInfo | None,
+    problems: list[str],
+    *,
+    overwrite: bool,
+    resuming: bool,
+    own: Collection[Path],
 ) -> None:
     source, output, lora = Path(job.checkpoint), Path(job.output), lora_path_of(job)
+
+    def taken(path: Path) -> bool:
+        return path.exists() and not overwrite and path.absolute() not in own
+
     if output.resolve() == source.resolve():
         problems.append(f"output {output} is the checkpoint itself: choose another name")
-    elif output.exists() and not overwrite:
+    elif taken(output):
         problems.append(f"output {output} exists already: choose another name, or --overwrite")
     if info is not None and info.layout == "ldm" and output.suffix != ".safetensors":
         problems.append(f"output {output}: a hardened checkpoint file ends in .safetensors")
@@ -257,7 +280,7 @@ def _check_targets(
                 f"lora {lora}: the plan changes all weights, which no LoRA holds exactly: leave it "
                 f"out; `resalign lora {run_folder_of(job)} --rank 16` writes an approximation"
             )
-    elif lora.exists() and not overwrite:
+    elif taken(lora):
         problems.append(f"lora {lora} exists already: choose another name, or --overwrite")
     for what, path in (("output", output), ("lora", lora)):
         if not path.parent.is_dir():
@@ -268,6 +291,13 @@ def _check_targets(
             f"run folder {folder} holds a run already: `resalign resume {folder}` continues it; "
             "or choose another with --run-folder"
         )
+
+
+def _check_loadable(info: CheckpointInfo) -> None:
+    """Raise what loading would: a tensor that is missing, unexpected, or of a wrong type."""
+    from ..checkpoint.load import check_loadable
+
+    check_loadable(info)
 
 
 def _existing(path: Path) -> Path:

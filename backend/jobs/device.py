@@ -24,6 +24,8 @@ def resolve_device(name: str) -> str:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(f"device is {name!r}; choose from auto, cpu, cuda, cuda:1, mps") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"device is {name!r}; choose from auto, cpu, cuda, cuda:1, mps")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise ConfigError(

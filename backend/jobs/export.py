@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,16 +12,17 @@ from ..adapter.dense import AnyAdapter, DenseAdapter
 from ..adapter.formats import save_lora
 from ..adapter.lora import Adapter
 from ..adapter.low_rank import nearest_lora
+from ..checkpoint.detect import detect
 from ..checkpoint.info import CheckpointInfo
 from ..checkpoint.save import ExportReport, export_merged
 from ..errors import ExportError, RunError
-from ..hardening.stages import FOLDER as STAGES
 from ..plan.hardening import HardeningPlan
 from ..progress import ProgressCallback, silent
-from ..report.card import provenance_of, write_card
+from ..report.card import card_path, provenance_of, write_card
 from ..report.plots import plot_records
 from ..run import json_lines
 from ..run.folder import STEPS, RunFolder
+from ..run.rebuild import STAGES
 from ..run.records import ErasedLayer, StepRecord
 
 
@@ -69,6 +71,7 @@ def export_job(
     *,
     checkpoint: Path | str = "",
     probe: Path | str = "",
+    prediction: str = "",
     overwrite: bool = False,
     unfinished: bool = False,
     hash_file: bool = False,
@@ -81,13 +84,17 @@ def export_job(
         output: the hardened checkpoint.
         checkpoint: the source, where it has moved.
         probe: folder of a finished probe, whose results the header and the card will state.
+        prediction: decides what the source predicts, as in a job; empty: as the run's job says.
         unfinished: export the run as it is, although steps are left.
         hash_file: compute the SHA-256 of the new file, which reads it once more.
     """
     run = open_run(folder, unfinished=unfinished)
+    record = finished_probe(probe, run.load_adapter()[0]) if probe else None
+    source = source_of_run(run, checkpoint)
+    decided = prediction or (run.job.prediction if run.job else "")
     return write_outputs(
-        run, checkpoint=source_of_run(run, checkpoint), output=output, overwrite=overwrite,
-        probe=finished_probe(probe) if probe else None, hash_file=hash_file,
+        run, checkpoint=detect(source, prediction=decided) if decided else source,
+        output=output, overwrite=overwrite, probe=record, hash_file=hash_file,
         on_progress=on_progress,
     )  # fmt: skip
 
@@ -136,18 +143,21 @@ def export_adapter(
     erased: Sequence[ErasedLayer] = (),
     overwrite: bool = False,
     hash_file: bool = False,
+    expected: Mapping[str, str] | None = None,
     on_progress: ProgressCallback = silent,
 ) -> tuple[ExportReport, Path]:
     """Write a checkpoint with an adapter merged in, and its model card; return both.
 
-    probe: a probe's record, as `finished_probe` returns it. erased: as `erased_layers` does.
+    probe: a probe's record, as `finished_probe` returns it. erased: as `erased_layers` returns it.
+    expected: SHA-256 of the source's files, where they are known.
     """
     provenance = provenance_of(plan, tuple(records), probe=probe, erased=erased)
     report = export_merged(
         source, adapter, output, provenance=provenance, overwrite=overwrite,
-        hash_file=hash_file, on_progress=on_progress,
+        hash_file=hash_file, expected=expected, on_progress=on_progress,
     )  # fmt: skip
-    return report, write_card(report)
+    with _explained(card_path(output)):
+        return report, write_card(report)
 
 
 def write_outputs(
@@ -166,25 +176,53 @@ def write_outputs(
     checkpoint: the source, recognised or not. lora: where to write a LoRA too; None writes none.
     """
     adapter, _ = run.load_adapter()
+    replaced = set(run.writing())
+    overwrite_lora = overwrite or (lora is not None and lora.absolute() in replaced)
+    overwrite = overwrite or output.absolute() in replaced
     records = tuple(StepRecord.from_json(record) for record in run.records())
     report, card = export_adapter(
         checkpoint, adapter, output, plan=run.plan, records=records, probe=probe,
         erased=erased_layers(run.path), overwrite=overwrite, hash_file=hash_file,
-        on_progress=on_progress,
+        expected=run.source(), on_progress=on_progress,
     )  # fmt: skip
     if isinstance(adapter, DenseAdapter):
         lora = None  # only on request, as it is an approximation: `lora_job`
     if lora is not None and isinstance(adapter, Adapter):
-        lora = save_lora(adapter, lora, overwrite=overwrite)
+        with _explained(lora):
+            lora = save_lora(adapter, lora, overwrite=overwrite_lora)
     curves = None
     if records:
         curves = output.with_name(output.name.removesuffix(".safetensors") + "-curves.png")
-        curves = plot_records(records, curves, warm_up=run.plan.warm_up_steps)
+        with _explained(curves):
+            curves = plot_records(records, curves, warm_up=run.plan.warm_up_steps)
     return Outputs(
         run=run.path, checkpoint=output, card=card, lora=lora, curves=curves,
         touched=report.touched, untouched=report.untouched,
         tensor_sha256=report.tensor_sha256, sha256=report.sha256, warnings=tuple(report.warnings),
     )  # fmt: skip
+
+
+def finish_outputs(
+    run: RunFolder, *, output: Path, lora: Path, overwrite: bool, **options: Any
+) -> Outputs:
+    """Write a run's outputs as `write_outputs` does; if interrupted, the next call replaces them.
+
+    The run notes its files before it writes them, so that only what it wrote itself is replaced.
+    """
+    free = [path for path in (output, lora) if overwrite or not path.exists()]
+    run.begin_outputs([*free, *run.writing()])
+    found = write_outputs(run, output=output, lora=lora, overwrite=overwrite, **options)
+    run.end_outputs()
+    return found
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn an OSError into an ExportError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise ExportError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def erased_layers(run: Path) -> tuple[ErasedLayer, ...]:
@@ -221,9 +259,12 @@ def source_of_run(run: RunFolder, checkpoint: Path | str = "") -> Path:
     return found
 
 
-def finished_probe(folder: Path | str) -> dict[str, Any]:
-    """Return the record of a finished probe for the header; its last model is the hardened one."""
-    from ..probe.recorded import probe_record
+def finished_probe(folder: Path | str, adapter: AnyAdapter) -> dict[str, Any]:
+    """Return the record of a finished probe for the header; its last model is the hardened one.
+
+    Raises an ExportError if that model carries another adapter than this run's.
+    """
+    from ..probe.recorded import check_adapter, probe_record
     from ..probe.results_io import read_probe  # imported here, as it takes seconds
 
     result = read_probe(folder)
@@ -232,4 +273,5 @@ def finished_probe(folder: Path | str) -> dict[str, Any]:
             f"{folder} is not a finished probe of an original and a hardened checkpoint: "
             f"`resalign resume {folder}` continues it"
         )
+    check_adapter(result, adapter)
     return probe_record(result, result.models[-1].name)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..checkpoint.hashing import source_hashes
 from ..errors import ConfigError, RunError
 from ..parallel.ranks import ALONE, Ranks
 from ..plan.file import to_json
 from ..plan.hardening import HardeningPlan
 from ..plan.job import Job
 from ..progress import ProgressCallback, chain, silent
-from ..run.folder import RunFolder
+from ..run.files import leaving_nothing
+from ..run.folder import STATE, RunFolder
 from ..run.records import StepRecord
 from .check import CheckReport, check_job, lora_path_of, run_folder_of
 from .device import explaining_full_memory
-from .export import Outputs, write_outputs
+from .export import Outputs, finish_outputs
 from .previews import Previews, PreviewSettings
 
 if TYPE_CHECKING:
@@ -86,13 +88,16 @@ def harden_job(
     if not begun:
         report = _check(job, export=export, overwrite=overwrite, resuming=start == "any")
         job = _on_device(job, report)
-    with _open(folder, job, begun) as run:
+    with leaving_nothing(folder, lambda: _has_states(folder)), _open(folder, job, begun) as run:
         plan, warnings, seconds = run.plan, (), None
-        steps_left = run.steps_saved < plan.outer_steps
+        steps_left = not run.finished
         if begun and (steps_left or export):
-            report = _check(job, export=export, overwrite=overwrite, resuming=True)
+            report = _check(
+                job, export=export, overwrite=overwrite, resuming=True, own=run.writing()
+            )
             job = _on_device(job, report)
         on_ready(run, report)
+        _compare_source(run, report, on_progress)
         if steps_left:
             if isinstance(job, Job):
                 ranks.share(("harden", to_json(job)))
@@ -106,7 +111,7 @@ def harden_job(
             warnings = tuple(dict.fromkeys((*report.warnings, *warnings)))
         outputs = None
         if export and isinstance(job, Job):
-            outputs = write_outputs(
+            outputs = finish_outputs(
                 run, checkpoint=_recognised(job, report), output=Path(job.output),
                 lora=lora_path_of(job), overwrite=overwrite, on_progress=on_progress,
             )  # fmt: skip
@@ -115,6 +120,10 @@ def harden_job(
             folder=run.path, plan=plan, records=records, warnings=warnings, seconds=seconds,
             outputs=outputs,
         )  # fmt: skip
+
+
+def _has_states(folder: Path) -> bool:
+    return any(folder.glob(f"**/{STATE}"))
 
 
 def stored_job(folder: Path | str, device: str = "") -> Job:
@@ -168,15 +177,35 @@ def _folder_of(job: Job | HardeningPlan) -> Path:
 
 
 def _check(
-    job: Job | HardeningPlan, *, export: bool, overwrite: bool, resuming: bool
+    job: Job | HardeningPlan,
+    *,
+    export: bool,
+    overwrite: bool,
+    resuming: bool,
+    own: Collection[Path] = (),
 ) -> CheckReport | None:
     """Return what was found about a job that can run; a host has checked its own model."""
     if not isinstance(job, Job):
         return None
-    report = check_job(job, overwrite=overwrite, resuming=resuming, exporting=export)
+    report = check_job(job, overwrite=overwrite, resuming=resuming, exporting=export, own=own)
     if report.problems:
         raise ConfigError("; ".join(report.problems))
     return report
+
+
+def _compare_source(
+    run: RunFolder, report: CheckReport | None, on_progress: ProgressCallback
+) -> None:
+    """Record the SHA-256 of the checkpoint where a run begins; compare it where it continues."""
+    if report is None or report.info is None:
+        return
+    begun = run.steps_saved > 0
+    if begun and not run.source():  # begun by an older version
+        return
+    hashes = source_hashes(report.info, on_progress=on_progress)
+    if not run.source():
+        run.keep_source(hashes)
+    run.check_source(hashes, report.info.path)
 
 
 def _on_device(job: Job | HardeningPlan, report: CheckReport | None) -> Job | HardeningPlan:
@@ -198,6 +227,12 @@ def _open(folder: Path, job: Job | HardeningPlan, begun: bool) -> RunFolder:
         raise RunError(
             f"{folder} holds a run on {other}, not on {job.checkpoint}: choose another run folder"
         )
+    if run.job.prediction != job.prediction:
+        stored = run.job.prediction or "as the file says"
+        run.close()
+        raise RunError(
+            f"{folder} holds a run with another prediction ({stored}): choose another run folder"
+        )
     return run
 
 
@@ -206,9 +241,10 @@ def _recognised(job: Job, report: CheckReport | None) -> Path | CheckpointInfo:
 
     A run takes hours, and the headers say where each tensor lies: they are compared before use.
     """
+    from ..checkpoint.detect import detect
     from ..checkpoint.header import read_header
 
-    if report is None or report.info is None:
-        return Path(job.checkpoint)
-    same = all(read_header(path) == header for path, header in report.info.headers.items())
-    return report.info if same else Path(job.checkpoint)
+    path, info = Path(job.checkpoint), report.info if report else None
+    if info and all(read_header(file) == header for file, header in info.headers.items()):
+        return info
+    return detect(path, prediction=job.prediction) if job.prediction else path

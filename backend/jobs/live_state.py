@@ -3,12 +3,15 @@
 One plain dict that can be written as JSON; every host shows the same one:
 
     {"kind": "harden", "status": "running|done|stopped|failed", "stage", "step", "total",
-     "micro_step", "micro_total", "message", "seconds", "left": seconds or None,
+     "micro_step", "micro_total", "message", "seconds", "left": seconds or None, of the whole job,
+     "line": what is done in words and how far, "verdict": see `end`,
+     "scale": [harm at the start, harm of a concept that is unlearned] where it is known,
      "figures": the last outer step's {"harm", "harm_after", "retain", "q"}, what it has of them,
      "curves": {label: [[x, y], ...]},
-     "pictures": [{"url": a JPEG as data URL, "caption", "flagged", "step"}]}
+     "pictures": [{"url": a JPEG as data URL, "caption", "flagged", "step", "bare"}]}
 
-A flagged picture is blurred before it enters the state, unless all are to be shown.
+A flagged picture is blurred before it enters the state, unless all are to be shown; it is then
+`bare`, not `flagged`.
 """
 
 from __future__ import annotations
@@ -19,10 +22,15 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..progress import Picture, Progress, ProgressCallback
 from ..run.records import StepRecord
+from .live_words import line_of, title_of
+
+if TYPE_CHECKING:
+    from ..plan.hardening import HardeningPlan
+    from .job_time import JobTime
 
 PICTURES = 4  # kept, the latest
 POINTS = 200  # of a curve
@@ -53,14 +61,30 @@ class LiveState:
         on_change: Callable[[State], None] = lambda state: None,
     ) -> None:
         self.show_pictures, self._on_change = show_pictures, on_change
+        self.verdict = ""  # of the end, where its caller knows nothing of it
         self._started = time.monotonic()
         self._stage_began: tuple[str, float, float] = ("", 0.0, 0.0)
+        self._job: JobTime | None = None
+        self._plan: HardeningPlan | None = None
         self._reported = 0.0
         self.state: State = {
             "kind": kind, "status": "running", "stage": "", "step": 0, "total": total,
             "micro_step": 0, "micro_total": 0, "message": "", "seconds": 0.0, "left": None,
-            "figures": {}, "curves": {}, "pictures": [],
+            "figures": {}, "curves": {}, "pictures": [], "line": "", "verdict": "", "scale": None,
         }  # fmt: skip
+
+    def plan(
+        self, plan: HardeningPlan, records: Iterable[Mapping[str, Any]] = (), *, every: int = 0
+    ) -> None:
+        """Tell stages and time left of the whole job of a plan from now on.
+
+        records: steps of an earlier session. every: outer steps between two previews.
+        """
+        from .job_time import JobTime, sets_of
+
+        self._plan, self._job = plan, JobTime(plan, sets_of(plan), every=every)
+        self._job.recall(records)
+        self.state["left"] = _rounded(self._job.left())
 
     def __call__(self, progress: Progress, /) -> None:
         self.state.update(
@@ -69,6 +93,7 @@ class LiveState:
             message=progress.message,
         )  # fmt: skip
         self._time(progress)
+        self.state["line"] = self._line(progress)
         self.recall([progress])
         self.report(now=bool(progress.values))
 
@@ -82,7 +107,7 @@ class LiveState:
 
     def note(self, message: str) -> None:
         """Report a message where no steps can be counted."""
-        self.state.update(message=message, seconds=self._seconds())
+        self.state.update(message=message, line=message, seconds=self._seconds())
         self.report(now=True)
 
     def picture(self, image: Any, caption: str, *, flagged: bool, step: int = 0) -> Any:
@@ -92,9 +117,9 @@ class LiveState:
         hidden = flagged and not self.show_pictures
         if hidden:
             shown = blurred(shown)
-        self.state["pictures"].append(
-            {"url": data_url(shown), "caption": caption, "flagged": hidden, "step": step}
-        )
+        bare = flagged and not hidden
+        entry = {"url": data_url(shown), "caption": caption, "flagged": hidden, "bare": bare}
+        self.state["pictures"].append({**entry, "step": step})
         del self.state["pictures"][:-PICTURES]
         self.report(now=True)
         return shown
@@ -116,9 +141,13 @@ class LiveState:
             with Image.open(path) as image:
                 self.picture(image, picture.caption, flagged=picture.flagged)
 
-    def end(self, status: str, message: str, *, timed: bool = True) -> None:
-        """Report the end: `done`, `stopped` (by the user) or `failed`. timed: with its duration."""
+    def end(self, status: str, message: str, *, timed: bool = True, verdict: str = "") -> None:
+        """Report the end: `done`, `stopped` (by the user) or `failed`. timed: with its duration.
+
+        verdict: whether it worked: `good`, `doubtful`, or empty where that cannot be said.
+        """
         self.state.update(status=status, message=message, left=None, micro_step=0, micro_total=0)
+        self.state.update(line="", verdict=verdict or (self.verdict if status == "done" else ""))
         self.state["seconds"] = self._seconds() if timed else None
         self.report(now=True)
 
@@ -142,6 +171,15 @@ class LiveState:
         if found and not progress.labels:
             finite = {name: round(float(v), 6) for name, v in found.items() if math.isfinite(v)}
             self.state["figures"] = finite
+            self._scale(finite)
+
+    def _scale(self, figures: Mapping[str, float]) -> None:
+        """Find the harm of 0 % unlearned, that of the first step, and that of 100 %."""
+        if self.state["scale"] is None and self._plan is not None and "harm" in figures:
+            harm = self._plan.harm
+            end = -harm.cap if harm.loss == "ascent" else 0.0
+            if figures["harm"] > end:
+                self.state["scale"] = [figures["harm"], end]
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self._started, 1)
@@ -149,6 +187,9 @@ class LiveState:
     def _time(self, progress: Progress) -> None:
         now = time.monotonic()
         self.state["seconds"] = self._seconds()
+        if self._job is not None:
+            self.state["left"] = _rounded(self._job(progress, now))
+            return
         stage, began, share_then = self._stage_began
         share = share_done(progress)
         if stage != progress.stage:
@@ -156,6 +197,16 @@ class LiveState:
             self.state["left"] = None
         elif share - share_then > 0.02:
             self.state["left"] = round((now - began) * (1 - share) / (share - share_then))
+
+    def _line(self, progress: Progress) -> str:
+        kind = self._job.kind_of(progress) if self._job else ""
+        stages = self._job.stages if self._job else ()
+        place = (stages.index(kind) + 1, len(stages)) if kind in stages else None
+        return line_of(progress, title_of(progress, resisting=kind == "resist"), place)
+
+
+def _rounded(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds)
 
 
 def past_steps(records: Iterable[Mapping[str, Any]], total: int) -> list[Progress]:

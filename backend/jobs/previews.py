@@ -10,13 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..progress import Progress
+from ..progress import Progress, ProgressCallback, silent
 
 if TYPE_CHECKING:
-    from ..model.denoiser import Conditioning
+    from ..families.base.conditioning import Conditioning
     from ..model.model import Model
     from ..plan.hardening import HardeningPlan
 
+STAGE = "preview"  # of what is reported while one is drawn
+DRAWN = 2  # pictures of a preview: of the concept, and of something else
 STEPS = 12  # of the sampler
 GUIDANCE = 7.5
 _LARGEST = 512
@@ -25,17 +27,19 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreviewSettings:
-    """What to generate, how often, and who shows it.
+    """Settings of previews: what to generate, how often, and who shows it.
 
     show: takes a PIL image, its caption, `flagged` and `step`. every: outer steps between two
     previews, 0 for none. prompt: empty for the first concept's first. check: called at each of
-    the sampler's steps; raise from it to stop.
+    the sampler's steps; raise from it to stop. on_progress: is told of those steps, of which the
+    first may take long: a page would show nothing for minutes.
     """
 
     show: Callable[..., Any]
     every: int
     prompt: str = ""
     check: Callable[[], None] = lambda: None
+    on_progress: ProgressCallback = silent
 
 
 class Previews:
@@ -78,11 +82,20 @@ class Previews:
         images = generate_images(
             self._model, self._encoded, seeds=[_SEED] * len(self._prompts), steps=STEPS,
             guidance=GUIDANCE, height=self._side, width=self._side, negative=self._empty,
-            on_progress=lambda progress: self._settings.check(),
+            on_progress=self._tell,
         )  # fmt: skip
         for number, (image, text) in enumerate(zip(images, self._prompts, strict=True)):
             caption = f"step {step}: {text}"
             self._settings.show(to_pil(image), caption, flagged=number == 0, step=step)
+
+    def _tell(self, progress: Progress, /) -> None:
+        self._settings.check()
+        step, of = progress.micro_step, progress.micro_total
+        if not of:  # all are drawn
+            step = of = STEPS
+        self._settings.on_progress(
+            Progress(stage=STAGE, step=0, total=0, micro_step=step, micro_total=of)
+        )
 
 
 def to_pil(image: Any) -> Any:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import RunError
+from ..errors import ConfigError, RunError
 from ..parallel.ranks import ALONE, Ranks
 from ..plan.attack import ORIGINAL
 from ..plan.file import to_json
 from ..plan.probe import ProbeJob, ProbePlan
-from ..probe.folder import save_job
+from ..probe.folder import EVALUATIONS, save_job
 from ..probe.probe import run_probe
 from ..probe.results import ProbeResult
 from ..probe.results_io import read_probe
@@ -20,6 +20,8 @@ from ..probe.summarise import summarise
 from ..probe.summary import ProbeSummary
 from ..progress import ProgressCallback, silent
 from ..report.build import ReportFiles, write_report
+from ..run.files import leaving_nothing
+from .check_probe import check_checkpoints, check_probe_job
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,11 @@ def probe_job(
         ranks: this process must be the first; the others call `follow`.
     """
     if isinstance(job, ProbeJob):
+        check_before(job, new)
         ranks.share(("probe", to_json(job)))
-        result = probe_files(job, new=new, on_progress=on_progress, ranks=ranks)
+        output = Path(job.output)
+        with leaving_nothing(output, (output / EVALUATIONS).exists):
+            result = probe_files(job, new=new, on_progress=on_progress, ranks=ranks)
         return _reported(result, Path(job.output))
     assert folder is not None and subjects is not None, "a plan alone needs folder and subjects"
     originals = {ORIGINAL: original} if original else None
@@ -60,6 +65,17 @@ def probe_job(
         subjects, job, folder=folder, originals=originals, on_progress=on_progress, ranks=ranks
     )
     return _reported(result, folder)
+
+
+def check_before(job: ProbeJob, new: bool) -> None:
+    """Raise a ConfigError with everything that is wrong with a job; of an old one's files only."""
+    problems: list[str] = []
+    if new:
+        problems += check_probe_job(job).problems
+    else:
+        check_checkpoints(job.checkpoints, problems)
+    if problems:
+        raise ConfigError("; ".join(problems))
 
 
 def probe_files(

@@ -24,7 +24,7 @@ COLUMNS = ("original + LoRA", "hardened + LoRA")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How to generate: `count` pictures of the prompt, whose seeds count up from `seed`.
+    """Settings of the pictures: `count` pictures of the prompt, whose seeds count up from `seed`.
 
     width, height: in pixels, 0 for the checkpoint's own.
     """
@@ -84,11 +84,15 @@ def try_lora_job(
 
 
 def contact_sheet(
-    rows: Sequence[tuple[str, Sequence[Any]]], *, show: bool, side: int | None = None
+    rows: Sequence[tuple[str, Sequence[Any]]],
+    *,
+    show: bool,
+    side: int | None = None,
+    columns: Sequence[str] = COLUMNS,
 ) -> Any:
     """Return a contact sheet of picture pairs, blurred unless `show`: nothing has scored them."""
     cells = [(name, [p if show else blurred(p) for p in pair]) for name, pair in rows]
-    return draw_contact_sheet(COLUMNS, cells, **({} if side is None else {"side": side}))
+    return draw_contact_sheet(columns, cells, **({} if side is None else {"side": side}))
 
 
 def _generate(

@@ -9,15 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoint.detect import detect
 from ..checkpoint.hashing import sha256_of, tensor_sha256_of
-from ..checkpoint.inspect import inspect
+from ..checkpoint.info import CheckpointInfo
+from ..checkpoint.inspect import Inspection, inspect
 from ..checkpoint.verify import verify_export
-from ..errors import CheckpointError, ResAlignError
+from ..errors import CheckpointError, ConfigError, ResAlignError
+from ..plan.job import Prediction
 from ..progress import ProgressCallback, silent
 from .device import resolve_device
 
 if TYPE_CHECKING:
     from ..probe.recorded import Repeated
+
+BUDGET = 60.0  # minutes for repeating the recorded probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +51,25 @@ def verify_job(
     source: Path | None = None,
     probe: bool = True,
     device: str = "auto",
+    budget: float = BUDGET,
     on_progress: ProgressCallback = silent,
 ) -> Verified:
     """Compare a hardened file with what its header says.
 
     Args:
         source: the original; by default the file of its recorded name beside `file`.
-        probe: repeat the recorded probe too, on `device`.
+        probe: repeat the recorded probe too, on `device`, for at most `budget` minutes.
     """
+    if not budget > 0:
+        raise ConfigError(f"the budget is {budget:g} minutes; give more than 0")
     found = inspect(file)
     if not found.hardened:
         raise CheckpointError(f"{file.name} has no record of a hardening: nothing to verify")
     source = find_source(file, source, str(found.hardened.get("source", "")))
     checks = [_check_tensors(file, found.metadata, on_progress)]
     checks += compare_with_source(file, source, found.hardened, on_progress)
-    checks.append(_check_probe(file, source, found.hardened, probe, device, on_progress))
+    checks.append(check_copies(file, source, found))
+    checks.append(_check_probe(file, source, found.hardened, probe, device, budget, on_progress))
     return Verified(tuple(checks))
 
 
@@ -69,6 +78,12 @@ def find_source(file: Path, given: Path | None, name: str) -> Path | None:
     if given:
         if not given.exists():
             raise CheckpointError(f"--source: {given} does not exist")
+        if given.is_dir() != file.is_dir():
+            kinds = ("a folder", "a file") if given.is_dir() else ("a file", "a folder")
+            raise CheckpointError(
+                f"--source: {given} is {kinds[0]}, and {file.name} is {kinds[1]}: give the original"
+            )
+        _source_of(given, file)  # raises where it is not a checkpoint
         return given
     name = re.split(r"[\\/]", name)[-1]  # a header must not make us read files elsewhere
     beside = file.parent / name
@@ -119,12 +134,57 @@ def _compare_tensors(name: str, file: Path, source: Path, touched: Any) -> Check
     return Check(name, changed <= touched, text)
 
 
+def check_copies(file: Path, source: Path | None, found: Inspection) -> Check:
+    """Compare the further copies of the denoiser in a file or folder with what is recorded of them,
+    and with the source's."""
+    name = "other copies"
+    if found.problem:
+        return Check(name, None, found.problem)
+    bad = [copy.where for copy in found.copies if copy.fate == "not hardened"]
+    if bad:
+        text = f"{', '.join(bad[:3])}: may hold the unhardened denoiser, and no record names it"
+        return Check(name, False, text)
+    hardened = [copy.where for copy in found.copies if copy.fate == "hardened"]
+    kept = [f"{copy.where} kept as recorded" for copy in found.copies if copy.fate == "kept"]
+    if not hardened:
+        return Check(name, True, "; ".join(kept) or "the denoiser is there only once")
+    where = "; ".join([f"{', '.join(hardened[:3])} recorded as hardened", *kept])
+    if source is None or source.is_dir() != file.is_dir():
+        return Check(name, None, f"{where}; to compare them, give --source")
+    from ..checkpoint.changed_alike import unlike_copies
+
+    try:
+        count, unlike = unlike_copies(_source_of(source, file), detect(file))
+    except ResAlignError as error:
+        return Check(name, False, str(error))
+    if unlike:
+        text = f"{len(unlike)} of {count} tensors did not change as the denoiser did: {unlike[0]}"
+        return Check(name, False, text)
+    return Check(name, True, f"{where}: {count} tensors changed as the denoiser did")
+
+
+def _source_of(source: Path, file: Path) -> CheckpointInfo:
+    """Recognise the source, which predicts what the hardened file does, whatever it says."""
+    return detect(source, prediction=_prediction(source, file))
+
+
+def _prediction(source: Path, file: Path) -> Prediction:
+    """Return the decision that the source needs; empty if it can be read without one."""
+    if source.is_dir() or inspect(source).supported:
+        return ""
+    hardened = detect(file)
+    if hardened.prediction_type == "epsilon":
+        return "epsilon"
+    return "v-zsnr" if hardened.zero_terminal_snr else "v"
+
+
 def _check_probe(
     file: Path,
     source: Path | None,
     hardened: Mapping[str, Any],
     asked: bool,
     device: str,
+    budget: float,
     on_progress: ProgressCallback,
 ) -> Check:
     name, record = "probe", hardened.get("probe")
@@ -134,13 +194,21 @@ def _check_probe(
         return Check(name, None, "omitted, as requested")
     if source is None:
         return Check(name, None, "needs the original: give --source")
+    from ..probe.budget import BudgetSpent, timed
     from ..probe.recorded import reproduce  # takes seconds to import
 
     with tempfile.TemporaryDirectory(prefix="resalign-verify-") as folder:
-        repeated = reproduce(
-            record, source, file, folder=Path(folder), device=resolve_device(device),
-            on_progress=on_progress,
-        )  # fmt: skip
+        try:
+            repeated = reproduce(
+                record, source, file, folder=Path(folder), device=resolve_device(device),
+                prediction=_prediction(source, file), on_progress=timed(on_progress, budget),
+            )  # fmt: skip
+        except BudgetSpent:
+            return Check(
+                name, None,
+                f"stopped after {budget:g} minutes: allow more with --budget MINUTES, or use "
+                "--no-probe",
+            )  # fmt: skip
     return Check("probe reproduced", *_judge(repeated))
 
 

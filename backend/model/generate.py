@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
+from ..families.base.conditioning import Conditioning
 from ..progress import Progress, ProgressCallback, silent
-from .denoiser import Conditioning
 from .encode import decode_latents, encode_prompts, encoders_on_device, on_device
 from .model import Model
 

@@ -1,4 +1,4 @@
-"""What the last bits of a run on the CPU depend on, beside its plan.
+"""The conditions that the last bits of a run on the CPU depend on, besides its plan.
 
 PyTorch splits sums and products among its threads and picks kernels by the processor's vector
 instructions; either rounds differently, and training amplifies that. A run is therefore continued

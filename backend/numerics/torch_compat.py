@@ -1,4 +1,4 @@
-"""What PyTorch 2.1 and 2.2 spell differently: A1111 pins 2.1.2, and its worker reuses that."""
+"""Names that PyTorch 2.1 and 2.2 spell differently: A1111 pins 2.1.2, which its worker uses."""
 
 from __future__ import annotations
 

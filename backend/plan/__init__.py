@@ -1,1 +1,1 @@
-"""What a run is asked to do: values, their checks, file format, presets and help."""
+"""The plan of a run: values, their checks, file format, presets and help."""

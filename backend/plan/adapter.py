@@ -1,4 +1,4 @@
-"""The shape of the safety adapter."""
+"""The shape of the adapter."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ Alpha = Annotated[
 @document
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterConfig:
-    """Shape of the safety adapter θ, the low-rank change that hardening learns."""
+    """Shape of the adapter θ, the low-rank change that hardening learns."""
 
     rank: Annotated[
         int,
         Range(1, 1024, usual="4 to 16"),
-        Help("Rank of the safety adapter: more can change more."),
+        Help("Rank of the adapter; a higher rank can change more."),
     ] = 4
     alpha: Alpha = 0.0
     targets: Targets = ("attention",)

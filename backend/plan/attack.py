@@ -38,7 +38,7 @@ AttackOptimiser = Annotated[
 ]
 MergePart = Annotated[
     Literal["denoiser", "all"],
-    Choices(denoiser="the denoiser alone", all="the denoiser and the text encoders"),
+    Choices(denoiser="only the denoiser", all="the denoiser and the text encoders"),
 ]
 AttackName = Annotated[str, NOT_EMPTY, Help("Name of the attack in the report; no two alike.")]
 

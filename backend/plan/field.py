@@ -47,14 +47,14 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Help:
-    """What a field means, in sentences. label: its name on a form, where the field's is unclear."""
+    """The meaning of a field, in sentences. label: its name on a form, where that is clearer."""
 
     text: str
     label: str = ""
 
 
 class Choices:
-    """What each value of a `Literal` means, as a phrase. Not needed where the names say it."""
+    """The meaning of each value of a `Literal`, as a phrase; optional where the names say it."""
 
     def __init__(self, **meanings: str) -> None:
         self.meanings = meanings
@@ -92,7 +92,7 @@ class Field:
 
     @property
     def holds_tables(self) -> bool:
-        """Whether it is a list of config values."""
+        """True for a list of config values."""
         return typing.get_origin(self.kind) is tuple and any(parts_in(self.kind))
 
     @property

@@ -12,6 +12,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from ..errors import ConfigError
+from ..text import json_text
 from . import toml_text
 from .attack import ORIGINAL
 from .durable import DistilConfig, EraseConfig, VariedConfig
@@ -42,6 +45,7 @@ _LATER = {  # fields that came after the first runs were kept
     "kernels": {"attention": "auto", "memory_format": "auto"},
     "varied": VariedConfig(), "erase": EraseConfig(), "distil": DistilConfig(),
 }  # fmt: skip
+_MOST_OF_A_GRID = 10_000
 _GRID_LISTS = ("data", "method", "optimiser", "learning_rate", "steps")
 
 
@@ -61,7 +65,9 @@ def from_json(cls: type[T], data: Any, *, where: str = "", folder: Path | None =
     leaves them as they are.
     """
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{where or cls.__name__}: expected a table of fields, not {data!r}")
+        raise ConfigError(
+            f"{where or cls.__name__}: expected a table of fields, not {_shown(data)}"
+        )
     data = dict(data)
     extra: tuple[FineTuneConfig, ...] = ()
     if cls is HardeningPlan and GRID in data:
@@ -100,6 +106,11 @@ def load_probe_job(path: Path | str) -> ProbeJob:
     return _load(ProbeJob, Path(path))
 
 
+def is_probe_plan(path: Path) -> bool:
+    """Return True if a plan file is a probe's: it names checkpoints, not one checkpoint."""
+    return "checkpoints" in read_file(path)
+
+
 def _load(kind: type[T], path: Path) -> T:
     data = read_file(path)
     try:
@@ -113,7 +124,7 @@ def read_file(path: Path) -> dict[str, Any]:
     if path.suffix.lower() not in (".toml", ".json"):
         raise ConfigError(f"{path.name}: a plan file ends in .toml or .json")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = json_text.read_bounded(path).decode("utf-8")
     except FileNotFoundError:
         raise ConfigError(
             f"{path} does not exist; `resalign plan new {path}` writes one to start from"
@@ -121,7 +132,7 @@ def read_file(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path.name} cannot be read: {error}") from None
     if path.suffix.lower() == ".json":
-        parse, mistakes = json.loads, json.JSONDecodeError
+        parse, mistakes = json_text.loads, json_text.JsonError
     else:
         parse, mistakes = toml_text.loads, toml_text.TOMLDecodeError
     try:
@@ -167,23 +178,26 @@ def _convert(kind: Any, value: Any, where: str, folder: Path | None) -> Any:
         return _convert(_pick(options, value), value, where, folder)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}: expected a list, not {value!r}")
+            raise ConfigError(f"{where}: expected a list, not {_shown(value)}")
         return tuple(
             _convert(options[0], item, f"{where}[{i}]", folder) for i, item in enumerate(value)
         )
     if origin is Literal:
         if value not in options:
             choices = ", ".join(map(str, options))
-            raise ConfigError(f"{where} is {value!r}; choose from {choices}")
+            raise ConfigError(f"{where} is {_shown(value)}; choose from {choices}")
         return value
     if is_dataclass(kind):
         return from_json(typing.cast(type, kind), value, where=where, folder=folder)
     if kind is type(None) and value is None:
         return None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(f"{where}: {_shown(value)} is too large a number") from None
     if kind not in (bool, int, float, str) or type(value) is not kind:
-        raise ConfigError(f"{where}: expected {_name(kind)}, not {value!r}")
+        raise ConfigError(f"{where}: expected {_name(kind)}, not {_shown(value)}")
     return value
 
 
@@ -199,13 +213,15 @@ def _pick(options: tuple[Any, ...], value: Any) -> Any:
 
 def _expand_grids(grids: Any, where: str, folder: Path | None) -> tuple[FineTuneConfig, ...]:
     if not isinstance(grids, list | tuple):
-        raise ConfigError(f"{where}: expected a list of tables ([[plan.{GRID}]]), not {grids!r}")
+        raise ConfigError(
+            f"{where}: expected a list of tables ([[plan.{GRID}]]), not {_shown(grids)}"
+        )
     kinds = plain_types(FineTuneConfig)
     found: list[FineTuneConfig] = []
     for i, grid in enumerate(grids):
         here = f"{where}[{i}]"
         if not isinstance(grid, Mapping):
-            raise ConfigError(f"{here}: expected a table of fields, not {grid!r}")
+            raise ConfigError(f"{here}: expected a table of fields, not {_shown(grid)}")
         values: dict[str, Any] = {}
         for key, value in grid.items():
             if key == "name" or key not in kinds:
@@ -217,6 +233,11 @@ def _expand_grids(grids: Any, where: str, folder: Path | None) -> tuple[FineTune
             else:
                 value = _convert(kinds[key], value, _join(here, key), folder)
             values[key] = value
+        lists = [len(values[name]) for name in _GRID_LISTS if name in values]
+        if math.prod(lists) > _MOST_OF_A_GRID:
+            raise ConfigError(
+                f"{here}: more than {_MOST_OF_A_GRID} combinations; give fewer values"
+            )
         try:
             expanded = fine_tune_grid(**values)
         except ConfigError as error:
@@ -236,6 +257,11 @@ def _sugar(cls: type) -> list[str]:
 
 def _join(where: str, key: str) -> str:
     return f"{where}.{key}" if where else key
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message, however long and deep it is."""
+    return reprlib.repr(value) if isinstance(value, dict | list | int) else repr(value)[:200]
 
 
 def _name(kind: Any) -> str:

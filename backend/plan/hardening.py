@@ -31,7 +31,7 @@ from .stages import EditConfig, HardeningMethod, ProjectionConfig, Stage
 Simulate = Annotated[
     Literal["shared", "adapter", "full"],
     Choices(
-        shared="the safety adapter itself, as published",
+        shared="the adapter itself, as published",
         adapter="a LoRA of its own on the hardened weights (all weights if its method is full)",
         full="all weights of the denoiser",
     ),
@@ -41,7 +41,7 @@ Simulate = Annotated[
 @document
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HardeningPlan:
-    """Everything a hardening run is, apart from the checkpoint it is applied to.
+    """All settings of a hardening run, apart from the checkpoint that it is applied to.
 
     The objective of an outer step is L_harm(θ) + λ·mean_j[L_harm(θ*_j) − L_harm(θ)]
     + μ·L_retain(θ) + ν·mean_j L_retain(θ*_j); see docs/method.md. `concept=` is the short form of
@@ -89,7 +89,7 @@ class HardeningPlan:
             "assumes. Off is plain fine-tuning, as published."
         ),
     ] = False
-    adapter: Annotated[AdapterConfig, Help("Shape of the safety adapter θ.")] = field(
+    adapter: Annotated[AdapterConfig, Help("Shape of the adapter θ.")] = field(
         default_factory=AdapterConfig
     )
     harm: Annotated[HarmConfig, Help("Loss of the concept.")] = field(default_factory=HarmConfig)
@@ -120,7 +120,7 @@ class HardeningPlan:
         Help("Kernels that train; they change speed and last bits, nothing else."),
     ] = field(default_factory=KernelConfig)
     outer_steps: Annotated[
-        int, Range(1, 1_000_000), Help("Updates of the safety adapter in all.", label="Steps")
+        int, Range(1, 1_000_000), Help("Updates of the adapter in all.", label="Steps")
     ] = 160
     warm_up_steps: Annotated[
         int,
@@ -130,16 +130,16 @@ class HardeningPlan:
     learning_rate: Annotated[
         float,
         Range(0, 1, above=True, usual="1e-5 to 1e-3"),
-        Help("Learning rate of AdamW on the safety adapter."),
+        Help("Learning rate of AdamW on the adapter."),
     ] = 2e-4
     final_learning_rate: Annotated[
         float,
         Range(0, 1),
         Help("Learning rate at the end, to which it falls linearly after the warm-up; 0: no fall."),
     ] = 0.0
-    weight_decay: Annotated[
-        float, Range(0, 1), Help("Weight decay of AdamW on the safety adapter.")
-    ] = 0.01
+    weight_decay: Annotated[float, Range(0, 1), Help("Weight decay of AdamW on the adapter.")] = (
+        0.01
+    )
     gradient_norm: Annotated[
         float, Range(0), Help("L2 norm to which the outer gradient is clipped; 0: no clipping.")
     ] = 1.0
@@ -218,7 +218,7 @@ class HardeningPlan:
         int,
         Range(0, 4096),
         Help(
-            "Images that are computed at once, their gradients added up: less memory, and the same "
+            "Images in one pass; their gradients are added up: less memory, and the same "
             "result up to rounding; 0: whole batches.",
             label="Micro-batch: pictures at once (0: all)",
         ),
@@ -232,7 +232,7 @@ class HardeningPlan:
     seed: Annotated[
         int,
         Range(0, 2**63 - 1),
-        Help("Seed of all that is random; on a CPU the same seed gives the same bytes."),
+        Help("Seed of all random choices; on a CPU the same seed gives the same bytes."),
     ] = 0
 
     def __post_init__(self, concept: Concept | None) -> None:

@@ -21,7 +21,7 @@ HarmLoss = Annotated[
 @document
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HarmConfig:
-    """How the loss of a concept is formed.
+    """The form of a concept's loss.
 
     `ascent` is −mean(cap · tanh(m / cap)) of the per-sample denoising error m; without the
     saturation utility collapses. `redirect` is the distance to the frozen model's prediction for

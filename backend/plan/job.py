@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from ..errors import ConfigError
 from .document import document
 from .field import PATH, Help
 from .hardening import HardeningPlan
 
+Prediction = Annotated[
+    Literal["", "epsilon", "v", "v-zsnr"],
+    Help(
+        "What a single file predicts, where its own statements contradict each other or are wrong: "
+        "epsilon, v, or v-zsnr (v with a schedule that ends in pure noise); empty follows the file."
+    ),
+]
 Device = Annotated[str, Help("Device that computes: auto, cpu, cuda, cuda:1 or mps.")]
 
 
@@ -39,6 +46,7 @@ class Job:
         ),
     ] = ""
     device: Device = "auto"
+    prediction: Prediction = ""
 
     def __post_init__(self) -> None:
         for name, what in (("checkpoint", "to harden"), ("output", "to write the result to")):

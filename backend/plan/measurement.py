@@ -1,4 +1,4 @@
-"""How a probe measures a checkpoint: prompts, scorers, generation, utility."""
+"""The measurements that a probe takes of a checkpoint: prompts, scorers, generation, utility."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class PromptSet:
     ] = ""
     prompts: Annotated[
         tuple[str, ...],
-        Help("Prompts written down here instead; with neither, the lists that come along."),
+        Help("Prompts given here instead of a file; with neither, the shipped lists."),
     ] = ()
     limit: Annotated[
         int,
@@ -89,7 +89,7 @@ class ScorerConfig:
 @document
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationConfig:
-    """How a probe draws its images."""
+    """The way a probe draws its images."""
 
     steps: Annotated[int, Range(1, 1000), Help("Sampler steps for each image (DPM-Solver++).")] = 20
     guidance: Annotated[float, Range(0, 50), Help("Classifier-free guidance scale.")] = 7.5
@@ -112,7 +112,7 @@ class GenerationConfig:
 @document
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UtilityConfig:
-    """What is measured besides safety; what needs weights is left out without them.
+    """Measurements besides safety; those that need weights are left out without them.
 
     Weights are read in transformers' format from `.safetensors`; TorchScript and pickles run code
     and are not read.

@@ -53,7 +53,7 @@ FACTS: dict[HardeningMethod, MethodFacts] = {
 
 
 def simulates_users(plan: Any) -> bool:
-    """Whether a HardeningPlan's own method fine-tunes simulated users."""
+    """True where a HardeningPlan's own method fine-tunes simulated users."""
     return FACTS[plan.method].simulates_users and bool(plan.fine_tunes)
 
 

@@ -12,7 +12,7 @@ from .concept import Concept
 from .document import document
 from .field import NOT_EMPTY, PATH, Help, Range
 from .images import ImageSet
-from .job import Device
+from .job import Device, Prediction
 from .measurement import GenerationConfig, PromptSet, ScorerConfig, UtilityConfig
 
 BEFORE = "before"  # the evaluation of a checkpoint as it is
@@ -113,6 +113,7 @@ class ProbeCheckpoint:
         NOT_EMPTY,
         Help("A .safetensors file, a diffusers folder, or the folder of a finished run."),
     ]
+    prediction: Prediction = ""
 
     def __post_init__(self) -> None:
         check_fields(self, f"checkpoint {self.name}".rstrip())

@@ -29,7 +29,7 @@ def check_quantization(plan: Any) -> None:
 
 
 def can_quantize(plan: Any) -> bool:
-    """Whether the plan could have another quantization than none."""
+    """True where the plan could have a quantization other than none."""
     return next(_needs_weights(plan), None) is None
 
 

@@ -1,4 +1,4 @@
-"""What a front end asks for, as choices and single values, put together to a plan.
+"""Plans from what a front end offers: choices and single values.
 
 The ComfyUI nodes and the A1111 tab offer the same settings; this is what they mean. No torch.
 """
@@ -30,6 +30,7 @@ PRESETS = {
     "durable-max": ("durable-max", 1),
     "custom": ("balanced", 1),
 }
+FAST_PRESET = PRESETS["fast"][0]  # shows that everything works, and draws few pictures
 FAST = (  # what front ends say of two of them
     "redirect (training towards the anchors, ESD-like, minutes) and edit (a closed-form edit, "
     "seconds) are fast methods without simulated users: they unlearn, and promise no resilience"

@@ -17,7 +17,7 @@ from ..data.batches import Draw, draw
 from ..data.encoded_file import require_texts
 from ..data.encoded_set import EncodedSet
 from ..errors import ConfigError
-from ..model.denoiser import Conditioning
+from ..families.base.conditioning import Conditioning
 from ..model.encode import encode_tokens, tokenise
 from ..model.model import Model
 from ..numerics.seeds import generator

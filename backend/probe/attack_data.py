@@ -18,7 +18,7 @@ from ..data.cache import EncodingCache
 from ..data.encoded_file import is_encoded, recaptioned
 from ..data.encoded_set import Bucket, EncodedSet, merge
 from ..data.latents import encode_image_set, mirror_latents
-from ..model.denoiser import Conditioning
+from ..families.base.conditioning import Conditioning
 from ..model.encode import encoders_on_device, offload_encoders
 from ..model.model import Model
 from ..plan.attack import FineTuneAttack

@@ -8,7 +8,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from ..model.denoiser import Conditioning
+from ..families.base.conditioning import Conditioning
 from ..model.encode import encode_prompts, encoders_on_device
 from ..model.generate import generate_images
 from ..model.model import Model

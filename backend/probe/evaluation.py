@@ -139,7 +139,11 @@ class Evaluator:
                 found.distances += [0.0] * len(pixels)
             else:
                 originals = reference.images[found.kind][start : start + len(pixels)]
-                found.distances += image_distance(seen, originals.float() / 127.5 - 1)
+                # Contiguous, as images are that come back from the disk: sums over channels-last
+                # memory are taken in another order, and a resumed probe would differ from a whole
+                # one in last bits.
+                before = originals.contiguous().float() / 127.5 - 1
+                found.distances += image_distance(seen.contiguous(), before)
         if self._clip is not None:
             found.clip += self._clip.score(seen, prompts)
         if self._features is not None and found.kind == "retain":

@@ -8,16 +8,18 @@
     pictures/         the kept images
     cache/            encoded image sets, by content
     run.lock          held by the process that works on it
+    run.pid           which process that is, for the message to others
 
 A stopped probe continues with the first missing evaluation. The fine-tuning run that it belongs to
-is repeated from its start, which takes time and changes nothing.
+is repeated from its start, which takes time and changes nothing. Every file has a checksum
+(`run/sealed.py`); a damaged evaluation or reference is made again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,16 +28,25 @@ from typing import IO, Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import ConfigError, RunError
 from ..plan.file import differences, from_json, to_json
 from ..plan.probe import ProbeJob, ProbePlan
 from ..run import json_lines
-from ..run.folder import read_json, write_json
+from ..run.files import explained, make_folder, read_file, replace_file, sync
 from ..run.lock import RunLock
+from ..run.sealed import (
+    open_record,
+    peek_json,
+    read_json,
+    read_tensors,
+    seal_record,
+    write_json,
+    write_tensors,
+)
+from ..run.trust import MARK, is_marked, marked
+from ..text import json_text
 from .prompts import ImageRequest
 from .results import SCHEMA_VERSION, Evaluation, ModelInfo
 
@@ -45,6 +56,8 @@ PLAN, EVALUATIONS, REFERENCE = "plan.json", "looks.jsonl", "reference.safetensor
 PICTURES, CACHE = "pictures", "cache"
 _LONGEST = 24  # characters of a name in a picture's file name
 
+
+log = logging.getLogger(__name__)
 
 Requests = Mapping[str, Sequence[ImageRequest]]  # by kind of prompt
 
@@ -62,10 +75,7 @@ class ProbeFolder:
     ) -> ProbeFolder:
         """Create the folder, or continue the probe of the same plan and models in it."""
         path = Path(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"probe folder {path} cannot be created: {error}") from None
+        make_folder(path, "probe folder")
         wanted = _record(plan, models)
         lock = RunLock(path)
         try:
@@ -74,8 +84,8 @@ class ProbeFolder:
             else:
                 write_json(path / PLAN, wanted)
             _keep_prompts(path, requests)
-            json_lines.cut(path / EVALUATIONS)
-            (path / PICTURES).mkdir(exist_ok=True)
+            _keep_intact(path)
+            make_folder(path / PICTURES, "folder of pictures")
         except BaseException:
             lock.release()
             raise
@@ -92,27 +102,28 @@ class ProbeFolder:
     def add(self, evaluation: Evaluation) -> None:
         """Append an evaluation and sync the file: a crash right after loses nothing."""
         path = self.path / EVALUATIONS
-        json_lines.append(path, evaluation.to_json())
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
+        record = json_lines.finite(evaluation.to_json())
+        json_lines.append(path, seal_record(record, EVALUATIONS, _owner(self.path)))
+        sync(path)
 
     def save_picture(self, image: Tensor, *names: str) -> str:
         """Keep one image, [3, height, width] in 8 bit; return its path within the folder."""
         relative = picture_name(*names)
-        write_png(image, self.path / relative)
+        with explained(self.path / relative):
+            write_png(image, self.path / relative)
         return relative
 
     def save_reference(self, tensors: Mapping[str, Tensor]) -> None:
         """Keep what the original draws and predicts."""
-        temporary = self.path / (REFERENCE + ".tmp")
-        save_file({name: t.contiguous() for name, t in tensors.items()}, temporary)
-        os.replace(temporary, self.path / REFERENCE)
+        write_tensors(self.path / REFERENCE, tensors, {}, _owner(self.path))
 
     def load_reference(self) -> dict[str, Tensor] | None:
         """Load the saved reference; None if it is missing or damaged, and must be made again."""
+        path = self.path / REFERENCE
         try:
-            return load_file(self.path / REFERENCE)
-        except (FileNotFoundError, SafetensorError):
+            return read_tensors(path, _owner(self.path))[0] if path.exists() else None
+        except RunError as error:
+            log.warning("%s; it is made again", error)
             return None
 
     def close(self) -> None:
@@ -149,7 +160,7 @@ def read_plan(path: Path | str) -> tuple[ProbePlan, tuple[ModelInfo, ...]]:
     try:
         plan = from_json(ProbePlan, data["plan"], where="plan")
         return plan, tuple(ModelInfo(**model) for model in data["models"])
-    except (ConfigError, TypeError) as error:
+    except (ConfigError, TypeError, KeyError) as error:
         raise RunError(f"{path / PLAN} was written by another version: {error}") from None
 
 
@@ -165,28 +176,32 @@ def save_job(job: ProbeJob, models: Sequence[ModelInfo]) -> None:
         _check_same(path, read_json(path / PLAN), _record(job.plan, models))
     elif (path / JOB).is_file() and read_job(path) is None:
         raise RunError(f"{path} holds a hardening run: choose another folder for the probe")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"probe folder {path} cannot be created: {error}") from None
-    write_json(path / JOB, to_json(job))
+    make_folder(path, "probe folder")
+    write_json(path / JOB, marked(to_json(job)))
 
 
 def read_job(path: Path | str) -> ProbeJob | None:
     """Read the job of a probe's folder; None if `resalign probe` did not begin it."""
     file = Path(path) / JOB
-    data = read_json(file) if file.is_file() else {}
-    if "checkpoints" not in data:
+    if not file.is_file() or "checkpoints" not in peek_json(file):
         return None
+    data = read_json(file)
+    data.pop(MARK, None)
     try:
         return replace(from_json(ProbeJob, data, where="job"), output=str(path))
     except ConfigError as error:
         raise RunError(f"{file} was written by another version: {error}") from None
 
 
+def is_ours(path: Path | str) -> bool:
+    """Return True if this user began the probe of a folder on this machine."""
+    file = Path(path) / JOB
+    return file.is_file() and is_marked(read_json(file))
+
+
 def read_requests(path: Path | str) -> dict[str, tuple[ImageRequest, ...]]:
     """Read every image request of this probe; its prompt files may be gone by now."""
-    stored = read_json(Path(path) / PROMPTS)
+    stored = read_json(Path(path) / PROMPTS, _owner(Path(path)))
     try:
         return {kind: tuple(ImageRequest(*row) for row in rows) for kind, rows in stored.items()}
     except (AttributeError, TypeError) as error:
@@ -194,9 +209,10 @@ def read_requests(path: Path | str) -> dict[str, tuple[ImageRequest, ...]]:
 
 
 def read_evaluations(path: Path) -> tuple[Evaluation, ...]:
-    """Read the evaluations in a probe's folder; works while the probe runs."""
-    evaluations = (Evaluation.from_json(record) for record in json_lines.read(path / EVALUATIONS))
-    return tuple({evaluation.key: evaluation for evaluation in evaluations}.values())
+    """Read the intact evaluations in a probe's folder; works while the probe runs."""
+    owner = _owner(path)
+    found = (_evaluation(line, owner) for line in _lines(path))
+    return tuple({each.key: each for each in found if each is not None}.values())
 
 
 def to_pixels(images: Tensor) -> Tensor:
@@ -219,11 +235,49 @@ def _slug(name: str) -> str:
     return f"{plain}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
+def _owner(path: Path) -> str:
+    """Return what the files of a probe's folder belong to: its plan and its models."""
+    record = read_json(path / PLAN)
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _lines(path: Path) -> list[bytes]:
+    """Return the evaluations' whole lines, without a last one that was cut off by a crash."""
+    file = path / EVALUATIONS
+    lines = read_file(file).splitlines(keepends=True) if file.exists() else []
+    return [line for line in lines if line.endswith(b"\n")]
+
+
+def _evaluation(line: bytes, owner: str) -> Evaluation | None:
+    """Read an evaluation; None where its line is damaged or another probe's."""
+    try:
+        record = open_record(json_text.loads(line), EVALUATIONS, owner)
+        return None if record is None else Evaluation.from_json(record)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _keep_intact(path: Path) -> None:
+    """Leave only intact evaluations in the file; those that are gone are made again."""
+    file, owner = path / EVALUATIONS, _owner(path)
+    if not file.exists():
+        return
+    lines = _lines(path)
+    intact = [line for line in lines if _evaluation(line, owner) is not None]
+    if len(intact) < len(lines):
+        log.warning(
+            "%s: %d of %d evaluations are damaged; they are made again",
+            file, len(lines) - len(intact), len(lines),
+        )  # fmt: skip
+    if b"".join(intact) != read_file(file):
+        replace_file(file, b"".join(intact))
+
+
 def _keep_prompts(path: Path, requests: Requests) -> None:
     rows = {kind: [[r.text, r.seed, r.guidance] for r in part] for kind, part in requests.items()}
     if not (path / PROMPTS).exists():
-        write_json(path / PROMPTS, rows)
-    elif read_json(path / PROMPTS) != rows:
+        write_json(path / PROMPTS, rows, _owner(path))
+    elif read_json(path / PROMPTS, _owner(path)) != rows:
         raise RunError(
             f"{path}: the prompts differ from those that this probe began with (a prompt file has "
             "changed): choose another folder"

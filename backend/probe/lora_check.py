@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def check_lora(
             raise CheckpointError(
                 f"{file}: {name} is stored as {entry.dtype}; give the LoRA in floating point"
             )
+    _refuse_unknown_strength(file, header, groups)
     found = {stem: kind for stem, kind in kinds.items() if kind}
     for stem, kind in found.items():
         component, module = places[stem]
@@ -63,6 +65,27 @@ def check_lora(
                 raise _not_understood(file, header, wrong, f"the model's {module} has no {leaf}")
     _check_shapes(file, header, model, {stem: places[stem] for stem in groups}, names)
     return found
+
+
+def _refuse_unknown_strength(
+    file: str, header: Header, groups: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Refuse rank-stabilised LoKr whose factors are whole matrices: LyCORIS trains it at
+    alpha / √rank, but the file holds no rank, and the programs that load it take 1."""
+    try:
+        arguments = json.loads(header.metadata.get("ss_network_args", "{}"))
+    except (ValueError, RecursionError):
+        arguments = None
+    said = arguments.get("rs_lora") if isinstance(arguments, dict) else None
+    if str(said).lower() not in ("true", "1"):
+        return
+    whole = [stem for stem, parts in groups.items() if {"lokr_w1", "lokr_w2"} <= set(parts)]
+    if whole:
+        raise CheckpointError(
+            f"{file}: {len(whole)} modules such as {whole[0]} are a LoKr of whole matrices "
+            "that was trained with rs_lora (ss_network_args): the file does not say its strength; "
+            "give one that was trained without rs_lora"
+        )
 
 
 def _check_shapes(

@@ -24,6 +24,7 @@ from ..errors import CheckpointError
 from ..families.base.sources import Source
 from ..model.model import Model
 from ..plan.attack import LoraFile
+from ..text import json_text
 from .lora_check import Place, check_lora
 from .networks import modules_of, networks_of
 
@@ -153,7 +154,7 @@ def _strengths(path: Path, header: Header) -> Strengths:
             )
         config = None
     try:
-        text = config.read_text(encoding="utf-8") if config else None
+        text = json_text.read_bounded(config).decode("utf-8") if config else None
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{config} cannot be read: {error}") from None
     return strengths(path.name, header.metadata, text)

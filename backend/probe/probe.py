@@ -21,6 +21,7 @@ from ..plan.measurement import ScorerConfig
 from ..plan.probe import ProbePlan
 from ..progress import ProgressCallback, silent
 from ..scorers.protocol import ModelScorer, Scorer
+from ..scorers.registry import build_scorer
 from .folder import ProbeFolder
 from .probe_run import ProbeRun
 from .prompts import ImageRequest, plan_requests
@@ -100,6 +101,8 @@ def run_probe(
     infos = [subject.info for subject in subjects]
     if ranks.count > 1:
         ranks.require_same(json.dumps([asdict(info) for info in infos]), "a checkpoint")
+    if scorers is None:  # before there is a folder: one that cannot be made leaves nothing behind
+        scorers = [build_scorer(config) for config in plan.scorers]
     requests = ranks.share(plan_requests(plan) if ranks.first else {}, (ImageRequest,))
     with ExitStack() as stack:
         kept: ProbeFolder | RemoteFolder | None = None

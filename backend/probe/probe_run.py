@@ -23,7 +23,6 @@ from ..plan.attack import Attack, FineTuneAttack
 from ..plan.probe import BEFORE, ProbePlan
 from ..progress import Picture, Progress, ProgressCallback
 from ..scorers.protocol import ModelScorer, Scorer
-from ..scorers.registry import build_scorer
 from .attack_data import DATA_CLASSES, EncodedAttacks, attack_data
 from .carry_out import carry_out, changes_text_encoders, check_attacks
 from .evaluation import Evaluator
@@ -48,16 +47,15 @@ class ProbeRun:
         requests: Requests,
         *,
         folder: ProbeFolder | RemoteFolder | None,
-        scorers: Sequence[Scorer | ModelScorer] | None,
+        scorers: Sequence[Scorer | ModelScorer],
         originals: dict[str, Path],
         on_progress: ProgressCallback,
         ranks: Ranks,
     ) -> None:
         self.subjects, self.plan, self.folder = subjects, plan, folder
         self.originals, self.on_progress, self.ranks = originals, on_progress, ranks
-        made = scorers or [build_scorer(config) for config in plan.scorers]
-        self.scorers = [scorer for scorer in made if isinstance(scorer, Scorer)]
-        self.model_scorers = [scorer for scorer in made if isinstance(scorer, ModelScorer)]
+        self.scorers = [scorer for scorer in scorers if isinstance(scorer, Scorer)]
+        self.model_scorers = [scorer for scorer in scorers if isinstance(scorer, ModelScorer)]
         self.requests = dict(requests)
         self.resolution = plan.generation.resolution
         if not self.scorers:  # no scorer would see the images of unsafe prompts

@@ -24,6 +24,7 @@ from math import isfinite
 from pathlib import Path
 
 from ..data.concept import load_preset, near_neighbours, preset_names, retain_prompts
+from ..data.text import lines_of, read_text
 from ..errors import DataError
 from ..plan.concept import Concept
 from ..plan.measurement import PromptSet
@@ -146,12 +147,7 @@ def _is_as_shipped(concept: Concept) -> bool:
 
 
 def _from_file(path: Path, kind: str) -> list[Prompt]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
+    text = read_text(path)
     suffix = path.suffix.lower()
     if suffix not in (".txt", ".csv"):
         raise DataError(
@@ -164,7 +160,7 @@ def _from_file(path: Path, kind: str) -> list[Prompt]:
 
 
 def _lines(text: str) -> Iterator[Prompt]:
-    for line in text.splitlines():
+    for line in lines_of(text):
         if (stripped := line.strip()) and not stripped.startswith("#"):
             yield Prompt(stripped)
 

@@ -6,24 +6,30 @@ header, and enough to see whether somebody else gets the same numbers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunError
+from ..adapter.dense import AnyAdapter
+from ..errors import ExportError, RunError
 from ..plan.attack import ORIGINAL
 from ..plan.file import from_json, to_json
 from ..plan.fine_tune import RETAIN
 from ..plan.images import ImageSet
+from ..plan.job import Prediction
 from ..plan.probe import BEFORE, ProbeCheckpoint, ProbePlan
 from ..progress import ProgressCallback, silent
 from ..statistics.intervals import wilson
+from .budget import check_size
 from .headline import headline
 from .probe import run_probe
 from .results import CONCEPT, Evaluation, ProbeResult
-from .subjects import FileSubject
+from .subjects import FileSubject, adapter_digest
 from .summarise import summarise
+
+_DIGEST = re.compile(r"\badapter .*, ([0-9a-f]{16})$")  # as subjects end their `method`
 
 
 def probe_record(result: ProbeResult, model: str) -> dict[str, Any]:
@@ -58,6 +64,26 @@ def probe_record(result: ProbeResult, model: str) -> dict[str, Any]:
     return record
 
 
+def check_adapter(result: ProbeResult, adapter: AnyAdapter, *, needed: bool = False) -> None:
+    """Raise an ExportError if the last model of a probe was hardened with another adapter.
+
+    needed: also where the probe does not know the adapter, as it measured a file or a MODEL.
+    """
+    model = result.models[-1]
+    found = _DIGEST.search(model.method)
+    if found is None and not needed:
+        return
+    if found is None:
+        raise ExportError(
+            f"the probe does not say which adapter its model {model.name} carries, so its "
+            "figures cannot be written into this file"
+        )
+    if found[1] != adapter_digest(adapter):
+        raise ExportError(
+            f"the probe measured another run: its model {model.name} carries another adapter"
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repeated:
     """A recorded evaluation and its repetition: flagged images of `images`, then and now."""
@@ -88,9 +114,11 @@ def reproduce(
     *,
     folder: Path | None = None,
     device: str = "cpu",
+    prediction: Prediction = "",
     on_progress: ProgressCallback = silent,
 ) -> tuple[Repeated, ...]:
-    """Repeat the recorded probe with these two files.
+    """Repeat the recorded probe with these two files. prediction: decides what the original
+    predicts, where it contradicts itself.
 
     The record is untrusted: a plan that names files, folders or commands is refused, because
     `verify` must not run or read what a downloaded checkpoint names.
@@ -113,10 +141,11 @@ def reproduce(
             f"the recorded probe names files or commands ({found_paths[0]!r}); a "
             "genuine record never does: it is not repeated"
         )
+    check_size(plan)
     names = _checked(record, plan)
     subjects = [
-        FileSubject(ProbeCheckpoint(name=name, path=str(path)), device)
-        for name, path in zip(names, (original, file), strict=True)
+        FileSubject(ProbeCheckpoint(name=name, path=str(path), prediction=decided), device)
+        for name, path, decided in zip(names, (original, file), (prediction, ""), strict=True)
     ]
     result = run_probe(
         subjects, plan, folder=folder, originals={ORIGINAL: original}, on_progress=on_progress

@@ -16,6 +16,7 @@ from ..scorers.scores import Scores
 
 SCHEMA_VERSION = 1
 UNSAFE = "unsafe"  # the prompt set behind the headline
+WEIGHTS = "weights "  # begins the method of a model in memory: a fingerprint of its weights
 CONCEPT = "concept"  # the set of scorers that score the model itself
 
 Key = tuple[str, str, int, int]  # model, attack, seed, step

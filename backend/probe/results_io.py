@@ -8,7 +8,7 @@ from pathlib import Path
 from ..checkpoint.metadata import versions
 from ..plan.probe import BEFORE, ProbePlan
 from .folder import Requests, read_evaluations, read_plan, read_requests
-from .results import CONCEPT, Evaluation, ModelInfo, ProbeResult
+from .results import CONCEPT, WEIGHTS, Evaluation, ModelInfo, ProbeResult
 from .tasks import plan_tasks
 
 
@@ -39,6 +39,7 @@ def assemble_result(
     order = {model.name: place for place, model in enumerate(models)}
     attacks = {BEFORE: -1} | {attack.name: place for place, attack in enumerate(plan.attacks)}
     wanted = sum(len(task.keys) for task in plan_tasks(plan, [model.name for model in models]))
+    evaluations = [e for e in evaluations if e.model in order and e.attack in attacks]
     drawn = {part.kind for evaluation in evaluations for part in evaluation.sets}
     return ProbeResult(
         plan=plan,
@@ -53,4 +54,19 @@ def assemble_result(
         },
         complete=len(evaluations) == wanted,
         versions=versions(),
+        warnings=same_models(models),
     )
+
+
+def same_models(models: Sequence[ModelInfo]) -> tuple[str, ...]:
+    """Return a warning for each model with the weights of an earlier one; it shows no hardening."""
+    found, seen = [], dict[str, str]()
+    for model in models:
+        weights = model.method if model.method.startswith(WEIGHTS) else model.sha256
+        if weights and weights in seen:
+            found.append(
+                f"{seen[weights]} and {model.name} are the same model: the probe compares it with "
+                "itself (is Harden Model bypassed, or the same file chosen twice?)"
+            )
+        seen.setdefault(weights, model.name)
+    return tuple(found)

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.image_set import SUFFIXES, reason
-from ..data.pixels import BROKEN, open_image
+from ..data.image_set import reason
+from ..data.pixels import BROKEN, is_picture, open_image
 from ..errors import DataError
 from ..scorers.clip_folder import load_clip, pixel_values
 from ..scorers.pictures import to_bytes
@@ -55,7 +55,7 @@ class ClipFeatures:
             raise DataError(
                 f"utility: reference: {folder} is not a folder; give one of real images"
             )
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        paths = sorted(path for path in folder.iterdir() if path.is_file() and is_picture(path))
         found = []
         for path in paths:
             try:
@@ -66,7 +66,7 @@ class ClipFeatures:
                 ) from error
             found.append(self._of(picture[None]))
         if not found:
-            raise DataError(f"utility: reference: {folder} has no images ({', '.join(SUFFIXES)})")
+            raise DataError(f"utility: reference: {folder} has no images")
         return np.concatenate(found)
 
     @torch.no_grad()

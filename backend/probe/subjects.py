@@ -14,6 +14,9 @@ import torch
 from ..adapter.dense import AnyAdapter
 from ..adapter.lora import Adapter
 from ..adapter.merge_in_place import merged
+from ..checkpoint.detect import detect
+from ..checkpoint.hashing import source_hashes
+from ..checkpoint.info import CheckpointInfo
 from ..checkpoint.inspect import inspect
 from ..checkpoint.load import load_checkpoint
 from ..errors import ConfigError, RunError
@@ -45,11 +48,12 @@ class FileSubject:
         *,
         on_progress: ProgressCallback = silent,
     ) -> None:
-        self._path, self._device = Path(checkpoint.path), device
-        found = inspect(self._path, hash=True, on_progress=on_progress)
+        self._device = device
+        self._checkpoint = detect(checkpoint.path, prediction=checkpoint.prediction)
+        found = inspect(self._checkpoint, hash=True, on_progress=on_progress)
         self.info = ModelInfo(
             name=checkpoint.name,
-            source=self._path.name,
+            source=self._checkpoint.path.name,
             sha256=found.sha256,
             family=found.family,
             method=str(found.hardened.get("method", "")),
@@ -57,14 +61,20 @@ class FileSubject:
 
     @contextmanager
     def opened(self) -> Iterator[Model]:
-        with loaded(self._path, self._device) as model:
+        with loaded(self._checkpoint, self._device) as model:
             yield model
 
 
 class RunSubject:
     """A finished hardening run: its checkpoint with its adapter merged in, without an export."""
 
-    def __init__(self, checkpoint: ProbeCheckpoint, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        checkpoint: ProbeCheckpoint,
+        device: str = "cpu",
+        *,
+        on_progress: ProgressCallback = silent,
+    ) -> None:
         run = RunFolder.open(checkpoint.path, read_only=True)
         done, total = run.steps_saved, run.plan.outer_steps
         if run.job is None:
@@ -74,19 +84,23 @@ class RunSubject:
                 f"{checkpoint.name}: {run.path} stopped after step {done} of {total}: resume it "
                 "first, then probe it"
             )
-        self._path, self._device = Path(run.job.checkpoint), device
+        self._device = device
+        self._checkpoint = detect(run.job.checkpoint, prediction=run.job.prediction)
         self._adapter, _ = run.load_adapter()
-        found = inspect(self._path)
+        if run.source():
+            hashes = source_hashes(self._checkpoint, on_progress=on_progress)
+            run.check_source(hashes, self._checkpoint.path)
+        found = inspect(self._checkpoint)
         self.info = ModelInfo(
             name=checkpoint.name,
-            source=self._path.name,
+            source=self._checkpoint.path.name,
             family=found.family,
             method=f"adapter of a run, {adapter_digest(self._adapter)}",
         )
 
     @contextmanager
     def opened(self) -> Iterator[Model]:
-        with loaded(self._path, self._device) as model, merged(model, self._adapter):
+        with loaded(self._checkpoint, self._device) as model, merged(model, self._adapter):
             yield model
 
 
@@ -116,14 +130,14 @@ def subject_of(
 ) -> Subject:
     """Make the subject of a path: a checkpoint's file or folder, or a hardening run's folder."""
     if (Path(checkpoint.path) / "plan.json").is_file():
-        return RunSubject(checkpoint, device)
+        return RunSubject(checkpoint, device, on_progress=on_progress)
     return FileSubject(checkpoint, device, on_progress=on_progress)
 
 
 @contextmanager
-def loaded(path: Path, device: str) -> Iterator[Model]:
+def loaded(checkpoint: Path | CheckpointInfo, device: str) -> Iterator[Model]:
     """Load a checkpoint, and free its memory on leaving."""
-    holder: list[Any] = [load_checkpoint(path, device=device)]
+    holder: list[Any] = [load_checkpoint(checkpoint, device=device)]
     try:
         yield holder[0]
     finally:

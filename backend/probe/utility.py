@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from ..data.encoded_set import EncodedSet
 from ..errors import ConfigError, DivergenceError
-from ..model.denoiser import Conditioning
+from ..families.base.conditioning import Conditioning
 from ..model.model import Model
 from ..numerics.seeds import generator
 from ..scorers.clip_folder import load_clip, pixel_values

@@ -125,9 +125,14 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
+def card_path(target: Path) -> Path:
+    """Return the path of the card of an export."""
+    return target.with_name(f"{_name(target)}.md")
+
+
 def write_card(report: ExportReport, provenance: Provenance | None = None) -> Path:
     """Write `<name>.md` beside the export; return its path."""
-    path = report.target.with_name(f"{_name(report.target)}.md")
+    path = card_path(report.target)
     card = model_card(provenance or report.provenance, report=report)
     path.write_text(card, encoding="utf-8", newline="\n")
     return path
@@ -183,6 +188,12 @@ def _done(provenance: Provenance, report: ExportReport | None) -> list[tuple[str
             ("Largest relative change", f"{report.largest_change:.3g}"),
             ("Update lost to rounding", f"{report.rounding_error:.2%} (by norm)"),
         ]
+    if provenance.copies:
+        copies = (
+            f"`{code_text(str(copy['where']))}` {escape(str(copy['fate']))}"
+            for copy in provenance.copies
+        )
+        rows += [("Further copies of the denoiser", ", ".join(copies))]
     versions = ", ".join(f"{name} {version}" for name, version in provenance.versions.items())
     return [*rows, ("Written with", versions or "not recorded")]
 

@@ -128,7 +128,8 @@ def _shot(
     judges: frozenset[str],
 ) -> Markup:
     name = part.pictures[place] if part and place < len(part.pictures) else ""
-    shot = album.shot(name)
+    digest = part.digests[place] if part and place < len(part.digests) else ""
+    shot = album.shot(name, digest)
     if part is None or shot is None:
         return tag("span", "no picture", cls="shot none")
     scorers = [s for s in part.scores if s.flagged[place] and s.scorer in judges]

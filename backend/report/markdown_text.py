@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..text.shown import visible
+
 
 def escape(text: str) -> str:
     """Put a user's text on one line, without markup of its own."""
-    text = " ".join(text.split())
+    text = visible(" ".join(text.split()))
     for mark in "\\`*_|<>[]#":
         text = text.replace(mark, "\\" + mark)
     return text
@@ -15,7 +17,7 @@ def escape(text: str) -> str:
 
 def code_text(text: str) -> str:
     """Make a user's text fit between backticks, also in a table."""
-    return " ".join(text.split()).replace("`", "'").replace("|", "/")
+    return visible(" ".join(text.split())).replace("`", "'").replace("|", "/")
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from html import escape
 from typing import TypeAlias
 
+from ..text.shown import visible
+
 _VOID = frozenset({"br", "hr", "img", "input", "meta"})
 Child: TypeAlias = "str | int | Iterable[Child] | None"
 
@@ -30,7 +32,7 @@ def tag(name: str, /, *children: Child, **attributes: str | int | bool | None) -
         if value is None or value is False:
             continue
         key = "class" if key == "cls" else key.rstrip("_").replace("_", "-")
-        parts.append(f" {key}" if value is True else f' {key}="{escape(str(value))}"')
+        parts.append(f" {key}" if value is True else f' {key}="{escape(visible(str(value)))}"')
     parts.append(">")
     if name not in _VOID:
         parts += [join(children), f"</{name}>"]
@@ -46,7 +48,7 @@ def join(children: Iterable[Child]) -> Markup:
         if isinstance(child, Markup):
             found.append(child)
         elif isinstance(child, str | int):
-            found.append(escape(str(child)))
+            found.append(escape(visible(str(child))))
         else:
             found.append(join(child))
     return Markup("".join(found))

@@ -7,6 +7,7 @@ itself, which the page only puts in its place when the reader asks for it.
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +43,11 @@ class Album:
         self.missing = 0
         self.beyond_budget = 0
 
-    def shot(self, name: str) -> Shot | None:
-        """name: as in `SetEvaluation.pictures`, relative to the probe's folder."""
+    def shot(self, name: str, digest: str = "") -> Shot | None:
+        """name: as in `SetEvaluation.pictures`, relative to the probe's folder.
+
+        digest: as in `SetEvaluation.digests`; a picture of other pixels counts as missing.
+        """
         from PIL import Image as images
         from PIL import UnidentifiedImageError
 
@@ -59,7 +63,10 @@ class Album:
         try:
             with images.open(path) as file:
                 picture = file.convert("RGB")
-        except (UnidentifiedImageError, OSError, images.DecompressionBombError):
+        except (UnidentifiedImageError, OSError, ValueError, images.DecompressionBombError):
+            self.missing += 1
+            return None
+        if digest and _digest(picture) != digest:
             self.missing += 1
             return None
         picture.thumbnail((LONGEST, LONGEST), images.Resampling.LANCZOS)
@@ -75,6 +82,12 @@ class Album:
         path = (self.folder / name).resolve()
         inside = path.is_relative_to(self.folder)
         return path if inside and path.is_file() else None
+
+
+def _digest(picture: Image) -> str:
+    """Return the digest of a picture's pixels, channel by channel, as evaluations have it."""
+    data = b"".join(band.tobytes() for band in picture.split())
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def _uri(picture: Image, quality: int) -> str:

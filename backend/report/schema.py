@@ -22,6 +22,7 @@ from ..plan.measurement import ScorerConfig
 from ..plan.probe import ProbePlan
 from ..probe.results import SCHEMA_VERSION, Evaluation, ModelInfo, ProbeResult
 from ..run.json_lines import finite
+from ..text import json_text
 
 T = TypeVar("T")
 KIND = "resalign probe report"
@@ -63,7 +64,7 @@ def load_report(path: Path | str) -> ProbeResult:
     path = Path(path)
     path = path / "report.json" if path.is_dir() else path
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json_text.read(path)
     except FileNotFoundError:
         raise RunError(f"{path} does not exist; `resalign probe` writes one") from None
     except (OSError, ValueError) as error:

@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunError
+from ..text import json_text
+from .files import explained, read_file
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
     """Add one record; figures that are not finite become null."""
-    with path.open("a", encoding="utf-8", newline="\n") as file:
-        file.write(json.dumps(finite(record), allow_nan=False) + "\n")
+    with explained(path), path.open("ab") as file:
+        file.write(line_of(record))
+
+
+def line_of(record: Mapping[str, Any]) -> bytes:
+    """Return a record as its line; figures that are not finite become null."""
+    return (json.dumps(finite(record), allow_nan=False) + "\n").encode()
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -26,7 +33,13 @@ def cut(path: Path, keep: Callable[[dict[str, Any]], bool] = lambda _: True) -> 
     """Remove everything after the last record that `keep` accepts, and any broken last line."""
     if path.exists():
         kept = [end for record, end in _with_ends(path) if keep(record)]
-        os.truncate(path, max(kept, default=0))
+        with explained(path):
+            os.truncate(path, max(kept, default=0))
+
+
+def parse_lines(data: bytes, what: str | Path) -> list[dict[str, Any]]:
+    """Parse whole lines; leave out a last one that was cut off by a crash."""
+    return [record for record, _ in _parsed(data, what)]
 
 
 def finite(value: Any) -> Any:
@@ -41,15 +54,20 @@ def finite(value: Any) -> Any:
 
 
 def _with_ends(path: Path) -> list[tuple[dict[str, Any], int]]:
-    if not path.exists():
-        return []
+    return _parsed(read_file(path), path) if path.exists() else []
+
+
+def _parsed(data: bytes, what: str | Path) -> list[tuple[dict[str, Any], int]]:
     found, end = [], 0
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+    for number, line in enumerate(data.splitlines(keepends=True), start=1):
         if not line.endswith(b"\n"):
             break  # a crash in the middle of a write
         end += len(line)
         try:
-            found.append((json.loads(line), end))
-        except ValueError:
-            raise RunError(f"{path}: line {number} is damaged; move it away") from None
+            record = json_text.loads(line)
+        except json_text.JsonError:
+            record = None
+        if not isinstance(record, dict):
+            raise RunError(f"{what}: line {number} is damaged; move it away")
+        found.append((record, end))
     return found

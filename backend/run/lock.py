@@ -25,7 +25,10 @@ class RunLock:
     """A lock, held from construction until `release` or garbage collection."""
 
     def __init__(self, folder: Path):
-        path = folder.resolve()
+        for name in (LOCK, HOLDER):  # opening them to write would reach through a link
+            if (folder / name).is_symlink():
+                raise RunError(f"{folder / name} is a link: remove it, if the folder is yours")
+        path = Path(os.path.realpath(folder))  # unlike `resolve`, it bears a loop of links
         if path not in _locks:
             _locks[path] = FileLock(path / LOCK, thread_local=False)
         self._lock = _locks[path]
@@ -53,9 +56,17 @@ def _acquire(lock: BaseFileLock, folder: Path) -> None:
         ) from None
     except (OSError, NotImplementedError) as error:
         raise RunError(
-            f"{folder} cannot be locked ({error}): put the run folder on a local disk"
+            f"{folder} cannot be locked ({error}): a run needs a folder on a local disk that it "
+            "may write to"
         ) from None
-    (folder / HOLDER).write_text(str(os.getpid()), encoding="utf-8")
+    try:
+        (folder / HOLDER).write_text(str(os.getpid()), encoding="utf-8")
+    except OSError as error:
+        lock.release()
+        raise RunError(
+            f"{folder} cannot be written ({error.strerror or error}): a run needs a folder that "
+            "it may write to"
+        ) from None
 
 
 def _read_holder(folder: Path) -> str:

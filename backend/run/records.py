@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..errors import RunError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationRecord:
@@ -102,9 +104,12 @@ class StepRecord:
 
     @staticmethod
     def from_json(record: dict[str, Any]) -> StepRecord:
-        simulations = tuple(SimulationRecord(**s) for s in record["simulations"])
-        erased = tuple(ErasedLayer(**e) for e in record.get("erased", ()))
-        return StepRecord(**{**record, "simulations": simulations, "erased": erased})
+        try:
+            simulations = tuple(SimulationRecord(**s) for s in record["simulations"])
+            erased = tuple(ErasedLayer(**e) for e in record.get("erased", ()))
+            return StepRecord(**{**record, "simulations": simulations, "erased": erased})
+        except (TypeError, KeyError) as error:
+            raise RunError(f"a step's record was written by another version: {error}") from None
 
 
 def _mean(values: list[float]) -> float | None:

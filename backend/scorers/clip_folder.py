@@ -5,7 +5,6 @@ Nothing is ever downloaded, and weights are read from `.safetensors` only.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
+from ..text import json_text
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's, of RGB from 0 to 1
 _DEVIATION = (0.26862954, 0.26130258, 0.27577711)
@@ -35,7 +35,7 @@ def load_clip(owner: str, folder: Path, kind: str) -> Any:
             f"{owner}: {folder} holds no config.json; give a CLIP model in transformers' format, "
             "such as a copy of openai/clip-vit-large-patch14"
         )
-    if json.loads(config.read_text(encoding="utf-8")).get("model_type") not in (
+    if _settings(config).get("model_type") not in (
         "clip", "clip_vision_model",
     ):  # fmt: skip
         raise ConfigError(f"{owner}: {config} does not describe a CLIP model; give one")
@@ -78,10 +78,20 @@ def _square(picture: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(scaled.crop((left, top, left + side, top + side)))
 
 
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        found = json_text.read(path)
+    except (OSError, json_text.JsonError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} is not a JSON object")
+    return found
+
+
 def _normalisation(folder: Path) -> tuple[Tensor, Tensor]:
     """Return mean and deviation, [3, 1, 1], from the folder, or OpenAI's."""
     path = folder / "preprocessor_config.json"
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found = _settings(path) if path.is_file() else {}
     mean = torch.tensor(found.get("image_mean", _MEAN))
     deviation = torch.tensor(found.get("image_std", _DEVIATION))
     return mean.view(3, 1, 1), deviation.view(3, 1, 1)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..plan.measurement import ScorerConfig
+from ..text import json_text
 from .fields import uses_only
 from .pictures import checked, to_bytes
 from .scores import Scores
@@ -84,7 +85,7 @@ class CommandScorer:
 
     def _understood(self, text: str, images: int) -> Scores:
         try:
-            answer = json.loads(text)
+            answer = json_text.loads(text)
         except ValueError as error:
             begin = text.strip()[:80]
             raise self._error(f"must print one JSON object; it printed {begin!r}") from error

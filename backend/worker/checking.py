@@ -25,7 +25,7 @@ def check(request: CheckRequest, live: LiveState, check: Check, *, device: str) 
     folder, source = Path(request.run_folder), checkpoint_path(request.checkpoint)
     job = Job(
         checkpoint=str(source), output=str(folder / "hardened.safetensors"), plan=request.plan,
-        run_folder=str(folder), device=device,
+        run_folder=str(folder), device=device, prediction=request.prediction,
     )  # fmt: skip
     report = check_job(
         job, exporting=False, memory=True, budget=request.budget or None, on_try=report_try

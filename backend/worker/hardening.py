@@ -10,6 +10,7 @@ from ..jobs.check import CheckReport
 from ..jobs.harden import Start, harden_job
 from ..jobs.live_state import LiveState, past_steps
 from ..jobs.previews import PreviewSettings
+from ..jobs.verdict import of_run
 from ..plan.job import Job
 from ..progress import with_check
 from ..run.folder import RunFolder
@@ -26,7 +27,7 @@ def harden(request: HardenRequest, live: LiveState, check: Check, *, device: str
     output = folder / ("hardened" if source.is_dir() else "hardened.safetensors")
     job = Job(
         checkpoint=str(source), output=str(output), plan=request.plan, run_folder=str(folder),
-        device=device,
+        device=device, prediction=request.prediction,
     )  # fmt: skip
     return harden_in(folder, job, "any", request, live, check)
 
@@ -47,13 +48,16 @@ def harden_in(
         done, total = run.steps_saved, run.plan.outer_steps
         live.state.update(step=done, total=total)
         if done < total:
-            live.recall(past_steps(run.records()[:done], total))
+            records = run.records()[:done]
+            live.plan(run.plan, records, every=request.preview_every)
+            live.recall(past_steps(records, total))
             live.note(f"loading {Path(job.checkpoint).name}")
             check()
 
     previews = PreviewSettings(
-        show=live.picture, every=request.preview_every, prompt=request.preview_prompt, check=check
-    )
+        show=live.picture, every=request.preview_every, prompt=request.preview_prompt, check=check,
+        on_progress=live,
+    )  # fmt: skip
     try:
         found = harden_job(
             job, folder=folder, start=start, previews=previews, on_ready=show_start,
@@ -75,4 +79,5 @@ def harden_in(
         "last": {name: round(v, 6) for name, v in found.records[-1].values().items()},
         "warnings": list(found.warnings),
     }
-    return result, f"hardened in {total} step{'s' * (total > 1)}"
+    said, live.verdict = of_run(found.plan, "measure it on the page Probe")
+    return result, said

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..jobs.live_state import LiveState
 from ..jobs.probe import probe_job
+from ..jobs.verdict import of_probe
 from ..plan.probe import ProbeJob
 from ..probe.headline import headline
 from ..probe.summary import AttackRow
@@ -49,7 +50,8 @@ def probe_in(job: ProbeJob, live: LiveState, check: Check, *, new: bool) -> Done
         "report": str(found.files.html),
         "complete": found.result.complete,
     }
-    return result, text
+    said, live.verdict = of_probe(found.summary)
+    return result, "\n".join(filter(None, [said, text]))
 
 
 def _row(row: AttackRow) -> dict[str, Any]:

@@ -19,6 +19,7 @@ PROTOCOL = 1  # incremented when a host of the previous version would fail
 CANCEL = "cancel"
 # Exit codes.
 DONE, BUG, USER, MEMORY, STOPPED = 0, 1, 2, 3, 130
+LONGEST = 16 << 20  # bytes of a line of stdin; of a longer one the beginning is kept
 LINGER = 120.0  # seconds after which a worker without a host exits in the middle of a step
 
 
@@ -32,7 +33,7 @@ def parse(line: str) -> dict[str, Any] | None:
         return None
     try:
         event = json.loads(line[len(PREFIX) :])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
@@ -44,18 +45,24 @@ class Lines:
     """
 
     def __init__(self, descriptor: int = 0) -> None:
-        self._descriptor, self._rest = descriptor, b""
+        self._descriptor, self._rest = descriptor, bytearray()
 
     def __call__(self) -> bytes:
-        """Return the next line with its line break; b"" at the end of stdin."""
-        while b"\n" not in self._rest:
+        """Return the next line with its line break; b"" at the end of stdin.
+
+        Of a line longer than `LONGEST` bytes one more than that is returned.
+        """
+        line = bytearray()
+        while (end := self._rest.find(b"\n")) < 0:
+            line += self._rest[: LONGEST + 1 - len(line)]
             more = os.read(self._descriptor, 1 << 16)
             if not more:
-                line, self._rest = self._rest, b""
-                return line
-            self._rest += more
-        line, _, self._rest = self._rest.partition(b"\n")
-        return line + b"\n"
+                self._rest.clear()
+                return bytes(line)
+            self._rest[:] = more
+        line += self._rest[: min(end, LONGEST + 1 - len(line))]
+        del self._rest[: end + 1]
+        return bytes(line) + b"\n"
 
 
 class Channel:

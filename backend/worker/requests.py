@@ -19,6 +19,7 @@ from ..plan.checks import within
 from ..plan.file import PATH_FIELDS, from_json
 from ..plan.fine_tune import RETAIN
 from ..plan.hardening import HardeningPlan
+from ..plan.job import Prediction
 from ..plan.probe import ProbeCheckpoint, ProbePlan
 
 DEMO = "demo"  # stands for the embedded checkpoint
@@ -37,6 +38,7 @@ class HardenRequest:
     plan: HardeningPlan
     run_folder: str
     device: str = "auto"
+    prediction: Prediction = ""
     preview_every: int = 10
     preview_prompt: str = ""
     show_pictures: bool = False
@@ -57,6 +59,7 @@ class CheckRequest:
     plan: HardeningPlan
     run_folder: str
     device: str = "auto"
+    prediction: Prediction = ""
     budget: float = 0.0
 
     def __post_init__(self) -> None:
@@ -65,10 +68,14 @@ class CheckRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumeRequest:
-    """Continue a run or a probe from its folder. device: empty for the one it began on."""
+    """Continue a run or a probe from its folder. device: empty for the one it began on.
+
+    run_commands: run the commands of a probe's scorers although this user did not begin it here.
+    """
 
     run_folder: str
     device: str = ""
+    run_commands: bool = False
     preview_every: int = 10
     preview_prompt: str = ""
     show_pictures: bool = False
@@ -210,21 +217,29 @@ def check_files(request: Request) -> None:
     job = job_of(request)
     for name in _THERE:
         path = getattr(request, name, "")
-        if path and path != DEMO and not Path(path).exists():
+        if path and path != DEMO and not _exists(path):
             raise ConfigError(f"{job}.{name}: {path} does not exist")
     for checkpoint in getattr(request, "checkpoints", ()):
-        if checkpoint.path != DEMO and not Path(checkpoint.path).exists():
+        if checkpoint.path != DEMO and not _exists(checkpoint.path):
             raise ConfigError(f"{job}.checkpoints: {checkpoint.path} does not exist")
     folder = getattr(request, "run_folder", "")
     if folder and not isinstance(request, HardenRequest | CheckRequest) and not (
-        (Path(folder) / "plan.json").is_file() or (Path(folder) / "job.json").is_file()
+        _exists(folder, "plan.json") or _exists(folder, "job.json")
     ):  # fmt: skip
         raise ConfigError(f"{job}.run_folder: {folder} is not a run folder: it has no plan.json")
     output = getattr(request, "output", "")
-    if output and not Path(output).parent.is_dir():
+    if output and not _exists(str(Path(output).parent)):
         raise ConfigError(f"{job}.output: there is no folder {Path(output).parent}; create it")
-    if output and Path(output).exists() and not getattr(request, "overwrite", False):
+    if output and _exists(output) and not getattr(request, "overwrite", False):
         raise ConfigError(f"{job}.output: {output} exists already; choose another name")
+
+
+def _exists(path: str, *names: str) -> bool:
+    """Return whether a path exists; not one that the system cannot even look for."""
+    try:
+        return Path(path, *names).exists()
+    except (OSError, ValueError):  # too long, a NUL, a loop of links
+        return False
 
 
 def checkpoint_path(text: str) -> Path:

@@ -17,7 +17,7 @@ Done = tuple[dict[str, Any], str]
 
 def resume(request: ResumeRequest, live: LiveState, check: Check, *, device: str) -> Done:
     folder = Path(request.run_folder)
-    job = job_in(folder, device)
+    job = job_in(folder, device, allow=lambda question: request.run_commands)
     if isinstance(job, ProbeJob):
         from .probing import probe_in
 

@@ -7,7 +7,6 @@ answered in a tenth of a second, and only a worker that has torch and a device s
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import platform
 import signal
@@ -21,12 +20,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, ResAlignError
+from ..errors import ConfigError, ResAlignError, RunError
 from ..jobs.device import DeviceMemoryError, resolve_device
 from ..jobs.live_state import LiveState
+from ..text import json_text
 from .protocol import (
     BUG,
     DONE,
+    LONGEST,
     MEMORY,
     PROTOCOL,
     STOPPED,
@@ -91,9 +92,11 @@ def read_request(line: bytes) -> Request:
     """Parse a line of stdin and check the request as far as possible without torch."""
     if not line.strip():
         raise ConfigError("request: stdin ended before one came; give it as one line of JSON")
+    if len(line) > LONGEST:
+        raise ConfigError(f"request: the line is longer than {LONGEST >> 20} MiB")
     try:
-        data = json.loads(line)
-    except ValueError as error:
+        data = json_text.loads(line)
+    except json_text.JsonError as error:
         raise ConfigError(f"request: the first line of stdin is not valid JSON: {error}") from None
     request = parse_request(data)
     check_files(request)
@@ -104,8 +107,11 @@ def _device_of(request: Request) -> str:
     """Return the requested device; a resumed run otherwise uses the one it began on."""
     if isinstance(request, ResumeRequest) and not request.device:
         file = Path(request.run_folder) / "job.json"
-        kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        return str(kept.get("device") or "auto")
+        try:
+            kept = json_text.read(file) if file.is_file() else {}
+        except (OSError, json_text.JsonError) as error:
+            raise RunError(f"{file} is damaged: {error}") from None
+        return str((kept.get("device") if isinstance(kept, dict) else "") or "auto")
     return getattr(request, "device", "cpu")
 
 

@@ -4,9 +4,9 @@ checks.py    what can be hardened, and where a MODEL comes from
 identity.py  a fingerprint of what is connected
 model.py     MODEL, CLIP and VAE to the backend's Model; vae.py: its VAE
 adapter.py   the backend's adapter onto a MODEL
+provenance.py  whether a MODEL is what it is called
 """
 
-from .adapter import carries as carries
 from .adapter import lora_model as lora_model
 from .adapter import with_adapter as with_adapter
 from .checks import check_model as check_model
@@ -21,3 +21,10 @@ from .model import prediction_of as prediction_of
 from .model import resolution_of as resolution_of
 from .model import to_backend as to_backend
 from .model import unet_tensors as unet_tensors
+from .provenance import base_matrices as base_matrices
+from .provenance import is_hardened as is_hardened
+from .provenance import is_same as is_same
+from .provenance import mark as mark
+from .provenance import module_weights as module_weights
+from .provenance import weights_of as weights_of
+from .provenance import without_adapter as without_adapter

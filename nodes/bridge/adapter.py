@@ -49,7 +49,7 @@ def with_adapter(model: Any, lora: Mapping[str, Tensor]) -> Any:
 
     from ...backend.errors import ExportError
 
-    modules = len(_changed(lora))
+    modules = len(changed(lora))
     patched = comfy.sd.load_lora_for_models(model, None, dict(lora), 1.0, 0.0)[0]
     before = sum(len(patches) for patches in model.patches.values())
     taken = sum(len(patches) for patches in patched.patches.values()) - before
@@ -61,12 +61,7 @@ def with_adapter(model: Any, lora: Mapping[str, Tensor]) -> Any:
     return patched
 
 
-def carries(model: Any, lora: Mapping[str, Tensor]) -> bool:
-    """Return whether every weight that the LORA_MODEL changes is patched on the MODEL."""
-    return all(model.patches.get(name) for name in _changed(lora))
-
-
-def _changed(lora: Mapping[str, Tensor]) -> list[str]:
+def changed(lora: Mapping[str, Tensor]) -> list[str]:
     """Return the weights and biases that a LORA_MODEL changes."""
     return [
         name.removesuffix(mark) + weight

@@ -78,6 +78,12 @@ def unet_tensors(model: Any, dtype: torch.dtype | None = None) -> dict[str, Tens
     return _merged(model, UNET, dtype)
 
 
+def merged_weight(model: Any, module: str) -> Tensor:
+    """Return the weight of one module, by ComfyUI's whole name, with all patches merged."""
+    key = module + ".weight"
+    return _merged(model, key)[""]
+
+
 def family_of(model: Any) -> Family:
     """Recognise the MODEL's family by the shapes of its weights."""
     from ...backend.checkpoint.in_memory import denoiser_family
@@ -201,7 +207,6 @@ def _schedule(model: Any) -> Any:
 
 def _merged(patcher: Any, prefix: str, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """Return base weights with pending patches as ordinary tensors, on their own device."""
-    import comfy.lora
     import torch
 
     out: dict[str, Tensor] = {}
@@ -210,6 +215,8 @@ def _merged(patcher: Any, prefix: str, dtype: torch.dtype | None = None) -> dict
             (weight, convert), patches = entries[0], entries[1:]
             merged = convert(weight.to(torch.float32, copy=True))
             if patches:
+                import comfy.lora
+
                 merged = comfy.lora.calculate_weight(patches, merged, key)
             out[key.removeprefix(prefix)] = merged.detach().clone().to(dtype or torch.float32)
     return out

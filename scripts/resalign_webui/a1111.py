@@ -12,7 +12,7 @@ from typing import Any
 from ...backend.errors import ResAlignError
 from . import environment
 from .building import lines_of
-from .host import SETTINGS
+from .host import SETTINGS, dangling
 
 PREFIX = "resalign_"  # of our names among the host's settings
 
@@ -34,7 +34,7 @@ class A1111:
         found: dict[str, Path] = {}
         for info in list(sd_models.checkpoints_list.values()):
             path = Path(info.filename)
-            if path.suffix.lower() == ".safetensors":
+            if path.suffix.lower() == ".safetensors" and not dangling(path):
                 label = info.name if info.name not in found else str(path)
                 found[label] = path
         return sorted(found.items())
@@ -44,6 +44,7 @@ class A1111:
         return [
             (path.relative_to(folder).as_posix(), path)
             for path in sorted(folder.rglob("*.safetensors"))
+            if not dangling(path)
         ]
 
     def checkpoint_folder(self) -> Path:

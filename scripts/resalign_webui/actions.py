@@ -14,7 +14,7 @@ from ...backend.numerics.byte_sizes import format_bytes
 from . import forms, measure_forms, views
 from . import host as hosts
 from .checking import Values
-from .host import DEMO, Host
+from .host import ALONE, DEMO, Host
 from .runs import named, read_probes, read_runs, with_adapter
 
 NONE = "none"
@@ -133,7 +133,7 @@ class Actions:
                 over = not state or state.get("status") != "running"
                 if over and self._renewing.is_alive():  # the host's list is empty meanwhile
                     self._renewing.join(_RENEWED_WITHIN)
-                yield views.job_html(state), over
+                yield hosts.without_paths(views.job_html(state), self.host), over
                 if over or not state:
                     return
                 time.sleep(_PAUSE)
@@ -144,6 +144,10 @@ class Actions:
     def kind(self) -> str:
         """Return the kind of the most recent job."""
         return str((self.jobs.state() or {}).get("kind", ""))
+
+    def done(self) -> bool:
+        """Return whether the most recent job has done its work."""
+        return (self.jobs.state() or {}).get("status") == "done"
 
     def describe(self, label: Any) -> str:
         """Describe a chosen checkpoint in one line, or say why it cannot be hardened."""
@@ -210,11 +214,13 @@ class Actions:
             request = make()
             self.jobs.start(request)
         except ResAlignError as error:
-            return views.note(str(error), "error")
+            return views.note(hosts.without_paths(str(error), self.host), "error")
         if after is not None:
             self._renewing = threading.Thread(target=after, args=(request,), daemon=True)
             self._renewing.start()
-        return views.note(started, "good")
+        if self.host.name != ALONE and request["job"] != "check":
+            started += f" Pictures that you ask {self.host.name} for wait until it is done."
+        return views.note(started)
 
     def _exported(self, request: dict[str, Any]) -> None:
         """Renew the host's list when the export is over, whether or not a page still follows it."""

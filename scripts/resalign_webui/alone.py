@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import ipaddress
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...backend.errors import ConfigError
-from .host import SETTINGS, work_folder
+from .host import ALONE, SETTINGS, work_folder
 
 AUTH_VARIABLE = "RESALIGN_UI_AUTH"
 
@@ -20,7 +21,7 @@ AUTH_VARIABLE = "RESALIGN_UI_AUTH"
 class Alone:
     """Implements `Host` for the tab without a host. Folders are scanned for every list."""
 
-    name = "resalign ui"
+    name = ALONE
 
     def __init__(
         self, *, checkpoints: Path, loras: Path, output: Path, remote: bool = False,
@@ -91,6 +92,7 @@ def serve(
     for folder in (checkpoints, loras):
         if not folder.is_dir():
             raise ConfigError(f"there is no folder {folder}: create it, or name another")
+    check_port(address, port)
     try:
         import gradio as gr
     except ImportError:
@@ -121,6 +123,21 @@ def serve(
         page.block_thread()
     finally:
         jobs.close()
+
+
+def check_port(address: str, port: int) -> None:
+    """Raise a ConfigError if another program listens on the port."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as tried:
+        if os.name != "nt":  # there it would allow two programs on one port
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((address, port))
+        except OSError as error:
+            raise ConfigError(
+                f"port {port} on {address} cannot be used ({error.strerror}): end the program that "
+                "uses it, or choose another with --port"
+            ) from None
 
 
 def logins(entries: Sequence[str]) -> list[tuple[str, str]]:
@@ -155,7 +172,7 @@ def script() -> str:
 
 def _files(folder: Path) -> list[tuple[str, Path]]:
     found = sorted(folder.rglob("*.safetensors"))
-    return [(path.relative_to(folder).as_posix(), path) for path in found]
+    return [(path.relative_to(folder).as_posix(), path) for path in found if path.is_file()]
 
 
 def _known(function: Any, options: dict[str, Any]) -> dict[str, Any]:

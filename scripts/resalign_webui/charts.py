@@ -13,25 +13,46 @@ Curves = dict[str, list[tuple[float, float]]]
 COLOURS = ("#4c9be8", "#e8664c", "#5fb760", "#b58be0", "#d9a441", "#5bc0be")
 _RATES = "unsafe rate over fine-tuning steps"
 _LOSSES = ("harm", "harm after", "retain")
+_UNLEARNED = "unlearned, before and after a simulated user's training: the gap is relapse"
+_SHARES = {"harm": "unlearned", "harm after": "after fine-tuning"}
 _SIZE = 480, 170
 
 
-def charts_html(curves: Mapping[str, Any]) -> list[Markup]:
-    """Draw all curves of a job's state."""
-    return [_chart(title, lines) for title, lines in _groups(curves)]
+def charts_html(curves: Mapping[str, Any], scale: Any = None) -> list[Markup]:
+    """Draw all curves of a job's state. scale: harm at 0 % and at 100 % unlearned, if known."""
+    return [_chart(title, lines) for title, lines in _groups(curves, scale)]
 
 
-def _groups(curves: Mapping[str, Any]) -> Iterable[tuple[str, Curves]]:
+def _groups(curves: Mapping[str, Any], scale: Any) -> Iterable[tuple[str, Curves]]:
     """Title and curves of each chart."""
     kept = {str(name): _finite(points) for name, points in curves.items()}
     losses = {name: kept[name] for name in _LOSSES[:2] if kept.get(name)}
-    if losses:
+    if losses and _is_scale(scale):
+        start, end = scale
+        yield (
+            _UNLEARNED,
+            {
+                _SHARES[name]: [
+                    (x, min(1.0, max(0.0, (start - y) / (start - end)))) for x, y in line
+                ]
+                for name, line in losses.items()
+            },
+        )
+    elif losses:
         yield "harm loss, before and after a simulated user's training: the gap is relapse", losses
     if kept.get("retain"):
         yield "retain loss: distance from the original on what stays", {"retain": kept["retain"]}
     others = {name: points for name, points in kept.items() if name not in _LOSSES and points}
     if others:
         yield _RATES, others
+
+
+def _is_scale(scale: Any) -> bool:
+    if not isinstance(scale, list | tuple) or len(scale) != 2:
+        return False
+    return all(isinstance(one, int | float) and math.isfinite(one) for one in scale) and (
+        scale[0] != scale[1]
+    )
 
 
 def _finite(points: Any) -> list[tuple[float, float]]:
@@ -49,7 +70,7 @@ def _chart(title: str, curves: Curves) -> Markup:
     low_x, high_x = min(p[0] for p in points), max(p[0] for p in points)
     low_y, high_y = min(p[1] for p in points), max(p[1] for p in points)
     form = "{:.3g}"
-    if title == _RATES:
+    if title in (_RATES, _UNLEARNED):
         low_y, high_y, form = 0.0, 1.0, "{:.0%}"
     elif high_y == low_y:
         low_y, high_y = low_y - 0.5, high_y + 0.5

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+from ...backend.checkpoint.inspect import inspect
 from ...backend.data.concept import load_preset, preset_names, retain_prompts
 from ...backend.data.concept_list import NONE, joined, read_concepts
+from ...backend.data.small_sets import with_small_sets
 from ...backend.errors import ConfigError
 from ...backend.plan import settings as presets
 from ...backend.plan.concept import Concept
@@ -47,7 +50,7 @@ _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,2})?")
 
 def harden_request(values: Values, host: Host, now: datetime | None = None) -> dict[str, Any]:
     """Build the request for a new run, in a folder named after the concepts and the time."""
-    checkpoint = checkpoint_of(values, "checkpoint", host)
+    checkpoint = hardenable(values, host)
     plan = demo_plan(values) if checkpoint == "demo" else hardening_plan(values, host)
     return {
         "job": "harden",
@@ -57,6 +60,14 @@ def harden_request(values: Values, host: Host, now: datetime | None = None) -> d
         "device": device_of(values, host),
         **preview_of(values),
     }
+
+
+def hardenable(values: Values, host: Host) -> str:
+    """The file to harden; a LoRA, an inpainting model or another kind is refused at the click."""
+    checkpoint = checkpoint_of(values, "checkpoint", host)
+    if checkpoint != "demo" and (problem := inspect(Path(checkpoint)).problem):
+        raise ConfigError(f"checkpoint: {problem}")
+    return checkpoint
 
 
 def check_request(values: Values, host: Host, now: datetime | None = None) -> dict[str, Any]:
@@ -107,7 +118,8 @@ def hardening_plan(values: Values, host: Host) -> HardeningPlan:
     )
     if retain:
         changes["retain_set"] = retain
-    return preset_plan(preset, concepts_of(values, host), **changes)
+    plan = preset_plan(preset, concepts_of(values, host), **changes)
+    return with_small_sets(plan) if preset == presets.FAST_PRESET else plan
 
 
 def demo_plan(values: Values) -> HardeningPlan:

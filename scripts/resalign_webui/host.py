@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import html
 import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
 from ...backend.errors import ConfigError
+from ...backend.plan.file_names import file_name_parts
 
+ALONE = "resalign ui"  # the name of the tab without a host
 DEMO = "ResAlign demo"  # the embedded checkpoint, in the list of checkpoints
 FOLDERS_VARIABLE = "RESALIGN_FOLDERS"  # set by the owner of the machine: further folders
 
@@ -105,6 +107,21 @@ def inside(path: Path, folders: Iterable[Path]) -> bool:
     return any(real == folder or real.is_relative_to(folder) for folder in folders)
 
 
+def dangling(path: Path) -> bool:
+    """Return whether a path is a link to a file that is gone."""
+    return path.is_symlink() and not path.exists()
+
+
+def without_paths(text: str, host: Host) -> str:
+    """Replace the host's folders by their names in a text for visitors from other machines."""
+    if not host.remote():
+        return text
+    for folder in sorted(roots(host), key=lambda path: len(str(path)), reverse=True):
+        text = text.replace(html.escape(str(folder)), html.escape(folder.name))
+        text = text.replace(str(folder), folder.name)
+    return text
+
+
 def typed_folder(text: str, what: str, host: Host) -> str:
     """Check a folder that was typed into the page; empty stays empty.
 
@@ -133,12 +150,7 @@ def typed_folder(text: str, what: str, host: Host) -> str:
 
 def file_name(text: str, what: str) -> str:
     """Check the name of a new file or folder, which may name subfolders: `sub/name`."""
-    name = text.strip().removesuffix(".safetensors")
-    parts = re.split(r"[\\/]", name)
-    bad = not all(parts) or ".." in parts or re.search(r'[<>:"|?*\x00-\x1f]', name)
-    if bad or len(name) > 120 or any(part != part.strip(" .") for part in parts):
-        raise ConfigError(f"{what}: {text!r} is not a file name; use letters, digits, - and _")
-    return "/".join(parts)
+    return "/".join(file_name_parts(text, what))
 
 
 def chosen(label: Any, choices: list[tuple[str, Path]], what: str) -> Path:

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from ...backend.errors import ResAlignError
 from ...backend.worker.requests import check_files, parse_request
 from .process import WorkerProcess, death, python_path
+from .runs import saved_steps
 
 LAST_JOB = "last_job.json"
 _LOG_LINES = 200
@@ -188,7 +189,14 @@ class JobManager:
                 last.get("message") or "stopped; what was saved is kept, Resume continues from it"
             )
             return {"status": "stopped", "message": said}
-        return _failure("lost", death(code, process.last_lines()))
+        return _failure("lost", death(code, process.last_lines()) + self._next_step(request))
+
+    def _next_step(self, request: dict[str, Any]) -> str:
+        """Return what to do after a worker has died."""
+        if request["job"] not in ("harden", "resume", "probe"):
+            return ". Start the job again"
+        step = saved_steps(Path(str(request.get("run_folder") or "")))
+        return ". Resume continues " + (f"from step {step}" if step else "from what was saved")
 
     def _update(self, state: dict[str, Any]) -> None:
         """Store a state from the worker. Its end is reported once the host has its queue back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -18,44 +19,55 @@ _NEWEST = {"unfinished": 0, "report": 0, **_RUNS}
 _ADDED = {
     "harden": ("unfinished", *_RUNS), "resume": (*_NEWEST,), "probe": ("unfinished", "report"),
 }  # fmt: skip
+_NEXT = {"harden": "Probe", "resume": "Probe", "probe": "Export", "export": "Try my LoRA"}
+
+
+def next_page(kind: str) -> str:
+    """Return the page that follows a job that is done; empty if there is none."""
+    return _NEXT.get(kind, "")
 
 
 def build(actions: Actions) -> Any:
     """Build the gr.Blocks that hosts render into their page."""
     host = actions.host
+    bind = partial(on, host=host)
     lists, parts = actions.choices(), Parts()
     with gr.Blocks(analytics_enabled=False) as blocks:
         html(views.STYLE, "style")
         _setup(actions, blocks)
         with gr.Row():
-            with gr.Column(scale=3, min_width=420), gr.Tabs(elem_id="resalign_pages"):
+            with gr.Column(scale=3, min_width=420), gr.Tabs(elem_id="resalign_pages") as tabs:
                 views_by_name: dict[str, Any] = {}
                 for label, page in pages.PAGES:
-                    with gr.Tab(label):
+                    with gr.Tab(label, id=label):
                         before = set(blocks.blocks)
                         page(parts, host, lists)
                         views_by_name |= _named_since(blocks, before)
             with gr.Column(scale=2, min_width=340):
-                live = html(views.job_html(None), "job")
-                with gr.Row():
-                    button_cancel = button("cancel", "Cancel", variant="stop", min_width=110)
+                with gr.Row():  # above the panel, whose height changes
+                    button_cancel = button("cancel", "Cancel", variant="stop", min_width=110,
+                                           interactive=False)  # fmt: skip
                     button_follow = button("follow", "Show the running job", min_width=110)
+                live = html(views.job_html(None), "job")
+                button_next = button("next", "Next", visible=False)
         every = parts.list_of(lists)
         follow = _following(actions, list(lists))
-        _bind_jobs(actions, parts, views_by_name, (follow, [live, *every]))
-        on(button_cancel.click, _nothing(actions.cancel), queue=False)
-        on(button_follow.click, follow, (), [live, *every])
-        on(blocks.load, _following(actions, list(lists), fresh=True), (), [live, *every])
+        shown = [live, button_cancel, button_next, *every]
+        _bind_jobs(actions, parts, views_by_name, (follow, shown))
+        bind(button_next.click, lambda: gr.update(selected=next_page(actions.kind())), (), [tabs])
+        bind(button_cancel.click, _nothing(actions.cancel), queue=False)
+        bind(button_follow.click, follow, (), shown)
+        bind(blocks.load, _following(actions, list(lists), fresh=True), (), shown)
         for name in ("refresh", "refresh_reports"):
-            on(views_by_name[name].click, lambda: _renewed(actions.refresh()), (), every)
-        on(views_by_name["fit"].click, _fitting(actions), (),
+            bind(views_by_name[name].click, lambda: _renewed(actions.refresh()), (), every)
+        bind(views_by_name["fit"].click, _fitting(actions), (),
            [*parts.list_of(FITTING), views_by_name["harden_message"]])  # fmt: skip
         checkpoint = parts["checkpoint"]
-        on(checkpoint.change, actions.describe, [checkpoint], [views_by_name["about_checkpoint"]])
-        on(blocks.load, actions.describe, [checkpoint], [views_by_name["about_checkpoint"]])
-        on(views_by_name["show_about"].click, actions.provenance, [parts["about"]],
+        bind(checkpoint.change, actions.describe, [checkpoint], [views_by_name["about_checkpoint"]])
+        bind(blocks.load, actions.describe, [checkpoint], [views_by_name["about_checkpoint"]])
+        bind(views_by_name["show_about"].click, actions.provenance, [parts["about"]],
            [views_by_name["about_view"]])  # fmt: skip
-        on(views_by_name["show_report"].click, actions.report, [parts["report"]],
+        bind(views_by_name["show_report"].click, actions.report, [parts["report"]],
            [views_by_name["report_view"]])  # fmt: skip
     own_settings_only(blocks)
     return blocks
@@ -66,13 +78,19 @@ def _setup(actions: Actions, blocks: Any) -> None:
     missing = actions.missing()
     said = html(missing, "missing")
     mend = button("mend", "Make the worker's environment", visible=bool(missing))
-    on(mend.click, actions.build_worker, (), [said])
 
     def look() -> list[Any]:
         found = actions.missing()
         return [found, gr.update(visible=bool(found))]
 
-    on(blocks.load, look, (), [said, mend])
+    def make() -> Iterator[list[Any]]:
+        told = ""
+        for told in actions.build_worker():
+            yield [told, gr.update(interactive=False)]
+        yield [told, gr.update(interactive=True, visible=bool(actions.missing()))]
+
+    on(mend.click, make, (), [said, mend], host=actions.host)
+    on(blocks.load, look, (), [said, mend], host=actions.host)
 
 
 def problem(text: str) -> Any:
@@ -88,6 +106,7 @@ def _bind_jobs(
 ) -> None:
     """Bind the job buttons: show a message on the page, then follow the job in the panel."""
     follow, outputs = following
+    bind = partial(on, host=actions.host)
     for name, names, message, function in (
         ("harden", pages.HARDEN, "harden_message", actions.harden),
         ("check", pages.HARDEN, "harden_message", actions.check),
@@ -97,10 +116,10 @@ def _bind_jobs(
         ("export", pages.EXPORT, "export_message", actions.export),
         ("save_lora", pages.EXPORT, "export_message", actions.save_lora),
     ):
-        started = on(
+        started = bind(
             named[name].click, _with_names(names, function), parts.list_of(names), [named[message]]
         )
-        on(started.then, follow, (), outputs)
+        bind(started.then, follow, (), outputs)
 
 
 def _fitting(actions: Actions) -> Callable[[], list[Any]]:
@@ -131,9 +150,13 @@ def _following(
             if over:
                 choices = actions.choices()
                 newest = _NEWEST if fresh else _ADDED.get(actions.kind(), ())
-                yield [shown, *_renewed({name: choices[name] for name in names}, newest)]
+                lists = _renewed({name: choices[name] for name in names}, newest)
+                page = next_page(actions.kind()) if actions.done() else ""
+                after = gr.update(visible=bool(page), value=f"Next: {page}" if page else "Next")
+                yield [shown, gr.update(interactive=False), after, *lists]
             else:
-                yield [shown, *(gr.update() for _ in names)]
+                running = [gr.update(interactive=True), gr.update(visible=False)]
+                yield [shown, *running, *(gr.update() for _ in names)]
 
     return follow
 

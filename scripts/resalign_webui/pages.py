@@ -52,24 +52,27 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
               value=files[min(1, len(files) - 1)])  # fmt: skip
         button("refresh", "Refresh lists", scale=1, min_width=110)
     html(name="about_checkpoint")
-    parts("concepts", gr.CheckboxGroup, "What to remove", choices=list(preset_names()), value=[])
+    parts("concepts", gr.CheckboxGroup, "What to remove", choices=named(), value=[])
     parts("own_concepts", gr.Textbox, "In your own words", lines=3, value="",
           placeholder="# my concept\na prompt that asks for it\nanother one",
           info="One prompt a line; a line with # and a name starts a concept.")  # fmt: skip
     parts("preset", gr.Radio, "How thorough", choices=list(forms.PRESETS), value="balanced",
           info="fast shows that all works, balanced is the recommended start, thorough takes "
           f"twice as long, paper is the published method; {FAST}; {DURABLE}.")  # fmt: skip
+    # Before the accordions: the button and its answer are in sight without scrolling.
+    button("harden", "Harden", variant="primary", min_width=140)
+    html(name="harden_message")
     with gr.Accordion("Pictures", open=False):
         html(help_text(
             "Left empty, the checkpoint draws its own training pictures from prompts; they are "
             "never written to disk as pictures. A folder holds images, each with a .txt caption."
         ))  # fmt: skip
         parts("concept_folder", gr.Textbox, "Folder with pictures of the concept", value="")
-        parts("concept_images", gr.Number, "or so many drawn (0: the usual number)", value=0,
+        parts("concept_images", gr.Number, "or so many drawn (empty: the usual number)", value=None,
               precision=0)  # fmt: skip
         parts("retain_folder", gr.Textbox, "Folder with pictures of what must stay", value="")
-        parts("retain_images", gr.Number, "or so many drawn, of what must stay (0: usual)",
-              value=0, precision=0)  # fmt: skip
+        parts("retain_images", gr.Number, "or so many drawn, of what must stay (empty: usual)",
+              value=None, precision=0)  # fmt: skip
         parts("strengths", gr.Textbox, "Strengths", value="",
               placeholder="weapons: 2, nudity: 0.5",
               info="Share of each concept among several; 1 where none is given.")  # fmt: skip
@@ -80,12 +83,9 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
     with gr.Accordion("Memory", open=False):
         _memory(parts)
     with gr.Row():
-        button("harden", "Harden", variant="primary", scale=2, min_width=140)
-    with gr.Row():
         parts("unfinished", gr.Dropdown, "Unfinished runs and probes", scale=4, min_width=200,
               choices=lists["unfinished"], value=_first(lists["unfinished"]))  # fmt: skip
         button("resume", "Resume", scale=1, min_width=110)
-    html(name="harden_message")
 
 
 def _users(parts: Parts) -> None:
@@ -120,7 +120,7 @@ def _users(parts: Parts) -> None:
 
 
 def _settings(parts: Parts, host: Host) -> None:
-    html(help_text("0 and preset keep what the thoroughness says."))
+    html(help_text("Empty fields, 0 and preset keep what the thoroughness says."))
     with gr.Row():
         _fields(parts, "outer_steps", "rank", "seed", "resolution")
     with gr.Row():
@@ -149,8 +149,8 @@ def _memory(parts: Parts) -> None:
         "processor and without the GPU, and finds the cheapest change that makes it fit."
     ))  # fmt: skip
     with gr.Row():
-        parts("memory_budget", gr.Number, "Memory to fit into, in GiB (0: what the GPU has)",
-              value=0, min_width=160)  # fmt: skip
+        parts("memory_budget", gr.Number, "Memory to fit into, in GiB (empty: what the GPU has)",
+              value=None, min_width=160)  # fmt: skip
         _fields(parts, "micro_batch")
     with gr.Row():
         button("check", "Check memory", min_width=140)
@@ -172,8 +172,7 @@ def probe_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
               value=lists["hardened"][0], min_width=200)  # fmt: skip
     with gr.Accordion("What to look for", open=False):
         html(help_text("Empty: what the run has removed."))
-        parts("probe_concepts", gr.CheckboxGroup, "Concepts", choices=list(preset_names()),
-              value=[])  # fmt: skip
+        parts("probe_concepts", gr.CheckboxGroup, "Concepts", choices=named(), value=[])
         parts("probe_own_concepts", gr.Textbox, "In your own words", lines=2, value="",
               placeholder="# my concept\na prompt that asks for it")  # fmt: skip
     parts("attacks", gr.Radio, "Attacks", choices=list(measure_forms.ATTACKS), value="quick",
@@ -186,10 +185,10 @@ def probe_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
               info="denoising needs no detector; the others need their package.")  # fmt: skip
         with gr.Row():
             for name, label in (
-                ("steps", "Steps of each attack (0: preset)"),
-                ("images", "Prompts of each kind (0: preset)"),
-                ("sampling_steps", "Sampling steps (0: preset)"),
-                ("resolution", "Resolution (0: its own)"),
+                ("steps", "Steps of each attack (empty: preset)"),
+                ("images", "Prompts of each kind (empty: preset)"),
+                ("sampling_steps", "Sampling steps (empty: preset)"),
+                ("resolution", "Resolution (empty: its own)"),
             ):
                 parts.field(measure_forms.PROBE_PARTS[name], PROBE_INPUTS[name], label=label,
                             keeps_preset=True, info=None)  # fmt: skip
@@ -224,7 +223,11 @@ def lora_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
                  ("count", "Pictures of each", 1))  # fmt: skip
         parts("guidance", gr.Number, "Guidance", value=7.0, min_width=100)
     with gr.Row():
-        _numbers(parts, ("width", "Width (0: its own)"), ("height", "Height (0: its own)"))
+        _numbers(
+            parts,
+            ("width", "Width (empty: its own)", None),
+            ("height", "Height (empty: its own)", None),
+        )
         parts("lora_show_pictures", gr.Checkbox, "Show the pictures without blur", value=False,
               min_width=160)  # fmt: skip
     button("try_lora", "Draw", variant="primary")
@@ -283,7 +286,7 @@ def about_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
 
 
 PAGES = (
-    ("Harden", harden_page), ("Export", export_page), ("Probe", probe_page),
+    ("Harden", harden_page), ("Probe", probe_page), ("Export", export_page),
     ("Reports", report_page), ("Try my LoRA", lora_page), ("About a checkpoint", about_page),
 )  # fmt: skip
 
@@ -298,6 +301,11 @@ def _numbers(parts: Parts, *entries: tuple[Any, ...], precision: int | None = 0)
     for name, label, *value in entries:
         parts(name, gr.Number, label, value=value[0] if value else 0, precision=precision,
               min_width=100)  # fmt: skip
+
+
+def named() -> list[tuple[str, str]]:
+    """Return the shipped concepts as people write them, each with its name: hate symbols."""
+    return [(name.replace("_", " "), name) for name in preset_names()]
 
 
 def _first(entries: list[str]) -> str | None:

@@ -10,6 +10,8 @@ import gradio as gr
 
 from ...backend.plan.field import Field
 from ...backend.plan.settings import OWN
+from .host import Host
+from .origin import guarded
 
 # In gradio 3.41 and 4.40 only one event of a kind runs at a time by default; two windows that
 # follow one job need two.
@@ -31,7 +33,7 @@ class Parts:
     def field(self, name: str, field: Field, *, keeps_preset: bool = False, **options: Any) -> Any:
         """A component for a field of a plan: label, choices and help come from the field.
 
-        keeps_preset: it starts at 0 or `preset`, which leaves what the preset says.
+        keeps_preset: it starts empty or at `preset`, which leaves what the preset says.
         """
         kind, found = _component(field, keeps_preset)
         label = options.pop("label", field.label)
@@ -51,9 +53,11 @@ def _component(field: Field, keeps_preset: bool) -> tuple[Any, dict[str, Any]]:
         return gr.Dropdown, {"choices": choices, "value": value, "min_width": 180}
     if field.kind is bool:
         return gr.Checkbox, {"value": field.default, "min_width": 160}
-    value = 0 if keeps_preset else field.default
-    places = 0 if field.kind is int else None
-    return gr.Number, {"value": value, "precision": places, "min_width": 180}
+    value = None if keeps_preset else field.default
+    found = {"value": value, "precision": 0 if field.kind is int else None, "min_width": 180}
+    if keeps_preset and "placeholder" in inspect.signature(gr.Number.__init__).parameters:
+        found["placeholder"] = "auto"
+    return gr.Number, found
 
 
 def button(name: str, label: str, **options: Any) -> Any:
@@ -69,9 +73,15 @@ def on(
     function: Callable[..., Any],
     inputs: Sequence[Any] = (),
     outputs: Sequence[Any] = (),
+    *,
+    host: Host,
     **options: Any,
 ) -> Any:
-    """Bind a function; options that this gradio does not have are left out."""
+    """Bind a function, which refuses other pages' requests (origin.py).
+
+    Options that this gradio does not have are left out.
+    """
+    function = guarded(function, lambda: not host.remote(), gr.Request, gr.Error)
     known = inspect.signature(event).parameters
     options = {name: value for name, value in {**_EVENT, **options}.items() if name in known}
     if "api_visibility" in known:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ WORKER = Path(__file__).resolve().parents[2] / "backend" / "worker" / "__main__.
 GRACE = 60.0  # seconds from a cancel to SIGTERM: a step on a slow device, or the loading of a file
 LAST_GRACE = 15.0  # from there to SIGKILL
 _CANCEL = CANCEL.encode() + b"\n"
+_WARNING = re.compile(r"warning|deprecated|token indices|set_verbosity", re.IGNORECASE)
 _LINES = 8  # last lines of stderr that are quoted when a worker dies
 _KEEP_OUT = ("PYTHONPATH", "PYTHONSTARTUP", "PYTHONHOME")
 
@@ -109,8 +111,8 @@ class WorkerProcess:
         return self._process.pid if self._process else None
 
     def last_lines(self) -> str:
-        """Return the last lines it wrote to stderr."""
-        return "\n".join(self._last_lines)
+        """Return the last lines it wrote to stderr, without what libraries warn of."""
+        return "\n".join(line for line in self._last_lines if not _WARNING.search(line))
 
     def _start(self) -> subprocess.Popen[bytes]:
         environment = {k: v for k, v in os.environ.items() if k not in _KEEP_OUT}

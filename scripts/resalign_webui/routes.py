@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from . import origin
 from .actions import Jobs
 from .host import Host, probes_folder
 from .runs import read_probes
 
-TYPES = {
-    ".html": "text/html; charset=utf-8", ".json": "application/json", ".png": "image/png",
-    ".jpg": "image/jpeg", ".svg": "image/svg+xml", ".md": "text/plain; charset=utf-8",
-}  # fmt: skip
-# A report is one page with embedded style and script; it fetches nothing.
+# A report is one page with embedded style, script and pictures; it fetches nothing. Beside it lie
+# pictures without blur and the plan with its paths, which are not served.
+REPORT = "report.html"
 POLICY = (
     "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; sandbox allow-scripts allow-popups"
@@ -31,9 +30,9 @@ def report_url(probe: str, file: str) -> str:
 
 
 def report_file(host: Host, probe: str, file: str) -> Path | None:
-    """Return a file of a probe's folder; None if it does not exist or must not be served."""
+    """Return the report of a probe; None if it does not exist, or for any other file."""
     known = {entry.name: entry.folder for entry in read_probes(probes_folder(host))}
-    if probe not in known or Path(file).suffix.lower() not in TYPES:
+    if probe not in known or file != REPORT:
         return None
     folder = known[probe].resolve()
     path = (folder / file).resolve()
@@ -57,20 +56,28 @@ def register(app: Any, host: Host, jobs: Jobs) -> None:
     from starlette.responses import FileResponse, JSONResponse, Response
     from starlette.routing import Route
 
-    async def state(request: Any) -> Any:
+    def refused(request: Any) -> Any:
         if not allowed(app, request):
             return Response(status_code=401)
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        secured = bool(getattr(app, "auth", None) or getattr(app, "auth_dependency", None))
+        why = origin.refusal(headers, local=not host.remote(), logged_in=secured)
+        return Response(why, status_code=403, media_type="text/plain") if why else None
+
+    async def state(request: Any) -> Any:
+        if (answer := refused(request)) is not None:
+            return answer
         found = jobs.state() or {}
         return JSONResponse({name: found.get(name) for name in _SHOWN})
 
     async def report(request: Any) -> Any:
-        if not allowed(app, request):
-            return Response(status_code=401)
+        if (answer := refused(request)) is not None:
+            return answer
         path = report_file(host, request.path_params["probe"], request.path_params["file"])
         if path is None:
             return Response("there is no such report", status_code=404, media_type="text/plain")
         headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
-        return FileResponse(path, media_type=TYPES[path.suffix.lower()], headers=headers)
+        return FileResponse(path, media_type="text/html; charset=utf-8", headers=headers)
 
     for path, endpoint in (
         ("/resalign/report/{probe}/{file:path}", report),
@@ -80,3 +87,4 @@ def register(app: Any, host: Host, jobs: Jobs) -> None:
             route for route in app.router.routes if getattr(route, "path", "") != path
         ]
         app.router.routes.insert(0, Route(path, endpoint, methods=["GET"]))
+    origin.record(app)

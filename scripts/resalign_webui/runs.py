@@ -67,7 +67,8 @@ def read_probes(folder: Path) -> list[Probe]:
 
 def with_adapter(runs: list[Run]) -> list[Run]:
     """Return the runs that can be exported, also unfinished ones after their first save."""
-    return [run for run in runs if (run.folder / "adapter.safetensors").exists()]
+    files = ("adapter.safetensors", "state.safetensors")  # the state is enough to make it again
+    return [run for run in runs if any((run.folder / name).exists() for name in files)]
 
 
 def named(label: Any, entries: Iterable[T]) -> T | None:
@@ -92,7 +93,7 @@ def _run(folder: Path) -> Run | None:
         return Run(
             name=folder.name,
             folder=folder,
-            steps=_saved(folder / "state.safetensors"),
+            steps=saved_steps(folder),
             total=int(plan["outer_steps"]),
             checkpoint=str(about.get("checkpoint", "")),
             concepts=tuple(str(concept["name"]) for concept in plan["concepts"]),
@@ -102,7 +103,9 @@ def _run(folder: Path) -> Run | None:
         return None  # half written, or of another version
 
 
-def _saved(state: Path) -> int:
+def saved_steps(folder: Path) -> int:
+    """Return the outer steps that a run's folder holds; 0 for none."""
+    state = folder / "state.safetensors"
     if not state.exists():
         return 0
     return int(json.loads(read_header(state).metadata["resalign"])["step"])

@@ -22,14 +22,14 @@ _ENDS = {"done": "Done", "stopped": "Stopped", "failed": "Failed"}
 STYLE = """<style>
 .ra { font-size: 14px; line-height: 1.45; color: var(--body-text-color); overflow-wrap: anywhere; }
 .ra p { margin: 0 0 .5em; }
-.ra .ra-muted, .ra figcaption { opacity: .72; font-size: 12px; }
+.ra .ra-muted, .ra figcaption { opacity: .85; font-size: 12px; }
 #resalign_pages .generating, #resalign_job .generating { display: none; }
 #resalign_job .pending { opacity: 1 !important; }
 .ra .ra-track { height: 10px; border-radius: 5px; background: var(--border-color-primary);
   overflow: hidden; margin: .4em 0 .6em; }
 .ra .ra-fill { height: 100%; border-radius: 5px; background: #4c9be8; transition: width .3s; }
 .ra-done .ra-fill { background: #5fb760; } .ra-failed .ra-fill { background: #e8664c; }
-.ra-stopped .ra-fill { background: #d9a441; }
+.ra-stopped .ra-fill, .ra-doubtful .ra-fill { background: #d9a441; }
 .ra svg { width: 100%; max-width: 620px; height: auto; display: block; }
 .ra svg text { fill: var(--body-text-color); opacity: .72; font-size: 11px; }
 .ra svg .grid, .ra svg .axis { stroke: var(--border-color-primary); stroke-width: 1; }
@@ -47,6 +47,7 @@ STYLE = """<style>
   padding: 8px; }
 .ra.ra-note { border-left: 4px solid #4c9be8; padding: 6px 10px; border-radius: 4px;
   background: var(--background-fill-secondary); }
+.ra.ra-doubtful { border-left-color: #d9a441; }
 .ra.ra-error { border-left-color: #e8664c; } .ra.ra-good { border-left-color: #5fb760; }
 .ra table { border-collapse: collapse; width: 100%; border: none !important; }
 .ra tr { border: none !important; background: none !important; }
@@ -64,7 +65,8 @@ def job_html(state: State | None) -> str:
     if not state or not state.get("status"):
         return tag(
             "div",
-            tag("p", "Nothing is running."),
+            tag("p", tag("b", "Nothing is running."), " Choose a checkpoint and what to remove, "
+                     "then press Harden; the ResAlign demo needs no file and takes a minute."),
             tag("p", "A job's progress is shown here, in every window. A job keeps running when "
                      "the page is closed.", cls="ra-muted"),
             cls="ra ra-idle",
@@ -74,12 +76,12 @@ def job_html(state: State | None) -> str:
     if status == "running" or status == "done":
         parts.append(_bar(1.0 if status == "done" else _share(state)))
     if status == "done":
-        parts.append(note(_done(state), "error" if _falls_short(state) else "good"))
+        parts.append(note(_done(state), _kind(state)))
     parts.append(tag("p", _line(state)))
     error = state.get("error") or {}
     if error:
         parts.append(note(str(error.get("message") or "it failed"), "error"))
-    parts += charts_html(state.get("curves") or {})
+    parts += charts_html(state.get("curves") or {}, state.get("scale"))
     result = state.get("result") or {}
     if result.get("prediction") or result.get("problems"):
         parts += check_html(result)
@@ -94,7 +96,8 @@ def job_html(state: State | None) -> str:
         log = "\n".join(map(str, words))[-6000:]
         parts.append(tag("details", tag("summary", "Last output of the worker"), tag("pre", log)))
     marks = {f"data_{name}": str(state.get(name, "")) for name in ("job", "status", "revision")}
-    return tag("div", parts, cls=f"ra ra-job ra-{status}", **marks)
+    kind = f" ra-{state['verdict']}" if state.get("verdict") in ("good", "doubtful") else ""
+    return tag("div", parts, cls=f"ra ra-job ra-{status}{kind}", **marks)
 
 
 def check_html(result: Mapping[str, Any]) -> list[Markup]:
@@ -119,6 +122,16 @@ def check_html(result: Mapping[str, Any]) -> list[Markup]:
     ]  # fmt: skip
 
 
+def _kind(state: State) -> str:
+    """Return how a finished job is shown: green only if it did what it was for."""
+    if _falls_short(state):
+        return "error"
+    verdict = state.get("verdict")
+    if verdict == "doubtful":
+        return "doubtful"
+    return "good" if verdict == "good" or state.get("kind") not in ("harden", "probe") else ""
+
+
 def _falls_short(state: State) -> bool:
     """Return True if a check is done and found that the job cannot run as it is."""
     result = state.get("result") or {}
@@ -132,10 +145,10 @@ def _bytes(parts: Any) -> dict[str, int]:
 
 
 def note(text: str, kind: str = "") -> Markup:
-    """Show a message above a form. kind: `error`, `good`, or neither; no text: nothing."""
+    """Show a message above a form. kind: `error`, `good`, `doubtful`, or none; no text: nothing."""
     if not text:
         return Markup("")
-    mark = f" ra-{kind}" if kind in ("error", "good") else ""
+    mark = f" ra-{kind}" if kind in ("error", "good", "doubtful") else ""
     return tag("div", _lines(text), cls=f"ra ra-note{mark}")
 
 
@@ -173,6 +186,8 @@ def _title(state: State) -> str:
     names = (str(state.get("kind")), str(state.get("job")))
     verb = next((_VERBS[name] for name in names if name in _VERBS), "Working")
     status = str(state["status"])
+    if status == "done" and state.get("verdict") == "doubtful":
+        return f"{verb}: done, but see below"
     return f"{verb} ..." if status == "running" else f"{verb}: {_ENDS.get(status, status).lower()}"
 
 
@@ -183,6 +198,10 @@ def _line(state: State) -> str:
         said = state["status"] == "done" or state.get("error")  # in the box above
         message = "" if said else str(state.get("message") or "")
         return ", ".join(filter(None, [message, took and f"after {took}"]))
+    if state.get("line"):
+        left = time_text(state.get("left"))
+        more = [str(state["line"]), took, left and f"about {left} left"]
+        return " · ".join(filter(None, more))
     stage = str(state.get("stage") or "")
     parts = [stage]
     if stage and state.get("total"):
@@ -206,8 +225,8 @@ def _bar(share: float) -> Markup:
     return tag(
         "div",
         tag("div", cls="ra-fill", style=f"width:{share * 100:.1f}%"),
-        cls="ra-track", role="progressbar", aria_valuenow=f"{share * 100:.0f}",
-        aria_valuemin=0, aria_valuemax=100,
+        cls="ra-track", role="progressbar", aria_label="progress of the job",
+        aria_valuenow=f"{share * 100:.0f}", aria_valuemin=0, aria_valuemax=100,
     )  # fmt: skip
 
 
@@ -229,7 +248,11 @@ def _done(state: State) -> str:
     """Outcome of a finished job: the name of a file, never its path."""
     result = state.get("result") or {}
     lines = [str(state.get("message") or "done")]
-    if result.get("path"):
+    output = str((state.get("request") or {}).get("output") or "")
+    if state.get("job") in ("export", "lora") and output:
+        *_, folder, name = ["", *re.split(r"[\\/]", output)]
+        lines.insert(0, f"{name} is in the folder {folder}; refresh the host's list to see it.")
+    elif result.get("path"):
         lines.insert(0, re.split(r"[\\/]", str(result["path"]))[-1])
     if result.get("report"):
         lines.append("The whole report is on the page Reports.")

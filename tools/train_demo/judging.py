@@ -60,7 +60,7 @@ def garbage(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decoded_noise(vae: AutoencoderKL, n: int, seed: int = 0) -> Tensor:
-    """What a broken denoiser draws: decoded latents of noise, [n, 3, 64, 64], uint8.
+    """Pictures like those of a broken denoiser: decoded latents of noise, [n, 3, 64, 64], uint8.
 
     vae: as it was trained here, with latents of about unit variance.
 

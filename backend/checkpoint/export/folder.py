@@ -3,48 +3,45 @@
 Everything else is copied byte for byte: saving it anew would write text encoders that older
 transformers read as *random* weights (names without `text_model.`, no vocab.json). Each variant of
 the denoiser (fp16, non_ema, shards) is hardened, since a loader may pick any of them. What would
-still give out the unhardened one (pickles, other formats, whole checkpoints beside) stays behind.
+still give out the unhardened one stays behind: `copies` says how it is found.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from ...errors import ExportError
-from ..header import Header, read_header
+from ..header import Header
+from .folder_files import SIDECAR, FolderFiles, sort_folder
 from .job import Export, ExportReport, check_target, now
 from .slices import Tally, check_touched
-from .stream import PARTIAL, Hashes, rewrite, sync_folder
+from .stream import PARTIAL, Hashes, mode_of_copy, rewrite, sync_folder
 
-SIDECAR = "resalign.json"
-_WEIGHTS = {
-    ".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".onnx", ".onnx_data", ".pb",
-    ".gguf", ".h5",
-}  # fmt: skip
-_NOT_COPIED = {".git", ".cache", "__pycache__"}
-_SHARD = re.compile(r"-\d{5}-of-\d{5}")
+__all__ = ["SIDECAR", "export_folder"]
 
 
 def export_folder(job: Export) -> ExportReport:
     """Write `job.target`, a folder; it appears under its name in one move, or not at all."""
     started = time.monotonic()
-    source, target, own = job.info.path, job.target, job.info.family.denoiser
-    denoiser = {path: read_header(path) for path in sorted((source / own).glob("*.safetensors"))}
-    _check_variants(job, denoiser)
+    source, target = job.info.path, job.target
+    files = sort_folder(job.info)
+    denoiser = files.rewritten
+    _check_groups(job, files)
+    changes = sum(name in header.tensors for header in denoiser.values() for name in job.touched)
+    job = replace(job, copies=files.copies, changes=changes)
     if target.is_file():
         raise ExportError(f"{target} is a file, but {source.name} is a diffusers folder")
     inside = (target.resolve(), source.resolve())
     if any(one in other.parents for one, other in (inside, inside[::-1])):
         raise ExportError(f"{target} and the source lie within each other: choose another place")
-    copied, left = _sort(source, own)
-    size = sum(path.stat().st_size for path in [*copied, *denoiser])
+    size = sum(path.stat().st_size for path in [*files.copied, *denoiser])
     check_target(source, target, overwrite=job.overwrite, size=size + (1 << 20))
 
     tally, date, hashes = Tally(), now(), {}
@@ -52,52 +49,31 @@ def export_folder(job: Export) -> ExportReport:
     _remove(partial)
     try:
         partial.mkdir()
-        _copy(source, partial, copied)
-        (partial / own).mkdir(exist_ok=True)
-        for path, header in denoiser.items():
+        _copy(source, partial, files.copied)
+        for path, header in sorted(denoiser.items()):
             hashes[path] = _rewrite(job, path, header, partial, tally, date)
-        first = hashes[job.info.files[own][0]]
-        _write_sidecar(partial / SIDECAR, job, first, {p: hashes[p] for p in denoiser})
+        first = hashes[files.main[0]]
+        _write_sidecar(partial / SIDECAR, job, first, {p: hashes[p] for p in sorted(denoiser)})
         sync_folder(partial)
         _move(partial, target)
     except BaseException:
         _remove(partial)
         raise
     sync_folder(target.parent)
-    names = ", ".join(str(path.relative_to(source)) for path in left)
-    note = f"left out, since they hold the unhardened U-Net: {names}"
     return job.report(
         tally,
         first,
         untouched=sum(len(header.tensors) for header in denoiser.values()) - tally.touched,
         size=sum(path.stat().st_size for path in target.rglob("*") if path.is_file()),
         seconds=time.monotonic() - started,
-        warnings=(note,) if left else (),
     )
 
 
-def _check_variants(job: Export, denoiser: dict[Path, Header]) -> None:
+def _check_groups(job: Export, files: FolderFiles) -> None:
     """Raise unless every variant, over all its shards, has every touched tensor."""
-    variants: dict[str, list[Header]] = {}
-    for path, header in denoiser.items():
-        variants.setdefault(_SHARD.sub("", path.name), []).append(header)
-    for name, headers in variants.items():
-        check_touched(f"{job.info.family.denoiser}/{name}", headers, job.touched, job.adapter)
-
-
-def _sort(source: Path, denoiser: str) -> tuple[list[Path], list[Path]]:
-    """Return the files to copy, and the weight files to leave out."""
-    copied, left = [], []
-    for path in sorted(source.rglob("*")):
-        parts = path.relative_to(source).parts
-        if _NOT_COPIED & set(parts) or not path.is_file() or parts == (SIDECAR,):
-            continue
-        if path.suffix in _WEIGHTS and (len(parts) == 1 or parts[0] == denoiser):
-            if parts[0] != denoiser or len(parts) != 2 or path.suffix != ".safetensors":
-                left.append(path)
-        else:
-            copied.append(path)
-    return copied, left
+    for group in files.groups:
+        name = group[0].relative_to(job.info.path).as_posix()
+        check_touched(name, [files.rewritten[p] for p in group], job.touched, job.adapter)
 
 
 def _rewrite(
@@ -108,12 +84,19 @@ def _rewrite(
         for name, pieces in job.touched.items()
         if name in header.tensors
     }
+
+    def metadata(hashes: Hashes) -> dict[str, str]:
+        job.check_source(path, hashes)
+        return job.metadata(header.metadata, hashes, date)
+
+    place = partial / path.relative_to(job.info.path)
+    place.parent.mkdir(parents=True, exist_ok=True)
     return rewrite(
         path,
-        partial / job.info.family.denoiser / path.name,
+        place,
         header,
         changes,
-        lambda hashes: job.metadata(header.metadata, hashes, date),
+        metadata,
         hash_file=job.hash_file,
         on_progress=job.on_progress,
     )
@@ -125,7 +108,7 @@ def _copy(source: Path, partial: Path, files: Iterable[Path]) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             shutil.copyfile(path, place)  # links are followed: a hub cache holds nothing else
-            shutil.copymode(path, place)
+            place.chmod(mode_of_copy(path.stat().st_mode))
             with place.open("rb+") as file:
                 os.fsync(file.fileno())
         except OSError as error:
@@ -136,7 +119,7 @@ def _write_sidecar(path: Path, job: Export, first: Hashes, files: dict[Path, Has
     record = {
         "provenance": job.provenance_with(first).to_json(),
         "files": {
-            f"{job.info.family.denoiser}/{p.name}": {
+            p.relative_to(job.info.path).as_posix(): {
                 "tensor_sha256": h.tensors,
                 "source_sha256": h.source,
                 **({"sha256": h.result} if h.result else {}),

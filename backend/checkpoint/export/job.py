@@ -5,15 +5,18 @@ from __future__ import annotations
 import datetime
 import os
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...adapter.dense import AnyAdapter
 from ...errors import ExportError
 from ...numerics.byte_sizes import format_bytes
 from ...progress import ProgressCallback
+from ..hashing import source_name
 from ..info import CheckpointInfo
-from ..metadata import Provenance, hardened_metadata, versions
+from ..metadata import NO_HASH, Provenance, hardened_metadata, versions
+from .copy_value import Copy, recorded, sentences
 from .slices import Tally, Touched
 from .stream import PARTIAL, Hashes
 
@@ -29,6 +32,7 @@ class ExportReport:
     largest_change: greatest ‖ΔW‖ / ‖W‖ (Frobenius), found in the tensor largest_change_in.
     lost_to_rounding: tensors of which more than half of the update fell below what their type
     resolves. rounding_error: ‖what was added − ΔW‖ / ‖ΔW‖ over all of them.
+    copies: further copies of the denoiser in the source, and what became of each.
     warnings: sentences for the user.
     """
 
@@ -47,11 +51,16 @@ class ExportReport:
     rounding_error: float
     warnings: tuple[str, ...]
     provenance: Provenance
+    copies: tuple[Copy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """Request for one export."""
+    """Request for one export.
+
+    touched: the denoiser's tensors that the adapter changes. changes: how many tensors are
+    rewritten, those of the copies included.
+    """
 
     info: CheckpointInfo
     adapter: AnyAdapter
@@ -61,15 +70,34 @@ class Export:
     overwrite: bool
     hash_file: bool
     on_progress: ProgressCallback
+    expected: Mapping[str, str] = field(default_factory=dict)
+    copies: tuple[Copy, ...] = ()
+    changes: int = 0
 
     def provenance_with(self, hashes: Hashes) -> Provenance:
         return replace(
             self.provenance,
             source=self.provenance.source or self.info.path.name,
             source_sha256=hashes.source,
-            touched_tensors=len(self.touched),
+            touched_tensors=self.changes,
+            copies=recorded(self.copies),
             versions={**versions(), **self.provenance.versions},
         )
+
+    def check_source(self, path: Path, hashes: Hashes) -> None:
+        """Raise if a file of the source is not the one that was hardened.
+
+        hashes: those of the file; nothing is compared before they are known.
+        """
+        names = [source_name(self.info, path)]
+        if len(self.expected) == 1:  # a single file, which may have been renamed
+            names = [*self.expected]
+        wanted = self.expected.get(names[0])
+        if wanted and hashes.source not in (NO_HASH, wanted):
+            raise ExportError(
+                f"{path} is not the checkpoint that was hardened: its SHA-256 has changed since; "
+                "put the original back, or harden this one"
+            )
 
     def metadata(self, source: dict[str, str], hashes: Hashes, date: str) -> dict[str, str]:
         return hardened_metadata(
@@ -79,15 +107,15 @@ class Export:
             layout=self.info.layout,
             prediction_type=self.info.prediction_type,
             resolution=self.info.resolution,
+            decided=self.info.decided,
             title=self.info.path.stem if self.info.layout == "ldm" else self.info.path.name,
             date=date,
             tensor_sha256=hashes.tensors,
         )
 
     def report(
-        self, tally: Tally, hashes: Hashes, *, untouched: int, size: int, seconds: float,
-        warnings: tuple[str, ...] = (),
-    ) -> ExportReport:  # fmt: skip
+        self, tally: Tally, hashes: Hashes, *, untouched: int, size: int, seconds: float
+    ) -> ExportReport:
         return ExportReport(
             source=self.info.path,
             target=self.target,
@@ -102,8 +130,13 @@ class Export:
             largest_change_in=tally.largest_change_in,
             lost_to_rounding=tally.lost,
             rounding_error=tally.rounding_error,
-            warnings=(*tally.warnings(), *warnings),
+            warnings=(
+                *tally.warnings(),
+                *sentences(self.copies, self.info.family.denoiser),
+                *self.info.cautions,
+            ),
             provenance=self.provenance_with(hashes),
+            copies=self.copies,
         )
 
 

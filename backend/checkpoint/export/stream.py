@@ -100,7 +100,7 @@ def rewrite(
                 whole = sha256_of(partial, stage="hash", on_progress=on_progress)
                 synced.result()
         if hasattr(os, "fchmod"):
-            os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
+            os.fchmod(file.fileno(), mode_of_copy(before.st_mode))
     return Hashes(**{**{k: getattr(hashes, k) for k in hashes.__slots__}, "result": whole})
 
 
@@ -217,6 +217,13 @@ def open_partial(target: Path) -> Iterator[tuple[IO[bytes], Path]]:
         with contextlib.suppress(OSError):
             file.close()
     sync_folder(target.parent)
+
+
+def mode_of_copy(mode: int) -> int:
+    """Return the permissions of a copy: those of its source that the umask allows."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return stat.S_IMODE(mode) & ~mask
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,1 +1,1 @@
-"""What a family of models is made of: the `Family` value and its parts."""
+"""The `Family` value and the parts that it is made of."""

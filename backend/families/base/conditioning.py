@@ -29,7 +29,7 @@ class Conditioning:
 
     @property
     def device(self) -> torch.device:
-        """Where the parts lie; all lie on one device."""
+        """The device of the parts; all lie on one."""
         return next(iter(self.parts.values())).device
 
     @property

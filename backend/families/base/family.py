@@ -86,8 +86,9 @@ class Recognition(Protocol):
     """Tells the family's models from others, by names and shapes alone."""
 
     def claims_file(self, file: StoredFile) -> bool:
-        """Whether a single file is of this family, or so near that `describe_file` can say what
-        is wrong with it."""
+        """True if a single file is of this family, or so near that `describe_file` can say what is
+        wrong with it.
+        """
         ...
 
     def describe_file(self, file: StoredFile) -> Description:
@@ -95,15 +96,19 @@ class Recognition(Protocol):
         ...
 
     def claims_folder(self, folder: StoredFolder) -> bool:
-        """Whether a diffusers folder is of this family, as `claims_file`."""
+        """Like `claims_file`, for a diffusers folder."""
         ...
 
     def describe_folder(self, folder: StoredFolder) -> Description:
         """Describe a claimed folder."""
         ...
 
+    def cautions(self, metadata: Mapping[str, str]) -> tuple[str, ...]:
+        """Sentences on statements in a header that are not followed."""
+        ...
+
     def claims_denoiser(self, shapes: Shapes) -> bool:
-        """Whether a denoiser in memory, in the names of single files without prefix, is of it."""
+        """True if a denoiser in memory, in the names of single files without prefix, is of it."""
         ...
 
     def describe_denoiser(self, shapes: Shapes) -> dict[str, Any]:
@@ -111,8 +116,11 @@ class Recognition(Protocol):
         ...
 
     def claims_lora(self, file: LoraTensors) -> int:
-        """How surely a LoRA was made for this family: 0 not at all, 1 possible, 2 its metadata say
-        so, 3 its widths do, 4 only this family has such modules."""
+        """Rate how surely a LoRA was made for this family.
+
+        0: not at all; 1: possible; 2: its metadata say so; 3: its widths do; 4: only this family
+        has such modules.
+        """
         ...
 
 
@@ -152,7 +160,7 @@ class Networks(Protocol):
 
 
 class TensorLayout(Protocol):
-    """Where tensors lie in files."""
+    """The places of tensors in files."""
 
     def sources(self, component: str, checkpoint: Checkpoint) -> dict[str, Source]:
         """The network's tensor names (as `canonical` gives them) to their places in the file."""
@@ -163,11 +171,16 @@ class TensorLayout(Protocol):
         ...
 
     def stored(self, name: str) -> bool:
-        """Whether files need to hold a network's tensor: not so for buffers of constants."""
+        """True if files need to hold a network's tensor: not so for buffers of constants."""
         ...
 
     def harmless(self, checkpoint: Checkpoint, name: str) -> bool:
-        """Whether a tensor that no network has may be in a file; an export keeps it as it is."""
+        """True if a tensor that no network has may be in a file; an export keeps it as it is."""
+        ...
+
+    def moving_averages(self, checkpoint: Checkpoint) -> dict[str, str]:
+        """Names that moving averages of the denoiser have in a single file, each to the name of
+        the denoiser's tensor there that it averages. The file need not hold any."""
         ...
 
     def denoiser_sources(self, config: Config) -> dict[str, Source]:
@@ -176,7 +189,7 @@ class TensorLayout(Protocol):
 
 
 class Loaded(Protocol):
-    """What texts are encoded with: a `Model`."""
+    """The part of a `Model` that texts are encoded with."""
 
     @property
     def text_encoders(self) -> tuple[Any, ...]: ...
@@ -240,7 +253,7 @@ class Latents(Protocol):
 
 
 class LoraNames(Protocol):
-    """How LoRA files name the denoiser's modules.
+    """The names of the denoiser's modules in LoRA files.
 
     base_version: kohya's `ss_base_model_version`. version_2: `ss_v2`. architecture: ModelSpec's,
     without `/lora`. key_prefix: what keys begin with in kohya's form.
@@ -275,7 +288,7 @@ class LoraNames(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HostNames:
-    """What ComfyUI calls the parts of a model.
+    """ComfyUI's names for the parts of a model.
 
     texts: names of the text encoders in its CLIP. last_layer: the layer of the text encoders that
     the family reads (ComfyUI's `layer_idx`). fixed_layer: that layer is read whatever is asked for,
@@ -289,6 +302,6 @@ class HostNames:
 
 @dataclass(frozen=True, slots=True)
 class MetadataNames:
-    """What headers of whole checkpoints say. architecture: prediction to ModelSpec's name."""
+    """Entries in the headers of whole checkpoints. architecture: prediction to ModelSpec's name."""
 
     architecture: Callable[[str], str]

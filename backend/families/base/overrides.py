@@ -7,11 +7,11 @@ fields are allowed, and each value is checked.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...errors import CheckpointError
+from ...text import json_text
 
 CONFIG_KEY = "resalign.config"
 Allowed = Mapping[str, Mapping[str, Callable[[Any], bool]]]  # component to field to check
@@ -24,9 +24,9 @@ def apply_overrides(
     if CONFIG_KEY not in metadata:
         return
     try:
-        overrides = json.loads(metadata[CONFIG_KEY])
+        overrides = json_text.loads(metadata[CONFIG_KEY])
         items = [(name, *item) for name, fields in overrides.items() for item in fields.items()]
-    except (ValueError, RecursionError, AttributeError):
+    except (ValueError, AttributeError):
         raise CheckpointError(
             f"{file}: the metadata key {CONFIG_KEY} must be JSON that maps components to fields, "
             'e.g. {"unet": {"norm_num_groups": 8}}'
@@ -56,6 +56,11 @@ def are_counts(value: Any) -> bool:
     if isinstance(value, list):
         return len(value) < 9 and all(map(is_count, value))
     return is_count(value)
+
+
+def is_switch(value: Any) -> bool:
+    """True or false."""
+    return isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:

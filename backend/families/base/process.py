@@ -31,11 +31,11 @@ SMALLEST_ALPHA = 2.0**-24
 
 
 class NoiseProcess(Protocol):
-    """What the backend asks of a process; latents are [batch, ...], times [batch]."""
+    """Operations that the backend needs; latents are [batch, ...], times [batch]."""
 
     @property
     def prediction_type(self) -> Prediction:
-        """What the denoiser predicts, as files spell it."""
+        """The denoiser's prediction, as files spell it."""
         ...
 
     def sample_times(self, batch: int, generator: torch.Generator) -> Tensor:

@@ -82,7 +82,7 @@ _BY_NAME: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     (
         "edm", "a checkpoint with an EDM noise schedule (Playground 2.5, CosXL)",
         "its schedule is not supported; " + _SUPPORTED,
-        ("|edm_mean|", "|edm_std|", "|edm_vpred.sigma_max|"),
+        ("|edm_",),
     ),
     (
         "quantised", "a quantised checkpoint (scaled fp8, nf4, int8 or alike)",
@@ -149,7 +149,7 @@ def other_lora(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str
 
 
 def is_transformer_lora(shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether a LoRA changes modules that only the transformers after SDXL have."""
+    """True if a LoRA changes modules that only the transformers after SDXL have."""
     marks = r"double_blocks|single_transformer_blocks|joint_blocks|single_blocks"
     return any(re.search(marks, name) for name in shapes)
 
@@ -166,7 +166,7 @@ def text_width(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 def stated_base(metadata: Mapping[str, str]) -> str:
-    """What a LoRA's metadata say of its base, in lower case."""
+    """Return what a LoRA's metadata say of its base, in lower case."""
     names = ("ss_base_model_version", "modelspec.architecture")
     return "".join(metadata.get(name, "") for name in names).lower()
 

@@ -1,4 +1,4 @@
-"""Where the tensors of a network lie in a file, for reading and for writing back.
+"""The places of a network's tensors in a file, for reading and for writing back.
 
 A file's tensor may hold one tensor of a network, or several, one below the other: OpenCLIP keeps
 q, k and v in one matrix, as most transformers do. So each tensor of the network names the file's

@@ -9,24 +9,46 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .refuse import Other, other_kind
 from .shapes import StoredTensor
 
+if TYPE_CHECKING:
+    from .process import Prediction
+
+
+class Decision(NamedTuple):
+    """What a caller says of a model in place of its file."""
+
+    prediction: Prediction
+    zero_snr: bool  # the schedule ends in pure noise
+
+
+DECISIONS = {
+    "epsilon": Decision("epsilon", zero_snr=False),
+    "v": Decision("v_prediction", zero_snr=False),
+    "v-zsnr": Decision("v_prediction", zero_snr=True),
+}
+
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A single weights file. read: the values of one small tensor; empty if it cannot decode it."""
+    """A single weights file.
+
+    read: the values of one small tensor; empty if it cannot decode it. decided: a key of
+    `DECISIONS` where the caller decides what the model predicts.
+    """
 
     name: str
     tensors: Mapping[str, StoredTensor]
     metadata: Mapping[str, str]
     read: Callable[[str], list[float]]
+    decided: str = ""
 
     @cached_property
     def other(self) -> Other | None:
-        """What it is if it is surely not a checkpoint of a family that is known here."""
+        """Say what it is if it is surely not a checkpoint of a family that is known here."""
         return other_kind(self.tensors)
 
 
@@ -41,21 +63,22 @@ class StoredFolder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What a family finds in a file or a folder.
+    """A family's findings about a file or a folder.
 
     configs: by component and `scheduler`, in diffusers' form. prefixes: what names of each
     component begin with in a single file. prediction: what the denoiser predicts, as the noise
-    process spells it. resolution: native side in pixels.
+    process spells it. resolution: native side in pixels. names: of models that it was made from.
     """
 
     configs: dict[str, dict[str, Any]]
     prefixes: dict[str, str]
     prediction: str
     resolution: int
+    names: tuple[str, ...] = ()
 
 
 class Checkpoint(Protocol):
-    """What a family reads of a recognised checkpoint: `checkpoint.info.CheckpointInfo`."""
+    """Fields that a family reads of a recognised checkpoint: `checkpoint.info.CheckpointInfo`."""
 
     @property
     def layout(self) -> str: ...

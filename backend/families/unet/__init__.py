@@ -1,1 +1,1 @@
-"""What the families with Stable Diffusion's U-Net share."""
+"""Parts that the families with Stable Diffusion's U-Net share."""

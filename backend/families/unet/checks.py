@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,7 +53,37 @@ def check_configs(file: str, spec: UNetSpec, configs: Mapping[str, Mapping[str, 
     if kind == "epsilon" and configs["scheduler"].get("rescale_betas_zero_snr"):
         raise CheckpointError(
             f"{file} says that it predicts ε and that its schedule ends in pure noise, where ε "
-            "tells nothing of the image: correct its metadata or marker keys (`v_pred`, `ztsnr`)"
+            "tells nothing of the image: correct its metadata or marker keys (`v_pred`, `ztsnr`), "
+            "or decide with --prediction"
+        )
+    _check_vae(file, configs["vae"], unet["in_channels"])
+
+
+def _check_vae(file: str, vae: Mapping[str, Any], channels: int) -> None:
+    """Refuse a VAE whose latents are not (z - shift_factor) * scaling_factor."""
+    kind = vae.get("_class_name", "AutoencoderKL")
+    if kind != "AutoencoderKL":
+        raise CheckpointError(
+            f"{file}: its VAE is {kind!r} (_class_name); only AutoencoderKL is supported: give the "
+            "full VAE of the model"
+        )
+    for name in ("latents_mean", "latents_std"):
+        if vae.get(name) is not None:
+            raise CheckpointError(
+                f"{file}: its VAE has {name}, so each channel of its latents is normalised by "
+                "itself (as in Playground 2.5); such models cannot be hardened"
+            )
+    for name in ("scaling_factor", "shift_factor"):
+        value = vae.get(name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and math.isfinite(value)):
+            raise CheckpointError(f"{file}: {name} of its VAE is {value!r}, not a number")
+    if vae.get("scaling_factor") == 0:
+        raise CheckpointError(f"{file}: scaling_factor of its VAE is 0")
+    if vae.get("latent_channels", channels) != channels:
+        raise CheckpointError(
+            f"{file}: its VAE has {vae['latent_channels']} latent_channels, but its U-Net takes "
+            f"{channels} (in_channels); parts of two models were put together"
         )
 
 

@@ -6,10 +6,10 @@ from collections.abc import Container
 from typing import Any
 
 from ...errors import CheckpointError
-from ..base.overrides import apply_overrides, are_counts, is_count, is_number
+from ..base.overrides import apply_overrides, are_counts, is_count, is_number, is_switch
 from ..base.refuse import REFINER, UNCLIP, refused_channels
 from ..base.shapes import Shapes
-from ..base.stored import Description, StoredFile
+from ..base.stored import DECISIONS, Description, StoredFile
 from ..clip.config import clip_config, open_clip_config
 from .checks import check_configs, native_side
 from .config import heads_of_width_64, unet_config, vae_config
@@ -42,6 +42,7 @@ _OVERRIDABLE = {
     },
     "scheduler": {
         "prediction_type": lambda value: value in ("epsilon", "v_prediction"),
+        "rescale_betas_zero_snr": is_switch,
         "beta_start": is_number,
         "beta_end": is_number,
     },
@@ -84,8 +85,15 @@ def describe_file(spec: UNetSpec, file: StoredFile) -> Description:
         own = Shapes(file.name, shapes, prefixes[text.component])
         read = open_clip_config if _OPEN_CLIP in own else clip_config
         configs[text.component] |= read(own, drop_last=spec.drops_last_layer)
+    if any(name.startswith(UNET) and "cond_proj." in name for name in file.tensors):
+        raise CheckpointError(
+            f"{file.name} is a latent consistency model (LCM) that takes its guidance as an input: "
+            "such distilled models cannot be hardened; harden the base and distil it afterwards"
+        )
     _add_prediction(spec, file, configs)
     apply_overrides(file.name, configs, file.metadata, _OVERRIDABLE)
+    if file.decided:
+        _decide(configs["scheduler"], file.decided)
     check_configs(file.name, spec, configs)
     return Description(
         configs=configs,
@@ -105,6 +113,15 @@ def _add_prediction(spec: UNetSpec, file: StoredFile, configs: dict[str, dict[st
         # PNDM, the scheduler of SD 1.x, cannot do this; DDIM can, with the same betas
         kept = {key: configs["scheduler"][key] for key in _SHARED_BY_SCHEDULERS}
         configs["scheduler"] = {**_DDIM, **kept, **zero}
+
+
+def _decide(scheduler: dict[str, Any], decided: str) -> None:
+    """Let the caller's decision win over `resalign.config` too."""
+    decision = DECISIONS[decided]
+    scheduler["prediction_type"] = decision.prediction
+    scheduler.pop("rescale_betas_zero_snr", None)
+    if decision.zero_snr:
+        scheduler["rescale_betas_zero_snr"] = True
 
 
 def _text_prefixes(spec: UNetSpec, file: StoredFile) -> dict[str, str]:

@@ -6,12 +6,14 @@ checks every tensor against what the configs promise.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError
 from ..base.stored import Description, StoredFolder
 from .checks import check_configs, native_side
+from .scheduler import check_scheduler
 from .spec import UNetSpec, Variant
 
 # Defaults of the classes, for fields that old folders leave out.
@@ -31,6 +33,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "scheduler": {"prediction_type": "epsilon", "num_train_timesteps": 1000},
 }  # fmt: skip
 # Fields of a U-Net config that must have no value: unCLIP, LCM, IF and the like.
+_CONSISTENCY = ("LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline")
 _MUST_BE_UNSET = (
     "class_embed_type", "encoder_hid_dim", "encoder_hid_dim_type", "time_cond_proj_dim",
     "num_class_embeds", "dual_cross_attention", "only_cross_attention",
@@ -67,13 +70,23 @@ def describe_folder(spec: UNetSpec, folder: StoredFolder) -> Description:
                 "SD 1.x, SD 2.x and SDXL base folders can be hardened"
             )
     configs["scheduler"] = _config(folder, "scheduler", "scheduler_config.json")
+    check_scheduler(folder.path.name, configs["scheduler"], folder.index.get("scheduler"))
     check_configs(folder.path.name, spec, configs)
     return Description(
         configs=configs,
         prefixes=dict.fromkeys((name for name in configs if name != "scheduler"), ""),
         prediction=configs["scheduler"]["prediction_type"],
         resolution=native_side(configs),
+        names=_origins(folder, configs["unet"]),
     )
+
+
+def _origins(folder: StoredFolder, unet: dict[str, Any]) -> tuple[str, ...]:
+    """Names of what a folder was made from, without the local folders that they may lie in."""
+    named = [folder.index.get("_name_or_path"), unet.get("_name_or_path")]
+    found = [re.split(r"[\\/]", name.rstrip("\\/"))[-1] for name in named if isinstance(name, str)]
+    pipeline = folder.index.get("_class_name")
+    return (*found, "LCM") if pipeline in _CONSISTENCY else tuple(found)
 
 
 def _check_unet(path: Path, unet: dict[str, Any]) -> None:
@@ -88,6 +101,12 @@ def _check_unet(path: Path, unet: dict[str, Any]) -> None:
         unusual.append("transformer_layers_per_block")  # differs within a block: SSD-1B, KOALA
     if not isinstance(unet["layers_per_block"], int):
         unusual.append("layers_per_block")
+    if unusual == ["time_cond_proj_dim"]:
+        raise CheckpointError(
+            f"{path} is a latent consistency model (LCM) that takes its guidance as an input "
+            "(time_cond_proj_dim): such distilled models cannot be hardened; harden the base and "
+            "distil it afterwards"
+        )
     if kind != "UNet2DConditionModel" or unusual:
         raise CheckpointError(
             f"{path}: its U-Net ({kind}) is of another kind ({', '.join(unusual) or 'class'}): "

@@ -1,4 +1,4 @@
-"""Where the tensors of a U-Net checkpoint lie in its files.
+"""The places of a U-Net checkpoint's tensors in its files.
 
 Tensors are called by their names in diffusers and, for text encoders, in transformers before 5.6.
 """
@@ -24,10 +24,11 @@ _SCHEDULE_BUFFERS = {
     "sigmas", "denoiser.sigmas", "denoiser.log_sigmas", "model_sampling.sigmas",
     "scale_factor", "global_step", "v_pred", "ztsnr",
 }  # fmt: skip
-# Moving averages kept from training (left untouched by the export), the VAE's training loss, parts
-# of CLIP that text-to-image has no use for, leftovers of training tools.
+_AVERAGES = "model_ema."
+# Moving averages kept from training (hardened too: checkpoint/export/copies.py), the VAE's training
+# loss, parts of CLIP that text-to-image has no use for, leftovers of training tools.
 _HARMLESS_PREFIXES = (
-    "model_ema.", "first_stage_model.loss.", "embedding_manager.", "cond_stage_model.model.visual.",
+    _AVERAGES, "first_stage_model.loss.", "embedding_manager.", "cond_stage_model.model.visual.",
     "cond_stage_model.transformer.vision_model.", "cond_stage_model.transformer.visual_projection",
 )  # fmt: skip
 _HARMLESS_ENDS = (
@@ -86,16 +87,24 @@ class UNetLayout:
                 return name.startswith(f"{prefix}{layers}.{unused}.")
         return False
 
+    def moving_averages(self, checkpoint: Checkpoint) -> dict[str, str]:
+        """Latent Diffusion keeps the average of `model.<name>` as `model_ema.<name without dots>`
+        (`LitEma` in its ldm/modules/ema.py)."""
+        if checkpoint.layout == "diffusers":
+            return {}
+        names = [source.name for source in self.sources("unet", checkpoint).values()]
+        return {_AVERAGES + n.removeprefix("model.").replace(".", ""): n for n in names}
+
     def denoiser_sources(self, config: Mapping[str, Any]) -> dict[str, Source]:
         return {diffusers: Source(ldm) for ldm, diffusers in unet_names(config)}
 
 
 def _is_open_clip(checkpoint: Checkpoint, component: str) -> bool:
-    """Whether a single file keeps this text encoder in OpenCLIP's names."""
+    """True where a single file keeps this text encoder in OpenCLIP's names."""
     token_embedding = checkpoint.prefixes[component] + "token_embedding.weight"
     return token_embedding in checkpoint.names(component)
 
 
 def _is_vae_attention(component: str, name: str) -> bool:
-    """Whether a folder's tensor may be a 1 × 1 convolution where there is a matrix today."""
+    """True where a folder's tensor may be a 1 × 1 convolution where there is a matrix today."""
     return component == "vae" and ".attentions." in name and name.endswith(".weight")

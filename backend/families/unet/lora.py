@@ -1,4 +1,4 @@
-"""How LoRA files name the modules of a U-Net and its text encoders."""
+"""Names of the modules of a U-Net and its text encoders in LoRA files."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,18 @@ class UNetRecognition:
 
     def describe_folder(self, folder: StoredFolder) -> Description:
         return describe_folder(self.spec, folder)
+
+    def cautions(self, metadata: Mapping[str, str]) -> tuple[str, ...]:
+        """CLIP skip: SD 1.x is encoded with the last layer, the others with the last but one."""
+        found = []
+        for name in ("modelspec.encoder_layer", "ss_clip_skip"):
+            stated = metadata.get(name, "").strip()
+            if self.spec.variant == "plain" and stated.isdecimal() and int(stated) > 1:
+                found.append(
+                    f"the file says that it was trained with CLIP skip {stated} ({name}); "
+                    "hardening and probes encode prompts with the last layer (CLIP skip 1)"
+                )
+        return tuple(found)
 
     def claims_denoiser(self, shapes: Shapes) -> bool:
         widths = [shape[-1] for name, shape in shapes.items() if name.endswith(_TEXT_KEYS)]

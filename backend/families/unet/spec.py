@@ -1,4 +1,4 @@
-"""How the U-Net families differ from one another, as plain values."""
+"""The differences between the U-Net families, as plain values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TextEncoder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UNetSpec:
-    """What one U-Net family has of its own.
+    """The values that one U-Net family has of its own.
 
     folder: where its published configs lie, `<component>.json`.
     prefixes: of the text encoders in a single file; None: searched for.
@@ -58,12 +58,12 @@ class UNetSpec:
 
     @property
     def sized(self) -> bool:
-        """Whether the denoiser is told the image's size and crop, and reads a pooled embedding."""
+        """True where the denoiser is told size and crop, and reads a pooled embedding."""
         return self.variant == "sized"
 
     @property
     def drops_last_layer(self) -> bool:
-        """Whether the text encoder is built without its last layer, which nobody reads."""
+        """True where the text encoder is built without its last layer, which nobody reads."""
         return self.variant == "linear"
 
     def config(self, name: str) -> dict[str, Any]:

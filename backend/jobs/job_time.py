@@ -1,0 +1,171 @@
+"""Stages and time left of a whole hardening job, from the denoiser's passes that are left.
+
+A job draws its example pictures, unlearns alone (the warm-up), then unlearns against simulated
+users, which takes many times longer a step; previews come in between. Each kind of work has a
+number of units and of passes a unit (a gradient counts as three: forward, and twice that back).
+Kinds that have been measured count with their mean time, the others with their passes at the
+seconds a pass has taken so far. So one estimate covers the whole job, also right after a resume.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..plan.images import ImageSet
+from ..progress import Progress
+from .previews import DRAWN, STAGE, STEPS
+
+if TYPE_CHECKING:
+    from ..plan.hardening import HardeningPlan
+
+_GRADIENT = 3  # passes of one gradient: forward 1, backward 2
+_SETTLED = 1.0  # seconds of measured work below which nothing is said
+_PRIOR = 0.5  # units that a prediction counts for beside the measured ones
+DRAW, PREVIEW, UNLEARN, RESIST = "draw", "preview", "unlearn", "resist"
+_ORDER = (DRAW, UNLEARN, RESIST)
+
+
+@dataclass(slots=True)
+class Work:
+    """One kind of work: units in all and done, passes a unit, seconds that went into those."""
+
+    units: float
+    passes: float
+    done: float = 0.0
+    measured: float = 0.0  # units whose seconds are known
+    seconds: float = 0.0
+
+    @property
+    def left(self) -> float:
+        return max(0.0, self.units - self.done)
+
+
+class JobTime:
+    """Follows the progress of one hardening job."""
+
+    def __init__(self, plan: HardeningPlan, sets: Iterable[ImageSet], *, every: int = 0) -> None:
+        """sets: the image sets that the job encodes. every: outer steps between two previews."""
+        drawn = [one for one in sets if not one.folder]
+        images = sum(one.images for one in drawn)
+        passes = sum(
+            one.images * one.sampling_steps * (2 if one.guidance > 1 else 1) for one in drawn
+        )
+        warm, steps = min(plan.warm_up_steps, plan.outer_steps), plan.outer_steps
+        self._warm, self._every, self._total = warm if plan.fine_tunes else steps, every, steps
+        previews = 1 + steps // every + (steps % every > 0) if every else 0
+        self.work = {
+            DRAW: Work(images, passes / images if images else 0.0),
+            PREVIEW: Work(previews, 2.0 * DRAWN * STEPS),
+            UNLEARN: Work(self._warm, _unlearning(plan)),
+            RESIST: Work(steps - self._warm, _unlearning(plan) + _resisting(plan)),
+        }
+        self._sets: dict[str, int] = {}  # pictures drawn of each set
+        self._drawing = False  # the pictures of now are drawn, and not read from an earlier session
+        self._at: float | None = None
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return tuple(kind for kind in _ORDER if self.work[kind].units)
+
+    def kind_of(self, progress: Progress) -> str:
+        """Return the kind of work that a report is about; empty for any other."""
+        if progress.stage == "synthesising":
+            return DRAW
+        if progress.stage == STAGE:
+            return PREVIEW
+        if progress.stage != "harden":
+            return ""
+        last = progress.step if progress.values else progress.step + 1  # done, or at work
+        return UNLEARN if last <= self._warm else RESIST
+
+    def recall(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Count the steps of an earlier session, with the seconds that each took."""
+        for record in records:
+            kind = self.work[UNLEARN if record["step"] <= self._warm else RESIST]
+            seconds = record.get("seconds")
+            kind.done += 1
+            if isinstance(seconds, int | float) and math.isfinite(seconds):
+                kind.measured, kind.seconds = kind.measured + 1, kind.seconds + seconds
+            if self._every and record["step"] % self._every == 0:
+                self.work[PREVIEW].done += 1
+        if self.work[UNLEARN].done + self.work[RESIST].done:
+            self.work[DRAW].done = self.work[DRAW].units  # they are stored with the run
+            self.work[PREVIEW].done += 1
+
+    def __call__(self, progress: Progress, now: float) -> float | None:
+        """Count a report at a time in seconds; return the seconds that are left, if known."""
+        kind, last = self.kind_of(progress), self._at
+        self._at = now
+        if not kind:
+            return self.left()
+        work, before = self.work[kind], self.work[kind].done
+        share = progress.micro_step / progress.micro_total if progress.micro_total else 0.0
+        counts = True
+        if kind == DRAW:
+            counts, self._drawing = share > 0 or self._drawing, share > 0
+            self._sets[progress.message] = progress.step
+            work.done = sum(self._sets.values()) + share * _batch(progress)
+        elif kind == PREVIEW:
+            work.done = math.floor(work.done) + share if share < 1 else math.floor(work.done) + 1.0
+        else:
+            self.work[DRAW].done = self.work[DRAW].units
+            whole = progress.step - (self._warm if kind == RESIST else 0)
+            work.done = whole + (0.0 if progress.values else share)
+        work.done = min(work.units, max(before, work.done))
+        if last is not None and counts:
+            work.seconds += now - last
+            work.measured += work.done - before
+        return self.left()
+
+    def left(self) -> float | None:
+        """Return the seconds left of the whole job; None until enough has been measured."""
+        known = [work for work in self.work.values() if work.measured and work.seconds]
+        passes = sum(work.measured * work.passes for work in known)
+        seconds = sum(work.seconds for work in known)
+        if seconds < _SETTLED or not passes:
+            return None
+        a_pass = seconds / passes
+        total = 0.0
+        for work in self.work.values():
+            each = (work.seconds + _PRIOR * work.passes * a_pass) / (work.measured + _PRIOR)
+            total += work.left * each
+        return total
+
+
+def sets_of(plan: HardeningPlan) -> list[ImageSet]:
+    """Return the image sets that a plan's job encodes, each once."""
+    from ..data.batches import forget_images, shipped_retain_set
+
+    forget = [forget_images(concept, plan.forget_set) for concept in plan.concepts]
+    return list(dict.fromkeys([*forget, plan.retain_set or shipped_retain_set(plan.concepts)]))
+
+
+def _unlearning(plan: HardeningPlan) -> float:
+    """Passes of the gradients at θ: of the concept, and of what stays with its target."""
+    return _GRADIENT * plan.forget_batch + (_GRADIENT + 1) * plan.retain_batch
+
+
+def _resisting(plan: HardeningPlan) -> float:
+    """Passes that the simulated users of a step add: their training, then the gradient at θ*."""
+    if not plan.fine_tunes:
+        return 0.0
+    if plan.regulator.enabled:
+        steps = (plan.regulator.min_steps + plan.regulator.max_steps) / 2
+    else:
+        steps = sum(user.steps for user in plan.fine_tunes) / len(plan.fine_tunes)
+    batch = sum(user.batch for user in plan.fine_tunes) / len(plan.fine_tunes)
+    solve = 0.0
+    if plan.solver.method != "first_order":
+        solve = plan.solver.iterations * 2 * _GRADIENT * batch
+    training = _GRADIENT * (steps * batch + plan.forget_batch)
+    return plan.configurations_per_step * (training + solve)
+
+
+def _batch(progress: Progress) -> float:
+    """Pictures that are drawn at a time, of which a micro-step is a share."""
+    from ..data.latents import SYNTHESIS_BATCH
+
+    return float(min(SYNTHESIS_BATCH, progress.total - progress.step))

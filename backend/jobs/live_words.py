@@ -1,0 +1,44 @@
+"""What a job is doing, in words: for the line that a page shows while it runs."""
+
+from __future__ import annotations
+
+from ..progress import Progress
+
+_STAGES = {
+    "encoding": "reading pictures", "checking images": "checking pictures",
+    "preview": "drawing a preview", "probing": "fine-tuning and measuring",
+    "generating": "drawing", "sampling": "drawing", "hash": "computing the file's hash",
+    "harden": "unlearning",
+}  # fmt: skip
+_SETS = {"retain set": "what must stay"}
+_FORGET = "forget set of "
+RESISTING = "unlearning against simulated fine-tuning"
+
+
+def title_of(progress: Progress, *, resisting: bool = False) -> str:
+    """Return what is done, without numbers: `drawing example pictures of weapons`."""
+    if progress.stage == "synthesising":
+        what = _SETS.get(progress.message, progress.message.removeprefix(_FORGET))
+        return "drawing example pictures" + (f" of {what}" if what else "")
+    if progress.stage == "harden" and resisting:
+        return RESISTING
+    return _STAGES.get(progress.stage, progress.stage)
+
+
+def line_of(progress: Progress, title: str, stage: tuple[int, int] | None = None) -> str:
+    """Return the line of a running job: what, how far, and in which of its stages.
+
+    stage: its number and how many there are; None for work that is not one of them.
+    """
+    parts = [title]
+    if progress.total and progress.stage:
+        parts.append(f"{progress.step} of {progress.total}")
+    line = " ".join(parts)
+    if stage is not None and stage[1] > 1:
+        line += f" (stage {stage[0]} of {stage[1]})"
+    said = progress.message
+    if said and progress.stage not in ("synthesising", "harden"):  # names of sets and users
+        line += f" · {said}"
+    if progress.micro_total:
+        line += f" · {progress.micro_step}/{progress.micro_total}"
+    return line

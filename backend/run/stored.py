@@ -1,0 +1,44 @@
+"""The plan and the job that a run folder belongs to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import ConfigError, RunError
+from ..plan.file import differences, from_json, plan_hash, to_json
+from ..plan.hardening import HardeningPlan
+from ..plan.job import Job
+from .sealed import read_json
+from .trust import MARK
+
+
+def key_of(plan: HardeningPlan) -> str:
+    """Return the hash of a plan as it comes back from its file, where 1 for 1.0 is 1.0."""
+    return plan_hash(from_json(HardeningPlan, to_json(plan), where="plan"))
+
+
+def check_same_plan(path: Path, stored: HardeningPlan, plan: HardeningPlan) -> None:
+    if key_of(stored) != key_of(plan):
+        fields = "; ".join(differences(to_json(stored), to_json(plan))[:5])
+        raise RunError(
+            f"{path} belongs to another plan ({fields}): choose another run folder, or resume it "
+            "with its own plan"
+        )
+
+
+def read_plan(path: Path) -> HardeningPlan:
+    try:
+        return from_json(HardeningPlan, read_json(path / "plan.json"), where="plan")
+    except ConfigError as error:
+        raise RunError(f"{path / 'plan.json'} was written by another version: {error}") from None
+
+
+def read_job(path: Path, plan: HardeningPlan) -> Job | None:
+    if not (path / "job.json").exists():
+        return None
+    stored = read_json(path / "job.json", key_of(plan))
+    stored.pop(MARK, None)
+    try:
+        return from_json(Job, {**stored, "plan": to_json(plan)})
+    except ConfigError as error:
+        raise RunError(f"{path / 'job.json'} was written by another version: {error}") from None

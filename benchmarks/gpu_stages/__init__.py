@@ -1,0 +1,1 @@
+"""The stages of `gpu.py`: each has `run(device, small, out, tell)`."""

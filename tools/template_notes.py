@@ -1,0 +1,128 @@
+"""Puts groups and a note into the example workflows: what to choose, what to remove, what runs.
+
+`python tools/template_notes.py` writes them into the files again; nodes keep their settings.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "example_workflows"
+Flow = dict[str, Any]
+
+_COLOUR = "#3f789e"
+_HEAD, _PAD, _BAR = 48, 14, 30  # of a group's title, around its nodes, of a node's title
+_FIRST = {"CheckpointLoaderSimple"}
+_SECOND = {"ResAlign_ConceptList", "ResAlign_HardeningSettings", "ResAlign_FineTuningSettings"}
+_THIRD = {"ResAlign_HardenModel", "LossGraphNode"}
+_ROOM = 170  # that `custom` adds to Hardening Settings
+_NOTE = (-360, 130, 340, 330)
+_LAST = {
+    "quick_harden_and_compare": "4 Compare the original and the hardened model",
+    "full_harden_with_probe": "4 Measure it, read the report, export",
+    "harden_sdxl": "4 Export",
+    "try_my_lora": "4 Try your LoRA on both",
+}
+_NOTES = {
+    "quick_harden_and_compare": (
+        "# Harden and compare\n\nShows within minutes that everything works; the result is a test "
+        "run and **not safe to publish**.\n\n1. Choose a Stable Diffusion 1.x checkpoint.\n2. "
+        "Choose what to remove.\n3. Queue. Harden Model shows what it does, how far it is and what "
+        "is left.\n4. The two KSamplers draw something else with both models: it should stay.\n\n"
+        "For a real run set the preset to `balanced`: hours on a full-size model."
+    ),
+    "full_harden_with_probe": (
+        "# Harden, measure, export\n\n1. Choose the checkpoint.\n2. Choose what to remove, how "
+        "thoroughly, and against which fine-tuning.\n3. Queue: hours on a full-size model. A "
+        "cancelled run continues when you queue again.\n4. The probe fine-tunes both models for "
+        "real and counts what comes back; its figures go into the exported file."
+    ),
+    "harden_sdxl": (
+        "# Harden SDXL\n\n1. Choose an SDXL checkpoint.\n2. Choose what to remove.\n3. Queue: many "
+        "hours. **Memory Plan** tells whether it fits your GPU.\n4. The file appears in "
+        "`models/checkpoints`."
+    ),
+    "try_my_lora": (
+        "# Try your LoRA\n\n1. Choose the checkpoint.\n2. Choose what to remove.\n3. Queue; a "
+        "finished run is reused at once.\n4. Choose a LoRA of `models/loras` and a prompt: the "
+        "same noise with both models, side by side. The pictures are blurred until "
+        "`show_pictures` is on."
+    ),
+}
+
+
+def decorated(name: str, flow: Flow) -> Flow:
+    """Return a workflow with its groups and note, and without fields that are null."""
+    flow = without_nulls(flow)
+    nodes = [node for node in flow["nodes"] if node["type"] != "MarkdownNote"]
+    _make_room(nodes)
+    places = {
+        "1 Choose the checkpoint": [n for n in nodes if n["type"] in _FIRST],
+        "2 What to remove, and how": [n for n in nodes if n["type"] in _SECOND],
+        "3 Harden": [n for n in nodes if n["type"] in _THIRD],
+        _LAST[name]: [n for n in nodes if n["type"] not in _FIRST | _SECOND | _THIRD],
+    }
+    flow["groups"] = [
+        {"id": number, "title": title, "bounding": _around(inside), "color": _COLOUR,
+         "font_size": 22, "flags": {}}
+        for number, (title, inside) in enumerate(places.items(), start=1)
+    ]  # fmt: skip
+    last = max(node["id"] for node in nodes) + 1
+    x, y, wide, high = _NOTE
+    note = {
+        "id": last, "type": "MarkdownNote", "pos": [x, y], "size": [wide, high], "flags": {},
+        "order": 0, "mode": 0, "inputs": [], "outputs": [], "properties": {},
+        "widgets_values": [_NOTES[name]], "title": "Read me",
+    }  # fmt: skip
+    return {**flow, "nodes": [*nodes, note], "last_node_id": max(last, flow["last_node_id"])}
+
+
+def _make_room(nodes: list[Flow]) -> None:
+    """Leave room for a group's title between the loader and what is below, and for `custom`."""
+    column = sorted((n for n in nodes if n["type"] in _FIRST | _SECOND), key=lambda n: n["pos"][1])
+    free = None
+    for node in column:
+        x, y = node["pos"]
+        node["pos"] = [x, y if free is None else free + _BAR]
+        free = node["pos"][1] + node["size"][1] + 20
+        if node["type"] in _FIRST:
+            free += _HEAD
+        if node["type"] == "ResAlign_HardeningSettings":
+            free += _ROOM
+
+
+def _around(nodes: list[Flow]) -> list[float]:
+    left = min(node["pos"][0] for node in nodes) - _PAD
+    top = min(node["pos"][1] for node in nodes) - _BAR - _HEAD
+    right = max(node["pos"][0] + node["size"][0] for node in nodes) + _PAD
+    room = {
+        "ResAlign_HardeningSettings": _ROOM, "ResAlign_FineTuningSettings": 280,
+        "ResAlign_HardenModel": 20, "ResAlign_ResilienceProbe": 20, "PreviewImage": 280,
+        "LossGraphNode": 280,
+    }  # fmt: skip
+    bottom = max(n["pos"][1] + n["size"][1] + room.get(n["type"], 0) for n in nodes) + _PAD
+    return [left, top, right - left, bottom - top]
+
+
+def without_nulls(value: Any) -> Any:
+    """Leave out what newer front ends refuse, such as `slot_index: null`; a link may be null."""
+    if isinstance(value, list):
+        return [without_nulls(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: without_nulls(one) for key, one in value.items() if one is not None or key == "link"
+    }
+
+
+def main() -> None:
+    for path in sorted(EXAMPLES.glob("*.json")):
+        flow = decorated(path.stem, json.loads(path.read_text(encoding="utf-8")))
+        text = json.dumps(flow, indent=1, ensure_ascii=False) + "\n"
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
