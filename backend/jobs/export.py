@@ -61,7 +61,7 @@ class LoraOutput:
             return str(self.path)
         return (
             f"{self.path}, rank {self.rank}: relative error {self.error:.1%} of a change of all "
-            "weights; it does not stand in for the checkpoint"
+            "weights; measure it before you use it in the checkpoint's place"
         )
 
 
