@@ -348,7 +348,11 @@ def test_a_shard_index_that_points_elsewhere(folder):
     [
         ("unet/config.json", {"in_channels": 9}, "an inpainting model"),
         ("unet/config.json", {"class_embed_type": "projection"}, "another kind .*class_embed_type"),
-        ("unet/config.json", {"time_cond_proj_dim": 256}, "another kind .*time_cond_proj_dim"),
+        (
+            "unet/config.json",
+            {"time_cond_proj_dim": 256},
+            "LCM.*time_cond_proj_dim",
+        ),
         ("unet/config.json", {"_class_name": "UNetSpatioTemporalConditionModel"}, "another kind"),
         ("unet/config.json", {"transformer_layers_per_block": [[1, 2], 1, 1, 1]}, "another kind"),
         ("unet/config.json", {"mid_block_type": None}, "another kind .*mid_block_type"),

@@ -113,7 +113,7 @@ def test_an_unfinished_run_is_not_probed(run, tmp_path, capsys):
 
     with RunFolder.open(run) as folder:
         folder.save_state(1, {"x": torch.zeros(1)}, {})
-    with pytest.raises(RunError, match=r"hardened: .*run stopped after step 1 of 3: resume it"):
+    with pytest.raises(ConfigError, match=r"hardened: .*run stopped after step 1 of 3: resume it"):
         probe(run, tmp_path / "probe", LiveState("probe"))
     # And so on the command line, which takes the folder as well.
     source = str(run.parent / "model.safetensors")

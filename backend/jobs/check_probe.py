@@ -84,10 +84,12 @@ def _family(checkpoint: ProbeCheckpoint, warnings: list[str] | None) -> str:
     if (path / "plan.json").is_file():
         run = RunFolder.open(path, read_only=True)
         done, total = run.steps_saved, run.plan.outer_steps
-        if run.job is None or done < total:
+        if run.job is None:
+            raise ConfigError(f"{checkpoint.name}: {path} is not a run of a checkpoint's file")
+        if done < total:
             raise ConfigError(
-                f"{checkpoint.name}: {path} is not a finished run of a checkpoint's file (step "
-                f"{done} of {total})"
+                f"{checkpoint.name}: {path} stopped after step {done} of {total}: resume it first, "
+                "then probe it"
             )
         path, prediction = Path(run.job.checkpoint), run.job.prediction
     info = check_loadable(detect(path, prediction=prediction))
