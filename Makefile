@@ -11,6 +11,7 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+GPU_ARGS ?=
 WORKERS ?= auto
 
 ifeq ($(OS),Windows_NT)
@@ -20,7 +21,7 @@ BIN := $(VENV)/bin
 endif
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-all lint types install install-test clean
+.PHONY: demo test test-all lint types gpu-check install install-test clean
 
 demo: install
 	$(BIN)/resalign demo $(DEMO_ARGS)
@@ -38,6 +39,10 @@ lint: install-test
 types: install-test
 	$(PIP) install "pyright[nodejs]>=1.1.390"
 	$(BIN)/python -m pyright --pythonpath $(BIN)/python
+
+# Everything that only a GPU can answer; a rehearsal:  make gpu-check GPU_ARGS="--device cpu --small"
+gpu-check: install-test
+	$(BIN)/python benchmarks/gpu.py $(GPU_ARGS)
 
 install: $(VENV)/.installed
 
