@@ -27,14 +27,20 @@ from typing import Any
 
 import torch
 
-from resalign.backend.adapter.lora import Adapter
+from resalign.backend.adapter.dense import AnyAdapter
 from resalign.backend.adapter.merge_in_place import merged
 from resalign.backend.checkpoint.load import load_checkpoint
 from resalign.backend.data.batches import prepare_data
 from resalign.backend.data.latents import encode_image_set
 from resalign.backend.demo.evaluation import Meter, Rates
 from resalign.backend.demo.judge import Judge
-from resalign.backend.demo.plans import CHECKPOINT, plain_plan, resalign_plan, write_data
+from resalign.backend.demo.plans import (
+    CHECKPOINT,
+    durable_plan,
+    plain_plan,
+    resalign_plan,
+    write_data,
+)
 from resalign.backend.hardening.run import harden
 from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.fine_tune import FineTuneConfig
@@ -114,6 +120,7 @@ def methods(data: dict[str, Path], seed: int) -> dict[str, HardeningPlan | None]
         "closed form, then projected": replace(projected, before=(edit_stage,)),
         "closed form, then ResAlign": replace(res, before=(edit_stage,)),
         "redirect, then ResAlign": replace(res, before=(Stage(method="redirect", steps=60),)),
+        "durable: erase, then distil": durable_plan(plain),
     }  # fmt: skip
 
 
@@ -149,7 +156,7 @@ class Bench:
             flush=True,
         )
 
-    def adapter(self, name: str, plan: HardeningPlan) -> tuple[Adapter, dict[str, Any]]:
+    def adapter(self, name: str, plan: HardeningPlan) -> tuple[AnyAdapter, dict[str, Any]]:
         """Hardened now, or on an earlier run (kept as a run folder)."""
         slug = "".join(c if c.isalnum() else "-" for c in name)
         run = self.folder / "runs" / f"{slug}-{plan.seed}"

@@ -61,7 +61,7 @@ def write_data(folder: Path, names: tuple[str, ...] = tuple(_SETS)) -> dict[str,
     for name in names:
         images, seed, classes, styles = _SETS[name]
         paths[name] = folder / name
-        done = paths[name] / ".complete"
+        done = folder / f".{name}.complete"  # not in the set, where it would be named as left out
         if not done.exists():
             specs = sample_specs(images, seed, classes, *([styles] if styles else []))
             write_image_set(paths[name], specs, seed)
