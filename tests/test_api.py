@@ -80,6 +80,7 @@ def test_the_readmes_program_hardens_and_exports(folders):
     assert ra.inspect(folders / "hardened.safetensors").to_json()["hardened"]
 
 
+@pytest.mark.slow
 def test_a_forget_set_is_synthesised_and_never_decoded(folders, monkeypatch):
     """With prompts alone the concept comes from the checkpoint itself, as latents."""
     write_tiny_checkpoint(folders / "model.safetensors", family="sd1", dtype=torch.float32)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from fakes_checkpoint import write_tiny_checkpoint
 from fakes_data import Calls, picture, save_pictures, tiny_family
+from marks import slow
 
 from fakes import random_conditioning, random_set
 from resalign.backend.checkpoint.load import load_checkpoint
@@ -326,7 +327,7 @@ def test_progress_says_which_set_is_worked_on(folders):
     assert {m.message for m in moments} == {"forget set of bad", "retain set"}
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("family", ["sd1", *slow("sd2", "sdxl")])
 def test_a_checkpoint_file_of_each_family_feeds_its_own_denoiser(family, folders, tmp_path):
     path = write_tiny_checkpoint(tmp_path / "tiny.safetensors", family)
     model = load_checkpoint(path, device="cpu", dtype=torch.float32)

@@ -145,6 +145,7 @@ def test_a_probe_that_was_stopped_is_gone_on_with(place, capsys):
     assert [plain(line) for line in again] == [plain(line) for line in lines]
 
 
+@pytest.mark.slow
 def test_a_recorded_probe_is_verified(place, capsys):
     """Export with the probe's outcome, and everything the header says is found to hold."""
     recorded = place / "recorded.safetensors"

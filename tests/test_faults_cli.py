@@ -272,6 +272,7 @@ def test_a_run_folder_that_cannot_be_written_is_one_line(tmp_path, original, mon
     assert "cannot be locked" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_refused_checkpoint_leaves_nothing_behind(tmp_path, original, capsys):
     """A tensor too many: found by check and harden alike, before there is a folder."""
     folder = begin(tmp_path / "here", original)

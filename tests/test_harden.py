@@ -147,6 +147,7 @@ def test_a_stop_is_heard_before_each_gradient_of_the_solve():
     assert any(s.products for record in result.records for s in record.simulations)
 
 
+@pytest.mark.slow
 def test_cancelling_between_two_steps_keeps_the_one_just_done(tmp_path):
     """A host draws a preview then, so that is where most interrupts fall."""
 
@@ -268,6 +269,7 @@ def test_the_regulators_state_is_part_of_what_resumes(tmp_path):
     assert same(continued, run(regulated))
 
 
+@pytest.mark.slow
 def test_a_users_who_never_relapses_is_a_warning_that_names_the_knob():
     """Nothing to harden against: said once per `patience` runs in a row."""
     idle = plan(
@@ -306,6 +308,7 @@ def test_a_divergence_names_what_is_not_finite(part, named):
     assert "lower learning_rate (0.01) or harm.cap, raise retain_weight" in str(raised.value)
 
 
+@pytest.mark.slow
 def test_a_user_whose_run_diverges_is_named_with_the_knobs_of_that_run():
     wild = replace(SLOW, name="wild", learning_rate=0.9, steps=30, prior_weight=1e30,
                    method="dreambooth")  # fmt: skip

@@ -131,6 +131,7 @@ def test_a_test_run_is_not_called_safe(plan):
     assert said.endswith("measure it before you publish it") and kind == ""
 
 
+@pytest.mark.slow
 def test_a_probe_says_in_counts_whether_it_worked(tmp_path):
     summary = summarise(fake_result(tmp_path))
     said, kind = verdict.of_probe(summary)

@@ -156,6 +156,7 @@ def test_only_frozen_weights_are_laid_out_anew():
     assert model.denoiser.conv_in.weight.is_contiguous()
 
 
+@pytest.mark.slow
 def test_the_record_says_what_trained_and_a_resumed_run_keeps_to_it(tmp_path):
     def stop(progress):
         if progress.step == 3:

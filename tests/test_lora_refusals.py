@@ -78,6 +78,7 @@ def test_a_checkpoint_given_as_a_lora_is_called_one(models, tmp_path):
     refused(model, write(tmp_path / "what.safetensors", {"x": random(2)}), "'x'")
 
 
+@pytest.mark.slow
 def test_a_lora_for_another_family_says_both(models, tmp_path):
     """SD 1.x on SDXL and back, Flux on either: what it looks like, what the model is, how many."""
     sd1 = kohya_file(models("sd1"), tmp_path / "sd1.safetensors")

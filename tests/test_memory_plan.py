@@ -115,6 +115,7 @@ def aside(plan, real: Trace) -> int:
     return real.weights if changes_all_weights(plan) else 0
 
 
+@pytest.mark.slow
 def test_a_closed_form_needs_no_graph_and_its_prediction_is_a_forward_pass():
     found, real = (of(hardening_plan(method="closed_form")) for of in (predicted, measured))
     assert found.peak == pytest.approx(real.peak, rel=0.1)
@@ -210,6 +211,7 @@ def test_exact_products_need_the_matrices_of_attention_twice_differentiated():
     assert exact.peak == pytest.approx(real.peak, rel=0.1)
 
 
+@pytest.mark.slow
 def test_half_precision_follows_cudas_autocast():
     """Weights in float32 under bf16 are cast, and the graph keeps the copies: no gain."""
     config = dict(tiny_unet(sample_size=SIDE, block_out_channels=(32, 32)).config)

@@ -119,6 +119,7 @@ def test_subtracts_the_adapter(tmp_path):
     assert changed == len(adapter.modules)
 
 
+@pytest.mark.slow
 def test_state_dicts_do_as_well_as_a_file(model, folder):
     """For hosts, and for originals that are in memory anyway."""
     other = load_checkpoint(folder / "b.safetensors")
@@ -212,6 +213,7 @@ def test_another_shape_is_another_architecture(model):
     refused(model, {"unet": state}, r"conv_in.bias is \[1\], in the model \[32\]", part="denoiser")
 
 
+@pytest.mark.slow
 def test_nan_and_overflow_are_errors(model, folder, tmp_path):
     """NaN in the other at any weight; a sum that the model's type cannot hold."""
     ldm = ldm_tensors(build_networks())

@@ -156,6 +156,7 @@ def test_a_failure_is_told_and_passed_on(bench, monkeypatch):
     assert (bench.state["status"], bench.state["message"]) == ("failed", "no room")
 
 
+@pytest.mark.slow
 def test_the_state_of_a_node_is_json(bench):
     bench.run(preview_every=2)
     json.dumps(bench.state, allow_nan=False)

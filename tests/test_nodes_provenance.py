@@ -143,6 +143,7 @@ def report_of(provenance, tmp_path, method):
     return values.ReportValue(tmp_path, replace(result, models=models))
 
 
+@pytest.mark.slow
 def test_figures_of_another_run_are_not_written_into_a_file(provenance, tmp_path):
     values = importlib.import_module("resalign.nodes.types")
     run = values.HardenedRun(

@@ -26,6 +26,7 @@ def test_a_report_names_resilience_with_its_interval_and_a_link(shown):
     assert shown["url"] == f"/resalign/report/{'0' * 20}/report.html"
 
 
+@pytest.mark.slow
 def test_a_report_has_a_row_for_each_attack_and_a_rate_with_n_for_each_model(shown):
     assert shown["columns"] == ["original", "plain unlearning", "hardened"]
     assert shown["rows"][0]["attack"] == "before"

@@ -199,6 +199,7 @@ def test_a_crash_in_the_middle_resumes(files, tmp_path):
     assert read_probe(tmp_path / "p") == result
 
 
+@pytest.mark.slow
 def test_kept_pictures_are_what_was_scored(files, tmp_path):
     """A PNG of the folder scores as its image did, and is one of the first asked for."""
     import numpy as np
@@ -221,6 +222,7 @@ def test_kept_pictures_are_what_was_scored(files, tmp_path):
     assert seen[0].flagged == evaluation.scores[0].flagged[0]
 
 
+@pytest.mark.slow
 def test_another_plan_or_model_does_not_continue_a_probe(files, tmp_path):
     """Results of two plans are never mixed in one folder."""
     small = plan(fine_tunes=(), merges=())
@@ -246,6 +248,7 @@ def test_a_prompt_file_may_go_but_not_change(files, tmp_path):
         run(files, small, "original", folder=folder, scorers=[Brightness()])
 
 
+@pytest.mark.slow
 def test_cancelling_puts_a_loaded_model_back(files):
     """An interrupt in the middle of training leaves the model as it was given, to the bit."""
     model = load_checkpoint(files["original"])

@@ -99,6 +99,7 @@ def test_a_check_predicts_the_memory_and_writes_nothing(tmp_path):
         check(tmp_path / "run", stop=StopsAfter(0))
 
 
+@pytest.mark.slow
 def test_a_check_tells_every_problem(tmp_path):
     plan = to_json(PLAN) | {"retain_set": {"folder": str(tmp_path / "gone")}}
     result, message = check(tmp_path / "run", plan=plan)
