@@ -81,7 +81,6 @@ def test_the_next_start_does_nothing_in_milliseconds(host):
     assert made(host) == before
 
 
-@pytest.mark.slow
 def test_an_update_of_the_host_s_torch_has_it_made_again(host):
     host.put(torch="2.13.0+cu130")
     assert host.status()[:2] == [
