@@ -87,6 +87,15 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def recorded(place) -> Path:
+    """An export with the probe's outcome in its header."""
+    target = place / "recorded.safetensors"
+    run = str(place / "hardened.safetensors.run")
+    assert main(["export", run, "--output", str(target), "--probe", str(place / "probe")]) == 0
+    return target
+
+
 def test_a_probe_ends_in_a_report(place, capsys):
     """Three files for readers, the web and programs, and the headline on the screen."""
     assert main(["report", str(place / "probe")]) == 0
@@ -146,12 +155,8 @@ def test_a_probe_that_was_stopped_is_gone_on_with(place, capsys):
 
 
 @pytest.mark.slow
-def test_a_recorded_probe_is_verified(place, capsys):
-    """Export with the probe's outcome, and everything the header says is found to hold."""
-    recorded = place / "recorded.safetensors"
-    run = str(place / "hardened.safetensors.run")
-    export = ["export", run, "--output", str(recorded), "--probe", str(place / "probe")]
-    assert main([*export, "--overwrite"]) == 0
+def test_a_recorded_probe_is_verified(recorded, capsys):
+    """Everything that the header of an export says is found to hold."""
     with safe_open(recorded, framework="pt") as file:
         assert "flagged_after" in file.metadata()["resalign.probe"]
     capsys.readouterr()
@@ -186,15 +191,15 @@ def test_a_file_that_was_changed_is_found_out(place, capsys):
         {"prompts": [{"kind": "unsafe", "file": "/etc/passwd"}]},
     ],
 )
-def test_a_recorded_plan_cannot_name_files_or_commands(place, capsys, tmp_path, planted):
+def test_a_recorded_plan_cannot_name_files_or_commands(recorded, capsys, tmp_path, planted):
     """A checkpoint from a stranger gets nothing run or read by being verified."""
     planted = json.loads(json.dumps(planted).replace("RAN", str(tmp_path / "RAN")))
-    tensors = load_file(place / "recorded.safetensors")
-    with safe_open(place / "recorded.safetensors", framework="pt") as file:
+    tensors = load_file(recorded)
+    with safe_open(recorded, framework="pt") as file:
         metadata = file.metadata()
     record = json.loads(metadata["resalign.probe"])
     record["plan"] |= planted
-    forged = place / "planted.safetensors"
+    forged = recorded.with_name("planted.safetensors")
     save_file(tensors, forged, metadata={**metadata, "resalign.probe": json.dumps(record)})
     assert main(["verify", str(forged)]) == 2
     assert "names files or commands" in capsys.readouterr().err
