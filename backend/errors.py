@@ -22,7 +22,7 @@ class ConfigError(ResAlignError):
 
 
 class CheckpointError(ResAlignError):
-    """A file is no checkpoint we can read, and why."""
+    """A file is not a readable checkpoint; the message says why."""
 
 
 class DataError(ResAlignError):

@@ -105,7 +105,7 @@ def test_files_are_looked_for_before_anything_is_loaded(tmp_path):
     check_files(parse_request(export))
     for change, message in (
         ({"run_folder": str(tmp_path)}, "not a run folder"),
-        ({"output": str(tmp_path / "no" / "out")}, "there is no folder"),
+        ({"output": str(tmp_path / "no" / "out")}, "does not exist; create it"),
         ({"output": str(there)}, "exists already"),
         ({"checkpoint": str(tmp_path / "gone")}, "export.checkpoint: .*gone does not exist"),
     ):

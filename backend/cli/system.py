@@ -64,7 +64,7 @@ def open_streams() -> bool:
 
 
 def close_output(console: Console) -> None:
-    """Remove the bar and write what is left; a reader that has gone is no error at the exit."""
+    """Remove the bar and write what is left; a reader that has gone is not an error at exit."""
     with contextlib.suppress(BrokenPipeError):
         console.close()
     try:

@@ -284,7 +284,7 @@ def _check_targets(
         problems.append(f"lora {lora} exists already: choose another name, or --overwrite")
     for what, path in (("output", output), ("lora", lora)):
         if not path.parent.is_dir():
-            problems.append(f"{what} {path}: there is no folder {path.parent}; create it")
+            problems.append(f"{what} {path}: the folder {path.parent} does not exist; create it")
     folder = run_folder_of(job)
     if not resuming and (folder / "state.safetensors").exists():
         problems.append(

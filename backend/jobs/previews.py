@@ -31,7 +31,7 @@ class PreviewSettings:
 
     show: takes a PIL image, its caption, `flagged` and `step`. every: outer steps between two
     previews, 0 for none. prompt: empty for the first concept's first. check: called at each of
-    the sampler's steps; raise from it to stop. on_progress: is told of those steps, of which the
+    the sampler's steps; raise from it to stop. on_progress: receives those steps, of which the
     first may take long: a page would show nothing for minutes.
     """
 

@@ -229,7 +229,9 @@ def check_files(request: Request) -> None:
         raise ConfigError(f"{job}.run_folder: {folder} is not a run folder: it has no plan.json")
     output = getattr(request, "output", "")
     if output and not _exists(str(Path(output).parent)):
-        raise ConfigError(f"{job}.output: there is no folder {Path(output).parent}; create it")
+        raise ConfigError(
+            f"{job}.output: the folder {Path(output).parent} does not exist; create it"
+        )
     if output and _exists(output) and not getattr(request, "overwrite", False):
         raise ConfigError(f"{job}.output: {output} exists already; choose another name")
 

@@ -1,4 +1,4 @@
-"""A further copy of the denoiser as a value, and what a reader is told of it."""
+"""Copies of the denoiser in a source, and the sentences that report them."""
 
 from __future__ import annotations
 

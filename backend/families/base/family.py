@@ -222,7 +222,7 @@ class Texts(Protocol):
     def of_samples(
         self, samples: Sequence[tuple[Size, Size, Size]], device: torch.device | str = "cpu"
     ) -> Conditioning:
-        """Return what the denoiser is told of each image besides its text; often nothing.
+        """Return the conditioning of each image besides its text; often empty.
 
         samples: (original size, crop's corner, size trained at) of each.
         """

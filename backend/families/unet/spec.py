@@ -58,7 +58,7 @@ class UNetSpec:
 
     @property
     def sized(self) -> bool:
-        """True where the denoiser is told size and crop, and reads a pooled embedding."""
+        """True where the denoiser takes the image's size and crop, and a pooled embedding."""
         return self.variant == "sized"
 
     @property
