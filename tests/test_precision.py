@@ -136,9 +136,14 @@ def flags() -> tuple:
 @pytest.mark.parametrize("on", [True, False])
 def test_tf32_is_set_for_a_block_and_put_back_after_an_error(on):
     before = flags()
-    with pytest.raises(ZeroDivisionError), tf32(on):
-        assert flags()[:2] == (on, on)
-        raise ZeroDivisionError
+
+    def fail_inside() -> None:
+        with tf32(on):
+            assert flags()[:2] == (on, on)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_inside()
     assert flags() == before
 
 

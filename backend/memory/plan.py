@@ -33,6 +33,7 @@ from ..plan.hardening import HardeningPlan
 from ..plan.methods import FACTS, changes_all_weights
 from ..plan.quantization import QUANTIZATIONS, can_quantize
 from .encoding import trace_encoding
+from .fit import largest_batch
 from .prediction import MemoryPlan
 from .trace import Trace, trace_step
 from .weights import needs_fp32, weight_types
@@ -141,10 +142,7 @@ def _bases(plan: HardeningPlan, quantized: bool) -> Iterator[HardeningPlan]:
 
 def _cheaper(base: HardeningPlan) -> Iterator[HardeningPlan]:
     """Yield plans with the same results to rounding, from the fastest to the smallest."""
-    batches = [base.forget_batch, base.retain_batch, *(user.batch for user in base.fine_tunes)]
-    if changes_all_weights(base):
-        batches.append(base.distil.batch)
-    own = micro_batch_of(base) or max(batches)
+    own = micro_batch_of(base) or largest_batch(base)
     sizes = [micro_batch_of(base)] + [size for size in (2, 1) if size < own]
     for checkpointing in sorted({base.gradient_checkpointing, True}):
         together = [users_at_once_of(base)] if users_at_once_of(base) > 1 else []
