@@ -130,8 +130,9 @@ EQUAL_COMPUTE_STEPS = 360
 class Bench:
     """The loaded demo model, its encoded sets, and the file of results."""
 
-    def __init__(self, folder: Path, device: str = "cpu") -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, device: str = "cpu", *, small: bool = False) -> None:
+        """small: few pictures, steps and updates, which run all of the code and measure nothing."""
+        self.folder, self.small = folder, small
         folder.mkdir(parents=True, exist_ok=True)
         self.results = folder / "results.jsonl"
         self.data = write_data(folder / "data")
@@ -141,7 +142,8 @@ class Bench:
             name: encode_image_set(self.model, ImageSet(folder=str(self.data[name])), cache=cache)
             for name in ("attack", "attack_concept")
         }
-        self.meter = Meter(self.model, Judge.load(), unsafe=24, benign=3)
+        counts = {"unsafe": 1, "benign": 1} if small else {"unsafe": 24, "benign": 3}
+        self.meter = Meter(self.model, Judge.load(), **counts)
 
     def done(self) -> set[tuple[Any, ...]]:
         return {_key(row) for row in read(self.results)}
@@ -182,6 +184,8 @@ class Bench:
     def measure(
         self, name: str, plan: HardeningPlan | None, seed: int, attacks: list[str], seeds: list[int]
     ) -> None:
+        if self.small and plan is not None:
+            plan = replace(plan, outer_steps=2, warm_up_steps=1)
         adapter, notes = (None, {}) if plan is None else self.adapter(name, plan)
         done = self.done()
         common = {"method": name, "seed": seed, **notes}
@@ -195,6 +199,8 @@ class Bench:
 
     def _attack(self, common: dict[str, Any], done: set[tuple[Any, ...]]) -> None:
         config, marks = ATTACKS[common["attack"]]
+        if self.small:
+            config, marks = replace(config, steps=2, batch=4), (2,)
         if all(_key({**common, "step": mark}) in done for mark in marks):
             return
 
