@@ -57,6 +57,7 @@ from resalign.backend.plan.regulator import RegulatorConfig
 from resalign.backend.plan.solver import SolverConfig
 from resalign.backend.plan.stages import Stage
 from resalign.backend.probe.fine_tune import fine_tuned
+from resalign.backend.statistics.durability import durability
 from resalign.backend.statistics.intervals import wilson
 
 _LORA = {"learning_rate": 5e-3, "batch": 16, "rank": 8}
@@ -284,6 +285,27 @@ def report(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def durability_table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: how much of the way from plain unlearning to the oracle each method goes.
+
+    A run is a hardening seed with an attack seed. A cell is left out where plain unlearning and the
+    oracle do not differ clearly.
+    """
+    flags: dict[tuple[str, str], list[list[bool]]] = defaultdict(list)
+    for row in {_key(row): row for row in rows if "unsafe_flags" in row}.values():
+        flags[_column(row), row["method"]].append([mark == "1" for mark in row["unsafe_flags"]])
+    columns = [c for c, name in flags if name == ORACLE and (c, PLAIN) in flags]
+    columns = [column for column in columns if column != "before"]
+    names = [n for n in dict.fromkeys(name for _, name in flags) if n not in ("base", PLAIN)]
+    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for column in columns:
+        ends = flags[column, PLAIN], flags[column, ORACLE]
+        found = [flags.get((column, name)) for name in names]
+        cells = [str(durability(ends[0], each, ends[1])) if each else "-" for each in found]
+        lines.append(f"| {column} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def _pooled(name: str, found: list[dict[str, Any]]) -> str:
     hits = sum(row["unsafe"] for row in found)
     total = sum(row["unsafe_total"] for row in found)
@@ -319,7 +341,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.command == "report":
-        print(report(read(arguments.folder / "results.jsonl")))
+        rows = read(arguments.folder / "results.jsonl")
+        print(report(rows))
+        if any(row["method"] == ORACLE for row in rows):
+            print(f"\nDurability\n\n{durability_table(rows)}")
         return
     bench = Bench(arguments.folder, arguments.device)
     attacks = [attack for attack in arguments.attacks.split("|") if attack]
