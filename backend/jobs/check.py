@@ -111,7 +111,7 @@ def check_job(
         copies = _try(problems, lambda: copies_of(info))
         warnings += sentences(copies or (), info.family.denoiser, exporting=False)
         warnings += info.cautions
-        disk = disk_estimate(info, job.plan) - (0 if exporting else info.bytes)
+        disk = disk_estimate(info, job.plan) - (0 if exporting else info.export_bytes)
         target = Path(job.output) if exporting else run_folder_of(job)
         free = shutil.disk_usage(_existing(target)).free
         if disk > free:
@@ -185,7 +185,7 @@ def disk_estimate(info: CheckpointInfo, plan: HardeningPlan) -> int:
         stages = sum(FACTS[stage.method].dense for stage in plan.before)
         own = 1 + 2 * 3 if FACTS[plan.method].dense else 1
         numbers += denoiser_parameters(info) * (2 * stages + own)
-    return round(info.bytes + 4 * numbers)
+    return round(info.export_bytes + 4 * numbers)
 
 
 def denoiser_parameters(info: CheckpointInfo) -> int:
