@@ -148,6 +148,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class LoraNames:
+    form: str = "kohya"
     base_version: str = "toy"
     version_2: bool = False
     architecture: str = "toy"

@@ -92,8 +92,8 @@ class Companions:
             )
         if fitting:
             return (
-                f"{name} has no {wanted.what} of its own, and {fitting[0].name} is quantised: fetch "
-                "the bf16 version of it"
+                f"{name} has no {wanted.what} of its own, and {fitting[0].name} is quantised: "
+                "fetch the bf16 version of it"
             )
         return (
             f"{name} has no {wanted.what}: put its file ({wanted.usual[0]}.safetensors) beside it "

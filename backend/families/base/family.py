@@ -264,10 +264,14 @@ class Latents(Protocol):
 class LoraNames(Protocol):
     """The names of the denoiser's modules in LoRA files.
 
+    form: of the files that are written unless another is asked for, `kohya` or `diffusers`. A
+    family whose own form is `diffusers` has no other: hosts would drop modules of it silently.
     base_version: kohya's `ss_base_model_version`. version_2: `ss_v2`. architecture: ModelSpec's,
     without `/lora`. key_prefix: what keys begin with in kohya's form.
     """
 
+    @property
+    def form(self) -> str: ...
     @property
     def base_version(self) -> str: ...
     @property
