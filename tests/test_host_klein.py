@@ -68,7 +68,7 @@ def test_comfyui_computes_the_same_from_every_file(tmp_path):
 
 
 def write_models(folder):
-    """Random files: the denoiser at the smallest width, the VAE at the only one, that ComfyUI takes."""
+    """Random files: denoiser at the smallest width, VAE at the only one, that ComfyUI takes."""
     source = fakes.write_split(folder)
     from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
 

@@ -230,6 +230,11 @@ def test_folders_of_relatives_are_refused(folder, tmp_path, kind, part, value, w
         detect(other)
 
 
+def test_nobody_decides_what_it_predicts(models):
+    with pytest.raises(CheckpointError, match="leave `prediction` empty"):
+        detect(models / fakes.DENOISER_FILE, prediction="v")
+
+
 # --- the distilled model, which has the same tensors ------------------------------------------
 
 

@@ -13,11 +13,14 @@ import resalign as ra
 from resalign.backend.adapter.dense import DenseAdapter
 from resalign.backend.adapter.formats import load_lora
 from resalign.backend.adapter.lora import Adapter
+from resalign.backend.checkpoint.load import check_loadable
 from resalign.backend.checkpoint.verify import verify_export
 from resalign.backend.errors import ConfigError, ExportError
 from resalign.backend.families import find_family
 from resalign.backend.families.registry import bases_of_lora
 from resalign.backend.jobs.check import check_job
+from resalign.backend.memory.plan import plan_memory
+from resalign.backend.plan.presets import preset_plan
 
 KLEIN = find_family("flux2_klein")
 QKV = "double_blocks.0.img_attn.qkv.weight"
@@ -106,6 +109,26 @@ def test_a_job_is_checked_with_its_memory_and_its_guidance(source, plan, tmp_pat
                for text in report.warnings)  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_its_memory_is_predicted_beside_a_quantised_base(model, plan, kind):
+    """A transformer's first layer is quantised too: the network's type is what it was before."""
+    own = replace(plan, quantization=kind, precision="bf16")
+    configs = {"transformer": dict(model.denoiser.config), "vae": dict(model.vae.config),
+               "text_encoder": model.text_encoders[0].config.to_dict()}  # fmt: skip
+    found = plan_memory(own, KLEIN, configs=configs, resolution=fakes.SIDE)
+    whole = plan_memory(replace(own, quantization="none"), KLEIN, configs=configs,
+                        resolution=fakes.SIDE)  # fmt: skip
+    assert 0 < found.weights < whole.weights
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("budget", "quantised"), [(24, "none"), (16, "int8")])
+def test_the_published_size_fits_the_usual_gpus_by_the_planner(budget, quantised):
+    concept = ra.Concept("weapons", prompts=("a gun",))
+    found = plan_memory(preset_plan("balanced", (concept,)), KLEIN, budget=budget)
+    assert found.fits and found.plan.quantization == quantised and found.plan.precision == "bf16"
+
+
 # --- export ------------------------------------------------------------------------------------
 
 
@@ -161,6 +184,27 @@ def test_a_dense_change_of_the_last_modulation_has_its_halves_exchanged(model, s
     exported = ra.load_checkpoint(target).denoiser.norm_out.linear.weight
     wanted = model.denoiser.norm_out.linear.weight + change
     assert torch.equal(exported, wanted.bfloat16().float())
+
+
+@pytest.mark.slow
+def test_a_file_of_the_true_width_is_changed_in_its_rows_only(tmp_path):
+    """3072 wide, one block of each kind, bfloat16; text encoder and VAE are stood in for."""
+    source = fakes.write_wide(tmp_path)
+    info = check_loadable(source)
+    with torch.device("meta"):
+        network = KLEIN.networks.build("transformer", info.configs["transformer"])
+    names = [name for name, module in network.named_modules()
+             if isinstance(module, torch.nn.Linear) and "transformer_blocks" in name]  # fmt: skip
+    random, tensors = torch.Generator().manual_seed(0), {}
+    for name in names:
+        rows, columns = network.get_submodule(name).weight.shape
+        tensors[f"{name}.lora_A.weight"] = torch.randn(4, columns, generator=random)
+        tensors[f"{name}.lora_B.weight"] = torch.randn(rows, 4, generator=random)
+    adapter, target = Adapter(tensors, 4, 4.0), tmp_path / "wide-hardened.safetensors"
+    report = ra.export_merged(source, adapter, target)
+    changed = verify_export(source, target, adapter).changed
+    assert len(changed) == report.touched == 10 and len(names) == 14
+    assert report.largest_change > 0 and report.rounding_error < 0.02
 
 
 def test_headers_carry_licence_and_origin(model, source, tmp_path):

@@ -59,6 +59,10 @@ def describe_file(file: StoredFile) -> Description:
     """Read the configs off a file and its companions; a CheckpointError says what is wrong."""
     if other := quantised_kind(file.tensors):
         raise CheckpointError(other.sentence(file.name))
+    if file.decided:
+        raise CheckpointError(
+            f"{file.name} predicts a velocity, like every FLUX.2: leave `prediction` empty"
+        )
     if in_diffusers_names(file.tensors):
         raise CheckpointError(
             f"{file.name} is the denoiser of a diffusers folder: give the folder that holds "
