@@ -52,7 +52,7 @@ def lora(args: argparse.Namespace, console: Console) -> int:
     )  # fmt: skip
     more = {} if found.error is None else {"rank": found.rank, "relative_error": found.error}
     console.result(
-        f"LoRA  {found.sentence}", "done", lora=str(found.path), format=args.format, **more
+        f"LoRA  {found.sentence}", "done", lora=str(found.path), format=found.format, **more
     )
     return 0
 

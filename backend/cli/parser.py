@@ -128,8 +128,9 @@ def _add_lora(commands: Commands) -> None:
     lora.add_argument("run_folder", metavar="RUN", help="the run's folder")
     lora.add_argument("--output", required=True, metavar="FILE", help="the LoRA (.safetensors)")
     lora.add_argument(
-        "--format", choices=("kohya", "diffusers"), default="kohya",
-        help="kohya: ComfyUI, A1111, Forge, diffusers (default); diffusers: PEFT's names",
+        "--format", choices=("kohya", "diffusers"), default="",
+        help="kohya: ComfyUI, A1111, Forge, diffusers (default for Stable Diffusion); diffusers: "
+        "PEFT's names (default for transformers)",
     )  # fmt: skip
     lora.add_argument(
         "--rank", type=int, default=0, metavar="N",

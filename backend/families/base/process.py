@@ -17,6 +17,7 @@ arXiv:2210.02747, and Esser et al., arXiv:2403.03206 (velocity, logit-normal tim
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -66,8 +67,11 @@ class NoiseProcess(Protocol):
         noise and of the clean latent count alike; errors of the noise weigh at most `cap`."""
         ...
 
-    def sampler(self, steps: int) -> Any:
-        """Return a diffusers scheduler, set to `steps`, that integrates from noise to x₀."""
+    def sampler(self, steps: int, positions: int = 0) -> Any:
+        """Return a diffusers scheduler, set to `steps`, that integrates from noise to x₀.
+
+        positions: of a latent, height · width; some schedules depend on it. 0: native size.
+        """
         ...
 
     def fingerprint(self) -> tuple[str | float, ...]:
@@ -109,7 +113,7 @@ class _Diffusion:
     def add_noise(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         return diffuse(latents, noise, times, self.alphas_cumprod)
 
-    def sampler(self, steps: int) -> Any:
+    def sampler(self, steps: int, positions: int = 0) -> Any:
         return _dpm_solver(self.alphas_cumprod, self.prediction_type, steps)
 
     def fingerprint(self) -> tuple[str | float, ...]:
@@ -163,11 +167,14 @@ class FlowProcess:
 
     shift: s ≥ 1 moves times towards noise, σ ↦ s·σ / (1 + (s − 1)·σ), in training and sampling.
     time_mean, time_std: of the normal distribution of logit σ before the shift.
+    sampling_mu: (positions of a latent, steps) to μ, where models are sampled with the shift
+        s = exp μ instead; for 0 positions it takes the native size.
     """
 
     shift: float = 1.0
     time_mean: float = 0.0
     time_std: float = 1.0
+    sampling_mu: Callable[[int, int], float] | None = None
 
     @property
     def prediction_type(self) -> Prediction:
@@ -197,14 +204,21 @@ class FlowProcess:
         alpha = kept.square() / (kept.square() + (1 - kept).square())
         return kept.square() * _noise_error_weights(alpha, cap)
 
-    def sampler(self, steps: int) -> Any:
+    def sampler(self, steps: int, positions: int = 0) -> Any:
         from diffusers import FlowMatchEulerDiscreteScheduler
 
+        if self.sampling_mu is not None:
+            scheduler = FlowMatchEulerDiscreteScheduler(TRAIN_STEPS, use_dynamic_shifting=True)
+            even = [1 - i / steps for i in range(steps)]
+            scheduler.set_timesteps(sigmas=even, mu=self.sampling_mu(positions, steps))
+            return scheduler
         scheduler = FlowMatchEulerDiscreteScheduler(TRAIN_STEPS, shift=self.shift)
         scheduler.set_timesteps(steps)
         return scheduler
 
     def fingerprint(self) -> tuple[str | float, ...]:
+        if self.sampling_mu is not None:
+            return ("flow", self.shift, "mu", *(self.sampling_mu(0, steps) for steps in (1, 100)))
         return ("flow", self.shift)
 
     def to(self, device: torch.device | str) -> FlowProcess:
