@@ -1,18 +1,21 @@
 """Stages, time left and verdict of a whole job, from the denoiser's passes that are left."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from fakes_probe import fake_result
 
+from resalign.backend.data.small_sets import with_small_sets
 from resalign.backend.jobs import verdict
-from resalign.backend.jobs.job_time import DRAW, PREVIEW, RESIST, UNLEARN, JobTime
+from resalign.backend.jobs.job_time import DRAW, PREVIEW, RESIST, UNLEARN, JobTime, sets_of
 from resalign.backend.jobs.live_state import LiveState
 from resalign.backend.jobs.live_words import line_of, title_of
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.images import ImageSet
 from resalign.backend.plan.presets import preset_plan
+from resalign.backend.plan.settings import FAST_PRESET, PRESET_LINES, PRESETS, setting_changes
 from resalign.backend.probe.summarise import summarise
 from resalign.backend.progress import Progress
 
@@ -147,3 +150,24 @@ def test_a_probe_says_in_counts_whether_it_worked(tmp_path):
         return verdict.of_probe(replace(summary, models=models))[1]
 
     assert [with_resilience(v) for v in (0.25, 0.5, None)] == ["doubtful", "good", "doubtful"]
+
+
+def passes_of(choice):
+    """All passes of the denoiser that a choice of the forms makes with nothing else set."""
+    name, changes = setting_changes(choice, {})
+    plan = preset_plan(name, [Concept("weapons", ("a gun",))], **changes)
+    plan = with_small_sets(plan) if name == FAST_PRESET else plan
+    work = JobTime(plan, sets_of(plan), every=10).work
+    passes = sum(one.units * one.passes for one in work.values())
+    passes += plan.varied.images * plan.varied.sampling_steps * 2
+    steps = [stage.steps for stage in plan.before if stage.method == "distil"]
+    steps += [plan.outer_steps] if plan.method == "distil" else []
+    return passes + sum(steps) * plan.distil.batch * 4
+
+
+@pytest.mark.parametrize("choice", PRESETS)
+def test_the_duration_that_a_preset_states_follows_from_its_passes(choice):
+    """At ten passes of the denoiser a second."""
+    number, unit = re.match(r"about ([\d.]+) (minutes|hour)", PRESET_LINES[choice]).groups()
+    stated = float(number) * (60 if unit == "minutes" else 3600)
+    assert stated / 1.35 < passes_of(choice) / 10 < stated * 1.35
