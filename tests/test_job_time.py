@@ -13,11 +13,14 @@ from resalign.backend.jobs.job_time import DRAW, PREVIEW, RESIST, UNLEARN, JobTi
 from resalign.backend.jobs.live_state import LiveState
 from resalign.backend.jobs.live_words import line_of, title_of
 from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.field import field_of
 from resalign.backend.plan.images import ImageSet
 from resalign.backend.plan.presets import preset_plan
 from resalign.backend.plan.settings import FAST_PRESET, PRESET_LINES, PRESETS, setting_changes
+from resalign.backend.plan.stages import Stage
 from resalign.backend.probe.summarise import summarise
 from resalign.backend.progress import Progress
+from resalign.backend.run.rebuild import stage_name
 
 SETS = [ImageSet(prompts=("a gun",), images=8, sampling_steps=10),
         ImageSet(prompts=("a cat",), images=8, sampling_steps=10)]  # fmt: skip
@@ -111,6 +114,8 @@ def test_the_line_says_what_is_done_how_far_and_in_which_stage(plan):
     )
     live(Progress(stage="preview", step=0, total=0, micro_step=3, micro_total=12))
     assert live.state["line"] == "drawing a preview · 3/12"
+    earlier = Progress(stage=f"stage {stage_name(2, 'distil')}", step=3, total=600)
+    assert line_of(earlier, title_of(earlier)) == "training back to the original 3 of 600"
     plain = Progress(stage="probing", step=2, total=9, message="hardened, LoRA")
     assert line_of(plain, title_of(plain)) == "fine-tuning and measuring 2 of 9 · hardened, LoRA"
 
@@ -171,3 +176,9 @@ def test_the_duration_that_a_preset_states_follows_from_its_passes(choice):
     number, unit = re.match(r"about ([\d.]+) (minutes|hour)", PRESET_LINES[choice]).groups()
     stated = float(number) * (60 if unit == "minutes" else 3600)
     assert stated / 1.35 < passes_of(choice) / 10 < stated * 1.35
+
+
+def test_every_method_that_can_come_first_has_words_for_its_line():
+    for method in field_of(Stage, "method").choices:
+        shown = title_of(Progress(stage=f"stage {stage_name(1, method)}", step=0, total=1))
+        assert "stage" not in shown and method not in shown

@@ -132,8 +132,10 @@ def _settings(parts: Parts, host: Host) -> None:
         _fields(parts, "resilience_weight", "retain_weight", "gamma", "learning_rate")
     with gr.Row():
         _fields(parts, "simulate", "solver", "products", "precision")
+    html(help_text("For durable and durable-max alone:"))
     with gr.Row():
         _fields(parts, "varied_images", "erase_ratio", "distil_batch", "teacher", "teacher_waits")
+    html(help_text("For every choice:"))
     with gr.Row():
         parts("device", gr.Textbox, "Device", value=str(host.setting("device")), min_width=120)
         parts("run_name", gr.Textbox, "Name of the run", value="", placeholder="by itself",
