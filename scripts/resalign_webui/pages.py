@@ -301,7 +301,7 @@ PAGES = (
 def _fields(parts: Parts, *names: str) -> None:
     """Components for settings of the plan, which keep the preset's value until they are set."""
     for name in names:
-        parts.field(name, input_field(name), keeps_preset=True)
+        parts.field(name, input_field(name), keeps_preset=name != "seed")  # 0 is a seed
 
 
 def _numbers(parts: Parts, *entries: tuple[Any, ...], precision: int | None = 0) -> None:
