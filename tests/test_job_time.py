@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from fakes_probe import fake_result
+from PIL import Image
 
 from resalign.backend.data.small_sets import with_small_sets
 from resalign.backend.jobs import verdict
@@ -19,7 +20,7 @@ from resalign.backend.plan.presets import preset_plan
 from resalign.backend.plan.settings import FAST_PRESET, PRESET_LINES, PRESETS, setting_changes
 from resalign.backend.plan.stages import Stage
 from resalign.backend.probe.summarise import summarise
-from resalign.backend.progress import Progress
+from resalign.backend.progress import Picture, Progress
 from resalign.backend.run.rebuild import stage_name
 
 SETS = [ImageSet(prompts=("a gun",), images=8, sampling_steps=10),
@@ -182,3 +183,14 @@ def test_every_method_that_can_come_first_has_words_for_its_line():
     for method in field_of(Stage, "method").choices:
         shown = title_of(Progress(stage=f"stage {stage_name(1, method)}", step=0, total=1))
         assert "stage" not in shown and method not in shown
+
+
+def test_a_picture_of_a_probe_says_of_which_model_it_is(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    live = LiveState("probe")
+    pictures = (Picture(file="a.png", caption="a cat", flagged=False),)
+    for labels in ({"model": "hardened"}, {}):
+        live.pictures_from(tmp_path)(
+            Progress(stage="probing", step=1, total=2, labels=labels, pictures=pictures)
+        )
+    assert [one["caption"] for one in live.state["pictures"]] == ["hardened: a cat", "a cat"]
