@@ -29,7 +29,8 @@ def run(device: str, small: bool, out: Path, tell: Any) -> None:
                 continue
             complete = time.monotonic() - began < SECONDS or small
             if complete:
-                bench.measure(name, plan, seed, [ATTACK], attack_seeds)
+                adapter, notes = (None, {}) if plan is None else bench.adapter(name, plan)
+                bench.measure(name, seed, adapter, notes, [ATTACK], attack_seeds)
                 tell(result="measured", method=name, seed=seed,
                      seconds=round(time.monotonic() - began, 1))  # fmt: skip
     rows = resilience.read(bench.results)
