@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import os
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(device: str, small: bool, out: Path, tell: Any) -> None:
-    import pytest
-
-    report, output = out.resolve() / "tests.xml", io.StringIO()
-    os.environ["RESALIGN_GPU_DEVICE"] = device
-    os.chdir(ROOT)
-    with redirect_stdout(output):
-        code = pytest.main([
-            "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/test_gpu.py",
-            f"--junitxml={report}",
-        ])  # fmt: skip
+    report = out.resolve() / "tests.xml"
+    command = [
+        sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider",
+        "tests/test_gpu.py", f"--junitxml={report}",
+    ]  # fmt: skip
+    environment = os.environ | {"RESALIGN_GPU_DEVICE": device}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if not report.exists():
-        raise RuntimeError(output.getvalue()[-2000:])
+        raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])
     for case in ElementTree.parse(report).iter("testcase"):
         state, why = "passed", ""
         for kind in ("failure", "error", "skipped"):
@@ -34,5 +31,5 @@ def run(device: str, small: bool, out: Path, tell: Any) -> None:
             result="test", test=case.get("name"), outcome=state,
             seconds=round(float(case.get("time", 0)), 2), why=why,
         )  # fmt: skip
-    if code:
-        raise RuntimeError(output.getvalue()[-1500:])
+    if done.returncode:
+        raise RuntimeError(done.stdout[-1500:])
