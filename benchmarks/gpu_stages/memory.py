@@ -42,7 +42,7 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
 
 
 def run(device: str, small: bool, out: Path, tell: Any) -> None:
-    for family, pixels, changes in (CASES[0], CASES[-2]) if small else CASES:
+    for family, pixels, changes in (CASES[0], CASES[3]) if small else CASES:
         case = ", ".join([f"{family} at {pixels}", *(f"{k} {v}" for k, v in changes.items())])
         try:
             tell(result="peak", plan=case, **compare(family, pixels, changes, device, small))

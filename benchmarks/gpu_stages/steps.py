@@ -31,7 +31,7 @@ from resalign.backend.plan.regulator import RegulatorConfig
 from resalign.backend.plan.solver import SolverConfig
 
 INNER, BATCH, REPEATS = 5, 4, 3
-LOOKED_AT = ("bf16",)  # settings that a rehearsal profiles
+LOOKED_AT = ("fp32, no TF32, Richardson",)  # settings that a rehearsal profiles
 SOLVE = SolverConfig(method="richardson", iterations=5)
 SETTINGS: dict[str, dict[str, Any]] = {
     "bf16": {"precision": "bf16"},
@@ -90,9 +90,10 @@ def measure(name: str, plan: HardeningPlan, device: str, small: bool) -> dict[st
             found: dict[str, Any] = {
                 "seconds": round(statistics.median(times), 3), "first": round(first, 2),
                 "inner images/s": round(images(setup, device, small), 2), "kernels": kernels.name,
-                "TF32": bool(kernels.tf32), **shares(setup, device),
+                "TF32": bool(kernels.tf32),
             }  # fmt: skip
             if not small or name in LOOKED_AT:
+                found |= shares(setup, device)
                 found |= {**profiled(setup, device), "waits": waits(setup, device)}
             if device.startswith("cuda"):
                 found["GiB"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
