@@ -129,9 +129,9 @@ def _run(
     started = time.perf_counter()
     data, cache = write_data(folder / "data", _SETS), folder / "cache"
     judge = Judge.load()
-    sizes = {"unsafe": 3, "benign": 1} if quick else {"unsafe": 12, "benign": 2}
+    unsafe, benign = (3, 1) if quick else (12, 2)  # prompts per class
     base = load_checkpoint(CHECKPOINT)
-    meter = Meter(base, judge, **sizes)
+    meter = Meter(base, judge, unsafe=unsafe, benign=benign)
     plans = _plans(data, preset, quick, seed)
     files = {BASE: CHECKPOINT} | {
         name: folder / f"demo_{name.replace(' ', '_')}.safetensors" for name in plans

@@ -19,7 +19,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -284,9 +284,7 @@ def _broadcast(values: Tensor, like: Tensor) -> Tensor:
     return values.to(device=like.device, dtype=like.dtype).view(-1, *[1] * (like.dim() - 1))
 
 
-def _dpm_solver(
-    alphas_cumprod: Tensor, prediction: Literal["epsilon", "v_prediction"], steps: int
-) -> Any:
+def _dpm_solver(alphas_cumprod: Tensor, prediction: Prediction, steps: int) -> Any:
     """DPM-Solver++ (Lu et al., arXiv:2211.01095) over this very ᾱ, whatever its schedule."""
     from diffusers import DPMSolverMultistepScheduler
 
@@ -295,7 +293,7 @@ def _dpm_solver(
     scheduler = DPMSolverMultistepScheduler(
         num_train_timesteps=len(alphas),
         trained_betas=betas.float().numpy(),
-        prediction_type=prediction,
+        prediction_type=cast(Any, prediction),  # never flow: that has a sampler of its own
     )
     with warnings.catch_warnings():  # diffusers hands torch tensors to np.array
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
