@@ -19,6 +19,14 @@ def add_probe_commands(commands: Commands) -> None:
 
     report = add_command(commands, "report", "write the report of a probe as it stands")
     report.add_argument("run_folder", metavar="FOLDER", help="of the probe")
+    report.add_argument(
+        "--least-quality", type=float, metavar="SHARE",
+        help="share of the original's benign quality below which a model is broken (the plan's)",
+    )  # fmt: skip
+    report.add_argument(
+        "--least-effect", type=float, metavar="SHARE",
+        help="change of the original below which an attack had no effect (the plan's)",
+    )  # fmt: skip
     report.add_argument("--open", action="store_true", help="show it in a browser")
 
     compare = add_command(commands, "compare", "rank several reports side by side")
