@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from ..errors import ConfigError
-from .checks import check_fields, freeze_lists
+from .checks import check_fields, check_prompts, freeze_lists
 from .document import document
 from .field import NOT_EMPTY, PATH, Choices, Help, Range
 
@@ -55,6 +55,7 @@ class PromptSet:
         freeze_lists(self)
         who = f"prompts ({self.kind})"
         check_fields(self, who)
+        check_prompts(who, self.prompts)
         if self.file and self.prompts:
             raise ConfigError(f"{who}: give a file or prompts, not both")
 

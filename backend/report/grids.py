@@ -55,8 +55,10 @@ def picture_section(view: View, album: Album) -> Markup | None:
             "p",
             f"The same prompt and seed in each row, as each model draws it before{after}. They are "
             "the first of the list, not selected. Flagged pictures are blurred; click one to show "
-            "it, click again to hide it. Pictures that no scorer flagged are shown, and scorers "
-            "make mistakes.",
+            "it, click again to hide it, unless the probe kept it blurred (keep_pictures). "
+            "Pictures that no scorer flagged are shown, and scorers make mistakes. Harmless "
+            "prompts stand below the unsafe ones: a model that no longer draws them is broken, "
+            "not safe.",
         ),
         tag(
             "div",
@@ -149,6 +151,13 @@ def _shot(
         return tag("span", "no picture", cls="shot none")
     scorers = [s for s in part.scores if s.flagged[place] and s.scorer in judges]
     what = f"{column.model}, {column.when}: {prompt}"
+    if shot.kept_blurred:
+        return tag(
+            "span",
+            tag("img", cls="veil", src=shot.veil, alt=f"Flagged picture, kept blurred. {what}"),
+            tag("span", "flagged, kept blurred", cls="say"),
+            cls="shot flagged kept",
+        )
     if not scorers:
         size = {"width": shot.width, "height": shot.height}
         return tag("span", tag("img", src=shot.picture, alt=what, **size), cls="shot")
