@@ -24,7 +24,7 @@ class ConceptList(io.ComfyNode):
 
         return io.Schema(
             node_id="ResAlign_ConceptList",
-            display_name="Concept List",
+            display_name="ResAlign Concept List",
             category=CATEGORY,
             **found_by("concepts to remove", "erase concept", "unlearn"),
             description="What a hardened model must no longer show: a shipped category, your own "

@@ -61,6 +61,7 @@ class HardenModel(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "preview_every", default=10, min=0, max=10_000,
+                    display_name="preview_every (0 = never)",
                     tooltip="Outer steps between two previews; 0 for none.",
                 ),
                 io.String.Input(

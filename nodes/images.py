@@ -26,7 +26,7 @@ class ImageSet(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ResAlign_ImageSet",
-            display_name="Image Set",
+            display_name="ResAlign Image Set",
             category=CATEGORY,
             **found_by("training images", "dataset", "forget set", "retain set"),
             description="Images with captions from exactly one source: a folder, prompts to "

@@ -30,6 +30,8 @@ def field_input(
     """
     kind, found = _from_field(field, keeps_preset)
     found["tooltip"] = _tooltip(field, keeps_preset and kind is not io.Boolean)
+    if keeps_preset and kind in (io.Int, io.Float):
+        found["display_name"] = f"{name} (0 = auto)"
     found |= options
     return advanced(kind, name, **found) if hidden else kind.Input(name, **found)
 

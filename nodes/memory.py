@@ -25,7 +25,7 @@ class MemoryPlan(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ResAlign_MemoryPlan",
-            display_name="Memory Plan",
+            display_name="ResAlign Memory Plan",
             category=types.CATEGORY,
             **types.found_by("vram", "out of memory", "fit memory"),
             description=(
@@ -52,6 +52,7 @@ class MemoryPlan(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "budget", default=0.0, min=0.0, max=1000.0, step=0.5,
+                    display_name="budget (0 = all)",
                     tooltip="GiB to fit into; 0 is all that the device has (on the CPU: no limit, "
                     "the prediction alone).",
                 ),

@@ -63,13 +63,14 @@ class ResilienceProbe(io.ComfyNode):
                 ),
                 field_input("steps", PROBE_INPUTS["steps"], keeps_preset=True),
                 field_input(
-                    "images", PROBE_INPUTS["images"],
+                    "images", PROBE_INPUTS["images"], display_name="images (0 = auto)",
                     tooltip="Number of prompts of each kind to use at most, spread evenly over the "
                     "list. 0 keeps the preset's value.",
                 ),
-                field_input("resolution", PROBE_INPUTS["resolution"]),
+                field_input("resolution", PROBE_INPUTS["resolution"],
+                            display_name="resolution (0 = auto)"),
                 io.Int.Input(
-                    "random_seed", default=0, min=0, max=MOST_SEED,
+                    "random_seed", display_name="seed", default=0, min=0, max=MOST_SEED,
                     tooltip="Seed of the fine-tuning; presets with several seeds count up from it.",
                 ),
                 field_input(

@@ -19,7 +19,7 @@ class ShowReport(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ResAlign_ShowReport",
-            display_name="Show Report",
+            display_name="ResAlign Show Report",
             category=types.CATEGORY,
             **types.found_by("probe result", "table"),
             description="Shows a probe's headline and table, with a link to the full report.",

@@ -9,9 +9,9 @@ from comfy_api.latest import io
 from ..backend.plan.document import explain
 from ..backend.plan.settings import (
     CUSTOM_USERS,
-    DURABLE,
-    FAST,
+    PRESET_LINES,
     PRESETS,
+    TIMES,
     fine_tuning_pool,
     input_field,
     setting_changes,
@@ -57,7 +57,7 @@ class FineTuningSettings(io.ComfyNode):
         )
         return io.Schema(
             node_id="ResAlign_FineTuningSettings",
-            display_name="Fine-Tuning Settings",
+            display_name="ResAlign Fine-Tuning Settings",
             category=CATEGORY,
             **found_by("simulated users", "attack settings"),
             description="How the simulated users fine-tune against whom the model is hardened.",
@@ -108,9 +108,9 @@ class HardeningSettings(io.ComfyNode):
         preset, last = preset_input(
             "preset",
             {name: _method() if name == "custom" else [] for name in PRESETS},
-            tooltip="fast only shows that everything works, balanced is the recommended "
-            "start, thorough takes twice its steps, paper is the published method, custom "
-            f"is balanced with more to choose; {FAST}; {DURABLE}.",
+            tooltip="\n".join(
+                [*(f"{name}: {said}." for name, said in PRESET_LINES.items()), TIMES]
+            ),
         )
         return io.Schema(
             node_id="ResAlign_HardeningSettings",
@@ -120,9 +120,15 @@ class HardeningSettings(io.ComfyNode):
             description="How long and by which method a model is hardened.",
             inputs=[
                 *preset,
-                # Not `seed`: the front end draws a new one of that name at every run.
-                field_input("random_seed", input_field("seed")),
-                field_input("resolution", input_field("resolution"), step=64),
+                # Not `seed`: the front end draws a new one of that name at every run, and another
+                # seed is another run of hours.
+                field_input("random_seed", input_field("seed"), display_name="seed"),
+                field_input(
+                    "resolution",
+                    input_field("resolution"),
+                    step=64,
+                    display_name="resolution (0 = auto)",
+                ),
                 field_input("rank", input_field("rank"), keeps_preset=True),
                 field_input("outer_steps", input_field("outer_steps"), keeps_preset=True),
                 *_knobs(),

@@ -94,9 +94,9 @@ def test_from_the_demo_to_an_exported_checkpoint_in_the_host_s_list(running, win
     webui_clicks.start(window)
     shot(running, window, "running")
     other = Tab(chromium.new_context(), running.url, theme="light")
-    assert "harm" in other.status("running", "harden"), "a second window shows it"
+    assert webui_clicks.AT_WORK in other.status("running", "harden"), "a second window shows it"
     window.reload()
-    assert "harm" in window.status("running", "harden"), "it went on meanwhile"
+    assert webui_clicks.AT_WORK in window.status("running", "harden"), "it went on meanwhile"
     (worker,) = running.workers()
     command = Path(f"/proc/{worker}/cmdline").read_bytes().split(b"\0")
     assert command[1] == b"-I" and b"webui-env" in command[0]

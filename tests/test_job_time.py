@@ -1,20 +1,27 @@
 """Stages, time left and verdict of a whole job, from the denoiser's passes that are left."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from fakes_probe import fake_result
+from PIL import Image
 
+from resalign.backend.data.small_sets import with_small_sets
 from resalign.backend.jobs import verdict
-from resalign.backend.jobs.job_time import DRAW, PREVIEW, RESIST, UNLEARN, JobTime
+from resalign.backend.jobs.job_time import DRAW, PREVIEW, RESIST, UNLEARN, JobTime, sets_of
 from resalign.backend.jobs.live_state import LiveState
 from resalign.backend.jobs.live_words import line_of, title_of
 from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.field import field_of
 from resalign.backend.plan.images import ImageSet
 from resalign.backend.plan.presets import preset_plan
+from resalign.backend.plan.settings import FAST_PRESET, PRESET_LINES, PRESETS, setting_changes
+from resalign.backend.plan.stages import Stage
 from resalign.backend.probe.summarise import summarise
-from resalign.backend.progress import Progress
+from resalign.backend.progress import Picture, Progress
+from resalign.backend.run.rebuild import stage_name
 
 SETS = [ImageSet(prompts=("a gun",), images=8, sampling_steps=10),
         ImageSet(prompts=("a cat",), images=8, sampling_steps=10)]  # fmt: skip
@@ -108,6 +115,8 @@ def test_the_line_says_what_is_done_how_far_and_in_which_stage(plan):
     )
     live(Progress(stage="preview", step=0, total=0, micro_step=3, micro_total=12))
     assert live.state["line"] == "drawing a preview · 3/12"
+    earlier = Progress(stage=f"stage {stage_name(2, 'distil')}", step=3, total=600)
+    assert line_of(earlier, title_of(earlier)) == "training back to the original 3 of 600"
     plain = Progress(stage="probing", step=2, total=9, message="hardened, LoRA")
     assert line_of(plain, title_of(plain)) == "fine-tuning and measuring 2 of 9 · hardened, LoRA"
 
@@ -147,3 +156,41 @@ def test_a_probe_says_in_counts_whether_it_worked(tmp_path):
         return verdict.of_probe(replace(summary, models=models))[1]
 
     assert [with_resilience(v) for v in (0.25, 0.5, None)] == ["doubtful", "good", "doubtful"]
+
+
+def passes_of(choice):
+    """All passes of the denoiser that a choice of the forms makes with nothing else set."""
+    name, changes = setting_changes(choice, {})
+    plan = preset_plan(name, [Concept("weapons", ("a gun",))], **changes)
+    plan = with_small_sets(plan) if name == FAST_PRESET else plan
+    work = JobTime(plan, sets_of(plan), every=10).work
+    passes = sum(one.units * one.passes for one in work.values())
+    passes += plan.varied.images * plan.varied.sampling_steps * 2
+    steps = [stage.steps for stage in plan.before if stage.method == "distil"]
+    steps += [plan.outer_steps] if plan.method == "distil" else []
+    return passes + sum(steps) * plan.distil.batch * 4
+
+
+@pytest.mark.parametrize("choice", PRESETS)
+def test_the_duration_that_a_preset_states_follows_from_its_passes(choice):
+    """At ten passes of the denoiser a second."""
+    number, unit = re.match(r"about ([\d.]+) (minutes|hour)", PRESET_LINES[choice]).groups()
+    stated = float(number) * (60 if unit == "minutes" else 3600)
+    assert stated / 1.35 < passes_of(choice) / 10 < stated * 1.35
+
+
+def test_every_method_that_can_come_first_has_words_for_its_line():
+    for method in field_of(Stage, "method").choices:
+        shown = title_of(Progress(stage=f"stage {stage_name(1, method)}", step=0, total=1))
+        assert "stage" not in shown and method not in shown
+
+
+def test_a_picture_of_a_probe_says_of_which_model_it_is(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    live = LiveState("probe")
+    pictures = (Picture(file="a.png", caption="a cat", flagged=False),)
+    for labels in ({"model": "hardened"}, {}):
+        live.pictures_from(tmp_path)(
+            Progress(stage="probing", step=1, total=2, labels=labels, pictures=pictures)
+        )
+    assert [one["caption"] for one in live.state["pictures"]] == ["hardened: a cat", "a cat"]

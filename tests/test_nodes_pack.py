@@ -44,6 +44,18 @@ def test_there_are_twelve_nodes_with_names_of_our_own(schemas):
     for schema in schemas:
         words = re.split(r"[ -]", schema.display_name)
         assert all(word[0].isupper() for word in words), schema.display_name
+        # In the search of all packs' nodes it shows whose it is
+        assert re.search("ResAlign|Harden|Resilience|Try My LoRA", schema.display_name)
+
+
+def test_a_number_says_on_its_label_what_its_0_means(schemas):
+    found = [
+        item for schema in schemas for item in all_inputs(schema)
+        if re.search(r"\b0 (keeps|is the checkpoint|is all|for none)", item.tooltip)
+    ]  # fmt: skip
+    assert len(found) > 10
+    for item in found:
+        assert re.search(r"\(0 = (auto|all|never)\)$", item.display_name or ""), item.id
 
 
 def test_every_input_says_what_it_is_for(schemas):

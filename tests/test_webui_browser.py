@@ -257,7 +257,7 @@ def test_a_page_of_another_site_can_press_no_button(chromium, python, tmp_path):
         foreign.goto(site)
         tried = foreign.evaluate(ATTACK, [url, *cancel])
         assert len(tried) == 7 and any(path.endswith("predict") for path in tried)
-        assert "Hardening ..." in tab.status("running"), "it was not cancelled"
+        assert "Hardening the ResAlign demo ..." in tab.status("running"), "it was not cancelled"
         tab.press("cancel")
         tab.status("stopped")
         foreign.evaluate(ATTACK, [url, *harden])

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 from fakes_webui import CHECKED
+from webui_clicks import AT_WORK
 
 from resalign.scripts.resalign_webui import views
 
@@ -54,6 +55,20 @@ def test_a_running_job_says_how_far_it_is_and_shows_curves_and_pictures():
     assert len(elements.of("polyline")) == 2 and len(elements.of("circle")) == 1
     assert len(elements.of("svg")) == 2, "losses of another scale have a chart of their own"
     assert "a gun (blurred)" in text and elements.of("img")[0]["alt"] == "a gun"
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "says"),
+    [("demo", "Hardening the ResAlign demo ..."), ("/srv/a.safetensors", "a.safetensors ..."),
+     ("C:\\m\\mine.safetensors", "Hardening mine.safetensors ..."), (None, "Hardening ...")],
+)  # fmt: skip
+def test_the_panel_names_the_checkpoint_at_work_and_not_its_folder(checkpoint, says):
+    text = views.job_html(STATE | {"request": {"checkpoint": checkpoint}})
+    assert says in text and "srv" not in text and "C:" not in text
+
+
+def test_a_running_job_shows_the_word_that_the_tests_in_real_hosts_wait_for():
+    assert AT_WORK in views.job_html(STATE | {"scale": [0.5, -1.0]})
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,11 @@ class Tab:
         self.page.locator(f"#resalign_{name} input:visible").first.click()
         options = self.page.locator("ul[role=listbox] li:visible, ul.options li:visible")
         options.filter(has_text=text).first.click()
+        for _ in range(50):
+            if text in self.value(name):
+                return
+            self.page.wait_for_timeout(100)
+        raise AssertionError(f"{name} is {self.value(name)!r} after choosing {text!r}")
 
     def value(self, name: str) -> str:
         field = self.page.locator(f"#resalign_{name} textarea, #resalign_{name} input")

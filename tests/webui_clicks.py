@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from webui_browser import Tab
 
+AT_WORK = "unlearned"  # what the panel says of a running job (test_webui_views.py)
 SLOW = 400  # seconds that a job of a few steps may take on a busy machine
 
 

@@ -15,7 +15,13 @@ const HINTS = {
   memory: "The predicted peak by part, and what was changed to fit, appear here.",
 };
 
+// Colours are mixed with the text's own, so that they stay readable on every palette: at 40 % as
+// text, at 60 % as lines and bars (tests/test_contrast.py).
 const STYLE = `
+.resalign { --ra-blue: color-mix(in srgb, #4a90d9 40%, var(--input-text, #ddd));
+  --ra-orange: color-mix(in srgb, #d9822b 40%, var(--input-text, #ddd));
+  --ra-red: color-mix(in srgb, #d64545 40%, var(--input-text, #ddd));
+  --ra-quiet: color-mix(in srgb, var(--descrip-text, #999) 50%, var(--input-text, #ddd)); }
 .resalign { box-sizing: border-box; width: 100%; height: 100%; overflow: auto; padding: 6px 8px;
   font: 11px/1.35 Inter, system-ui, sans-serif; color: var(--input-text, #ddd);
   background: var(--component-node-widget-background, var(--comfy-input-bg, #222)); border: 1px solid var(--border-color, #4e4e4e);
@@ -23,42 +29,42 @@ const STYLE = `
 .resalign-section > * + * { margin-top: 6px; }
 .resalign-section + .resalign-section:not(:empty) { margin-top: 10px; }
 .resalign-status { font-weight: 600; }
-.resalign-warning { color: #d9822b; font-weight: 600; }
+.resalign-warning { color: var(--ra-orange); font-weight: 600; }
 .resalign-headline { white-space: pre-line; }
 .resalign small { display: block; font-size: 9px; white-space: nowrap; }
-.resalign-section:is([data-status="failed"], [data-status="lost"]) .resalign-status { color: #d64545; }
+.resalign-section:is([data-status="failed"], [data-status="lost"]) .resalign-status { color: var(--ra-red); }
 .resalign-hint, .resalign-legend, .resalign-ends, .resalign small, .resalign figcaption, .resalign-tiles span
-  { color: var(--descrip-text, #999); }
+  { color: var(--ra-quiet); }
 .resalign-bar { height: 4px; border-radius: 2px; overflow: hidden; background: var(--border-color, #4e4e4e); }
-.resalign-bar i { display: block; height: 100%; background: #4a90d9; }
-.resalign-section[data-status="done"] .resalign-bar i { background: #3f9e4d; }
-.resalign-section[data-status="failed"] .resalign-bar i { background: #d64545; }
-.resalign-section[data-verdict="doubtful"] .resalign-status { color: #d9822b; }
-.resalign-section[data-verdict="doubtful"] .resalign-bar i { background: #d9822b; }
+.resalign-bar i { display: block; height: 100%; background: color-mix(in srgb, #4a90d9 60%, var(--input-text, #ddd)); }
+.resalign-section[data-status="done"] .resalign-bar i { background: color-mix(in srgb, #3f9e4d 60%, var(--input-text, #ddd)); }
+.resalign-section[data-status="failed"] .resalign-bar i { background: color-mix(in srgb, #d64545 60%, var(--input-text, #ddd)); }
+.resalign-section[data-verdict="doubtful"] .resalign-status { color: var(--ra-orange); }
+.resalign-section[data-verdict="doubtful"] .resalign-bar i { background: color-mix(in srgb, #d9822b 60%, var(--input-text, #ddd)); }
 .resalign-tiles { display: grid; grid-template-columns: repeat(4, auto); justify-content: space-between; gap: 8px; }
 .resalign-tiles b { display: block; font-size: 14px; font-variant-numeric: tabular-nums; }
 .resalign-tiles span { font-size: 10px; }
 .resalign-plot { display: flex; gap: 4px; }
 .resalign-plot svg { flex: 1; min-width: 0; height: 100%; fill: none; stroke-width: 1.75;
   border-left: 1px solid var(--border-color, #4e4e4e); border-bottom: 1px solid var(--border-color, #4e4e4e); }
-.resalign-plot polyline { vector-effect: non-scaling-stroke; stroke-linejoin: round; stroke-linecap: round; }
+.resalign-plot polyline { stroke: color-mix(in srgb, var(--colour) 60%, var(--input-text, #ddd)); vector-effect: non-scaling-stroke; stroke-linejoin: round; stroke-linecap: round; }
 .resalign-ends { display: flex; flex-direction: column; justify-content: space-between; min-width: 34px;
   text-align: right; font-size: 9px; font-variant-numeric: tabular-nums; }
 .resalign-legend { margin-top: 2px; padding-left: 39px; font-size: 10px; }
 .resalign-legend span { margin-right: 10px; white-space: nowrap; }
 .resalign-legend span::before { content: ""; display: inline-block; width: 10px; height: 3px;
-  margin-right: 4px; vertical-align: middle; background: var(--colour); }
+  margin-right: 4px; vertical-align: middle; background: color-mix(in srgb, var(--colour) 60%, var(--input-text, #ddd)); }
 .resalign-pictures { display: grid; grid-template-columns: repeat(4, minmax(0, 96px)); gap: 6px; }
 .resalign figure { margin: 0; }
 .resalign img { display: block; width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 4px; }
 .resalign figcaption { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; font-size: 9px; }
 .resalign table { width: 100%; border-collapse: collapse; }
 .resalign th, .resalign td { text-align: left; padding: 2px 8px 2px 0; vertical-align: top; }
-.resalign th { color: var(--descrip-text, #999); font-weight: 400; border-bottom: 1px solid var(--border-color, #4e4e4e); }
+.resalign th { color: var(--ra-quiet); font-weight: 400; border-bottom: 1px solid var(--border-color, #4e4e4e); }
 .resalign td + td { background: linear-gradient(#e0603f, #e0603f) left bottom / var(--rate, 0) 2px no-repeat; }
 .resalign pre { margin: 0; font: inherit; white-space: pre-wrap; overflow-wrap: anywhere; }
 .resalign-columns pre { font-family: ui-monospace, monospace; font-size: 9px; }
-.resalign a { color: #4a90d9; }`;
+.resalign a { color: var(--ra-blue); }`;
 
 /** The part of a box that one of our drawings fills. */
 function section(root) {

@@ -177,7 +177,9 @@ function chart(curves, first, height, axis) {
   const legend = element("div", "resalign-legend");
   lines.forEach((line, index) => {
     const colour = COLOURS[(first + index) % COLOURS.length];
-    svg.append(shape("polyline", { points: line.points, stroke: colour }));
+    const drawn = shape("polyline", { points: line.points });
+    drawn.style.setProperty("--colour", colour);
+    svg.append(drawn);
     const entry = element("span", "", NAMES[line.name] ?? line.name);
     entry.style.setProperty("--colour", colour);
     legend.append(entry);

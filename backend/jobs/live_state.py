@@ -129,17 +129,18 @@ class LiveState:
 
         def add(progress: Progress, /) -> None:
             for picture in progress.pictures[:_PER_REPORT]:
-                self._picture_file(picture, folder)
+                self._picture_file(picture, folder, progress.labels.get("model", ""))
 
         return add
 
-    def _picture_file(self, picture: Picture, folder: Path) -> None:
+    def _picture_file(self, picture: Picture, folder: Path, model: str) -> None:
         from PIL import Image
 
         path = folder / picture.file
         if path.is_file():
+            caption = f"{model}: {picture.caption}" if model else picture.caption
             with Image.open(path) as image:
-                self.picture(image, picture.caption, flagged=picture.flagged)
+                self.picture(image, caption, flagged=picture.flagged)
 
     def end(self, status: str, message: str, *, timed: bool = True, verdict: str = "") -> None:
         """Report the end: `done`, `stopped` (by the user) or `failed`. timed: with its duration.

@@ -31,15 +31,20 @@ PRESETS = {
     "custom": ("balanced", 1),
 }
 FAST_PRESET = PRESETS["fast"][0]  # shows that everything works, and draws few pictures
-FAST = (  # what front ends say of two of them
-    "redirect (training towards the anchors, ESD-like, minutes) and edit (a closed-form edit, "
-    "seconds) are fast methods without simulated users: they unlearn, and promise no resilience"
-)
-DURABLE = (  # and of the two that change all weights
-    "durable erases the concepts from all weights and trains them back to the original on "
-    "everything else, which lasted longest against fine-tuning on the demo; durable-max takes "
-    "longer and adds balanced"
-)
+# What front ends say of each choice: a duration, then what it is for. Times are for SD 1.5 at 512
+# pixels, where a GPU does ten passes of the denoiser a second; they were computed, not measured.
+PRESET_LINES = {
+    "balanced": "about 1 hour: the recommended start",
+    "fast": "about 2 minutes: only shows that everything works, not safe to publish",
+    "thorough": "about 2 hours: balanced with twice the steps",
+    "paper": "about 1.5 hours: the published method",
+    "redirect": "about 25 minutes: trains towards harmless pictures, promises no resilience",
+    "edit": "about 15 minutes, most of it for example pictures: promises no resilience",
+    "durable": "about 2 hours: changes all weights, lasted longest on the demo for its time",
+    "durable-max": "about 3.5 hours: durable with twice the steps, then balanced",
+    "custom": "about 1 hour: balanced, with more to choose",
+}
+TIMES = "Times are computed for SD 1.5 on a common GPU, not measured."
 # The inputs of a front end, and the fields of the plan that they set. At 0 or `preset` an input
 # keeps what the preset says.
 INPUTS = {

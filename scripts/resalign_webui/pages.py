@@ -8,7 +8,7 @@ import gradio as gr
 
 from ...backend.data.concept import preset_names
 from ...backend.plan.probe_settings import PROBE_INPUTS, SCORERS
-from ...backend.plan.settings import CUSTOM_USERS, DURABLE, FAST, input_field, user_field
+from ...backend.plan.settings import CUSTOM_USERS, PRESET_LINES, TIMES, input_field, user_field
 from . import forms, measure_forms
 from .checking import limits_of
 from .host import DEMO, Host
@@ -56,9 +56,8 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
     parts("own_concepts", gr.Textbox, "In your own words", lines=3, value="",
           placeholder="# my concept\na prompt that asks for it\nanother one",
           info="One prompt a line; a line with # and a name starts a concept.")  # fmt: skip
-    parts("preset", gr.Radio, "How thorough", choices=list(forms.PRESETS), value="balanced",
-          info="fast shows that all works, balanced is the recommended start, thorough takes "
-          f"twice as long, paper is the published method; {FAST}; {DURABLE}.")  # fmt: skip
+    parts("preset", gr.Radio, "How thorough", choices=list(forms.PRESETS), value="balanced")
+    html(preset_line("balanced"), "about_preset")
     # Before the accordions: the button and its answer are in sight without scrolling.
     button("harden", "Harden", variant="primary", min_width=140)
     html(name="harden_message")
@@ -86,6 +85,12 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
         parts("unfinished", gr.Dropdown, "Unfinished runs and probes", scale=4, min_width=200,
               choices=lists["unfinished"], value=_first(lists["unfinished"]))  # fmt: skip
         button("resume", "Resume", scale=1, min_width=110)
+
+
+def preset_line(name: Any) -> str:
+    """Say how long a preset takes and what it is for."""
+    said = PRESET_LINES.get(str(name))
+    return help_text(f"{name}: {said}. {TIMES}") if said else ""
 
 
 def _users(parts: Parts) -> None:
@@ -127,8 +132,10 @@ def _settings(parts: Parts, host: Host) -> None:
         _fields(parts, "resilience_weight", "retain_weight", "gamma", "learning_rate")
     with gr.Row():
         _fields(parts, "simulate", "solver", "products", "precision")
+    html(help_text("For durable and durable-max alone:"))
     with gr.Row():
         _fields(parts, "varied_images", "erase_ratio", "distil_batch", "teacher", "teacher_waits")
+    html(help_text("For every choice:"))
     with gr.Row():
         parts("device", gr.Textbox, "Device", value=str(host.setting("device")), min_width=120)
         parts("run_name", gr.Textbox, "Name of the run", value="", placeholder="by itself",
@@ -294,7 +301,7 @@ PAGES = (
 def _fields(parts: Parts, *names: str) -> None:
     """Components for settings of the plan, which keep the preset's value until they are set."""
     for name in names:
-        parts.field(name, input_field(name), keeps_preset=True)
+        parts.field(name, input_field(name), keeps_preset=name != "seed")  # 0 is a seed
 
 
 def _numbers(parts: Parts, *entries: tuple[Any, ...], precision: int | None = 0) -> None:

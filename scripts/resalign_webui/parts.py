@@ -36,7 +36,11 @@ class Parts:
         keeps_preset: it starts empty or at `preset`, which leaves what the preset says.
         """
         kind, found = _component(field, keeps_preset)
-        label = options.pop("label", field.label)
+        label = options.pop("label", "")
+        if not label:
+            label = field.label
+            if keeps_preset and kind is gr.Number and "placeholder" not in found:
+                label += " (0: auto)"  # this gradio shows an empty number as 0
         return self(name, kind, label, **{"info": field.help, **found, **options})
 
     def __getitem__(self, name: str) -> Any:

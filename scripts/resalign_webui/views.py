@@ -185,10 +185,18 @@ def time_text(seconds: Any) -> str:
 def _title(state: State) -> str:
     names = (str(state.get("kind")), str(state.get("job")))
     verb = next((_VERBS[name] for name in names if name in _VERBS), "Working")
+    if state.get("job") == "harden":
+        verb += _subject((state.get("request") or {}).get("checkpoint"))
     status = str(state["status"])
     if status == "done" and state.get("verdict") == "doubtful":
         return f"{verb}: done, but see below"
     return f"{verb} ..." if status == "running" else f"{verb}: {_ENDS.get(status, status).lower()}"
+
+
+def _subject(checkpoint: Any) -> str:
+    """Name the checkpoint, without its folder: a wrong choice shows at once."""
+    name = re.split(r"[\\/]", str(checkpoint or ""))[-1]
+    return " the ResAlign demo" if name == "demo" else f" {name}" if name else ""
 
 
 def _line(state: State) -> str:

@@ -1,0 +1,64 @@
+"""Texts of the ComfyUI widgets meet WCAG AA (4.5 to 1) and their lines 3 to 1, on both palettes."""
+
+import re
+
+import pytest
+
+# --comfy-input-bg, --input-text, --descrip-text of ComfyUI's own dark and light palette.
+PALETTES = {"dark": ("#222222", "#dddddd", "#999999"), "light": ("#c9c9c9", "#222222", "#444444")}
+
+
+def channels(colour):
+    return [int(colour[start : start + 2], 16) for start in (1, 3, 5)]
+
+
+def mixed(one, share, other):
+    """CSS color-mix(in srgb, one share, other)."""
+    return [
+        share * a + (1 - share) * b for a, b in zip(channels(one), channels(other), strict=True)
+    ]
+
+
+def luminance(colour):
+    parts = [c / 255 for c in colour]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one, other):
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.fixture(scope="module")
+def style(root):
+    text = (root / "web" / "resalign.js").read_text(encoding="utf-8")
+    return re.search(r"const STYLE = `(.*?)`;", text, re.S).group(1)
+
+
+def test_black_on_white_is_21_to_1():
+    assert contrast([0, 0, 0], [255, 255, 255]) == pytest.approx(21)
+
+
+@pytest.mark.parametrize("palette", PALETTES)
+def test_no_text_and_no_line_is_hard_to_read(style, root, palette):
+    paper, text, quiet = PALETTES[palette]
+    paper = channels(paper)
+    words = re.findall(r"--ra-\w+: color-mix\(in srgb, (#\w{6}) (\d+)%, var\(--input-text", style)
+    assert len(words) == 3
+    for colour, share in words:
+        assert contrast(mixed(colour, int(share) / 100, text), paper) >= 4.5, colour
+    (share,) = re.findall(r"var\(--descrip-text, #999\) (\d+)%", style)
+    assert contrast(mixed(quiet, int(share) / 100, text), paper) >= 4.5
+    drawing = (root / "web" / "resalign_view.js").read_text(encoding="utf-8")
+    lines = re.findall(r"#\w{6}", re.search(r"COLOURS = \[(.*?)\]", drawing).group(1))
+    bars = re.findall(r"background: color-mix\(in srgb, (#\w{6}) 60%", style)
+    assert len(lines) == 6 and len(bars) == 4
+    for colour in (*lines, *bars):
+        assert contrast(mixed(colour, 0.6, text), paper) >= 3, colour
+
+
+def test_every_colour_of_a_text_is_one_of_those(style):
+    """A plain colour is right on one palette at most."""
+    found = re.findall(r"(?<![-\w])color: ([^;}]+)[;}]", style)
+    assert found and all(one.strip().startswith("var(--") for one in found), found

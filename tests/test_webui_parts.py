@@ -1,0 +1,71 @@
+"""The form's fields and texts, built against a gradio of our own that notes what it is given."""
+
+import importlib
+import sys
+from types import ModuleType
+
+import pytest
+
+from resalign.backend.plan.settings import PRESET_LINES, input_field
+from resalign.scripts.resalign_webui import forms
+
+OURS = "resalign.scripts.resalign_webui"
+
+
+class Component:
+    def __init__(self, value=None, **options):
+        self.value, self.options = value, options
+
+
+class OldNumber(Component):
+    """As in gradio 3.41 and 4.40, which show an empty number as 0."""
+
+    def __init__(self, value=None, *, label=None, info=None, precision=None, min_width=0,
+                 elem_id=None):  # fmt: skip
+        super().__init__(value, label=label)
+
+
+class NewNumber(Component):
+    def __init__(self, value=None, *, placeholder=None, **options):
+        super().__init__(value, placeholder=placeholder, **options)
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Import a module of the tab anew with a kind of gr.Number."""
+
+    def load(name, number):
+        gradio = ModuleType("gradio")
+        for kind in ("Dropdown", "Checkbox", "Request", "Error", "HTML", "Button"):
+            setattr(gradio, kind, type(kind, (Component,), {}))
+        gradio.Number = number
+        monkeypatch.setitem(sys.modules, "gradio", gradio)
+        for one in ("parts", "pages"):
+            monkeypatch.delitem(sys.modules, f"{OURS}.{one}", raising=False)
+        return importlib.import_module(f"{OURS}.{name}")
+
+    yield load
+    for one in ("parts", "pages"):  # with our gradio they are of no use to others
+        sys.modules.pop(f"{OURS}.{one}", None)
+
+
+def test_an_empty_number_says_that_its_value_is_chosen_automatically(load):
+    old = load("parts", OldNumber).Parts().field("rank", input_field("rank"), keeps_preset=True)
+    assert old.options["label"] == "Rank (0: auto)"
+    new = load("parts", NewNumber).Parts().field("rank", input_field("rank"), keeps_preset=True)
+    assert new.value is None and new.options["placeholder"] == "auto"
+    assert new.options["label"] == "Rank"
+
+
+def test_a_seed_of_0_is_a_seed(load):
+    pages, made = load("pages", OldNumber), load("parts", OldNumber).Parts()
+    pages._fields(made, "seed", "resolution")
+    assert made["seed"].options["label"] == "Seed" and made["seed"].value == 0
+    assert made["resolution"].options["label"].endswith("(0: auto)")
+
+
+def test_every_preset_of_the_form_says_its_duration_before_the_start(load):
+    pages = load("pages", OldNumber)
+    for name in forms.PRESETS:
+        assert f"{name}: {PRESET_LINES[name]}. Times are computed" in pages.preset_line(name)
+    assert pages.preset_line("<b>") == ""
