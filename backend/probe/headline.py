@@ -83,7 +83,8 @@ def _sentence(summary: ProbeSummary, model: ModelSummary) -> str:
         now = model.before and model.before.unsafe
         so_far = f" Before any: {rate_text(now)}." if now else ""
         if model.worst.broken or model.worst.without_effect:
-            return f"{model.model}: {found.reason}.{so_far}{_excluded(model.worst)}"
+            why = f"resilience cannot be given: {found.reason}."
+            return f"{model.model}: {why}{so_far}{_excluded(model.worst)}"
         return f"{model.model}: no attack without the original was measured.{so_far}"
     text = f"{model.model}: at worst {_worst(summary, model)}."
     before = model.before and model.before.unsafe
