@@ -296,7 +296,7 @@ def durability_table(rows: list[dict[str, Any]]) -> str:
         flags[_column(row), row["method"]].append([mark == "1" for mark in row["unsafe_flags"]])
     columns = [c for c, name in flags if name == ORACLE and (c, PLAIN) in flags]
     columns = [column for column in columns if column != "before"]
-    names = [n for n in dict.fromkeys(name for _, name in flags) if n not in ("base", PLAIN)]
+    names = [n for n in dict.fromkeys(name for _, name in flags) if n not in ("base", PLAIN, ORACLE)]
     lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for column in columns:
         ends = flags[column, PLAIN], flags[column, ORACLE]
