@@ -78,7 +78,8 @@ def _check(field: Field, found: Any, owner: str, of: Any) -> None:
                 raise ConfigError(f"{owner}: {field.name} is {item!r}; choose from {known}")
     if field.range is not None:
         for item in items:
-            if item is not None and not isinstance(item, tuple(parts_in(field.kind))):
+            own = item is None or isinstance(item, tuple(parts_in(field.kind)))
+            if not own and item not in field.words:
                 check_range(owner, field.name, item, field.range, of=of)
 
 
