@@ -224,7 +224,9 @@ def past_steps(records: Iterable[Mapping[str, Any]], total: int) -> list[Progres
 
 
 def share_done(progress: Progress) -> float:
-    """Return how much of its stage is done, 0 to 1."""
+    """Return how much of its stage is done, 0 to 1: by cost, where the work knows it."""
+    if progress.share is not None:
+        return progress.share
     parts = progress.micro_step / progress.micro_total if progress.micro_total else 0.0
     return min(1.0, (progress.step + parts) / max(1, progress.total))
 

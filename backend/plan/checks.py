@@ -10,6 +10,7 @@ from numbers import Real
 from typing import Any, get_origin
 
 from ..errors import ConfigError
+from ..text.refused import WHY, sexualises_minors
 from .field import INFINITY, Field, Range, fields_of, number_text, parts_in
 
 
@@ -56,6 +57,13 @@ def check_distinct(owner: str, what: str, names: Iterable[Any]) -> None:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ConfigError(f"{owner}: two {what} are called {repeated[0]!r}")
+
+
+def check_prompts(owner: str, texts: Iterable[str]) -> None:
+    """Raise ConfigError for a text that would sexualise minors; the message does not repeat it."""
+    for place, text in enumerate(texts, start=1):
+        if sexualises_minors(text):
+            raise ConfigError(f"{owner}: text {place} {WHY}")
 
 
 def _check(field: Field, found: Any, owner: str, of: Any) -> None:
