@@ -69,6 +69,7 @@ def engine(monkeypatch, tmp_path):
     fake = FakeEngine()
     info = SimpleNamespace(
         title="Stable Diffusion 1.x", layout="ldm", family=find_family("sd1"), bytes=1000,
+        export_bytes=1000,
         path=tmp_path / "model.safetensors",
         resolution=512, files={"unet": ()}, headers={}, sources=lambda component: {},
         cautions=(),

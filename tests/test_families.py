@@ -34,7 +34,8 @@ FUSED = {  # q, k, v and the input of an MLP in one tensor of the file, as in tr
 
 def test_no_family_is_named_outside_of_families(package_folder):
     """Strings and identifiers; comments and prose about SD 1.x may say what they like."""
-    names = re.compile(rf"['\"_.]({'|'.join(FAMILIES)})\b|^({'|'.join(FAMILIES)})$", re.IGNORECASE)
+    known = "|".join(dict.fromkeys((*FAMILIES, *(each.name for each in all_families()), "klein")))
+    names = re.compile(rf"['\"_.]({known})\b|^({known})$", re.IGNORECASE)
     wrong = []
     for folder in ("backend", "nodes", "scripts"):
         for path in sorted((package_folder / folder).rglob("*.py")):
@@ -50,7 +51,7 @@ def test_no_family_is_named_outside_of_families(package_folder):
 
 def test_families_are_found_by_name_and_registered_once():
     assert [family.name for family in all_families()][:3] == list(FAMILIES)
-    with pytest.raises(ConfigError, match="choose from sd1, sd2, sdxl"):
+    with pytest.raises(ConfigError, match="choose from sd1, sd2, sdxl, flux2_klein"):
         find_family("flux")
     register(find_family("sd1"))
     assert len({family.name for family in all_families()}) == len(all_families())

@@ -384,3 +384,14 @@ def test_only_the_tables_of_methods_tell_them_apart(package_folder):
     }
     values = {name for name in found if name.startswith("backend/plan/")}
     assert values and found - values == {"backend/hardening/methods.py"}
+
+
+def test_the_warnings_of_stages_reach_the_result(tmp_path):
+    """Named, once, and again when a finished stage is read back."""
+    edit = plan(before=(Stage(method="closed_form", rank=1),))
+    first = run(edit, tmp_path / "run")
+    (warning,) = first.warnings
+    assert re.fullmatch(
+        r"stage 1-closed_form: rank 1 holds \d+% of the edit: raise adapter.rank", warning
+    )
+    assert run(edit, tmp_path / "run").warnings == first.warnings

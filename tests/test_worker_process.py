@@ -138,7 +138,9 @@ def test_a_disk_that_fills_up_in_mid_run_is_told_and_the_run_goes_on(package_fol
                     filler.write(b"\0" * 4096)
             (failed,) = [e for e in read_until(process, is_an_end) if is_an_end(e)]
             assert process.wait() == USER
-        assert failed["kind"] == "user" and "No space left on device): make room" in failed["message"]
+        assert (
+            failed["kind"] == "user" and "No space left on device): make room" in failed["message"]
+        )
         (disk / "filler").unlink()
         saved = RunFolder.open(disk / "run", read_only=True).steps_saved
         assert 1 <= saved < 30

@@ -83,7 +83,7 @@ class Networks:
     def dtype(self, component: str, wanted: torch.dtype) -> torch.dtype:
         return wanted
 
-    def tokenizers(self) -> tuple[Any, ...]:
+    def tokenizers(self, places: Sequence[Path] = ()) -> tuple[Any, ...]:
         return (ToyTokenizer(),)
 
     def text_encoder(self, who: str, component: str, tensors: Any, **how: Any) -> Any:
@@ -148,6 +148,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class LoraNames:
+    form: str = "kohya"
     base_version: str = "toy"
     version_2: bool = False
     architecture: str = "toy"

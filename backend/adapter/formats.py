@@ -15,7 +15,8 @@ Which module names it uses depends on the family, as it does in the field:
 `unet` in Stable Diffusion. It has no place for alpha that all versions
 read (diffusers 0.31 takes alpha = rank, later ones read a JSON in the metadata),
 so alpha / rank is multiplied into B. ComfyUI drops most attention tensors of this form with only
-a line in its log: give its users the kohya file.
+a line in its log for Stable Diffusion: give its users the kohya file. Of transformers it reads this
+form completely, and not kohya's: a family says which form is written (`LoraNames.form`).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def save_lora(
     adapter: AnyAdapter,
     path: str | Path,
     *,
-    format: LoraFormat = "kohya",  # noqa: A002
+    format: LoraFormat | Literal[""] = "",  # noqa: A002
     dtype: torch.dtype = torch.float32,
     family: Family | str = "",
     metadata: Mapping[str, str] | None = None,
@@ -54,6 +55,7 @@ def save_lora(
 ) -> Path:
     """Write the adapter as a LoRA; the same adapter gives the same bytes. Returns the path.
 
+    format: empty means the one that hosts of the family read completely (`LoraNames.form`).
     family: of the model, or its name; empty means guessed from the modules and their widths.
     metadata: added to the file's own (strings).
     """
@@ -71,6 +73,7 @@ def save_lora(
         raise ExportError(f"{path.parent} is not a folder: create it first")
     if not isinstance(family, Family):
         family = find_family(family) if family else guess_family(adapter)
+    format = lora_format(family, format)  # noqa: A001
     tensors = _kohya(adapter, family) if format == "kohya" else _peft(adapter, family)
     tensors = {name: _cast(name, tensor, dtype) for name, tensor in tensors.items()}
     about = {
@@ -88,6 +91,16 @@ def save_lora(
     }
     _write(path, with_metadata(to_bytes(tensors), {**about, **(metadata or {})}))
     return path
+
+
+def lora_format(family: Family, asked: str) -> LoraFormat:
+    """Return the form that a LoRA is written in; raise where hosts would not read it completely."""
+    if asked == "kohya" and family.lora.form != "kohya":
+        raise ExportError(
+            f"a LoRA for {family.title} in kohya's form is not read completely by ComfyUI and "
+            "diffusers: write it in the form `diffusers`"
+        )
+    return "diffusers" if "diffusers" in (asked, family.lora.form) else "kohya"
 
 
 def load_lora(path: str | Path) -> Adapter:

@@ -29,6 +29,7 @@ _PART = re.compile(
     r"|diff|diff_b|w_norm|b_norm)(?:\.default)?"
     r")"
 )
+_OLD_OUTPUT = re.compile(r"\.attn[12]\.to_out$")  # a transformer's may be called so today
 _SIDES = {"A": "down", "B": "up"}
 _OTHER_KINDS = {
     "OFT": ("oft_blocks", "oft_diag", "oft_R", "oft_r."), "GLoRA": (".a1.weight", ".b1.weight"),
@@ -69,8 +70,9 @@ def sort_names(names: Iterable[str]) -> Names:
 
 def _present_stem(stem: str) -> str:
     """Rename a layer of old diffusers, which put LoRAs beside it: `attn1.processor.to_out`."""
-    stem = stem.replace(".processor.", ".")
-    return stem + ".0" if stem.endswith(".to_out") else stem
+    present = stem.replace(".processor.", ".")
+    old = present != stem or _OLD_OUTPUT.search(present)
+    return present + ".0" if old and present.endswith(".to_out") else present
 
 
 def other_kind(names: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..families.base.stored import StoredFolder
-from ..families.registry import family_of_folder
+from ..families.registry import all_families, family_of_folder
 from ..text import json_text
 from .header import read_header
 from .info import CheckpointInfo, describe
@@ -25,7 +25,8 @@ def detect_folder(path: Path) -> CheckpointInfo:
         if family is None:
             raise CheckpointError(
                 f"{path} holds a {index.get('_class_name', 'model without a U-Net')} (SD3, Flux or "
-                "alike): only SD 1.x, SD 2.x and SDXL base checkpoints can be hardened"
+                "alike), which cannot be hardened; supported are "
+                + ", ".join(each.title for each in all_families())
             )
         found = family.recognition.describe_folder(folder)
     except (TypeError, KeyError, ValueError, AttributeError, ArithmeticError) as error:

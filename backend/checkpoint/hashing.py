@@ -48,7 +48,11 @@ def source_hashes(
 
 def source_name(info: CheckpointInfo, path: Path) -> str:
     """Return the name of a checkpoint's file in `source_hashes`."""
-    return path.name if path == info.path else path.relative_to(info.path).as_posix()
+    if path == info.path:
+        return path.name
+    if info.layout == "ldm":  # a companion, which may be called like the denoiser's file
+        return f"{path.parent.name}/{path.name}"
+    return path.relative_to(info.path).as_posix()
 
 
 def tensor_sha256_of(path: Path, *, on_progress: ProgressCallback = silent) -> str:

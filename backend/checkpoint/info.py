@@ -25,7 +25,8 @@ class CheckpointInfo:
     configs: by component and `scheduler`, in diffusers' form.
     prefixes: of the names of each component in the file; empty in a folder.
     resolution: native side in pixels.
-    files: the weight files of each component; all the same one in the layout `ldm`.
+    files: the weight files of each component. In the layout `ldm` it is `path`, unless the
+        component lies in a file of its own, which an export leaves alone.
     headers: the header of each of these files.
     dtypes: storage types of each component, the most frequent (by bytes) first, e.g. ("F16",).
     bytes: total size of the weight files.
@@ -65,6 +66,22 @@ class CheckpointInfo:
         return self.family.components
 
     @property
+    def places(self) -> tuple[Path, ...]:
+        """Return the folders in which parts beside the weights, such as tokenizers, may lie."""
+        if self.layout == "diffusers":
+            return (self.path,)
+        return tuple(dict.fromkeys(file.parent for file in self.headers))
+
+    @property
+    def export_bytes(self) -> int:
+        """Return the bytes that an export writes: companions of a single file stay where they
+        are."""
+        if self.layout == "diffusers":
+            return self.bytes
+        header = self.headers[self.path]
+        return header.data_start + header.data_bytes
+
+    @property
     def zero_terminal_snr(self) -> bool:
         """Return True if the noise schedule ends in pure noise."""
         return bool(self.configs["scheduler"].get("rescale_betas_zero_snr"))
@@ -89,8 +106,9 @@ def describe(
 ) -> CheckpointInfo:
     """Combine the family's findings and the headers."""
     metadata: dict[str, str] = {}
-    for header in headers.values():  # the denoiser's file comes first, and wins
-        metadata = header.metadata | metadata
+    for file, header in headers.items():  # the denoiser's file comes first, and wins
+        if layout == "diffusers" or file == path:  # a companion's say nothing of the denoiser
+            metadata = header.metadata | metadata
     return CheckpointInfo(
         path=path,
         family=family,
@@ -109,7 +127,8 @@ def describe(
         bytes=sum(header.data_start + header.data_bytes for header in headers.values()),
         metadata=metadata,
         decided=decided,
-        distilled=distilled_by(
+        distilled=found.distilled
+        or distilled_by(
             (path.stem if layout == "ldm" else path.name, *found.names),
             metadata,
             str(found.configs["scheduler"].get("_class_name", "")),

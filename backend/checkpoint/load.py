@@ -66,7 +66,7 @@ def load_checkpoint(
         family=family,
         denoiser=networks[family.denoiser],
         text_encoders=tuple(networks[name] for name in family.text_encoders),
-        tokenizers=family.networks.tokenizers(),
+        tokenizers=family.networks.tokenizers(info.places),
         vae=networks[family.vae],  # type: ignore[arg-type]
         process=schedule.to(device),
         resolution=info.resolution,

@@ -143,9 +143,10 @@ def hardened_metadata(
     filled = {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": family.metadata.architecture(prediction_type),
-        "modelspec.implementation": _IMPLEMENTATION[layout],
+        "modelspec.implementation": _implementation(family, layout),
         "modelspec.resolution": f"{resolution}x{resolution}",
         "modelspec.prediction_type": "v" if prediction_type == "v_prediction" else prediction_type,
+        **family.metadata.notices,
     }
     renewed = {
         "modelspec.title": own_title if previous else f"{own_title} (hardened)",
@@ -157,6 +158,11 @@ def hardened_metadata(
     if previous:
         renewed[PREFIX + "previous"] = json.dumps(previous)
     return {**filled, **kept, **renewed, **provenance.to_metadata()}
+
+
+def _implementation(family: Family, layout: str) -> str:
+    own = family.metadata.implementation if layout == "ldm" else ""
+    return own or _IMPLEMENTATION[layout]
 
 
 def _decision(decided: str, prediction_type: str, source: Mapping[str, str]) -> dict[str, str]:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
-from ..families.base.stored import StoredFile
+from ..families.base.stored import Companion, StoredFile
 from .header import Header
 
 
-def stored_file(path: Path, header: Header, decided: str = "") -> StoredFile:
-    """Wrap a file whose header has been read. decided: see `StoredFile`."""
+def stored_file(
+    path: Path,
+    header: Header,
+    decided: str = "",
+    beside: Callable[[Companion], StoredFile] | None = None,
+) -> StoredFile:
+    """Wrap a file whose header has been read. decided, beside: see `StoredFile`."""
     return StoredFile(
         path.name, header.tensors, header.metadata, lambda name: read_values(path, header, name),
-        decided,
+        decided, path, beside,
     )  # fmt: skip
 
 

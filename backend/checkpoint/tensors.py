@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..families.base.sources import Source, part_shape
+from ..families.base.sources import Source, part_shape, swap_halves
 from .header import Header
 
 TORCH_DTYPES = {
@@ -56,7 +56,8 @@ class TensorFile:
         tensor = self._bytes(source.name, begin, size).view(TORCH_DTYPES[entry.dtype])
         if source.part == "transposed":
             return tensor.reshape(stored).T.contiguous()
-        return tensor.reshape(part_shape(entry.shape, source))
+        tensor = tensor.reshape(part_shape(entry.shape, source))
+        return swap_halves(tensor) if source.part == "swapped" else tensor
 
     def _bytes(self, name: str, begin: int, size: int) -> Tensor:
         data = torch.empty(size, dtype=torch.uint8)

@@ -60,6 +60,7 @@ def add_job_arguments(parser: CommandParser) -> None:
     parser.later.append(_add_plan_fields)
     parser.later.append(add_device)
     add_prediction(parser)
+    add_parts(parser)
     parser.add_argument("--lora", metavar="FILE", help="write the adapter as a LoRA to this file")
     parser.add_argument("--run-folder", metavar="FOLDER", help="records and state (OUTPUT.run)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
@@ -92,6 +93,12 @@ def add_prediction(parser: argparse.ArgumentParser, whose: str = "the checkpoint
         help=f"what {whose} predicts, if its own statements contradict each other or are "
         "wrong (v-zsnr: v, with a schedule that ends in pure noise)",
     )  # fmt: skip
+
+
+def add_parts(parser: argparse.ArgumentParser) -> None:
+    why = "where the checkpoint's file has none (by default the fitting one near it)"
+    parser.add_argument("--text-encoder", metavar="FILE", help=f"the text encoder, {why}")
+    parser.add_argument("--vae", metavar="FILE", help="the VAE, likewise")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -12,8 +12,9 @@ def demo(args: argparse.Namespace, console: Console) -> int:
     from ..demo.run import run_demo
 
     result = run_demo(
-        Path(args.folder), quick=args.quick, seed=args.seed, on_progress=console.progress
-    )
+        Path(args.folder), preset=args.preset, quick=args.quick, seed=args.seed,
+        on_progress=console.progress,
+    )  # fmt: skip
     console.result(str(result), "done", **result.to_json())
     return 0
 
@@ -51,7 +52,7 @@ def lora(args: argparse.Namespace, console: Console) -> int:
     )  # fmt: skip
     more = {} if found.error is None else {"rank": found.rank, "relative_error": found.error}
     console.result(
-        f"LoRA  {found.sentence}", "done", lora=str(found.path), format=args.format, **more
+        f"LoRA  {found.sentence}", "done", lora=str(found.path), format=found.format, **more
     )
     return 0
 

@@ -32,7 +32,7 @@ def job_of(args: argparse.Namespace) -> Job:
         job = Job(checkpoint=args.checkpoint, output=args.output, plan=plan)
     places = {
         name: str(Path(value).absolute())
-        for name in ("checkpoint", "output", "lora", "run_folder")
+        for name in ("checkpoint", "output", "lora", "run_folder", "text_encoder", "vae")
         if (value := getattr(args, name) or getattr(job, name))
     }
     return replace(

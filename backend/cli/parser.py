@@ -72,6 +72,11 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_demo(commands: Commands) -> None:
     demo = add_command(commands, "demo", "harden the embedded demo and show before and after")
     demo.add_argument("folder", nargs="?", default="demo-run", help="output folder (demo-run)")
+    demo.add_argument(
+        "--preset", choices=("durable", "balanced"), default="durable",
+        help="how the hardened model is made: durable (default) erases and distils; balanced is "
+        "ResAlign alone",
+    )  # fmt: skip
     demo.add_argument("--quick", action="store_true", help="fewer steps and pictures")
     demo.add_argument("--seed", type=int, default=0, metavar="N")
 
@@ -123,8 +128,9 @@ def _add_lora(commands: Commands) -> None:
     lora.add_argument("run_folder", metavar="RUN", help="the run's folder")
     lora.add_argument("--output", required=True, metavar="FILE", help="the LoRA (.safetensors)")
     lora.add_argument(
-        "--format", choices=("kohya", "diffusers"), default="kohya",
-        help="kohya: ComfyUI, A1111, Forge, diffusers (default); diffusers: PEFT's names",
+        "--format", choices=("kohya", "diffusers"), default="",
+        help="kohya: ComfyUI, A1111, Forge, diffusers (default for Stable Diffusion); diffusers: "
+        "PEFT's names (default for transformers)",
     )  # fmt: skip
     lora.add_argument(
         "--rank", type=int, default=0, metavar="N",

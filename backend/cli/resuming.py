@@ -21,7 +21,7 @@ def resume(args: argparse.Namespace, console: Console) -> int:
     def run(ranks: Ranks) -> int:
         job = job_in(
             args.run_folder, args.device or "", output=args.output or "", allow=asker(args)
-        )  # fmt: skip
+        )
         if isinstance(job, ProbeJob):
             from .probing import probe_to_report
 

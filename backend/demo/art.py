@@ -202,3 +202,16 @@ def evaluation_prompts(classes: Sequence[str], per_class: int, seed: int) -> lis
         specs = sample_specs(per_class, seed * 1000 + i, (class_,))
         pairs += [(caption(spec), class_) for spec in specs]
     return pairs
+
+
+def distinct_prompts(classes: Sequence[str], per_class: int, seed: int) -> list[tuple[str, str]]:
+    """Return (prompt, class) pairs, no prompt twice: full captions while there are any, then such
+    as vary in training."""
+    pairs = []
+    for i, class_ in enumerate(classes):
+        specs = sample_specs(20 * per_class, seed * 1000 + i, (class_,))
+        rng = np.random.default_rng(seed * 1000 + i)
+        prompts = dict.fromkeys([caption(spec) for spec in specs])
+        prompts |= dict.fromkeys([caption(spec, rng) for spec in specs])
+        pairs += [(prompt, class_) for prompt in list(prompts)[:per_class]]
+    return pairs

@@ -18,7 +18,7 @@ from ..model.encode import decode_latents, encode_prompts
 from ..model.generate import generate_latents
 from ..model.model import Model
 from ..numerics.seeds import generator
-from .art import BENIGN, UNSAFE, evaluation_prompts
+from .art import BENIGN, UNSAFE, distinct_prompts, evaluation_prompts
 from .judge import Judge
 
 STEPS, GUIDANCE, BATCH = 12, 4.0, 48
@@ -47,11 +47,14 @@ class Meter:
     """Fixed prompts and seeds, encoded once; measures any model with the same text encoder."""
 
     def __init__(
-        self, model: Model, judge: Judge, *, unsafe: int = 24, benign: int = 3, seed: int = 1
-    ) -> None:
-        """Encode the prompts. unsafe, benign: prompts per class of each kind."""
+        self, model: Model, judge: Judge, *, unsafe: int = 24, benign: int = 3, seed: int = 1,
+        distinct: bool = False,
+    ) -> None:  # fmt: skip
+        """Encode the prompts. unsafe, benign: prompts per class of each kind; distinct: none of
+        them twice."""
         self._judge = judge
-        pairs = evaluation_prompts(UNSAFE, unsafe, seed) + evaluation_prompts(BENIGN, benign, seed)
+        prompts = distinct_prompts if distinct else evaluation_prompts
+        pairs = prompts(UNSAFE, unsafe, seed) + prompts(BENIGN, benign, seed)
         self.prompts = [prompt for prompt, _ in pairs]
         self.classes = [class_ for _, class_ in pairs]
         self._conditioning = encode_prompts(model, self.prompts)
@@ -72,13 +75,17 @@ class Meter:
         )
         return decode_latents(model, latents).clamp(-1, 1)
 
+    def seen(self, images: Tensor) -> list[str]:
+        """Return the class that the judge sees in each image."""
+        return self._judge.classify(images)
+
     def measure(self, model: Model, concept: EncodedSet) -> Rates:
         """Generate for all prompts and judge; see the module's docstring."""
         return self.judge(self.images(model), model, concept)
 
     def judge(self, images: Tensor, model: Model, concept: EncodedSet) -> Rates:
         """Return the rates of `images`, which `model` generated for all prompts in order."""
-        seen = self._judge.classify(images)
+        seen = self.seen(images)
         weapons = [s in UNSAFE for c, s in zip(self.classes, seen, strict=True) if c in UNSAFE]
         right = [c == s for c, s in zip(self.classes, seen, strict=True) if c not in UNSAFE]
         return Rates(sum(weapons), len(weapons), sum(right), len(right), harm_error(model, concept))

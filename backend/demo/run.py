@@ -1,9 +1,9 @@
 """`resalign demo`: the whole procedure on a checkpoint small enough to train on a laptop.
 
 The embedded model generates emoji; weapons are its unsafe concept. The concept is removed twice,
-by plain unlearning and by ResAlign. Both results are exported as checkpoint files and loaded
-again; then the base and both copies are fine-tuned for real on the same pictures, 20 % of which
-show weapons. The same prompts and seeds are generated before and after, and a small network
+by plain unlearning and by a preset that lasts. Both results are exported as checkpoint files and
+loaded again; then the base and both copies are fine-tuned for real on the same pictures, 20 % of
+which show weapons. The same prompts and seeds are generated before and after, and a small network
 judges what the images show.
 """
 
@@ -24,6 +24,7 @@ from ..checkpoint.save import export_merged
 from ..data.batches import EncodedData, prepare_data
 from ..data.encoded_set import EncodedSet
 from ..data.latents import encode_image_set
+from ..errors import ConfigError
 from ..hardening.run import harden
 from ..plan.fine_tune import FineTuneConfig
 from ..plan.hardening import HardeningPlan
@@ -36,10 +37,12 @@ from .art import UNSAFE
 from .evaluation import Meter, Rates
 from .judge import Judge
 from .pictures import picture_grid, rate_bars
-from .plans import ATTACK, CHECKPOINT, plain_plan, resalign_plan, write_data
+from .plans import ATTACK, CHECKPOINT, durable_plan, plain_plan, resalign_plan, write_data
 from .threads import run_in_threads
 
 BASE, PLAIN, HARDENED = "base", "plainly unlearned", "hardened"
+PRESETS = ("durable", "balanced")
+_SETS = ("forget", "retain", "inner", "attack", "attack_concept")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,54 +97,61 @@ class DemoResult:
 def run_demo(
     folder: Path | str,
     *,
+    preset: str = PRESETS[0],
     quick: bool = False,
     seed: int = 0,
     on_progress: ProgressCallback = silent,
 ) -> DemoResult:
     """Harden, export, fine-tune and compare; all files stay in `folder`.
 
-    quick: a tenth of the steps and few prompts, to see that it works; its rates mean nothing.
+    preset: of the hardened model: "durable" erases and distils, "balanced" is ResAlign alone; both
+    with the demo's own learning rates. quick: a tenth of the steps and few prompts, to see that it
+    works; its rates mean nothing.
+
+    Raises:
+        ConfigError: the demo has no such preset.
     """
+    if preset not in PRESETS:
+        raise ConfigError(f"the demo has no preset {preset!r}, only {', '.join(PRESETS)}")
     threads = torch.get_num_threads()
     # Networks this small gain nothing from several threads per operation, and lose much where
     # the cores are shared; `run_in_threads` uses the cores instead.
     torch.set_num_threads(1)
     try:
-        return _run(Path(folder), quick, seed, on_progress)
+        return _run(Path(folder), preset, quick, seed, on_progress)
     finally:
         torch.set_num_threads(threads)
 
 
-def _run(folder: Path, quick: bool, seed: int, on_progress: ProgressCallback) -> DemoResult:
+def _run(
+    folder: Path, preset: str, quick: bool, seed: int, on_progress: ProgressCallback
+) -> DemoResult:
     started = time.perf_counter()
-    data = write_data(folder / "data", ("forget", "retain", "inner", "attack", "attack_concept"))
+    data, cache = write_data(folder / "data", _SETS), folder / "cache"
     judge = Judge.load()
-    sizes = {"unsafe": 3, "benign": 1} if quick else {"unsafe": 12, "benign": 2}
+    unsafe, benign = (3, 1) if quick else (12, 2)  # prompts per class
     base = load_checkpoint(CHECKPOINT)
-    meter = Meter(base, judge, **sizes)
-    plans = {PLAIN: plain_plan(data, seed=seed), HARDENED: resalign_plan(data, seed=seed)}
-    if quick:
-        plans = {
-            name: replace(plan, outer_steps=6, warm_up_steps=min(3, plan.warm_up_steps))
-            for name, plan in plans.items()
-        }
-    encoded = {
-        name: prepare_data(base, plan, cache=folder / "cache", on_progress=on_progress)
-        for name, plan in plans.items()
-    }
+    meter = Meter(base, judge, unsafe=unsafe, benign=benign)
+    plans = _plans(data, preset, quick, seed)
     files = {BASE: CHECKPOINT} | {
         name: folder / f"demo_{name.replace(' ', '_')}.safetensors" for name in plans
     }
+    # What both need is encoded first: two threads would do it twice
+    shared = prepare_data(base, plans[PLAIN], cache=cache, on_progress=on_progress)
+    encoded = {PLAIN: shared, HARDENED: None}
     run_in_threads(
         "unlearning, plainly and hardened",
-        sum(plan.outer_steps for plan in plans.values()),
-        {name: partial(_unlearn, plan, encoded[name], files[name]) for name, plan in plans.items()},
+        sum(map(_reports, plans.values())),
+        {
+            name: partial(_unlearn, plan, encoded[name], cache, files[name])
+            for name, plan in plans.items()
+        },
         on_progress,
     )
 
     attack = replace(ATTACK, steps=5) if quick else ATTACK
     sets = {
-        name: encode_image_set(base, ImageSet(folder=str(data[name])), cache=folder / "cache")
+        name: encode_image_set(base, ImageSet(folder=str(data[name])), cache=cache)
         for name in ("attack", "attack_concept")
     }
     shown = _shown(meter)
@@ -168,13 +178,47 @@ def _run(folder: Path, quick: bool, seed: int, on_progress: ProgressCallback) ->
     return result
 
 
+def _plans(data: dict[str, Path], preset: str, quick: bool, seed: int) -> dict[str, HardeningPlan]:
+    plain = plain_plan(data, seed=seed)
+    hardened = durable_plan(plain) if preset == "durable" else resalign_plan(data, seed=seed)
+    if not quick:
+        return {PLAIN: plain, HARDENED: hardened}
+    varied = replace(hardened.varied, images=min(16, hardened.varied.images))
+    return {
+        name: replace(plan, outer_steps=6, warm_up_steps=min(3, plan.warm_up_steps), varied=varied)
+        for name, plan in ((PLAIN, plain), (HARDENED, hardened))
+    }
+
+
+def _reports(plan: HardeningPlan) -> int:
+    """Return the steps of a piece's progress: images to draw count like steps."""
+    return plan.varied.images + plan.outer_steps
+
+
 def _unlearn(
-    plan: HardeningPlan, data: EncodedData, target: Path, on_progress: ProgressCallback
+    plan: HardeningPlan,
+    data: EncodedData | None,
+    cache: Path,
+    target: Path,
+    on_progress: ProgressCallback,
 ) -> None:
-    """Harden by the plan and export; the run folder lies beside the export."""
+    """Harden by the plan and export; the run folder lies beside the export.
+
+    data: None to encode and draw here what the plan needs.
+    """
+    drawn = plan.varied.images
+
+    def drawing(progress: Progress) -> None:
+        counts = progress.stage == "synthesising"
+        on_progress(replace(progress, step=progress.step if counts else 0))
+
     model = load_checkpoint(CHECKPOINT)
+    data = data or prepare_data(model, plan, cache=cache, on_progress=drawing)
     run = target.with_suffix(".run")
-    result = harden(model, plan, run_folder=run, data=data, on_progress=on_progress)
+    result = harden(
+        model, plan, run_folder=run, data=data,
+        on_progress=lambda progress: on_progress(replace(progress, step=drawn + progress.step)),
+    )  # fmt: skip
     provenance = provenance_of(plan, result.records, base_model="resalign demo")
     report = export_merged(
         CHECKPOINT, result.adapter, target, provenance=provenance, overwrite=True

@@ -1,6 +1,7 @@
 """Families of models: one folder each. Everything that depends on the kind of model is here."""
 
 from .base.family import Family
+from .flux2_klein import FLUX2_KLEIN
 from .registry import all_families, find_family, register
 from .sd1 import SD1
 from .sd2 import SD2
@@ -9,5 +10,6 @@ from .sdxl import SDXL
 register(SD1)
 register(SD2)
 register(SDXL)
+register(FLUX2_KLEIN)
 
 __all__ = ["Family", "all_families", "find_family", "register"]

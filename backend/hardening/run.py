@@ -85,11 +85,13 @@ def harden(
         folder = RunFolder.of(run_folder, plan) if ranks.first else None
         if folder is not None and folder is not run_folder:
             stack.enter_context(folder)
-        warnings = []
+        warnings: list[str] = []
         on_cpu = folder is not None and model.device.type == "cpu"
         began = ranks.share(folder.machine(this_machine()) if folder and on_cpu else None)
         if began is not None:
             warnings = told_changes(began, this_machine())
+            for warning in warnings:
+                log.warning(warning)
             stack.enter_context(threads(began["threads"]))
         stack.enter_context(quantised(model, plan.quantization))
         if data is None:
@@ -103,7 +105,9 @@ def harden(
                 job = _Run(
                     stage, place, ranks, rename_stage(on_progress, "harden", f"stage {name}")
                 )
-                earlier = job.harden(model, data, [], earlier).adapter
+                done = job.harden(model, data, [], earlier)
+            earlier = done.adapter
+            warnings += [f"stage {name}: {warning}" for warning in done.warnings]
         return _Run(plan, folder, ranks, on_progress).harden(model, data, warnings, earlier)
 
 
@@ -133,8 +137,6 @@ class _Run:
     ) -> HardenResult:
         """Run the plan's own method, on top of the adapter of the stages before it."""
         method, plan = read_plan(self.plan)
-        for warning in warnings:
-            log.warning(warning)
         with adapted(model, plan, earlier) as denoiser:
             setup = set_up(
                 denoiser, plan, data, warnings=warnings,

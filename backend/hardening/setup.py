@@ -19,6 +19,7 @@ from ..bilevel.hypergradient import differentiates_twice
 from ..bilevel.objective import Objective
 from ..bilevel.vectors import gradient
 from ..data.batches import EncodedData
+from ..errors import ConfigError
 from ..model.kernels import Kernels, choose_kernels, optimiser_options
 from ..model.model import Model
 from ..plan.hardening import HardeningPlan
@@ -86,6 +87,8 @@ class Setup:
 
 def adapted(model: Model, plan: HardeningPlan, earlier: AnyAdapter | None = None) -> Trained:
     """Put a fresh θ of the plan on the model's denoiser. earlier: what stages before it left."""
+    if why := model.family.unfit.get(plan.method):
+        raise ConfigError(f"method {plan.method} does not fit {model.family.title}: {why}")
     if FACTS[plan.method].dense:
         return DenseDenoiser(
             model,

@@ -22,6 +22,7 @@ from ..checkpoint.info import CheckpointInfo
 from ..data.captions import listed
 from ..data.image_set import find_broken, read_image_folder
 from ..errors import ResAlignError
+from ..families import Family
 from ..families.base.sources import part_shape
 from ..numerics.byte_sizes import GIB, format_bytes
 from ..plan.fine_tune import RETAIN
@@ -95,7 +96,7 @@ def check_job(
     """
     problems: list[str] = []
     warnings: list[str] = []
-    info = _try(problems, lambda: detect(job.checkpoint, prediction=job.prediction))
+    info = _try(problems, lambda: _detected(job))
     if info is not None:
         _try(problems, lambda: _check_loadable(info))
     device = _try(problems, lambda: resolve_device(job.device))
@@ -111,7 +112,7 @@ def check_job(
         copies = _try(problems, lambda: copies_of(info))
         warnings += sentences(copies or (), info.family.denoiser, exporting=False)
         warnings += info.cautions
-        disk = disk_estimate(info, job.plan) - (0 if exporting else info.bytes)
+        disk = disk_estimate(info, job.plan) - (0 if exporting else info.export_bytes)
         target = Path(job.output) if exporting else run_folder_of(job)
         free = shutil.disk_usage(_existing(target)).free
         if disk > free:
@@ -126,7 +127,8 @@ def check_job(
             needed = memory_needed(info, job.plan, room, on_try)
             if not budget and (needed.fits is False or needed.changes):  # else `memory` says it
                 warnings.append(f"{device} has too little memory: {'; '.join(needed.words)}")
-        warnings += _doubts(job.plan)
+        problems += _unfit(job.plan, info.family)
+        warnings += _doubts(job.plan, info.family)
     title = f"{Path(job.checkpoint).name}: {info.title}" if info else job.checkpoint
     return CheckReport(
         problems=tuple(problems), warnings=tuple(warnings), checkpoint=title,
@@ -137,9 +139,27 @@ def check_job(
     )  # fmt: skip
 
 
-def _doubts(plan: HardeningPlan) -> list[str]:
+def _detected(job: Job) -> CheckpointInfo:
+    return detect(job.checkpoint, prediction=job.prediction, parts=job.parts)
+
+
+def _unfit(plan: HardeningPlan, family: Family) -> list[str]:
+    """Methods of a plan that make no sense for a family."""
+    return [
+        f"method {method} does not fit {family.title}: {family.unfit[method]}"
+        for method in methods_of(plan)
+        if method in family.unfit
+    ]
+
+
+def _doubts(plan: HardeningPlan, family: Family) -> list[str]:
     """What a plan can be run with, and probably was not meant to."""
     found = []
+    if family.guidance and (strange := _strange_guidance(plan, *family.guidance)):
+        low, high = family.guidance
+        found.append(
+            f"{' and '.join(strange)}: {family.title} is drawn with guidance {low:g} to {high:g}"
+        )
     if FACTS[plan.method].simulates_users and not plan.fine_tunes:
         found.append("fine_tunes is empty: this is plain unlearning, which does not last")
     if changes_all_weights(plan) and not any(FACTS[m].erases for m in methods_of(plan)):
@@ -148,6 +168,22 @@ def _doubts(plan: HardeningPlan) -> list[str]:
             "not removed, and come back: add a stage of method erase to `before`"
         )
     return found
+
+
+def _strange_guidance(plan: HardeningPlan, low: float, high: float) -> list[str]:
+    """Fields that draw images with a strength of guidance outside of what a family is meant for."""
+    sets = {
+        **{f"images of {c.name}": c.images or plan.forget_set for c in plan.concepts},
+        "retain_set": plan.retain_set,
+    }
+    drawn = {name: found.guidance for name, found in sets.items() if found and found.prompts}
+    if changes_all_weights(plan) and plan.varied.images:
+        drawn["varied"] = plan.varied.guidance
+    return [
+        f"{name} has guidance {value:g}"
+        for name, value in drawn.items()
+        if not low - 1 <= value <= high + 1
+    ]
 
 
 def run_folder_of(job: Job) -> Path:
@@ -185,7 +221,7 @@ def disk_estimate(info: CheckpointInfo, plan: HardeningPlan) -> int:
         stages = sum(FACTS[stage.method].dense for stage in plan.before)
         own = 1 + 2 * 3 if FACTS[plan.method].dense else 1
         numbers += denoiser_parameters(info) * (2 * stages + own)
-    return round(info.bytes + 4 * numbers)
+    return round(info.export_bytes + 4 * numbers)
 
 
 def denoiser_parameters(info: CheckpointInfo) -> int:

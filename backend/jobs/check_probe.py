@@ -78,7 +78,7 @@ def _family(checkpoint: ProbeCheckpoint, warnings: list[str] | None) -> str:
     from ..checkpoint.load import check_loadable
     from ..run.folder import RunFolder
 
-    path, prediction = Path(checkpoint.path), checkpoint.prediction
+    path, prediction, parts = Path(checkpoint.path), checkpoint.prediction, checkpoint.parts
     if not path.exists():
         raise ConfigError(f"{checkpoint.name}: {path} does not exist")
     if (path / "plan.json").is_file():
@@ -91,8 +91,8 @@ def _family(checkpoint: ProbeCheckpoint, warnings: list[str] | None) -> str:
                 f"{checkpoint.name}: {path} stopped after step {done} of {total}: resume it first, "
                 "then probe it"
             )
-        path, prediction = Path(run.job.checkpoint), run.job.prediction
-    info = check_loadable(detect(path, prediction=prediction))
+        path, prediction, parts = Path(run.job.checkpoint), run.job.prediction, run.job.parts
+    info = check_loadable(detect(path, prediction=prediction, parts=parts))
     if warnings is not None:
         warnings += [f"{checkpoint.name}: {text}" for text in info.cautions]
     return info.family.name

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..adapter.dense import AnyAdapter, DenseAdapter
-from ..adapter.formats import save_lora
+from ..adapter.formats import LoraFormat, guess_family, lora_format, save_lora
 from ..adapter.lora import Adapter
 from ..adapter.low_rank import nearest_lora
 from ..checkpoint.detect import detect
@@ -48,11 +48,15 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class LoraOutput:
-    """A LoRA that was written. error: ‖ΔW − the LoRA's‖ / ‖ΔW‖; None where it is exact."""
+    """A LoRA that was written. error: ‖ΔW − the LoRA's‖ / ‖ΔW‖; None where it is exact.
+
+    format: see `save_lora`.
+    """
 
     path: Path
     rank: int
     error: float | None
+    format: LoraFormat = "kohya"
 
     @property
     def sentence(self) -> str:
@@ -92,8 +96,9 @@ def export_job(
     record = finished_probe(probe, run.load_adapter()[0]) if probe else None
     source = source_of_run(run, checkpoint)
     decided = prediction or (run.job.prediction if run.job else "")
+    parts = run.job.parts if run.job else {}
     return write_outputs(
-        run, checkpoint=detect(source, prediction=decided) if decided else source,
+        run, checkpoint=detect(source, prediction=decided, parts=parts),
         output=output, overwrite=overwrite, probe=record, hash_file=hash_file,
         on_progress=on_progress,
     )  # fmt: skip
@@ -103,7 +108,7 @@ def lora_job(
     folder: Path | str,
     output: Path,
     *,
-    naming: Literal["kohya", "diffusers"] = "kohya",
+    naming: Literal["", "kohya", "diffusers"] = "",
     rank: int = 0,
     overwrite: bool = False,
     unfinished: bool = False,
@@ -128,8 +133,12 @@ def lora_job(
             "changed all weights"
         )
     about = {} if error is None else {"resalign.relative_error": f"{error:.4g}"}
-    path = save_lora(adapter, output, format=naming, metadata=about, overwrite=overwrite)
-    return LoraOutput(path, adapter.rank, error)
+    family = guess_family(adapter)
+    naming = lora_format(family, naming)
+    path = save_lora(
+        adapter, output, format=naming, family=family, metadata=about, overwrite=overwrite
+    )
+    return LoraOutput(path, adapter.rank, error, naming)
 
 
 def export_adapter(

@@ -227,6 +227,11 @@ def _open(folder: Path, job: Job | HardeningPlan, begun: bool) -> RunFolder:
         raise RunError(
             f"{folder} holds a run on {other}, not on {job.checkpoint}: choose another run folder"
         )
+    if run.job.parts != job.parts:
+        run.close()
+        raise RunError(
+            f"{folder} holds a run with another text encoder or VAE: choose another run folder"
+        )
     if run.job.prediction != job.prediction:
         stored = run.job.prediction or "as the file says"
         run.close()
@@ -247,4 +252,6 @@ def _recognised(job: Job, report: CheckReport | None) -> Path | CheckpointInfo:
     path, info = Path(job.checkpoint), report.info if report else None
     if info and all(read_header(file) == header for file, header in info.headers.items()):
         return info
-    return detect(path, prediction=job.prediction) if job.prediction else path
+    if not (job.prediction or any(job.parts.values())):
+        return path
+    return detect(path, prediction=job.prediction, parts=job.parts)

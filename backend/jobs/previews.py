@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..progress import Progress, ProgressCallback, silent
 
 if TYPE_CHECKING:
+    from ..families import Family
     from ..families.base.conditioning import Conditioning
     from ..model.model import Model
     from ..plan.hardening import HardeningPlan
@@ -81,8 +82,8 @@ class Previews:
         assert self._encoded is not None
         images = generate_images(
             self._model, self._encoded, seeds=[_SEED] * len(self._prompts), steps=STEPS,
-            guidance=GUIDANCE, height=self._side, width=self._side, negative=self._empty,
-            on_progress=self._tell,
+            guidance=_guidance(self._model.family), height=self._side, width=self._side,
+            negative=self._empty, on_progress=self._tell,
         )  # fmt: skip
         for number, (image, text) in enumerate(zip(images, self._prompts, strict=True)):
             caption = f"step {step}: {text}"
@@ -96,6 +97,10 @@ class Previews:
         self._settings.on_progress(
             Progress(stage=STAGE, step=0, total=0, micro_step=step, micro_total=of)
         )
+
+
+def _guidance(family: Family) -> float:
+    return family.guidance[0] if family.guidance else GUIDANCE
 
 
 def to_pil(image: Any) -> Any:

@@ -109,7 +109,7 @@ def generate_images(
 
 def _solve(model, noise, conditioning, unconditional, guidance, steps, on_step) -> Tensor:
     """Sample one batch from noise (float32) to clean latents."""
-    scheduler = model.process.sampler(steps)
+    scheduler = model.process.sampler(steps, positions=noise.shape[-2] * noise.shape[-1])
     count = len(noise)
     if unconditional is not None:
         conditioning = Conditioning.cat([unconditional.expand(count), conditioning])

@@ -56,8 +56,13 @@ class Model:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Return the type of the denoiser's weights."""
-        return next(self.denoiser.parameters()).dtype
+        """Return the type of the denoiser's weights, before they were quantised if they are."""
+        for module in self.denoiser.modules():
+            kept = getattr(module, "unpacked_type", None)
+            own = (part.dtype for part in module._parameters.values() if part is not None)
+            if found := kept or next(own, None):
+                return found
+        raise ValueError("the denoiser has no weights")
 
     def denoise(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """Return the denoiser's prediction, with whatever adapters are switched on."""

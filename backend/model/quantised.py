@@ -42,7 +42,7 @@ class QuantisedLinear(nn.Linear):
         nn.Module.__init__(self)
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.kind: Quantization = kind
-        self._type = layer.weight.dtype
+        self.unpacked_type = layer.weight.dtype
         true = layer.weight.detach().to(device)
         packed, scales, self._state = (
             _meta_packed(true, kind) if true.is_meta else _packed(true, kind)
@@ -59,10 +59,12 @@ class QuantisedLinear(nn.Linear):
     def true_weight(self) -> Tensor:
         """Return the quantised W, [out, in], in its original type."""
         if self.weight.is_meta:
-            return self.scales.new_empty(self.out_features, self.in_features, dtype=self._type)
+            shape = self.out_features, self.in_features
+            return self.scales.new_empty(shape, dtype=self.unpacked_type)
         functions = import_module("bitsandbytes.functional")
         if self.kind == "int8":
-            return functions.int8_vectorwise_dequant(self.weight, self.scales).to(self._type)
+            unpacked = functions.int8_vectorwise_dequant(self.weight, self.scales)
+            return unpacked.to(self.unpacked_type)
         return functions.dequantize_4bit(self.weight.detach(), self._state)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (its name in nn.Linear)

@@ -184,7 +184,7 @@ def _convert(kind: Any, value: Any, where: str, folder: Path | None) -> Any:
         )
     if origin is Literal:
         if value not in options:
-            choices = ", ".join(map(str, options))
+            choices = ", ".join(str(option) for option in options if option != "")
             raise ConfigError(f"{where} is {_shown(value)}; choose from {choices}")
         return value
     if is_dataclass(kind):

@@ -17,6 +17,19 @@ Prediction = Annotated[
         "epsilon, v, or v-zsnr (v with a schedule that ends in pure noise); empty follows the file."
     ),
 ]
+TextEncoder = Annotated[
+    str,
+    PATH,
+    Help(
+        "File of the text encoder, where the checkpoint's single file does not hold it; empty: the "
+        "only fitting one beside it, or in the folders that hosts keep such files in."
+    ),
+]
+Vae = Annotated[
+    str,
+    PATH,
+    Help("File of the VAE, where the checkpoint's single file does not hold it; empty: likewise."),
+]
 Device = Annotated[str, Help("Device that computes: auto, cpu, cuda, cuda:1 or mps.")]
 
 
@@ -47,6 +60,13 @@ class Job:
     ] = ""
     device: Device = "auto"
     prediction: Prediction = ""
+    text_encoder: TextEncoder = ""
+    vae: Vae = ""
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Files of components apart from the checkpoint, by component; empty: not named."""
+        return {"text_encoder": self.text_encoder, "vae": self.vae}
 
     def __post_init__(self) -> None:
         for name, what in (("checkpoint", "to harden"), ("output", "to write the result to")):

@@ -12,7 +12,7 @@ from .concept import Concept
 from .document import document
 from .field import NOT_EMPTY, PATH, Help, Range
 from .images import ImageSet
-from .job import Device, Prediction
+from .job import Device, Prediction, TextEncoder, Vae
 from .measurement import GenerationConfig, PromptSet, ScorerConfig, UtilityConfig
 
 BEFORE = "before"  # the evaluation of a checkpoint as it is
@@ -114,6 +114,13 @@ class ProbeCheckpoint:
         Help("A .safetensors file, a diffusers folder, or the folder of a finished run."),
     ]
     prediction: Prediction = ""
+    text_encoder: TextEncoder = ""
+    vae: Vae = ""
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Files of components apart from the checkpoint, by component; empty: not named."""
+        return {"text_encoder": self.text_encoder, "vae": self.vae}
 
     def __post_init__(self) -> None:
         check_fields(self, f"checkpoint {self.name}".rstrip())

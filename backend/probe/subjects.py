@@ -49,7 +49,9 @@ class FileSubject:
         on_progress: ProgressCallback = silent,
     ) -> None:
         self._device = device
-        self._checkpoint = detect(checkpoint.path, prediction=checkpoint.prediction)
+        self._checkpoint = detect(
+            checkpoint.path, prediction=checkpoint.prediction, parts=checkpoint.parts
+        )
         found = inspect(self._checkpoint, hash=True, on_progress=on_progress)
         self.info = ModelInfo(
             name=checkpoint.name,
@@ -85,7 +87,9 @@ class RunSubject:
                 "first, then probe it"
             )
         self._device = device
-        self._checkpoint = detect(run.job.checkpoint, prediction=run.job.prediction)
+        self._checkpoint = detect(
+            run.job.checkpoint, prediction=run.job.prediction, parts=run.job.parts
+        )
         self._adapter, _ = run.load_adapter()
         if run.source():
             hashes = source_hashes(self._checkpoint, on_progress=on_progress)

@@ -43,7 +43,7 @@ def lora(request: LoraRequest, live: LiveState, check: Check) -> Done:
         request.run_folder, Path(request.output), naming=request.format, rank=request.rank,
         overwrite=request.overwrite, unfinished=request.unfinished,
     )  # fmt: skip
-    result: dict[str, Any] = {"path": str(found.path), "format": request.format}
+    result: dict[str, Any] = {"path": str(found.path), "format": found.format}
     if found.error is None:
         return result, f"{found.path.name} written"
     result |= {"rank": found.rank, "relative_error": found.error}

@@ -108,7 +108,7 @@ class LoraRequest:
 
     run_folder: str
     output: str
-    format: Literal["kohya", "diffusers"] = "kohya"
+    format: Literal["", "kohya", "diffusers"] = ""
     rank: int = 0
     overwrite: bool = False
     unfinished: bool = False

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TOKENIZER = REPOSITORY / "backend" / "checkpoint" / "families" / "tokenizer"
+TOKENIZER = REPOSITORY / "backend" / "families" / "clip" / "tokenizer"
 
 # Loaded as a package of its own, so that training needs nothing else of the repository.
 _package = types.ModuleType("resalign_demo")

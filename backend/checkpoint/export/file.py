@@ -28,7 +28,7 @@ def export_file(job: Export) -> ExportReport:
     touched = {**job.touched, **also}
     job = replace(job, copies=averages_copy(averages), changes=len(touched))
     check_touched(source.name, [header], touched, job.adapter)
-    check_target(source, target, overwrite=job.overwrite, size=job.info.bytes + _SPARE)
+    check_target(source, target, overwrite=job.overwrite, size=job.info.export_bytes + _SPARE)
     tally, date = Tally(), now()
 
     def metadata(hashes: Hashes) -> dict[str, str]:

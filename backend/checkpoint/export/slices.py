@@ -38,7 +38,7 @@ def touched_tensors(info: CheckpointInfo, adapter: AnyAdapter) -> Touched:
     found, missing = written_by(adapter.parameters, sources)
     if missing:
         raise _unknown(info.path.name, missing, len(adapter.parameters))
-    turned = [name for name in adapter.parameters if sources[name].part != "whole"]
+    turned = [name for name in adapter.parameters if sources[name].part not in ("whole", "swapped")]
     if turned:
         raise ExportError(
             f"{info.path.name} keeps {turned[0]} and {len(turned) - 1} more of the adapter's "
@@ -93,7 +93,9 @@ class Tally:
         def apply(entry: TensorEntry, old: bytearray) -> Any:
             weight = torch.frombuffer(old, dtype=DTYPES[entry.dtype]).view(entry.shape)
             found = [
-                merged_weight(_rows(weight, piece), adapter.change(piece.parameter), name)
+                merged_weight(
+                    _rows(weight, piece), piece.in_file(adapter.change(piece.parameter)), name
+                )
                 for piece in pieces
             ]
             self._add(name, found)

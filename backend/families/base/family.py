@@ -11,7 +11,8 @@ it in their functions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .latent_space import LatentSpace
@@ -45,6 +46,9 @@ class Family:
     denoise: (denoiser, latents, times, conditioning) to the prediction.
     process: (file named in errors, scheduler config) to the noise process.
     native_side: what the denoiser predicts to the side in pixels that published models have.
+    unfit: hardening methods that make no sense for this family, each with the reason.
+    guidance: the strengths of classifier-free guidance, from and to, that its models are meant for;
+        None where a plan's default is right.
     """
 
     name: str
@@ -68,6 +72,8 @@ class Family:
     lora: LoraNames
     host: HostNames
     metadata: MetadataNames
+    unfit: Mapping[str, str] = field(default_factory=dict)
+    guidance: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         return self.name
@@ -147,8 +153,11 @@ class Networks(Protocol):
         """Return the type that a component can work in, if not the wanted one."""
         ...
 
-    def tokenizers(self) -> tuple[Any, ...]:
-        """Return the tokenizers, from files that ship with the package."""
+    def tokenizers(self, places: Sequence[Path] = ()) -> tuple[Any, ...]:
+        """Return the tokenizers, from files that ship with the package or lie in `places`.
+
+        places: the folder that the model lies in, or those of its files.
+        """
         ...
 
     def text_encoder(
@@ -255,10 +264,14 @@ class Latents(Protocol):
 class LoraNames(Protocol):
     """The names of the denoiser's modules in LoRA files.
 
+    form: of the files that are written unless another is asked for, `kohya` or `diffusers`. A
+    family whose own form is `diffusers` has no other: hosts would drop modules of it silently.
     base_version: kohya's `ss_base_model_version`. version_2: `ss_v2`. architecture: ModelSpec's,
     without `/lora`. key_prefix: what keys begin with in kohya's form.
     """
 
+    @property
+    def form(self) -> str: ...
     @property
     def base_version(self) -> str: ...
     @property
@@ -302,6 +315,13 @@ class HostNames:
 
 @dataclass(frozen=True, slots=True)
 class MetadataNames:
-    """Entries in the headers of whole checkpoints. architecture: prediction to ModelSpec's name."""
+    """Entries in the headers of whole checkpoints.
+
+    architecture: prediction to ModelSpec's name. implementation: of single files, as ModelSpec
+    names it; empty: Stable Diffusion's. notices: entries that a result has unless its source has
+    others, such as the licence of the published weights.
+    """
 
     architecture: Callable[[str], str]
+    implementation: str = ""
+    notices: Mapping[str, str] = field(default_factory=dict)

@@ -17,11 +17,15 @@ arXiv:2210.02747, and Esser et al., arXiv:2403.03206 (velocity, logit-normal tim
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Prediction = Literal["epsilon", "v_prediction", "flow"]
 
@@ -63,8 +67,11 @@ class NoiseProcess(Protocol):
         noise and of the clean latent count alike; errors of the noise weigh at most `cap`."""
         ...
 
-    def sampler(self, steps: int) -> Any:
-        """Return a diffusers scheduler, set to `steps`, that integrates from noise to x₀."""
+    def sampler(self, steps: int, positions: int = 0) -> Any:
+        """Return a diffusers scheduler, set to `steps`, that integrates from noise to x₀.
+
+        positions: of a latent, height · width; some schedules depend on it. 0: native size.
+        """
         ...
 
     def fingerprint(self) -> tuple[str | float, ...]:
@@ -77,8 +84,8 @@ class NoiseProcess(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class EpsilonProcess:
-    """Variance-preserving diffusion whose denoiser predicts the noise ε.
+class _Diffusion:
+    """Variance-preserving diffusion in discrete times: all but what the denoiser predicts.
 
     alphas_cumprod: ᾱ, [steps] in float32, falling from 1 towards 0.
     """
@@ -87,7 +94,7 @@ class EpsilonProcess:
 
     @property
     def prediction_type(self) -> Prediction:
-        return "epsilon"
+        raise NotImplementedError
 
     @property
     def steps(self) -> int:
@@ -105,6 +112,27 @@ class EpsilonProcess:
 
     def add_noise(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         return diffuse(latents, noise, times, self.alphas_cumprod)
+
+    def sampler(self, steps: int, positions: int = 0) -> Any:
+        return _dpm_solver(self.alphas_cumprod, self.prediction_type, steps)
+
+    def fingerprint(self) -> tuple[str | float, ...]:
+        return (self.prediction_type, *self.alphas_cumprod.tolist())
+
+    def to(self, device: torch.device | str) -> Self:
+        return replace(self, alphas_cumprod=self.alphas_cumprod.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class EpsilonProcess(_Diffusion):
+    """Variance-preserving diffusion whose denoiser predicts the noise ε.
+
+    alphas_cumprod: ᾱ, [steps] in float32, falling from 1 towards 0.
+    """
+
+    @property
+    def prediction_type(self) -> Prediction:
+        return "epsilon"
 
     def target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         return noise
@@ -112,45 +140,17 @@ class EpsilonProcess:
     def error_weights(self, times: Tensor, cap: float) -> Tensor:
         return _noise_error_weights(self.alphas_cumprod.to(times.device)[times], cap)
 
-    def sampler(self, steps: int) -> Any:
-        return _dpm_solver(self.alphas_cumprod, "epsilon", steps)
-
-    def fingerprint(self) -> tuple[str | float, ...]:
-        return ("epsilon", *self.alphas_cumprod.tolist())
-
-    def to(self, device: torch.device | str) -> EpsilonProcess:
-        return replace(self, alphas_cumprod=self.alphas_cumprod.to(device))
-
 
 @dataclass(frozen=True, slots=True)
-class VProcess:
+class VProcess(_Diffusion):
     """Variance-preserving diffusion whose denoiser predicts v = √ᾱ_t · ε − √(1 − ᾱ_t) · x₀.
 
     alphas_cumprod: ᾱ, [steps] in float32, falling from 1 towards 0.
     """
 
-    alphas_cumprod: Tensor
-
     @property
     def prediction_type(self) -> Prediction:
         return "v_prediction"
-
-    @property
-    def steps(self) -> int:
-        """Number of discrete times, 1000 in all published models."""
-        return len(self.alphas_cumprod)
-
-    def sample_times(self, batch: int, generator: torch.Generator) -> Tensor:
-        return torch.randint(0, self.steps, (batch,), generator=generator)
-
-    def middle_times(self, batch: int, generator: torch.Generator) -> Tensor:
-        return _middle(self.steps, batch, generator)
-
-    def time_grid(self, count: int) -> list[float]:
-        return _discrete_grid(self.steps, count)
-
-    def add_noise(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        return diffuse(latents, noise, times, self.alphas_cumprod)
 
     def target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         alpha = _per_sample(self.alphas_cumprod, times, latents)
@@ -160,15 +160,6 @@ class VProcess:
         alpha = self.alphas_cumprod.to(times.device)[times]
         return alpha * _noise_error_weights(alpha, cap)  # an error of v is √ᾱ of it in ε
 
-    def sampler(self, steps: int) -> Any:
-        return _dpm_solver(self.alphas_cumprod, "v_prediction", steps)
-
-    def fingerprint(self) -> tuple[str | float, ...]:
-        return ("v_prediction", *self.alphas_cumprod.tolist())
-
-    def to(self, device: torch.device | str) -> VProcess:
-        return replace(self, alphas_cumprod=self.alphas_cumprod.to(device))
-
 
 @dataclass(frozen=True, slots=True)
 class FlowProcess:
@@ -176,11 +167,14 @@ class FlowProcess:
 
     shift: s ≥ 1 moves times towards noise, σ ↦ s·σ / (1 + (s − 1)·σ), in training and sampling.
     time_mean, time_std: of the normal distribution of logit σ before the shift.
+    sampling_mu: (positions of a latent, steps) to μ, where models are sampled with the shift
+        s = exp μ instead; for 0 positions it takes the native size.
     """
 
     shift: float = 1.0
     time_mean: float = 0.0
     time_std: float = 1.0
+    sampling_mu: Callable[[int, int], float] | None = None
 
     @property
     def prediction_type(self) -> Prediction:
@@ -210,14 +204,21 @@ class FlowProcess:
         alpha = kept.square() / (kept.square() + (1 - kept).square())
         return kept.square() * _noise_error_weights(alpha, cap)
 
-    def sampler(self, steps: int) -> Any:
+    def sampler(self, steps: int, positions: int = 0) -> Any:
         from diffusers import FlowMatchEulerDiscreteScheduler
 
+        if self.sampling_mu is not None:
+            scheduler = FlowMatchEulerDiscreteScheduler(TRAIN_STEPS, use_dynamic_shifting=True)
+            even = [1 - i / steps for i in range(steps)]
+            scheduler.set_timesteps(sigmas=even, mu=self.sampling_mu(positions, steps))
+            return scheduler
         scheduler = FlowMatchEulerDiscreteScheduler(TRAIN_STEPS, shift=self.shift)
         scheduler.set_timesteps(steps)
         return scheduler
 
     def fingerprint(self) -> tuple[str | float, ...]:
+        if self.sampling_mu is not None:
+            return ("flow", self.shift, "mu", *(self.sampling_mu(0, steps) for steps in (1, 100)))
         return ("flow", self.shift)
 
     def to(self, device: torch.device | str) -> FlowProcess:
@@ -283,9 +284,7 @@ def _broadcast(values: Tensor, like: Tensor) -> Tensor:
     return values.to(device=like.device, dtype=like.dtype).view(-1, *[1] * (like.dim() - 1))
 
 
-def _dpm_solver(
-    alphas_cumprod: Tensor, prediction: Literal["epsilon", "v_prediction"], steps: int
-) -> Any:
+def _dpm_solver(alphas_cumprod: Tensor, prediction: Prediction, steps: int) -> Any:
     """DPM-Solver++ (Lu et al., arXiv:2211.01095) over this very ᾱ, whatever its schedule."""
     from diffusers import DPMSolverMultistepScheduler
 
@@ -294,7 +293,7 @@ def _dpm_solver(
     scheduler = DPMSolverMultistepScheduler(
         num_train_timesteps=len(alphas),
         trained_betas=betas.float().numpy(),
-        prediction_type=prediction,
+        prediction_type=cast(Any, prediction),  # never flow: that has a sampler of its own
     )
     with warnings.catch_warnings():  # diffusers hands torch tensors to np.array
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)

@@ -26,7 +26,8 @@ class Other:
 
 
 _SUPPORTED = (
-    "only SD 1.x, SD 2.x and SDXL base checkpoints (and fine-tunes of them) can be hardened"
+    "only SD 1.x, SD 2.x, SDXL base and FLUX.2 klein 4B checkpoints (and fine-tunes of them) can "
+    "be hardened"
 )
 _WHOLE = "give the whole checkpoint, with U-Net, text encoder and VAE in one file"
 
@@ -113,16 +114,22 @@ _TEXT_WIDTHS = (768, 1024, 2048, _REFINER_WIDTH)
 _DOWN = re.compile(r"lora[._](linear_layer\.)?(down|A)\b|lora\.down|lora_down|lora_A")
 
 
+def quantised_kind(tensors: Mapping[str, StoredTensor]) -> Other | None:
+    """Return what a file with quantised weights is; None where its weights are floating point."""
+    names = "|" + "||".join(tensors) + "|"
+    found = next(Other(*entry[:3]) for entry in _BY_NAME if entry[0] == "quantised")
+    marks = next(entry[3] for entry in _BY_NAME if entry[0] == "quantised")
+    return found if any(mark in names for mark in marks) else _in_integers(tensors)
+
+
 def other_kind(tensors: Mapping[str, StoredTensor]) -> Other | None:
     """Return what a file is if it is surely not a checkpoint of a U-Net family, else None."""
     names = "|" + "||".join(tensors) + "|"
     for kind, what, advice, marks in _BY_NAME:
         if any(mark in names for mark in marks):
             return Other(kind, what, advice)
-    for name, entry in tensors.items():
-        if entry.dtype in _QUANTISED_DTYPES and len(entry.shape) > 1:
-            return Other("quantised", f"a quantised checkpoint ({name} is {entry.dtype})",
-                         "give the original fp16 or fp32 checkpoint instead")  # fmt: skip
+    if found := _in_integers(tensors):
+        return found
     parts = [part for part in _PARTS if any(mark in names for mark in part[2])]
     if len(parts) == 1:
         kind, what, _ = parts[0]
@@ -136,6 +143,14 @@ def other_kind(tensors: Mapping[str, StoredTensor]) -> Other | None:
     if "|model.diffusion_model." not in names:
         return Other("unknown", "of an unknown layout (diffusers' names in a single file)",
                      "give the file it was made from, or the diffusers folder")  # fmt: skip
+    return None
+
+
+def _in_integers(tensors: Mapping[str, StoredTensor]) -> Other | None:
+    for name, entry in tensors.items():
+        if entry.dtype in _QUANTISED_DTYPES and len(entry.shape) > 1:
+            return Other("quantised", f"a quantised checkpoint ({name} is {entry.dtype})",
+                         "give the original fp16 or fp32 checkpoint instead")  # fmt: skip
     return None
 
 

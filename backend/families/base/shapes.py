@@ -33,7 +33,7 @@ class Shapes:
         if not shape:
             raise CheckpointError(
                 f"{self.file} lacks the tensor {self.prefix + name}: it is incomplete or of an "
-                "unknown layout; use a complete SD 1.x, SD 2.x or SDXL checkpoint"
+                "unknown layout; use a complete checkpoint of a supported family"
             )
         return shape
 

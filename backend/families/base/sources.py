@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # The network's tensor is the file's (its rows): as it is; a 1 × 1 convolution's weight as a matrix;
-# its transpose.
-Part = Literal["whole", "matrix", "transposed"]
+# its transpose; with the two halves of its rows exchanged (scale and shift of a modulation).
+Part = Literal["whole", "matrix", "transposed", "swapped"]
 Rows = tuple[int, int]  # from the first up to, not including, the second
 
 
@@ -28,10 +31,24 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Rows of a file's tensor that are one tensor of the network; None means all of them."""
+    """Rows of a file's tensor that are one tensor of the network; None means all of them.
+
+    part: as in `Source`.
+    """
 
     parameter: str
     rows: Rows | None = None
+    part: Part = "whole"
+
+    def in_file(self, change: Tensor) -> Tensor:
+        """Return a change of the network's tensor as the file keeps it."""
+        return swap_halves(change) if self.part == "swapped" else change
+
+
+def swap_halves(tensor: Tensor) -> Tensor:
+    """Exchange the upper and the lower half of the rows; twice is the identity."""
+    half = tensor.shape[0] // 2
+    return tensor.roll(half, 0)
 
 
 def written_by(
@@ -48,7 +65,8 @@ def written_by(
         if source is None:
             missing.append(parameter)
             continue
-        found[source.name] = (*found.get(source.name, ()), Piece(parameter, source.rows))
+        piece = Piece(parameter, source.rows, source.part)
+        found[source.name] = (*found.get(source.name, ()), piece)
     return found, missing
 
 

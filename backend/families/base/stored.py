@@ -6,7 +6,7 @@ Families do not open files. Whoever does (`checkpoint/`) hands them one of these
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -33,11 +33,28 @@ DECISIONS = {
 
 
 @dataclass(frozen=True)
+class Companion:
+    """A component that people keep in a file of its own, and how that file is found.
+
+    component: its name. what: for readers, e.g. `text encoder (Qwen3 4B)`. usual: names that such
+    files have, without their ending, the likeliest first. folders: beside which they usually lie.
+    fits: says of a file whether it holds the component.
+    """
+
+    component: str
+    what: str
+    usual: tuple[str, ...]
+    folders: tuple[str, ...]
+    fits: Callable[[StoredFile], bool]
+
+
+@dataclass(frozen=True)
 class StoredFile:
     """A single weights file.
 
     read: the values of one small tensor; empty if it cannot decode it. decided: a key of
-    `DECISIONS` where the caller decides what the model predicts.
+    `DECISIONS` where the caller decides what the model predicts. path: where it lies. beside: finds
+    a companion of this file, or raises a CheckpointError that says how to give it.
     """
 
     name: str
@@ -45,6 +62,8 @@ class StoredFile:
     metadata: Mapping[str, str]
     read: Callable[[str], list[float]]
     decided: str = ""
+    path: Path | None = None
+    beside: Callable[[Companion], StoredFile] | None = None
 
     @cached_property
     def other(self) -> Other | None:
@@ -68,6 +87,8 @@ class Description:
     configs: by component and `scheduler`, in diffusers' form. prefixes: what names of each
     component begin with in a single file. prediction: what the denoiser predicts, as the noise
     process spells it. resolution: native side in pixels. names: of models that it was made from.
+    files: of the components that lie in a file of their own. distilled: how the model seems to have
+    been distilled and what says so, where the family knows more than names in general do.
     """
 
     configs: dict[str, dict[str, Any]]
@@ -75,6 +96,8 @@ class Description:
     prediction: str
     resolution: int
     names: tuple[str, ...] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
+    distilled: str = ""
 
 
 class Checkpoint(Protocol):

@@ -22,6 +22,10 @@ class UNetLoraNames:
     spec: UNetSpec
 
     @property
+    def form(self) -> str:
+        return "kohya"
+
+    @property
     def base_version(self) -> str:
         return self.spec.lora_base
 

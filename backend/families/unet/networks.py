@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .spec import UNetSpec
@@ -45,7 +46,7 @@ class UNetNetworks:
         overflows = component == "vae" and not self.spec.half_vae and wanted == torch.float16
         return torch.float32 if overflows else wanted
 
-    def tokenizers(self) -> tuple[Any, ...]:
+    def tokenizers(self, places: Sequence[Path] = ()) -> tuple[Any, ...]:
         from ..clip.networks import load_tokenizer
 
         return tuple(load_tokenizer(self.spec.config(text.tokenizer)) for text in self.spec.texts)

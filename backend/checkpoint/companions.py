@@ -1,0 +1,101 @@
+"""Finds the files of components that people keep apart from the denoiser.
+
+ComfyUI's users have the denoiser, the text encoder and the VAE in folders of their own
+(`models/diffusion_models`, `text_encoders`, `vae`). A component is taken from the file that the
+user names, else from the only fitting one beside the denoiser or in those folders. Only headers are
+read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ..errors import CheckpointError
+from ..families.base.refuse import quantised_kind
+from ..families.base.stored import Companion, StoredFile
+from .header import Header, read_header
+from .stored import stored_file
+
+_ABOVE = 3  # folders above the denoiser's in which the usual folders are looked for
+_MANY = 500  # files that are opened at most
+
+
+class Companions:
+    """Companions of one file. headers: of those that were found."""
+
+    def __init__(self, path: Path, named: Mapping[str, str]) -> None:
+        self._path, self._named = path, named
+        self.headers: dict[Path, Header] = {}
+
+    def find(self, wanted: Companion) -> StoredFile:
+        """Return the companion's file; a CheckpointError says how to give it."""
+        if named := self._named.get(wanted.component, "").strip():
+            return self._taken(Path(named), wanted)
+        fitting = [file for file in self._candidates(wanted) if wanted.fits(file)]
+        whole = [file for file in fitting if not quantised_kind(file.tensors)]
+        for stem in wanted.usual:
+            named_so = [file for file in whole if Path(file.name).stem.lower() == stem]
+            if len(named_so) == 1:
+                return named_so[0]
+        if len(whole) == 1:
+            return whole[0]
+        raise CheckpointError(self._why(wanted, whole, fitting))
+
+    def _taken(self, path: Path, wanted: Companion) -> StoredFile:
+        file = self._opened(path)
+        if not wanted.fits(file):
+            raise CheckpointError(
+                f"{path.name} does not hold the {wanted.what} of {self._path.name}: give its own "
+                f"file, e.g. {wanted.usual[0]}.safetensors"
+            )
+        if other := quantised_kind(file.tensors):
+            raise CheckpointError(other.sentence(path.name))
+        return file
+
+    def _opened(self, path: Path) -> StoredFile:
+        if path not in self.headers:
+            self.headers[path] = read_header(path)
+        return stored_file(path, self.headers[path])
+
+    def _candidates(self, wanted: Companion) -> Iterator[StoredFile]:
+        for path in self._paths(wanted):
+            try:
+                yield self._opened(path)
+            except CheckpointError:  # damaged, or of another format: somebody else's file
+                continue
+
+    def _paths(self, wanted: Companion) -> list[Path]:
+        here = self._path.absolute().parent
+        folders = [here]
+        for above in (here, *here.parents[:_ABOVE]):
+            folders += [above / name for name in wanted.folders]
+        found = [
+            path
+            for folder in folders
+            if folder.is_dir()
+            for path in sorted(
+                folder.glob("*.safetensors" if folder == here else "**/*.safetensors")
+            )
+        ]
+        others = [path for path in found if path.resolve() != self._path.resolve()]
+        return list(dict.fromkeys(others))[:_MANY]
+
+    def _why(self, wanted: Companion, whole: list[StoredFile], fitting: list[StoredFile]) -> str:
+        name, field = self._path.name, wanted.component
+        flag = "--" + field.replace("_", "-")
+        if len(whole) > 1:
+            shown = ", ".join(file.name for file in whole[:4])
+            return (
+                f"{name} has no {wanted.what} of its own, and several files hold one ({shown}): "
+                f"name one in `{field}` ({flag})"
+            )
+        if fitting:
+            return (
+                f"{name} has no {wanted.what} of its own, and {fitting[0].name} is quantised: "
+                "fetch the bf16 version of it"
+            )
+        return (
+            f"{name} has no {wanted.what}: put its file ({wanted.usual[0]}.safetensors) beside it "
+            f"or into {' or '.join(wanted.folders)}, or name it in `{field}` ({flag})"
+        )

@@ -1,0 +1,52 @@
+"""FLUX.2 klein 4B as a diffusers folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import CheckpointError
+from ..base.stored import Description, StoredFolder
+from .config import DENOISER, SIDE, TEXT, VAE, check_parts
+from .refusals import distilled_klein, refuse_relatives
+
+CLASS = "Flux2Transformer2DModel"
+
+
+def is_flux2(folder: StoredFolder) -> bool:
+    """True for a folder whose denoiser is one of FLUX.2."""
+    named = folder.index.get(DENOISER)
+    return isinstance(named, list) and len(named) == 2 and named[1] == CLASS
+
+
+def describe_folder(folder: StoredFolder) -> Description:
+    """Read the configs of a folder; a CheckpointError says why it cannot be used."""
+    name = folder.path.name
+    configs: dict[str, dict[str, Any]] = {
+        component: folder.read(f"{component}/config.json") for component in (DENOISER, TEXT, VAE)
+    }
+    refuse_relatives(name, configs[DENOISER])
+    kind = configs[TEXT].get("model_type")
+    if kind != "qwen3":
+        raise CheckpointError(f"{name}: its text encoder is a {kind!r}, not Qwen3")
+    for component in (DENOISER, TEXT):
+        if configs[component].get("quantization_config"):
+            raise CheckpointError(
+                f"{name}: its {component} is quantised (quantization_config): give the bf16 folder"
+            )
+    if configs[VAE].get("_class_name") != "AutoencoderKLFlux2":
+        raise CheckpointError(
+            f"{name}: its VAE is {configs[VAE].get('_class_name')!r}, not AutoencoderKLFlux2"
+        )
+    configs["scheduler"] = folder.read("scheduler/scheduler_config.json")
+    check_parts(name, configs)
+    stated = folder.index.get("is_distilled")
+    distilled = distilled_klein(name) if stated is None else ""
+    if stated:
+        distilled = "FLUX.2 klein distilled to 4 steps, by `is_distilled` in model_index.json"
+    return Description(
+        configs=configs,
+        prefixes={DENOISER: "", TEXT: "", VAE: ""},
+        prediction="flow",
+        resolution=SIDE,
+        distilled=distilled,
+    )

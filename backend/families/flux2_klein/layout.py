@@ -1,0 +1,76 @@
+"""The places of a checkpoint's tensors in its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..base.sources import Source
+from ..base.stored import Checkpoint
+from ..unet.vae_names import vae_sources
+from .config import DENOISER, TEXT
+from .file import norm_name
+from .names import denoiser_sources
+
+_COUNTER = "num_batches_tracked"  # of the VAE's normalisation, of no use once it is trained
+_UNREAD = "lm_head.weight"  # the text encoder writes no text here
+_STATISTICS = ("bn.running_mean", "bn.running_var")
+_NESTED = {"quant_conv": "encoder.quant_conv", "post_quant_conv": "decoder.post_quant_conv"}
+
+
+class Layout:
+    """The `TensorLayout` of FLUX.2 klein."""
+
+    def sources(self, component: str, checkpoint: Checkpoint) -> dict[str, Source]:
+        config, prefix = checkpoint.configs[component], checkpoint.prefixes[component]
+        names = checkpoint.names(component)
+        if component == TEXT:
+            if checkpoint.layout == "diffusers":
+                prefix = "model." if "model.embed_tokens.weight" in names else ""
+            return {name: Source(prefix + name) for name in _text_names(config)}
+        if checkpoint.layout == "diffusers":
+            return {name: Source(name) for name in names if self.stored(name)}
+        if component == DENOISER:
+            return denoiser_sources(config, prefix, norm=norm_name(names, prefix))
+        return _vae_sources(config, prefix, names)
+
+    def canonical(self, component: str, name: str) -> str:
+        return name
+
+    def stored(self, name: str) -> bool:
+        return not name.endswith(_COUNTER)
+
+    def harmless(self, checkpoint: Checkpoint, name: str) -> bool:
+        return name.endswith((_COUNTER, _UNREAD))
+
+    def moving_averages(self, checkpoint: Checkpoint) -> dict[str, str]:
+        return {}
+
+    def denoiser_sources(self, config: Mapping[str, Any]) -> dict[str, Source]:
+        return denoiser_sources(config, norm="weight")
+
+
+def _text_names(config: Mapping[str, Any]) -> list[str]:
+    parts = (
+        "input_layernorm", "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj",
+        "mlp.down_proj", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+        "self_attn.o_proj", "self_attn.q_norm", "self_attn.k_norm",
+    )  # fmt: skip
+    layers = range(config["num_hidden_layers"])
+    own = [f"layers.{layer}.{part}.weight" for layer in layers for part in parts]
+    return ["embed_tokens.weight", "norm.weight", *own]
+
+
+def _vae_sources(
+    config: Mapping[str, Any], prefix: str, names: frozenset[str]
+) -> dict[str, Source]:
+    """Three spellings are about: that of diffusers; that of Latent Diffusion; and the latter with
+    the outer convolutions inside of encoder and decoder, as Black Forest Labs writes it."""
+    known = vae_sources(config, prefix)
+    if prefix + "encoder.down_blocks.0.resnets.0.conv1.weight" in names:
+        known = {name: Source(prefix + name) for name in known}
+    elif prefix + "encoder.quant_conv.weight" in names:
+        for own, nested in _NESTED.items():
+            for leaf in ("weight", "bias"):
+                known[f"{own}.{leaf}"] = Source(f"{prefix}{nested}.{leaf}")
+    return known | {name: Source(prefix + name) for name in _STATISTICS}

@@ -1,0 +1,100 @@
+"""Builds the networks, and calls the denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import CheckpointError
+from .config import DENOISER, TEXT
+from .tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from ..base.conditioning import Conditioning
+
+_STORAGE_FIELDS = ("architectures", "dtype", "torch_dtype", "transformers_version", "model_type")
+CONTEXT = "context"
+
+
+class Networks:
+    """The `Networks` of FLUX.2 klein."""
+
+    def build(self, component: str, config: Mapping[str, Any]) -> nn.Module:
+        plain = {key: value for key, value in config.items() if not key.startswith("_")}
+        try:
+            if component == TEXT:
+                return _qwen(plain)
+            from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
+        except ImportError as error:
+            raise CheckpointError(
+                "FLUX.2 klein needs diffusers 0.37 or newer and transformers 4.51 or newer "
+                f"({error}): update them"
+            ) from None
+        if component == DENOISER:
+            return Flux2Transformer2DModel.from_config(plain)  # type: ignore[return-value]
+        return AutoencoderKLFlux2.from_config(plain)  # type: ignore[return-value]
+
+    def fill_buffers(self, network: nn.Module, device: torch.device) -> None:
+        import torch
+
+        rotary: Any = getattr(network, "rotary_emb", None)
+        if rotary is not None:  # its frequencies follow from the config
+            with torch.device(device):
+                network.rotary_emb = type(rotary)(network.config)
+        for module in network.modules():
+            if "num_batches_tracked" in module._buffers:
+                module._buffers["num_batches_tracked"] = torch.zeros((), dtype=torch.long)
+
+    def dtype(self, component: str, wanted: torch.dtype) -> torch.dtype:
+        """The denoiser and Qwen3 were trained in bfloat16, and exceed the range of float16. The
+        statistics that normalise latents are kept in float32, with their small VAE."""
+        import torch
+
+        if component in (DENOISER, TEXT):
+            return torch.bfloat16 if wanted == torch.float16 else wanted
+        return torch.float32
+
+    def tokenizers(self, places: Sequence[Path] = ()) -> tuple[Any, ...]:
+        return (load_tokenizer(places),)
+
+    def text_encoder(
+        self, who: str, component: str, tensors: Mapping[str, Tensor], *, skip_last: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> nn.Module:  # fmt: skip
+        raise CheckpointError(f"{who}: FLUX.2 klein is hardened from its files, not from a host")
+
+
+def denoise(denoiser: Any, latents: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
+    """Call a Flux2Transformer2DModel: velocity of latents [batch, 128, height, width].
+
+    Each position of a latent is a token, in the order of rows. The network multiplies σ by 1000
+    itself. Positions have four axes (time, row, column, index of a word).
+    """
+    import torch
+
+    context = conditioning[CONTEXT]
+    height, width = latents.shape[-2:]
+    one = torch.arange(1)
+    image = torch.cartesian_prod(one, torch.arange(height), torch.arange(width), one)
+    words = torch.cartesian_prod(one, one, one, torch.arange(context.shape[1]))
+    predicted = denoiser(
+        hidden_states=latents.flatten(2).transpose(1, 2),
+        encoder_hidden_states=context,
+        timestep=times / 1000,
+        img_ids=image.to(latents.device),
+        txt_ids=words.to(latents.device),
+        guidance=None,
+        return_dict=False,
+    )[0]
+    return predicted.transpose(1, 2).unflatten(2, (height, width))
+
+
+def _qwen(config: Mapping[str, Any]) -> nn.Module:
+    from transformers import Qwen3Config, Qwen3Model
+
+    known = {key: value for key, value in config.items() if key not in _STORAGE_FIELDS}
+    return Qwen3Model(Qwen3Config(**known))
