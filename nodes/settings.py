@@ -45,7 +45,7 @@ _STEPS: dict[str, dict[str, Any]] = {
     "concept_share": {"step": 0.05},
     "erase_ratio": {"step": 0.5},
 }
-# Workflows store the values of widgets by position: new ones come after all others.
+# Workflows store the values of widgets by position: new ones come after those before them.
 _KNOBS = (
     "simulate", "solver", "products", "resilience_weight", "retain_weight", "gamma",
     "learning_rate", "precision", "gradient_checkpointing",
@@ -139,8 +139,8 @@ class HardeningSettings(io.ComfyNode):
                 field_input("rank", input_field("rank"), keeps_preset=True),
                 field_input("outer_steps", input_field("outer_steps"), keeps_preset=True),
                 *_knobs(_KNOBS),
-                *last,
                 *_knobs(_LATER_KNOBS),
+                *last,
             ],
             outputs=[Settings.Output(display_name="settings", tooltip="For Harden Model.")],
         )
