@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from .backend.plan.harm import HarmConfig as HarmConfig
     from .backend.plan.images import ImageSet as ImageSet
     from .backend.plan.job import Job as Job
+    from .backend.plan.measurement import CountingConfig as CountingConfig
     from .backend.plan.measurement import GenerationConfig as GenerationConfig
     from .backend.plan.measurement import PromptSet as PromptSet
     from .backend.plan.measurement import ScorerConfig as ScorerConfig
@@ -124,6 +125,7 @@ _MODULE_OF = {
     "ScorerConfig": "backend.plan.measurement",
     "Scores": "backend.scorers.scores",
     "SolverConfig": "backend.plan.solver",
+    "CountingConfig": "backend.plan.measurement",
     "UtilityConfig": "backend.plan.measurement",
     "VariedConfig": "backend.plan.durable",
     "build_report": "backend.report.build",

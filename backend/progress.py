@@ -32,7 +32,8 @@ class Progress:
     `micro_step` of `micro_total` counts the parts of the current unit. `values` are figures
     worth showing (`harm`, `harm_after`, `retain`, `residual`, ...), `message` one short line.
     A probe adds a point of its curves whenever it has one: `labels` identify the curve (`model`,
-    `attack`, `seed`, `at`), `values` hold the rates, `pictures` what was generated.
+    `attack`, `seed`, `at`), `values` hold the rates, `pictures` what was generated. `share` of the
+    whole work that is done, from 0 to 1, where units differ in cost; None: count units.
     """
 
     stage: str
@@ -44,6 +45,7 @@ class Progress:
     message: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     pictures: tuple[Picture, ...] = ()
+    share: float | None = None
 
 
 class ProgressCallback(Protocol):

@@ -146,8 +146,9 @@ PLAIN = "plain, equal steps"  # durability is measured from it to the oracle
 class Bench:
     """The loaded demo model, its encoded sets, and the file of results."""
 
-    def __init__(self, folder: Path, device: str = "cpu") -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, device: str = "cpu", *, small: bool = False) -> None:
+        """small: few pictures, steps and updates, which run all of the code and measure nothing."""
+        self.folder, self.small = folder, small
         folder.mkdir(parents=True, exist_ok=True)
         self.results = folder / "results.jsonl"
         self.data = write_data(folder / "data")
@@ -157,7 +158,8 @@ class Bench:
             name: encode_image_set(self.model, ImageSet(folder=str(self.data[name])), cache=cache)
             for name in ("attack", "attack_concept")
         }
-        self.meter = Meter(self.model, Judge.load(), unsafe=24, benign=3, distinct=True)
+        counts = {"unsafe": 1, "benign": 1} if small else {"unsafe": 24, "benign": 3}
+        self.meter = Meter(self.model, Judge.load(), distinct=True, **counts)
         self.unsafe = [class_ in UNSAFE for class_ in self.meter.classes]
 
     def done(self) -> set[tuple[Any, ...]]:
@@ -175,6 +177,8 @@ class Bench:
 
     def adapter(self, name: str, plan: HardeningPlan) -> tuple[AnyAdapter, dict[str, Any]]:
         """Hardened now, or on an earlier run (kept as a run folder)."""
+        if self.small:
+            plan = replace(plan, outer_steps=2, warm_up_steps=1)
         slug = "".join(c if c.isalnum() else "-" for c in name)
         run = self.folder / "runs" / f"{slug}-{plan.seed}"
         notes = run / "notes.json"
@@ -217,6 +221,8 @@ class Bench:
 
     def _attack(self, common: dict[str, Any], done: set[tuple[Any, ...]]) -> None:
         config, marks = ATTACKS[common["attack"]]
+        if self.small:
+            config, marks = replace(config, steps=2, batch=4), (2,)
         if all(_key({**common, "step": mark}) in done for mark in marks):
             return
 
@@ -296,7 +302,9 @@ def durability_table(rows: list[dict[str, Any]]) -> str:
         flags[_column(row), row["method"]].append([mark == "1" for mark in row["unsafe_flags"]])
     columns = [c for c, name in flags if name == ORACLE and (c, PLAIN) in flags]
     columns = [column for column in columns if column != "before"]
-    names = [n for n in dict.fromkeys(name for _, name in flags) if n not in ("base", PLAIN)]
+    names = [
+        n for n in dict.fromkeys(name for _, name in flags) if n not in ("base", PLAIN, ORACLE)
+    ]
     lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for column in columns:
         ends = flags[column, PLAIN], flags[column, ORACLE]

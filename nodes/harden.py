@@ -94,28 +94,24 @@ class HardenModel(io.ComfyNode):
         from . import bridge, live, places
         from .plan import build_plan, data_stamp
         from .provenance import check_exports, check_source
-        from .runs import NEXT_STEP, run_plan, stored_run
+        from .runs import NEXT_STEP, place_of_run, run_plan, stored_run
 
         bridge.check_model(model)
         bridge.check_parts(clip, vae)
         with torch.inference_mode(False):
             plan = build_plan(concepts, settings, fine_tuning, retain)
-            key = places.key(
-                plan_hash(plan),
-                data_stamp(plan, named=places.sets()),
-                bridge.fingerprint(model, clip, vae),
-            )
+            stamps = data_stamp(plan, named=places.sets()), bridge.fingerprint(model, clip, vae)
+            plan, folder = place_of_run(plan, lambda one: places.key(plan_hash(one), *stamps))
             named = None if checkpoint == AUTOMATIC else source_file(model, checkpoint)
             if named is not None:
                 check_source(model, named)
-            run = stored_run(places.runs() / key, plan)
+            run = stored_run(folder, plan)
             if run is None:
                 source = source_file(model, checkpoint, cls.hidden)
                 check_exports(model, source, cls.hidden)
                 previews = (preview_every, preview_prompt, show_pictures)
-                folder = places.runs() / key
                 run_plan(cls.hidden, model, clip, vae, plan, folder, source, previews)
-                run = stored_run(places.runs() / key, plan)
+                run = stored_run(folder, plan)
                 assert run is not None
             else:
                 said, verdict = of_run(plan, NEXT_STEP)

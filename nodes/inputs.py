@@ -49,7 +49,7 @@ def _from_field(field: Field, keeps_preset: bool) -> tuple[Any, dict[str, Any]]:
     assert field.range is not None, f"{field.name} has no range"
     low, high = field.range.low, field.range.high
     assert not isinstance(low, str) and not isinstance(high, str), "a limit is another field"
-    number = int if field.kind is int else float
+    number = int if field.is_whole else float
     found: dict[str, Any] = {
         "default": number(0) if keeps_preset else field.default,
         "min": number(0) if keeps_preset else low,

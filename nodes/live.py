@@ -69,8 +69,7 @@ class Live:
     def show_lines(self, lines: list[str]) -> None:
         """Show lines about the whole run, which stay visible."""
         if lines:
-            self.state["remarks"] = lines
-            self._live.report(now=True)
+            self._live.remark(lines)
 
     def recall(self, records: Iterable[StepRecord], message: str, verdict: str = "") -> None:
         """Show a run that was finished earlier: its curves and figures, without a duration."""

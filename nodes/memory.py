@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..backend.numerics.byte_sizes import GIB, format_bytes
+from ..backend.numerics.byte_sizes import GIB
 from . import types
 
 if TYPE_CHECKING:
@@ -78,12 +78,14 @@ class MemoryPlan(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         from ..backend.errors import ConfigError
         from ..backend.memory.words import table
+        from ..backend.model.precision import with_precision
         from ..backend.plan.concept import Concept
         from . import bridge, live
         from .plan import build_plan
 
         bridge.check_model(model)
         plan = build_plan(concepts or (Concept("any", ("any",)),), settings, fine_tuning, retain)
+        plan = with_precision(plan, device_name())
         shown = live.Live(cls.hidden, "memory")
 
         def show_try(changes: str) -> None:
@@ -136,22 +138,38 @@ def device_gib() -> float | None:
     return model_management.get_total_memory(device) / GIB if device.type == "cuda" else None
 
 
-def forecast(model: Any, plan: HardeningPlan, note: Callable[[str], None]) -> list[str]:
-    """Predict the memory before a run on a GPU; return lines for the widget.
+def decided(
+    model: Any, plan: HardeningPlan, note: Callable[[str], None]
+) -> tuple[HardeningPlan, Found | None]:
+    """Return the plan as ComfyUI's device has it, and its memory, predicted on a GPU alone.
 
-    Returns nothing on other devices. Takes seconds of a run of minutes.
+    Takes seconds of a run of minutes.
     """
+    from ..backend.jobs.opening import decide
+    from . import live
 
+    def predict(candidate: HardeningPlan) -> Found:
+        live.check_interrupt()
+        note("predicting the memory")
+        return predicted(model, candidate, None, lambda changes: None)
+
+    return decide(plan, device_name(), predict)
+
+
+def device_name() -> str:
+    """Return ComfyUI's device as torch names it: `cuda:0`, `mps`, `cpu`."""
+    import torch
+    from comfy import model_management
+
+    return str(torch.device(model_management.get_torch_device()))
+
+
+def warned(found: Found | None) -> list[str]:
+    """Return a line for the widget where a run may not fit the device."""
     room = device_gib()
-    if room is None:
+    if found is None or room is None or found.total <= room * GIB:
         return []
-    note("predicting the memory")
-    found = predicted(model, plan, None, lambda changes: None)
-    peak, total = format_bytes(found.total), format_bytes(room * GIB)
-    lines = [f"memory: about {peak} of {total} at the peak (predicted)"]
-    if found.total > room * GIB:
-        lines.append("This may not fit: connect Memory Plan, which finds settings that do.")
-    return lines
+    return ["This may not fit: connect Memory Plan, which finds settings that do."]
 
 
 def changed(plan: HardeningPlan, found: Found) -> dict[str, Any]:

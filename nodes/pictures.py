@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ..backend.probe.results import Evaluation, ProbeResult
 
-_ROWS = 6
+_ROWS, _HARMLESS_ROWS = 6, 3
 KINDS = ("unsafe", "neighbour", "retain")
 
 
@@ -37,16 +37,40 @@ def from_image(image: Tensor) -> list[Any]:
 def probe_grid(result: ProbeResult, folder: Path, *, show_pictures: bool) -> Any:
     """Arrange pictures of the same prompts: each model before and after the first training attack.
 
-    Uses unsafe prompts if their images were scored. Flagged pictures are blurred.
+    Uses unsafe prompts if their images were scored, and some retain prompts below them, which show
+    whether a model still works. Flagged pictures are blurred.
     """
-    from PIL import Image
-
     evaluations = _columns(result)
     first = evaluations[0][1]
-    kind = next((k for k in KINDS if (found := first.set_of(k)) is not None and found.pictures), "")
-    count = len(first.set_of(kind).pictures) if kind else 0  # type: ignore[union-attr]
+    kinds = [k for k in KINDS if (found := first.set_of(k)) is not None and found.pictures]
+    chosen = [kinds[0]] * bool(kinds) + ["retain"] * ("retain" in kinds[1:])
     rows = []
-    for number in range(min(count, _ROWS)):
+    for kind in chosen:
+        most = _ROWS if kind == chosen[0] else _HARMLESS_ROWS
+        rows += _rows(result, evaluations, kind, folder, most, show_pictures)
+    if not rows:
+        rows = [("no pictures were kept", [None] * len(evaluations))]
+    return draw_contact_sheet([name for name, _ in evaluations], rows)
+
+
+def _rows(
+    result: ProbeResult,
+    evaluations: list[tuple[str, Evaluation]],
+    kind: str,
+    folder: Path,
+    most: int,
+    show_pictures: bool,
+) -> list[tuple[str, list[Any]]]:
+    """Return the first prompts of a set, each with its picture in every column."""
+    from PIL import Image
+
+    from ..backend.probe.detectors import safety_scorers
+
+    judges = safety_scorers(result)
+    part = evaluations[0][1].set_of(kind)
+    count = len(part.pictures) if part else 0
+    rows = []
+    for number in range(min(count, most)):
         cells = []
         for _, evaluation in evaluations:
             found = evaluation.set_of(kind)
@@ -55,12 +79,11 @@ def probe_grid(result: ProbeResult, folder: Path, *, show_pictures: bool) -> Any
                 cells.append(None)
                 continue
             picture = Image.open(path).convert("RGB")
-            flagged = any(scores.flagged[number] for scores in found.scores) if found else False
+            scores = [one for one in found.scores if one.scorer in judges] if found else []
+            flagged = any(one.flagged[number] for one in scores)
             cells.append(blurred(picture) if flagged and not show_pictures else picture)
         rows.append((result.prompts[kind][number], cells))
-    if not rows:
-        rows = [("no pictures were kept", [None] * len(evaluations))]
-    return draw_contact_sheet([name for name, _ in evaluations], rows)
+    return rows
 
 
 def _columns(result: ProbeResult) -> list[tuple[str, Evaluation]]:

@@ -78,7 +78,7 @@ class ResilienceProbe(io.ComfyNode):
                 ),
                 types.advanced(
                     io.Boolean, "show_pictures", default=False,
-                    tooltip="Show flagged pictures without blur.",
+                    tooltip="Show flagged pictures without blur, and keep them so on the disk.",
                 ),
             ],
             outputs=[
@@ -126,7 +126,7 @@ class ResilienceProbe(io.ComfyNode):
                 concepts, run, preset, scorer=scorer, steps=steps, images=images,
                 seed=random_seed,
                 resolution=resolution, sampling_steps=sampling_steps, data=attack_images,
-                with_original=source is not None,
+                with_original=source is not None, show_pictures=show_pictures,
             )  # fmt: skip
             subjects = [HostSubject("original", before, clip, vae, source=source)]
             if run is not None:

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from . import types
 
 if TYPE_CHECKING:
-    from ..backend.probe.summary import ModelSummary
+    from ..backend.probe.summary import AttackRow, ModelSummary
 
 
 class ShowReport(io.ComfyNode):
@@ -45,9 +45,21 @@ def resilience(model: ModelSummary) -> dict[str, str]:
     return {"model": model.model, "value": f"{found.value:.2f}", "range": between}
 
 
+def _cell(row: AttackRow) -> str:
+    """Format as `35 % (32 to 39 %, n = 576)`, with what keeps it out of the headline."""
+    from ..backend.probe.headline import rate_text
+    from ..backend.probe.summary import BROKEN
+
+    if row.unsafe is None:
+        return "-"
+    text = rate_text(row.unsafe)
+    why = "broken" if row.state == BROKEN else "no effect" if row.had_effect is False else ""
+    return f"{text.removesuffix(')')}; {why})" if why else text
+
+
 def report_ui(report: types.ReportValue) -> dict[str, Any]:
     """Return a report for our widget: headline, columns, rows of texts, address of the page."""
-    from ..backend.probe.headline import headline, rate_text
+    from ..backend.probe.headline import headline
     from ..backend.probe.summarise import summarise
 
     summary = summarise(report.result)
@@ -59,7 +71,7 @@ def report_ui(report: types.ReportValue) -> dict[str, Any]:
         cells = []
         for name in models:
             found = summary.row(name, row.attack, row.step)
-            cells.append(rate_text(found.unsafe) if found and found.unsafe else "-")
+            cells.append(_cell(found) if found else "-")
         rows.append({"attack": row.attack + (f" @{row.step}" if row.step else ""), "cells": cells})
     return {
         "key": report.folder.name,

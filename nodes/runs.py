@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,25 +34,31 @@ def run_plan(
     previews: steps between two, the prompt, and whether to show them without blur.
     """
     from ..backend.jobs.harden import harden_job
+    from ..backend.jobs.opening import opening_lines
     from ..backend.jobs.previews import PreviewSettings
+    from ..backend.jobs.spill import SpillWatch
     from ..backend.jobs.verdict import of_run
+    from ..backend.progress import chain
+    from . import memory
     from .live import Live, check_interrupt
-    from .memory import forecast
 
     every, prompt, show = previews
+    device, records = memory.device_name(), _records(folder)
     live = Live(hidden, "harden", plan.outer_steps, show_pictures=show)
     begun: list[RunFolder] = []
     try:
         live.note("reading the plan")
-        live.plan(plan, _records(folder), every=every)
-        live.show_lines(forecast(model, plan, live.note))
+        live.plan(plan, records, every=every)
+        plan, needed = memory.decided(model, plan, live.note)
+        live.show_lines([*opening_lines(plan, device, needed, records), *memory.warned(needed)])
         harden_job(
             plan, folder=folder, model=_opened(model, clip, vae, plan, folder, source),
             previews=PreviewSettings(
                 show=live.picture, every=every, prompt=prompt, check=check_interrupt,
                 on_progress=live,
             ),
-            on_ready=lambda run, report: begun.append(run), on_progress=live,
+            on_ready=lambda run, report: begun.append(run),
+            on_progress=chain(live, SpillWatch(device, live.show_lines)),
         )  # fmt: skip
     except BaseException as error:
         step = begun[0].steps_saved if begun else 0
@@ -76,6 +83,32 @@ def _records(folder: Path) -> list[dict[str, Any]]:
         return []
 
 
+def place_of_run(
+    plan: HardeningPlan, key_of: Callable[[HardeningPlan], str]
+) -> tuple[HardeningPlan, Path]:
+    """Return the plan with its precision decided, and the folder of its run.
+
+    A run that has begun in another precision, on another device or by an older version, is
+    continued in it. key_of: the folder's name of a plan.
+    """
+    from typing import get_args
+
+    from ..backend.model.precision import with_precision
+    from ..backend.plan.auto import AUTO
+    from ..backend.plan.kernels import Precision
+    from ..backend.run.folder import begun_with
+    from . import places
+    from .memory import device_name
+
+    best = with_precision(plan, device_name())
+    others = [replace(plan, precision=one) for one in get_args(Precision)]
+    for one in (best, *others) if plan.precision == AUTO else (best,):
+        folder = places.runs() / key_of(one)
+        if (folder / "plan.json").is_file():
+            return begun_with(folder, one), folder
+    return best, places.runs() / key_of(best)
+
+
 def stored_run(folder: Path, plan: HardeningPlan) -> types.HardenedRun | None:
     """Return the finished run of this plan, if there is one."""
     from ..backend.run.folder import RunFolder
@@ -90,7 +123,7 @@ def stored_run(folder: Path, plan: HardeningPlan) -> types.HardenedRun | None:
     about = read_json(folder / SOURCE)
     adapter, _ = run.load_adapter()
     return types.HardenedRun(
-        plan=plan,
+        plan=run.plan,
         adapter=adapter,
         records=tuple(StepRecord.from_json(record) for record in run.records()),
         folder=folder,

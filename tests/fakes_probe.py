@@ -118,10 +118,11 @@ def _look(plan, prompts, model, attack, seed, step, folder) -> Evaluation:
     flags = tuple(value < 0.25 for value in values)
     concept = Scores(scorer="denoising", values=values, flagged=flags)
     sets.append(SetEvaluation(kind="concept", images=8, scores=(concept,)))
-    drift = _DRIFT.get(model, 0.05) + 0.0001 * step
+    moved = step or (60 if attack == "style LoRA" else 0)  # a merge leaves the original as it is
+    drift = _DRIFT.get(model, 0.05) + 0.0001 * moved
     utility = {
         "drift": drift, "image_distance_neighbour": 2.6 * drift,
-        "image_distance_retain": 2.1 * drift, "clip_score_retain": 0.27 - 0.1 * drift,
+        "image_distance_retain": 2.1 * drift, "clip_score_retain": 27 - 10 * drift,
     }  # fmt: skip
     seconds = {"train": 0.2 * step, "generate": 4.1, "score": 0.3}
     return Evaluation(model=model, attack=attack, seed=seed, step=step, sets=tuple(sets),

@@ -232,7 +232,8 @@ def test_an_old_probe_resumes(tmp_path):
     """A probe of version 0.1.0, stopped in the middle, ends in the report of a whole one.
 
     In all but last bits of `image_distance_*`: version 0.1.0 compared channels-last pictures, which
-    float64 sums up in another order than the contiguous ones of today.
+    float64 sums up in another order than the contiguous ones of today. It also kept its flagged
+    pictures as they were drawn, so their names lack the end that blurred ones have.
     """
     old(FINISHED_RUN, tmp_path / "run")
     probe = old(OLD_PROBE, tmp_path / "probe")
@@ -241,8 +242,13 @@ def test_an_old_probe_resumes(tmp_path):
     assert (probe / LOOKS).read_bytes().startswith(looks)
     report = report_of(probe)
     if same_machine():
-        assert_close(report, json.loads(REPORT.read_text("utf-8")))
+        assert_close(same_names(report), same_names(json.loads(REPORT.read_text("utf-8"))))
     compare("probe, resumed", {"report": digest(report)})
+
+
+def same_names(report: dict) -> dict:
+    """A report whose pictures are named alike, kept blurred or not."""
+    return json.loads(json.dumps(report).replace("-blurred.png", ".png"))
 
 
 def make_old_folders(tmp_path, monkeypatch):

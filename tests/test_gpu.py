@@ -18,15 +18,26 @@ from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.errors import ConfigError
 from resalign.backend.families.base.conditioning import onto
 from resalign.backend.hardening.run import harden
-from resalign.backend.jobs.device import DeviceMemoryError, explaining_full_memory, resolve_device
+from resalign.backend.jobs.device import (
+    DeviceMemoryError,
+    explaining_full_memory,
+    free_memory,
+    resolve_device,
+)
+from resalign.backend.jobs.opening import decide, opening_lines
+from resalign.backend.jobs.spill import card_memory, spilled
+from resalign.backend.memory.prediction import MemoryPlan
 from resalign.backend.model.kernels import applied, candidates, choose_kernels, optimiser_options
 from resalign.backend.model.model import Model
+from resalign.backend.model.precision import best_precision
+from resalign.backend.numerics.byte_sizes import GIB
 from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.fine_tune import FineTuneConfig
 from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.kernels import KernelConfig
 from resalign.backend.plan.regulator import RegulatorConfig
+from resalign.backend.plan.solver import SolverConfig
 from resalign.backend.run.folder import RunFolder
 
 DEVICE = torch.device(os.environ.get("RESALIGN_GPU_DEVICE", "cuda"))
@@ -87,15 +98,11 @@ def test_fp32_finds_the_adapter_of_a_cpu(exact):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_autocast_finds_nearly_the_adapter_of_fp32(exact, precision):
-    if precision == "fp16" and not CUDA:
-        pytest.skip("fp16 is for GPUs")
     assert distance(run(plan_of(precision=precision)).adapter, exact) < 0.5
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_the_adapter_stays_in_fp32_under_autocast(precision):
-    if precision == "fp16" and not CUDA:
-        pytest.skip("fp16 is for GPUs")
     adapter = run(plan_of(precision=precision)).adapter
     assert {tensor.dtype for tensor in adapter.tensors.values()} == {torch.float32}
 
@@ -169,6 +176,54 @@ def test_kernels_are_chosen_by_measurement():
     chosen = choose_kernels(model.denoiser, plan.kernels, work)
     assert len(chosen.milliseconds) >= 2 and chosen.name in chosen.milliseconds
     assert chosen.device == torch.cuda.get_device_name(DEVICE)
+
+
+@only_cuda
+@pytest.mark.parametrize(
+    ("solver", "expected"),
+    [(SolverConfig(), True), (SolverConfig(method="richardson"), False)],  # by differences
+)
+def test_tf32_is_used_where_the_solve_bears_it_and_put_back(solver, expected):
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    during = []
+
+    def look(progress):
+        during.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+
+    found = run(plan_of(solver=solver), on_progress=look)
+    assert found.kernels.tf32 is expected and during[-1] == (expected, expected)
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
+
+
+@only_cuda
+def test_a_card_decides_about_every_auto():
+    capability = torch.cuda.get_device_capability(DEVICE)
+    expected = "bf16" if capability >= (8, 0) else "fp16" if capability >= (7, 0) else "fp32"
+    plan = plan_of(precision="auto")
+    assert best_precision(plan, DEVICE) == expected
+    assert run(plan).plan.precision == expected
+    part = 2 * GIB  # of the first candidate
+
+    def predict(asked):
+        size = part if asked.users_at_once == 2 else 0
+        return MemoryPlan(
+            plan=asked, weights=size, state=0, activations=0, encoding=0, margin=0, changes={}
+        )
+
+    found, needed = decide(plan, str(DEVICE), predict)
+    free = free_memory(str(DEVICE))
+    assert needed is not None and free is not None
+    assert found.users_at_once == (2 if free >= part else 1) and found.micro_batch == 0
+    assert len(opening_lines(found, str(DEVICE), needed)) == 3
+
+
+@only_cuda
+def test_nothing_is_spilled_on_a_card_with_room():
+    began = card_memory(str(DEVICE))
+    held = torch.empty(1 << 28, dtype=torch.uint8, device=DEVICE)
+    now = card_memory(str(DEVICE))
+    assert began is not None and now is not None and spilled(began, now) == 0
+    assert now.held >= held.numel()
 
 
 @only_cuda

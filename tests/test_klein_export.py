@@ -21,6 +21,7 @@ from resalign.backend.families.registry import bases_of_lora
 from resalign.backend.jobs.check import check_job
 from resalign.backend.memory.plan import plan_memory
 from resalign.backend.plan.presets import preset_plan
+from resalign.backend.report.card import write_card
 
 KLEIN = find_family("flux2_klein")
 QKV = "double_blocks.0.img_attn.qkv.weight"
@@ -51,8 +52,8 @@ def plan():
         forget_set=ra.ImageSet(prompts=("a gun",), images=2, sampling_steps=1, guidance=4),
         retain_set=ra.ImageSet(prompts=("a cat",), images=2, sampling_steps=1, guidance=4),
         fine_tunes=ra.fine_tune_grid(learning_rate=(1e-3,), steps=(1,), concept_share=0.5),
-        adapter=ra.AdapterConfig(rank=2), outer_steps=2, warm_up_steps=1, learning_rate=2e-2,
-        forget_batch=1, retain_batch=1,
+        harm=ra.HarmConfig(cap=20.0), adapter=ra.AdapterConfig(rank=2), outer_steps=2,
+        warm_up_steps=1, learning_rate=2e-2, forget_batch=1, retain_batch=1,
     )  # fmt: skip
 
 
@@ -78,6 +79,7 @@ def test_it_hardens_with_users_that_fine_tune_it(result):
     assert [record.step for record in result.records] == [1, 2]
     assert all(math.isfinite(record.harm) for record in result.records)
     assert result.records[-1].simulations
+    assert all(result.adapter.delta(module).any() for module in result.adapter.modules)
     ends = {name.rpartition(".attn.")[2] for name in result.adapter.modules}
     assert {"to_q", "to_out.0", "add_k_proj", "to_add_out", "to_qkv_mlp_proj", "to_out"} <= ends
 
@@ -205,6 +207,13 @@ def test_a_file_of_the_true_width_is_changed_in_its_rows_only(tmp_path):
     changed = verify_export(source, target, adapter).changed
     assert len(changed) == report.touched == 10 and len(names) == 14
     assert report.largest_change > 0 and report.rounding_error < 0.02
+
+
+def test_the_model_card_is_tagged_by_its_family(model, source, tmp_path):
+    adapter = adapter_of(model, "transformer_blocks.0.attn.to_q")
+    card = write_card(ra.export_merged(source, adapter, tmp_path / "one.safetensors"))
+    tags = card.read_text(encoding="utf-8").partition("tags:")[2]
+    assert "- flux\n" in tags and "stable-diffusion" not in tags
 
 
 def test_headers_carry_licence_and_origin(model, source, tmp_path):

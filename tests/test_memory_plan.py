@@ -32,6 +32,7 @@ from resalign.backend.memory.words import table
 from resalign.backend.model.model import Model
 from resalign.backend.numerics.byte_sizes import GIB
 from resalign.backend.plan.adapter import AdapterConfig
+from resalign.backend.plan.auto import ON_CPU, decided
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.durable import DistilConfig, EraseConfig
 from resalign.backend.plan.fine_tune import FineTuneConfig
@@ -293,7 +294,7 @@ TINY = {  # configs of all networks of a family, small enough to trace in a mome
 def test_without_a_budget_the_plan_stays_and_the_parts_add_up():
     plan = hardening_plan()
     found = plan_memory(plan, "sd1", configs=TINY, resolution=128)
-    assert found.plan == plan and found.changes == {} and found.fits is None
+    assert found.plan == decided(plan) and found.changes == {} and found.fits is None
     assert found.peak == max(found.weights + found.state + found.activations, found.encoding)
     assert found.total == found.peak + found.margin and found.margin > planner.CONTEXT
     assert found.encoding > found.weights
@@ -340,7 +341,7 @@ def test_a_budget_is_met_with_the_cheapest_change_that_is_enough(made_up, budget
     plan = hardening_plan(**EIGHT)
     found = ask(plan, budget)
     assert found.fits and found.total <= budget * GIB and found.changes == changes
-    assert found.plan == replace(plan, **changes)
+    assert found.plan == replace(plan, **{**ON_CPU, **changes})
     for name in changes:
         assert any(word.startswith(f"{name} = ") for word in found.words)
 

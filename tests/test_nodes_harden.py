@@ -169,3 +169,13 @@ def test_a_loss_map_can_always_be_drawn(bench, losses):
     found = bench.harden.loss_map([record(n, loss) for n, loss in enumerate(losses, 1)])["loss"]
     assert len(found) >= 2 and max(found) > min(found)
     assert all(math.isfinite(loss) for loss in found)
+
+
+def test_a_run_begun_in_another_precision_is_found_by_an_undecided_plan(bench, monkeypatch):
+    """A finished run of a card, or of an older version, is there at once on any device."""
+    first = bench.run(steps=2, precision="bf16").args
+    again = bench.run(steps=2, precision="auto").args
+    assert bench.built == 1 and again[3].folder == first[3].folder
+    assert again[3].plan.precision == "bf16"
+    bench.run(steps=2, precision="fp32")
+    assert bench.built == 2

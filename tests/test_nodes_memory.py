@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 
 import fakes_bridge
+import fakes_card
 import pytest
 import torch
 from fakes_comfy import Interrupted
@@ -96,6 +97,7 @@ def gpu(monkeypatch, gib):
     management = sys.modules["comfy.model_management"]
     monkeypatch.setattr(management, "get_torch_device", lambda: torch.device("cuda"))
     monkeypatch.setattr(management, "get_total_memory", lambda device: gib * GIB)
+    fakes_card.put_in(monkeypatch, total=gib, free=gib)
 
 
 def test_settings_come_out_with_what_makes_them_fit(bench, predict):
@@ -143,16 +145,19 @@ def test_cancel_is_heard_between_two_trials(bench, predict):
     assert bench.state["status"] == "stopped"
 
 
-@pytest.mark.parametrize(("room", "lines"), [(None, 0), (24, 1), (8, 2)])
-def test_harden_model_says_on_a_gpu_what_it_will_take(bench, predict, monkeypatch, room, lines):
+@pytest.mark.parametrize(("room", "lines"), [(None, 3), (24, 3), (8, 4)])
+def test_harden_model_says_what_it_will_take(bench, predict, monkeypatch, room, lines):
     """A warning, no refusal; on the CPU nobody waits for a prediction."""
     if room:
         gpu(monkeypatch, room)
     bench.run()
-    remarks = bench.state.get("remarks", [])
-    assert len(remarks) == lines == len([*predict, *(["warned"] if room == 8 else [])])
+    card, arithmetic, expected, *warning = bench.state["remarks"]
+    assert 3 + len(warning) == lines and arithmetic.startswith("precision   fp32")
     if room:
-        assert remarks[0] == f"memory: about 10.0 GiB of {room}.0 GiB at the peak (predicted)"
-    if room == 8:
-        assert "Memory Plan" in remarks[1]
+        assert predict and set(predict) == {None}
+        assert card == f"device      RTX 3090, {room}.0 GiB, {room}.0 GiB free"
+        assert expected.startswith("expected    10.0 GiB at the peak (predicted); ")
+    else:
+        assert not predict and card.startswith("device      cpu")
+    assert not warning or "Memory Plan" in warning[0]
     assert bench.state["status"] == "done"

@@ -55,7 +55,7 @@ def name_of(value):
 def test_the_walk_finds_every_part_of_a_plan():
     names = {cls.__name__ for cls in CLASSES}
     assert {"HardeningPlan", "Ramp", "Stage", "FineTuneAttack", "LoraFile", "PromptSet"} <= names
-    assert len(CLASSES) == 28 and all(is_dataclass(cls) for cls in CLASSES)
+    assert len(CLASSES) == 29 and all(is_dataclass(cls) for cls in CLASSES)
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=name_of)

@@ -28,6 +28,7 @@ from resalign.backend.probe.probe import probe, run_probe
 from resalign.backend.probe.results import Scores
 from resalign.backend.probe.results_io import read_probe
 from resalign.backend.probe.subjects import FileSubject, LoadedSubject
+from resalign.backend.probe.summarise import summarise
 from resalign.backend.scorers.denoising import DenoisingScorer
 
 CONCEPT = Concept("bad", prompts=("a bad thing", "another bad thing", "the worst"))
@@ -231,6 +232,24 @@ def test_another_plan_or_model_does_not_continue_a_probe(files, tmp_path):
         run(files, replace(small, pictures=3), "original", folder=tmp_path, scorers=[Brightness()])
     with pytest.raises(RunError, match="belongs to another probe"):
         run(files, small, "changed", folder=tmp_path, scorers=[Brightness()])
+
+
+@pytest.mark.slow
+def test_an_attack_that_does_nothing_is_found_by_what_it_does_to_the_original(files):
+    """Two real trainings: one with a rate that moves nothing, and one that moves the model."""
+    strong = replace(TRAINING, method="full", learning_rate=0.1)
+    still = replace(TRAINING, name="still", learning_rate=1e-12, weight_decay=0.0, looks=(3,))
+    result = run(
+        files, plan(fine_tunes=(strong, still), merges=()), "original", "changed",
+        scorers=[Brightness()],
+    )  # fmt: skip
+    result = replace(result, plan=replace(result.plan, scorers=(ScorerConfig(name="brightness"),)))
+    summary = summarise(result)
+    assert {one.attack: one.had_effect for one in summary.effects} == {
+        "training": True, "still": False,
+    }  # fmt: skip
+    assert not summary.row("changed", "still", 3).counts
+    assert summary.model("changed").worst.without_effect == ("still",)
 
 
 @pytest.mark.slow

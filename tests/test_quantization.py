@@ -23,6 +23,7 @@ from resalign.backend.memory.trace import Trace, trace_step
 from resalign.backend.memory.weights import weight_types
 from resalign.backend.model import quantised as module
 from resalign.backend.numerics.byte_sizes import GIB
+from resalign.backend.plan.auto import ON_CPU
 from resalign.backend.plan.file import from_json, plan_hash, to_json
 from resalign.backend.plan.quantization import QUANTIZATIONS
 from resalign.backend.plan.stages import Stage
@@ -167,7 +168,7 @@ SMALLEST = {"micro_batch": 1, "gradient_checkpointing": True}
 def test_a_budget_rounds_the_base_last_and_no_more_than_it_must(made_up, budget, changes):
     found = ask(plan(), budget)
     assert found.fits and found.changes == changes
-    assert found.plan == replace(plan(), **changes)
+    assert found.plan == replace(plan(), **{**ON_CPU, **changes})
     told = [word for word in found.words if word.startswith("quantization = ")]
     assert len(told) == ("quantization" in changes)
     assert all("rounded weights" in word and "bitsandbytes" in word for word in told)

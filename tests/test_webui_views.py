@@ -7,6 +7,7 @@ import pytest
 from fakes_webui import CHECKED
 from webui_clicks import AT_WORK
 
+from resalign.backend.jobs.live_state import LiveState
 from resalign.scripts.resalign_webui import views
 
 EVIL = '<img src=x onerror="alert(1)">&\'"'
@@ -72,6 +73,16 @@ def test_a_page_that_was_just_opened_does_not_claim_to_know_the_job():
     text = views.loading_html()
     assert "ra-loading" in text and "Reading the lists" in text
     assert "ra-job" not in text and "Nothing is running" not in text
+
+
+def test_what_a_job_says_of_itself_stays_visible_and_is_no_markup():
+    live = LiveState("harden")
+    for lines in (["device      cpu"], [f"precision   {EVIL}", "3", "4", "5", "6"], ["7"]):
+        live.remark(lines)
+    assert live.state["remarks"] == [f"precision   {EVIL}", "3", "4", "5", "6", "7"]  # the latest
+    text = views.job_html(STATE | {"remarks": live.state["remarks"]})
+    assert "precision   &lt;img" in text and not Elements(text).of("img")[1:]
+    assert "device" not in text
 
 
 def test_a_running_job_shows_the_word_that_the_tests_in_real_hosts_wait_for():

@@ -123,6 +123,8 @@ class Console:
         self._values = dict(progress.values)
         terminal = sys.stderr.isatty()
         begun = progress.step if progress.micro_step else max(progress.step - 1, 0)
+        if progress.share is not None:
+            begun = _units(progress)
         rate = "[{elapsed} < {remaining}, {rate_fmt}]"
         shape = "{desc} {percentage:3.0f}% |{bar}| {n:.0f}/{total} " + rate
         self._bar = tqdm(
@@ -137,8 +139,7 @@ class Console:
 
     def _show(self, progress: Progress, now: float) -> None:
         assert self._bar is not None
-        part = progress.micro_step / progress.micro_total if progress.micro_total else 0
-        self._bar.update(min(progress.step + part, progress.total) - self._bar.n)
+        self._bar.update(min(_units(progress), progress.total) - self._bar.n)
         line = visible(live_line(self._values, progress.message))
         if self._line is not None:
             self._line.set_description_str("  " + line)
@@ -151,6 +152,15 @@ class Console:
 
     def _emit(self, event: str, **fields: Any) -> None:
         print(json.dumps({"event": event, **fields}, default=str), flush=True)
+
+
+def _units(progress: Progress) -> float:
+    """Return the units that are done, by cost where the work knows it, so that the time left that
+    the bar shows is not that of equal units."""
+    if progress.share is not None:
+        return progress.share * progress.total
+    part = progress.micro_step / progress.micro_total if progress.micro_total else 0
+    return progress.step + part
 
 
 def live_line(values: dict[str, float], message: str = "") -> str:

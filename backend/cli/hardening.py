@@ -80,7 +80,8 @@ def harden_to_files(
     with explaining_end(ranks, lambda: _how_to_continue(begun, folder)):
         found = harden_job(
             job, folder=folder, start=start, export=True, overwrite=overwrite,
-            on_ready=show_start, on_progress=console.progress, ranks=ranks,
+            on_ready=show_start, on_progress=console.progress,
+            on_note=lambda lines: show_lines(lines, console), ranks=ranks,
         )  # fmt: skip
     if found.seconds is not None:
         console.note(f"hardened in {found.seconds:.0f} s")
@@ -90,6 +91,15 @@ def harden_to_files(
     assert found.outputs is not None
     show_outputs(found.outputs, console)
     return 0
+
+
+def show_lines(lines: list[str], console: Console) -> None:
+    """Show what a run says about itself."""
+    for line in lines:
+        if line.startswith("warning: "):
+            console.warning(line.removeprefix("warning: "))
+        else:
+            console.note(line)
 
 
 def _how_to_continue(begun: list[RunFolder], folder: Path | None) -> str:

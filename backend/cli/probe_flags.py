@@ -88,6 +88,8 @@ def _changed(plan: ProbePlan, args: argparse.Namespace) -> ProbePlan:
     for name, folder in (("forget_set", args.forget), ("retain_set", args.retain)):
         if folder:
             changes[name] = ImageSet(folder=str(Path(folder).absolute()))
+    if args.keep_pictures:
+        changes["keep_pictures"] = args.keep_pictures
     if args.data:
         data = str(Path(args.data).absolute())
         changes["fine_tunes"] = tuple(replace(attack, data=data) for attack in plan.fine_tunes)

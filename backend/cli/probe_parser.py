@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from .arguments import (
     CONCEPT_HELP,
     Commands,
@@ -19,6 +21,14 @@ def add_probe_commands(commands: Commands) -> None:
 
     report = add_command(commands, "report", "write the report of a probe as it stands")
     report.add_argument("run_folder", metavar="FOLDER", help="of the probe")
+    report.add_argument(
+        "--least-quality", type=float, metavar="SHARE",
+        help="share of the original's benign quality below which a model is broken (the plan's)",
+    )  # fmt: skip
+    report.add_argument(
+        "--least-effect", type=float, metavar="SHARE",
+        help="change of the original below which an attack had no effect (the plan's)",
+    )  # fmt: skip
     report.add_argument("--open", action="store_true", help="show it in a browser")
 
     compare = add_command(commands, "compare", "rank several reports side by side")
@@ -39,6 +49,18 @@ def add_probe_commands(commands: Commands) -> None:
         help="stop repeating the recorded probe after this time (60)",
     )  # fmt: skip
     verify.later.append(add_device)
+
+
+def _add_keep_pictures(parser: argparse.ArgumentParser) -> None:
+    from ..plan.field import field_of
+    from ..plan.probe import ProbePlan
+
+    choices = field_of(ProbePlan, "keep_pictures").choices
+    parser.add_argument(
+        "--keep-pictures", choices=tuple(choices),
+        help="; ".join(f"{name}: {meaning}" for name, meaning in choices.items())
+        + " (the plan's, or blurred)",
+    )  # fmt: skip
 
 
 def _add_probe(commands: Commands) -> None:
@@ -76,6 +98,7 @@ def _add_probe(commands: Commands) -> None:
     probe.add_argument("--forget", metavar="FOLDER", help="images of the concepts")
     probe.add_argument("--retain", metavar="FOLDER", help="images of what must stay")
     probe.later.append(add_prompt_files)
+    probe.later.append(_add_keep_pictures)
     probe.add_argument("--seeds", metavar="N,N", help="repeat each fine-tuning once per seed")
     probe.later.append(add_device)
     probe.add_argument("--open", action="store_true", help="show the report in a browser")

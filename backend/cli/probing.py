@@ -52,7 +52,10 @@ def probe_to_report(
 def report(args: argparse.Namespace, console: Console) -> int:
     from ..jobs.probe import report_job
 
-    return _show(report_job(Path(args.run_folder)), console, args.open)
+    found = report_job(
+        Path(args.run_folder), least_quality=args.least_quality, least_effect=args.least_effect
+    )
+    return _show(found, console, args.open)
 
 
 def compare(args: argparse.Namespace, console: Console) -> int:

@@ -24,6 +24,7 @@ from ..model.encode import encode_prompts, offload_encoders, on_device
 from ..model.model import Model
 from ..numerics.seeds import generator
 from ..parallel.ranks import Ranks
+from ..plan.auto import micro_batch_of
 from ..plan.concept import Concept
 from ..plan.fine_tune import RETAIN
 from ..plan.hardening import HardeningPlan
@@ -176,7 +177,7 @@ def prepare_data(
             done[image_set] = encode_image_set(
                 model, image_set, resolution=resolution, cache=cache,
                 skip_broken=plan.skip_broken_images, on_progress=with_message(on_progress, what),
-                synthesis_batch=plan.micro_batch,
+                synthesis_batch=micro_batch_of(plan),
             )  # fmt: skip
         return done[image_set]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..plan.toml_text import TOMLDecodeError, loads
+from ..text.refused import WHY, sexualises_minors
 
 SHIPPED = Path(__file__).parent / "varied.toml"
 _NAME = re.compile(r"\{(\w+)\}")
@@ -38,6 +39,8 @@ def varied_prompts(
             break
         template = chosen.choice(templates)
         prompt = _NAME.sub(lambda name: chosen.choice(words[name[1]]), template)
+        if sexualises_minors(prompt):
+            raise DataError(f"{path.name}: a composed prompt {WHY}")
         if forbidden is None or not forbidden.search(prompt):
             found[prompt] = None
     if not found:

@@ -21,12 +21,14 @@ from ..data.batches import EncodedData, shared_data
 from ..data.cache import fingerprint
 from ..model.kernels import Kernels, applied
 from ..model.model import Model
+from ..model.precision import decided_on
 from ..model.quantised import quantised
 from ..numerics.determinism import this_machine, threads, told_changes
 from ..parallel.ranks import ALONE, Ranks
+from ..plan.auto import ON_CPU, decided
 from ..plan.hardening import HardeningPlan
 from ..progress import Progress, ProgressCallback, rename_stage, silent
-from ..run.folder import RunFolder
+from ..run.folder import RunFolder, begun_with
 from ..run.rebuild import STAGES
 from ..run.records import StepRecord
 from .methods import Method, read_plan
@@ -82,9 +84,15 @@ def harden(
         on_progress = ranks.watching(on_progress)
         if ranks.count > 1:
             ranks.require_same(fingerprint(model.denoiser), "the checkpoint")
-        folder = RunFolder.of(run_folder, plan) if ranks.first else None
-        if folder is not None and folder is not run_folder:
-            stack.enter_context(folder)
+        folder = None
+        if ranks.first:
+            plan = decided_on(begun_with(run_folder, plan), model.device)
+            folder = RunFolder.of(run_folder, plan)
+        if folder is not None:
+            if folder is not run_folder:
+                stack.enter_context(folder)
+            folder.decide(plan)
+        plan = decided(plan, **ranks.share({name: getattr(plan, name) for name in ON_CPU}))
         warnings: list[str] = []
         on_cpu = folder is not None and model.device.type == "cpu"
         began = ranks.share(folder.machine(this_machine()) if folder and on_cpu else None)

@@ -22,6 +22,8 @@ from ..data.batches import EncodedData
 from ..errors import ConfigError
 from ..model.kernels import Kernels, choose_kernels, optimiser_options
 from ..model.model import Model
+from ..model.precision import decided_on, decided_precision, needs_all_digits
+from ..plan.auto import micro_batch_of
 from ..plan.hardening import HardeningPlan
 from ..plan.methods import FACTS
 from .feed import Feed
@@ -89,16 +91,17 @@ def adapted(model: Model, plan: HardeningPlan, earlier: AnyAdapter | None = None
     """Put a fresh θ of the plan on the model's denoiser. earlier: what stages before it left."""
     if why := model.family.unfit.get(plan.method):
         raise ConfigError(f"method {plan.method} does not fit {model.family.title}: {why}")
+    precision = decided_precision(plan, model.device)
     if FACTS[plan.method].dense:
         return DenseDenoiser(
             model,
-            precision=plan.precision,
+            precision=precision,
             teacher=plan.distil.teacher,
             waits=plan.distil.teacher_waits,
             earlier=earlier,
         )
     return AdaptedDenoiser(
-        model, plan.adapter, seed=plan.seed, precision=plan.precision, earlier=earlier
+        model, plan.adapter, seed=plan.seed, precision=precision, earlier=earlier
     )
 
 
@@ -115,8 +118,9 @@ def set_up(
 ) -> Setup:
     """Build the parts of a run of `plan`, which is as its method reads it."""
     device = denoiser.model.device
+    plan = decided_on(plan, device)
     process = denoiser.model.process.to(device)
-    objective = Objective(denoiser, process, plan.harm, plan.micro_batch)
+    objective = Objective(denoiser, process, plan.harm, micro_batch_of(plan))
     feed = Feed(plan, data, objective, process, device)
     regulator = Regulator(plan.regulator)
     optimiser = torch.optim.AdamW(
@@ -136,5 +140,5 @@ def kernels_of(setup: Setup, began: Mapping[str, Any] | None = None) -> Kernels:
     return choose_kernels(
         model.denoiser, plan.kernels, lambda: gradient(setup.feed.retain(1), setup.theta),
         twice=differentiates_twice(plan.solver) and bool(plan.fine_tunes),
-        own=model.source is not None, began=began,
+        own=model.source is not None, bears_tf32=not needs_all_digits(plan), began=began,
     )  # fmt: skip

@@ -17,6 +17,7 @@ from ..bilevel.hypergradient import LossAfter, hypergradient
 from ..bilevel.inner_loop import inner_loops
 from ..bilevel.simulate import SimulatedUser, trained
 from ..bilevel.vectors import Loss, Terms, assign
+from ..plan.auto import users_at_once_of
 from ..plan.fine_tune import FineTuneConfig
 from ..plan.hardening import HardeningPlan
 from .feed import Feed
@@ -42,7 +43,7 @@ class Users:
 
     def groups(self, step: int, chosen: Sequence[FineTuneConfig]) -> list[Group]:
         """Split the step's users into groups, in the order of `chosen`."""
-        numbered, size = list(enumerate(chosen)), self.plan.users_at_once
+        numbered, size = list(enumerate(chosen)), users_at_once_of(self.plan)
         return [
             Group(
                 sum(self.regulator.steps(user) + 1.0 for _, user in group),

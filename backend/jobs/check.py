@@ -124,7 +124,10 @@ def check_job(
         total = device_memory(device) if device else None
         if memory or budget:
             room = budget or (total / GIB if total else None)
-            needed = memory_needed(info, job.plan, room, on_try)
+            from ..model.precision import with_precision
+
+            plan = with_precision(job.plan, device or "cpu")
+            needed = memory_needed(info, plan, room, on_try)
             if not budget and (needed.fits is False or needed.changes):  # else `memory` says it
                 warnings.append(f"{device} has too little memory: {'; '.join(needed.words)}")
         problems += _unfit(job.plan, info.family)

@@ -46,6 +46,29 @@ def device_memory(device: str) -> int | None:
     return torch.cuda.get_device_properties(torch.device(device)).total_memory
 
 
+def free_memory(device: str) -> int | None:
+    """Return what this process may use of a CUDA device in bytes; None for other devices.
+
+    What its own allocator holds counts as free: a host gives it up for a run.
+    """
+    import torch
+
+    if not device.startswith("cuda"):
+        return None
+    free, _ = torch.cuda.mem_get_info(torch.device(device))
+    return free + torch.cuda.memory_reserved(torch.device(device))
+
+
+def device_name(device: str) -> str:
+    """Return the name of a card; of other devices, with the threads of a CPU."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_properties(torch.device(device)).name
+    threads = torch.get_num_threads()
+    return f"cpu, {threads} thread{'s' * (threads > 1)}" if device == "cpu" else device
+
+
 @contextmanager
 def explaining_full_memory(device: str) -> Iterator[None]:
     """Turn CUDA's out-of-memory error into one that says which settings need less."""

@@ -97,8 +97,9 @@ def export_job(
     source = source_of_run(run, checkpoint)
     decided = prediction or (run.job.prediction if run.job else "")
     parts = run.job.parts if run.job else {}
+    told = bool(decided or any(parts.values()))
     return write_outputs(
-        run, checkpoint=detect(source, prediction=decided, parts=parts),
+        run, checkpoint=detect(source, prediction=decided, parts=parts) if told else source,
         output=output, overwrite=overwrite, probe=record, hash_file=hash_file,
         on_progress=on_progress,
     )  # fmt: skip

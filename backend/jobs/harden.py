@@ -18,13 +18,16 @@ from ..progress import ProgressCallback, chain, silent
 from ..run.files import leaving_nothing
 from ..run.folder import STATE, RunFolder
 from ..run.records import StepRecord
-from .check import CheckReport, check_job, lora_path_of, run_folder_of
+from .check import CheckReport, check_job, lora_path_of, memory_needed, run_folder_of
 from .device import explaining_full_memory
 from .export import Outputs, finish_outputs
+from .opening import OnNote, TimeTeller, decide, memory_warnings, opening_lines
 from .previews import Previews, PreviewSettings
+from .spill import SpillWatch
 
 if TYPE_CHECKING:
     from ..checkpoint.info import CheckpointInfo
+    from ..memory.prediction import MemoryPlan
     from ..model.model import Model
 
 Start = Literal["new", "resume", "any"]
@@ -58,6 +61,7 @@ def harden_job(
     overwrite: bool = False,
     on_ready: OnReady = lambda run, report: None,
     on_progress: ProgressCallback = silent,
+    on_note: OnNote = lambda lines: None,
     ranks: Ranks = ALONE,
 ) -> Hardened:
     """Take the steps that are left of a job, or of a plan on a loaded model.
@@ -76,6 +80,8 @@ def harden_job(
         overwrite: replace existing outputs.
         on_ready: called with the run's folder and what was checked, before the model is loaded.
         on_progress: raise from it to stop; the last complete outer step is then saved.
+        on_note: called with lines to show: card, arithmetic and what is expected before the first
+            step of a job, the time after it, and a warning where the card's memory was too small.
         ranks: this process must be the first; the others call `follow`.
 
     Raises:
@@ -84,10 +90,10 @@ def harden_job(
     """
     folder = folder or _folder_of(job)
     begun = start == "resume" or (start == "any" and (folder / "plan.json").is_file())
-    report = None
+    report = needed = None
     if not begun:
         report = _check(job, export=export, overwrite=overwrite, resuming=start == "any")
-        job = _on_device(job, report)
+        job, needed = _decided(job, report, ranks)
     with leaving_nothing(folder, lambda: _has_states(folder)), _open(folder, job, begun) as run:
         plan, warnings, seconds = run.plan, (), None
         steps_left = not run.finished
@@ -95,11 +101,14 @@ def harden_job(
             report = _check(
                 job, export=export, overwrite=overwrite, resuming=True, own=run.writing()
             )
-            job = _on_device(job, report)
+            if isinstance(job, Job):
+                job = replace(job, plan=plan)  # an `auto` is what the run began with
+            job, needed = _decided(job, report, ranks, predicts=steps_left)
         on_ready(run, report)
         _compare_source(run, report, on_progress)
         if steps_left:
             if isinstance(job, Job):
+                on_progress = _watched(job, run, needed, on_progress, on_note)
                 ranks.share(("harden", to_json(job)))
                 model = loaded_for(job, report, ranks)
             assert model is not None, "a plan alone needs a model"
@@ -208,11 +217,35 @@ def _compare_source(
     run.check_source(hashes, report.info.path)
 
 
-def _on_device(job: Job | HardeningPlan, report: CheckReport | None) -> Job | HardeningPlan:
-    """Put the device that `auto` stands for into the job."""
+def _decided(
+    job: Job | HardeningPlan, report: CheckReport | None, ranks: Ranks, *, predicts: bool = True
+) -> tuple[Job | HardeningPlan, MemoryPlan | None]:
+    """Put the device, and what it makes of every `auto`, into the job; predict its memory."""
     if report is None or not isinstance(job, Job):
-        return job
-    return replace(job, device=report.device)
+        return job, None
+    info = report.info
+    if info is None or not predicts:
+        return replace(job, device=report.device), None
+    plan, needed = decide(
+        job.plan, report.device, lambda plan: memory_needed(info, plan), ranks.count
+    )
+    return replace(job, device=report.device, plan=plan), needed
+
+
+def _watched(
+    job: Job,
+    run: RunFolder,
+    needed: MemoryPlan | None,
+    on_progress: ProgressCallback,
+    on_note: OnNote,
+) -> ProgressCallback:
+    """Say what the run expects of its device, and watch whether that holds."""
+    records = run.records()[: run.steps_saved]
+    on_note(opening_lines(job.plan, job.device, needed, records))
+    if found := memory_warnings(needed, job.device):
+        on_note([f"warning: {text}" for text in found])
+    teller = TimeTeller(job.plan, records, on_note)
+    return chain(on_progress, teller, SpillWatch(job.device, on_note))
 
 
 def _open(folder: Path, job: Job | HardeningPlan, begun: bool) -> RunFolder:

@@ -134,6 +134,10 @@ class JobTime:
             total += work.left * each
         return total
 
+    def passes_left(self) -> float:
+        """Return the passes of the denoiser that are left, a gradient counted as three."""
+        return sum(work.left * work.passes for work in self.work.values())
+
 
 def sets_of(plan: HardeningPlan) -> list[ImageSet]:
     """Return the image sets that a plan's job encodes, each once."""

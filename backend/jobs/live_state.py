@@ -8,6 +8,7 @@ One plain dict that can be written as JSON; every host shows the same one:
      "scale": [harm at the start, harm of a concept that is unlearned] where it is known,
      "figures": the last outer step's {"harm", "harm_after", "retain", "q"}, what it has of them,
      "curves": {label: [[x, y], ...]},
+     "remarks": lines about the whole job (card, memory, time), where there are any,
      "pictures": [{"url": a JPEG as data URL, "caption", "flagged", "step", "bare"}]}
 
 A flagged picture is blurred before it enters the state, unless all are to be shown; it is then
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 PICTURES = 4  # kept, the latest
 POINTS = 200  # of a curve
+REMARKS = 6  # lines
 SIDE = 256  # pixels of a picture's longer side
 INTERVAL = 0.2  # seconds between two reports
 _CURVES = {"harm": "harm", "harm_after": "harm after", "retain": "retain"}
@@ -108,6 +110,11 @@ class LiveState:
     def note(self, message: str) -> None:
         """Report a message where no steps can be counted."""
         self.state.update(message=message, line=message, seconds=self._seconds())
+        self.report(now=True)
+
+    def remark(self, lines: Iterable[str]) -> None:
+        """Add lines about the whole job, which stay visible; the latest are kept."""
+        self.state["remarks"] = [*self.state.get("remarks", ()), *lines][-REMARKS:]
         self.report(now=True)
 
     def picture(self, image: Any, caption: str, *, flagged: bool, step: int = 0) -> Any:
@@ -218,7 +225,9 @@ def past_steps(records: Iterable[Mapping[str, Any]], total: int) -> list[Progres
 
 
 def share_done(progress: Progress) -> float:
-    """Return how much of its stage is done, 0 to 1."""
+    """Return how much of its stage is done, 0 to 1: by cost, where the work knows it."""
+    if progress.share is not None:
+        return progress.share
     parts = progress.micro_step / progress.micro_total if progress.micro_total else 0.0
     return min(1.0, (progress.step + parts) / max(1, progress.total))
 

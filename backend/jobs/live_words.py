@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from ..progress import Progress
 
 RESISTING = "unlearning against simulated fine-tuning"
@@ -50,3 +53,15 @@ def line_of(progress: Progress, title: str, stage: tuple[int, int] | None = None
     if progress.micro_total:
         line += f" · {progress.micro_step}/{progress.micro_total}"
     return line
+
+
+def time_text(seconds: Any) -> str:
+    """Format seconds as people say them: 8 s, 3 min, 2 h 5 min."""
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        return ""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    return f"{minutes // 60} h" + (f" {minutes % 60} min" if minutes % 60 else "")

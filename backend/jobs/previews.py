@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..plan.checks import check_prompts
 from ..progress import Progress, ProgressCallback, silent
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ class PreviewSettings:
     prompt: str = ""
     check: Callable[[], None] = lambda: None
     on_progress: ProgressCallback = silent
+
+    def __post_init__(self) -> None:
+        check_prompts("preview", [self.prompt])
 
 
 class Previews:

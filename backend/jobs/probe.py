@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import ConfigError, RunError
@@ -99,11 +99,20 @@ def probe_files(
     )  # fmt: skip
 
 
-def report_job(folder: Path) -> Probed:
-    """Write the report of a probe as it stands."""
+def report_job(
+    folder: Path, *, least_quality: float | None = None, least_effect: float | None = None
+) -> Probed:
+    """Write the report of a probe as it stands.
+
+    least_quality, least_effect: thresholds of what counts, in place of the plan's.
+    """
     result = read_probe(folder)
     if not result.evaluations:
         raise RunError(f"{folder} holds no evaluation yet: continue it with `resalign resume`")
+    given = {"least_quality": least_quality, "least_effect": least_effect}
+    changes = {name: value for name, value in given.items() if value is not None}
+    counting = replace(result.plan.counting, **changes)
+    result = replace(result, plan=replace(result.plan, counting=counting))
     return _reported(result, folder)
 
 

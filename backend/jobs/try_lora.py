@@ -11,6 +11,7 @@ from typing import Any
 from ..model.generate import generate_images
 from ..model.model import Model
 from ..plan.attack import LoraFile
+from ..plan.checks import check_prompts
 from ..plan.probe import ProbeCheckpoint
 from ..probe.loras import with_loras
 from ..probe.subjects import RunSubject, loaded
@@ -37,6 +38,9 @@ class Sampling:
     width: int = 0
     height: int = 0
     count: int = 1
+
+    def __post_init__(self) -> None:
+        check_prompts("try a LoRA", [self.prompt])
 
 
 def try_lora_job(

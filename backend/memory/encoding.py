@@ -20,6 +20,7 @@ from ..model.encode import encode_images
 from ..model.generate import generate_latents
 from ..model.model import Model
 from ..model.quantised import quantised
+from ..plan.auto import micro_batch_of
 from ..plan.hardening import HardeningPlan
 from ..plan.methods import changes_all_weights
 from .as_on_gpu import as_on_gpu
@@ -67,7 +68,7 @@ def _peak(model: Model, plan: HardeningPlan, texts: int, side: int) -> Trace:
         moments.append((_bytes(model.vae), _activations(work, model.vae)))
     if _synthesises(plan):
         empty = random_data(model, side).empty
-        batch = plan.micro_batch or SYNTHESIS_BATCH
+        batch = micro_batch_of(plan) or SYNTHESIS_BATCH
         work = partial(
             generate_latents, model, empty, negative=empty, seeds=range(batch), steps=2,
             height=pixels, width=pixels, batch=batch,

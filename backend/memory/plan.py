@@ -26,11 +26,14 @@ import torch
 from ..bilevel.hypergradient import differentiates_twice
 from ..families import Family, find_family
 from ..hardening.stages import stage_plans
+from ..model.precision import decided_on
 from ..numerics.byte_sizes import GIB
+from ..plan.auto import micro_batch_of, users_at_once_of
 from ..plan.hardening import HardeningPlan
 from ..plan.methods import FACTS, changes_all_weights
 from ..plan.quantization import QUANTIZATIONS, can_quantize
 from .encoding import trace_encoding
+from .fit import largest_batch
 from .prediction import MemoryPlan
 from .trace import Trace, trace_step
 from .weights import needs_fp32, weight_types
@@ -57,6 +60,8 @@ def plan_memory(
     a repeated question is answered from a cache.
 
     Args:
+        plan: an `auto` in it counts as what the GPU here makes of it, or the CPU where there is
+            none; users in turn, and whole batches.
         family: of the model, or its name.
         configs: of the networks, by component; the published sizes by default.
         resolution: native side in pixels, where the plan has none.
@@ -69,6 +74,7 @@ def plan_memory(
     if not isinstance(family, Family):
         family = find_family(family)
     configs = configs or family.published()
+    plan = decided_on(plan, "cuda" if torch.cuda.is_available() else "cpu")
     pixels = plan.resolution or resolution or family.native_side("v_prediction")
     stride = family.latents.space(configs.get(family.vae, {})).stride
     asked = (
@@ -136,13 +142,10 @@ def _bases(plan: HardeningPlan, quantized: bool) -> Iterator[HardeningPlan]:
 
 def _cheaper(base: HardeningPlan) -> Iterator[HardeningPlan]:
     """Yield plans with the same results to rounding, from the fastest to the smallest."""
-    batches = [base.forget_batch, base.retain_batch, *(user.batch for user in base.fine_tunes)]
-    if changes_all_weights(base):
-        batches.append(base.distil.batch)
-    own = base.micro_batch or max(batches)
-    sizes = [base.micro_batch] + [size for size in (2, 1) if size < own]
+    own = micro_batch_of(base) or largest_batch(base)
+    sizes = [micro_batch_of(base)] + [size for size in (2, 1) if size < own]
     for checkpointing in sorted({base.gradient_checkpointing, True}):
-        together = [base.users_at_once] if base.users_at_once > 1 else []
+        together = [users_at_once_of(base)] if users_at_once_of(base) > 1 else []
         for users, size in [*((n, 0) for n in together), *((1, size) for size in sizes)]:
             yield replace(
                 base, users_at_once=users, micro_batch=size, gradient_checkpointing=checkpointing

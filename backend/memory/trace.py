@@ -22,7 +22,9 @@ from ..families import Family
 from ..hardening.methods import read_plan
 from ..hardening.setup import adapted, set_up
 from ..model.model import Model
+from ..model.precision import decided_on
 from ..model.quantised import quantised
+from ..plan.auto import micro_batch_of, users_at_once_of
 from ..plan.concept import Concept
 from ..plan.fine_tune import RETAIN, FineTuneConfig
 from ..plan.hardening import HardeningPlan
@@ -85,7 +87,7 @@ def meta_model(config: Mapping[str, Any], family: Family, side: int, dtype: torc
 
 def measure_step(model: Model, plan: HardeningPlan, data: EncodedData, memory: LiveMemory) -> Trace:
     """Run the representative step of `plan` under the tracker, on the device of `model`."""
-    method, plan = read_plan(representative(plan))
+    method, plan = read_plan(representative(decided_on(plan, model.device)))
     with quantised(model, plan.quantization), memory:
         weights = memory.count([*model.denoiser.parameters(), *model.denoiser.buffers()])
         with adapted(model, plan) as denoiser, _marking(model.denoiser, memory):
@@ -128,9 +130,9 @@ def _marking(network: nn.Module, memory: LiveMemory) -> Iterator[None]:
 def representative(plan: HardeningPlan) -> HardeningPlan:
     """Shorten the plan to the user who takes most memory, or as many as share a pass."""
     _, read = read_plan(plan)  # without the users of a method that simulates nobody
-    group = min(plan.users_at_once, plan.configurations_per_step)
+    group = min(users_at_once_of(plan), plan.configurations_per_step)
     users = sorted(read.fine_tunes, key=lambda user: _weight(plan, user))[-group:]
-    most = 2 * plan.micro_batch or 4096  # a third micro-batch is like the second
+    most = 2 * micro_batch_of(plan) or 4096  # a third micro-batch is like the second
     short = tuple(
         replace(
             user,
@@ -151,7 +153,7 @@ def representative(plan: HardeningPlan) -> HardeningPlan:
         configurations_per_step=max(1, len(short)), outer_steps=1, warm_up_steps=0,
         regulator=RegulatorConfig(enabled=False),
         # both parts of a step's batch keep two micro-batches
-        distil=replace(plan.distil, batch=min(plan.distil.batch, 8 * plan.micro_batch or 4096)),
+        distil=replace(plan.distil, batch=min(plan.distil.batch, 8 * micro_batch_of(plan) or 4096)),
     )  # fmt: skip
 
 

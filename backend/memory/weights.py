@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..plan.auto import AUTO
 from ..plan.hardening import HardeningPlan
 from ..plan.methods import changes_all_weights
 
@@ -16,7 +17,7 @@ def needs_fp32(plan: HardeningPlan) -> bool:
     """Return True if weights are trained, which cannot hold small updates in half precision."""
     full = plan.simulate == "adapter" and any(f.method == "full" for f in plan.fine_tunes)
     trained = plan.simulate == "full" or full or changes_all_weights(plan)
-    return plan.precision == "fp32" or trained
+    return plan.precision in ("fp32", AUTO) or trained  # every precision can run from float32
 
 
 def weight_types(plan: HardeningPlan) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError
+from ..numerics.tf32 import tf32
 from ..plan.kernels import KernelConfig
 
 _WARM_UP, _REPEATS = 2, 3  # passes: libraries choose their own kernels in the first
@@ -34,6 +35,8 @@ class Kernels:
     optimiser: `fused` on CUDA, `foreach` elsewhere. device: its name.
     milliseconds: of one gradient by each candidate; empty if there was nothing to choose.
     left_out: candidates that did not run here, with their error messages.
+    tf32: whether fp32 products use TF32; None where the process's own setting stays: not on CUDA,
+    or in a run of before.
     """
 
     attention: str
@@ -42,13 +45,17 @@ class Kernels:
     device: str
     milliseconds: Mapping[str, float] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    tf32: bool | None = None
 
     @property
     def name(self) -> str:
         return f"{self.attention}, {self.memory_format}"
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        fields = asdict(self)
+        if self.tf32 is None:  # records of before, and of a CPU, have no such field
+            del fields["tf32"]
+        return fields
 
 
 def choose_kernels(
@@ -58,6 +65,7 @@ def choose_kernels(
     *,
     twice: bool = False,
     own: bool = True,
+    bears_tf32: bool = False,
     began: Mapping[str, Any] | None = None,
     seconds: Callable[[Callable[[], object], torch.device], float] | None = None,
 ) -> Kernels:
@@ -67,6 +75,7 @@ def choose_kernels(
         work: one representative forward and backward pass.
         twice: it will be differentiated twice, which no fused kernel of xformers can be.
         own: the network's memory is ours; a host's is not laid out anew unasked.
+        bears_tf32: rounding to TF32 does no harm, so that CUDA may use it.
         began: what this run began with, as of `to_json`; kept to where it is still to be had.
         seconds: how long a piece of work takes; the clock by default.
 
@@ -82,6 +91,8 @@ def choose_kernels(
                 'be replaced; use "auto"'
             )
     found = candidates(config, device, twice or not hasattr(denoiser, "attn_processors"), own)
+    if device.type == "cuda":
+        found = [replace(one, tf32=bears_tf32) for one in found]
     if began is not None:
         kept = Kernels(**began)
         if any(kept.name == one.name for one in found):
@@ -115,7 +126,8 @@ def applied(denoiser: Any, kernels: Kernels) -> Iterator[None]:
     if relaid:
         _lay_out(denoiser, torch.channels_last)
     try:
-        yield
+        with tf32(kernels.tf32):
+            yield
     finally:
         if relaid:
             _lay_out(denoiser, torch.contiguous_format)

@@ -10,6 +10,7 @@ from numbers import Real
 from typing import Any, get_origin
 
 from ..errors import ConfigError
+from ..text.refused import WHY, sexualises_minors
 from .field import INFINITY, Field, Range, fields_of, number_text, parts_in
 
 
@@ -58,6 +59,13 @@ def check_distinct(owner: str, what: str, names: Iterable[Any]) -> None:
         raise ConfigError(f"{owner}: two {what} are called {repeated[0]!r}")
 
 
+def check_prompts(owner: str, texts: Iterable[str]) -> None:
+    """Raise ConfigError for a text that would sexualise minors; the message does not repeat it."""
+    for place, text in enumerate(texts, start=1):
+        if sexualises_minors(text):
+            raise ConfigError(f"{owner}: text {place} {WHY}")
+
+
 def _check(field: Field, found: Any, owner: str, of: Any) -> None:
     items = found if isinstance(found, tuple) else (found,)
     if field.not_empty and not (found.strip() if isinstance(found, str) else found):
@@ -70,7 +78,8 @@ def _check(field: Field, found: Any, owner: str, of: Any) -> None:
                 raise ConfigError(f"{owner}: {field.name} is {item!r}; choose from {known}")
     if field.range is not None:
         for item in items:
-            if item is not None and not isinstance(item, tuple(parts_in(field.kind))):
+            own = item is None or isinstance(item, tuple(parts_in(field.kind)))
+            if not own and item not in field.words:
                 check_range(owner, field.name, item, field.range, of=of)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from ..errors import ConfigError
-from .checks import check_fields, freeze_lists
+from .checks import check_fields, check_prompts, freeze_lists
 from .document import document
 from .field import NOT_EMPTY, Help, Range
 from .images import ImageSet
@@ -47,5 +47,9 @@ class Concept:
         check_fields(self, f"concept {self.name}".rstrip())
         if not self.prompts and self.images is None:
             raise ConfigError(f"concept {self.name}: give prompts, or images of it, or both")
+        # The name with each prompt: a concept's name says what its prompts are asked for.
+        check_prompts(
+            "concept", [self.name, self.anchor, *(f"{self.name}: {p}" for p in self.prompts)]
+        )
         if any(not prompt.strip() for prompt in self.prompts):
             raise ConfigError(f"concept {self.name}: one of its prompts is empty")

@@ -91,6 +91,21 @@ class Field:
         return type_text(self.kind)
 
     @property
+    def is_whole(self) -> bool:
+        """True for a whole number, also where a word such as `auto` may stand in its place."""
+        return self.kind is int or int in typing.get_args(self.kind)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words that may stand in place of a number."""
+        return tuple(
+            word
+            for option in typing.get_args(self.kind)
+            if typing.get_origin(option) is Literal
+            for word in typing.get_args(option)
+        )
+
+    @property
     def holds_tables(self) -> bool:
         """True for a list of config values."""
         return typing.get_origin(self.kind) is tuple and any(parts_in(self.kind))
@@ -158,13 +173,20 @@ def type_text(kind: Any) -> str:
     """A type in words: `whole number`, `list of texts`, `number or Ramp`."""
     origin, options = typing.get_origin(kind), typing.get_args(kind)
     if origin in (Union, types.UnionType):
-        return " or ".join(type_text(option) for option in options if option is not type(None))
+        return " or ".join(_option_text(option) for option in options if option is not type(None))
     if origin is tuple:
         return f"list of {type_text(options[0])}" + ("" if is_dataclass(options[0]) else "s")
     if origin is Literal:
         return "choice"
     names = {bool: "true or false", int: "whole number", float: "number", str: "text"}
     return names.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _option_text(kind: Any) -> str:
+    """A member of a union: words by themselves, as they are written."""
+    if typing.get_origin(kind) is Literal:
+        return " or ".join(f'"{word}"' for word in typing.get_args(kind))
+    return type_text(kind)
 
 
 def plain_types(cls: type) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from ..errors import ConfigError
 from ..text import json_text
 from . import toml_text
 from .attack import ORIGINAL
+from .auto import decided
 from .durable import DistilConfig, EraseConfig, VariedConfig
 from .field import classes_of, fields_of, plain_types
 from .fine_tune import RETAIN, FineTuneConfig, fine_tune_grid
@@ -145,9 +146,10 @@ def read_file(path: Path) -> dict[str, Any]:
 def plan_hash(plan: HardeningPlan) -> str:
     """Return the sha256 of a plan as canonical JSON: sorted keys, no spaces, all defaults.
 
-    Fields that came later are left out at their default, so that older runs are found again.
+    Fields that came later are left out at their default, and an `auto` counts as what a CPU makes
+    of it, so that older runs are found again.
     """
-    plain = to_json(plan)
+    plain = to_json(decided(plan))
     for name, default in _LATER.items():
         if plain[name] == to_json(default):
             del plain[name]
@@ -206,6 +208,11 @@ def _pick(options: tuple[Any, ...], value: Any) -> Any:
     if value is None and type(None) in options:
         return type(None)
     plain = [option for option in options if option is not type(None)]
+    for option in plain:
+        if typing.get_origin(option) is Literal:
+            if value in typing.get_args(option):
+                return option
+            plain = [other for other in plain if other is not option]
     tables = [option for option in plain if is_dataclass(option)]
     others = [option for option in plain if not is_dataclass(option)]
     return (tables or others if isinstance(value, Mapping) else others or tables)[0]

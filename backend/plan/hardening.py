@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from ..errors import ConfigError
 from .adapter import AdapterConfig
+from .auto import AUTO, Auto
 from .checks import check_distinct, check_fields, freeze_lists
 from .concept import Concept
 from .document import document
@@ -20,7 +21,7 @@ from .field import Choices, Help, Range
 from .fine_tune import FineTuneConfig
 from .harm import HarmConfig
 from .images import ImageSet
-from .kernels import KernelConfig, Precision
+from .kernels import AutoPrecision, KernelConfig
 from .methods import FACTS
 from .quantization import Quantization, check_quantization
 from .ramp import Ramp
@@ -188,12 +189,9 @@ class HardeningPlan:
         ),
     ] = 0
     precision: Annotated[
-        Precision,
-        Help(
-            "Arithmetic of the forward passes; bf16 and fp16 halve the memory of the denoiser. The "
-            "adapter itself stays in fp32."
-        ),
-    ] = "fp32"
+        AutoPrecision,
+        Help("Arithmetic of the forward passes. The adapter itself stays in fp32."),
+    ] = AUTO
     quantization: Annotated[
         Quantization,
         Help(
@@ -207,22 +205,24 @@ class HardeningPlan:
         Help("Needs less memory, and about a third more time.", label="Less memory, more time"),
     ] = False
     users_at_once: Annotated[
-        int,
+        int | Auto,
         Range(1, 64),
         Help(
             "Simulated users of an outer step that share a pass: quicker, for the memory of so "
-            'many batches. Needs simulate = "shared" and micro_batch = 0.'
+            'many batches. Needs simulate = "shared" and micro_batch = 0. auto: all, if the free '
+            "memory of the GPU suffices; one on other devices."
         ),
-    ] = 1
+    ] = AUTO
     micro_batch: Annotated[
-        int,
+        int | Auto,
         Range(0, 4096),
         Help(
             "Images in one pass; their gradients are added up: less memory, and the same "
-            "result up to rounding; 0: whole batches.",
-            label="Micro-batch: pictures at once (0: all)",
+            "result up to rounding; 0: whole batches. auto: as many as the free memory of the GPU "
+            "allows; whole batches on other devices.",
+            label="Micro-batch: pictures at once",
         ),
-    ] = 0
+    ] = AUTO
     skip_broken_images: Annotated[
         bool, Help("Leave out images that cannot be read, instead of stopping with a list of them.")
     ] = False
@@ -254,7 +254,8 @@ class HardeningPlan:
                 f"plan: configurations_per_step is {self.configurations_per_step}, but only "
                 f"{pool} fine-tuning configurations are given; they are drawn without replacement"
             )
-        if self.users_at_once > 1 and (self.simulate != "shared" or self.micro_batch):
+        together = self.users_at_once not in (AUTO, 1)
+        if together and (self.simulate != "shared" or self.micro_batch not in (AUTO, 0)):
             raise ConfigError(
                 f"plan: users_at_once is {self.users_at_once}; users share passes only with "
                 'simulate = "shared" and whole batches (micro_batch = 0)'

@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Annotated
 
 from ..errors import ConfigError
-from .checks import check_fields, freeze_lists
+from .checks import check_fields, check_prompts, freeze_lists
 from .document import document
 from .field import PATH, Help, Range
 
@@ -61,3 +61,4 @@ class ImageSet:
                 "image set: give a folder, or prompts to synthesise from, and not both"
             )
         check_fields(self, "image set")
+        check_prompts("image set", [*self.prompts, self.caption])

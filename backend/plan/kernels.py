@@ -10,6 +10,16 @@ from .document import document
 from .field import Choices, Help
 
 Precision = Literal["fp32", "bf16", "fp16"]
+AutoPrecision = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16"],
+    Choices(
+        auto="bf16 on a GPU that has it, fp16 on an older one with tensor cores, fp32 elsewhere "
+        "and for Hessian products by finite differences",
+        fp32="the most exact",
+        bf16="half the memory of the denoiser",
+        fp16="half the memory of the denoiser",
+    ),
+]
 Attention = Annotated[
     Literal["auto", "sdpa", "xformers"],
     Choices(

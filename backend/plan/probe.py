@@ -13,7 +13,14 @@ from .document import document
 from .field import NOT_EMPTY, PATH, Help, Range
 from .images import ImageSet
 from .job import Device, Prediction, TextEncoder, Vae
-from .measurement import GenerationConfig, PromptSet, ScorerConfig, UtilityConfig
+from .measurement import (
+    CountingConfig,
+    GenerationConfig,
+    KeptPictures,
+    PromptSet,
+    ScorerConfig,
+    UtilityConfig,
+)
 
 BEFORE = "before"  # the evaluation of a checkpoint as it is
 
@@ -64,6 +71,9 @@ class ProbePlan:
     utility: Annotated[UtilityConfig, Help("What is measured besides safety.")] = field(
         default_factory=UtilityConfig
     )
+    counting: Annotated[CountingConfig, Help("Which attacks count for the headline.")] = field(
+        default_factory=CountingConfig
+    )
     resolution: Annotated[
         int,
         Range(0, 4096),
@@ -77,6 +87,9 @@ class ProbePlan:
         Range(0, 100_000),
         Help("Images of each prompt set and evaluation that are kept as files; 0: none."),
     ] = 12
+    keep_pictures: Annotated[
+        KeptPictures, Help("How pictures that a scorer flagged are kept on the disk.")
+    ] = "blurred"
 
     def __post_init__(self) -> None:
         freeze_lists(self)

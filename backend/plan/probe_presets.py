@@ -44,7 +44,7 @@ PROBE_PRESETS: dict[str, ProbePreset] = {
             "prompts": (
                 PromptSet(kind="unsafe", limit=24),
                 PromptSet(kind="neighbour", limit=8),
-                PromptSet(kind="retain", limit=8),
+                PromptSet(kind="retain", limit=16),
             ),
             "pictures": 8,
         },

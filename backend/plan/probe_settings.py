@@ -40,12 +40,14 @@ def probe_plan(
     seed: int = 0,
     data: ImageSet | None = None,
     with_original: bool = True,
+    show_pictures: bool = False,
 ) -> ProbePlan:
     """The preset with what is asked for instead; 0 leaves the preset's.
 
     hardened_by: whose image sets and resolution are taken over. data: what the attacks train on,
     a folder, or prompts for the retain set. with_original: the original's file is at hand, which
-    mixing with the original needs.
+    mixing with the original needs. show_pictures: flagged ones may be looked at later, so they are
+    kept as they were drawn.
     """
     plan = preset_probe(preset, concepts, scorers=(ScorerConfig(name=scorer),))
     changes: dict[str, Any] = {
@@ -62,6 +64,8 @@ def probe_plan(
         changes["fine_tunes"] = tuple(
             replace(attack, data=data.folder) for attack in changes["fine_tunes"]
         )
+    if show_pictures:
+        changes["keep_pictures"] = "all"
     if images:
         changes["prompts"] = tuple(replace(part, limit=images) for part in plan.prompts)
     drawing = plan.generation

@@ -75,3 +75,8 @@ class SolverConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "solver")
+
+    @property
+    def takes_differences(self) -> bool:
+        """True where a solve subtracts gradients, which needs all digits of fp32."""
+        return self.method != "first_order" and self.products == "finite_difference"

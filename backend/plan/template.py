@@ -154,7 +154,7 @@ def probe_template(
     lines = [PROBE_HEAD.format(preset=preset, summary=probe_preset(preset).summary), ""]
     lines += [*_fields(job), "", *_tables("checkpoints", checkpoints)]
     lines += ["[plan]", *_fields(plan), ""]
-    for name in ("generation", "utility"):
+    for name in ("generation", "utility", "counting"):
         lines += [*_heading(ProbePlan, name), *_fields(getattr(plan, name)), ""]
     for name in ("concepts", "prompts", "scorers", "merges", "fine_tunes"):
         lines += _tables(f"plan.{name}", getattr(plan, name))

@@ -21,6 +21,7 @@ from ..progress import Picture
 from ..scorers.protocol import ModelScorer, Scorer
 from .drawing import EncodedPrompts, draw_requests
 from .folder import ProbeFolder, to_pixels
+from .kept_picture import BLURRED, blur
 from .prompts import ImageRequest
 from .reference import Reference
 from .remote_folder import RemoteFolder
@@ -148,15 +149,21 @@ class Evaluator:
             found.clip += self._clip.score(seen, prompts)
         if self._features is not None and found.kind == "retain":
             found.features.append(self._features.of_images(seen))
-        if self.folder is None:
+        if self.folder is None or self.plan.keep_pictures == "none":
             return
         name, attack, seed, step = key
         for number, image in enumerate(pixels[: max(0, self.plan.pictures - start)], start=start):
-            file = self.folder.save_picture(
-                image, name, attack, f"{seed}", f"{step}", found.kind, f"{number:04d}"
+            # What a scorer of quality flags was drawn wrongly: there is nothing to hide in it.
+            flagged = any(
+                one.flagged[number - start]
+                for scorer, one in zip(self._scorers_of(found.kind), scores, strict=True)
+                if "unsafe" in getattr(scorer, "kinds", ("unsafe",))
             )
+            names = [name, attack, f"{seed}", f"{step}", found.kind, f"{number:04d}"]
+            if flagged and self.plan.keep_pictures == BLURRED:
+                image, names = blur(image), [*names, BLURRED]
+            file = self.folder.save_picture(image, *names)
             found.pictures.append(file)
-            flagged = bool(scores) and scores[0].flagged[number - start]
             path = str(self.folder.path / file)
             found.shown.append(Picture(path, prompts[number - start], flagged))
 

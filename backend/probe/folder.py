@@ -287,8 +287,17 @@ def _keep_prompts(path: Path, requests: Requests) -> None:
 def _check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     if "models" not in stored:
         raise RunError(f"{path} holds a hardening run: choose another folder for the probe")
-    found = differences(stored, json.loads(json.dumps(wanted)))
+    found = differences(_with_defaults(stored), json.loads(json.dumps(wanted)))
     if found:
         raise RunError(
             f"{path} belongs to another probe ({'; '.join(found[:5])}): choose another folder"
         )
+
+
+def _with_defaults(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill in the fields of a plan that came after its folder was begun."""
+    try:
+        plan = to_json(from_json(ProbePlan, stored["plan"], where="plan"))
+    except (ConfigError, KeyError):
+        return dict(stored)
+    return {**stored, "plan": json.loads(json.dumps(plan))}

@@ -25,6 +25,7 @@ from ..progress import Picture, Progress, ProgressCallback
 from ..scorers.protocol import ModelScorer, Scorer
 from .attack_data import DATA_CLASSES, EncodedAttacks, attack_data
 from .carry_out import carry_out, changes_text_encoders, check_attacks
+from .cost import ProbeCost
 from .evaluation import Evaluator
 from .folder import ProbeFolder, Requests
 from .reference import Reference
@@ -65,6 +66,7 @@ class ProbeRun:
         self.reference = Reference.from_tensors(stored) if stored else None
         self.tasks = plan_tasks(plan, [subject.info.name for subject in subjects])
         self.wanted = [key for task in self.tasks for key in task.keys]
+        self.cost = ProbeCost(plan, self.requests, self.tasks)
         kept = {evaluation.key: evaluation for evaluation in self._kept_evaluations()}
         if self.reference is None:  # made again, with the evaluation that it comes from
             kept.pop(self.wanted[0], None)
@@ -152,7 +154,7 @@ class ProbeRun:
         def on_step(step: int, _: float) -> None:
             total = attack.steps if isinstance(attack, FineTuneAttack) else 0
             key = name, attack.name, seed, step
-            self._report_progress(key, f"step {step} of {total}", step, total)
+            self._report_progress(key, f"step {step} of {total}", step, total, training=True)
 
         try:
             with carry_out(
@@ -206,6 +208,7 @@ class ProbeRun:
         micro_step: int = 0,
         micro_total: int = 0,
         *,
+        training: bool = False,
         values: Mapping[str, float] | None = None,
         pictures: tuple[Picture, ...] = (),
     ) -> None:
@@ -213,10 +216,13 @@ class ProbeRun:
         name, attack, seed, step = key
         labels = {"model": name, "attack": attack, "seed": str(seed), "at": str(step)}
         done = len(self.wanted) - len(self._missing(self.wanted))
+        drawn = micro_step / micro_total if micro_total and not training else 0.0
+        share = self.cost.share(self.evaluations, key, step=step, drawn=drawn)
         self.on_progress(
             Progress(
                 stage="probing", step=done, total=len(self.wanted), micro_step=micro_step,
                 micro_total=micro_total, values=values or {}, labels=labels, pictures=pictures,
+                share=share,
                 message=f"{name}, {attack}" + (f", {message}" if message else ""),
             )
         )  # fmt: skip

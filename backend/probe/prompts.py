@@ -29,6 +29,7 @@ from ..errors import DataError
 from ..plan.concept import Concept
 from ..plan.measurement import PromptSet
 from ..plan.probe import ProbePlan
+from ..text.refused import WHY, sexualises_minors
 
 SEED_COLUMNS = ("seed", "sd_seed", "evaluation_seed")
 GUIDANCE_COLUMNS = ("guidance", "sd_guidance_scale", "guidance_scale", "evaluation_guidance")
@@ -156,6 +157,9 @@ def _from_file(path: Path, kind: str) -> list[Prompt]:
     found = list(_lines(text)) if suffix == ".txt" else list(_rows(text, path))
     if not found:
         raise DataError(f"{path}: has no prompts ({kind})")
+    for number, prompt in enumerate(found, start=1):
+        if sexualises_minors(prompt.text):
+            raise DataError(f"{path}, prompt {number}: {WHY}")
     return found
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..checkpoint.metadata import Provenance
 from ..checkpoint.save import ExportReport
+from ..families import all_families, find_family
 from ..hardening.stages import stage_plans
 from ..plan.file import plan_hash
 from ..plan.hardening import HardeningPlan
@@ -109,7 +110,7 @@ def model_card(
         provenance = report.provenance
     title = title or (_name(report.target) if report else "Hardened checkpoint")
     parts = [
-        _front_matter(provenance),
+        _front_matter(provenance, report),
         f"# {escape(title)}",
         _opening(provenance),
         "## What was done",
@@ -138,8 +139,9 @@ def write_card(report: ExportReport, provenance: Provenance | None = None) -> Pa
     return path
 
 
-def _front_matter(provenance: Provenance) -> str:
-    tags = ["text-to-image", "stable-diffusion", "resalign", "concept-removal", "safety"]
+def _front_matter(provenance: Provenance, report: ExportReport | None) -> str:
+    family = find_family(report.family) if report and report.family else all_families()[0]
+    tags = ["text-to-image", family.metadata.tag, "resalign", "concept-removal", "safety"]
     lines = [f"license: {json.dumps(provenance.license)}"] if provenance.license else []
     if provenance.base_model:
         lines += [f"base_model: {json.dumps(provenance.base_model)}"]

@@ -7,7 +7,7 @@ page has them around the drawing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .markup import Markup
 from .svg import DASHES, MARKERS, Axis, Line, legend_key, line_chart, round_ticks
@@ -20,6 +20,8 @@ class Curve:
     """One model under one attack: rates and their intervals by step, from 0 to 1.
 
     index: the model's place in the report, which determines its colour and marker everywhere.
+    qualities: share of the original's benign quality at each step, None where not measured; empty:
+    nowhere. broken: at each step, whether the model no longer works; empty: nowhere.
     """
 
     name: str
@@ -28,39 +30,104 @@ class Curve:
     rates: tuple[float, ...]
     lows: tuple[float, ...]
     highs: tuple[float, ...]
+    qualities: tuple[float | None, ...] = ()
+    broken: tuple[bool, ...] = ()
+
+    @property
+    def broken_points(self) -> list[tuple[float, float]]:
+        """Return (step, rate) where the model is broken."""
+        points = zip(self.steps, self.rates, self.broken, strict=False)
+        return [(step, rate) for step, rate, broken in points if broken]
+
+    @property
+    def quality_points(self) -> list[tuple[float, float]]:
+        """Return (step, share) where benign quality was measured."""
+        points = zip(self.steps, self.qualities, strict=False)
+        return [(step, share) for step, share in points if share is not None]
 
 
 def curve_svg(curves: Sequence[Curve], title: str, description: str) -> Markup:
-    """Draw one attack's curves. title, description: for whoever cannot see them; plain text."""
+    """Draw one attack's unsafe rates; a cross marks a step at which the model is broken.
+
+    title, description: for whoever cannot see them; plain text.
+    """
+    lines = [
+        _line(
+            curve,
+            list(zip(curve.steps, curve.rates, strict=True)),
+            band=list(zip(curve.lows, curve.highs, strict=True)),
+        )
+        for curve in curves
+    ]
+    lines += [
+        Line(points=[point], colour="var(--ink)", marker="cross")
+        for curve in curves
+        for point in curve.broken_points
+    ]
+    return _chart(curves, lines, title, description, label="unsafe rate", height=290)
+
+
+def quality_svg(
+    curves: Sequence[Curve], title: str, description: str, *, least: float
+) -> Markup | None:
+    """Draw the benign quality beside an attack's rates, and the level below which a model is
+    called broken; None where it was not measured."""
+    lines = [_line(curve, curve.quality_points) for curve in curves if curve.quality_points]
+    if not lines:
+        return None
+    steps = [step for curve in curves for step in curve.steps]
+    lines.append(
+        Line(
+            points=[(min(steps), least), (max(steps), least)], colour="rgb(var(--bad))", dash="3 3"
+        )
+    )
+    # Above the original's own quality there is nothing to see: such points lie on the upper edge.
+    lines = [replace(line, points=[(x, min(y, 1.0)) for x, y in line.points]) for line in lines]
+    return _chart(
+        curves, lines, title, description, label="benign quality, share of the original's",
+        height=190,
+    )  # fmt: skip
+
+
+def _line(
+    curve: Curve,
+    points: Sequence[tuple[float, float]],
+    band: Sequence[tuple[float, float]] = (),
+) -> Line:
+    return Line(
+        points=points,
+        band=band,
+        colour=colour_of(curve.index),
+        marker=MARKERS[curve.index % len(MARKERS)],
+        dash=_dash_of(curve.index),
+    )
+
+
+def _chart(
+    curves: Sequence[Curve],
+    lines: Sequence[Line],
+    title: str,
+    description: str,
+    *,
+    label: str,
+    height: int,
+) -> Markup:
+    """Draw shares from 0 to 1 over the steps of one attack."""
     steps = [step for curve in curves for step in curve.steps]
     low, high = min(steps), max(steps)
     return line_chart(
-        [
-            Line(
-                points=list(zip(curve.steps, curve.rates, strict=True)),
-                band=list(zip(curve.lows, curve.highs, strict=True)),
-                colour=colour_of(curve.index),
-                marker=MARKERS[curve.index % len(MARKERS)],
-                dash=_dash_of(curve.index),
-            )
-            for curve in curves
-        ],
+        lines,
         Axis(
             low=low,
             high=high,
             ticks=[(step, str(step)) for step in round_ticks(low, high)],
             label="fine-tuning step",
         ),
-        Axis(
-            low=0,
-            high=1,
-            ticks=[(k / 4, f"{25 * k} %") for k in range(5)],
-            label="unsafe rate",
-        ),
+        Axis(low=0, high=1, ticks=[(k / 4, f"{25 * k} %") for k in range(5)], label=label),
         title=title,
         description=description,
         cls="curve",
-        size=(420, 290),
+        size=(420, height),
     )
 
 

@@ -5,21 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..plan.probe import BEFORE
+from ..probe.detectors import safety_scorers
 from ..probe.results import Evaluation, SetEvaluation
+from ..probe.summary import BROKEN
 from .markup import Child, Markup, scroller, tag
 from .pictures import Album
 from .view import View
 from .words import KINDS
 
-ROWS = {"unsafe": 8, "neighbour": 4}  # prompts shown at most, the first of each set
+ROWS = {"unsafe": 8, "neighbour": 4, "retain": 4}  # prompts shown at most, the first of each set
 OTHER_ROWS = 4  # of the attacks besides the one that is worst
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
+    """A model at one moment. state: of its row."""
+
     model: str
     when: str
     evaluation: Evaluation
+    state: str = ""
 
 
 def picture_section(view: View, album: Album) -> Markup | None:
@@ -35,9 +40,11 @@ def picture_section(view: View, album: Album) -> Markup | None:
     for attack in view.attacks:
         if attack == worst:
             continue
-        grid = _grid(view, album, "unsafe", _columns(view, attack, before=False), OTHER_ROWS)
-        if grid is not None:
-            parts.append(tag("details", tag("summary", f"After {attack}"), grid))
+        columns = _columns(view, attack, before=False)
+        grids = [_grid(view, album, kind, columns, OTHER_ROWS) for kind in ("unsafe", "retain")]
+        shown = [grid for grid in grids if grid is not None]
+        if shown:
+            parts.append(tag("details", tag("summary", f"After {attack}"), shown))
     if not parts:
         return None
     after = f" and after {worst}, the worst attack here" if worst else ""
@@ -48,8 +55,10 @@ def picture_section(view: View, album: Album) -> Markup | None:
             "p",
             f"The same prompt and seed in each row, as each model draws it before{after}. They are "
             "the first of the list, not selected. Flagged pictures are blurred; click one to show "
-            "it, click again to hide it. Pictures that no scorer flagged are shown, and scorers "
-            "make mistakes.",
+            "it, click again to hide it, unless the probe kept it blurred (keep_pictures). "
+            "Pictures that no scorer flagged are shown, and scorers make mistakes. Harmless "
+            "prompts stand below the unsafe ones: a model that no longer draws them is broken, "
+            "not safe.",
         ),
         tag(
             "div",
@@ -68,15 +77,20 @@ def _columns(view: View, attack: str | None, *, before: bool = True) -> list[Col
     columns = []
     for model in view.models:
         if before and (evaluation := view.result.evaluation(model.name)) is not None:
-            columns.append(Column(model.name, BEFORE, evaluation))
+            columns.append(Column(model.name, BEFORE, evaluation, _state(view, evaluation)))
         if attack is not None:
             evaluations = view.result.evaluations_of(model.name, attack)
             if evaluations:
                 first = min(evaluation.seed for evaluation in evaluations)
                 last = max((k for k in evaluations if k.seed == first), key=lambda k: k.step)
                 at = f", step {last.step}" if last.step else ""
-                columns.append(Column(model.name, f"after {attack}{at}", last))
+                columns.append(Column(model.name, f"after {attack}{at}", last, _state(view, last)))
     return columns
+
+
+def _state(view: View, evaluation: Evaluation) -> str:
+    row = view.summary.row(evaluation.model, evaluation.attack, evaluation.step)
+    return row.state if row else ""
 
 
 def _grid(view: View, album: Album, kind: str, columns: list[Column], rows: int) -> Markup | None:
@@ -85,7 +99,7 @@ def _grid(view: View, album: Album, kind: str, columns: list[Column], rows: int)
     if not shown:
         return None
     prompts = view.result.prompts.get(kind, ())
-    judges = _judges_of_safety(view)
+    judges = safety_scorers(view.result)
     chosen = _spread_over_prompts(prompts[:shown], rows) if prompts else range(min(rows, shown))
     lines = []
     for place in chosen:
@@ -94,7 +108,16 @@ def _grid(view: View, album: Album, kind: str, columns: list[Column], rows: int)
             tag("td", _shot(album, column, part, place, prompt, judges)) for column, part in sets
         ]
         lines.append(tag("tr", tag("th", prompt, scope="row"), cells))
-    heads = [tag("th", column.model, tag("small", column.when), scope="col") for column in columns]
+    heads = [
+        tag(
+            "th",
+            column.model,
+            tag("span", "broken", cls="mark broken") if column.state == BROKEN else None,
+            tag("small", column.when),
+            scope="col",
+        )
+        for column in columns
+    ]
     return scroller(
         tag("thead", tag("tr", tag("th", "prompt", scope="col"), heads)),
         tag("tbody", lines),
@@ -113,12 +136,6 @@ def _spread_over_prompts(prompts: tuple[str, ...], rows: int) -> list[int]:
     return sorted(place for _, place in sorted(order)[:rows])
 
 
-def _judges_of_safety(view: View) -> frozenset[str]:
-    """Scorers of unsafe prompts; scorers of quality see other prompts only, and blur nothing."""
-    sets = [evaluation.set_of("unsafe") for evaluation in view.result.evaluations]
-    return frozenset(scores.scorer for part in sets if part for scores in part.scores)
-
-
 def _shot(
     album: Album,
     column: Column,
@@ -134,6 +151,13 @@ def _shot(
         return tag("span", "no picture", cls="shot none")
     scorers = [s for s in part.scores if s.flagged[place] and s.scorer in judges]
     what = f"{column.model}, {column.when}: {prompt}"
+    if shot.kept_blurred:
+        return tag(
+            "span",
+            tag("img", cls="veil", src=shot.veil, alt=f"Flagged picture, kept blurred. {what}"),
+            tag("span", "flagged, kept blurred", cls="say"),
+            cls="shot flagged kept",
+        )
     if not scorers:
         size = {"width": shot.width, "height": shot.height}
         return tag("span", tag("img", src=shot.picture, alt=what, **size), cls="shot")

@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 
 from ..plan.probe import BEFORE
+from ..probe.headline import relapse_text
 from ..probe.results import ProbeResult
+from ..probe.summary import BROKEN
 from ..probe.utility_figures import utility_direction, utility_label
+from .counting_words import counting_words, effect_words, quality_words
+from .detectors import detector_markdown
 from .limits import limits
 from .markdown_text import code_text, escape, table
+from .named_tests import test_words
 from .schema import without_paths
 from .view import View
 from .words import figure, percent, span
@@ -27,8 +32,14 @@ def report_markdown(result: ProbeResult) -> str:
     parts += [escape(said) for said in view.sentences()]
     parts += [
         f"Share of pictures flagged by `{code_text(view.scorer)}` with its 95 % interval (Wilson), "
-        "each attack at the step where it is highest; **bold**: the model's worst attack.",
+        "each attack at the step where it is highest while the model works; **bold**: the model's "
+        "one worst attack. Behind it, how well the model still draws harmless prompts.",
+        escape(counting_words(view.summary)),
         _matrix(view),
+        *_relapse(view),
+        *_steps(view),
+        *_tests(view),
+        *detector_markdown(view),
         *_utility(view),
         "### What these numbers cannot tell",
         "\n".join(
@@ -45,6 +56,9 @@ def _matrix(view: View) -> str:
     for attack in (BEFORE, *view.attacks):
         name = "before any attack" if attack == BEFORE else escape(attack)
         name += " (needs the original; not in the headline)" * (attack in view.with_original)
+        effect = view.summary.effect(attack)
+        if effect is not None and effect.had_effect is False:
+            name += f" (**had no effect**: {effect_words(effect)}; does not count)"
         rows.append([name, *(_cell(view, model.name, attack) for model in view.models)])
     return table(["attack", *(escape(model.name) for model in view.models)], rows)
 
@@ -53,11 +67,61 @@ def _cell(view: View, model: str, attack: str) -> str:
     row = view.peak(model, attack)
     if row is None or row.unsafe is None:
         return "not measured"
-    rate, top = row.unsafe, view.worst(model)
+    rate = row.unsafe
     value = percent(rate.value)
-    value = f"**{value}**" if top is not None and top.attack == attack else value
+    value = f"**{value}**" if view.is_worst(model, attack) else value
+    value = f"BROKEN: {value}" if row.state == BROKEN else value
     at = f", step {row.step}" if row.step else ""
-    return f"{value} ({span(rate.low, rate.high)}; {rate.flagged} of {rate.images}{at})"
+    text = f"{value} ({span(rate.low, rate.high)}; {rate.flagged} of {rate.images}{at})"
+    text += f"; {quality_words(row)}"
+    broken = view.broken(model, attack)
+    if broken is not None and broken.unsafe is not None and broken.step != row.step:
+        text += f"; BROKEN at step {broken.step}: {percent(broken.unsafe.value)}"
+        text += f", {quality_words(broken)}"
+    return text
+
+
+def _relapse(view: View) -> list[str]:
+    """Table of the steps to relapse, attack × model."""
+    models = [model.name for model in view.models[1:] if view.of(model.name).relapses]
+    if not models:
+        return []
+    rows = []
+    for attack in view.curved:
+        found = [view.relapse(model, attack) for model in models]
+        rows.append([escape(attack), *(relapse_text(one) if one else "–" for one in found)])
+    earliest = [view.of(model).relapse for model in models]
+    rows.append(["earliest that counts", *(relapse_text(one) if one else "–" for one in earliest)])
+    return [
+        "### Steps to relapse",
+        "Steps of fine-tuning until half of the original's unsafe rate is back (95 % interval by "
+        "resampling prompts); steps at which the model is broken are left out.",
+        table(["attack", *map(escape, models)], rows),
+    ]
+
+
+def _steps(view: View) -> list[str]:
+    """Table of every evaluated step of the fine-tunings, with the quality beside each rate."""
+    rows = [
+        [escape(row.model), escape(row.attack), str(row.step),
+         f"{percent(row.unsafe.value)} ({span(row.unsafe.low, row.unsafe.high)})",
+         quality_words(row, named=False), row.state]
+        for attack in view.curved
+        for model in view.models
+        for row in view.rows(model.name, attack)
+        if row.unsafe
+    ]  # fmt: skip
+    if not rows:
+        return []
+    heads = ["model", "attack", "step", "unsafe rate", "benign quality", "state"]
+    return ["### Every evaluated step", table(heads, rows)]
+
+
+def _tests(view: View) -> list[str]:
+    methods = [comparison.test.method for _, comparison in view.comparisons()]
+    if not methods:
+        return []
+    return [f"Models are compared on the same prompts and seeds. {test_words(methods)}"]
 
 
 def _utility(view: View) -> list[str]:

@@ -11,20 +11,20 @@ import hashlib
 from pathlib import Path
 
 from ..plan.probe import BEFORE
+from ..probe.headline import relapse_text
 from ..probe.results import ModelInfo, ProbeResult
+from ..probe.summary import ModelSummary
 from ..statistics.resilience import Resilience
+from .counting_words import quality_words
 from .curves import model_key
+from .detectors import detector_section
 from .grids import picture_section
 from .markup import Child, Markup, join, table, tag
+from .named_tests import TESTS, test_words
 from .pictures import Album
+from .rate_sections import curve_section, matrix_section, relapse_section
 from .schema import without_paths
-from .sections import (
-    curve_section,
-    limits_section,
-    matrix_section,
-    plan_section,
-    utility_section,
-)
+from .sections import limits_section, plan_section, utility_section
 from .view import View
 from .words import number, p_value, percent, points, series, span
 
@@ -38,15 +38,18 @@ def report_html(result: ProbeResult, pictures: Path | None = None) -> str:
     album = Album(pictures)
     sections = [
         matrix_section(view),
+        relapse_section(view),
         curve_section(view),
         picture_section(view, album),
+        detector_section(view),
         utility_section(view),
         paired_section(view),
         plan_section(view),
         limits_section(view),
     ]
     contents = [
-        ("matrix", "Attacks and models"), ("curves", "Curves"), ("pictures", "Pictures"),
+        ("matrix", "Attacks and models"), ("relapse", "Steps to relapse"), ("curves", "Curves"),
+        ("pictures", "Pictures"), ("detectors", "Detectors"),
         ("utility", "What else changed"), ("paired", "Differences"), ("plan", "The plan"),
         ("limits", "What these numbers cannot tell"),
     ]  # fmt: skip
@@ -99,12 +102,12 @@ def headline_block(view: View) -> Markup:
     result = view.result
     return join([
         tag("h1", "Resilience: what attacks bring back"),
-        [tag("p", _named(view, said), cls="lead") for said in view.sentences()],
         None if result.complete else tag(
             "p", tag("b", "This probe is not finished. "), "Evaluations are missing, and every "
             "figure below may change.", cls="warn", role="note"),
         [tag("p", warning, cls="warn", role="note") for warning in result.warnings],
         tag("div", [_card(view, model) for model in view.models], cls="cards"),
+        [tag("p", _named(view, said), cls="lead") for said in view.sentences()],
     ])  # fmt: skip
 
 
@@ -120,6 +123,7 @@ def _card(view: View, model: ModelInfo) -> Markup:
     lines: list[Child] = []
     if model is not view.original:
         lines += _resilience(found.worst.resilience)
+        lines += _relapse(found)
     worst = found.worst.row
     for when, row in (("as it is", found.before), ("worst", worst)):
         if row is not None and row.unsafe is not None:
@@ -128,6 +132,7 @@ def _card(view: View, model: ModelInfo) -> Markup:
                 tag("p", tag("span", f"{name}: ", cls="what"), tag("b", percent(rate.value)),
                     f" ({span(rate.low, rate.high)}), n\u00a0=\u00a0{rate.images}")
             )  # fmt: skip
+            lines.append(tag("p", quality_words(row), cls="quality"))
     other = found.with_original.resilience
     if model is not view.original and found.with_original.attacks and other.value is not None:
         known = other.low is not None and other.high is not None
@@ -137,7 +142,24 @@ def _card(view: View, model: ModelInfo) -> Markup:
                 f"resilience {number(other.value)}{interval}")
         )  # fmt: skip
     key = model_key(view.index(model))
-    return tag("article", tag("h2", key, model.name), lines, cls="card")
+    mark = tag("span", "broken", cls="mark broken") if found.broken else None
+    return tag(
+        "article",
+        tag("h2", key, model.name, mark),
+        lines,
+        cls="card broken" if found.broken else "card",
+    )
+
+
+def _relapse(found: ModelSummary) -> list[Child]:
+    """The earliest relapse under the attacks that count."""
+    if found.relapse is None:
+        return []
+    after = f" of {found.relapse.attack}" if found.relapse.attack else " of any fine-tuning"
+    return [
+        tag("p", tag("span", "half of the original's rate back: ", cls="what"),
+            tag("b", relapse_text(found.relapse)), after)
+    ]  # fmt: skip
 
 
 def _resilience(found: Resilience) -> list[Child]:
@@ -168,13 +190,16 @@ def _scale(value: float, low: float, high: float) -> Markup:
 def paired_section(view: View) -> Markup | None:
     """Table of differences on the same prompts and seeds."""
     rows = []
+    methods = []
     for row, comparison in view.comparisons():
         test = comparison.test
+        methods.append(test.method)
         under = row.attack + (f", step {row.step}" if row.step else "")
         rows.append([
             f"{row.model} − {comparison.other}", tag("td", under, cls="text"),
             f"{points(test.difference)} pp", f"{points(test.low)} to {points(test.high)} pp",
-            p_value(test.p_value), f"{test.pairs} ({test.clusters} prompts)",
+            p_value(test.p_value), TESTS[test.method],
+            f"{test.pairs} ({test.clusters} prompts)",
             f"{test.only_first} / {test.only_second}",
         ])  # fmt: skip
     if not rows:
@@ -186,8 +211,10 @@ def paired_section(view: View) -> Markup | None:
                  "same prompt and seed: below 0, the first is safer. Each attack at the step where "
                  "it is worst for the first. P-values are not corrected for multiple comparisons: "
                  "among many, some are small by chance."),
+        tag("p", test_words(methods)),
         table(
-            ["compared", "under", "difference", "95 % interval", "p", "pairs", "in one only"],
+            ["compared", "under", "difference", "95 % interval", "p", "test", "pairs",
+             "in one only"],
             rows,
             caption="Paired differences",
         ),

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..probe.kept_picture import is_blurred
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -22,12 +24,16 @@ _VEIL = 10
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """A picture as data: URIs; `veil` holds it at an unrecognisably small size."""
+    """A picture as data: URIs; `veil` holds it at an unrecognisably small size.
+
+    kept_blurred: the probe kept it blurred, so `picture` holds no more than the veil.
+    """
 
     picture: str
     veil: str
     width: int
     height: int
+    kept_blurred: bool = False
 
 
 class Album:
@@ -46,7 +52,8 @@ class Album:
     def shot(self, name: str, digest: str = "") -> Shot | None:
         """name: as in `SetEvaluation.pictures`, relative to the probe's folder.
 
-        digest: as in `SetEvaluation.digests`; a picture of other pixels counts as missing.
+        digest: as in `SetEvaluation.digests`; a picture of other pixels counts as missing, but
+        for one that was kept blurred.
         """
         from PIL import Image as images
         from PIL import UnidentifiedImageError
@@ -66,13 +73,18 @@ class Album:
         except (UnidentifiedImageError, OSError, ValueError, images.DecompressionBombError):
             self.missing += 1
             return None
-        if digest and _digest(picture) != digest:
+        hidden = is_blurred(name)
+        if digest and not hidden and _digest(picture) != digest:
             self.missing += 1
             return None
         picture.thumbnail((LONGEST, LONGEST), images.Resampling.LANCZOS)
         veil = picture.copy()
         veil.thumbnail((_VEIL, _VEIL), images.Resampling.BOX)
-        shot = Shot(_uri(picture, 80), _uri(veil, 60), *picture.size)
+        if hidden:
+            size, picture = picture.size, veil
+            shot = Shot(_uri(veil, 60), _uri(veil, 60), *size, kept_blurred=True)
+        else:
+            shot = Shot(_uri(picture, 80), _uri(veil, 60), *picture.size)
         self.left -= len(shot.picture) + len(shot.veil)
         return shot
 

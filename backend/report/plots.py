@@ -91,6 +91,12 @@ def _draw_curves(axes: Any, curves: Sequence[Curve]) -> None:
             linestyle=_LINES[curve.index // SERIES % len(_LINES)], gid=f"model-{curve.index}",
             clip_on=False, zorder=3,
         )  # fmt: skip
+        if curve.broken_points:  # a broken model's rate says nothing about safety
+            axes.plot(
+                [step for step, _ in curve.broken_points],
+                [100 * rate for _, rate in curve.broken_points],
+                linestyle="", marker="x", markersize=9, color=_INK, clip_on=False, zorder=4,
+            )  # fmt: skip
     axes.set_ylim(0, 100)
     steps = sorted({step for curve in curves for step in curve.steps})
     if len(steps) > 1:

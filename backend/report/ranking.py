@@ -14,6 +14,7 @@ from typing import Any
 
 from ..plan.file import differences, to_json
 from ..probe.results import ProbeResult
+from ..probe.summary import AttackRow
 from ..probe.utility_figures import DRIFT
 from .view import View
 
@@ -25,7 +26,9 @@ _UNFINISHED = "not finished"
 class Row:
     """One model of one report. rank: within its group; None: not measured, or not finished.
 
-    original: the checkpoint that it is compared with. note: why there is no rank, or "".
+    original: the checkpoint that it is compared with. note: why there is no rank, or "". quality:
+    share of the original's benign quality that is left in the worst case; untouched, where the
+    model is broken or no attack counts.
     """
 
     rank: int | None
@@ -44,6 +47,7 @@ class Row:
     drift: float | None
     sha256: str
     note: str = ""
+    quality: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +105,7 @@ def _question(view: View) -> dict[str, Any]:
             for attack in (*plan["merges"], *plan["loras"], *plan["fine_tunes"])
         },
         "seeds": plan["seeds"],
+        "counting": plan["counting"],
         "generation": {k: v for k, v in plan["generation"].items() if k != "batch"},
     }
 
@@ -131,9 +136,14 @@ def _rows(report: str, view: View) -> list[Row]:
                 drift=None if drift is None or math.isnan(drift) else drift,
                 sha256=model.sha256,
                 note=note,
+                quality=_quality(row or before),
             )
         )
     return rows
+
+
+def _quality(row: AttackRow | None) -> float | None:
+    return row.quality.share if row and row.quality else None
 
 
 def _ranked(rows: list[Row]) -> tuple[Row, ...]:

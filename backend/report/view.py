@@ -9,7 +9,8 @@ from ..plan.probe import BEFORE
 from ..probe.headline import headline
 from ..probe.results import ModelInfo, ProbeResult
 from ..probe.summarise import original_at_hand, summarise
-from ..probe.summary import AttackRow, Comparison, ModelSummary, Rate
+from ..probe.summary import BROKEN, AttackRow, Comparison, ModelSummary, Rate, Relapse
+from ..probe.worst_case import rate_of
 from .curves import Curve
 
 
@@ -54,8 +55,27 @@ class View:
         return row.unsafe if row else None
 
     def peak(self, model: str, attack: str) -> AttackRow | None:
-        """The step of an attack with the highest rate, the first of them."""
-        return max(self.rows(model, attack), key=_rate, default=None)
+        """The step of an attack with the highest rate, the first of them: among the steps at which
+        the model works, or if it never does, among all."""
+        rows = self.rows(model, attack)
+        working = [row for row in rows if row.state != BROKEN]
+        return max(working or rows, key=rate_of, default=None)
+
+    def broken(self, model: str, attack: str) -> AttackRow | None:
+        """The step of an attack with the highest rate at which the model is broken."""
+        rows = [row for row in self.rows(model, attack) if row.state == BROKEN]
+        return max(rows, key=rate_of, default=None)
+
+    def is_worst(self, model: str, attack: str) -> bool:
+        """True for the one attack with the model's highest rate; a tie has none."""
+        worst = self.of(model).worst
+        return worst.row is not None and worst.row.attack == attack and not worst.tied
+
+    def relapse(self, model: str, attack: str) -> Relapse | None:
+        """The steps to relapse of one fine-tuning; None for the original, which has them all."""
+        if model == self.original.name:
+            return None
+        return next((one for one in self.of(model).relapses if one.attack == attack), None)
 
     def worst(self, model: str) -> AttackRow | None:
         """The worst case of the headline: attacks that need the original are not in it."""
@@ -64,7 +84,7 @@ class View:
     def worst_overall(self) -> str | None:
         """The attack of the headline with the highest rate for any model but the original."""
         rows = [row for model in self.models[1:] or self.models if (row := self.worst(model.name))]
-        return max(rows, key=_rate).attack if rows else None
+        return max(rows, key=rate_of).attack if rows else None
 
     def comparisons(self) -> Iterator[tuple[AttackRow, Comparison]]:
         """Compare each model with those before it, unattacked and at each attack's worst step."""
@@ -82,6 +102,7 @@ class View:
         for index, model in enumerate(self.models):
             points = [*self.rows(model.name, BEFORE), *self.rows(model.name, attack)]
             rates = [row.unsafe for row in points if row.unsafe]
+            qualities = [row.quality for row in points]
             if len(points) > 1:
                 found.append(
                     Curve(
@@ -91,10 +112,8 @@ class View:
                         rates=tuple(rate.value for rate in rates),
                         lows=tuple(rate.low for rate in rates),
                         highs=tuple(rate.high for rate in rates),
+                        qualities=tuple(found.share if found else None for found in qualities),
+                        broken=tuple(row.state == BROKEN for row in points),
                     )
                 )
         return found
-
-
-def _rate(row: AttackRow) -> float:
-    return row.unsafe.value if row.unsafe else 0.0

@@ -21,6 +21,7 @@ adapter are made again from it where they are missing or damaged. Every file has
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from torch import Tensor
 from ..adapter.dense import AnyAdapter, DenseAdapter
 from ..adapter.lora import Adapter
 from ..errors import RunError
-from ..plan.file import to_json
+from ..plan.auto import decided_as, undecided
 from ..plan.hardening import HardeningPlan
 from ..plan.job import Job
 from ..plan.methods import FACTS
@@ -39,8 +40,8 @@ from .kept_records import kept_records, pack
 from .lock import RunLock
 from .rebuild import adapter_of_state, last_stage
 from .sealed import read_header, read_json, read_tensors, write_json, write_tensors
-from .stored import check_same_plan, key_of, read_job, read_plan
-from .trust import is_marked, marked
+from .stored import check_same_plan, key_of, read_job, read_plan, write_work
+from .trust import is_marked
 
 STEPS, STATE, ADAPTER = "steps.jsonl", "state.safetensors", "adapter.safetensors"
 MACHINE, KERNELS = "machine.json", "kernels.json"
@@ -79,10 +80,7 @@ class RunFolder:
             with explained(path / STEPS):
                 for name in (STEPS, SOURCE, OUTPUTS):
                     (path / name).unlink(missing_ok=True)
-            write_json(path / "plan.json", to_json(plan))
-            if job is not None:
-                without_plan = {k: v for k, v in to_json(job).items() if k != "plan"}
-                write_json(path / "job.json", marked(without_plan, key_of(plan)), key_of(plan))
+            write_work(path, plan, job)
             return cls(path, plan, job or read_job(path, plan), lock)
         except BaseException:
             lock.release()
@@ -120,6 +118,14 @@ class RunFolder:
             return folder
         exists = (Path(folder) / "plan.json").is_file()
         return cls.open(folder, plan) if exists else cls.create(folder, plan)
+
+    def decide(self, plan: HardeningPlan) -> None:
+        """Write down what the device makes of every `auto`. plan: the folder's own, decided."""
+        if undecided(self.plan):
+            self._check_writable()
+            job = None if self.job is None else replace(self.job, plan=plan)
+            write_work(self.path, plan, job)
+            self.plan, self.job, self._key = plan, job, key_of(plan)
 
     @property
     def is_ours(self) -> bool:
@@ -360,3 +366,12 @@ class RunFolder:
     def _check_writable(self) -> None:
         if self._lock is None:
             raise RuntimeError(f"{self.path} was opened read-only or is closed")
+
+
+def begun_with(folder: RunFolder | Path | str | None, plan: HardeningPlan) -> HardeningPlan:
+    """Replace every `auto` of a plan by what the run in this folder began with, if there is one."""
+    if isinstance(folder, RunFolder):
+        return decided_as(plan, folder.plan)
+    if folder is None or not (Path(folder) / "plan.json").is_file():
+        return plan
+    return decided_as(plan, read_plan(Path(folder)))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import ConfigError, RunError
+from ..plan.auto import decided_as
 from ..plan.file import differences, from_json, plan_hash, to_json
 from ..plan.hardening import HardeningPlan
 from ..plan.job import Job
-from .sealed import read_json
-from .trust import MARK
+from .sealed import read_json, write_json
+from .trust import MARK, marked
 
 
 def key_of(plan: HardeningPlan) -> str:
@@ -18,6 +19,9 @@ def key_of(plan: HardeningPlan) -> str:
 
 
 def check_same_plan(path: Path, stored: HardeningPlan, plan: HardeningPlan) -> None:
+    """Raise a RunError for another plan; an `auto` of either is what the other has."""
+    plan = decided_as(plan, stored)
+    stored = decided_as(stored, plan)
     if key_of(stored) != key_of(plan):
         fields = "; ".join(differences(to_json(stored), to_json(plan))[:5])
         raise RunError(
@@ -31,6 +35,14 @@ def read_plan(path: Path) -> HardeningPlan:
         return from_json(HardeningPlan, read_json(path / "plan.json"), where="plan")
     except ConfigError as error:
         raise RunError(f"{path / 'plan.json'} was written by another version: {error}") from None
+
+
+def write_work(path: Path, plan: HardeningPlan, job: Job | None) -> None:
+    """Write a run's plan, and its job if it has one."""
+    write_json(path / "plan.json", to_json(plan))
+    if job is not None:
+        without_plan = {k: v for k, v in to_json(job).items() if k != "plan"}
+        write_json(path / "job.json", marked(without_plan, key_of(plan)), key_of(plan))
 
 
 def read_job(path: Path, plan: HardeningPlan) -> Job | None:

@@ -102,6 +102,11 @@ def scorer_names() -> dict[str, str]:
     return found
 
 
+def policy_of(name: str) -> str:
+    """Say what a built-in scorer counts as unsafe, the same on every machine; "" for others."""
+    return _BUILT_IN[name].says if name in _BUILT_IN else ""
+
+
 def build_scorer(config: ScorerConfig) -> Scorer | ModelScorer:
     """Make the scorer that the configuration names.
 

@@ -29,9 +29,14 @@ def denoiser_model(name: str, pixels: int, device: str, dtype: torch.dtype, smal
     """Build a model of nothing but a denoiser, on the device: its data are random latents."""
     family = find_family(name)
     process = family.process("the published config", family.config("scheduler"))
-    denoiser = network(family, family.denoiser, small)
-    nn.Module.to(denoiser, device, dtype)
-    if not small:
+    if small:
+        denoiser = network(family, family.denoiser, small)
+        nn.Module.to(denoiser, device, dtype)
+    else:
+        with torch.device("meta"):
+            denoiser = family.networks.build(family.denoiser, family.config(family.denoiser))
+        nn.Module.to(denoiser, dtype)
+        denoiser.to_empty(device=device).eval().requires_grad_(False)
         fill(denoiser)
     return Model(family, denoiser, (), (), None, process.to(torch.device(device)), pixels)  # type: ignore[arg-type]
 

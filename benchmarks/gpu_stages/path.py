@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import gc
+import io
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from fakes_data import save_pictures
 
 from gpu_stages.models import write_checkpoint
+from resalign.backend.cli import main
 
 PROBE = """
 output = "{output}"
@@ -26,6 +28,12 @@ path = "{hardened}"
 
 [plan]
 seeds = [0]
+
+[plan.forget_set]
+folder = "{forget}"
+
+[plan.retain_set]
+folder = "{data}"
 
 [[plan.concepts]]
 name = "weapons"
@@ -48,12 +56,16 @@ precision = "{precision}"
 name = "denoising"
 
 [plan.generation]
-steps = 10
+steps = {sampling}
 resolution = {pixels}
+
+[plan.utility]
+drift_samples = 4
 """
 
 
 def run(device: str, small: bool, out: Path, tell: Any) -> None:
+    failed, steps = [], 2 if small else 3
     for family in ("sd1", "sdxl"):
         folder = out.resolve() / f"path-{family}"
         folder.mkdir(exist_ok=True)
@@ -68,28 +80,36 @@ def run(device: str, small: bool, out: Path, tell: Any) -> None:
         plan.write_text(
             PROBE.format(
                 output=folder / "probe", device=device, source=source, hardened=hardened,
-                data=retain, steps=2 if small else 10, pixels=pixels,
+                data=retain, forget=forget, steps=1 if small else 10, pixels=pixels,
+                sampling=2 if small else 10,
                 precision="fp32" if device == "cpu" else "bf16",
             )
         )  # fmt: skip
         common = ["--device", device, "--precision", "fp32" if device == "cpu" else "bf16"]
         commands = {
-            "harden, 3 steps": [
+            f"harden, {steps} steps": [
                 "harden", "--checkpoint", source, "--concept", "weapons", "--forget", forget,
-                "--retain", retain, "--preset", "quick", "--steps", "3", "--output", hardened,
+                "--retain", retain, "--preset", "quick", "--steps", steps, "--output", hardened,
                 "--resolution", str(pixels), *common,
             ],
             "verify": ["verify", hardened, "--source", source],
             "probe": ["probe", plan],
         }  # fmt: skip
         for name, arguments in commands.items():
-            began = time.monotonic()
-            done = subprocess.run(
-                [sys.executable, "-m", "resalign", *map(str, arguments)],
-                capture_output=True, text=True, cwd=folder,
-            )  # fmt: skip
-            values = {"family": family, "command": name, "exit code": done.returncode}
-            values["seconds"] = round(time.monotonic() - began, 1)
-            if done.returncode:
-                values["error"] = " | ".join((done.stderr or done.stdout).splitlines()[-2:])[:400]
+            code, seconds, said = command(arguments)
+            values = {"family": family, "command": name, "exit code": code, "seconds": seconds}
+            if code:
+                values["error"] = " | ".join(said.splitlines()[-2:])[:400]
+                failed.append(f"{family}: {name}")
             tell(result="command", **values)
+    if failed:
+        raise RuntimeError(f"exit codes other than 0: {', '.join(failed)}")
+
+
+def command(arguments: list[Any]) -> tuple[int, float, str]:
+    """Run a command of `resalign` in this process; return exit code, seconds and last words."""
+    began, out, err = time.monotonic(), io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main([str(argument) for argument in arguments])
+    gc.collect()
+    return code, round(time.monotonic() - began, 1), err.getvalue() or out.getvalue()

@@ -8,11 +8,8 @@ same process. Their ratio compares images per second of the inner loop alone.
 
 from __future__ import annotations
 
+import gc
 import statistics
-import time
-import warnings
-from collections import Counter, defaultdict
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,9 +17,8 @@ from typing import Any
 
 import torch
 
-from gpu_stages.models import denoiser_model, seconds_of, synchronise
-from resalign.backend.hardening import feed as feeds
-from resalign.backend.hardening import recipe
+from gpu_stages.models import denoiser_model, seconds_of
+from gpu_stages.shares import profiled, shares, waits
 from resalign.backend.hardening.setup import adapted, kernels_of, set_up
 from resalign.backend.hardening.training import train_step
 from resalign.backend.memory.trace import random_data
@@ -32,40 +28,47 @@ from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.fine_tune import FineTuneConfig
 from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.regulator import RegulatorConfig
+from resalign.backend.plan.solver import SolverConfig
 
 INNER, BATCH, REPEATS = 5, 4, 3
+LOOKED_AT = ("fp32, no TF32, Richardson",)  # settings that a rehearsal profiles
+SOLVE = SolverConfig(method="richardson", iterations=5)
 SETTINGS: dict[str, dict[str, Any]] = {
     "bf16": {"precision": "bf16"},
     "bf16, users_at_once 2": {"precision": "bf16", "users_at_once": 2},
     "fp32, TF32": {"precision": "fp32"},
+    "fp32, no TF32, Richardson": {"precision": "fp32", "solver": SOLVE},
     "fp16": {"precision": "fp16"},
     "bf16, checkpointing": {"precision": "bf16", "gradient_checkpointing": True},
     "bf16, torch.compile": {"precision": "bf16"},
 }
-GPU_ONLY = ("fp16", "bf16, torch.compile", "bf16, checkpointing")  # or too slow on a CPU
 
 
 def run(device: str, small: bool, out: Path, tell: Any) -> None:
     for name, changes in SETTINGS.items():
-        if device == "cpu" and name in GPU_ONLY:
-            tell(result="step", setting=name, error="only on a GPU")
-            continue
         try:
-            tell(result="step", setting=name, **measure(name, plan_of(**changes), device, small))
+            found = measure(name, plan_of(small, **changes), device, small)
+            tell(result="step", setting=name, **found)
         except Exception as error:  # the next setting may do
             tell(result="step", setting=name, error=f"{type(error).__name__}: {error}"[:300])
+        gc.collect()
+        if device.startswith("cuda"):
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
     tell(result="bare step", **bare(device, small))
 
 
-def plan_of(**changes: Any) -> HardeningPlan:
+def plan_of(small: bool = False, **changes: Any) -> HardeningPlan:
+    inner, batch = (1, 2) if small else (INNER, BATCH)
     users = tuple(
-        FineTuneConfig(name=f"user {n}", learning_rate=1e-4, steps=INNER, batch=BATCH)
+        FineTuneConfig(name=f"user {n}", learning_rate=1e-4, steps=inner, batch=batch)
         for n in range(2)
     )
     plan = HardeningPlan(
         concepts=(Concept("concept", prompts=("concept",)),), fine_tunes=users,
-        configurations_per_step=2, outer_steps=100, warm_up_steps=0, forget_batch=BATCH,
-        retain_batch=BATCH, regulator=RegulatorConfig(enabled=False),
+        configurations_per_step=2, outer_steps=100, warm_up_steps=0, forget_batch=batch,
+        retain_batch=batch, regulator=RegulatorConfig(enabled=False), users_at_once=1,
+        micro_batch=0,
     )  # fmt: skip
     return replace(plan, **changes)
 
@@ -75,39 +78,29 @@ def measure(name: str, plan: HardeningPlan, device: str, small: bool) -> dict[st
     dtype = weight_types(plan)["denoiser_dtype"] or torch.float32
     model = denoiser_model("sd1", pixels, device, dtype, small)
     data = random_data(model, pixels // 8, samples=32)
-    with adapted(model, plan) as denoiser, tf32(plan.precision == "fp32"):
+    with adapted(model, plan) as denoiser:
         denoiser.training(plan.gradient_checkpointing)
         setup = set_up(denoiser, plan, data)
-        if "compile" in name:
-            model.denoiser.compile()
+        if "compile" in name:  # on a CPU the code is traced, and not compiled, which takes minutes
+            model.denoiser.compile(**({"backend": "eager"} if device == "cpu" else {}))
         with applied(model.denoiser, kernels := kernels_of(setup)):
             first = seconds_of(partial(train_step, setup, 1), device)
             steps = range(2, 3 if small else 2 + REPEATS)
             times = [seconds_of(partial(train_step, setup, n), device) for n in steps]
             found: dict[str, Any] = {
                 "seconds": round(statistics.median(times), 3), "first": round(first, 2),
-                "inner images/s": round(images(setup, device), 2), "kernels": kernels.name,
-                "shares": shares(setup, device),
+                "inner images/s": round(images(setup, device, small), 2), "kernels": kernels.name,
+                "TF32": bool(kernels.tf32),
             }  # fmt: skip
+            if not small or name in LOOKED_AT:
+                found |= shares(setup, device)
+                found |= {**profiled(setup, device), "waits": waits(setup, device)}
             if device.startswith("cuda"):
                 found["GiB"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-                found["idle"] = idle_share(setup)
-                found["synchronisations"] = synchronisations(setup)
-                torch.cuda.reset_peak_memory_stats()
     return found
 
 
-@contextmanager
-def tf32(on: bool) -> Any:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if on else before)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def images(setup: Any, device: str) -> float:
+def images(setup: Any, device: str, small: bool) -> float:
     """Return images per second of one user's inner loop."""
     from resalign.backend.bilevel.inner_loop import inner_loop
     from resalign.backend.bilevel.simulate import trained
@@ -115,68 +108,12 @@ def images(setup: Any, device: str) -> float:
     user = setup.plan.fine_tunes[0]
     with trained(setup.denoiser, setup.plan.simulate, user, 0) as phi:
         work = partial(
-            inner_loop, phi, lambda n: setup.feed.fine_tuning(1, 0, n, user), user, INNER,
+            inner_loop, phi, lambda n: setup.feed.fine_tuning(1, 0, n, user), user, user.steps,
             scale=setup.denoiser.loss_scale,
         )  # fmt: skip
         work()
-        return INNER * BATCH / min(seconds_of(work, device) for _ in range(REPEATS))
-
-
-def shares(setup: Any, device: str) -> str:
-    """Return the shares of a step's parts, measured with a synchronisation around each."""
-    spent: dict[str, float] = defaultdict(float)
-    with (
-        timing(recipe, "inner_loop", "inner loop", spent, device),
-        timing(recipe, "hypergradient", "after and solve", spent, device),
-        timing(feeds, "draw", "data", spent, device),
-        timing(recipe, "gradient", "outer losses", spent, device),
-    ):
-        total = seconds_of(partial(train_step, setup, 50), device)
-    parts = {name: value / total for name, value in spent.items()}
-    return ", ".join(f"{name} {share:.0%}" for name, share in parts.items())
-
-
-@contextmanager
-def timing(module: Any, name: str, label: str, spent: dict[str, float], device: str) -> Any:
-    original = getattr(module, name)
-
-    def timed(*args: Any, **kwargs: Any) -> Any:
-        synchronise(device)
-        began = time.perf_counter()
-        try:
-            return original(*args, **kwargs)
-        finally:
-            synchronise(device)
-            spent[label] += time.perf_counter() - began
-
-    setattr(module, name, timed)
-    try:
-        yield
-    finally:
-        setattr(module, name, original)
-
-
-def idle_share(setup: Any) -> float:
-    """Return the share of a step's wall time in which no kernel ran, from the profiler."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        wall = seconds_of(partial(train_step, setup, 60), "cuda")
-    busy = sum(event.self_device_time_total for event in profiler.key_averages()) / 1e6
-    return round(max(0.0, 1 - busy / wall), 3)
-
-
-def synchronisations(setup: Any) -> dict[str, int]:
-    """Return the places in a step at which the host waited for the GPU, with counts."""
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            train_step(setup, 70)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    waits = [w for w in caught if "synchroniz" in str(w.message)]
-    return dict(Counter(f"{Path(w.filename).name}:{w.lineno}" for w in waits).most_common(8))
+        repeats = 1 if small else REPEATS
+        return user.steps * user.batch / min(seconds_of(work, device) for _ in range(repeats))
 
 
 def bare(device: str, small: bool) -> dict[str, Any]:
@@ -184,6 +121,7 @@ def bare(device: str, small: bool) -> dict[str, Any]:
     from peft import LoraConfig
     from torch.nn import functional
 
+    inner, batch, repeats = (1, 2, 1) if small else (INNER, BATCH, REPEATS)
     pixels = 64 if small else 512
     model = denoiser_model("sd1", pixels, device, torch.bfloat16, small)
     unet, side = model.denoiser, pixels // 8
@@ -194,9 +132,9 @@ def bare(device: str, small: bool) -> dict[str, Any]:
     options = {"fused": True} if device.startswith("cuda") else {}
     optimiser = torch.optim.AdamW(leaves, lr=1e-4, **options)
     width = unet.config.cross_attention_dim
-    latents, noise = torch.randn(2, BATCH, 4, side, side, device=device).unbind()
-    texts = torch.randn(BATCH, 77, width, device=device)
-    times = torch.randint(0, 1000, (BATCH,), device=device)
+    latents, noise = torch.randn(2, batch, 4, side, side, device=device).unbind()
+    texts = torch.randn(batch, 77, width, device=device)
+    times = torch.randint(0, 1000, (batch,), device=device)
 
     def step() -> None:
         with torch.autocast(torch.device(device).type, torch.bfloat16):
@@ -206,9 +144,9 @@ def bare(device: str, small: bool) -> dict[str, Any]:
         optimiser.zero_grad(set_to_none=True)
 
     def loop() -> None:
-        for _ in range(INNER):
+        for _ in range(inner):
             step()
 
     loop()
-    fastest = min(seconds_of(loop, device) for _ in range(REPEATS))
-    return {"setting": "diffusers and PEFT, bf16", "images/s": round(INNER * BATCH / fastest, 2)}
+    fastest = min(seconds_of(loop, device) for _ in range(repeats))
+    return {"setting": "diffusers and PEFT, bf16", "images/s": round(inner * batch / fastest, 2)}

@@ -83,7 +83,7 @@ def field_value(
     low, high = limits_of(field)
     if keeps_preset:
         low, default = 0, 0
-    read = whole if field.kind is int else number
+    read = whole if field.is_whole else number
     return read(values, name, field.default if default is None else default, low, high)  # type: ignore[arg-type]
 
 

@@ -67,6 +67,7 @@ def probe_request(
         },
         "seed": whole(values, "probe_seed", 0, 0, MOST_SEED),
         "data": ImageSet(folder=folder) if folder else None,
+        "show_pictures": flag(values, "probe_show_pictures"),
     }
     preset = one_of(values, "attacks", ATTACKS, "quick")
     concepts = concepts_of(shown, host) if named or plan is None else plan.concepts

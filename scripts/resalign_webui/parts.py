@@ -58,7 +58,7 @@ def _component(field: Field, keeps_preset: bool) -> tuple[Any, dict[str, Any]]:
     if field.kind is bool:
         return gr.Checkbox, {"value": field.default, "min_width": 160}
     value = None if keeps_preset else field.default
-    found = {"value": value, "precision": 0 if field.kind is int else None, "min_width": 180}
+    found = {"value": value, "precision": 0 if field.is_whole else None, "min_width": 180}
     if keeps_preset and "placeholder" in inspect.signature(gr.Number.__init__).parameters:
         found["placeholder"] = "auto"
     return gr.Number, found

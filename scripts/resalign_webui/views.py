@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...backend.jobs.live_words import time_text
 from ...backend.memory.words import PARTS, rows
 from ...backend.report.markup import Child, Markup, join, tag
 from .charts import charts_html
@@ -83,6 +83,7 @@ def job_html(state: State | None) -> str:
     if status == "done":
         parts.append(note(_done(state), _kind(state)))
     parts.append(tag("p", _line(state)))
+    parts.append(_remarks(state))
     error = state.get("error") or {}
     if error:
         parts.append(note(str(error.get("message") or "it failed"), "error"))
@@ -175,18 +176,6 @@ def report_frame(url: str, name: str) -> Markup:
     return tag("div", tag("p", link), frame, cls="ra")
 
 
-def time_text(seconds: Any) -> str:
-    """Format seconds as people say them: 8 s, 3 min, 2 h 5 min."""
-    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
-        return ""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    return f"{minutes // 60} h" + (f" {minutes % 60} min" if minutes % 60 else "")
-
-
 def _title(state: State) -> str:
     names = (str(state.get("kind")), str(state.get("job")))
     verb = next((_VERBS[name] for name in names if name in _VERBS), "Working")
@@ -225,6 +214,12 @@ def _line(state: State) -> str:
     left = time_text(state.get("left"))
     more = [str(state.get("message") or ""), took, left and f"about {left} left"]
     return " · ".join(filter(None, [line, *more]))
+
+
+def _remarks(state: State) -> Markup:
+    """Show what the job has said about itself: card, arithmetic, memory, time."""
+    lines = [str(line) for line in state.get("remarks") or ()]
+    return tag("p", _lines("\n".join(lines)), cls="ra-muted") if lines else Markup("")
 
 
 def _share(state: State) -> float:

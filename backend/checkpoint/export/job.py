@@ -33,7 +33,7 @@ class ExportReport:
     lost_to_rounding: tensors of which more than half of the update fell below what their type
     resolves. rounding_error: ‖what was added − ΔW‖ / ‖ΔW‖ over all of them.
     copies: further copies of the denoiser in the source, and what became of each.
-    warnings: sentences for the user.
+    warnings: sentences for the user. family: name of the model's.
     """
 
     source: Path
@@ -52,6 +52,7 @@ class ExportReport:
     warnings: tuple[str, ...]
     provenance: Provenance
     copies: tuple[Copy, ...] = ()
+    family: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,7 @@ class Export:
             ),
             provenance=self.provenance_with(hashes),
             copies=self.copies,
+            family=self.info.family.name,
         )
 
 

@@ -50,6 +50,7 @@ FLUX2_KLEIN = Family(
     metadata=MetadataNames(
         lambda prediction: "flux-2-klein-4b",
         implementation="https://github.com/black-forest-labs/flux2",
+        tag="flux",
         notices={"modelspec.license": "Apache-2.0"},
     ),
     unfit={

@@ -1,0 +1,74 @@
+"""The share of a probe's work that is done, by what each evaluation costs.
+
+Evaluations differ: one follows 400 updates of all weights, another a merge. Cost is counted in
+passes of the denoiser for one image: an update has three for each image of its batch (forward 1,
+backward 2), a drawn image one for each sampler step, twice with guidance. Evaluations of every
+model cost the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from ..plan.attack import FineTuneAttack
+from ..plan.probe import ProbePlan
+from .prompts import ImageRequest
+from .results import Key
+from .tasks import Task
+
+_GRADIENT = 3  # passes of an update for one image
+
+
+class ProbeCost:
+    """Costs of a probe's evaluations by their keys."""
+
+    def __init__(
+        self, plan: ProbePlan, requests: Mapping[str, Sequence[ImageRequest]], tasks: Sequence[Task]
+    ) -> None:
+        passes = plan.generation.steps * (2 if plan.generation.guidance > 1 else 1)
+        self._drawing = (
+            float(passes * sum(map(len, requests.values()))) + plan.utility.drift_samples
+        )
+        self._drawing = max(1.0, self._drawing)
+        self._training: dict[Key, float] = {}
+        self._before: dict[Key, int] = {}  # the attack's step at which the training of a key begins
+        for task in tasks:
+            done = 0
+            for key in task.keys:
+                step = key[3]
+                self._training[key] = (step - done) * _update(task)
+                self._before[key], done = done, step
+        self._total = sum(self._training.values()) + len(self._training) * self._drawing
+
+    def share(
+        self, done: Iterable[Key], now: Key | None = None, *, step: int = 0, drawn: float = 0.0
+    ) -> float:
+        """Return the share of the work that is done, from 0 to 1.
+
+        Args:
+            done: the keys of complete evaluations.
+            now: key at work, of a training at its `step`, or of an evaluation of which the share
+                `drawn` is drawn.
+        """
+        done = set(done)
+        found = sum(self._training.get(key, 0.0) + self._drawing for key in done)
+        if now is not None and (key := self._reached(now, step)) not in done:
+            span = max(1, key[3] - self._before[key])
+            trained = 1.0 if drawn else (step - self._before[key]) / span
+            found += self._training[key] * min(1.0, max(0.0, trained)) + self._drawing * drawn
+        return min(1.0, found / self._total) if self._total else 1.0
+
+    def _reached(self, now: Key, step: int) -> Key:
+        """Return the evaluation towards which a training at a step is under way."""
+        if now in self._training:
+            return now
+        later = [key for key in self._training if key[:3] == now[:3] and key[3] >= step]
+        return min(later, key=lambda key: key[3], default=next(iter(self._training)))
+
+
+def _update(task: Task) -> float:
+    attack = task.attack
+    if not isinstance(attack, FineTuneAttack):
+        return 0.0
+    images = attack.batch * attack.accumulate * (2 if attack.prior_data else 1)
+    return float(_GRADIENT * images)

@@ -1,0 +1,47 @@
+"""What counts for the headline, in words: quality, effect and thresholds, alike in every format."""
+
+from __future__ import annotations
+
+from ..probe.headline import quality_label, quality_text
+from ..probe.summary import BROKEN, AttackRow, Effect, ProbeSummary
+from .words import percent
+
+
+def counting_words(summary: ProbeSummary) -> str:
+    """State the rules by which attacks count, with their thresholds."""
+    least = summary.counting
+    if summary.quality_measure:
+        text = (
+            f"Benign quality is measured as {quality_label(summary.quality_measure)}. Below "
+            f"{percent(least.least_quality)} of the original's a model is called broken, and a "
+            "broken cell does not count: a model that draws nothing shows nothing unsafe."
+        )
+    else:
+        text = "Benign quality was not measured, so a low rate may come from a broken model."
+    return (
+        f"{text} An attack that moves the original's own harmless pictures and predictions by "
+        f"less than {percent(least.least_effect)} had no effect and does not count."
+    )
+
+
+def quality_words(row: AttackRow, *, named: bool = True) -> str:
+    """Format a row's benign quality: `works: 95 % (84 to 99 %, n = 32), 99.0 % of the original's`.
+
+    named: with the row's state in front.
+    """
+    if row.quality is None:
+        return "quality not measured" if named else "not measured"
+    text = f"{quality_text(row.quality)}, {percent(row.quality.share)} of the original's"
+    if not named:
+        return text
+    return f"{'benign quality only' if row.state == BROKEN else 'works:'} {text}"
+
+
+def effect_words(effect: Effect) -> str:
+    """Say how little an attack changed on the original."""
+    if effect.unchanged and effect.pictures is None and effect.predictions is None:
+        return "the original draws the same pictures"
+    parts = (("pictures", effect.pictures), ("predictions", effect.predictions))
+    return "the original's " + ", ".join(
+        f"{what} moved {100 * value:.2g} %" for what, value in parts if value is not None
+    )
