@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
@@ -44,6 +45,12 @@ _STEPS: dict[str, dict[str, Any]] = {
     "concept_share": {"step": 0.05},
     "erase_ratio": {"step": 0.5},
 }
+# Workflows store the values of widgets by position: new ones come after those before them.
+_KNOBS = (
+    "simulate", "solver", "products", "resilience_weight", "retain_weight", "gamma",
+    "learning_rate", "precision", "gradient_checkpointing",
+)  # fmt: skip
+_LATER_KNOBS = ("varied_images", "erase_ratio", "distil_batch", "teacher", "teacher_waits")
 
 
 class FineTuningSettings(io.ComfyNode):
@@ -131,7 +138,8 @@ class HardeningSettings(io.ComfyNode):
                 ),
                 field_input("rank", input_field("rank"), keeps_preset=True),
                 field_input("outer_steps", input_field("outer_steps"), keeps_preset=True),
-                *_knobs(),
+                *_knobs(_KNOBS),
+                *_knobs(_LATER_KNOBS),
                 *last,
             ],
             outputs=[Settings.Output(display_name="settings", tooltip="For Harden Model.")],
@@ -144,13 +152,8 @@ class HardeningSettings(io.ComfyNode):
         return io.NodeOutput(SettingsValue(*setting_changes(choice, {**others, **values})))
 
 
-def _knobs() -> list[Any]:
+def _knobs(names: Iterable[str]) -> list[Any]:
     """Advanced inputs; each keeps the preset's own value unless it is set."""
-    names = (
-        "simulate", "solver", "products", "resilience_weight", "retain_weight", "gamma",
-        "learning_rate", "varied_images", "erase_ratio", "distil_batch", "teacher", "teacher_waits",
-        "precision", "gradient_checkpointing",
-    )  # fmt: skip
     return [
         field_input(name, input_field(name), keeps_preset=True, hidden=True, **_STEPS.get(name, {}))
         for name in names

@@ -194,3 +194,16 @@ def test_a_picture_of_a_probe_says_of_which_model_it_is(tmp_path):
             Progress(stage="probing", step=1, total=2, labels=labels, pictures=pictures)
         )
     assert [one["caption"] for one in live.state["pictures"]] == ["hardened: a cat", "a cat"]
+
+
+def test_a_job_that_still_works_never_has_0_seconds_left(plan):
+    live = LiveState("harden", 20)
+    live.plan(plan)
+    for left in (0.0, 0.4, None):
+        live._job = lambda progress, now, left=left: left
+        live._line = lambda progress: ""
+        live(step(20))
+        assert live.state["left"] is None
+    live._job = lambda progress, now: 0.6
+    live(step(20))
+    assert live.state["left"] == 1

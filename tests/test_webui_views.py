@@ -68,6 +68,13 @@ def test_the_panel_names_the_checkpoint_at_work_and_not_its_folder(checkpoint, s
     assert says in text and "srv" not in text and "C:" not in text
 
 
+def test_a_page_that_was_just_opened_does_not_claim_to_know_the_job():
+    """Its lists are those of the server's start until its first event has renewed them."""
+    text = views.loading_html()
+    assert "ra-loading" in text and "Reading the lists" in text
+    assert "ra-job" not in text and "Nothing is running" not in text
+
+
 def test_what_a_job_says_of_itself_stays_visible_and_is_no_markup():
     live = LiveState("harden")
     for lines in (["device      cpu"], [f"precision   {EVIL}", "3", "4", "5", "6"], ["7"]):

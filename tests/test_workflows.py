@@ -80,3 +80,57 @@ def test_links_join_sockets_of_one_type(root, name):
     for _, start, out, end, place, kind in workflow["links"]:
         assert nodes[start]["outputs"][out]["type"] == kind
         assert kind in (nodes[end]["inputs"][place]["type"], "*") or kind == "*"
+
+
+WIDGETS = {"Int", "Float", "Boolean", "String", "Combo", "DynamicCombo"}
+
+
+def fits(item, value):
+    """Whether a widget of an input takes a value."""
+    options = item.options.get("options") or []
+    if item.kind in ("Int", "Float"):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and item.options["min"] <= value <= item.options["max"]
+    if item.kind == "Boolean":
+        return isinstance(value, bool)
+    if item.kind == "DynamicCombo":
+        return value in [option.key for option in options]
+    if item.kind == "Combo" and not any(str(one).endswith(".safetensors") for one in options):
+        return value in options or value.endswith(".safetensors")
+    return isinstance(value, str)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "Harden and Export"])
+def test_the_values_of_a_workflow_are_in_the_order_of_the_node_s_widgets(root, schemas, name):
+    """A front end gives them out by position: an input that is put between shifts the rest."""
+    (path,) = [*root.glob(f"example_workflows/{name}.json"), *root.glob(f"subgraphs/{name}.json")]
+    for node in ours(json.loads(path.read_text(encoding="utf-8"))):
+        expected = []
+        for item in schemas[node["type"]].inputs:
+            if item.kind in WIDGETS and not item.options.get("force_input"):
+                expected.append((item.id, item))
+                if item.id == "seed":
+                    expected.append(("control_after_generate", None))
+        values = node.get("widgets_values") or []
+        assert len(values) <= len(expected), node["type"]
+        for (called, item), value in zip(expected, values, strict=False):
+            ok = fits(item, value) if item else value in ("fixed", "randomize")
+            assert ok, f"{node['type']} {called}: {value!r}"
+
+
+# The first widgets of each node, as workflows have saved them; new ones are added after them.
+SAVED = {
+    "ResAlign_HardeningSettings": "preset random_seed resolution rank outer_steps simulate solver "
+    "products resilience_weight retain_weight gamma learning_rate precision gradient_checkpointing "
+    "varied_images erase_ratio distil_batch teacher teacher_waits",
+    "ResAlign_HardenModel": "checkpoint preview_every preview_prompt show_pictures",
+    "ResAlign_ResilienceProbe": "preset scorer steps images resolution random_seed sampling_steps",
+    "ResAlign_ExportHardenedCheckpoint": "filename source destination overwrite write_from",
+    "ResAlign_SaveHardeningLora": "filename destination overwrite",
+}
+
+
+@pytest.mark.parametrize("kind", SAVED)
+def test_no_new_input_comes_before_those_of_saved_workflows(schemas, kind):
+    found = [item.id for item in schemas[kind].inputs if item.kind in WIDGETS]
+    assert found[: len(SAVED[kind].split())] == SAVED[kind].split()

@@ -66,7 +66,10 @@ class Tab:
         if not self.alone:
             self._press_tab("ResAlign")
         self.page.locator("#resalign_harden").first.wait_for(state="visible")
-        self.page.wait_for_timeout(800)  # the page's own events on loading
+        # Until then its lists are those of the server's start, and an open list would change.
+        loading = self.page.locator("#resalign_job .ra-loading").locator("visible=true")
+        loading.first.wait_for(state="hidden")
+        self.page.wait_for_timeout(800)  # the page's other events on loading
 
     def reload(self) -> None:
         self.page.goto(self.url, wait_until="domcontentloaded")

@@ -31,11 +31,11 @@ _NOTES = {
         "run and **not safe to publish**.\n\n1. Choose a Stable Diffusion 1.x checkpoint.\n2. "
         "Choose what to remove.\n3. Queue. Harden Model shows what it does, how far it is and what "
         "is left.\n4. The two KSamplers draw something else with both models: it should stay.\n\n"
-        "For a real run set the preset to `balanced`: hours on a full-size model."
+        "For a real run set the preset to `balanced`: about an hour on a common GPU."
     ),
     "full_harden_with_probe": (
         "# Harden, measure, export\n\n1. Choose the checkpoint.\n2. Choose what to remove, how "
-        "thoroughly, and against which fine-tuning.\n3. Queue: hours on a full-size model. A "
+        "thoroughly, and against which fine-tuning.\n3. Queue: about an hour on a common GPU. A "
         "cancelled run continues when you queue again.\n4. The probe fine-tunes both models for "
         "real and counts what comes back; its figures go into the exported file."
     ),

@@ -204,7 +204,7 @@ class LiveState:
             self._stage_began = (progress.stage, now, share)
             self.state["left"] = None
         elif share - share_then > 0.02:
-            self.state["left"] = round((now - began) * (1 - share) / (share - share_then))
+            self.state["left"] = _rounded((now - began) * (1 - share) / (share - share_then))
 
     def _line(self, progress: Progress) -> str:
         kind = self._job.kind_of(progress) if self._job else ""
@@ -214,7 +214,8 @@ class LiveState:
 
 
 def _rounded(seconds: float | None) -> int | None:
-    return None if seconds is None else round(seconds)
+    """Return whole seconds; nothing where it would be 0, while the job still works."""
+    return round(seconds) or None if seconds is not None else None
 
 
 def past_steps(records: Iterable[Mapping[str, Any]], total: int) -> list[Progress]:

@@ -48,7 +48,7 @@ def build(actions: Actions) -> Any:
                     button_cancel = button("cancel", "Cancel", variant="stop", min_width=110,
                                            interactive=False)  # fmt: skip
                     button_follow = button("follow", "Show the running job", min_width=110)
-                live = html(views.job_html(None), "job")
+                live = html(views.loading_html(), "job")  # until the page's first event
                 button_next = button("next", "Next", visible=False)
         every = parts.list_of(lists)
         follow = _following(actions, list(lists))

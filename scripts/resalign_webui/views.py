@@ -60,6 +60,11 @@ STYLE = """<style>
 </style>"""
 
 
+def loading_html() -> str:
+    """Show a page that has just been opened: its lists are those of the server's start."""
+    return tag("div", tag("p", "Reading the lists of files and runs ..."), cls="ra ra-loading")
+
+
 def job_html(state: State | None) -> str:
     """Show everything about a job, for the panel beside the forms."""
     if not state or not state.get("status"):
