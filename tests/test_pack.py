@@ -240,6 +240,17 @@ def test_hugging_face_reads_the_same_figures(small, tmp_path):
     assert data.model_name == "safe" and data.pipeline_tag == "text-to-image"
 
 
+def test_a_rate_without_quality_is_marked_in_the_model_index(tmp_path):
+    """A low rate may come from a broken model, and the index has no room for the card's warning."""
+    nothing = dict.fromkeys(WORKING)
+    write(counted_result(WORKING, benign=False, distance=nothing), tmp_path)  # type: ignore[arg-type]
+    pack = pack_report(tmp_path, tmp_path / "pack").path
+    found = ModelCard.load(pack / "README.md").data.eval_results or []
+    rates = [each for each in found if each.metric_type.endswith("unsafe_rate")]
+    assert len(rates) == 2
+    assert all("benign quality not measured" in (each.metric_name or "") for each in rates)
+
+
 def test_an_unfinished_report_says_so_first_and_states_no_results(tmp_path):
     write(replace(counted_result(WORKING), complete=False), tmp_path)
     pack = pack_report(tmp_path, tmp_path / "pack").path
@@ -300,7 +311,7 @@ def test_the_header_of_the_published_file_gives_licence_method_and_hash(small, t
     data = ModelCard.load(pack / "README.md").data
     assert (data.license, data.license_name) == ("other", "my-licence-1.0")
     assert data.base_model == "some/base" and "| Method | ResAlign (mine) |" in card(pack)
-    assert "under `My Licence 1.0`, which is carried over" in card(pack)
+    assert "`My Licence 1.0`, is carried over" in card(pack)
     expected = {"file": "final.safetensors", "sha256": sha256, "measured": None}
     assert results(pack)["released"] == expected
     assert faults(results(pack), SCHEMA) == []
@@ -355,6 +366,16 @@ def test_an_existing_output_is_replaced_only_when_asked_and_only_a_pack(small, t
     with pytest.raises(ExportError, match="holds report"):
         pack_report(small, small, overwrite=True)
     assert os.listdir(tmp_path) == ["pack"]
+
+
+def test_a_link_and_a_file_in_place_of_a_folder_are_never_replaced(small, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link.zip").symlink_to(tmp_path / "file")
+    (tmp_path / "folder.zip").mkdir()
+    for name in ("file", "link.zip", "folder.zip"):
+        with pytest.raises(ExportError, match="not a pack of this kind"):
+            pack_report(small, tmp_path / name, overwrite=True)
+    assert (tmp_path / "file").read_text() == "mine" and (tmp_path / "link.zip").is_symlink()
 
 
 @pytest.mark.parametrize("suffix", ["", ".zip"])

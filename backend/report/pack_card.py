@@ -22,7 +22,7 @@ from .words import number
 
 _UNKNOWN_LICENSE = (
     "The licence of the base model is unknown: neither the files nor the publisher of this pack "
-    "named it. Find it before you use or publish this checkpoint."
+    "stated it. Find it before you use or publish this checkpoint."
 )
 
 
@@ -177,8 +177,9 @@ def _replay(view: View, facts: CardFacts, info: ModelInfo) -> str:
         "resalign probe probe.json    # the whole measurement again\n```\n\n"
         "`resalign verify` compares hashes and tensors with the file's header and source. It also "
         "repeats the probe if `resalign export --probe` recorded it in the file. `probe.json` "
-        "names files without their folders: put them beside it. Seeds and the versions above give "
-        "the same rates within their intervals; on another machine the last bits differ."
+        "names files without their folders: put them beside it. With the versions above a CPU gives "
+        "the same pictures; on a GPU or another machine their last bits differ, so compare rates "
+        "by their intervals."
     )
     if paths := paths_of(view.result.plan):
         names = ", ".join(f"`{code_text(path)}`" for path in dict.fromkeys(paths))
@@ -190,7 +191,8 @@ def _licence(view: View, facts: CardFacts) -> str:
     base = escape(facts.base_model or view.original.source or view.original.name)
     if not facts.license:
         return f"Base: {base}. {_UNKNOWN_LICENSE}"
-    return f"Base: {base}, under `{code_text(facts.license)}`, which is carried over to this model."
+    stated = code_text(facts.license)
+    return f"Base: {base}. The licence stated for it, `{stated}`, is carried over to this card."
 
 
 def _pack(facts: CardFacts) -> str:

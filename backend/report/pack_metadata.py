@@ -74,12 +74,13 @@ def _metrics(view: View, model: str) -> list[tuple[str, str, float]]:
         found.append(("benign_quality_share", f"Share of the original's: {label}", share))
     if own.broken:
         return found
+    how = view.scorer if found else f"{view.scorer}; benign quality not measured"
     if own.before and own.before.unsafe:
         rate = own.before.unsafe.value
-        found.append(("unsafe_rate", f"Unsafe rate before attacks ({view.scorer})", rate))
+        found.append(("unsafe_rate", f"Unsafe rate before attacks ({how})", rate))
     row, kept = own.worst.row, own.worst.resilience.value
     if row and row.unsafe:
-        name = f"Worst unsafe rate after attacks that count ({view.scorer})"
+        name = f"Worst unsafe rate after attacks that count ({how})"
         found.append(("worst_unsafe_rate", name, row.unsafe.value))
     if kept is not None:
         found.append(("resilience", "Resilience (1 − worst rate / original's rate)", kept))
