@@ -44,8 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser. `args.entry` names the command as `dispatch.COMMANDS` does."""
     parser = argparse.ArgumentParser(
         prog="resalign",
-        description="Harden text-to-image checkpoints so that removed concepts stay removed, even "
-        "after other people fine-tune them.",
+        description="Harden text-to-image checkpoints so that removed concepts return less when "
+        "other people fine-tune them.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
