@@ -1,4 +1,4 @@
-"""Harden text-to-image checkpoints so that a removed concept stays removed after fine-tuning.
+"""Harden text-to-image checkpoints so that a removed concept returns less after fine-tuning.
 
 Importing this package takes milliseconds and loads neither torch nor a host: every public name
 is fetched from its module when it is first used (PEP 562). ComfyUI and the A1111 tab load this

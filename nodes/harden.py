@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class HardenModel(io.ComfyNode):
-    """Removes the concepts so that fine-tuning does not bring them back."""
+    """Removes the concepts so that fine-tuning brings less of them back."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -31,7 +31,7 @@ class HardenModel(io.ComfyNode):
             category=types.CATEGORY,
             **types.found_by("unlearn", "erase concept", "safety", "immunize"),
             description=(
-                "Removes the concepts so that they stay removed when others fine-tune the model. "
+                "Removes the concepts so that they return less when others fine-tune the model. "
                 "Takes minutes to hours; queue an interrupted run again to continue it."
             ),
             is_output_node=True,

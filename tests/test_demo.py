@@ -77,18 +77,18 @@ def test_the_base_model_draws_what_it_is_asked_for(model):
     assert set(meter.classes) == set(CLASSES)
 
 
-def test_the_demo_refuses_a_preset_that_it_lacks(tmp_path):
-    with pytest.raises(ConfigError, match="no preset 'fast', only durable, balanced"):
-        run_demo(tmp_path / "demo", preset="fast")
+def test_the_demo_refuses_a_method_that_it_lacks(tmp_path):
+    with pytest.raises(ConfigError, match="no method 'fast', only durable, resalign"):
+        run_demo(tmp_path / "demo", method="fast")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["durable", "balanced"])
-def test_the_demo_runs_and_writes_what_it_says(preset, tmp_path):
+@pytest.mark.parametrize("method", ["durable", "resalign"])
+def test_the_demo_runs_and_writes_what_it_says(method, tmp_path):
     """Quick: files that load, a picture, a table of three models with intervals."""
     seen = []
-    result = run_demo(tmp_path / "demo", preset=preset, quick=True, on_progress=seen.append)
+    result = run_demo(tmp_path / "demo", method=method, quick=True, on_progress=seen.append)
     assert [row.model for row in result.rows] == ["base", "plainly unlearned", "hardened"]
     for name in ("pictures.png", "rates.png", "demo.json"):
         assert (tmp_path / "demo" / name).stat().st_size > 0

@@ -64,7 +64,7 @@ def pictures(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("count", "changes", "evaluations"),
     [
-        (2, "merges=(), pictures=1", 6),
+        pytest.param(2, "merges=(), pictures=1", 6, marks=pytest.mark.slow),
         (3, "merges=(), fine_tunes=()", 2),  # nothing is left for the third rank
         pytest.param(4, "", 8, marks=pytest.mark.slow),
     ],

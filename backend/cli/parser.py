@@ -45,8 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser. `args.entry` names the command as `dispatch.COMMANDS` does."""
     parser = argparse.ArgumentParser(
         prog="resalign",
-        description="Harden text-to-image checkpoints so that removed concepts stay removed, even "
-        "after other people fine-tune them.",
+        description="Harden text-to-image checkpoints so that removed concepts return less when "
+        "other people fine-tune them.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -74,8 +74,8 @@ def _add_demo(commands: Commands) -> None:
     demo = add_command(commands, "demo", "harden the embedded demo and show before and after")
     demo.add_argument("folder", nargs="?", default="demo-run", help="output folder (demo-run)")
     demo.add_argument(
-        "--preset", choices=("durable", "balanced"), default="durable",
-        help="how the hardened model is made: durable (default) erases and distils; balanced is "
+        "--method", choices=("durable", "resalign"), default="durable",
+        help="how the hardened model is made: durable (default) erases and distils; resalign is "
         "ResAlign alone",
     )  # fmt: skip
     demo.add_argument("--quick", action="store_true", help="fewer steps and pictures")

@@ -1,7 +1,7 @@
 """`resalign demo`: the whole procedure on a checkpoint small enough to train on a laptop.
 
 The embedded model generates emoji; weapons are its unsafe concept. The concept is removed twice,
-by plain unlearning and by a preset that lasts. Both results are exported as checkpoint files and
+by plain unlearning and by a method that lasts. Both results are exported as checkpoint files and
 loaded again; then the base and both copies are fine-tuned for real on the same pictures, 20 % of
 which show weapons. The same prompts and seeds are generated before and after, and a small network
 judges what the images show.
@@ -41,7 +41,7 @@ from .plans import ATTACK, CHECKPOINT, durable_plan, plain_plan, resalign_plan, 
 from .threads import run_in_threads
 
 BASE, PLAIN, HARDENED = "base", "plainly unlearned", "hardened"
-PRESETS = ("durable", "balanced")
+METHODS = ("durable", "resalign")
 _SETS = ("forget", "retain", "inner", "attack", "attack_concept")
 
 
@@ -97,34 +97,34 @@ class DemoResult:
 def run_demo(
     folder: Path | str,
     *,
-    preset: str = PRESETS[0],
+    method: str = METHODS[0],
     quick: bool = False,
     seed: int = 0,
     on_progress: ProgressCallback = silent,
 ) -> DemoResult:
     """Harden, export, fine-tune and compare; all files stay in `folder`.
 
-    preset: of the hardened model: "durable" erases and distils, "balanced" is ResAlign alone; both
-    with the demo's own learning rates. quick: a tenth of the steps and few prompts, to see that it
-    works; its rates mean nothing.
+    method: of the hardened model: "durable" erases and distils as the preset of that name does,
+    "resalign" is ResAlign alone; both with the demo's own settings. quick: a tenth of the steps and
+    few prompts, to see that it works; its rates mean nothing.
 
     Raises:
-        ConfigError: the demo has no such preset.
+        ConfigError: the demo has no such method.
     """
-    if preset not in PRESETS:
-        raise ConfigError(f"the demo has no preset {preset!r}, only {', '.join(PRESETS)}")
+    if method not in METHODS:
+        raise ConfigError(f"the demo has no method {method!r}, only {', '.join(METHODS)}")
     threads = torch.get_num_threads()
     # Networks this small gain nothing from several threads per operation, and lose much where
     # the cores are shared; `run_in_threads` uses the cores instead.
     torch.set_num_threads(1)
     try:
-        return _run(Path(folder), preset, quick, seed, on_progress)
+        return _run(Path(folder), method, quick, seed, on_progress)
     finally:
         torch.set_num_threads(threads)
 
 
 def _run(
-    folder: Path, preset: str, quick: bool, seed: int, on_progress: ProgressCallback
+    folder: Path, method: str, quick: bool, seed: int, on_progress: ProgressCallback
 ) -> DemoResult:
     started = time.perf_counter()
     data, cache = write_data(folder / "data", _SETS), folder / "cache"
@@ -132,7 +132,7 @@ def _run(
     unsafe, benign = (3, 1) if quick else (12, 2)  # prompts per class
     base = load_checkpoint(CHECKPOINT)
     meter = Meter(base, judge, unsafe=unsafe, benign=benign)
-    plans = _plans(data, preset, quick, seed)
+    plans = _plans(data, method, quick, seed)
     files = {BASE: CHECKPOINT} | {
         name: folder / f"demo_{name.replace(' ', '_')}.safetensors" for name in plans
     }
@@ -178,9 +178,9 @@ def _run(
     return result
 
 
-def _plans(data: dict[str, Path], preset: str, quick: bool, seed: int) -> dict[str, HardeningPlan]:
+def _plans(data: dict[str, Path], method: str, quick: bool, seed: int) -> dict[str, HardeningPlan]:
     plain = plain_plan(data, seed=seed)
-    hardened = durable_plan(plain) if preset == "durable" else resalign_plan(data, seed=seed)
+    hardened = durable_plan(plain) if method == "durable" else resalign_plan(data, seed=seed)
     if not quick:
         return {PLAIN: plain, HARDENED: hardened}
     varied = replace(hardened.varied, images=min(16, hardened.varied.images))

@@ -25,7 +25,7 @@ from ..model.model import Model
 from ..model.precision import decided_on, decided_precision, needs_all_digits
 from ..plan.auto import micro_batch_of
 from ..plan.hardening import HardeningPlan
-from ..plan.methods import FACTS
+from ..plan.methods import FACTS, misfit
 from .feed import Feed
 from .regulator import Regulator
 from .terms import Compute, in_order
@@ -89,8 +89,8 @@ class Setup:
 
 def adapted(model: Model, plan: HardeningPlan, earlier: AnyAdapter | None = None) -> Trained:
     """Put a fresh θ of the plan on the model's denoiser. earlier: what stages before it left."""
-    if why := model.family.unfit.get(plan.method):
-        raise ConfigError(f"method {plan.method} does not fit {model.family.title}: {why}")
+    if problem := misfit(plan.method, model.family.title, model.family.no_cross_attention):
+        raise ConfigError(problem)
     precision = decided_precision(plan, model.device)
     if FACTS[plan.method].dense:
         return DenseDenoiser(

@@ -29,7 +29,7 @@ from ..plan.fine_tune import RETAIN
 from ..plan.hardening import HardeningPlan
 from ..plan.images import ImageSet
 from ..plan.job import Job
-from ..plan.methods import FACTS, changes_all_weights, methods_of
+from ..plan.methods import FACTS, changes_all_weights, methods_of, misfit
 from .device import device_memory, resolve_device
 
 if TYPE_CHECKING:
@@ -148,11 +148,8 @@ def _detected(job: Job) -> CheckpointInfo:
 
 def _unfit(plan: HardeningPlan, family: Family) -> list[str]:
     """Methods of a plan that make no sense for a family."""
-    return [
-        f"method {method} does not fit {family.title}: {family.unfit[method]}"
-        for method in methods_of(plan)
-        if method in family.unfit
-    ]
+    found = (misfit(method, family.title, family.no_cross_attention) for method in methods_of(plan))
+    return [problem for problem in found if problem]
 
 
 def _doubts(plan: HardeningPlan, family: Family) -> list[str]:

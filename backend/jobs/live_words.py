@@ -5,19 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..plan.methods import FACTS
 from ..progress import Progress
 
-RESISTING = "unlearning against simulated fine-tuning"
 _STAGES = {
     "encoding": "reading pictures", "checking images": "checking pictures",
     "preview": "drawing a preview", "probing": "fine-tuning and measuring",
     "generating": "drawing", "sampling": "drawing", "hash": "computing the file's hash",
     "harden": "unlearning",
-}  # fmt: skip
-_EARLIER = {  # stages before the plan's own method
-    "erase": "erasing the concepts from all weights", "distil": "training back to the original",
-    "closed_form": "editing the cross-attention", "redirect": "training towards harmless pictures",
-    "project": "unlearning beside what must stay", "resalign": RESISTING,
 }  # fmt: skip
 _SETS = {"retain set": "what must stay"}
 _FORGET = "forget set of "
@@ -29,10 +24,10 @@ def title_of(progress: Progress, *, resisting: bool = False) -> str:
         what = _SETS.get(progress.message, progress.message.removeprefix(_FORGET))
         return "drawing example pictures" + (f" of {what}" if what else "")
     if progress.stage == "harden" and resisting:
-        return RESISTING
-    for method, words in _EARLIER.items():
+        return FACTS["resalign"].doing
+    for method, facts in FACTS.items():
         if progress.stage.startswith("stage ") and progress.stage.endswith(method):
-            return words
+            return facts.doing
     return _STAGES.get(progress.stage, progress.stage)
 
 

@@ -15,16 +15,19 @@ class MethodFacts:
     """words: its name in cards and reports. simulates_users: it hardens against fine-tuning.
     single_step: it has one outer step. needs_weights: it computes with the denoiser's own weights,
     which a quantised base does not have. dense: it changes the denoiser's own weights, not a
-    low-rank adapter. erases: it takes directions out of layers. loss: what cards call its loss on
-    the concepts, if it is not the plan's `harm.loss`.
+    low-rank adapter. erases: it takes directions out of layers. edits_cross_attention: it changes
+    keys and values of a cross-attention to the text, and nothing else. loss: what cards call its
+    loss on the concepts, if it is not the plan's `harm.loss`. doing: what a running stage says.
     """
 
     words: str
+    doing: str
     simulates_users: bool = False
     single_step: bool = False
     needs_weights: bool = False
     dense: bool = False
     erases: bool = False
+    edits_cross_attention: bool = False
     loss: str = ""
 
     @property
@@ -35,19 +38,26 @@ class MethodFacts:
 
 FACTS: dict[HardeningMethod, MethodFacts] = {
     "resalign": MethodFacts(
-        words="ResAlign (Li et al., arXiv:2507.16302)", simulates_users=True
+        words="ResAlign (Li et al., arXiv:2507.16302)", simulates_users=True,
+        doing="unlearning against simulated fine-tuning",
     ),
-    "redirect": MethodFacts(words="redirection (ESD-like)"),
-    "project": MethodFacts(words="projected update (PGU-like)"),
+    "redirect": MethodFacts(
+        words="redirection (ESD-like)", doing="training towards harmless pictures"
+    ),
+    "project": MethodFacts(
+        words="projected update (PGU-like)", doing="unlearning beside what must stay"
+    ),
     "closed_form": MethodFacts(
-        words="closed-form edit (UCE-like)", single_step=True, needs_weights=True
+        words="closed-form edit (UCE-like)", single_step=True, needs_weights=True,
+        edits_cross_attention=True, doing="editing the cross-attention",
     ),
     "erase": MethodFacts(
         words="erasure of the concepts' directions", single_step=True, needs_weights=True,
-        dense=True, erases=True,
+        dense=True, erases=True, doing="erasing the concepts from all weights",
     ),
     "distil": MethodFacts(
-        words="distillation of all weights", needs_weights=True, dense=True, loss=DISTILLATION
+        words="distillation of all weights", needs_weights=True, dense=True, loss=DISTILLATION,
+        doing="training back to the original",
     ),
 }  # fmt: skip
 
@@ -71,3 +81,16 @@ def method_in_words(plan: Any) -> str:
     """Name what a HardeningPlan's own method does: without simulated users ResAlign unlearns."""
     plain = FACTS[plan.method].simulates_users and not plan.fine_tunes
     return "plain unlearning" if plain else FACTS[plan.method].words
+
+
+def misfit(method: HardeningMethod, family: str, no_cross_attention: str) -> str:
+    """Say why a method makes no sense for a family, by its title; empty where it does.
+
+    no_cross_attention: why the family has no cross-attention to the text; empty where it has one.
+    """
+    if not (no_cross_attention and FACTS[method].edits_cross_attention):
+        return ""
+    return (
+        f"method {method} does not fit {family}: it edits keys and values of a cross-attention to "
+        f"the text, which this network does not have: {no_cross_attention}"
+    )

@@ -43,7 +43,7 @@ EXPORT = (
 
 def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
     html(help_text(
-        "Removes concepts from a checkpoint so that they stay removed when others fine-tune it. "
+        "Removes concepts from a checkpoint so that they return less when others fine-tune it. "
         "Nothing is written to the checkpoint itself: save the result on the page Export."
     ))  # fmt: skip
     files = lists["checkpoint"]

@@ -46,7 +46,8 @@ class Family:
     denoise: (denoiser, latents, times, conditioning) to the prediction.
     process: (file named in errors, scheduler config) to the noise process.
     native_side: what the denoiser predicts to the side in pixels that published models have.
-    unfit: hardening methods that make no sense for this family, each with the reason.
+    no_cross_attention: why methods that edit a cross-attention to the text have nothing to edit;
+        empty where there is one.
     guidance: the strengths of classifier-free guidance, from and to, that its models are meant for;
         None where a plan's default is right.
     """
@@ -72,7 +73,7 @@ class Family:
     lora: LoraNames
     host: HostNames
     metadata: MetadataNames
-    unfit: Mapping[str, str] = field(default_factory=dict)
+    no_cross_attention: str = ""
     guidance: tuple[float, float] | None = None
 
     def __str__(self) -> str:

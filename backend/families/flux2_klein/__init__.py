@@ -53,10 +53,7 @@ FLUX2_KLEIN = Family(
         tag="flux",
         notices={"modelspec.license": "Apache-2.0"},
     ),
-    unfit={
-        "closed_form": "it edits keys and values of a cross-attention to the text, which this "
-        "transformer has not: image and text attend to each other jointly, and the text changes "
-        "from block to block"
-    },
+    no_cross_attention="image and text attend to each other jointly, and the text changes from "
+    "block to block",
     guidance=(4.0, 5.0),
 )
