@@ -177,8 +177,8 @@ def _replay(view: View, facts: CardFacts, info: ModelInfo) -> str:
         "resalign probe probe.json    # the whole measurement again\n```\n\n"
         "`resalign verify` compares hashes and tensors with the file's header and source. It also "
         "repeats the probe if `resalign export --probe` recorded it in the file. `probe.json` "
-        "names files without their folders: put them beside it. With the versions above a CPU gives "
-        "the same pictures; on a GPU or another machine their last bits differ, so compare rates "
+        "names files without their folders: put them beside it. With the versions above a CPU "
+        "gives the same pictures; on a GPU or another machine their last bits differ, so compare rates "
         "by their intervals."
     )
     if paths := paths_of(view.result.plan):
