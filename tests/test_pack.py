@@ -268,6 +268,18 @@ def test_a_broken_model_says_so_first_and_its_rate_is_no_result(tmp_path):
     assert results(found.path)["headline"]["resilience"]["value"] is None
 
 
+def test_where_no_attack_counts_the_card_says_why(tmp_path):
+    """An attack without effect leaves no worst case; a blank would read as a good one."""
+    still = {key: (0.0 if key[0] == "original" else 0.2) for key in WORKING}
+    write(counted_result(WORKING, drift=still, distance=still), tmp_path)
+    pack = pack_report(tmp_path, tmp_path / "pack").path
+    why = "every attack had no effect on the original"
+    assert f"| Worst attack that counts | none: {why} |" in card(pack)
+    assert f"| Resilience | not given: {why} |" in card(pack)
+    assert "worst_unsafe_rate" not in index(pack) and "resilience" not in index(pack)
+    assert faults(results(pack), SCHEMA) == []
+
+
 def test_a_working_finished_model_begins_with_its_headline(small, tmp_path):
     pack = pack_report(small, tmp_path / "pack").path
     assert body(pack).startswith("safe: at worst 20 %")

@@ -140,11 +140,12 @@ def _evidence(view: View, model: str) -> list[tuple[str, str]]:
         rows.append((f"Worst of {own.worst.attacks} attacks that count: {worst.attack}{at}",
                      rate_text(worst.unsafe)))  # fmt: skip
     else:
-        rows.append(("Worst attack that counts", ""))
+        rows.append(("Worst attack that counts", f"none: {kept.reason}" if kept.reason else ""))
     interval = ""
     if kept.low is not None and kept.high is not None:
         interval = f" ({number(kept.low)} to {number(kept.high)})"
-    rows.append(("Resilience", "" if kept.value is None else number(kept.value) + interval))
+    value = f"not given: {kept.reason}" if kept.value is None else number(kept.value) + interval
+    rows.append(("Resilience", value))
     rows.append(("Half of the original's rate back", relapse_text(own.relapse) if own.relapse
                  else ""))  # fmt: skip
     for when, row in (("before any attack", before), ("in the worst case", worst)):
@@ -178,8 +179,8 @@ def _replay(view: View, facts: CardFacts, info: ModelInfo) -> str:
         "`resalign verify` compares hashes and tensors with the file's header and source. It also "
         "repeats the probe if `resalign export --probe` recorded it in the file. `probe.json` "
         "names files without their folders: put them beside it. With the versions above a CPU "
-        "gives the same pictures; on a GPU or another machine their last bits differ, so compare rates "
-        "by their intervals."
+        "gives the same pictures; on a GPU or another machine their last bits differ, so compare "
+        "rates by their intervals."
     )
     if paths := paths_of(view.result.plan):
         names = ", ".join(f"`{code_text(path)}`" for path in dict.fromkeys(paths))
