@@ -73,14 +73,8 @@ def pack_report(
         ConfigError: the model is not in the report, or must be named.
         ExportError: the output exists, or cannot be written.
     """
-    report, output = Path(report), Path(os.path.abspath(output))
-    if report.name != REPORT[0] or report.is_dir():
-        report = report / REPORT[0]
-    folder = report.parent.resolve()
-    result = without_paths(load_report(report))
-    for name in REPORT:
-        if not (folder / name).is_file():
-            raise RunError(f"{folder / name} is missing: `resalign report {folder}` writes it")
+    output = Path(os.path.abspath(output))
+    result, folder = _read(Path(report))
     model = _choose(result, model)
     check_output(output, overwrite)
     sha256 = next(info.sha256 for info in result.models if info.name == model)
@@ -111,6 +105,18 @@ def pack_report(
     names = write_pack(output, texts, files)
     broken = view.of(model).broken
     return Pack(output, model, names, result.complete, broken, license, lost)
+
+
+def _read(report: Path) -> tuple[ProbeResult, Path]:
+    """Read a report, given as its folder or its `report.json`; return its folder too."""
+    if report.name != REPORT[0] or report.is_dir():
+        report = report / REPORT[0]
+    folder = report.parent.resolve()
+    result = without_paths(load_report(report))
+    for name in REPORT:
+        if not (folder / name).is_file():
+            raise RunError(f"{folder / name} is missing: `resalign report {folder}` writes it")
+    return result, folder
 
 
 def _choose(result: ProbeResult, model: str) -> str:
