@@ -25,6 +25,7 @@ COMMANDS = {  # command: (module, function)
     "probe": ("probing", "probe"),
     "report": ("probing", "report"),
     "compare": ("probing", "compare"),
+    "pack": ("probing", "pack"),
     "verify": ("verifying", "verify"),
     "ui": ("serving", "ui"),
     "worker": ("serving", "worker"),

@@ -1,4 +1,4 @@
-"""The arguments of probe, report, compare and verify."""
+"""The arguments of probe, report, compare, pack and verify."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ def add_probe_commands(commands: Commands) -> None:
     compare.add_argument("--output", default="comparison", metavar="FOLDER")
     compare.add_argument("--open", action="store_true", help="show it in a browser")
 
+    _add_pack(commands)
+
     verify = add_command(
         commands, "verify", "check that a hardened file is what it claims to be",
         "Compares hashes and untouched tensors with its header and its source, and repeats the "
@@ -49,6 +51,29 @@ def add_probe_commands(commands: Commands) -> None:
         help="stop repeating the recorded probe after this time (60)",
     )  # fmt: skip
     verify.later.append(add_device)
+
+
+def _add_pack(commands: Commands) -> None:
+    pack = add_command(
+        commands, "pack", "pack a report for a release: card, results, hashes, plan",
+        "Writes the report with a model card, results for programs, the exact plan and the "
+        "SHA-256 of every file.",
+    )  # fmt: skip
+    pack.add_argument("report", metavar="REPORT", help="the probe's folder, or its report.json")
+    pack.add_argument(
+        "--output",
+        required=True,
+        metavar="FOLDER",
+        help="a new folder, or a .zip",
+    )
+    pack.add_argument("--model", metavar="NAME", help="the published one, where there are several")
+    pack.add_argument(
+        "--checkpoint", metavar="FILE",
+        help="the published file, for its hash and what its header says of method and licence",
+    )  # fmt: skip
+    pack.add_argument("--license", metavar="ID", help="of the base (what the header says)")
+    pack.add_argument("--base-model", metavar="ID", help="of the base, as on Hugging Face")
+    pack.add_argument("--overwrite", action="store_true", help="replace an existing pack")
 
 
 def _add_keep_pictures(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""probe, report, compare: what checkpoints generate after others have worked on them."""
+"""probe, report, compare, pack: what checkpoints generate after others have worked on them."""
 
 from __future__ import annotations
 
@@ -66,6 +66,30 @@ def compare(args: argparse.Namespace, console: Console) -> int:
     console.result(f"comparison  {page}", "done", page=str(page))
     if args.open:
         _open(page)
+    return 0
+
+
+def pack(args: argparse.Namespace, console: Console) -> int:
+    from ..report.pack import pack_report
+
+    found = pack_report(
+        Path(args.report), Path(args.output), model=args.model or "",
+        checkpoint=args.checkpoint or "", license=args.license or "",
+        base_model=args.base_model or "", overwrite=args.overwrite, on_progress=console.progress,
+    )  # fmt: skip
+    console.close()
+    if not found.complete:
+        console.warning("the probe is not finished; the card begins with that")
+    if found.broken:
+        console.warning(f"{found.model} is broken before any attack; the card begins with that")
+    if not found.license:
+        console.warning("the licence of the base is unknown; give it with --license")
+    if found.lost:
+        console.warning(f"{len(found.lost)} pictures of the report are missing or damaged")
+    console.result(
+        f"pack  {found.path}  ({len(found.files)} files)", "done", pack=str(found.path),
+        model=found.model, files=list(found.files), complete=found.complete, broken=found.broken,
+    )  # fmt: skip
     return 0
 
 

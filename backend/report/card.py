@@ -114,12 +114,12 @@ def model_card(
         f"# {escape(title)}",
         _opening(provenance),
         "## What was done",
-        _table(_done(provenance, report)),
+        _table(done_rows(provenance, report)),
         "## Evidence",
         _training(provenance.training),
         _probe(provenance.probe),
         "## What this does not protect against",
-        _LIMITS,
+        LIMITS,
     ]
     if report and report.warnings:
         parts[5:5] = ["\n".join(f"- **Warning:** {escape(warning)}" for warning in report.warnings)]
@@ -141,18 +141,22 @@ def write_card(report: ExportReport, provenance: Provenance | None = None) -> Pa
 
 def _front_matter(provenance: Provenance, report: ExportReport | None) -> str:
     family = find_family(report.family) if report and report.family else all_families()[0]
-    tags = ["text-to-image", family.metadata.tag, "resalign", "concept-removal", "safety"]
     lines = [f"license: {json.dumps(provenance.license)}"] if provenance.license else []
-    if provenance.base_model:
-        lines += [f"base_model: {json.dumps(provenance.base_model)}"]
-    lines += [
+    lines += common_fields(provenance.base_model, family.metadata.tag)
+    return "\n".join(["---", *lines, "---"])
+
+
+def common_fields(base_model: str, family_tag: str) -> list[str]:
+    """Return the lines of the front matter that every card has, for Hugging Face to read."""
+    tags = ["text-to-image", family_tag, "resalign", "concept-removal", "safety"]
+    return [
+        *([f"base_model: {json.dumps(base_model)}"] if base_model else []),
         "base_model_relation: finetune",
         "library_name: diffusers",
         "pipeline_tag: text-to-image",
         "tags:",
-        *(f"- {tag}" for tag in tags),
+        *(f"- {tag}" for tag in tags if tag),
     ]
-    return "\n".join(["---", *lines, "---"])
 
 
 def _opening(provenance: Provenance) -> str:
@@ -163,7 +167,8 @@ def _opening(provenance: Provenance) -> str:
     return f"A copy of `{source}` with these concepts {aim}: {concepts}."
 
 
-def _done(provenance: Provenance, report: ExportReport | None) -> list[tuple[str, str]]:
+def done_rows(provenance: Provenance, report: ExportReport | None = None) -> list[tuple[str, str]]:
+    """Return what was done to a checkpoint, as rows of a table; cells are Markdown."""
     training = provenance.training
     rows = [("Method", escape(provenance.method))]
     if training.get("simulate", "none") != "none":
@@ -254,7 +259,7 @@ _DISTILLED = {  # what these figures are where all weights are trained towards t
     "harm": "distance to the original's harmless prediction, asked for the concepts",
     "retain": "distance to the original elsewhere",
 }
-_LIMITS = """\
+LIMITS = """\
 Ordinary fine-tuning (LoRA, full, DreamBooth) is resisted to the extent measured above and no
 further; data, rates and lengths that were not measured may bring the concepts back. Not stopped:
 

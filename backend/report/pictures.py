@@ -60,7 +60,7 @@ class Album:
 
         if not name:
             return None
-        path = self._find(name)
+        path = find_picture(self.folder, name)
         if path is None:
             self.missing += 1
             return None
@@ -74,7 +74,7 @@ class Album:
             self.missing += 1
             return None
         hidden = is_blurred(name)
-        if digest and not hidden and _digest(picture) != digest:
+        if digest and not hidden and pixel_digest(picture) != digest:
             self.missing += 1
             return None
         picture.thumbnail((LONGEST, LONGEST), images.Resampling.LANCZOS)
@@ -88,15 +88,16 @@ class Album:
         self.left -= len(shot.picture) + len(shot.veil)
         return shot
 
-    def _find(self, name: str) -> Path | None:
-        if self.folder is None:
-            return None
-        path = (self.folder / name).resolve()
-        inside = path.is_relative_to(self.folder)
-        return path if inside and path.is_file() else None
+
+def find_picture(folder: Path | None, name: str) -> Path | None:
+    """Return the path of a picture in a resolved folder; None if it is missing or outside."""
+    if folder is None:
+        return None
+    path = (folder / name).resolve()
+    return path if path.is_relative_to(folder) and path.is_file() else None
 
 
-def _digest(picture: Image) -> str:
+def pixel_digest(picture: Image) -> str:
     """Return the digest of a picture's pixels, channel by channel, as evaluations have it."""
     data = b"".join(band.tobytes() for band in picture.split())
     return hashlib.sha256(data).hexdigest()[:16]

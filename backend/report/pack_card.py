@@ -1,0 +1,217 @@
+"""Writes the model card of a pack: `README.md`, which Hugging Face shows and reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..checkpoint.metadata import Provenance
+from ..probe.headline import quality_text, rate_text, relapse_text
+from ..probe.recorded import paths_of
+from ..probe.results import CONCEPT, ModelInfo
+from .card import LIMITS, done_rows
+from .limits import limits
+from .markdown_text import code_text, escape, table
+from .pack_metadata import front_matter
+from .pack_results import ABUSE
+from .plan_words import plan_rows
+from .view import View
+from .words import number
+
+_UNKNOWN_LICENSE = (
+    "The licence of the base model is unknown: neither the files nor the publisher of this pack "
+    "stated it. Find it before you use or publish this checkpoint."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardFacts:
+    """What a card says besides the report's figures.
+
+    model: the one that is published. license, base_model: of the base; "" if unknown.
+    provenance: from the header of the published file. released: its `file`, `sha256` and whether it
+    was `measured`; None if it was not given. pictures: files in the pack; plain: how many of them
+    were flagged and are not blurred.
+    """
+
+    model: str
+    license: str = ""
+    base_model: str = ""
+    provenance: Provenance | None = None
+    released: Mapping[str, Any] | None = None
+    plan_sha256: str = ""
+    pictures: int = 0
+    plain: int = 0
+    lost: tuple[str, ...] = field(default=())
+
+
+def pack_card(view: View, facts: CardFacts) -> str:
+    info = next(each for each in view.models if each.name == facts.model)
+    parts = [
+        front_matter(view, facts.model, facts.license, facts.base_model),
+        f"# {escape(facts.model)}",
+        *_warnings(view, facts),
+        escape(_sentence(view, facts.model)),
+        f"**{ABUSE}**",
+        "## Evidence",
+        _measure(view),
+        table(["", ""], _evidence(view, facts.model)),
+        "Every attack, step and interval is in `report.html` and `report.md`; `results.json` has "
+        "the figures for programs (`results.schema.json` describes it), `report.json` the score of "
+        "every picture.",
+    ]
+    if facts.provenance:
+        parts += ["## What was done", table(["", ""], done_rows(facts.provenance))]
+    parts += [
+        "## What was not tested",
+        "\n".join(
+            f"- {escape(text)}"
+            for text in [*limits(view.result, kind=view.kind, scorer=view.scorer), ABUSE]
+        ),
+        "## What this does not protect against",
+        LIMITS,
+        "## Checkpoints",
+        table(["name", "file", "SHA-256", "method"], map(_checkpoint, view.models)),
+        "Measured by the probe. The first is the original.",
+        *_released(facts),
+        "## Plan, seeds and versions",
+        table(["", ""], [(key, escape(text)) for key, text in plan_rows(view.result)]),
+        f"The exact plan is `probe.json` (SHA-256 `{facts.plan_sha256}`).",
+        "## Replay",
+        _replay(view, facts, info),
+        "## Licence",
+        _licence(view, facts),
+        "## This pack",
+        _pack(facts),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _warnings(view: View, facts: CardFacts) -> list[str]:
+    """Return what a reader must know before any figure."""
+    said, missing = [], view.summary.missing
+    if not view.result.complete:
+        what = f": {missing} evaluation{'s are' if missing != 1 else ' is'} missing"
+        said.append(
+            f"**This probe is not finished**{what if missing else ''}. Every figure below may "
+            "change, and the worst may be yet to come."
+        )
+    if view.of(facts.model).broken:
+        said.append(
+            "**This model is broken before any attack.** It no longer draws harmless pictures as "
+            "the original does, so its unsafe rates say nothing about safety."
+        )
+    if facts.released and facts.released["measured"] is False:
+        said.append(
+            f"**`{code_text(facts.released['file'])}` is not byte for byte the file that was "
+            "measured.** An export that records a probe in its header changes the SHA-256; "
+            "`resalign verify` compares the weights."
+        )
+    return said
+
+
+def _sentence(view: View, model: str) -> str:
+    """Return the model's own sentence of the headline."""
+    names = [each.name for each in view.models[1:]] or [view.original.name]
+    if model in names:
+        return view.sentences()[names.index(model)]
+    return f"{model}: the original of this probe, without any protection."
+
+
+def _measure(view: View) -> str:
+    what = "pictures that were flagged"
+    if view.kind == CONCEPT:
+        what = "the concept's pictures that the model predicts about as well as the original"
+    return f"Rates are shares of {what} (`{code_text(view.scorer)}`), with 95 % intervals."
+
+
+def _evidence(view: View, model: str) -> list[tuple[str, str]]:
+    own, base = view.of(model), view.summary.base
+    before, worst, kept = own.before, own.worst.row, own.worst.resilience
+    rows = [
+        ("Original, before any attack", rate_text(base) if base else ""),
+        ("This model, before any attack", rate_text(before.unsafe) if before and before.unsafe
+         else ""),
+    ]  # fmt: skip
+    if worst and worst.unsafe:
+        at = f", step {worst.step}" if worst.step else ""
+        rows.append((f"Worst of {own.worst.attacks} attacks that count: {worst.attack}{at}",
+                     rate_text(worst.unsafe)))  # fmt: skip
+    else:
+        rows.append(("Worst attack that counts", f"none: {kept.reason}" if kept.reason else ""))
+    interval = ""
+    if kept.low is not None and kept.high is not None:
+        interval = f" ({number(kept.low)} to {number(kept.high)})"
+    value = f"not given: {kept.reason}" if kept.value is None else number(kept.value) + interval
+    rows.append(("Resilience", value))
+    rows.append(("Half of the original's rate back", relapse_text(own.relapse) if own.relapse
+                 else ""))  # fmt: skip
+    for when, row in (("before any attack", before), ("in the worst case", worst)):
+        found = row.quality if row else None
+        text = f"{quality_text(found)}, {row.state}" if found and row else ""
+        rows.append((f"Benign quality {when}", text))
+    return [(escape(key), escape(text) or "not measured") for key, text in rows]
+
+
+def _checkpoint(info: ModelInfo) -> list[str]:
+    texts = (info.source, info.sha256)
+    cells = [f"`{code_text(text)}`" if text else "not recorded" for text in texts]
+    return [escape(info.name), *cells, escape(info.method) or "not recorded"]
+
+
+def _released(facts: CardFacts) -> list[str]:
+    if not facts.released:
+        return ["The published file itself was not given to `resalign pack`."]
+    file, sha256 = code_text(facts.released["file"]), facts.released["sha256"]
+    return [f"Published with this pack: `{file}`, SHA-256 `{sha256}`."]
+
+
+def _replay(view: View, facts: CardFacts, info: ModelInfo) -> str:
+    default = info.source or f"{info.name}.safetensors"
+    file = _argument(facts.released["file"] if facts.released else default)
+    source = _argument(view.original.source or "ORIGINAL")
+    text = (
+        "```sh\nsha256sum -c SHA256SUMS    # the files of this pack\n"
+        f"resalign verify {file} --source {source}    # the checkpoint\n"
+        "resalign probe probe.json    # the whole measurement again\n```\n\n"
+        "`resalign verify` compares hashes and tensors with the file's header and source. It also "
+        "repeats the probe if `resalign export --probe` recorded it in the file. `probe.json` "
+        "names files without their folders: put them beside it. With the versions above a CPU "
+        "gives the same pictures; on a GPU or another machine their last bits differ, so compare "
+        "rates by their intervals."
+    )
+    if paths := paths_of(view.result.plan):
+        names = ", ".join(f"`{code_text(path)}`" for path in dict.fromkeys(paths))
+        text += f" To repeat all of it you need these, which are not in the pack: {names}."
+    return text
+
+
+def _licence(view: View, facts: CardFacts) -> str:
+    base = escape(facts.base_model or view.original.source or view.original.name)
+    if not facts.license:
+        return f"Base: {base}. {_UNKNOWN_LICENSE}"
+    stated = code_text(facts.license)
+    return f"Base: {base}. The licence stated for it, `{stated}`, is carried over to this card."
+
+
+def _pack(facts: CardFacts) -> str:
+    text = "`SHA256SUMS` lists the SHA-256 of every other file here."
+    if facts.pictures:
+        text += f" `pictures/` holds {facts.pictures} pictures as the probe kept them"
+        text += (
+            f"; **{facts.plain} of them were flagged and are not blurred**."
+            if facts.plain
+            else "; those that a scorer flagged are blurred."
+        )
+    if facts.lost:
+        text += f" {len(facts.lost)} pictures that the report names are missing or damaged."
+    return text
+
+
+def _argument(name: str) -> str:
+    """Make a file's name one word of a shell."""
+    name = code_text(name)
+    plain = re.fullmatch(r"[\w.+/-]+", name, re.ASCII) and not name.startswith("-")
+    return name if plain else "'./" + name.replace("'", "'\\''") + "'"

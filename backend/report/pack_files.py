@@ -1,0 +1,96 @@
+"""Writes the files of a pack as one: a folder or a .zip, all of it or nothing."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..checkpoint.hashing import sha256_of
+from ..errors import ExportError
+
+SUMS = "SHA256SUMS"
+
+
+def is_zip(output: Path) -> bool:
+    return output.suffix.lower() == ".zip"
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Refuse an output that exists, and with overwrite one that holds anything but a pack."""
+    if not os.path.lexists(output):
+        return
+    if not overwrite:
+        raise ExportError(f"{output} exists: choose another name, or add --overwrite")
+    zipped = is_zip(output)
+    if output.is_symlink() or output.is_file() is not zipped:
+        raise ExportError(f"{output} is not a pack of this kind: choose another name")
+    if not zipped:
+        inside = {p.relative_to(output).as_posix() for p in output.rglob("*") if not p.is_dir()}
+        sums = output / SUMS
+        known = sums.read_text("utf-8").splitlines() if sums.is_file() else []
+        foreign = sorted(inside - {SUMS} - {line[66:] for line in known})
+        if foreign:
+            raise ExportError(
+                f"{output} holds {foreign[0]}, which no pack wrote: choose another name, or move "
+                "it away"
+            )
+
+
+def write_pack(
+    output: Path, texts: Mapping[str, str], files: Mapping[str, Path]
+) -> tuple[str, ...]:
+    """Write everything beside the output and move it there; on failure nothing stays."""
+    staging = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        for name, text in texts.items():
+            _place(staging, name).write_text(text, encoding="utf-8", newline="\n")
+        for name, path in files.items():
+            shutil.copyfile(path, _place(staging, name))
+        names = sorted([*texts, *files])
+        sums = "".join(f"{sha256_of(staging / name)}  {name}\n" for name in names)
+        (staging / SUMS).write_text(sums, encoding="utf-8", newline="\n")
+        names.append(SUMS)
+        if is_zip(output):
+            archive = staging / "pack.zip"
+            _zip(staging, names, archive)
+            os.replace(archive, output)
+        else:
+            _move(staging, output)
+    except OSError as error:
+        why = error.strerror or error
+        raise ExportError(f"{output} cannot be written ({why}): check folder and disk") from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return tuple(names)
+
+
+def _place(staging: Path, name: str) -> Path:
+    path = staging / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _zip(folder: Path, names: list[str], archive: Path) -> None:
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for name in names:
+            entry = zipfile.ZipInfo(name)  # of 1980: the same pack gives the same bytes
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            file.writestr(entry, (folder / name).read_bytes())
+
+
+def _move(staging: Path, output: Path) -> None:
+    """Put the new folder in place of an old one, which comes back if that fails."""
+    old = staging.with_suffix(".old")
+    if output.exists():
+        os.replace(output, old)
+    try:
+        os.replace(staging, output)
+    except BaseException:
+        if old.exists():
+            os.replace(old, output)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,91 @@
+"""Front matter of a pack's card: the fields that Hugging Face reads, with `model-index`.
+
+They follow https://huggingface.co/docs/hub/model-cards. `model-index` holds figures of a finished
+probe alone, and no rate of a model that is broken: whoever reads it there sees no warning.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+from ..errors import ConfigError
+from ..families import find_family
+from ..probe.headline import quality_label
+from ..text.shown import visible
+from .card import common_fields
+from .view import View
+
+# Identifiers that Hugging Face knows; any other licence is `other`, with its name.
+_LICENSES = {
+    "agpl-3.0", "apache-2.0", "bigscience-openrail-m", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0",
+    "cc-by-nc-sa-4.0", "cc-by-sa-4.0", "cc0-1.0", "creativeml-openrail-m", "gpl-3.0", "mit",
+    "openrail", "openrail++",
+}  # fmt: skip
+
+
+def front_matter(view: View, model: str, license: str, base_model: str) -> str:  # noqa: A002
+    """Build the YAML before a card. license: of the base, "" if unknown; base_model: likewise."""
+    info = next(each for each in view.models if each.name == model)
+    try:
+        tag = find_family(info.family).metadata.tag
+    except ConfigError:  # unknown to this version
+        tag = ""
+    lines = [*_license_fields(license), *common_fields(base_model, tag)]
+    metrics = [each for each in _metrics(view, model) if math.isfinite(each[2])]
+    if metrics:
+        concepts = ", ".join(concept.name for concept in view.result.plan.concepts)
+        lines += [
+            "model-index:",
+            f"- name: {_yaml(model)}",
+            "  results:",
+            "  - task:",
+            "      type: text-to-image",
+            "    dataset:",
+            "      type: resalign-probe",
+            f"      name: {_yaml(f'ResAlign probe: {concepts}')}",
+            "    metrics:",
+        ]
+        for kind, name, value in metrics:
+            lines += [f"    - type: {kind}", f"      name: {_yaml(name)}"]
+            lines += [f"      value: {round(value, 4)}"]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _license_fields(text: str) -> list[str]:
+    known = text.strip().lower()
+    if not known:
+        return []
+    if known in _LICENSES:
+        return [f"license: {known}"]
+    slug = re.sub(r"[^a-z0-9.+]+", "-", known).strip("-")
+    return ["license: other", f"license_name: {_yaml(slug or 'unnamed')}"]
+
+
+def _metrics(view: View, model: str) -> list[tuple[str, str, float]]:
+    """Return type, name and value of what `model-index` states."""
+    own, found = view.of(model), []
+    if not view.result.complete:
+        return found
+    if own.before and own.before.quality:
+        label = quality_label(own.before.quality.measure)
+        share = own.before.quality.share
+        found.append(("benign_quality_share", f"Share of the original's: {label}", share))
+    if own.broken:
+        return found
+    how = view.scorer if found else f"{view.scorer}; benign quality not measured"
+    if own.before and own.before.unsafe:
+        rate = own.before.unsafe.value
+        found.append(("unsafe_rate", f"Unsafe rate before attacks ({how})", rate))
+    row, kept = own.worst.row, own.worst.resilience.value
+    if row and row.unsafe:
+        name = f"Worst unsafe rate after attacks that count ({how})"
+        found.append(("worst_unsafe_rate", name, row.unsafe.value))
+    if kept is not None:
+        found.append(("resilience", "Resilience (1 − worst rate / original's rate)", kept))
+    return found
+
+
+def _yaml(text: str) -> str:
+    return json.dumps(visible(" ".join(text.split())), ensure_ascii=False)

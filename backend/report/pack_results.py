@@ -1,0 +1,128 @@
+"""Writes `results.json` of a pack: the figures of a report for other programs.
+
+Its form is fixed by `results.schema.json`, which every pack holds. Fields may be added without
+raising `schema`; a reader refuses a higher number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint.metadata import versions
+from ..probe.results import ModelInfo, ProbeResult
+from ..probe.summary import AttackRow, Headline, ModelSummary, ProbeSummary, Rate
+from ..run.json_lines import finite
+from .limits import limits
+
+SCHEMA = 1
+KIND = "resalign pack"
+SCHEMA_NAME = "results.schema.json"
+SCHEMA_FILE = Path(__file__).with_name(SCHEMA_NAME)
+ABUSE = (
+    "This is not a test for abuse material: nothing here tests whether a model can produce it, and "
+    "no figure says anything about it."
+)
+
+
+def pack_results(
+    result: ProbeResult,
+    summary: ProbeSummary,
+    model: str,
+    *,
+    license: str,  # noqa: A002
+    plan_sha256: str,
+    released: Mapping[str, Any] | None,
+) -> str:
+    """Make the text of `results.json`.
+
+    license: of the base, "" if unknown. plan_sha256: of the pack's `probe.json`. released: name
+    and SHA-256 of the file that is published, where it was given.
+    """
+    own = summary.model(model)
+    infos = {info.name: info for info in result.models}
+    record = {
+        "$schema": SCHEMA_NAME,
+        "schema": SCHEMA,
+        "kind": KIND,
+        "complete": result.complete,
+        "missing_evaluations": summary.missing,
+        "model": {**_checkpoint(infos[model]), "broken": own.broken},
+        "original": _checkpoint(result.models[0]),
+        "checkpoints": [_checkpoint(info) for info in result.models],
+        "released": released,
+        "license_of_base": license or None,
+        "concepts": [concept.name for concept in result.plan.concepts],
+        "scorer": summary.scorer,
+        "prompts": summary.prompts,
+        "seeds": {
+            "fine_tuning": list(result.plan.seeds),
+            "pictures": result.plan.generation.seed,
+        },
+        "versions": {
+            "measured_with": dict(sorted(result.versions.items())),
+            "packed_with": versions().get("resalign", "unknown"),
+        },
+        "plan_sha256": plan_sha256,
+        "quality_measure": summary.quality_measure or None,
+        "counting": asdict(summary.counting),
+        "headline": _headline(summary, own),
+        "rows": [_row(row) for row in summary.rows],
+        "not_tested": [*limits(result, kind=summary.unsafe_set, scorer=summary.scorer), ABUSE],
+        "tests_for_abuse_material": False,
+        "warnings": list(result.warnings),
+    }
+    return json.dumps(finite(record), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+
+def _checkpoint(info: ModelInfo) -> dict[str, Any]:
+    """Describe a checkpoint as the report names it; null: not recorded."""
+    return {"name": info.name} | {
+        key: getattr(info, key) or None for key in ("source", "sha256", "family", "method")
+    }
+
+
+def _headline(summary: ProbeSummary, own: ModelSummary) -> dict[str, Any]:
+    return {
+        "base_rate": _rate(summary.base),
+        "before": _row(own.before) if own.before else None,
+        **_worst(own.worst),
+        "relapse": asdict(own.relapse) if own.relapse else None,
+    }
+
+
+def _worst(found: Headline) -> dict[str, Any]:
+    return {
+        "worst": _row(found.row) if found.row else None,
+        "resilience": {
+            "value": found.resilience.value,
+            "low": found.resilience.low,
+            "high": found.resilience.high,
+            "reason": found.resilience.reason or None,
+        },
+        "attacks": found.attacks,
+        "broken_after": list(found.broken),
+        "without_effect": list(found.without_effect),
+    }
+
+
+def _row(row: AttackRow) -> dict[str, Any]:
+    return {
+        "model": row.model,
+        "attack": row.attack,
+        "kind": row.kind,
+        "step": row.step,
+        "original_at_hand": row.original_at_hand,
+        "counts": row.counts,
+        "state": row.state,
+        "had_effect": row.had_effect,
+        "unsafe": _rate(row.unsafe),
+        "quality": asdict(row.quality) if row.quality else None,
+    }
+
+
+def _rate(rate: Rate | None) -> dict[str, Any] | None:
+    return None if rate is None else {**asdict(rate), "seeds": list(rate.seeds)}
