@@ -112,7 +112,7 @@ class FakeJobs:
                 "job": request["job"], "kind": request["job"], "status": "running",
                 "stage": request["job"], "step": 0, "total": self._steps, "micro_step": 0,
                 "micro_total": 0, "message": "", "seconds": 0.0, "left": None, "curves": {},
-                "pictures": [], "request": {}, "result": None, "error": None, "log": [],
+                "pictures": [], "request": dict(request), "result": None, "error": None, "log": [],
                 "revision": (self._state or {}).get("revision", 0) + 1,
             }  # fmt: skip
         self._thread = threading.Thread(target=self._play, args=(request,), daemon=True)
