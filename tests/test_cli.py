@@ -341,7 +341,7 @@ def test_the_live_line_shows_the_figures_in_a_fixed_order():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-@pytest.mark.parametrize("stop", [signal.SIGINT, *slow(signal.SIGTERM)])
+@pytest.mark.parametrize("stop", slow(signal.SIGINT, signal.SIGTERM))
 def test_a_signal_ends_a_process_with_130_and_its_state(stop, package_folder, tmp_path):
     """The program itself, in a process of its own, with an engine that only sleeps."""
     code = f"""

@@ -20,6 +20,7 @@ from fakes_lora import (
     with_files,
     write,
 )
+from marks import slow
 from torch import nn
 
 from resalign.backend.errors import CheckpointError
@@ -168,7 +169,7 @@ def test_text_encoder_loras_of_sdxl_merge_what_peft_merges(models, tmp_path, nam
     assert_same(found, before | merged, before)
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("family", ["sd1", *slow("sdxl")])
 def test_lcm_loras_merge_what_peft_merges(models, tmp_path, family):
     """All layers that diffusers' LCM-LoRA training changes, in the published files' names."""
     from peft import LoraConfig

@@ -10,6 +10,7 @@ import pytest
 import torch
 from fakes_checkpoint import write_tiny_checkpoint
 from fakes_export import random_adapter
+from marks import slow
 
 from resalign.backend.checkpoint.load import load_checkpoint
 from resalign.backend.cli import main
@@ -202,7 +203,7 @@ RECORD = {
         {"looks": [["a", "before", 0, 0, "1", 2]]}, {"looks": [{"a": 1}]},
         {"looks": [["a", "before", 0, 0, 1, 2]] * 2}, {"results": [{"flagged_after": 0.0}]},
         {"plan": []}, {"plan": {"concepts": 1}}, {"plan": {**to_json(SMALL), "pictures": 10**400}},
-        {"looks": []}, {"looks": [["a", "before", 0, 0, 1, 9], ["b", "before", 0, 0, 0, 9]]},
+        *slow({"looks": []}, {"looks": [["a", "before", 0, 0, 1, 9], ["b", "before", 0, 0, 0, 9]]}),
     ],
 )  # fmt: skip
 def test_a_record_that_makes_no_sense_is_an_error_and_not_confirmed(checkpoint, planted):

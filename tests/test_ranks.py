@@ -109,7 +109,7 @@ def test_all_weights_are_trained_alike_by_several_processes(launcher, tmp_path, 
         assert records == records_of(alone)
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), slow(1, 4)])
+@pytest.mark.parametrize(("before", "after"), [slow(2, 1), slow(1, 4)])
 def test_a_run_goes_on_with_another_number_of_ranks(launcher, tmp_path, before, after):
     """Stopped after three steps, ended by others: what an unbroken run of one process ends in,
     with the regulator's lengths, which had grown."""

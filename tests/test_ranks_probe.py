@@ -65,7 +65,8 @@ def pictures(folder: Path) -> dict[str, bytes]:
     ("count", "changes", "evaluations"),
     [
         pytest.param(2, "merges=(), pictures=1", 6, marks=pytest.mark.slow),
-        (3, "merges=(), fine_tunes=()", 2),  # nothing is left for the third rank
+        # nothing is left for the third rank
+        pytest.param(3, "merges=(), fine_tunes=()", 2, marks=pytest.mark.slow),
         pytest.param(4, "", 8, marks=pytest.mark.slow),
     ],
 )
