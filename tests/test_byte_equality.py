@@ -200,7 +200,7 @@ def test_a_probe_reports_the_same(tmp_path):
     compare("probe", {"report": digest(report)})
 
 
-@pytest.mark.parametrize("by", ["command", *slow("program")])
+@pytest.mark.parametrize("by", slow("command", "program"))
 def test_an_old_run_resumes(tmp_path, by):
     """A run of version 0.1.0, stopped after step 3 of 6, ends like one never interrupted."""
     run = old(OLD_RUN, tmp_path / "run")

@@ -186,7 +186,7 @@ def test_every_spelling_of_the_names_changes_the_same_weights(
 # --- against diffusers -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("family", ["sd1", *slow("sdxl")])
 def test_fuses_what_diffusers_fuses(models, tmp_path, family):
     """A kohya file on all networks: diffusers' own fused denoiser; s · up·down on the encoders.
 

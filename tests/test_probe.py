@@ -288,6 +288,7 @@ def test_cancelling_puts_a_loaded_model_back(files):
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
+@pytest.mark.slow
 def test_the_short_form_probes_a_model_and_its_adapter(files):
     """`probe(model, adapter, plan=hardening plan, fine_tunes=...)` is all a program needs."""
     model = load_checkpoint(files["original"])

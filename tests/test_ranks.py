@@ -157,7 +157,7 @@ def saved(folder) -> int:
         return opened.steps_saved
 
 
-@pytest.mark.parametrize("victim", [1, slow(2)])
+@pytest.mark.parametrize("victim", [slow(1), slow(2)])
 def test_a_rank_that_is_killed_ends_the_run_with_its_state_saved(launcher, tmp_path, victim):
     """kill -9: the others say which one died, within seconds, and rank 0 keeps the last step."""
     ranks = under_way(launcher, tmp_path, 3, TELL + harden_lines(LONG, "tell"))

@@ -86,6 +86,7 @@ def test_several_processes_write_the_report_of_one(
     assert json.loads(json.dumps(kept)) == alone
 
 
+@pytest.mark.slow
 def test_a_finished_probe_is_told_by_all_ranks_without_work(launcher, lines, tmp_path):
     """Not even a checkpoint is loaded."""
     lines += "probed(here / 'probe', merges=(), fine_tunes=())\n"
