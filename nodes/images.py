@@ -184,8 +184,8 @@ def _existing(folder: str) -> Path:
     path = resolved(folder)
     if path is None or not path.is_dir():
         raise DataError(
-            f"Image Set: there is no folder {path}; name one below ComfyUI's input folder, or an "
-            "absolute path"
+            f"Image Set: folder {path} does not exist; name one below ComfyUI's input folder, or "
+            "an absolute path"
         )
     return path
 

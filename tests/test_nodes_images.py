@@ -55,7 +55,7 @@ def test_a_folder_is_absolute_or_below_the_input_folder(image_set, tmp_path):
     folder = save_pictures(tmp_path / "input" / "pets", {"a.png": None})
     assert image_set(folder="pets", caption="a pet") == ImageSet(str(folder), caption="a pet")
     assert image_set(folder=f" {folder} ") == ImageSet(str(folder))
-    with pytest.raises(DataError, match="there is no folder"):
+    with pytest.raises(DataError, match="does not exist"):
         image_set(folder="cats")
 
 

@@ -196,7 +196,7 @@ def test_the_demo_has_settings_of_its_own_and_draws_its_pictures(request_of):
         ({"run_name": "/abs"}, "not a file name"),
         ({"run_name": "C:x"}, "not a file name"),
         ({"concept_folder": "relative"}, "absolute path"),
-        ({"concept_folder": "/nowhere/at/all"}, "there is no folder"),
+        ({"concept_folder": "/nowhere/at/all"}, "does not exist"),
         ({"users": "custom", "methods": ["lora"], "learning_rates": "fast"}, "is not a number"),
         ({"users": "custom", "methods": []}, "at least one method"),
         ({"checkpoint": hosts.DEMO, "concepts": ["nudity"]}, "tick weapons alone"),

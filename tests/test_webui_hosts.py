@@ -156,7 +156,7 @@ def test_others_are_served_only_with_a_log_in(tmp_path, monkeypatch):
         alone.serve(**folders, address="0.0.0.0")
     with pytest.raises(ConfigError, match="NAME:PASSWORD"):
         alone.serve(**folders, auth=["name"])
-    with pytest.raises(ConfigError, match="there is no folder"):
+    with pytest.raises(ConfigError, match="does not exist"):
         alone.serve(**{**folders, "loras": tmp_path / "no"})
 
 

@@ -89,7 +89,7 @@ def test_a_probe_can_look_for_other_concepts_on_pictures_of_ones_own(host, runs,
         ({"attacks": "gentle"}, "choose from quick"),
         ({"scorer": "command"}, "choose from denoising"),
         ({"attack_steps": -3}, "from 0"),
-        ({"attack_folder": "/nowhere"}, "there is no folder"),
+        ({"attack_folder": "/nowhere"}, "does not exist"),
     ],
 )
 def test_a_probe_that_cannot_be_is_refused(host, runs, values, message):

@@ -46,7 +46,7 @@ def detector_section(view: View) -> Markup | None:
 
 
 def detector_markdown(view: View) -> list[str]:
-    """The same as Markdown."""
+    """Write the section on detectors as Markdown lines."""
     if not view.summary.detectors:
         return []
     parts = ["### Detectors", INTRODUCTION]

@@ -91,7 +91,7 @@ def serve(
         )
     for folder in (checkpoints, loras):
         if not folder.is_dir():
-            raise ConfigError(f"there is no folder {folder}: create it, or name another")
+            raise ConfigError(f"folder {folder} does not exist: create it, or name another")
     check_port(address, port)
     try:
         import gradio as gr

@@ -142,7 +142,7 @@ def typed_folder(text: str, what: str, host: Host) -> str:
         if not path.is_absolute():
             raise ConfigError(f"{what}: give the absolute path of the folder, not {text[:200]!r}")
         if not path.is_dir():
-            raise ConfigError(f"{what}: there is no folder {text[:200]!r}: check the path")
+            raise ConfigError(f"{what}: folder {text[:200]!r} does not exist: check the path")
     except (OSError, RuntimeError):  # too long, a loop of links, ~ of nobody
         raise ConfigError(f"{what}: {text[:200]!r} cannot be a folder: check the path") from None
     return str(path)

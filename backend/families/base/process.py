@@ -19,7 +19,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -92,9 +92,11 @@ class _Diffusion:
 
     alphas_cumprod: Tensor
 
+    _predicts: ClassVar[Prediction]
+
     @property
     def prediction_type(self) -> Prediction:
-        raise NotImplementedError
+        return self._predicts
 
     @property
     def steps(self) -> int:
@@ -130,9 +132,7 @@ class EpsilonProcess(_Diffusion):
     alphas_cumprod: ᾱ, [steps] in float32, falling from 1 towards 0.
     """
 
-    @property
-    def prediction_type(self) -> Prediction:
-        return "epsilon"
+    _predicts: ClassVar[Prediction] = "epsilon"
 
     def target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         return noise
@@ -148,9 +148,7 @@ class VProcess(_Diffusion):
     alphas_cumprod: ᾱ, [steps] in float32, falling from 1 towards 0.
     """
 
-    @property
-    def prediction_type(self) -> Prediction:
-        return "v_prediction"
+    _predicts: ClassVar[Prediction] = "v_prediction"
 
     def target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         alpha = _per_sample(self.alphas_cumprod, times, latents)
