@@ -31,14 +31,19 @@ class AutoencoderLatents:
     def encode(
         self, vae: Any, images: Tensor, space: LatentSpace, noise: torch.Generator | None
     ) -> Tensor:
-        import torch
-
-        posterior = vae.encode(images).latent_dist
-        latents = posterior.mean
-        if noise is not None:
-            drawn = torch.randn(latents.shape, generator=noise).to(latents)
-            latents = latents + posterior.std * drawn
-        return space.normalised(latents)
+        return space.normalised(from_posterior(vae, images, noise))
 
     def decode(self, vae: Any, latents: Tensor, space: LatentSpace) -> Tensor:
         return vae.decode(space.raw(latents), return_dict=False)[0]
+
+
+def from_posterior(vae: Any, images: Tensor, noise: torch.Generator | None) -> Tensor:
+    """Return the VAE's own latents of images: the posterior's mean or, with `noise`, a sample."""
+    import torch
+
+    posterior = vae.encode(images).latent_dist
+    latents = posterior.mean
+    if noise is not None:
+        drawn = torch.randn(latents.shape, generator=noise).to(latents)
+        latents = latents + posterior.std * drawn
+    return latents

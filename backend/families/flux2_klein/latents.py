@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..base.autoencoder import from_posterior
 from ..base.latent_space import LatentSpace
 from .config import VAE, published
 
@@ -29,15 +30,8 @@ class Latents:
     def encode(
         self, vae: Any, images: Tensor, space: LatentSpace, noise: torch.Generator | None
     ) -> Tensor:
-        import torch
-
-        posterior = vae.encode(images).latent_dist
-        latents = posterior.mean
-        if noise is not None:
-            drawn = torch.randn(latents.shape, generator=noise).to(latents)
-            latents = latents + posterior.std * drawn
         mean, std = _statistics(vae)
-        return (patched(latents) - mean) / std
+        return (patched(from_posterior(vae, images, noise)) - mean) / std
 
     def decode(self, vae: Any, latents: Tensor, space: LatentSpace) -> Tensor:
         mean, std = _statistics(vae)
