@@ -65,7 +65,12 @@ def read_until(process, condition):
 
 
 def steps_done(event):
-    return event["state"]["step"] if event["event"] == "state" else 0
+    return outer_steps(event["state"]) if event["event"] == "state" else 0
+
+
+def outer_steps(state):
+    """Outer steps taken: other stages, hashing for one, count steps of their own."""
+    return state["step"] if state["stage"] == "harden" else 0
 
 
 @pytest.fixture(scope="module")
@@ -110,14 +115,14 @@ def test_however_it_is_stopped_it_goes_on_to_the_same_bytes(
         assert process.wait() == STOPPED
     assert last[-1]["event"] == "stopped" and "Resume continues" in last[-1]["message"]
     assert last[-2]["state"]["status"] == "stopped"
-    assert RunFolder.open(tmp_path / "run", read_only=True).steps_saved < STEPS
+    assert 2 <= RunFolder.open(tmp_path / "run", read_only=True).steps_saved < STEPS
     assert resumed(package_folder, tmp_path / "run") == reference
 
 
 def test_a_killed_worker_is_told_and_its_run_goes_on(package_folder, tmp_path, reference):
     jobs = JobManager(FakeHost(), tmp_path / "jobs")
     jobs.start(harden_request(tmp_path / "run"))
-    wait_for(jobs, lambda state: state["step"] >= 2, 120)
+    wait_for(jobs, lambda state: outer_steps(state) >= 2, 120)
     os.kill(jobs._process.pid, signal.SIGKILL)
     state = wait_for(jobs, ended)
     assert state["status"] == "failed" and "killed (SIGKILL)" in state["message"]
@@ -161,10 +166,11 @@ def test_a_worker_does_not_outlive_a_killed_host(package_folder, tmp_path):
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import conftest
         from fakes_worker import FakeHost, wait_for
+        from test_worker_process import outer_steps
         from resalign.scripts.resalign_webui.jobs import JobManager
         jobs = JobManager(FakeHost(), {str(tmp_path / "jobs")!r})
         jobs.start(json.loads({json.dumps(request)!r}))
-        wait_for(jobs, lambda state: state["step"] >= 2, 120)
+        wait_for(jobs, lambda state: outer_steps(state) >= 2, 120)
         print(jobs._process.pid, flush=True)
         time.sleep(600)
     """
@@ -188,7 +194,7 @@ def test_a_close_stops_the_worker_before_it_returns(tmp_path):
     """Reload UI and an orderly end of the host."""
     jobs = JobManager(FakeHost(), tmp_path / "jobs")
     jobs.start(harden_request(tmp_path / "run", LONG))
-    wait_for(jobs, lambda state: state["step"] >= 1, 120)
+    wait_for(jobs, lambda state: outer_steps(state) >= 1, 120)
     worker = jobs._process.pid
     jobs.close()
     assert gone(worker, 0.5) and jobs.state()["status"] == "stopped"
