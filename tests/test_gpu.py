@@ -97,7 +97,7 @@ def distance(found, expected) -> float:
 
 @pytest.fixture
 def deterministic():
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
 
