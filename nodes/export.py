@@ -195,6 +195,7 @@ def write_source(
     node_id: str | None = None,
 ) -> str:
     """Rewrite the source file, after checking that it is the one that was hardened."""
+    from ..backend.checkpoint.detect import detect_as
     from ..backend.errors import ExportError
     from ..backend.jobs.export import export_adapter
     from ..backend.run.sealed import read_json
@@ -214,8 +215,8 @@ def write_source(
     about = read_json(run.folder / "source.json")
     check_samples(path, about["samples"])
     done, _ = export_adapter(
-        path, run.adapter, target, plan=run.plan, records=run.records, probe=probe,
-        overwrite=overwrite, on_progress=_Bar(node_id),
+        detect_as(path, run.prediction), run.adapter, target, plan=run.plan, records=run.records,
+        probe=probe, overwrite=overwrite, on_progress=_Bar(node_id),
     )  # fmt: skip
     lines = [
         f"{target.name}: {done.touched} tensors changed, {done.untouched} left as they were",
