@@ -189,7 +189,8 @@ def _of_checkpoint(info: CheckpointInfo, sha256: str) -> Inspection:
 
 def _line(copy: FoundCopy) -> str:
     held = f" ({copy.tensors} tensors)" if copy.tensors else ""
-    return f"{copy.where}{held}: {copy.fate}"
+    unopened = " unopened" * (copy.fate.endswith("kept") and not copy.tensors)
+    return f"{copy.where}{held}: {copy.fate}{unopened}"
 
 
 def _of_other(path: Path, header: Header, kind: str, problem: str, sha256: str) -> Inspection:

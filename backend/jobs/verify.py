@@ -150,7 +150,11 @@ def check_copies(file: Path, source: Path | None, record: dict[str, Any]) -> Che
         text = f"{', '.join(bad[:3])}: may hold the unhardened denoiser, and no record names it"
         return Check(name, False, text)
     hardened = [copy.where for copy in copies if copy.fate == "hardened"]
-    kept = [f"{copy.where} kept as recorded" for copy in copies if copy.fate == "kept"]
+    kept = [
+        f"{copy.where} kept{' unopened,' * (not copy.tensors)} as recorded"
+        for copy in copies
+        if copy.fate == "kept"
+    ]
     if not hardened:
         return Check(name, True, "; ".join(kept) or "the denoiser is there only once")
     where = "; ".join([f"{', '.join(hardened[:3])} recorded as hardened", *kept])

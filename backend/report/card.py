@@ -198,6 +198,7 @@ def done_rows(provenance: Provenance, report: ExportReport | None = None) -> lis
     if provenance.copies:
         copies = (
             f"`{code_text(str(copy['where']))}` {escape(str(copy['fate']))}"
+            + " unopened" * (copy["fate"] == "kept" and not copy["tensors"])
             for copy in provenance.copies
         )
         rows += [("Further copies of the denoiser", ", ".join(copies))]

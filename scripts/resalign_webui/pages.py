@@ -22,7 +22,8 @@ HARDEN = (
     "seed", "outer_steps", "rank", "resolution", "precision", "resilience_weight", "retain_weight",
     "gamma", "learning_rate", "simulate", "solver", "products", "gradient_checkpointing", "device",
     "varied_images", "erase_ratio", "distil_batch", "teacher", "teacher_waits",
-    "micro_batch", "memory_budget", "prediction", "preview_every", "preview_prompt", "show_pictures", "run_name",
+    "micro_batch", "memory_budget", "prediction", "preview_every", "preview_prompt",
+    "show_pictures", "run_name",
 )  # fmt: skip
 RESUME = ("unfinished", "preview_every", "preview_prompt", "show_pictures")
 PROBE = (
