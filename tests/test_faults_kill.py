@@ -14,6 +14,7 @@ import pytest
 import torch
 from fakes_checkpoint import write_tiny_checkpoint
 from fakes_faults import (
+    OUTPUTS,
     RUN,
     begin,
     evaluations,
@@ -43,23 +44,22 @@ class Kind:
     def folder(self, path: Path) -> Path:
         if self.name in ("harden", "durable"):
             return begin(path, self.original, durable=self.name == "durable")
-        return moved(self.place, path)
+        folder = moved(self.place, path)
+        return without_outputs(folder) if self.name == "export" else folder
 
     def command(self, folder: Path) -> list[str]:
         if self.name == "probe":
             return ["probe", str(folder / "probe.toml")]
         if self.name == "export":
-            without_outputs(folder)
             return ["export", str(folder / RUN), "--output", str(folder / "hardened.safetensors")]
         return ["harden", str(folder / "harden.toml")]
 
     def finish(self, folder: Path) -> int:
         """Continue as a user would, who follows what the program says."""
         run = folder / RUN
-        if self.name == "export":
-            whole = (folder / "hardened.safetensors").exists()
-            more = ["--overwrite"] if whole else []
-            return main([*self.command(folder), *more]) if not whole else 0
+        if self.name == "export" and (folder / "hardened.safetensors").exists():
+            assert main(self.command(folder)) == 2  # "allow overwriting"
+            return main([*self.command(folder), "--overwrite"])
         if self.name == "probe" and (folder / "probe" / "plan.json").exists():
             return main(["resume", str(folder / "probe")])
         begun = (run / "plan.json").exists() and (run / "job.json").exists()
@@ -68,7 +68,10 @@ class Kind:
         return main(self.command(folder))
 
     def result(self, folder: Path) -> dict:
-        return evaluations(folder) if self.name == "probe" else results(folder)
+        if self.name == "probe":
+            return evaluations(folder)
+        there = [name for name in OUTPUTS if (folder / name).exists()]
+        return {**results(folder), "there": there}
 
 
 @pytest.fixture(scope="module")
