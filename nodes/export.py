@@ -177,10 +177,9 @@ def target_file(kind: str, destination: str, filename: str, *, overwrite: bool) 
         raise ExportError(str(error)) from None
     target = folder.joinpath(*parts[:-1], parts[-1] + _SUFFIX)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if overwrite or not target.exists():
-        return target
-    number = 2
-    while (other := target.with_name(f"{parts[-1]}_{number:05}{_SUFFIX}")).exists():
+    number, other = 2, target
+    while not overwrite and (other.exists() or other.with_suffix(".md").exists()):
+        other = target.with_name(f"{parts[-1]}_{number:05}{_SUFFIX}")
         number += 1
     return other
 

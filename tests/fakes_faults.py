@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 
 from resalign.backend.cli import main
+from resalign.backend.run.stored import key_of, read_plan
+from resalign.backend.run.trust import MARK, marked
 
 HARDEN = """
 checkpoint = "original.safetensors"
@@ -107,12 +109,12 @@ def begin(folder: Path, original: Path, *, durable: bool = False) -> Path:
 
 
 def moved(place: Path, folder: Path) -> Path:
-    """Copy a folder with a finished run, whose job then names the copy."""
+    """Copy a folder with a finished run, whose job then names the copy and is this user's again."""
     shutil.copytree(place, folder)
     job = folder / RUN / "job.json"
     fields = json.loads(job.read_text().replace(str(place), str(folder)))
-    del fields["checksum"]
-    job.write_text(json.dumps(fields))
+    del fields["checksum"], fields[MARK]
+    job.write_text(json.dumps(marked(fields, key_of(read_plan(folder / RUN)))))
     return folder
 
 

@@ -131,6 +131,11 @@ def card_path(target: Path) -> Path:
     return target.with_name(f"{_name(target)}.md")
 
 
+def curves_path(target: Path) -> Path:
+    """Return the path of the curves of an export."""
+    return target.with_name(f"{_name(target)}-curves.png")
+
+
 def write_card(report: ExportReport, provenance: Provenance | None = None) -> Path:
     """Write `<name>.md` beside the export; return its path."""
     path = card_path(report.target)

@@ -179,8 +179,11 @@ class RunFolder:
             )
 
     def writing(self) -> tuple[Path, ...]:
-        """Return the outputs that this run was writing when it was stopped."""
-        if not (self.path / OUTPUTS).exists():
+        """Return the outputs that this run was writing when it was stopped.
+
+        Of a run that this user did not begin there are none: its folder may name any file.
+        """
+        if not (self.path / OUTPUTS).exists() or not self.is_ours:
             return ()
         found = read_json(self.path / OUTPUTS, self._key).get("writing")
         return tuple(Path(str(name)) for name in found) if isinstance(found, list) else ()
