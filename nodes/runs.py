@@ -118,7 +118,7 @@ def stored_run(folder: Path, plan: HardeningPlan) -> types.HardenedRun | None:
     if not (folder / "plan.json").is_file() or not (folder / SOURCE).is_file():
         return None
     run = RunFolder.open(folder, plan, read_only=True)
-    if run.steps_saved < plan.outer_steps:
+    if not run.finished:
         return None
     about = read_json(folder / SOURCE)
     adapter, _ = run.load_adapter()
@@ -133,6 +133,7 @@ def stored_run(folder: Path, plan: HardeningPlan) -> types.HardenedRun | None:
         patched=about["patched"],
         weights=about.get("weights", {}),
         samples=about["samples"],
+        prediction=str(about.get("prediction", "")),
     )
 
 
@@ -165,6 +166,7 @@ def _write_source(folder: Path, model: Any, clip: Any, loaded: Model, source: Pa
         "key_map": key_map,
         "samples": samples_of(weights, modules),
         "weights": bridge.weights_of(model, clip),
+        "prediction": bridge.process_decision(loaded.process),
     }
     write_json(folder / SOURCE, about)
 

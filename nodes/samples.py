@@ -40,7 +40,7 @@ def check_samples(path: Path, samples: Mapping[str, list[float]]) -> None:
     from ..backend.checkpoint.detect import detect
     from ..backend.checkpoint.tensors import TensorFile
 
-    info = detect(path)
+    info = detect(path, otherwise="epsilon")  # weights do not depend on it
     denoiser = info.family.denoiser
     sources = info.sources(denoiser)
     for file in info.files[denoiser]:

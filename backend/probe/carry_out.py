@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from ..checkpoint.detect import detect
+from ..checkpoint.info import CheckpointInfo
 from ..errors import ConfigError
 from ..model.model import Model
 from ..plan.attack import ORIGINAL, Attack, FineTuneAttack, LoraAttack, MergeAttack
@@ -17,8 +18,11 @@ from .attack_optimisers import check_optimiser
 from .loras import with_loras
 from .mixing import mixed
 
+# Checkpoints that stand for names in `MergeAttack.other`; recognised, where that took a decision.
+OriginalFiles = Mapping[str, Path | CheckpointInfo]
 
-def check_attacks(model: Model, plan: ProbePlan, originals: Mapping[str, Path]) -> None:
+
+def check_attacks(model: Model, plan: ProbePlan, originals: OriginalFiles) -> None:
     """Raise now what would certainly fail later, before anything is drawn."""
     for attack in plan.fine_tunes:
         check_optimiser(attack)
@@ -39,7 +43,7 @@ def carry_out(
     model: Model,
     attack: Attack,
     data: EncodedAttacks,
-    originals: Mapping[str, Path],
+    originals: OriginalFiles,
     *,
     is_original: bool,
     seed: int,
@@ -49,7 +53,7 @@ def carry_out(
     """Return a context inside which the model is attacked.
 
     Args:
-        originals: files that stand for names in `MergeAttack.other`.
+        originals: see `OriginalFiles`.
         is_original: whether `model` is the probe's original.
         evaluate_at: called by an attack that trains, at each step to evaluate; another kind of
             attack is to be evaluated inside the context.
@@ -73,7 +77,7 @@ def changes_text_encoders(attack: Attack) -> bool:
     return isinstance(attack, LoraAttack) or attack.part == "all"
 
 
-def _other_checkpoint(attack: MergeAttack, originals: Mapping[str, Path]) -> Path:
+def _other_checkpoint(attack: MergeAttack, originals: OriginalFiles) -> Path | CheckpointInfo:
     if attack.other != ORIGINAL:
         return Path(attack.other)
     source = originals.get(ORIGINAL)

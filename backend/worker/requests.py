@@ -89,6 +89,7 @@ class ExportRequest:
     """Write the hardened checkpoint of a run.
 
     checkpoint: its source, if that has moved. probe: folder of a finished probe, for the header.
+    prediction: as of `harden`; empty: that of the run.
     """
 
     run_folder: str
@@ -96,6 +97,7 @@ class ExportRequest:
     checkpoint: str = ""
     overwrite: bool = False
     probe: str = ""
+    prediction: Prediction = ""
     unfinished: bool = False
 
 
@@ -133,7 +135,8 @@ class TryLoraRequest:
     """Generate the same prompts with a LoRA on the original and on a hardened checkpoint.
 
     hardened, run_folder: one of them. width, height: in pixels, 0 for the checkpoint's native
-    size. count: pictures of each, with seeds counting up from `seed`.
+    size. count: pictures of each, with seeds counting up from `seed`. prediction: of the original,
+    as of `harden`; one that contradicts itself predicts what the hardened one does.
     """
 
     original: str
@@ -141,6 +144,7 @@ class TryLoraRequest:
     prompt: str
     hardened: str = ""
     run_folder: str = ""
+    prediction: Prediction = ""
     strength: float = 1.0
     negative: str = ""
     seed: int = 0

@@ -14,10 +14,12 @@ from .checks import check_parts as check_parts
 from .checks import is_patched as is_patched
 from .checks import source_of as source_of
 from .identity import fingerprint as fingerprint
+from .model import decision_of as decision_of
 from .model import denoiser_config as denoiser_config
 from .model import family_of as family_of
 from .model import key_map as key_map
 from .model import prediction_of as prediction_of
+from .model import process_decision as process_decision
 from .model import resolution_of as resolution_of
 from .model import to_backend as to_backend
 from .model import unet_tensors as unet_tensors

@@ -8,11 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ...backend.checkpoint.detect import detect
 from ...backend.checkpoint.inspect import inspect
 from ...backend.data.concept import load_preset, preset_names, retain_prompts
 from ...backend.data.concept_list import NONE, joined, read_concepts
 from ...backend.data.small_sets import with_small_sets
 from ...backend.errors import ConfigError
+from ...backend.families.base.stored import DECISIONS
 from ...backend.plan import settings as presets
 from ...backend.plan.concept import Concept
 from ...backend.plan.file import to_json
@@ -45,6 +47,8 @@ USER_PARTS = {  # an input of `plan.settings`: the form's name of it
     "batch": "user_batch", "concept_share": "concept_share",
     "configurations_per_step": "users_per_step",
 }  # fmt: skip
+AS_IT_SAYS = "as the file says"
+PREDICTIONS = (AS_IT_SAYS, *DECISIONS)
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,2})?")
 
 
@@ -58,22 +62,35 @@ def harden_request(values: Values, host: Host, now: datetime | None = None) -> d
         "plan": to_json(plan),
         "run_folder": str(hosts.runs_folder(host) / run_name(values, plan, now)),
         "device": device_of(values, host),
+        "prediction": prediction_of(values),
         **preview_of(values),
     }
 
 
 def hardenable(values: Values, host: Host) -> str:
     """The file to harden; a LoRA, an inpainting model or another kind is refused at the click."""
-    checkpoint = checkpoint_of(values, "checkpoint", host)
-    if checkpoint != "demo" and (problem := inspect(Path(checkpoint)).problem):
+    checkpoint, decided = checkpoint_of(values, "checkpoint", host), prediction_of(values)
+    if checkpoint == "demo":
+        if decided:
+            raise ConfigError(f"prediction: leave it at {AS_IT_SAYS!r} for the {DEMO}")
+        return checkpoint
+    path = Path(checkpoint)
+    if problem := inspect(detect(path, prediction=decided) if decided else path).problem:
         raise ConfigError(f"checkpoint: {problem}")
     return checkpoint
+
+
+def prediction_of(values: Values) -> str:
+    """Return what the visitor decides that the file predicts; empty follows the file."""
+    chosen = one_of(values, "prediction", PREDICTIONS, AS_IT_SAYS)
+    return "" if chosen == AS_IT_SAYS else chosen
 
 
 def check_request(values: Values, host: Host, now: datetime | None = None) -> dict[str, Any]:
     """Build the request for a check of that run, with the memory that it must fit into."""
     run = harden_request(values, host, now)
-    kept = {name: run[name] for name in ("checkpoint", "plan", "run_folder", "device")}
+    names = ("checkpoint", "plan", "run_folder", "device", "prediction")
+    kept = {name: run[name] for name in names}
     return {"job": "check", **kept, "budget": number(values, "memory_budget", 0, 0, 10_000)}
 
 

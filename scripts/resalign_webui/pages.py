@@ -22,7 +22,8 @@ HARDEN = (
     "seed", "outer_steps", "rank", "resolution", "precision", "resilience_weight", "retain_weight",
     "gamma", "learning_rate", "simulate", "solver", "products", "gradient_checkpointing", "device",
     "varied_images", "erase_ratio", "distil_batch", "teacher", "teacher_waits",
-    "micro_batch", "memory_budget", "preview_every", "preview_prompt", "show_pictures", "run_name",
+    "micro_batch", "memory_budget", "prediction", "preview_every", "preview_prompt",
+    "show_pictures", "run_name",
 )  # fmt: skip
 RESUME = ("unfinished", "preview_every", "preview_prompt", "show_pictures")
 PROBE = (
@@ -141,6 +142,14 @@ def _settings(parts: Parts, host: Host) -> None:
         parts("run_name", gr.Textbox, "Name of the run", value="", placeholder="by itself",
               min_width=160)  # fmt: skip
         _fields(parts, "gradient_checkpointing")
+    parts(
+        "prediction",
+        gr.Dropdown,
+        "What the file predicts",
+        choices=list(forms.PREDICTIONS),
+        value=forms.AS_IT_SAYS,
+        info="Decides for a file that contradicts itself or is wrong.",
+    )
     with gr.Row():
         parts("preview_every", gr.Number, "Steps between previews (0: none)", precision=0,
               value=int(host.setting("preview_every")), min_width=120)  # fmt: skip
