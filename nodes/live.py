@@ -41,6 +41,7 @@ class Live:
         self._bar = ProgressBar(1000, node_id=node_id)
         self._live = LiveState(kind, total, show_pictures=show_pictures, on_change=self._send)
         self._sent: list[dict[str, Any]] | None = None  # pictures of the last event
+        self._page: str | None = None  # see `stay_with_page`
         self.state = self._live.state
         key = (self.workflow, self.node)
         STATES.pop(key, None)
@@ -61,6 +62,27 @@ class Live:
     def pictures_from(self, folder: Path) -> ProgressCallback:
         """Return a progress callback that shows the pictures that a probe saved in its folder."""
         return self._live.pictures_from(folder)
+
+    def mirror(self, state: dict[str, Any]) -> None:
+        """Show the state that a worker reports; its caller tells how it ended.
+
+        May be called from any thread: unlike `__call__` it neither asks for an interrupt nor moves
+        the bar, which `move_bar` does on the node's own thread.
+        """
+        self.state.update({name: value for name, value in state.items() if name != "status"})
+        self._send(self.state)
+
+    def move_bar(self) -> None:
+        """Move the node's bar to where the state stands."""
+        parts = self.state["micro_step"] / max(1, self.state["micro_total"])
+        share = min(1.0, (self.state["step"] + parts) / max(1, self.state["total"]))
+        self._bar.update_absolute(int(1000 * share), 1000)
+
+    def stay_with_page(self) -> None:
+        """Send further events to the page that queued the node, whatever ComfyUI works on then."""
+        from server import PromptServer
+
+        self._page = PromptServer.instance.client_id or ""
 
     def note(self, message: str) -> None:
         """Show a message where no steps can be counted."""
@@ -110,10 +132,11 @@ class Live:
             state = {name: value for name, value in state.items() if name != "pictures"}
         self._sent = pictures
         server = PromptServer.instance
-        if server.client_id is None and "pictures" in state:  # every page gets the event
+        page = (server.client_id if self._page is None else self._page) or None
+        if page is None and "pictures" in state:  # every page gets the event
             state = without_bare(state)
         data = {"node": self.node, "workflow": self.workflow, "state": state}
-        server.send_sync(EVENT, data, server.client_id)
+        server.send_sync(EVENT, data, page)
 
 
 def without_bare(state: dict[str, Any]) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...backend.errors import ResAlignError
+from ...backend.worker.process import WorkerProcess, death, python_path
 from ...backend.worker.requests import check_files, parse_request
-from .process import WorkerProcess, death, python_path
 from .runs import saved_steps
 
 LAST_JOB = "last_job.json"
