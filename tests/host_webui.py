@@ -2,7 +2,8 @@
 
 A1111_DIR, FORGE_DIR and REFORGE_DIR are their folders, with what their launcher clones in
 `repositories`; A1111_PYTHON, FORGE_PYTHON and REFORGE_PYTHON interpreters with their requirements.
-Nothing is written to them. Making the worker's environment needs a package index, or RESALIGN_WEBUI_ENV, which keeps it.
+Nothing is written to them. Making the worker's environment needs a package index, or
+RESALIGN_WEBUI_ENV, which keeps it.
 """
 
 from __future__ import annotations
