@@ -90,7 +90,7 @@ def shot(tab, name):
 
 def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_path):
     name, interpreter = python
-    with served(interpreter, tmp_path, "--fake", "60", "0.25") as (url, ended):
+    with served(interpreter, tmp_path, "--fake", "90", "0.25") as (url, ended):
         first, second = chromium.new_context(), chromium.new_context()
         tab = Tab(first, url)
         other = Tab(second, url, theme="light")
@@ -113,6 +113,9 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         tab.reload()
         assert "harm loss" in tab.status("running", "harden"), "it went on meanwhile"
         assert tab.enabled("cancel")
+        tab.go("txt2img")
+        tab.page.locator("#resalign_waiting", has_text="pictures wait until").click()
+        tab.page.locator("#resalign_harden:visible").wait_for()  # it leads back to our tab
         shot(tab, f"{name}-running")
         shot(other, f"{name}-running-light")
 

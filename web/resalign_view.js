@@ -211,6 +211,11 @@ export function drawState(root, state) {
   if (done !== null) {
     const bar = element("div", "resalign-bar", "", element("i"));
     bar.firstChild.style.width = `${(100 * done).toFixed(1)}%`;
+    bar.setAttribute("role", "progressbar");
+    bar.setAttribute("aria-label", "progress of this stage");
+    bar.setAttribute("aria-valuemin", "0");
+    bar.setAttribute("aria-valuemax", "100");
+    bar.setAttribute("aria-valuenow", (100 * done).toFixed(0));
     parts.push(bar);
   }
   if (!state?.status)

@@ -114,7 +114,7 @@ class Actions:
         said: list[str] = []
         for line in self.host.build_worker():
             said.append(line)
-            yield views.note("\n".join(said[-12:]))
+            yield views.building(said)
         yield self.missing() or views.note("Ready: jobs can run now.", "good")
 
     def cancel(self) -> None:

@@ -13,6 +13,8 @@ from .charts import charts_html
 
 State = Mapping[str, Any]
 _PICTURE = re.compile(r"data:image/(jpeg|png|webp);base64,[A-Za-z0-9+/=]+")
+_STAGE = re.compile(r"\[(\d+)/(\d+)\]")  # at the beginning of a line of `side_venv`
+_LAST = 12  # lines of an environment being made
 _VERBS = {
     "check": "Checking", "harden": "Hardening", "resume": "Hardening", "probe": "Probing",
     "export": "Exporting", "lora": "Saving the LoRA", "try_lora": "Drawing",
@@ -158,6 +160,14 @@ def note(text: str, kind: str = "") -> Markup:
     return tag("div", _lines(text), cls=f"ra ra-note{mark}")
 
 
+def building(lines: Sequence[str]) -> Markup:
+    """Show the last lines of an environment that is being made, with a bar by its stages."""
+    stages = [found for line in lines if (found := _STAGE.match(line))]
+    share = (int(stages[-1][1]) - 0.5) / int(stages[-1][2]) if stages else 0.0
+    bar = _bar(share, "progress of making the environment")
+    return tag("div", bar, note("\n".join(lines[-_LAST:])), cls="ra")
+
+
 def help_text(text: str) -> Markup:
     return tag("div", tag("p", text, cls="ra-muted"), cls="ra")
 
@@ -229,11 +239,11 @@ def _share(state: State) -> float:
     return min(1.0, max(0.0, ((state.get("step") or 0) + parts) / total))
 
 
-def _bar(share: float) -> Markup:
+def _bar(share: float, label: str = "progress of the job") -> Markup:
     return tag(
         "div",
         tag("div", cls="ra-fill", style=f"width:{share * 100:.1f}%"),
-        cls="ra-track", role="progressbar", aria_label="progress of the job",
+        cls="ra-track", role="progressbar", aria_label=label,
         aria_valuenow=f"{share * 100:.0f}", aria_valuemin=0, aria_valuemax=100,
     )  # fmt: skip
 
