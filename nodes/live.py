@@ -42,6 +42,7 @@ class Live:
         self._live = LiveState(kind, total, show_pictures=show_pictures, on_change=self._send)
         self._sent: list[dict[str, Any]] | None = None  # pictures of the last event
         self._page: str | None = None  # see `stay_with_page`
+        self._lines: list[str] = []  # of `show_lines`, which a worker's state does not contain
         self.state = self._live.state
         key = (self.workflow, self.node)
         STATES.pop(key, None)
@@ -70,6 +71,7 @@ class Live:
         the bar, which `move_bar` does on the node's own thread.
         """
         self.state.update({name: value for name, value in state.items() if name != "status"})
+        self.state["remarks"] = [*self._lines, *state.get("remarks", ())]
         self._send(self.state)
 
     def move_bar(self) -> None:
@@ -90,6 +92,7 @@ class Live:
 
     def show_lines(self, lines: list[str]) -> None:
         """Show lines about the whole run, which stay visible."""
+        self._lines += lines
         if lines:
             self._live.remark(lines)
 

@@ -163,6 +163,8 @@ def test_in_the_background_the_queue_goes_on_and_queueing_again_waits(bench):
     assert node.fingerprint_inputs(process=bench.own.OWN) == node.fingerprint_inputs()
     assert bench.state["status"] == "running"
     assert "queue again" in bench.state["remarks"][-1]
+    FakeWorker.made[0].on_event({"event": "state", "state": {**STATE, "remarks": ["a card"]}})
+    assert "queue again" in bench.state["remarks"][0] and bench.state["remarks"][1] == "a card"
     FakeWorker.made[0].gate.set()
     assert background(bench)[0] == "MODEL hardened"
     assert len(FakeWorker.made) == 1, "the same worker was waited for"
