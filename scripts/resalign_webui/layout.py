@@ -66,7 +66,9 @@ def build(actions: Actions) -> Any:
         bind(checkpoint.change, actions.describe, [checkpoint], [views_by_name["about_checkpoint"]])
         bind(blocks.load, actions.describe, [checkpoint], [views_by_name["about_checkpoint"]])
         preset = parts["preset"]
-        bind(preset.change, pages.preset_line, [preset], [views_by_name["about_preset"]])
+        for changed in (preset, checkpoint):
+            bind(changed.change, pages.preset_line, [preset, checkpoint],
+                 [views_by_name["about_preset"]])  # fmt: skip
         bind(views_by_name["show_about"].click, actions.provenance, [parts["about"]],
            [views_by_name["about_view"]])  # fmt: skip
         bind(views_by_name["show_report"].click, actions.report, [parts["report"]],

@@ -74,6 +74,9 @@ def job_html(state: State | None) -> str:
             "div",
             tag("p", tag("b", "Nothing is running."), " Choose a checkpoint and what to remove, "
                      "then press Harden; the ResAlign demo needs no file and takes a minute."),
+            tag("p", "Hardening removes concepts so that they return less when others fine-tune "
+                     "the model. Nothing is written to the checkpoint itself: save the result on "
+                     "the page Export."),
             tag("p", "A job's progress is shown here, in every window. A job keeps running when "
                      "the page is closed.", cls="ra-muted"),
             cls="ra ra-idle",
