@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backend.jobs.live_state import LiveState, share_done
+from ..backend.jobs.live_state import LiveState
 from ..backend.jobs.live_state import blurred as blurred
 from ..backend.jobs.live_state import thinned as thinned
 from ..backend.progress import Progress, ProgressCallback
@@ -53,8 +53,8 @@ class Live:
 
     def __call__(self, progress: Progress, /) -> None:
         check_interrupt()
-        self._bar.update_absolute(int(1000 * share_done(progress)), 1000)
         self._live(progress)
+        self.move_bar()
 
     def picture(self, image: Any, caption: str, *, flagged: bool, step: int = 0) -> None:
         """Show a PIL image; blur a flagged one, unless all are to be shown."""
@@ -76,8 +76,10 @@ class Live:
 
     def move_bar(self) -> None:
         """Move the node's bar to where the state stands."""
-        parts = self.state["micro_step"] / max(1, self.state["micro_total"])
-        share = min(1.0, (self.state["step"] + parts) / max(1, self.state["total"]))
+        share = self.state.get("share")
+        if share is None:
+            parts = self.state["micro_step"] / max(1, self.state["micro_total"])
+            share = min(1.0, (self.state["step"] + parts) / max(1, self.state["total"]))
         self._bar.update_absolute(int(1000 * share), 1000)
 
     def stay_with_page(self) -> None:

@@ -41,10 +41,11 @@ export function failed(state, message, status = "failed") {
     verdict: "", seconds: null, total: state?.total ?? 0, step: state?.step ?? 0 };
 }
 
-/** How much of its stage a working node has done, from 0 to 1; null where there is nothing to show. */
+/** How much a working node has done, of the whole job if that is known, else of its stage; or null. */
 export function share(state) {
   if (!state?.status || !(state.total > 0)) return null;
   if (state.status === "done") return 1;
+  if (Number.isFinite(state.share)) return Math.min(1, Math.max(0, state.share));
   const micro = state.micro_total > 0 ? state.micro_step / state.micro_total : 0;
   return Math.min(1, Math.max(0, (state.step + micro) / state.total));
 }
@@ -84,7 +85,7 @@ export function figures(state) {
 
 /** What is true of a whole run and stays in sight: lines of text. */
 export function remarks(state) {
-  return (Array.isArray(state?.remarks) ? state.remarks : []).map(String);
+  return (Array.isArray(state?.remarks) ? state.remarks : []).map((line) => String(line).replace(/^(\w+) {2,}/, "$1: "));
 }
 
 /** The smallest and largest finite value of curves [[x, y], ...]; null where there is none. */
@@ -212,7 +213,7 @@ export function drawState(root, state) {
     const bar = element("div", "resalign-bar", "", element("i"));
     bar.firstChild.style.width = `${(100 * done).toFixed(1)}%`;
     bar.setAttribute("role", "progressbar");
-    bar.setAttribute("aria-label", "progress of this stage");
+    bar.setAttribute("aria-label", "progress");
     bar.setAttribute("aria-valuemin", "0");
     bar.setAttribute("aria-valuemax", "100");
     bar.setAttribute("aria-valuenow", (100 * done).toFixed(0));

@@ -202,7 +202,8 @@ class JobManager:
         """Store a state from the worker. Its end is reported once the host has its queue back."""
         with self._changed:
             assert self._state is not None
-            status = {} if state["status"] == "running" else {"status": "running"}
+            ended = state["status"] != "running"
+            status = {"status": "running", "line": "finishing"} if ended else {}
             self._state.update({**state, **status})
             self._publish()
 

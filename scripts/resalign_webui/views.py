@@ -14,6 +14,7 @@ from .charts import charts_html
 State = Mapping[str, Any]
 _PICTURE = re.compile(r"data:image/(jpeg|png|webp);base64,[A-Za-z0-9+/=]+")
 _STAGE = re.compile(r"\[(\d+)/(\d+)\]")  # at the beginning of a line of `side_venv`
+_LABEL = re.compile(r"^(\w+) {2,}")  # of a line of remarks, which are aligned for a terminal
 _LAST = 12  # lines of an environment being made
 _VERBS = {
     "check": "Checking", "harden": "Hardening", "resume": "Hardening", "probe": "Probing",
@@ -231,11 +232,14 @@ def _line(state: State) -> str:
 
 def _remarks(state: State) -> Markup:
     """Show what the job has said about itself: card, arithmetic, memory, time."""
-    lines = [str(line) for line in state.get("remarks") or ()]
+    lines = [_LABEL.sub(r"\1: ", str(line)) for line in state.get("remarks") or ()]
     return tag("p", _lines("\n".join(lines)), cls="ra-muted") if lines else Markup("")
 
 
 def _share(state: State) -> float:
+    """Return how far the bar is: of the whole job where that is known, else of its stage."""
+    if isinstance(share := state.get("share"), int | float):
+        return min(1.0, max(0.0, float(share)))
     total = max(1, state.get("total") or 0)
     micro = state.get("micro_total") or 0
     parts = (state.get("micro_step") or 0) / micro if micro else 0.0
