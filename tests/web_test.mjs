@@ -75,6 +75,8 @@ test("a hardening's figures have names, and relapse is what came back", () => {
 
 test("remarks on a run are lines of text, and there may be none", () => {
   assert.deepEqual(view.remarks({ remarks: ["expected    about 8 GiB", 3] }), ["expected: about 8 GiB", "3"]);
+  const ended = { status: "done", remarks: ["expected    about 8 GiB", "warning: it spilled"] };
+  assert.deepEqual(view.remarks(ended), ["warning: it spilled"]);
   for (const state of [null, {}, { remarks: "no list" }]) assert.deepEqual(view.remarks(state), []);
 });
 

@@ -83,9 +83,12 @@ export function figures(state) {
   return found;
 }
 
-/** What is true of a whole run and stays in sight: lines of text. */
+/** What is true of a whole run: lines of text. At its end, what was expected of it is of no use. */
 export function remarks(state) {
-  return (Array.isArray(state?.remarks) ? state.remarks : []).map((line) => String(line).replace(/^(\w+) {2,}/, "$1: "));
+  const said = (Array.isArray(state?.remarks) ? state.remarks : []).map(String);
+  const ended = state?.status && state.status !== "running";
+  return said.filter((line) => !ended || !/^(device|precision|expected) {2,}/.test(line))
+    .map((line) => line.replace(/^(\w+) {2,}/, "$1: "));
 }
 
 /** The smallest and largest finite value of curves [[x, y], ...]; null where there is none. */

@@ -44,12 +44,12 @@ def build(actions: Actions) -> Any:
                         page(parts, host, lists)
                         views_by_name |= _named_since(blocks, before)
             with gr.Column(scale=2, min_width=340):
-                with gr.Row():  # above the panel, whose height changes
+                with gr.Row():  # all buttons above the panel, whose height changes
                     button_cancel = button("cancel", "Cancel", variant="stop", min_width=110,
                                            interactive=False)  # fmt: skip
                     button_follow = button("follow", "Show the running job", min_width=110)
-                live = html(views.loading_html(), "job")  # until the page's first event
                 button_next = button("next", "Next", visible=False)
+                live = html(views.loading_html(), "job")  # until the page's first event
         every = parts.list_of(lists)
         follow = _following(actions, list(lists))
         shown = [live, button_cancel, button_next, *every]

@@ -15,6 +15,7 @@ State = Mapping[str, Any]
 _PICTURE = re.compile(r"data:image/(jpeg|png|webp);base64,[A-Za-z0-9+/=]+")
 _STAGE = re.compile(r"\[(\d+)/(\d+)\]")  # at the beginning of a line of `side_venv`
 _LABEL = re.compile(r"^(\w+) {2,}")  # of a line of remarks, which are aligned for a terminal
+_EXPECTED = re.compile(r"(device|precision|expected) {2,}")  # of no use at the end
 _LAST = 12  # lines of an environment being made
 _VERBS = {
     "check": "Checking", "harden": "Hardening", "resume": "Hardening", "probe": "Probing",
@@ -231,8 +232,11 @@ def _line(state: State) -> str:
 
 
 def _remarks(state: State) -> Markup:
-    """Show what the job has said about itself: card, arithmetic, memory, time."""
-    lines = [_LABEL.sub(r"\1: ", str(line)) for line in state.get("remarks") or ()]
+    """Show what the job says about itself: card, arithmetic, memory, time; at its end, warnings."""
+    said = [str(line) for line in state.get("remarks") or ()]
+    if state["status"] != "running":
+        said = [line for line in said if not _EXPECTED.match(line)]
+    lines = [_LABEL.sub(r"\1: ", line) for line in said]
     return tag("p", _lines("\n".join(lines)), cls="ra-muted") if lines else Markup("")
 
 
