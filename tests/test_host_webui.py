@@ -25,7 +25,7 @@ from webui_browser import Tab
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 HARDENED = "sub/hardened demo"
-STEPS = 24  # enough that a slow machine can open a second window meanwhile
+STEPS = 60  # enough that a slow machine can open a second window and reload meanwhile
 ITS_OWN = "setupAllResizeHandles"  # what Forge's page may complain of, with or without us
 
 

@@ -59,6 +59,7 @@ test("a finished node that had nothing to do tells no time", () => {
 test("the bar follows whole and small steps, and is full at the end", () => {
   assert.equal(view.share(null), null);
   assert.equal(view.share({ status: "running", step: 1, total: 20, share: 0.3 }), 0.3, "of the whole job");
+  assert.equal(view.share({ status: "running", stage: "preview", step: 0, total: 0, share: 0.3 }), 0.3, "in a preview too");
   assert.equal(view.share({ status: "running", step: 1, total: 4, micro_step: 1, micro_total: 2 }), 0.375);
   assert.equal(view.share({ status: "running", step: 9, total: 4 }), 1);
   assert.equal(view.share({ status: "done", step: 0, total: 4 }), 1);

@@ -43,9 +43,10 @@ export function failed(state, message, status = "failed") {
 
 /** How much a working node has done, of the whole job if that is known, else of its stage; or null. */
 export function share(state) {
-  if (!state?.status || !(state.total > 0)) return null;
+  if (!state?.status) return null;
   if (state.status === "done") return 1;
   if (Number.isFinite(state.share)) return Math.min(1, Math.max(0, state.share));
+  if (!(state.total > 0)) return null;
   const micro = state.micro_total > 0 ? state.micro_step / state.micro_total : 0;
   return Math.min(1, Math.max(0, (state.step + micro) / state.total));
 }
