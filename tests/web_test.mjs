@@ -76,6 +76,8 @@ test("a hardening's figures have names, and relapse is what came back", () => {
 
 test("remarks on a run are lines of text, and there may be none", () => {
   assert.deepEqual(view.remarks({ remarks: ["expected    about 8 GiB", 3] }), ["expected: about 8 GiB", "3"]);
+  const told = { status: "running", left: 30, remarks: ["device      cpu", "expected    about 41 s left"] };
+  assert.deepEqual(view.remarks(told), ["device: cpu"]);
   const ended = { status: "done", remarks: ["expected    about 8 GiB", "warning: it spilled"] };
   assert.deepEqual(view.remarks(ended), ["warning: it spilled"]);
   for (const state of [null, {}, { remarks: "no list" }]) assert.deepEqual(view.remarks(state), []);

@@ -89,6 +89,7 @@ export function remarks(state) {
   const said = (Array.isArray(state?.remarks) ? state.remarks : []).map(String);
   const ended = state?.status && state.status !== "running";
   return said.filter((line) => !ended || !/^(device|precision|expected) {2,}/.test(line))
+    .filter((line) => !state?.left || !/^expected {2,}about/.test(line)) // the status tells it, newer
     .map((line) => line.replace(/^(\w+) {2,}/, "$1: "));
 }
 
@@ -225,7 +226,8 @@ export function drawState(root, state) {
   }
   if (!state?.status)
     parts.push(element("div", "resalign-hint", "Losses, relapse and blurred previews appear here while it works."));
-  for (const line of remarks(state)) parts.push(element("div", "resalign-hint", line));
+  const said = remarks(state).join(" \u00b7 ");
+  if (said) parts.push(element("div", "resalign-hint", said));
   const tiles = figures(state).map(({ name, value, title }) => {
     const tile = element("div", "", "", element("b", "", value), element("span", "", name));
     tile.title = title;

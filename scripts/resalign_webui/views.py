@@ -16,6 +16,7 @@ _PICTURE = re.compile(r"data:image/(jpeg|png|webp);base64,[A-Za-z0-9+/=]+")
 _STAGE = re.compile(r"\[(\d+)/(\d+)\]")  # at the beginning of a line of `side_venv`
 _LABEL = re.compile(r"^(\w+) {2,}")  # of a line of remarks, which are aligned for a terminal
 _EXPECTED = re.compile(r"(device|precision|expected) {2,}")  # of no use at the end
+_EXPECTED_TIME = re.compile(r"expected {2,}about")
 _LAST = 12  # lines of an environment being made
 _VERBS = {
     "check": "Checking", "harden": "Hardening", "resume": "Hardening", "probe": "Probing",
@@ -234,6 +235,8 @@ def _line(state: State) -> str:
 def _remarks(state: State) -> Markup:
     """Show what the job says about itself: card, arithmetic, memory, time; at its end, warnings."""
     said = [str(line) for line in state.get("remarks") or ()]
+    if state.get("left"):  # which the line above tells, and newer
+        said = [line for line in said if not _EXPECTED_TIME.match(line)]
     if state["status"] != "running":
         said = [line for line in said if not _EXPECTED.match(line)]
     lines = [_LABEL.sub(r"\1: ", line) for line in said]
