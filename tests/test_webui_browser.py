@@ -97,6 +97,7 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
 
         assert tab.bottom("harden") < 900, "in sight at 1280 x 900"
         assert not tab.enabled("cancel") and not tab.visible("next"), "nothing is running"
+        tab.wait_text("While it runs, pictures of")
         tab.tick("concepts", "hate symbols")
         tab.tick("concepts", "hate symbols")
         tab.tick("concepts", "nudity")

@@ -11,7 +11,7 @@ from ...backend.plan.probe_settings import PROBE_INPUTS, SCORERS
 from ...backend.plan.settings import CUSTOM_USERS, input_field, user_field
 from . import forms, measure_forms
 from .checking import limits_of
-from .host import DEMO, Host
+from .host import ALONE, DEMO, Host
 from .parts import Parts, button, html
 from .views import help_text
 
@@ -55,7 +55,7 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
     parts("preset", gr.Radio, "How thorough", choices=list(forms.PRESETS), value="balanced")
     html(preset_line("balanced", files[min(1, len(files) - 1)]), "about_preset")
     # Before the accordions: the button and its answer are in sight without scrolling.
-    html(name="harden_message")
+    html(waiting_line(host.name), "harden_message")
     button("harden", "Harden", variant="primary", min_width=140)
     with gr.Accordion("Pictures", open=False):
         html(help_text(
@@ -81,6 +81,11 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
         parts("unfinished", gr.Dropdown, "Unfinished runs and probes", scale=4, min_width=200,
               choices=lists["unfinished"], value=_first(lists["unfinished"]))  # fmt: skip
         button("resume", "Resume", scale=1, min_width=110)
+
+
+def waiting_line(host: str) -> str:
+    """Say before a start what it means for the host's own pictures."""
+    return "" if host == ALONE else help_text(f"While it runs, pictures of {host} wait.")
 
 
 def preset_line(name: Any, checkpoint: Any = "") -> str:

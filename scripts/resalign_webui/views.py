@@ -28,13 +28,16 @@ STYLE = """<style>
 .ra { font-size: 14px; line-height: 1.45; color: var(--body-text-color); overflow-wrap: anywhere; }
 .ra p { margin: 0 0 .5em; }
 .ra .ra-muted, .ra figcaption { opacity: .85; font-size: 12px; }
+#resalign_pages { --quiet: color-mix(in srgb, var(--body-text-color) 80%, transparent);
+  --block-info-text-color: var(--quiet); --input-placeholder-color: var(--quiet); }
 #resalign_pages .generating, #resalign_job .generating { display: none; }
 #resalign_job .pending { opacity: 1 !important; }
 .ra .ra-track { height: 10px; border-radius: 5px; background: var(--border-color-primary);
   overflow: hidden; margin: .4em 0 .6em; }
-.ra .ra-fill { height: 100%; border-radius: 5px; background: #4c9be8; transition: width .3s; }
-.ra-done .ra-fill { background: #5fb760; } .ra-failed .ra-fill { background: #e8664c; }
-.ra-stopped .ra-fill, .ra-doubtful .ra-fill { background: #d9a441; }
+.ra .ra-fill { height: 100%; border-radius: 5px; transition: width .3s; --fill: #4c9be8;
+  background: color-mix(in srgb, var(--fill) 65%, var(--body-text-color)); }
+.ra-done .ra-fill { --fill: #5fb760; } .ra-failed .ra-fill { --fill: #e8664c; }
+.ra-stopped .ra-fill, .ra-doubtful .ra-fill { --fill: #d9a441; }
 .ra svg { width: 100%; max-width: 620px; height: auto; display: block; }
 .ra svg text { fill: var(--body-text-color); opacity: .72; font-size: 11px; }
 .ra svg .grid, .ra svg .axis { stroke: var(--border-color-primary); stroke-width: 1; }
