@@ -83,5 +83,10 @@ def test_the_tab_s_quiet_texts_and_its_bar_can_be_seen_in_both_themes(root, them
     assert len(shares) == 1 and len(fills) == 4
     for fill in fills:
         assert contrast(mixed(fill, int(shares[0]) / 100, text), channels(track)) >= 3, fill
+    drawing = (root / "scripts/resalign_webui/charts.py").read_text(encoding="utf-8")
+    hues = re.findall(r"#\w{6}", re.search(r"_HUES = \((.*?)\)", drawing).group(1))
+    assert len(hues) == 6 and "{hue} 65%" in drawing
+    for hue in hues:
+        assert contrast(mixed(hue, 0.65, text), channels(paper)) >= 3, hue
     for opacity in re.findall(r"opacity: \.(\d+); font-size", style):
         assert contrast(mixed(text, int(opacity) / 100, paper), channels(paper)) >= 4.5
