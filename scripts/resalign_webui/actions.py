@@ -18,7 +18,7 @@ from .host import ALONE, DEMO, Host
 from .runs import named, read_probes, read_runs, with_adapter
 
 NONE = "none"
-_PAUSE = 0.3  # seconds between two updates of a page
+_PAUSE = 0.5  # seconds between two updates of a page
 _RENEWED_WITHIN = 20.0  # seconds for the host to look through its folders, network drives too
 _WAIT = 2.0  # seconds until a page gets a new time when nothing happened
 
