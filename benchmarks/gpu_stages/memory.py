@@ -17,8 +17,8 @@ import torch
 from gpu_stages.models import denoiser_model, fakes_checkpoint
 from gpu_stages.steps import plan_of
 from resalign.backend.families import find_family
+from resalign.backend.hardening.methods import read_plan
 from resalign.backend.hardening.setup import adapted, set_up
-from resalign.backend.hardening.training import train_step
 from resalign.backend.memory.plan import CONTEXT, FRAGMENTS
 from resalign.backend.memory.trace import measure_step, random_data, trace_step
 from resalign.backend.memory.tracker import LiveMemory
@@ -38,11 +38,14 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("sdxl", 1024, {"precision": "bf16", "micro_batch": 1}),
     ("sdxl", 1024, {"precision": "bf16", "micro_batch": 1, "gradient_checkpointing": True}),
     ("sdxl", 1024, {"precision": "fp32", "micro_batch": 1, "gradient_checkpointing": True}),
+    ("sd1", 512, {"precision": "bf16", "method": "distil"}),
+    ("sdxl", 1024, {"precision": "bf16", "method": "distil", "micro_batch": 1}),
+    ("flux2_klein", 1024, {"precision": "bf16", "micro_batch": 1}),
 ]
 
 
 def run(device: str, small: bool, out: Path, tell: Any) -> None:
-    for family, pixels, changes in (CASES[0], CASES[3]) if small else CASES:
+    for family, pixels, changes in (CASES[0], CASES[3], CASES[12]) if small else CASES:
         case = ", ".join([f"{family} at {pixels}", *(f"{k} {v}" for k, v in changes.items())])
         try:
             tell(result="peak", plan=case, **compare(family, pixels, changes, device, small))
@@ -63,17 +66,19 @@ def compare(
         config = dict(fakes_checkpoint.build_networks(name)[family.denoiser].config)
     dtype = weight_types(plan)["denoiser_dtype"] or torch.float32
     model = denoiser_model(name, pixels, device, dtype, small)
-    data = random_data(model, pixels // 8, samples=32)
-    predicted = trace_step(config, plan, family=family, side=pixels // 8, dtype=dtype)
+    side = pixels // model.latent_space.stride
+    data = random_data(model, side, samples=32)
+    predicted = trace_step(config, plan, family=family, side=side, dtype=dtype)
     step, margin = predicted.peak, CONTEXT + FRAGMENTS * (predicted.peak - predicted.weights)
     found: dict[str, Any] = {"predicted MiB": round(step / MIB)}
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
+        method, plan = read_plan(plan)
         with adapted(model, plan) as denoiser:
             denoiser.training(plan.gradient_checkpointing)
             setup = set_up(denoiser, plan, data)
-            train_step(setup, 1)
-            train_step(setup, 2)
+            method.step(setup, 1)
+            method.step(setup, 2)
         allocated = torch.cuda.max_memory_allocated()
         found["reserved MiB"] = round(torch.cuda.max_memory_reserved() / MIB)
         found["predicted with margin MiB"] = round((step + margin) / MIB)
