@@ -64,7 +64,9 @@ class WebUI:
         (self.data / "extensions" / EXTENSION).symlink_to(root)
         shutil.copy(CHECKPOINT, self.models / MINE)
         # What it would otherwise load when a page is opened: the first of the list.
-        (self.data / "config.json").write_text(json.dumps({"sd_model_checkpoint": WHOLE}))
+        # Its previews would fetch a network of their own (reForge).
+        settings = {"sd_model_checkpoint": WHOLE, "live_previews_enable": False}
+        (self.data / "config.json").write_text(json.dumps(settings))
         self._write_clip()
         kept = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         self.environment = {
