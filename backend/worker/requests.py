@@ -31,7 +31,8 @@ class HardenRequest:
     """Harden `checkpoint`; if the run folder holds a part of this run, continue it.
 
     preview_every: outer steps between two previews, 0 for none. preview_prompt: empty for the first
-    concept's first. show_pictures: do not blur.
+    concept's first. show_pictures: do not blur. adopt: also continue a run that the host began in
+    its own process, on this checkpoint.
     """
 
     checkpoint: str
@@ -42,6 +43,7 @@ class HardenRequest:
     preview_every: int = 10
     preview_prompt: str = ""
     show_pictures: bool = False
+    adopt: bool = False
 
     def __post_init__(self) -> None:
         within("harden", "preview_every", self.preview_every, 0, 1_000_000)

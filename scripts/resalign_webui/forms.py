@@ -20,6 +20,7 @@ from ...backend.plan.concept import Concept
 from ...backend.plan.file import to_json
 from ...backend.plan.hardening import HardeningPlan
 from ...backend.plan.images import ImageSet
+from ...backend.plan.methods import FACTS
 from ...backend.plan.presets import PLAN_PRESETS, plan_preset, preset_plan
 from ...backend.plan.settings import METHODS, OPTIMISERS, OWN, fine_tuning_pool, setting_changes
 from . import host as hosts
@@ -42,6 +43,7 @@ FITTING = {
     )
 }
 DEMO_STEPS = {"fast": 20, "balanced": 120, "thorough": 240, "durable": 300}
+DEMO_SECONDS = 2.5  # of one of these steps on a CPU of two cores, with its share of all else
 USER_PARTS = {  # an input of `plan.settings`: the form's name of it
     "learning_rates": "learning_rates", "steps": "user_steps", "ranks": "user_ranks",
     "batch": "user_batch", "concept_share": "concept_share",
@@ -139,6 +141,27 @@ def hardening_plan(values: Values, host: Host) -> HardeningPlan:
     return with_small_sets(plan) if preset == presets.FAST_PRESET else plan
 
 
+def demo_steps(preset: str) -> int:
+    """Return the outer steps of a preset on the embedded demo checkpoint."""
+    method = plan_preset(preset).fields.get("method") if preset in PLAN_PRESETS else None
+    if method in FACTS and FACTS[method].single_step:
+        return 1
+    return DEMO_STEPS.get(preset, DEMO_STEPS["balanced"])
+
+
+def preset_line(name: str, checkpoint: str) -> str:
+    """Say how long a preset takes and what it is for; the demo has settings of its own."""
+    if checkpoint == DEMO:
+        steps = demo_steps(name)
+        minutes = max(1, round(steps * DEMO_SECONDS / 60))
+        return (
+            f"{name}: on the demo {steps} step{'s' * (steps > 1)} of its own settings, about "
+            f"{minutes} minute{'s' * (minutes > 1)} on a CPU. It needs no pictures of yours."
+        )
+    said = presets.PRESET_LINES.get(name)
+    return f"{name}: {said}. {presets.TIMES}" if said else ""
+
+
 def demo_plan(values: Values) -> HardeningPlan:
     """Build the plan for the embedded demo checkpoint: its own settings, and its own concept."""
     from ...backend.demo.plans import durable_plan, prompted_plan
@@ -152,7 +175,7 @@ def demo_plan(values: Values) -> HardeningPlan:
     if any(text(values, name) for name in typed):
         raise ConfigError(f"the {DEMO} makes its own pictures: leave the folders empty")
     choice = one_of(values, "preset", PRESETS, "balanced")
-    steps = setting(values, "outer_steps") or DEMO_STEPS.get(choice, 120)
+    steps = setting(values, "outer_steps") or demo_steps(choice)
     plan = prompted_plan(seed=setting(values, "seed"), warm_up=steps // 2, steps=steps)
     if choice in ("redirect", "edit"):
         plan = replace(plan, fine_tunes=(), **plan_preset(choice).fields)
