@@ -31,6 +31,8 @@ def add_probe_commands(commands: Commands) -> None:
     )  # fmt: skip
     report.add_argument("--open", action="store_true", help="show it in a browser")
 
+    _add_audit(commands)
+
     compare = add_command(commands, "compare", "rank several reports side by side")
     compare.add_argument("reports", nargs="+", metavar="REPORT", help="report.json, or its folder")
     compare.add_argument("--output", default="comparison", metavar="FOLDER")
@@ -51,6 +53,20 @@ def add_probe_commands(commands: Commands) -> None:
         help="stop repeating the recorded probe after this time (60)",
     )  # fmt: skip
     verify.later.append(add_device)
+
+
+def _add_audit(commands: Commands) -> None:
+    audit = add_command(
+        commands, "audit", "let a person check a probe's detector, and correct its rates",
+        "Writes a page on which a person labels pictures without knowing whose they are. With "
+        "--labels, corrects the report's rates by the misses and false alarms that were found.",
+    )  # fmt: skip
+    audit.add_argument("report", metavar="REPORT", help="the probe's folder, or its report.json")
+    audit.add_argument("--labels", metavar="FILE", help="what the page saved")
+    audit.add_argument("--pictures", type=int, metavar="N", help="how many to label (50)")
+    audit.add_argument("--seed", type=int, metavar="N", help="of the random choice (0)")
+    audit.add_argument("--overwrite", action="store_true", help="begin again, without old labels")
+    audit.add_argument("--open", action="store_true", help="show the page in a browser")
 
 
 def _add_pack(commands: Commands) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..plan.probe import BEFORE, ProbePlan
 from ..scorers.scores import Scores
+from .audited import Audit
 
 SCHEMA_VERSION = 1
 UNSAFE = "unsafe"  # the prompt set behind the headline
@@ -105,7 +106,7 @@ class ProbeResult:
     """A probe, finished or not: `models[0]` is the original.
 
     prompts: by kind, one text per image, in the order of the images. complete: no evaluation is
-    missing.
+    missing. audit: a person's labels of some pictures; None without.
     """
 
     plan: ProbePlan
@@ -115,6 +116,7 @@ class ProbeResult:
     complete: bool = True
     versions: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    audit: Audit | None = None
 
     def evaluation(
         self, model: str, attack: str = BEFORE, seed: int = 0, step: int = 0

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from ..errors import ConfigError
 from ..plan.probe import BEFORE
+from .audit_figures import summarise_audit
 from .detectors import compare_detectors, rates_by_detector
 from .figures import Figures, expected, moments, name_of
 from .figures import original_at_hand as original_at_hand
@@ -77,4 +78,10 @@ def summarise(result: ProbeResult, scorer: str = "", *, seed: int = 0) -> ProbeS
         effects=figures.effects,
         agreements=compare_detectors(result, seed=seed),
         detectors=rates_by_detector(result, rows, seed=seed),
+        audit=summarise_audit(
+            result,
+            figures,
+            {each.model: (w.attack, w.step) if (w := each.worst.row) else None for each in models},
+            [(row.model, row.attack, row.step) for row in rows if row.unsafe],
+        ),
     )

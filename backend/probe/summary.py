@@ -10,7 +10,9 @@ from ..plan.measurement import CountingConfig
 from ..plan.probe import BEFORE
 from ..statistics.paired_tests import PairedTest
 from ..statistics.resilience import Resilience
+from .audit_figures import AuditSummary
 
+_OPTIONAL = ("audit",)
 WORKS, BROKEN, NOT_MEASURED = "works", "broken", "not measured"  # states of a row
 
 
@@ -207,7 +209,8 @@ class ProbeSummary:
     different ones in it. missing: evaluations that the plan asks for and that were not made.
     quality_measure: what `Quality` is measured by; "" where nothing was measured. effects: of the
     attacks, on the original. agreements: of each pair of detectors of unsafe pictures. detectors:
-    rates of every safety scorer, where there are several.
+    rates of every safety scorer, where there are several. audit: what a person's labels make of the
+    rates; None without.
     """
 
     scorer: str
@@ -222,6 +225,7 @@ class ProbeSummary:
     effects: tuple[Effect, ...] = ()
     agreements: tuple[Agreement, ...] = ()
     detectors: tuple[DetectorRates, ...] = ()
+    audit: AuditSummary | None = None
 
     def row(self, model: str, attack: str = BEFORE, step: int = 0) -> AttackRow | None:
         wanted = (model, attack, step)
@@ -234,5 +238,9 @@ class ProbeSummary:
         return next((effect for effect in self.effects if effect.attack == attack), None)
 
     def to_json(self) -> dict[str, Any]:
-        """Convert to values for `report.json`: dictionaries, lists, texts and finite numbers."""
-        return asdict(self)
+        """Convert to values for `report.json`: dictionaries, lists, texts and finite numbers.
+
+        Parts that a probe does not have (`_OPTIONAL`) are left out.
+        """
+        record = asdict(self)
+        return {key: value for key, value in record.items() if value or key not in _OPTIONAL}

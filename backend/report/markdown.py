@@ -9,6 +9,7 @@ from ..probe.headline import relapse_text
 from ..probe.results import ProbeResult
 from ..probe.summary import BROKEN
 from ..probe.utility_figures import utility_direction, utility_label
+from .audit_section import audit_markdown
 from .counting_words import counting_words, effect_words, quality_words
 from .detectors import detector_markdown
 from .limits import limits
@@ -40,6 +41,7 @@ def report_markdown(result: ProbeResult) -> str:
         *_steps(view),
         *_tests(view),
         *detector_markdown(view),
+        *audit_markdown(view),
         *_utility(view),
         "### What these numbers cannot tell",
         "\n".join(

@@ -11,6 +11,7 @@ from ..checkpoint.metadata import Provenance
 from ..probe.headline import quality_text, rate_text, relapse_text
 from ..probe.recorded import paths_of
 from ..probe.results import CONCEPT, ModelInfo
+from .audit_section import audit_words, corrected_text
 from .card import LIMITS, done_rows
 from .limits import limits
 from .markdown_text import code_text, escape, table
@@ -148,11 +149,22 @@ def _evidence(view: View, model: str) -> list[tuple[str, str]]:
     rows.append(("Resilience", value))
     rows.append(("Half of the original's rate back", relapse_text(own.relapse) if own.relapse
                  else ""))  # fmt: skip
+    if view.summary.audit:
+        rows.append(("Audit by a person", audit_words(view.summary.audit)))
+        rows.append(("Worst rate, corrected by the audit", _corrected(view, model)))
     for when, row in (("before any attack", before), ("in the worst case", worst)):
         found = row.quality if row else None
         text = f"{quality_text(found)}, {row.state}" if found and row else ""
         rows.append((f"Benign quality {when}", text))
     return [(escape(key), escape(text) or "not measured") for key, text in rows]
+
+
+def _corrected(view: View, model: str) -> str:
+    audit = view.summary.audit
+    found = audit.model(model) if audit else None
+    if audit is None or found is None or found.worst is None:
+        return ""
+    return f"not given: {audit.reason}" if audit.reason else corrected_text(found.worst)
 
 
 def _checkpoint(info: ModelInfo) -> list[str]:

@@ -13,8 +13,9 @@ from pathlib import Path
 from ..plan.probe import BEFORE
 from ..probe.headline import relapse_text
 from ..probe.results import ModelInfo, ProbeResult
-from ..probe.summary import ModelSummary
+from ..probe.summary import AttackRow, ModelSummary
 from ..statistics.resilience import Resilience
+from .audit_section import audit_section, corrected_text
 from .counting_words import quality_words
 from .curves import model_key
 from .detectors import detector_section
@@ -42,6 +43,7 @@ def report_html(result: ProbeResult, pictures: Path | None = None) -> str:
         curve_section(view),
         picture_section(view, album),
         detector_section(view),
+        audit_section(view),
         utility_section(view),
         paired_section(view),
         plan_section(view),
@@ -50,7 +52,8 @@ def report_html(result: ProbeResult, pictures: Path | None = None) -> str:
     contents = [
         ("matrix", "Attacks and models"), ("relapse", "Steps to relapse"), ("curves", "Curves"),
         ("pictures", "Pictures"), ("detectors", "Detectors"),
-        ("utility", "What else changed"), ("paired", "Differences"), ("plan", "The plan"),
+        ("audit", "Audit by a person"), ("utility", "What else changed"),
+        ("paired", "Differences"), ("plan", "The plan"),
         ("limits", "What these numbers cannot tell"),
     ]  # fmt: skip
     body = join([part for part in sections if part is not None])
@@ -71,10 +74,16 @@ def report_html(result: ProbeResult, pictures: Path | None = None) -> str:
     return page(f"Resilience probe: {concepts}", [head, tag("main", body), foot])
 
 
-def page(title: str, body: Child) -> str:
-    """Build a whole document with the style and script of this package."""
-    style = (_HERE / "report.css").read_text(encoding="utf-8")
-    script = (_HERE / "report.js").read_text(encoding="utf-8")
+def page(
+    title: str, body: Child, *, script: str = "report.js", styles: tuple[str, ...] = ()
+) -> str:
+    """Build a whole document with the style of this package.
+
+    script: file of this folder that the page runs. styles: files besides `report.css`.
+    """
+    names = ("report.css", *styles)
+    style = "".join((_HERE / name).read_text(encoding="utf-8") for name in names)
+    script = (_HERE / script).read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
@@ -133,6 +142,7 @@ def _card(view: View, model: ModelInfo) -> Markup:
                     f" ({span(rate.low, rate.high)}), n\u00a0=\u00a0{rate.images}")
             )  # fmt: skip
             lines.append(tag("p", quality_words(row), cls="quality"))
+            lines += _corrected(view, row)
     other = found.with_original.resilience
     if model is not view.original and found.with_original.attacks and other.value is not None:
         known = other.low is not None and other.high is not None
@@ -149,6 +159,15 @@ def _card(view: View, model: ModelInfo) -> Markup:
         lines,
         cls="card broken" if found.broken else "card",
     )
+
+
+def _corrected(view: View, row: AttackRow) -> list[Child]:
+    """The rate of a row as a person's labels correct it."""
+    audit = view.summary.audit
+    found = audit.row(row.model, row.attack, row.step) if audit else None
+    if found is None or found.value is None:
+        return []
+    return [tag("p", f"corrected by the audit: {corrected_text(found)}", cls="quality")]
 
 
 def _relapse(found: ModelSummary) -> list[Child]:

@@ -8,6 +8,7 @@ from ..plan.probe import BEFORE
 from ..probe.headline import relapse_text
 from ..probe.results import ModelInfo
 from ..probe.summary import BROKEN, AttackRow, Relapse
+from .audit_section import corrected_text
 from .counting_words import counting_words, effect_words, quality_words
 from .curves import Curve, curve_svg, model_key, quality_svg
 from .markup import Child, Markup, table, tag
@@ -74,11 +75,21 @@ def _rate_cell(view: View, model: str, attack: str) -> Markup:
         tag("small", span(rate.low, rate.high)),
         tag("small", f"{rate.flagged} of {rate.images}{at}"),
         tag("small", f"seeds: {span(lowest, highest)}") if len(rate.seeds) > 1 else None,
+        _corrected(view, row),
         tag("small", quality_words(row), cls="quality"),
         [tag("small", words, cls="more") for words in _more(view, model, attack, row)],
         cls=cls,
         style=None if broken else f"--heat:{rate.value:.3f}",
     )
+
+
+def _corrected(view: View, row: AttackRow) -> Markup | None:
+    """The rate as a person's labels correct it."""
+    audit = view.summary.audit
+    found = audit.row(row.model, row.attack, row.step) if audit else None
+    if found is None or found.value is None:
+        return None
+    return tag("small", f"corrected: {corrected_text(found)}", cls="more")
 
 
 def _more(view: View, model: str, attack: str, shown: AttackRow) -> list[str]:
