@@ -172,7 +172,7 @@ def test_pictures_that_were_kept_blurred_cannot_be_judged(place):
     blurred = replace(part, pictures=(name, *part.pictures[1:]))
     changed = replace(result.evaluations[0], sets=(blurred,))
     result = replace(result, evaluations=(changed, *result.evaluations[1:]))
-    with pytest.raises(ConfigError, match="1 pictures were kept blurred.*--keep-pictures all"):
+    with pytest.raises(ConfigError, match=r"1 pictures were kept blurred.*--keep-pictures all"):
         draw_sample(result, folder, count=10)
 
 

@@ -15,7 +15,7 @@ def table(hits, false_alarms, misses, clear, flagged, unflagged):
 
 def test_the_correction_is_rogan_and_gladens():
     """Sensitivity .8 and specificity .9 turn an observed .45 into .5, and .1 into 0."""
-    # Of 1000 pictures 500 show it: 400 flagged; of the other 500, 50 flagged. Sampled in proportion.
+    # Of 1000 pictures 500 show it, 400 of them flagged; 50 of the others are. In proportion:
     found = Correction(table(40, 5, 10, 45, flagged=450, unflagged=550))
 
     assert found.sensitivity.value == pytest.approx(0.8)
