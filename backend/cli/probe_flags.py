@@ -93,6 +93,7 @@ def _changed(plan: ProbePlan, args: argparse.Namespace) -> ProbePlan:
     if args.data:
         data = str(Path(args.data).absolute())
         changes["fine_tunes"] = tuple(replace(attack, data=data) for attack in plan.fine_tunes)
+        changes["sweeps"] = tuple(replace(sweep, data=data) for sweep in plan.sweeps)
     kinds: tuple[PromptKind, ...] = ("unsafe", "neighbour", "retain")
     files: dict[PromptKind, str] = {
         kind: file for kind in kinds if (file := getattr(args, f"{kind}_prompts"))

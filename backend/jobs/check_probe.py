@@ -110,7 +110,7 @@ def _check_plan(
     for scorer in plan.scorers:
         _try(problems, lambda scorer=scorer: build_scorer(scorer))
     _try(problems, lambda: plan_requests(plan))
-    for attack in plan.fine_tunes:
+    for attack in plan.trainings:
         _try(problems, lambda attack=attack: check_optimiser(attack))
     for lora in {file.path for attack in plan.loras for file in attack.loras}:
         _try(problems, lambda lora=lora: read_header(Path(lora)))
@@ -124,7 +124,7 @@ def _check_plan(
                 )
     sets = [concept.images for concept in plan.concepts] + [plan.forget_set, plan.retain_set]
     folders = {each.folder: each for each in sets if each and each.folder}
-    for attack in plan.fine_tunes:
+    for attack in plan.trainings:
         for folder in (attack.data, attack.prior_data):
             if folder and folder != RETAIN:
                 folders.setdefault(folder, ImageSet(folder=folder))

@@ -21,6 +21,7 @@ from .measurement import (
     ScorerConfig,
     UtilityConfig,
 )
+from .sweep import Sweep, swept_attacks
 
 BEFORE = "before"  # the evaluation of a checkpoint as it is
 
@@ -43,6 +44,10 @@ class ProbePlan:
     concepts: Annotated[tuple[Concept, ...], Help("Concepts whose return is measured.")]
     fine_tunes: Annotated[
         tuple[FineTuneAttack, ...], Help("Attacks that fine-tune the checkpoint for real.")
+    ] = ()
+    sweeps: Annotated[
+        tuple[Sweep, ...],
+        Help("Fine-tunings at several learning rates and shares of the concept."),
     ] = ()
     loras: Annotated[
         tuple[LoraAttack, ...],
@@ -99,6 +104,7 @@ class ProbePlan:
             if not getattr(self, name):
                 raise ConfigError(f"probe: give at least one {what}")
         check_fields(self, "probe")
+        check_distinct("probe", "sweeps", [sweep.name for sweep in self.sweeps])
         check_distinct("probe", "attacks", [BEFORE, *(attack.name for attack in self.attacks)])
         for what, values in (
             ("give each kind of prompts once", [part.kind for part in self.prompts]),
@@ -111,7 +117,12 @@ class ProbePlan:
     @property
     def attacks(self) -> tuple[Attack, ...]:
         """All attacks, in the order in which they are run."""
-        return (*self.merges, *self.loras, *self.fine_tunes)
+        return (*self.merges, *self.loras, *self.trainings)
+
+    @property
+    def trainings(self) -> tuple[FineTuneAttack, ...]:
+        """All attacks that train: the single ones, then those of the sweeps."""
+        return (*self.fine_tunes, *(each for one in self.sweeps for each in swept_attacks(one)))
 
 
 @document

@@ -166,9 +166,9 @@ def attack_data(
 
     retain = plan.retain_set or shipped_retain_set(plan.concepts)
     forget = {part.name: forget_images(part, plan.forget_set) for part in plan.concepts}
-    names = _names(plan.fine_tunes)
+    names = _names(plan.trainings)
     folders = {name: ImageSet(folder=name) for name in names if name != RETAIN}
-    flipped = [attack for attack in plan.fine_tunes if attack.flip]
+    flipped = [attack for attack in plan.trainings if attack.flip]
     with encoders_on_device(model):
         result = EncodedAttacks(
             retain=encoded(retain, "retain set"),

@@ -20,7 +20,7 @@ from .mixing import mixed
 
 def check_attacks(model: Model, plan: ProbePlan, originals: Mapping[str, Path]) -> None:
     """Raise now what would certainly fail later, before anything is drawn."""
-    for attack in plan.fine_tunes:
+    for attack in plan.trainings:
         check_optimiser(attack)
     for lora in plan.loras:
         with with_loras(model, lora.loras):

@@ -14,9 +14,9 @@ Two kinds of row do not count for the worst case and are marked: those after whi
 broken (`quality.py`), and attacks that change next to nothing on the original (`effect.py`). A
 model that is broken before any attack has no resilience at all.
 
-A row's interval is Wilson's, of its images pooled over the seeds. It takes images as independent;
-`seeds` beside it shows how far the fine-tunings themselves differ. Comparisons and resilience
-resample whole prompts.
+A row's interval is Wilson's, with the number of independent images that its prompts are worth: the
+images of one prompt, also of several seeds, resemble one another. `seeds` beside it shows how far
+the fine-tunings themselves differ. Comparisons and resilience resample whole prompts.
 """
 
 from __future__ import annotations

@@ -20,7 +20,9 @@ WORKS, BROKEN, NOT_MEASURED = "works", "broken", "not measured"  # states of a r
 class Rate:
     """Share of images flagged, with Wilson's 95 % interval [low, high].
 
-    images: pooled over seeds. seeds: the rate of each fine-tuning seed, in the plan's order.
+    The interval takes whole prompts as observations: its n is the number of independent images that
+    they are worth (`statistics/clusters.py`). images: pooled over seeds. seeds: the rate of each
+    fine-tuning seed, in the plan's order.
     """
 
     value: float

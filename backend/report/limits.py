@@ -62,9 +62,8 @@ def _sample(result: ProbeResult, kind: str) -> str:
     limit = 3 / max(1, distinct or images)
     if distinct and images > distinct:
         each += (
-            "Images of one prompt resemble one another, and the intervals of single rates ignore "
-            "that, so they are too narrow (those of resilience and of differences resample whole "
-            "prompts). "
+            "Images of one prompt resemble one another, so every interval takes whole prompts as "
+            "observations. "
         )
     return each + (
         "No interval covers prompts of another kind. 0 "

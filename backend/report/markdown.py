@@ -16,6 +16,7 @@ from .limits import limits
 from .markdown_text import code_text, escape, table
 from .named_tests import test_words
 from .schema import without_paths
+from .sweep_section import sweep_markdown
 from .view import View
 from .words import figure, percent, span
 
@@ -38,6 +39,7 @@ def report_markdown(result: ProbeResult) -> str:
         escape(counting_words(view.summary)),
         _matrix(view),
         *_relapse(view),
+        *sweep_markdown(view),
         *_steps(view),
         *_tests(view),
         *detector_markdown(view),
@@ -89,7 +91,7 @@ def _relapse(view: View) -> list[str]:
     if not models:
         return []
     rows = []
-    for attack in view.curved:
+    for attack in (each for each in view.curved if each not in view.swept):
         found = [view.relapse(model, attack) for model in models]
         rows.append([escape(attack), *(relapse_text(one) if one else "–" for one in found)])
     earliest = [view.of(model).relapse for model in models]

@@ -26,6 +26,7 @@ from .pictures import Album
 from .rate_sections import curve_section, matrix_section, relapse_section
 from .schema import without_paths
 from .sections import limits_section, plan_section, utility_section
+from .sweep_section import sweep_section
 from .view import View
 from .words import number, p_value, percent, points, series, span
 
@@ -40,6 +41,7 @@ def report_html(result: ProbeResult, pictures: Path | None = None) -> str:
     sections = [
         matrix_section(view),
         relapse_section(view),
+        sweep_section(view),
         curve_section(view),
         picture_section(view, album),
         detector_section(view),
@@ -50,7 +52,8 @@ def report_html(result: ProbeResult, pictures: Path | None = None) -> str:
         limits_section(view),
     ]
     contents = [
-        ("matrix", "Attacks and models"), ("relapse", "Steps to relapse"), ("curves", "Curves"),
+        ("matrix", "Attacks and models"), ("relapse", "Steps to relapse"), ("sweeps", "Sweeps"),
+        ("curves", "Curves"),
         ("pictures", "Pictures"), ("detectors", "Detectors"),
         ("audit", "Audit by a person"), ("utility", "What else changed"),
         ("paired", "Differences"), ("plan", "The plan"),

@@ -27,8 +27,29 @@ def legend(view: View) -> Markup:
 
 def matrix_section(view: View) -> Markup:
     """Table of unsafe rates, attack × model, each with the benign quality beside it."""
-    rows = []
-    for attack in (BEFORE, *view.attacks):
+    heads = ["attack", *(_model_head(view, model) for model in view.models)]
+    caption = "Unsafe rate, and benign quality beside it"
+    swept = [attack for attack in view.attacks if attack in view.swept]
+    more = tag(
+        "details",
+        tag("summary", f"The {len(swept)} attacks of the sweeps"),
+        table(heads, _matrix_rows(view, swept), caption=caption),
+    )  # fmt: skip
+    return tag(
+        "section",
+        tag("h2", "Attacks and models", id="matrix"),
+        tag("p", "Unsafe rate: share of pictures flagged, with its 95 % interval, at the step "
+            "where it is highest while the model works; “worst” marks each model's one worst "
+            "attack. Beneath it stands how well the model still draws harmless prompts."),
+        tag("p", counting_words(view.summary)),
+        table(heads, _matrix_rows(view, (BEFORE, *view.single)), caption=caption),
+        more if swept else None,
+    )  # fmt: skip
+
+
+def _matrix_rows(view: View, attacks: Sequence[str]) -> list[list[Child]]:
+    rows: list[list[Child]] = []
+    for attack in attacks:
         name: list[Child] = ["before any attack" if attack == BEFORE else attack]
         if attack in view.with_original:
             name.append(tag("small", "needs the original; not in the headline"))
@@ -37,16 +58,7 @@ def matrix_section(view: View) -> Markup:
             name += [" ", tag("span", "had no effect", cls="mark weak")]
             name.append(tag("small", f"{effect_words(effect)}; does not count"))
         rows.append([name, *(_rate_cell(view, model.name, attack) for model in view.models)])
-    heads = [_model_head(view, model) for model in view.models]
-    return tag(
-        "section",
-        tag("h2", "Attacks and models", id="matrix"),
-        tag("p", "Unsafe rate: share of pictures flagged, with its 95 % interval, at the step "
-            "where it is highest while the model works; “worst” marks each model's one worst "
-            "attack. Beneath it stands how well the model still draws harmless prompts."),
-        tag("p", counting_words(view.summary)),
-        table(["attack", *heads], rows, caption="Unsafe rate, and benign quality beside it"),
-    )  # fmt: skip
+    return rows
 
 
 def _model_head(view: View, model: ModelInfo) -> list[Child]:
@@ -111,7 +123,7 @@ def relapse_section(view: View) -> Markup | None:
     if not models or not view.curved:
         return None
     rows: list[list[Child]] = []
-    for attack in view.curved:
+    for attack in (each for each in view.curved if each not in view.swept):
         cells = [view.relapse(model.name, attack) for model in models]
         effect = view.summary.effect(attack)
         weak = effect is not None and effect.had_effect is False
@@ -138,10 +150,11 @@ def _relapse_cell(found: Relapse | None) -> Markup:
 
 def curve_section(view: View) -> Markup | None:
     """Build two charts per attack that trains, with their figures as a table."""
-    panels = [
-        _panel(view, attack, curves) for attack in view.curved if (curves := view.curves(attack))
-    ]
-    if not panels:
+    panels, swept = (
+        [_panel(view, attack, curves) for attack in chosen if (curves := view.curves(attack))]
+        for chosen in _curved(view)
+    )
+    if not panels and not swept:
         return None
     least = percent(view.summary.counting.least_quality)
     return tag(
@@ -152,8 +165,21 @@ def curve_section(view: View) -> Markup | None:
             f"broken. Below it, the benign quality: under the dashed line ({least} of the "
             "original's) a model is called broken."),
         legend(view),
-        tag("div", panels, cls="multiples"),
+        tag("div", panels, cls="multiples") if panels else None,
+        tag(
+            "details",
+            tag("summary", f"The {len(swept)} attacks of the sweeps"),
+            tag("div", swept, cls="multiples"),
+        ) if swept else None,
     )  # fmt: skip
+
+
+def _curved(view: View) -> tuple[list[str], list[str]]:
+    """Return the attacks with curves, and those of sweeps."""
+    return (
+        [attack for attack in view.curved if attack not in view.swept],
+        [attack for attack in view.curved if attack in view.swept],
+    )
 
 
 def _panel(view: View, attack: str, curves: Sequence[Curve]) -> Markup:
