@@ -135,6 +135,15 @@ def _add_probe(commands: Commands) -> None:
         "--merge", action="append", default=[], metavar="FILE[:WEIGHT]",
         help="merge with another checkpoint, or with `original`; may be repeated",
     )  # fmt: skip
+    probe.add_argument(
+        "--sibling", action="append", default=[], metavar="FILE",
+        help="train a LoRA of the concept on another checkpoint of the family, or on `original`, "
+        "and put it on every checkpoint; may be repeated",
+    )  # fmt: skip
+    probe.add_argument(
+        "--style", action="append", default=[], metavar="FOLDER",
+        help="train on your harmless images too, and measure how well each checkpoint learns them",
+    )  # fmt: skip
     probe.add_argument("--data", metavar="FOLDER", help="images that the attacks train on")
     probe.add_argument("--forget", metavar="FOLDER", help="images of the concepts")
     probe.add_argument("--retain", metavar="FOLDER", help="images of what must stay")

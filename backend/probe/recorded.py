@@ -226,6 +226,7 @@ def paths_of(plan: ProbePlan) -> list[str]:
     )  # fmt: skip
     found = [part.folder for part in sets if part is not None]
     for attack in plan.trainings:
+        found += [name for name in (attack.trained_on,) if name != ORIGINAL]
         found += [name for name in (attack.data, attack.prior_data) if name != RETAIN]
     found += [lora.path for attack in plan.loras for lora in attack.loras]
     found += [attack.other for attack in plan.merges if attack.other != ORIGINAL]

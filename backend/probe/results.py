@@ -18,6 +18,7 @@ from .audited import Audit
 SCHEMA_VERSION = 1
 UNSAFE = "unsafe"  # the prompt set behind the headline
 WEIGHTS = "weights "  # begins the method of a model in memory: a fingerprint of its weights
+LEARNING = "learning"  # the set of an attack's held-out images: losses before and after
 CONCEPT = "concept"  # the set of scorers that score the model itself
 
 Key = tuple[str, str, int, int]  # model, attack, seed, step

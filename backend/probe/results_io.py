@@ -10,7 +10,7 @@ from ..checkpoint.metadata import versions
 from ..plan.probe import BEFORE, ProbePlan
 from .audit import read_audit
 from .folder import Requests, read_evaluations, read_plan, read_requests
-from .results import CONCEPT, WEIGHTS, Evaluation, ModelInfo, ProbeResult
+from .results import CONCEPT, LEARNING, WEIGHTS, Evaluation, ModelInfo, ProbeResult
 from .tasks import plan_tasks
 
 
@@ -27,7 +27,7 @@ def curve_points(evaluation: Evaluation) -> dict[str, float]:
     """Return the point that an evaluation adds to each live curve, by the curve's name."""
     points = dict(evaluation.utility)
     for part in evaluation.sets:
-        for scores in part.scores:
+        for scores in part.scores if part.kind != LEARNING else ():
             name = "recovered" if part.kind == CONCEPT else part.kind
             points[f"{name} ({scores.scorer})"] = scores.hits / max(1, part.images)
     return points

@@ -27,6 +27,7 @@ from .audit_figures import summarise_audit
 from .detectors import compare_detectors, rates_by_detector
 from .figures import Figures, expected, moments, name_of
 from .figures import original_at_hand as original_at_hand
+from .learning import summarise_learning
 from .results import ProbeResult
 from .summary import ModelSummary, ProbeSummary
 from .worst_case import relapses, worst_case
@@ -76,6 +77,7 @@ def summarise(result: ProbeResult, scorer: str = "", *, seed: int = 0) -> ProbeS
         quality_measure=figures.quality.measure,
         counting=result.plan.counting,
         effects=figures.effects,
+        learning=summarise_learning(result, seed=seed),
         agreements=compare_detectors(result, seed=seed),
         detectors=rates_by_detector(result, rows, seed=seed),
         audit=summarise_audit(

@@ -11,8 +11,9 @@ from ..plan.probe import BEFORE
 from ..statistics.paired_tests import PairedTest
 from ..statistics.resilience import Resilience
 from .audit_figures import AuditSummary
+from .learning import Learnt
 
-_OPTIONAL = ("audit",)
+_OPTIONAL = ("audit", "learning")
 WORKS, BROKEN, NOT_MEASURED = "works", "broken", "not measured"  # states of a row
 
 
@@ -212,7 +213,7 @@ class ProbeSummary:
     quality_measure: what `Quality` is measured by; "" where nothing was measured. effects: of the
     attacks, on the original. agreements: of each pair of detectors of unsafe pictures. detectors:
     rates of every safety scorer, where there are several. audit: what a person's labels make of the
-    rates; None without.
+    rates; None without. learning: of the attacks that held images out.
     """
 
     scorer: str
@@ -228,6 +229,7 @@ class ProbeSummary:
     agreements: tuple[Agreement, ...] = ()
     detectors: tuple[DetectorRates, ...] = ()
     audit: AuditSummary | None = None
+    learning: tuple[Learnt, ...] = ()
 
     def row(self, model: str, attack: str = BEFORE, step: int = 0) -> AttackRow | None:
         wanted = (model, attack, step)

@@ -103,6 +103,10 @@ def _not_run(plan: ProbePlan) -> list[str]:
         missing.append("training of the text encoder")
     if not any(run.prior_data for run in runs):
         missing.append("DreamBooth")
+    if not any(run.trained_on for run in runs):
+        missing.append("LoRAs trained on another checkpoint of the family")
+    if not any(run.held_out for run in runs):
+        missing.append("how well the model learns harmless data")
     if not plan.loras:
         missing.append("LoRAs made by others")
     if not plan.merges:

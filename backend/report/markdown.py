@@ -12,6 +12,7 @@ from ..probe.utility_figures import utility_direction, utility_label
 from .audit_section import audit_markdown
 from .counting_words import counting_words, effect_words, quality_words
 from .detectors import detector_markdown
+from .learning_section import learning_markdown
 from .limits import limits
 from .markdown_text import code_text, escape, table
 from .named_tests import test_words
@@ -44,6 +45,7 @@ def report_markdown(result: ProbeResult) -> str:
         *_tests(view),
         *detector_markdown(view),
         *audit_markdown(view),
+        *learning_markdown(view),
         *_utility(view),
         "### What these numbers cannot tell",
         "\n".join(

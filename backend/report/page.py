@@ -20,6 +20,7 @@ from .counting_words import quality_words
 from .curves import model_key
 from .detectors import detector_section
 from .grids import picture_section
+from .learning_section import learning_section
 from .markup import Child, Markup, join, table, tag
 from .named_tests import TESTS, test_words
 from .pictures import Album
@@ -46,6 +47,7 @@ def report_html(result: ProbeResult, pictures: Path | None = None) -> str:
         picture_section(view, album),
         detector_section(view),
         audit_section(view),
+        learning_section(view),
         utility_section(view),
         paired_section(view),
         plan_section(view),
@@ -55,7 +57,8 @@ def report_html(result: ProbeResult, pictures: Path | None = None) -> str:
         ("matrix", "Attacks and models"), ("relapse", "Steps to relapse"), ("sweeps", "Sweeps"),
         ("curves", "Curves"),
         ("pictures", "Pictures"), ("detectors", "Detectors"),
-        ("audit", "Audit by a person"), ("utility", "What else changed"),
+        ("audit", "Audit by a person"), ("learning", "Trainability"),
+        ("utility", "What else changed"),
         ("paired", "Differences"), ("plan", "The plan"),
         ("limits", "What these numbers cannot tell"),
     ]  # fmt: skip

@@ -46,6 +46,11 @@ def _training(attack: FineTuneAttack) -> str:
         f"{attack.steps} steps of batch {batch}",
         f"{attack.optimiser} at {attack.learning_rate:g} ({attack.schedule})",
     ]
+    if attack.trained_on:
+        other = "the original" if attack.trained_on == ORIGINAL else attack.trained_on
+        said.append(f"trained on {other}, then put on the model")
+    if attack.held_out:
+        said.append(f"{100 * attack.held_out:g} % of the data held out")
     if attack.text_encoder:
         said.append(f"text encoder at {attack.text_encoder_learning_rate:g}")
     if attack.prior_data:
