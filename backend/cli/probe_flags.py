@@ -13,7 +13,7 @@ from ..plan.attack import ORIGINAL, FineTuneAttack, LoraAttack, LoraFile, MergeA
 from ..plan.file import load_probe_job
 from ..plan.images import ImageSet
 from ..plan.measurement import PromptKind, PromptSet, ScorerConfig
-from ..plan.probe import BEFORE, ProbeCheckpoint, ProbeJob, ProbePlan
+from ..plan.probe import BEFORE, ProbeCheckpoint, ProbeJob, ProbePlan, Role
 from ..plan.probe_presets import preset_probe
 from .harden_flags import concepts_of
 
@@ -30,7 +30,7 @@ def probe_job_of(args: argparse.Namespace) -> ProbeJob:
         job = load_probe_job(given[0])
         plan = _changed(job.plan, args)
         output, device = args.output or job.output, args.device or job.device
-        checkpoints = _decided(job.checkpoints, args)
+        checkpoints = _with_roles(_decided(job.checkpoints, args), args)
         return replace(
             job, checkpoints=checkpoints, plan=plan, output=str(Path(output).absolute()),
             device=device,
@@ -45,7 +45,7 @@ def probe_job_of(args: argparse.Namespace) -> ProbeJob:
     preset = args.preset or (NO_TRAINING if own else "quick")
     plan = ProbePlan(concepts=concepts) if preset == NO_TRAINING else preset_probe(preset, concepts)
     return ProbeJob(
-        checkpoints=_decided(_named(given), args),
+        checkpoints=_with_roles(_decided(_named(given), args), args),
         output=str(Path(args.output or "probe").absolute()),
         plan=_changed(plan, args), device=args.device or "auto",
     )  # fmt: skip
@@ -71,6 +71,21 @@ def _decided(
     if not args.prediction:
         return checkpoints
     return (replace(checkpoints[0], prediction=args.prediction), *checkpoints[1:])
+
+
+def _with_roles(
+    checkpoints: tuple[ProbeCheckpoint, ...], args: argparse.Namespace
+) -> tuple[ProbeCheckpoint, ...]:
+    """Add the checkpoints of --plain and --oracle."""
+    given: tuple[tuple[Role, str | None], ...] = (("plain", args.plain), ("oracle", args.oracle))
+    return (
+        *checkpoints,
+        *(
+            ProbeCheckpoint(name=role, path=str(Path(path).absolute()), role=role)
+            for role, path in given
+            if path
+        ),
+    )
 
 
 def _changed(plan: ProbePlan, args: argparse.Namespace) -> ProbePlan:

@@ -144,6 +144,14 @@ def _add_probe(commands: Commands) -> None:
         "--style", action="append", default=[], metavar="FOLDER",
         help="train on your harmless images too, and measure how well each checkpoint learns them",
     )  # fmt: skip
+    probe.add_argument(
+        "--oracle", metavar="FILE",
+        help="a checkpoint that never saw the concept: how far is each other one on the way to it?",
+    )  # fmt: skip
+    probe.add_argument(
+        "--plain", metavar="FILE",
+        help="where that way begins: plain unlearning, or another method (the original)",
+    )  # fmt: skip
     probe.add_argument("--data", metavar="FOLDER", help="images that the attacks train on")
     probe.add_argument("--forget", metavar="FOLDER", help="images of the concepts")
     probe.add_argument("--retain", metavar="FOLDER", help="images of what must stay")

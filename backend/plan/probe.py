@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from ..errors import ConfigError
 from .attack import Attack, FineTuneAttack, LoraAttack, MergeAttack
 from .checks import check_distinct, check_fields, freeze_lists
 from .concept import Concept
 from .document import document
-from .field import NOT_EMPTY, PATH, Help, Range
+from .field import NOT_EMPTY, PATH, Choices, Help, Range
 from .images import ImageSet
 from .job import Device, Prediction, TextEncoder, Vae
 from .measurement import (
@@ -125,6 +125,16 @@ class ProbePlan:
         return (*self.fine_tunes, *(each for one in self.sweeps for each in swept_attacks(one)))
 
 
+Role = Annotated[
+    Literal["", "oracle", "plain"],
+    Choices(**{
+        "": "a checkpoint to measure",
+        "oracle": "the same network trained without the concept: the ceiling",
+        "plain": "plain unlearning, or another method to start the way from",
+    }),
+]  # fmt: skip
+
+
 @document
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeCheckpoint:
@@ -137,6 +147,13 @@ class ProbeCheckpoint:
         NOT_EMPTY,
         Help("A .safetensors file, a diffusers folder, or the folder of a finished run."),
     ]
+    role: Annotated[
+        Role,
+        Help(
+            "What the checkpoint is there for; with an oracle the report says how far each other "
+            "checkpoint is on the way to it."
+        ),
+    ] = ""
     prediction: Prediction = ""
     text_encoder: TextEncoder = ""
     vae: Vae = ""
@@ -172,4 +189,9 @@ class ProbeJob:
         names = [checkpoint.name for checkpoint in self.checkpoints]
         if not names or len(set(names)) < len(names):
             raise ConfigError("probe: give checkpoints with different names, the original first")
+        roles = [checkpoint.role for checkpoint in self.checkpoints]
+        if roles[0] or any(roles.count(role) > 1 for role in ("oracle", "plain")):
+            raise ConfigError(
+                "probe: at most one oracle and one plain checkpoint, and the original is neither"
+            )
         check_fields(self, "probe")

@@ -98,7 +98,7 @@ def _sentence(summary: ProbeSummary, model: ModelSummary) -> str:
     else:
         prompts = "1 prompt" if found.clusters == 1 else f"{found.clusters} prompts"
         text += f" Resilience {found.value:.2f} ({found.low:.2f} to {found.high:.2f}, {prompts})."
-    text += _audited(summary, model.model)
+    text += _way(summary, model.model) + _audited(summary, model.model)
     text += _relapsed(model.relapse) + _working(model, row) + _excluded(model.worst)
     return text
 
@@ -115,6 +115,19 @@ def _worst(summary: ProbeSummary, model: ModelSummary) -> str:
         base = f"the original before any attack: {rate_text(summary.base)}"
     tied = f", alike after {_listed(model.worst.tied)}" if model.worst.tied else ""
     return f"{rate_text(row.unsafe)} {what} ({summary.scorer}) after {_where(row)}{tied}; {base}"
+
+
+def _way(summary: ProbeSummary, name: str) -> str:
+    """Return how far the model is on the way to the oracle."""
+    found = summary.way(name)
+    if found is None or found.value is None:
+        return ""
+    known = found.low is not None and found.high is not None
+    interval = f" ({found.low:.2f} to {found.high:.2f})" if known else ""
+    return (
+        f" {found.value:.2f}{interval} of the way from '{found.reference}' to the oracle "
+        f"'{found.oracle}' after '{found.attack}'."
+    )
 
 
 def _audited(summary: ProbeSummary, name: str) -> str:

@@ -69,7 +69,7 @@ def check_adapter(result: ProbeResult, adapter: AnyAdapter, *, needed: bool = Fa
 
     needed: also where the probe does not know the adapter, as it measured a file or a MODEL.
     """
-    model = result.models[-1]
+    model = (result.compared or result.models)[-1]
     found = _DIGEST.search(model.method)
     if found is None and not needed:
         return

@@ -21,6 +21,8 @@ WEIGHTS = "weights "  # begins the method of a model in memory: a fingerprint of
 LEARNING = "learning"  # the set of an attack's held-out images: losses before and after
 CONCEPT = "concept"  # the set of scorers that score the model itself
 
+ORACLE, PLAIN = "oracle", "plain"  # roles of checkpoints
+
 Key = tuple[str, str, int, int]  # model, attack, seed, step
 
 
@@ -93,13 +95,17 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """A checkpoint under test, as the report names it. sha256 and method: "" if unknown."""
+    """A checkpoint under test, as the report names it. sha256 and method: "" if unknown.
+
+    role: `oracle` never saw the concept, `plain` is the method to compare with; "" otherwise.
+    """
 
     name: str
     source: str = ""
     sha256: str = ""
     family: str = ""
     method: str = ""
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +131,14 @@ class ProbeResult:
         """Return the evaluation of a model at one step of an attack; None if it is missing."""
         wanted = (model, attack, seed, step)
         return next((each for each in self.evaluations if each.key == wanted), None)
+
+    def model_of_role(self, role: str) -> ModelInfo | None:
+        return next((model for model in self.models if model.role == role), None)
+
+    @property
+    def compared(self) -> tuple[ModelInfo, ...]:
+        """The models that the probe is about: neither the original, nor an oracle or baseline."""
+        return tuple(model for model in self.models[1:] if not model.role)
 
     def evaluations_of(self, model: str, attack: str) -> tuple[Evaluation, ...]:
         """Return the evaluations of an attack on a model, over all seeds and steps."""

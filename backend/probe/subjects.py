@@ -59,6 +59,7 @@ class FileSubject:
             sha256=found.sha256,
             family=found.family,
             method=str(found.hardened.get("method", "")),
+            role=checkpoint.role,
         )
 
     @contextmanager
@@ -100,6 +101,7 @@ class RunSubject:
             source=self._checkpoint.path.name,
             family=found.family,
             method=f"adapter of a run, {adapter_digest(self._adapter)}",
+            role=checkpoint.role,
         )
 
     @contextmanager

@@ -30,6 +30,7 @@ from .figures import original_at_hand as original_at_hand
 from .learning import summarise_learning
 from .results import ProbeResult
 from .summary import ModelSummary, ProbeSummary
+from .way import ways_to_oracle
 from .worst_case import relapses, worst_case
 
 
@@ -64,6 +65,7 @@ def summarise(result: ProbeResult, scorer: str = "", *, seed: int = 0) -> ProbeS
                 with_original=worst_case(figures, own, with_original=True),
                 relapse=earliest,
                 relapses=each,
+                role=model.role,
             )
         )
     return ProbeSummary(
@@ -77,6 +79,7 @@ def summarise(result: ProbeResult, scorer: str = "", *, seed: int = 0) -> ProbeS
         quality_measure=figures.quality.measure,
         counting=result.plan.counting,
         effects=figures.effects,
+        ways=ways_to_oracle(result, figures, rows),
         learning=summarise_learning(result, seed=seed),
         agreements=compare_detectors(result, seed=seed),
         detectors=rates_by_detector(result, rows, seed=seed),

@@ -12,8 +12,9 @@ from ..statistics.paired_tests import PairedTest
 from ..statistics.resilience import Resilience
 from .audit_figures import AuditSummary
 from .learning import Learnt
+from .way_share import WayShare
 
-_OPTIONAL = ("audit", "learning")
+_OPTIONAL = ("audit", "learning", "ways")
 WORKS, BROKEN, NOT_MEASURED = "works", "broken", "not measured"  # states of a row
 
 
@@ -187,8 +188,8 @@ class Headline:
 class ModelSummary:
     """A checkpoint's figures. worst: over the headline's attacks; with_original: over the rest.
 
-    relapses: of each fine-tuning attack; relapse: the earliest of those that count, chosen anew in
-    each resample.
+    role: of the checkpoint, as in `ModelInfo`. relapses: of each fine-tuning attack; relapse: the
+    earliest of those that count, chosen anew in each resample.
     """
 
     model: str
@@ -197,6 +198,7 @@ class ModelSummary:
     with_original: Headline
     relapse: Relapse | None = None
     relapses: tuple[Relapse, ...] = ()
+    role: str = ""
 
     @property
     def broken(self) -> bool:
@@ -214,6 +216,7 @@ class ProbeSummary:
     attacks, on the original. agreements: of each pair of detectors of unsafe pictures. detectors:
     rates of every safety scorer, where there are several. audit: what a person's labels make of the
     rates; None without. learning: of the attacks that held images out.
+    ways: to the oracle, where there is one.
     """
 
     scorer: str
@@ -230,6 +233,7 @@ class ProbeSummary:
     detectors: tuple[DetectorRates, ...] = ()
     audit: AuditSummary | None = None
     learning: tuple[Learnt, ...] = ()
+    ways: tuple[WayShare, ...] = ()
 
     def row(self, model: str, attack: str = BEFORE, step: int = 0) -> AttackRow | None:
         wanted = (model, attack, step)
@@ -237,6 +241,14 @@ class ProbeSummary:
 
     def model(self, name: str) -> ModelSummary:
         return next(model for model in self.models if model.model == name)
+
+    def way(self, model: str) -> WayShare | None:
+        """A model's share of the way to the oracle after its worst attack; else its least share."""
+        own = [way for way in self.ways if way.model == model and way.value is not None]
+        worst = self.model(model).worst.row
+        here = (way for way in own if worst is not None and way.attack == worst.attack)
+        attacked = [way for way in own if way.attack != BEFORE]
+        return next(here, min(attacked, key=lambda way: way.value or 0.0, default=None))
 
     def effect(self, attack: str) -> Effect | None:
         return next((effect for effect in self.effects if effect.attack == attack), None)

@@ -19,6 +19,7 @@ from .named_tests import test_words
 from .schema import without_paths
 from .sweep_section import sweep_markdown
 from .view import View
+from .way_section import way_markdown
 from .words import figure, percent, span
 
 
@@ -41,6 +42,7 @@ def report_markdown(result: ProbeResult) -> str:
         _matrix(view),
         *_relapse(view),
         *sweep_markdown(view),
+        *way_markdown(view),
         *_steps(view),
         *_tests(view),
         *detector_markdown(view),

@@ -29,6 +29,7 @@ from .schema import without_paths
 from .sections import limits_section, plan_section, utility_section
 from .sweep_section import sweep_section
 from .view import View
+from .way_section import way_section
 from .words import number, p_value, percent, points, series, span
 
 _HERE = Path(__file__).parent
@@ -43,6 +44,7 @@ def report_html(result: ProbeResult, pictures: Path | None = None) -> str:
         matrix_section(view),
         relapse_section(view),
         sweep_section(view),
+        way_section(view),
         curve_section(view),
         picture_section(view, album),
         detector_section(view),
@@ -55,6 +57,7 @@ def report_html(result: ProbeResult, pictures: Path | None = None) -> str:
     ]
     contents = [
         ("matrix", "Attacks and models"), ("relapse", "Steps to relapse"), ("sweeps", "Sweeps"),
+        ("way", "The way to the oracle"),
         ("curves", "Curves"),
         ("pictures", "Pictures"), ("detectors", "Detectors"),
         ("audit", "Audit by a person"), ("learning", "Trainability"),
@@ -139,6 +142,7 @@ def _card(view: View, model: ModelInfo) -> Markup:
     if model is not view.original:
         lines += _resilience(found.worst.resilience)
         lines += _relapse(found)
+        lines += _way(view, model.name)
     worst = found.worst.row
     for when, row in (("as it is", found.before), ("worst", worst)):
         if row is not None and row.unsafe is not None:
@@ -174,6 +178,19 @@ def _corrected(view: View, row: AttackRow) -> list[Child]:
     if found is None or found.value is None:
         return []
     return [tag("p", f"corrected by the audit: {corrected_text(found)}", cls="quality")]
+
+
+def _way(view: View, model: str) -> list[Child]:
+    """How far the model is on the way to the oracle, where there is one."""
+    found = view.summary.way(model)
+    if found is None or found.value is None:
+        return []
+    known = found.low is not None and found.high is not None
+    interval = f" ({number(found.low)} to {number(found.high)})" if known else ""
+    return [
+        tag("p", tag("span", "of the way to the oracle: ", cls="what"),
+            tag("b", number(found.value)), f"{interval}, after {found.attack}")
+    ]  # fmt: skip
 
 
 def _relapse(found: ModelSummary) -> list[Child]:

@@ -88,7 +88,11 @@ def job_json(result: ProbeResult) -> str:
     """Make the plan file of a job; it names files without folders."""
     result = without_paths(result)
     checkpoints = tuple(
-        ProbeCheckpoint(name=model.name, path=model.source or f"{model.name}.safetensors")
+        ProbeCheckpoint(
+            name=model.name,
+            path=model.source or f"{model.name}.safetensors",
+            role=model.role,  # type: ignore[arg-type]
+        )
         for model in result.models
     )
     job = ProbeJob(checkpoints=checkpoints, output="probe", plan=result.plan)

@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..plan.file import differences, to_json
-from ..probe.results import ProbeResult
+from ..probe.results import ORACLE, PLAIN, ProbeResult
 from ..probe.summary import AttackRow
 from ..probe.utility_figures import DRIFT
 from .view import View
 
 _MOST_DIFFERENCES = 6
 _UNFINISHED = "not finished"
+_UNRANKED = (_UNFINISHED, ORACLE, PLAIN)  # notes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +103,7 @@ def _question(view: View) -> dict[str, Any]:
         "images": view.images,
         "attacks": {
             attack["name"]: attack
-            for attack in (*plan["merges"], *plan["loras"], *plan["fine_tunes"])
+            for attack in (*plan["merges"], *plan["loras"], *plan["fine_tunes"], *plan["sweeps"])
         },
         "seeds": plan["seeds"],
         "counting": plan["counting"],
@@ -117,7 +118,8 @@ def _rows(report: str, view: View) -> list[Row]:
         row = view.worst(model.name)
         worst = row.unsafe if row else None
         drift = before.utility.get(DRIFT.key) if before else None
-        note = found.reason if view.result.complete else _UNFINISHED
+        note = model.role or found.reason
+        note = note if view.result.complete else _UNFINISHED
         rows.append(
             Row(
                 rank=None,
@@ -148,7 +150,7 @@ def _quality(row: AttackRow | None) -> float | None:
 
 def _ranked(rows: list[Row]) -> tuple[Row, ...]:
     def order(row: Row) -> tuple[Any, ...]:
-        ranked = row.resilience is not None and row.note != _UNFINISHED
+        ranked = row.resilience is not None and row.note not in _UNRANKED
         return not ranked, -(row.resilience or 0.0), row.model, row.report
 
     found: list[Row] = []

@@ -15,6 +15,8 @@ from .markup import Child, Markup, table, tag
 from .view import View
 from .words import percent, span
 
+ROLES = {"oracle": "oracle: never saw the concept", "plain": "plain: where the way begins"}
+
 
 def legend(view: View) -> Markup:
     """List each model with its colour, line and marker."""
@@ -66,6 +68,7 @@ def _model_head(view: View, model: ModelInfo) -> list[Child]:
     return [
         model_key(view.index(model)), " ", model.name,
         tag("span", "broken", cls="mark broken") if view.of(model.name).broken else None,
+        tag("small", ROLES[model.role]) if model.role in ROLES else None,
         tag("small", kind) if kind else None,
     ]  # fmt: skip
 

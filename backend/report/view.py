@@ -95,7 +95,8 @@ class View:
 
     def worst_overall(self) -> str | None:
         """The attack of the headline with the highest rate for any model but the original."""
-        rows = [row for model in self.models[1:] or self.models if (row := self.worst(model.name))]
+        models = self.result.compared or self.models
+        rows = [row for model in models if (row := self.worst(model.name))]
         return max(rows, key=rate_of).attack if rows else None
 
     def comparisons(self) -> Iterator[tuple[AttackRow, Comparison]]:
