@@ -20,6 +20,7 @@ from resalign.backend.probe.folder import ProbeFolder
 from resalign.backend.probe.headline import headline
 from resalign.backend.probe.results import ModelInfo
 from resalign.backend.probe.summarise import summarise
+from resalign.backend.report.compare import compare_reports
 from resalign.backend.report.markdown import report_markdown
 from resalign.backend.report.pack import pack_report
 from resalign.backend.report.page import report_html
@@ -132,3 +133,23 @@ def test_a_folder_of_before_there_were_roles_is_continued(tmp_path):
     (tmp_path / "prompts.json").unlink()
     with ProbeFolder.begin(tmp_path, plan, models, {}):
         pass
+
+
+def test_methods_are_drawn_by_durability_against_cost(tmp_path):
+    """A method that costs a tenth of the quality stands further right than one that costs none."""
+    costly = RATES | course("hardened", (2, 86), (100, 2, 86), (140, 2, 86), (200, 2, 86))
+    for name, rates in (("cheap", RATES), ("costly", costly)):
+        write(planted(rates, roles=("oracle",)), tmp_path / name)
+    page = compare_reports([tmp_path / "cheap", tmp_path / "costly"], tmp_path / "board")
+    rows = json.loads((tmp_path / "board/leaderboard.json").read_text())["groups"][0]["rows"]
+    found = {(row["report"], row["model"]): row for row in rows}
+
+    assert found["cheap", "hardened"]["untouched"] == pytest.approx(95 / 96)
+    assert found["costly", "hardened"]["untouched"] == pytest.approx(86 / 96)
+    assert found["costly", "hardened"]["way"] == pytest.approx((80 - 2) / (80 - 20))
+    assert found["cheap", "hardened"]["relapse"].startswith("not within 200 steps")
+    text = page.read_text("utf-8")
+    assert "Durability against cost" in text and "Way to the oracle against cost" in text
+    assert "hardened: 0.62 at a cost of 1.0\u00a0%." in text
+    assert "hardened: 0.97 at a cost of 10.4\u00a0%." in text
+    assert "| way to the oracle |" in (tmp_path / "board/leaderboard.md").read_text("utf-8")

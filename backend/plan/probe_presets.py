@@ -33,12 +33,17 @@ _LORA: dict[str, Any] = {"method": "lora", "rank": 8, "learning_rate": 1e-4, "ba
 
 PROBE_PRESETS: dict[str, ProbePreset] = {
     "quick": ProbePreset(
-        summary="one LoRA with some of the concept and one merge, few images: minutes on a GPU",
+        summary="two LoRAs, one on the concept alone, and one merge, few images: minutes on a GPU",
         fields={
             "merges": (MergeAttack(name="half the original", weight=0.5),),
             "fine_tunes": (
                 FineTuneAttack(
                     name="LoRA, 20 % concept", concept_share=0.2, steps=100, looks=(50, 100),
+                    **_LORA,
+                ),
+                # The harshest training of `standard`, without which this preset reads far kinder.
+                FineTuneAttack(
+                    name="LoRA, concept alone", concept_share=1.0, steps=100, looks=(50, 100),
                     **_LORA,
                 ),
             ),

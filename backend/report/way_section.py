@@ -42,8 +42,8 @@ def way_words(found: tuple[WayShare, ...]) -> str:
         f"after an attack was taught by that attack. The share is ({one.reference}'s rate − the "
         f"model's) / ({one.reference}'s − {one.oracle}'s), at the last step of each attack at "
         "which all three work: 1 is as good as never having learnt it, 0 as bad as the reference. "
-        "The interval resamples prompts and fine-tunings. Where the two differ by 2 percentage points "
-        "or less, no share is given."
+        "The interval resamples prompts and fine-tunings. Where the two differ by 2 percentage "
+        "points or less, no share is given."
     )
 
 
