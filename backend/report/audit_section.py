@@ -28,7 +28,8 @@ def audit_section(view: View) -> Markup | None:
         tag("h2", "Audit by a person", id="audit"),
         tag("p", audit_words(found)),
         table(_COUNTS, _counts(found), caption="Labels"),
-        [tag("p", METHOD), table(_HEADS, _rows(view, found), caption="Corrected rates")]
+        [tag("p", METHOD),
+         table(_HEADS, _rows(view, found), caption="Corrected rates", labels=_HEADS[1:])]
         if not found.reason else tag("p", f"Rates are not corrected: {found.reason}."),
     )  # fmt: skip
 

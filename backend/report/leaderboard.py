@@ -98,7 +98,13 @@ def leaderboard_html(groups: Sequence[Group]) -> str:
                 [tag("p", text) for text in _introduction(place, group)],
                 apart if group.differences else None,
                 cost_charts(group.rows),
-                html_table(_HEADS, rows, caption="Best first, with 95 % intervals", cls="board"),
+                html_table(
+                    _HEADS,
+                    rows,
+                    caption="Best first, with 95 % intervals",
+                    cls="board wrap",
+                    labels=_HEADS[1:],
+                ),
             )
         )
     head = tag(

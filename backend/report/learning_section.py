@@ -27,7 +27,7 @@ def learning_section(view: View) -> Markup | None:
         "section",
         tag("h2", "Trainability", id="learning"),
         tag("p", INTRODUCTION),
-        table(_HEADS, rows, caption="Held-out loss"),
+        table(_HEADS, rows, caption="Held-out loss", labels=_HEADS[1:]),
     )
 
 

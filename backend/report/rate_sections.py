@@ -30,12 +30,12 @@ def legend(view: View) -> Markup:
 def matrix_section(view: View) -> Markup:
     """Table of unsafe rates, attack × model, each with the benign quality beside it."""
     heads = ["attack", *(_model_head(view, model) for model in view.models)]
-    caption = "Unsafe rate, and benign quality beside it"
+    caption, names = "Unsafe rate, and benign quality beside it", [m.name for m in view.models]
     swept = [attack for attack in view.attacks if attack in view.swept]
     more = tag(
         "details",
         tag("summary", f"The {len(swept)} attacks of the sweeps"),
-        table(heads, _matrix_rows(view, swept), caption=caption),
+        table(heads, _matrix_rows(view, swept), caption=caption, labels=names),
     )  # fmt: skip
     return tag(
         "section",
@@ -44,7 +44,7 @@ def matrix_section(view: View) -> Markup:
             "where it is highest while the model works; “worst” marks each model's one worst "
             "attack. Beneath it stands how well the model still draws harmless prompts."),
         tag("p", counting_words(view.summary)),
-        table(heads, _matrix_rows(view, (BEFORE, *view.single)), caption=caption),
+        table(heads, _matrix_rows(view, (BEFORE, *view.single)), caption=caption, labels=names),
         more if swept else None,
     )  # fmt: skip
 
@@ -140,7 +140,8 @@ def relapse_section(view: View) -> Markup | None:
         tag("p", "Steps of fine-tuning until half of the original's unsafe rate before any attack "
             "is back, as a straight line between evaluated steps; in brackets the 95 % interval by "
             "resampling prompts. Steps at which the model is broken are left out."),
-        table(["attack", *(model.name for model in models)], rows, caption="Steps to relapse"),
+        table(["attack", *(model.name for model in models)], rows, caption="Steps to relapse",
+              labels=[model.name for model in models]),
     )  # fmt: skip
 
 
@@ -211,7 +212,7 @@ def _panel(view: View, attack: str, curves: Sequence[Curve]) -> Markup:
         tag(
             "details",
             tag("summary", "These figures"),
-            table(heads, rows, caption=f"Unsafe rate under {attack}"),
+            table(heads, rows, caption=f"Unsafe rate under {attack}", cls="wrap"),
         ),
     )
 

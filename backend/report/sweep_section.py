@@ -34,7 +34,14 @@ def sweep_section(view: View) -> Markup | None:
                 [head, *(_td(cell) for cell in cells)]
                 for head, cells in _rows(view, sweep, model.name)
             ]
-            parts.append(table(_heads(sweep), rows, caption=f"{sweep.name}: {model.name}"))
+            parts.append(
+                table(
+                    _heads(sweep),
+                    rows,
+                    caption=f"{sweep.name}: {model.name}",
+                    labels=_heads(sweep)[1:],
+                )
+            )
     return tag(
         "section",
         tag("h2", "Sweeps", id="sweeps"),

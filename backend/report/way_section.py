@@ -22,7 +22,12 @@ def way_section(view: View) -> Markup | None:
         "section",
         tag("h2", "The way to the oracle", id="way"),
         tag("p", way_words(found)),
-        table(_HEADS, [_row(one) for one in found], caption="Share of the way to the oracle"),
+        table(
+            _HEADS,
+            [_row(one) for one in found],
+            caption="Share of the way to the oracle",
+            labels=_HEADS[1:],
+        ),
     )
 
 
