@@ -87,6 +87,10 @@ def _add_pack(commands: Commands) -> None:
         "--checkpoint", metavar="FILE",
         help="the published file, for its hash and what its header says of method and licence",
     )  # fmt: skip
+    pack.add_argument(
+        "--sign", metavar="KEY",
+        help="sign the pack with this private key (PEM), by the package model-signing",
+    )  # fmt: skip
     pack.add_argument("--license", metavar="ID", help="of the base (what the header says)")
     pack.add_argument("--base-model", metavar="ID", help="of the base, as on Hugging Face")
     pack.add_argument("--overwrite", action="store_true", help="replace an existing pack")
