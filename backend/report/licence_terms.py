@@ -20,8 +20,8 @@ class Term:
 
 _CC = "https://creativecommons.org/licenses/"
 _NO_DERIVATIVES = (
-    "It allows making adapted material, but not sharing it (section 2(a)(1)): a hardened checkpoint "
-    "is a changed version of its base."
+    "It allows making adapted material, but not sharing it (section 2(a)(1)): a hardened "
+    "checkpoint is a changed version of its base."
 )
 _NON_COMMERCIAL = "It allows sharing for non-commercial purposes only (section 2(a)(1))."
 _RAIL = (
