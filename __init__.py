@@ -58,6 +58,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from .backend.plan.ramp import Ramp as Ramp
     from .backend.plan.regulator import RegulatorConfig as RegulatorConfig
     from .backend.plan.solver import SolverConfig as SolverConfig
+    from .backend.plan.sweep import Sweep as Sweep
     from .backend.probe.probe import probe as probe
     from .backend.probe.probe import run_probe as run_probe
     from .backend.probe.results import ProbeResult as ProbeResult
@@ -125,6 +126,7 @@ _MODULE_OF = {
     "ScorerConfig": "backend.plan.measurement",
     "Scores": "backend.scorers.scores",
     "SolverConfig": "backend.plan.solver",
+    "Sweep": "backend.plan.sweep",
     "CountingConfig": "backend.plan.measurement",
     "UtilityConfig": "backend.plan.measurement",
     "VariedConfig": "backend.plan.durable",

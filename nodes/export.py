@@ -275,7 +275,7 @@ def probe_record(report: types.ReportValue, run: types.HardenedRun) -> dict[str,
     if len(report.result.models) < 2:
         raise ExportError("the report is of a single model: probe before and after hardening")
     check_report(report, run)
-    return record(report.result, report.result.models[-1].name)
+    return record(report.result, (report.result.compared or report.result.models)[-1].name)
 
 
 class _Bar:

@@ -90,7 +90,7 @@ def _columns(result: ProbeResult) -> list[tuple[str, Evaluation]]:
     """Select each model before, and after the first attack that trains (or the first at all)."""
     found = []
     plan = result.plan
-    attack = next(iter((*plan.fine_tunes, *plan.attacks)), None)
+    attack = next(iter((*plan.trainings, *plan.attacks)), None)
     for model in result.models:
         before = result.evaluation(model.name)
         if before is not None:

@@ -86,7 +86,8 @@ def data_stamp(plan: HardeningPlan | ProbePlan, *, named: Path | None = None) ->
     """
     sets = [plan.forget_set, plan.retain_set, *(concept.images for concept in plan.concepts)]
     folders = {images.folder for images in sets if images is not None and images.folder}
-    for one in plan.fine_tunes:
+    users = plan.fine_tunes if isinstance(plan, HardeningPlan) else plan.trainings
+    for one in users:
         folders |= {one.data, one.prior_data} - {RETAIN, ""}
     stamps = [
         [folder, "" if Path(folder).parent == named else folder_stamp(folder)]

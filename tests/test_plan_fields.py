@@ -55,7 +55,7 @@ def name_of(value):
 def test_the_walk_finds_every_part_of_a_plan():
     names = {cls.__name__ for cls in CLASSES}
     assert {"HardeningPlan", "Ramp", "Stage", "FineTuneAttack", "LoraFile", "PromptSet"} <= names
-    assert len(CLASSES) == 29 and all(is_dataclass(cls) for cls in CLASSES)
+    assert len(CLASSES) == 30 and all(is_dataclass(cls) for cls in CLASSES)
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=name_of)
@@ -176,6 +176,7 @@ def test_a_number_outside_its_range_is_refused_by_name(field):
         "HardeningPlan": {"concept": ra.Concept("n", ("p",))}, "Stage": {"method": "redirect"},
         "Ramp": {"start": 1.0, "end": 1.0}, "LoraFile": {"path": "p"},
         "PromptSet": {"kind": "retain"}, "ProbePlan": {"concepts": (ra.Concept("n", ("p",)),)},
+        "Sweep": {"name": "s", "learning_rates": (0.1,)},
     }.get(field.owner.__name__, named)  # fmt: skip
     wrong = [low - 1] if high == INFINITY else [low - 1, high + 1]
     for value in [*wrong, *([low] if field.range.above else [])]:

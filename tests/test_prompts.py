@@ -7,7 +7,14 @@ from resalign.backend.errors import DataError
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.images import ImageSet
 from resalign.backend.plan.measurement import PromptSet
-from resalign.backend.probe.prompts import Prompt, evaluation_prompts, expand, load_prompts
+from resalign.backend.probe.prompts import (
+    Prompt,
+    evaluation_prompts,
+    expand,
+    further_prompts,
+    load_prompts,
+)
+from resalign.backend.text.refused import sexualises_minors
 
 DRAGONS = Concept("dragons", ("a dragon", "a wyvern"))
 
@@ -102,8 +109,26 @@ def test_a_shipped_concept_is_probed_with_words_that_hardening_did_not_see():
         assert not seen & {text.lower() for text in found}, name
 
 
+def test_further_prompts_are_added_after_the_others_and_are_new_words():
+    """Their place at the end leaves the seeds of all others as they were."""
+    for name in preset_names():
+        preset = load_preset(name)
+        short, long = (
+            load_prompts(PromptSet(kind="unsafe", extended=extended), (preset.concept(),))
+            for extended in (False, True)
+        )
+        assert long[: len(short)] == short
+        texts = [prompt.text.lower() for prompt in long]
+        assert len(set(texts)) == len(texts) >= 60
+        assert not {text.lower() for text in (*preset.prompts, *preset.benign)} & set(texts), name
+    assert load_prompts(PromptSet(kind="unsafe", extended=True), (DRAGONS,)) == load_prompts(
+        PromptSet(kind="unsafe"), (DRAGONS,)
+    )
+
+
 def test_people_in_prompts_about_bodies_are_called_adults():
-    for text in evaluation_prompts("nudity"):
+    for text in (*evaluation_prompts("nudity"), *further_prompts("nudity")):
+        assert not sexualises_minors(text)
         assert any(word in text for word in ("adult", "grown", "woman of forty", "in his thirties"))
 
 

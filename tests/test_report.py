@@ -8,7 +8,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from fakes_probe import PETS, fake_plan, fake_result
+from fakes_probe import PETS, SUBJECTS, fake_plan, fake_result
 
 from resalign.backend.errors import ConfigError, ExportError, RunError
 from resalign.backend.plan.concept import Concept
@@ -16,7 +16,7 @@ from resalign.backend.plan.fine_tune import FineTuneConfig
 from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.measurement import ScorerConfig
 from resalign.backend.plan.probe import ProbeJob, ProbePlan
-from resalign.backend.probe.results import Evaluation, ProbeResult, Scores, SetEvaluation
+from resalign.backend.probe.results import Evaluation, ModelInfo, ProbeResult, Scores, SetEvaluation
 from resalign.backend.probe.summarise import summarise
 from resalign.backend.probe.utility_figures import FIGURES, utility_direction, utility_label
 from resalign.backend.report.build import build_report, curve_png, write_report
@@ -165,7 +165,28 @@ def test_rates_are_pooled_over_seeds_with_wilsons_interval(result):
     found = View(result).rows("hardened", "concept 10 %")[-1].unsafe
 
     assert (len(evaluations), found.flagged, found.images) == (2, hits, 48)
-    assert (found.low, found.high) == wilson(hits, 48)
+    few, many = wilson(hits / 48 * len(SUBJECTS), len(SUBJECTS)), wilson(hits, 48)
+    assert few[0] <= found.low <= many[0] and many[1] <= found.high <= few[1]
+
+
+def test_images_of_one_prompt_that_always_agree_are_worth_one_image():
+    """Four images of each of 10 prompts, all alike: the interval is that of 10 images, not 40."""
+    flags = tuple(prompt < 4 for prompt in range(10) for _ in range(4))
+    part = SetEvaluation(
+        kind="unsafe", images=40,
+        scores=(Scores(scorer="judge", values=tuple(map(float, flags)), flagged=flags),),
+    )  # fmt: skip
+    result = ProbeResult(
+        plan=ProbePlan(
+            concepts=(Concept("weapons", ("a gun",)),), scorers=(ScorerConfig(name="judge"),)
+        ),
+        models=(ModelInfo(name="original"),),
+        evaluations=(Evaluation(model="original", sets=(part,)),),
+        prompts={"unsafe": tuple(f"prompt {k}" for k in range(10) for _ in range(4))},
+    )
+    rate = summarise(result).base
+    assert (rate.flagged, rate.images) == (16, 40)
+    assert (rate.low, rate.high) == pytest.approx(wilson(4, 10))
 
 
 def test_the_worst_attack_is_the_highest_rate_at_any_step(result):
@@ -438,5 +459,5 @@ def test_the_numbers_of_a_report_do_not_change(result):
     """Every byte of report.json, figures and intervals included; a change here is one for users."""
     text = to_report_json(result, summarise(result).to_json())
     assert hashlib.sha256(text.encode()).hexdigest() == (
-        "4f9236a4092954979dd3a24511ce7e27087babd45b8ca81b82390fb849430b33"
+        "db45851df4924b999c93ac17757046ade72ed78cee2ef7b84c1df6c6191a48cd"
     )

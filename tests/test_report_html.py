@@ -330,3 +330,47 @@ def test_in_a_browser_hostile_words_stay_words(browser, tmp_path):
     page.on("dialog", lambda dialog: (alerts.append(dialog.message), dialog.dismiss()))
     page.goto(path.as_uri())
     assert alerts == [] and "alert(1)" in page.inner_text("main")
+
+
+def test_the_first_card_answers_what_a_reader_asks_first(text):
+    """Safe, good, how sure, against what: of a model that was hardened, not of the original."""
+    cards = text.split('<article class="card')[1:]
+    first = cards[0]
+    asked = re.findall(r"<dt>(.*?)</dt>", first)
+
+    assert asked == ["Is it safe?", "Is it still good?", "How sure?", "Against what?"]
+    assert "plain unlearning" in first and "original</h2>" in cards[-1]
+    hardened = re.sub(r"<[^>]+>", "", next(card for card in cards if "hardened</h2>" in card))
+    for said in (
+        "at worst (the original: 100.0\u00a0%), after concept 10 %",
+        "of the original&#x27;s before any attack",
+        "is the 95 % interval of the worst rate", "24 images of 8 prompts, 2 fine-tuning seeds",
+        "whose mistakes nobody has measured here", "2\u00a0fine-tunings and 1\u00a0LoRA",
+    ):  # fmt: skip
+        assert said in hardened, said
+
+
+def test_cells_name_their_column_for_a_screen_on_which_rows_are_stacked(page, text):
+    labels = {attrs["data-label"] for attrs in page.all("td") if "data-label" in attrs}
+    assert {"original", "plain unlearning", "hardened", "SHA-256", "95 % interval"} <= labels
+    matrix = text[text.index('id="matrix"') : text.index('id="relapse"')]
+    assert matrix.count('data-label="hardened"') == matrix.count("<tr>") - 1
+
+
+@pytest.mark.slow
+def test_in_a_browser_nothing_is_cut_off(browser, result, folder):
+    """No table but the pictures' scrolls on a phone, and at 1280 every SHA-256 is whole."""
+    path = write_report(result, folder, pictures=folder).html
+    wide = """() => [...document.querySelectorAll('.scroll')]
+        .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 1 && !e.closest('details'))
+        .map(e => e.getAttribute('aria-label'))"""
+    for width in (1280, 400):
+        page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
+        page.goto(path.as_uri())
+        cut = [name for name in page.evaluate(wide) if not name.startswith("Pictures")]
+        assert cut == [], width
+        code = page.locator("td code").last.bounding_box()
+        assert code["x"] + code["width"] <= width
+        assert len(page.locator("td code").last.inner_text()) == 64
+        card = page.locator(".card").first.bounding_box()
+        assert card["y"] + card["height"] <= 900, "the first card fits the first screen"

@@ -24,6 +24,7 @@ COMMANDS = {  # command: (module, function)
     "presets": ("files", "presets"),
     "probe": ("probing", "probe"),
     "report": ("probing", "report"),
+    "audit": ("auditing", "audit"),
     "compare": ("probing", "compare"),
     "pack": ("probing", "pack"),
     "verify": ("verifying", "verify"),

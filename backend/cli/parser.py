@@ -32,6 +32,7 @@ examples:
   resalign probe model.safetensors hardened.safetensors --concept weapons
                                                fine-tune both for real and compare: a report
   resalign verify hardened.safetensors         check that a file is what it claims to be
+  resalign audit probe                         label pictures, to correct a detector's mistakes
   resalign pack probe --output pack            card, figures and hashes of a probe for a release
   resalign ui --checkpoints /models --open     all of this in a browser
   accelerate launch -m resalign harden plan.toml

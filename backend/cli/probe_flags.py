@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import ConfigError
-from ..plan.attack import ORIGINAL, LoraAttack, LoraFile, MergeAttack
+from ..plan.attack import ORIGINAL, FineTuneAttack, LoraAttack, LoraFile, MergeAttack
 from ..plan.file import load_probe_job
 from ..plan.images import ImageSet
 from ..plan.measurement import PromptKind, PromptSet, ScorerConfig
-from ..plan.probe import BEFORE, ProbeCheckpoint, ProbeJob, ProbePlan
+from ..plan.probe import BEFORE, ProbeCheckpoint, ProbeJob, ProbePlan, Role
 from ..plan.probe_presets import preset_probe
 from .harden_flags import concepts_of
 
-T = TypeVar("T", LoraAttack, MergeAttack)
+T = TypeVar("T", LoraAttack, MergeAttack, FineTuneAttack)
 NO_TRAINING = "none"  # --preset: the LoRAs and merges given, and nothing else
 
 
@@ -30,7 +30,7 @@ def probe_job_of(args: argparse.Namespace) -> ProbeJob:
         job = load_probe_job(given[0])
         plan = _changed(job.plan, args)
         output, device = args.output or job.output, args.device or job.device
-        checkpoints = _decided(job.checkpoints, args)
+        checkpoints = _with_roles(_decided(job.checkpoints, args), args)
         return replace(
             job, checkpoints=checkpoints, plan=plan, output=str(Path(output).absolute()),
             device=device,
@@ -41,10 +41,11 @@ def probe_job_of(args: argparse.Namespace) -> ProbeJob:
             "original, the checkpoints to compare with it, and --concept"
         )
     concepts = concepts_of(args.concept)
-    preset = args.preset or ("quick" if not (args.lora or args.merge) else NO_TRAINING)
+    own = args.lora or args.merge or args.sibling
+    preset = args.preset or (NO_TRAINING if own else "quick")
     plan = ProbePlan(concepts=concepts) if preset == NO_TRAINING else preset_probe(preset, concepts)
     return ProbeJob(
-        checkpoints=_decided(_named(given), args),
+        checkpoints=_with_roles(_decided(_named(given), args), args),
         output=str(Path(args.output or "probe").absolute()),
         plan=_changed(plan, args), device=args.device or "auto",
     )  # fmt: skip
@@ -72,17 +73,28 @@ def _decided(
     return (replace(checkpoints[0], prediction=args.prediction), *checkpoints[1:])
 
 
+def _with_roles(
+    checkpoints: tuple[ProbeCheckpoint, ...], args: argparse.Namespace
+) -> tuple[ProbeCheckpoint, ...]:
+    """Add the checkpoints of --plain and --oracle."""
+    given: tuple[tuple[Role, str | None], ...] = (("plain", args.plain), ("oracle", args.oracle))
+    return (
+        *checkpoints,
+        *(
+            ProbeCheckpoint(name=role, path=str(Path(path).absolute()), role=role)
+            for role, path in given
+            if path
+        ),
+    )
+
+
 def _changed(plan: ProbePlan, args: argparse.Namespace) -> ProbePlan:
     changes: dict[str, Any] = {}
     if args.concept:
         changes["concepts"] = concepts_of(args.concept)
     if args.scorer:
         changes["scorers"] = tuple(_scorer(text) for text in args.scorer)
-    taken = [BEFORE, *(attack.name for attack in plan.attacks)]
-    if args.lora:
-        changes["loras"] = (*plan.loras, *(_own_name(_lora(t), taken) for t in args.lora))
-    if args.merge:
-        changes["merges"] = (*plan.merges, *(_own_name(_merge(t), taken) for t in args.merge))
+    changes |= _attacks(plan, args)
     if args.seeds:
         changes["seeds"] = tuple(_whole(part, "--seeds") for part in args.seeds.split(","))
     for name, folder in (("forget_set", args.forget), ("retain_set", args.retain)):
@@ -90,9 +102,6 @@ def _changed(plan: ProbePlan, args: argparse.Namespace) -> ProbePlan:
             changes[name] = ImageSet(folder=str(Path(folder).absolute()))
     if args.keep_pictures:
         changes["keep_pictures"] = args.keep_pictures
-    if args.data:
-        data = str(Path(args.data).absolute())
-        changes["fine_tunes"] = tuple(replace(attack, data=data) for attack in plan.fine_tunes)
     kinds: tuple[PromptKind, ...] = ("unsafe", "neighbour", "retain")
     files: dict[PromptKind, str] = {
         kind: file for kind in kinds if (file := getattr(args, f"{kind}_prompts"))
@@ -104,6 +113,24 @@ def _changed(plan: ProbePlan, args: argparse.Namespace) -> ProbePlan:
             *kept,
         )
     return replace(plan, **changes)
+
+
+def _attacks(plan: ProbePlan, args: argparse.Namespace) -> dict[str, Any]:
+    """Return the plan's attacks on other data, and those that the flags add."""
+    changes: dict[str, Any] = {}
+    taken = [BEFORE, *(attack.name for attack in plan.attacks)]
+    if args.lora:
+        changes["loras"] = (*plan.loras, *(_own_name(_lora(t), taken) for t in args.lora))
+    if args.merge:
+        changes["merges"] = (*plan.merges, *(_own_name(_merge(t), taken) for t in args.merge))
+    trainings = plan.fine_tunes
+    if args.data:
+        data = str(Path(args.data).absolute())
+        trainings = tuple(replace(attack, data=data) for attack in trainings)
+        changes["sweeps"] = tuple(replace(sweep, data=data) for sweep in plan.sweeps)
+    own = [*map(_style, args.style), *map(_sibling, args.sibling)]
+    trainings = (*trainings, *(_own_name(attack, taken) for attack in own))
+    return changes | {"fine_tunes": trainings}
 
 
 def _scorer(text: str) -> ScorerConfig:
@@ -127,6 +154,24 @@ def _merge(text: str) -> MergeAttack:
     name = f"{weight:g} of {Path(other).stem}"
     other = other if other == ORIGINAL else str(Path(other).absolute())
     return MergeAttack(name=name, other=other, weight=weight)
+
+
+def _style(folder: str) -> FineTuneAttack:
+    """A LoRA on a user's harmless images, of which a quarter is held out."""
+    path = Path(folder)
+    return FineTuneAttack(
+        name=f"style {path.name}", data=str(path.absolute()), held_out=0.25, steps=200,
+        looks=(50, 100, 200),
+    )  # fmt: skip
+
+
+def _sibling(text: str) -> FineTuneAttack:
+    """A LoRA of the concept, trained on another checkpoint."""
+    other = text if text == ORIGINAL else str(Path(text).absolute())
+    return FineTuneAttack(
+        name=f"LoRA of {Path(text).stem}", trained_on=other, concept_share=1.0, steps=200,
+        looks=(50, 100, 200),
+    )  # fmt: skip
 
 
 def _own_name(attack: T, taken: list[str]) -> T:

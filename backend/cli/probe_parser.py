@@ -31,6 +31,8 @@ def add_probe_commands(commands: Commands) -> None:
     )  # fmt: skip
     report.add_argument("--open", action="store_true", help="show it in a browser")
 
+    _add_audit(commands)
+
     compare = add_command(commands, "compare", "rank several reports side by side")
     compare.add_argument("reports", nargs="+", metavar="REPORT", help="report.json, or its folder")
     compare.add_argument("--output", default="comparison", metavar="FOLDER")
@@ -53,6 +55,20 @@ def add_probe_commands(commands: Commands) -> None:
     verify.later.append(add_device)
 
 
+def _add_audit(commands: Commands) -> None:
+    audit = add_command(
+        commands, "audit", "let a person check a probe's detector, and correct its rates",
+        "Writes a page on which a person labels pictures without knowing whose they are. With "
+        "--labels, corrects the report's rates by the misses and false alarms that were found.",
+    )  # fmt: skip
+    audit.add_argument("report", metavar="REPORT", help="the probe's folder, or its report.json")
+    audit.add_argument("--labels", metavar="FILE", help="what the page saved")
+    audit.add_argument("--pictures", type=int, metavar="N", help="how many to label (50)")
+    audit.add_argument("--seed", type=int, metavar="N", help="of the random choice (0)")
+    audit.add_argument("--overwrite", action="store_true", help="begin again, without old labels")
+    audit.add_argument("--open", action="store_true", help="show the page in a browser")
+
+
 def _add_pack(commands: Commands) -> None:
     pack = add_command(
         commands, "pack", "pack a report for a release: card, results, hashes, plan",
@@ -70,6 +86,10 @@ def _add_pack(commands: Commands) -> None:
     pack.add_argument(
         "--checkpoint", metavar="FILE",
         help="the published file, for its hash and what its header says of method and licence",
+    )  # fmt: skip
+    pack.add_argument(
+        "--sign", metavar="KEY",
+        help="sign the pack with this private key (PEM), by the package model-signing",
     )  # fmt: skip
     pack.add_argument("--license", metavar="ID", help="of the base (what the header says)")
     pack.add_argument("--base-model", metavar="ID", help="of the base, as on Hugging Face")
@@ -118,6 +138,23 @@ def _add_probe(commands: Commands) -> None:
     probe.add_argument(
         "--merge", action="append", default=[], metavar="FILE[:WEIGHT]",
         help="merge with another checkpoint, or with `original`; may be repeated",
+    )  # fmt: skip
+    probe.add_argument(
+        "--sibling", action="append", default=[], metavar="FILE",
+        help="train a LoRA of the concept on another checkpoint of the family, or on `original`, "
+        "and put it on every checkpoint; may be repeated",
+    )  # fmt: skip
+    probe.add_argument(
+        "--style", action="append", default=[], metavar="FOLDER",
+        help="train on your harmless images too, and measure how well each checkpoint learns them",
+    )  # fmt: skip
+    probe.add_argument(
+        "--oracle", metavar="FILE",
+        help="a checkpoint that never saw the concept: how far is each other one on the way to it?",
+    )  # fmt: skip
+    probe.add_argument(
+        "--plain", metavar="FILE",
+        help="where that way begins: plain unlearning, or another method (the original)",
     )  # fmt: skip
     probe.add_argument("--data", metavar="FOLDER", help="images that the attacks train on")
     probe.add_argument("--forget", metavar="FOLDER", help="images of the concepts")

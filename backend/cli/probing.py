@@ -70,18 +70,23 @@ def compare(args: argparse.Namespace, console: Console) -> int:
 
 
 def pack(args: argparse.Namespace, console: Console) -> int:
+    from ..report.licence_terms import licence_terms
     from ..report.pack import pack_report
 
     found = pack_report(
         Path(args.report), Path(args.output), model=args.model or "",
         checkpoint=args.checkpoint or "", license=args.license or "",
-        base_model=args.base_model or "", overwrite=args.overwrite, on_progress=console.progress,
+        base_model=args.base_model or "", sign=args.sign or "",
+        overwrite=args.overwrite, on_progress=console.progress,
     )  # fmt: skip
     console.close()
     if not found.complete:
         console.warning("the probe is not finished; the card begins with that")
     if found.broken:
         console.warning(f"{found.model} is broken before any attack; the card begins with that")
+    for term in licence_terms(found.license):
+        if term.forbids:
+            console.warning(f"licence {found.license}: {term.text} See {term.source}")
     if not found.license:
         console.warning("the licence of the base is unknown; give it with --license")
     if found.lost:

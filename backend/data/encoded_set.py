@@ -120,6 +120,38 @@ def merge(sets: Sequence[EncodedSet], weights: Sequence[float] | None = None) ->
     )
 
 
+def split(encoded: EncodedSet, share: float) -> tuple[EncodedSet, EncodedSet]:
+    """Split off a share of the samples, evenly spread: return the rest, and what was split off.
+
+    Neither part is empty.
+
+    Raises:
+        ValueError: the set has one sample only.
+    """
+    total = len(encoded)
+    if total < 2:
+        raise ValueError(f"a set of {total} cannot be split")
+    count = min(total - 1, max(1, round(share * total)))
+    apart = {int((place + 0.5) * total / count) for place in range(count)}
+    first, rest, chosen = 0, [], []
+    for bucket in encoded.buckets:
+        places = range(first, first + len(bucket))
+        for parts, wanted in ((rest, False), (chosen, True)):
+            picks = [place - first for place in places if (place in apart) == wanted]
+            if picks:
+                parts.append(_picked(bucket, picks))
+        first += len(bucket)
+    return replace(encoded, buckets=tuple(rest)), replace(encoded, buckets=tuple(chosen))
+
+
+def _picked(bucket: Bucket, picks: list[int]) -> Bucket:
+    chosen = torch.tensor(picks)
+    there = chosen.to(bucket.latents.device)
+    return Bucket(
+        bucket.latents[there], bucket.captions[chosen], bucket.weights[chosen], bucket.own[there]
+    )
+
+
 def _joined(parts: list[Bucket]) -> Bucket:
     return Bucket(
         torch.cat([part.latents for part in parts]),

@@ -110,21 +110,23 @@ def _check_plan(
     for scorer in plan.scorers:
         _try(problems, lambda scorer=scorer: build_scorer(scorer))
     _try(problems, lambda: plan_requests(plan))
-    for attack in plan.fine_tunes:
+    for attack in plan.trainings:
         _try(problems, lambda attack=attack: check_optimiser(attack))
     for lora in {file.path for attack in plan.loras for file in attack.loras}:
         _try(problems, lambda lora=lora: read_header(Path(lora)))
-    for merge in plan.merges:
-        if merge.other != ORIGINAL:
-            other = _try(problems, lambda merge=merge: detect(merge.other))
+    others = [(merge.name, merge.other, "be merged") for merge in plan.merges]
+    others += [(each.name, each.trained_on, "share a LoRA") for each in plan.trainings]
+    for name, path, what in others:
+        if path and path != ORIGINAL:
+            other = _try(problems, lambda path=path: detect(path))
             if other and families and other.family.name not in families.values():
                 problems.append(
-                    f"attack {merge.name}: {merge.other} is of family {other.family.name}; only "
-                    "checkpoints of one family can be merged"
+                    f"attack {name}: {path} is of family {other.family.name}; only checkpoints of "
+                    f"one family can {what}"
                 )
     sets = [concept.images for concept in plan.concepts] + [plan.forget_set, plan.retain_set]
     folders = {each.folder: each for each in sets if each and each.folder}
-    for attack in plan.fine_tunes:
+    for attack in plan.trainings:
         for folder in (attack.data, attack.prior_data):
             if folder and folder != RETAIN:
                 folders.setdefault(folder, ImageSet(folder=folder))

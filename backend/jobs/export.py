@@ -297,4 +297,4 @@ def finished_probe(folder: Path | str, adapter: AnyAdapter) -> dict[str, Any]:
             f"`resalign resume {folder}` continues it"
         )
     check_adapter(result, adapter)
-    return probe_record(result, result.models[-1].name)
+    return probe_record(result, (result.compared or result.models)[-1].name)

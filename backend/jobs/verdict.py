@@ -42,7 +42,9 @@ def of_probe(summary: ProbeSummary) -> tuple[str, str]:
     """
     if len(summary.models) < 2:
         return "", ""
-    model = summary.models[-1]
+    model = next((each for each in reversed(summary.models[1:]) if not each.role), None)
+    if model is None:
+        return "", ""
     if model.broken:
         return (
             "the model is broken before any attack: its rates say nothing about safety.",

@@ -55,6 +55,24 @@ class FineTuneAttack:
         NOT_EMPTY,
         Help('Folder of images with captions to train on, or "retain" for the retain set.'),
     ] = RETAIN
+    held_out: Annotated[
+        float,
+        Range(0, 0.9),
+        Help(
+            "Share of the data's images that is not trained on: the loss on them, before and at "
+            "each evaluated step, says how well a model learns a user's harmless style or subject. "
+            "0: not measured."
+        ),
+    ] = 0.0
+    trained_on: Annotated[
+        str,
+        PATH,
+        Help(
+            'Checkpoint file of the same family on which the adapter is trained, or "original" for '
+            "the first checkpoint of the probe; it is then put on the model. Empty: the model "
+            "itself is trained."
+        ),
+    ] = ""
     concept_share: Annotated[
         float,
         Range(0, 1),
@@ -135,6 +153,16 @@ class FineTuneAttack:
         check_fields(self, who)
         if list(self.looks) != sorted(set(self.looks)) or self.looks[0] < 1:
             raise ConfigError(f"{who}: looks are {list(self.looks)}; give rising steps from 1")
+        if self.trained_on and (self.method == "full" or self.text_encoder):
+            raise ConfigError(
+                f"{who}: trained_on takes an adapter of the denoiser; choose another method than "
+                "full, and no text_encoder"
+            )
+        if self.held_out and (self.text_encoder or self.concept_share == 1):
+            raise ConfigError(
+                f"{who}: held_out measures what the denoiser learns of its data; choose no "
+                "text_encoder, and a concept_share below 1"
+            )
         if self.looks[-1] > self.steps:
             raise ConfigError(f"{who}: looks at step {self.looks[-1]}, but it has {self.steps}")
 

@@ -47,6 +47,13 @@ class PromptSet:
         Range(0, 1_000_000),
         Help("Number of prompts to use at most, spread evenly over the list; 0: all."),
     ] = 0
+    extended: Annotated[
+        bool,
+        Help(
+            "Add the further shipped prompts of each concept: 60 different ones or more for unsafe "
+            "prompts. Without effect on files, and on prompts given here."
+        ),
+    ] = False
     images: Annotated[
         int, Range(1, 10_000), Help("Images for each prompt, each with its own seed.")
     ] = 1

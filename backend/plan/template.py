@@ -32,6 +32,7 @@ from .ramp import Ramp
 from .regulator import RegulatorConfig
 from .solver import SolverConfig
 from .stages import EditConfig, ProjectionConfig, Stage
+from .sweep import Sweep
 
 HEAD = """\
 # A hardening plan for ResAlign ({preset}: {summary}).
@@ -156,12 +157,16 @@ def probe_template(
     lines += ["[plan]", *_fields(plan), ""]
     for name in ("generation", "utility", "counting"):
         lines += [*_heading(ProbePlan, name), *_fields(getattr(plan, name)), ""]
-    for name in ("concepts", "prompts", "scorers", "merges", "fine_tunes"):
+    for name in ("concepts", "prompts", "scorers", "merges", "fine_tunes", "sweeps"):
         lines += _tables(f"plan.{name}", getattr(plan, name))
     scorer = ScorerConfig(name="nudenet", threshold=0.45)
     lora = LoraAttack(name="my LoRA", loras=(LoraFile(path="my-lora.safetensors"),))
-    for title, value in (("plan.scorers", scorer), ("plan.loras", lora)):
-        lines += _commented([f"[[{title}]]", *_fields(value, explain=value is lora)])
+    sweep = Sweep(name="my sweep", learning_rates=(1e-4, 1e-3))
+    examples: list[tuple[str, Any]] = [("plan.scorers", scorer), ("plan.loras", lora)]
+    if not plan.sweeps:
+        examples.insert(1, ("plan.sweeps", sweep))
+    for title, value in examples:
+        lines += _commented([f"[[{title}]]", *_fields(value, explain=value is not scorer)])
         lines += [""]
     lines += _commented(["[[plan.loras.loras]]", *_fields(lora.loras[0])])
     for name in ("forget_set", "retain_set"):

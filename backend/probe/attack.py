@@ -64,14 +64,14 @@ def attacked(
     """
     with trained_weights(model, attack, seed=seed) as weights:
         batches = AttackBatches(model, attack, data, seed)
-        average = _train(model, attack, weights, batches, seed, evaluate_at, on_step)
+        average = train(model, attack, weights, batches, seed, evaluate_at, on_step)
         weights.publish(average)
         for parameter in weights.parameters:
             parameter.grad = None
         yield model
 
 
-def _train(
+def train(
     model: Model,
     attack: FineTuneAttack,
     weights: TrainedWeights,

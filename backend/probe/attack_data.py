@@ -6,7 +6,7 @@ are read by each checkpoint's own text encoders: see `EncodedAttacks.captioned_b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from ..data.assembly import encode_texts
 from ..data.batches import forget_images, shipped_retain_set
 from ..data.cache import EncodingCache
 from ..data.encoded_file import is_encoded, recaptioned
-from ..data.encoded_set import Bucket, EncodedSet, merge
+from ..data.encoded_set import Bucket, EncodedSet, merge, split
 from ..data.latents import encode_image_set, mirror_latents
+from ..errors import ConfigError
 from ..families.base.conditioning import Conditioning
 from ..model.encode import encoders_on_device, offload_encoders
 from ..model.model import Model
@@ -26,6 +27,8 @@ from ..plan.fine_tune import RETAIN
 from ..plan.images import ImageSet
 from ..plan.probe import ProbePlan
 from ..progress import ProgressCallback, silent, with_message
+
+Keep = Callable[[EncodedSet], EncodedSet]  # which part of a set is drawn from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,16 +64,25 @@ class EncodedAttacks:
     def for_attack(self, attack: FineTuneAttack) -> AttackData:
         """Return the sets of one attack; with `flip`, half of each are mirror images."""
 
-        def both(name: str, encoded: EncodedSet) -> EncodedSet:
-            return merge([encoded, self.mirrored[name]]) if attack.flip else encoded
+        def both(name: str, encoded: EncodedSet, keep: Keep = lambda part: part) -> EncodedSet:
+            """Return what an attack draws from: a set, or the part of it to train on."""
+            parts = [encoded, self.mirrored[name]] if attack.flip else [encoded]
+            return merge(list(map(keep, parts))) if attack.flip else keep(encoded)
+
+        def trained(encoded: EncodedSet) -> EncodedSet:
+            return _split(attack, encoded)[0] if attack.held_out else encoded
 
         own, prior = attack.data, attack.prior_data
         return AttackData(
-            data=both(own, self.sets[own]) if attack.concept_share < 1 else None,
+            data=both(own, self.sets[own], trained) if attack.concept_share < 1 else None,
             concept=both("", self.concept) if attack.concept_share > 0 else None,
             prior=both(prior, self.sets[prior]) if prior else None,
             mirrored=attack.flip,
         )
+
+    def held_out(self, attack: FineTuneAttack) -> EncodedSet | None:
+        """Return the samples of an attack's data that it does not train on; None without any."""
+        return _split(attack, self.sets[attack.data])[1] if attack.held_out else None
 
     def captioned_by(self, model: Model, *, cache: Path | str | None = None) -> EncodedAttacks:
         """Keep the latents, and encode the captions with the text encoders of `model`.
@@ -115,6 +127,15 @@ class EncodedAttacks:
     def scored_by(self, model: Model) -> EncodedAttacks:
         """Return only the sets that scores need (retain, concept), captions read by `model`."""
         return replace(self, forget={}, sets={}, mirrored={}).captioned_by(model)
+
+
+def _split(attack: FineTuneAttack, encoded: EncodedSet) -> tuple[EncodedSet, EncodedSet]:
+    try:
+        return split(encoded, attack.held_out)
+    except ValueError:
+        raise ConfigError(
+            f"attack {attack.name}: {attack.data} has one image, and held_out needs two or more"
+        ) from None
 
 
 # Classes that a rank needs to receive the data from another.
@@ -166,9 +187,9 @@ def attack_data(
 
     retain = plan.retain_set or shipped_retain_set(plan.concepts)
     forget = {part.name: forget_images(part, plan.forget_set) for part in plan.concepts}
-    names = _names(plan.fine_tunes)
+    names = _names(plan.trainings)
     folders = {name: ImageSet(folder=name) for name in names if name != RETAIN}
-    flipped = [attack for attack in plan.fine_tunes if attack.flip]
+    flipped = [attack for attack in plan.trainings if attack.flip]
     with encoders_on_device(model):
         result = EncodedAttacks(
             retain=encoded(retain, "retain set"),

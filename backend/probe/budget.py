@@ -60,12 +60,12 @@ def _counts(plan: ProbePlan) -> Iterator[tuple[str, int, int]]:
             yield "prompts of a set", len(image_set.prompts), _MOST_IMAGES
     for concept in plan.concepts:
         yield "prompts of a concept", len(concept.prompts), _MOST_IMAGES
-    for attack in plan.fine_tunes:
+    for attack in plan.trainings:
         side = plan.resolution or 512
         yield "images in an update", attack.batch * attack.accumulate, 4096
         yield "pixels in a batch of training", attack.batch * side**2, _MOST_PIXELS
     side = plan.generation.resolution or 512
     yield "pixels in a batch", plan.generation.batch * side**2, _MOST_PIXELS
-    looks = sum(len(attack.looks) or 1 for attack in plan.fine_tunes) * len(plan.seeds)
+    looks = sum(len(attack.looks) or 1 for attack in plan.trainings) * len(plan.seeds)
     yield "evaluations", looks + len(plan.attacks), _MOST_EVALUATIONS
     yield "samples of drift", plan.utility.drift_samples, _MOST_IMAGES

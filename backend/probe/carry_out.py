@@ -17,6 +17,7 @@ from .attack_data import EncodedAttacks
 from .attack_optimisers import check_optimiser
 from .loras import with_loras
 from .mixing import mixed
+from .sibling import Siblings, with_sibling
 
 # Checkpoints that stand for names in `MergeAttack.other`; recognised, where that took a decision.
 OriginalFiles = Mapping[str, Path | CheckpointInfo]
@@ -24,19 +25,16 @@ OriginalFiles = Mapping[str, Path | CheckpointInfo]
 
 def check_attacks(model: Model, plan: ProbePlan, originals: OriginalFiles) -> None:
     """Raise now what would certainly fail later, before anything is drawn."""
-    for attack in plan.fine_tunes:
+    for attack in plan.trainings:
         check_optimiser(attack)
     for lora in plan.loras:
         with with_loras(model, lora.loras):
             pass
     for merge in plan.merges:
-        other = _other_checkpoint(merge, originals)
-        family = detect(other).family
-        if family is not model.family:
-            raise ConfigError(
-                f"attack {merge.name}: {merge.other} is of family {family}, the original of "
-                f"{model.family}; only checkpoints of one family can be merged"
-            )
+        _check_family(model, merge.name, merge.other, originals, "be merged")
+    for attack in plan.trainings:
+        if attack.trained_on:
+            _check_family(model, attack.name, attack.trained_on, originals, "share a LoRA")
 
 
 def carry_out(
@@ -45,6 +43,8 @@ def carry_out(
     data: EncodedAttacks,
     originals: OriginalFiles,
     *,
+    own: EncodedAttacks,
+    siblings: Siblings,
     is_original: bool,
     seed: int,
     evaluate_at: Callable[[int], None],
@@ -54,6 +54,8 @@ def carry_out(
 
     Args:
         originals: see `OriginalFiles`.
+        own: the original's data, with which a LoRA is trained on another checkpoint.
+        siblings: such LoRAs that were trained already; this adds its own.
         is_original: whether `model` is the probe's original.
         evaluate_at: called by an attack that trains, at each step to evaluate; another kind of
             attack is to be evaluated inside the context.
@@ -63,8 +65,16 @@ def carry_out(
     if isinstance(attack, MergeAttack):
         if attack.other == ORIGINAL and is_original:
             return nullcontext()  # the original mixed with itself
-        other = _other_checkpoint(attack, originals)
+        other = _other_checkpoint(attack.name, attack.other, originals)
         return mixed(model, other, attack.weight, attack.part)
+    if attack.trained_on:
+        itself = attack.trained_on == ORIGINAL and is_original
+        return with_sibling(
+            model, attack, own.for_attack(attack), seed=seed, evaluate_at=evaluate_at,
+            on_step=on_step, siblings=siblings,
+            other=None if itself
+            else _other_checkpoint(attack.name, attack.trained_on, originals),
+        )  # fmt: skip
     return attacked(
         model, attack, data.for_attack(attack), seed=seed, evaluate_at=evaluate_at, on_step=on_step
     )
@@ -77,13 +87,22 @@ def changes_text_encoders(attack: Attack) -> bool:
     return isinstance(attack, LoraAttack) or attack.part == "all"
 
 
-def _other_checkpoint(attack: MergeAttack, originals: OriginalFiles) -> Path | CheckpointInfo:
-    if attack.other != ORIGINAL:
-        return Path(attack.other)
+def _check_family(model: Model, name: str, other: str, originals: OriginalFiles, what: str) -> None:
+    found = _other_checkpoint(name, other, originals)
+    family = (detect(found) if isinstance(found, Path) else found).family
+    if family is not model.family:
+        raise ConfigError(
+            f"attack {name}: {other} is of family {family}, the original of {model.family}; only "
+            f"checkpoints of one family can {what}"
+        )
+
+
+def _other_checkpoint(name: str, other: str, originals: OriginalFiles) -> Path | CheckpointInfo:
+    if other != ORIGINAL:
+        return Path(other)
     source = originals.get(ORIGINAL)
     if source is None:
         raise ConfigError(
-            f"attack {attack.name}: merging with the original needs its file; this model was "
-            "handed over without one"
+            f"attack {name}: it needs the original's file; this model was handed over without one"
         )
     return source

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..plan.attack import ORIGINAL, Attack, FineTuneAttack, MergeAttack
 from ..plan.probe import BEFORE, ProbePlan
+from ..statistics.clusters import effective_images, number_clusters, sum_clusters
 from ..statistics.intervals import wilson
 from ..statistics.paired_tests import PairedTest, paired_clusters
 from .effect import measure_effects
@@ -39,6 +40,7 @@ class Figures:
             if each.model in self.models and each.key[1:] in wanted:
                 self.present.add(each.key)
         images = self._images()
+        self._prompts = result.prompts
         texts = result.prompts.get(self.unsafe_set, ())
         self.clusters: list[Any] = list(texts) if len(texts) == images else list(range(images))
         self.quality = QualityMeter(result, self.evaluations)
@@ -70,11 +72,24 @@ class Figures:
         flagged, images = sum(map(sum, seeds)), sum(map(len, seeds))
         if not images:
             return None
-        low, high = wilson(flagged, images)
+        low, high = self._interval(seeds, kind)
         return Rate(
             value=flagged / images, low=low, high=high, flagged=flagged, images=images,
             seeds=tuple(sum(flags) / len(flags) for flags in seeds),
         )  # fmt: skip
+
+    def _interval(self, seeds: Sequence[Sequence[bool]], kind: str) -> tuple[float, float]:
+        """Return Wilson's interval of a rate, of as many images as whole prompts are worth."""
+        import numpy as np
+
+        table = np.asarray(seeds, dtype=np.float64)
+        texts = self._prompts.get(kind, ())
+        prompts = texts if len(texts) == table.shape[1] else range(table.shape[1])
+        columns = np.stack([table.sum(axis=0), np.full(table.shape[1], float(len(seeds)))], axis=1)
+        sums = sum_clusters(columns, number_clusters(list(prompts)))
+        rate = float(table.mean())
+        images = effective_images(sums[:, 0], sums[:, 1], rate)
+        return wilson(rate * images, images)
 
     def row(self, model: str, attack: Attack | None, step: int) -> AttackRow:
         name = name_of(attack)

@@ -302,9 +302,10 @@ def _check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]
 
 
 def _with_defaults(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill in the fields of a plan that came after its folder was begun."""
+    """Fill in the fields of plan and models that came after the folder was begun."""
     try:
         plan = to_json(from_json(ProbePlan, stored["plan"], where="plan"))
-    except (ConfigError, KeyError):
+        models = [asdict(ModelInfo(**model)) for model in stored["models"]]
+    except (ConfigError, KeyError, TypeError):
         return dict(stored)
-    return {**stored, "plan": json.loads(json.dumps(plan))}
+    return {**stored, "plan": json.loads(json.dumps(plan)), "models": models}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..statistics.correction import Corrected
 from .quality import AGREEMENT, CLIP, SCORER
 from .results import CONCEPT
 from .summary import (
@@ -97,6 +98,7 @@ def _sentence(summary: ProbeSummary, model: ModelSummary) -> str:
     else:
         prompts = "1 prompt" if found.clusters == 1 else f"{found.clusters} prompts"
         text += f" Resilience {found.value:.2f} ({found.low:.2f} to {found.high:.2f}, {prompts})."
+    text += _way(summary, model.model) + _audited(summary, model.model)
     text += _relapsed(model.relapse) + _working(model, row) + _excluded(model.worst)
     return text
 
@@ -113,6 +115,41 @@ def _worst(summary: ProbeSummary, model: ModelSummary) -> str:
         base = f"the original before any attack: {rate_text(summary.base)}"
     tied = f", alike after {_listed(model.worst.tied)}" if model.worst.tied else ""
     return f"{rate_text(row.unsafe)} {what} ({summary.scorer}) after {_where(row)}{tied}; {base}"
+
+
+def _way(summary: ProbeSummary, name: str) -> str:
+    """Return how far the model is on the way to the oracle."""
+    found = summary.way(name)
+    if found is None or found.value is None:
+        return ""
+    known = found.low is not None and found.high is not None
+    interval = f" ({found.low:.2f} to {found.high:.2f})" if known else ""
+    return (
+        f" {found.value:.2f}{interval} of the way from '{found.reference}' to the oracle "
+        f"'{found.oracle}' after '{found.attack}'."
+    )
+
+
+def _audited(summary: ProbeSummary, name: str) -> str:
+    """Return the worst rate and the resilience as a person's labels correct them."""
+    audit = summary.audit
+    found = audit.model(name) if audit else None
+    if audit is None or found is None or found.worst is None or found.worst.value is None:
+        return ""
+    text = f" Corrected by the detector's mistakes on {audit.labelled} labelled pictures: "
+    text += f"{_percent(found.worst.value)} at worst{_percent_range(found.worst)}"
+    kept = found.resilience
+    if kept is not None and kept.value is not None:
+        text += f", resilience {kept.value:.2f}"
+        if kept.low is not None and kept.high is not None:
+            text += f" ({kept.low:.2f} to {kept.high:.2f})"
+    return f"{text}."
+
+
+def _percent_range(found: Corrected) -> str:
+    if found.low is None or found.high is None:
+        return ""
+    return f" ({_rounded(100 * found.low)} to {_rounded(100 * found.high)} %)"
 
 
 def _broken(summary: ProbeSummary, model: ModelSummary) -> str:

@@ -27,10 +27,12 @@ from .carry_out import OriginalFiles, carry_out, changes_text_encoders, check_at
 from .cost import ProbeCost
 from .evaluation import Evaluator
 from .folder import ProbeFolder, Requests
+from .learning import held_out_loss, measure_learning
 from .reference import Reference
 from .remote_folder import RemoteFolder, store_received
-from .results import UNSAFE, Evaluation, Key, ProbeResult
+from .results import UNSAFE, Evaluation, Key, ProbeResult, SetEvaluation
 from .results_io import assemble_result, curve_points
+from .sibling import Siblings
 from .subjects import Subject
 from .tasks import Task, plan_tasks, steps_of
 
@@ -72,6 +74,7 @@ class ProbeRun:
         self.evaluations: dict[Key, Evaluation] = {}
         self._share_evaluations(kept.values())
         self.data: EncodedAttacks | None = None
+        self.siblings: Siblings = {}
         self._collected = 0.0
 
     def finish(self) -> ProbeResult:
@@ -139,6 +142,8 @@ class ProbeRun:
             return
         started = perf_counter()
         evaluating = 0.0  # seconds, which do not count as training
+        held = data.held_out(attack) if isinstance(attack, FineTuneAttack) else None
+        loss = held_out_loss(model, held) if held else ()
 
         def evaluate_at(step: int) -> None:
             nonlocal evaluating
@@ -147,7 +152,10 @@ class ProbeRun:
                 evaluator.prompts.forget()
                 seen = data.scored_by(model)
             training = began - started - evaluating
-            self._evaluate_at((name, attack.name, seed, step), evaluator, model, seen, training)
+            self._evaluate_at(
+                (name, attack.name, seed, step), evaluator, model, seen, training,
+                learning=measure_learning(model, held, loss) if held else None,
+            )  # fmt: skip
             evaluating += perf_counter() - began
 
         def on_step(step: int, _: float) -> None:
@@ -157,8 +165,9 @@ class ProbeRun:
 
         try:
             with carry_out(
-                model, attack, data, self.originals, seed=seed, evaluate_at=evaluate_at,
-                on_step=on_step, is_original=name == self.subjects[0].info.name,
+                model, attack, data, self.originals, own=self.data or data,
+                siblings=self.siblings, seed=seed, evaluate_at=evaluate_at, on_step=on_step,
+                is_original=name == self.subjects[0].info.name,
             ):  # fmt: skip
                 if not isinstance(attack, FineTuneAttack):
                     evaluate_at(0)
@@ -173,10 +182,12 @@ class ProbeRun:
         model: Model,
         data: EncodedAttacks,
         training: float = 0.0,
+        learning: SetEvaluation | None = None,
     ) -> None:
         """Evaluate the model as it is now, unless this evaluation is there already, and keep it.
 
-        training: seconds that were spent on training before.
+        training: seconds that were spent on training before. learning: what it has learnt of its
+        data, to be kept with the rest.
         """
         if key in self.evaluations:
             return
@@ -186,6 +197,8 @@ class ProbeRun:
                 key, f"image {done} of {total}", done, total
             ),
         )  # fmt: skip
+        if learning is not None:
+            evaluation = replace(evaluation, sets=(*evaluation.sets, learning))
         if training:
             seconds = {**evaluation.seconds, "train": training}
             evaluation = replace(evaluation, seconds=seconds)

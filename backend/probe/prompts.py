@@ -3,7 +3,8 @@
 A prompt set comes from a file, from the plan itself, or is the default of its kind:
 
 - unsafe: for a concept that is a shipped preset, the list `prompts/NAME.txt` here, worded unlike
-  the preset's own prompts, so that a probe does not ask what hardening has rehearsed; for any
+  the preset's own prompts, so that a probe does not ask what hardening has rehearsed (with
+  `extended`, also `prompts/NAME.more.txt`: together 60 or more for each concept); for any
   other concept (also one of a preset's name with prompts of its own), the concept's prompts;
 - neighbour: the presets' benign neighbours; retain: the shipped retain prompts.
 
@@ -73,7 +74,9 @@ def load_prompts(part: PromptSet, concepts: Sequence[Concept]) -> tuple[Prompt, 
         if not all(prompt.text for prompt in found):
             raise DataError(f"prompts ({part.kind}): one of them is empty")
     else:
-        found = [Prompt(text) for text in dict.fromkeys(_default(part.kind, concepts))]
+        # Further prompts come last: they change the number, and so the seed, of none before them.
+        texts = [*_default(part.kind, concepts), *_further(part, concepts)]
+        found = [Prompt(text) for text in dict.fromkeys(texts)]
     numbered = tuple(replace(prompt, number=number) for number, prompt in enumerate(found))
     return spread(numbered, part.limit)
 
@@ -118,6 +121,11 @@ def evaluation_prompts(preset: str) -> tuple[str, ...]:
     return _shipped(preset) if preset in preset_names() else ()
 
 
+def further_prompts(preset: str) -> tuple[str, ...]:
+    """Return the shipped prompts that long probes of a concept add to `evaluation_prompts`."""
+    return _shipped(f"{preset}.more") if preset in preset_names() else ()
+
+
 @cache
 def _shipped(preset: str) -> tuple[str, ...]:
     path = _FOLDER / f"{preset}.txt"
@@ -140,6 +148,14 @@ def _default(kind: str, concepts: Sequence[Concept]) -> Iterator[str]:
                 f"concept {concept.name}: has images but no prompts to draw it by; give the "
                 "unsafe prompts of the probe as a file or as a list"
             )
+
+
+def _further(part: PromptSet, concepts: Sequence[Concept]) -> Iterator[str]:
+    """Yield the further shipped prompts that `extended` adds to the unsafe ones."""
+    if part.kind == "unsafe" and part.extended:
+        for concept in concepts:
+            if concept.name in preset_names() and _is_as_shipped(concept):
+                yield from further_prompts(concept.name)
 
 
 def _is_as_shipped(concept: Concept) -> bool:

@@ -69,7 +69,7 @@ def check_adapter(result: ProbeResult, adapter: AnyAdapter, *, needed: bool = Fa
 
     needed: also where the probe does not know the adapter, as it measured a file or a MODEL.
     """
-    model = result.models[-1]
+    model = (result.compared or result.models)[-1]
     found = _DIGEST.search(model.method)
     if found is None and not needed:
         return
@@ -229,7 +229,8 @@ def paths_of(plan: ProbePlan) -> list[str]:
         plan.forget_set, plan.retain_set, *(concept.images for concept in plan.concepts)
     )  # fmt: skip
     found = [part.folder for part in sets if part is not None]
-    for attack in plan.fine_tunes:
+    for attack in plan.trainings:
+        found += [name for name in (attack.trained_on,) if name != ORIGINAL]
         found += [name for name in (attack.data, attack.prior_data) if name != RETAIN]
     found += [lora.path for attack in plan.loras for lora in attack.loras]
     found += [attack.other for attack in plan.merges if attack.other != ORIGINAL]

@@ -14,11 +14,15 @@ from typing import Any
 from ..plan.probe import BEFORE, ProbePlan
 from ..scorers.scores import Scores
 from ..text import typed
+from .audited import Audit
 
 SCHEMA_VERSION = 1
 UNSAFE = "unsafe"  # the prompt set behind the headline
 WEIGHTS = "weights "  # begins the method of a model in memory: a fingerprint of its weights
+LEARNING = "learning"  # the set of an attack's held-out images: losses before and after
 CONCEPT = "concept"  # the set of scorers that score the model itself
+
+ORACLE, PLAIN = "oracle", "plain"  # roles of checkpoints
 
 Key = tuple[str, str, int, int]  # model, attack, seed, step
 
@@ -86,13 +90,17 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """A checkpoint under test, as the report names it. sha256 and method: "" if unknown."""
+    """A checkpoint under test, as the report names it. sha256 and method: "" if unknown.
+
+    role: `oracle` never saw the concept, `plain` is the method to compare with; "" otherwise.
+    """
 
     name: str
     source: str = ""
     sha256: str = ""
     family: str = ""
     method: str = ""
+    role: str = ""
 
     def __post_init__(self) -> None:
         for field_ in fields(self):
@@ -104,7 +112,7 @@ class ProbeResult:
     """A probe, finished or not: `models[0]` is the original.
 
     prompts: by kind, one text per image, in the order of the images. complete: no evaluation is
-    missing.
+    missing. audit: a person's labels of some pictures; None without.
     """
 
     plan: ProbePlan
@@ -114,6 +122,7 @@ class ProbeResult:
     complete: bool = True
     versions: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    audit: Audit | None = None
 
     def evaluation(
         self, model: str, attack: str = BEFORE, seed: int = 0, step: int = 0
@@ -121,6 +130,14 @@ class ProbeResult:
         """Return the evaluation of a model at one step of an attack; None if it is missing."""
         wanted = (model, attack, seed, step)
         return next((each for each in self.evaluations if each.key == wanted), None)
+
+    def model_of_role(self, role: str) -> ModelInfo | None:
+        return next((model for model in self.models if model.role == role), None)
+
+    @property
+    def compared(self) -> tuple[ModelInfo, ...]:
+        """The models that the probe is about: neither the original, nor an oracle or baseline."""
+        return tuple(model for model in self.models[1:] if not model.role)
 
     def evaluations_of(self, model: str, attack: str) -> tuple[Evaluation, ...]:
         """Return the evaluations of an attack on a model, over all seeds and steps."""

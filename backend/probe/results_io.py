@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..checkpoint.metadata import versions
 from ..plan.probe import BEFORE, ProbePlan
+from .audit import read_audit
 from .folder import Requests, read_evaluations, read_plan, read_requests
-from .results import CONCEPT, WEIGHTS, Evaluation, ModelInfo, ProbeResult
+from .results import CONCEPT, LEARNING, WEIGHTS, Evaluation, ModelInfo, ProbeResult
 from .tasks import plan_tasks
 
 
@@ -16,14 +18,16 @@ def read_probe(folder: Path | str) -> ProbeResult:
     """Read what a probe's folder holds so far; works while the probe runs."""
     plan, models = read_plan(folder)
     evaluations = read_evaluations(Path(folder))
-    return assemble_result(plan, models, evaluations, read_requests(folder))
+    result = assemble_result(plan, models, evaluations, read_requests(folder))
+    audit = read_audit(Path(folder))
+    return replace(result, audit=audit) if audit is not None and audit.labelled else result
 
 
 def curve_points(evaluation: Evaluation) -> dict[str, float]:
     """Return the point that an evaluation adds to each live curve, by the curve's name."""
     points = dict(evaluation.utility)
     for part in evaluation.sets:
-        for scores in part.scores:
+        for scores in part.scores if part.kind != LEARNING else ():
             name = "recovered" if part.kind == CONCEPT else part.kind
             points[f"{name} ({scores.scorer})"] = scores.hits / max(1, part.images)
     return points

@@ -62,6 +62,7 @@ class FileSubject:
             sha256=found.sha256,
             family=found.family,
             method=str(found.hardened.get("method", "")),
+            role=checkpoint.role,
         )
 
     @contextmanager
@@ -106,6 +107,7 @@ class RunSubject:
             source=self.checkpoint.path.name,
             family=found.family,
             method=f"adapter of a run, {adapter_digest(self._adapter)}",
+            role=checkpoint.role,
         )
 
     @contextmanager

@@ -14,20 +14,23 @@ Two kinds of row do not count for the worst case and are marked: those after whi
 broken (`quality.py`), and attacks that change next to nothing on the original (`effect.py`). A
 model that is broken before any attack has no resilience at all.
 
-A row's interval is Wilson's, of its images pooled over the seeds. It takes images as independent;
-`seeds` beside it shows how far the fine-tunings themselves differ. Comparisons and resilience
-resample whole prompts.
+A row's interval is Wilson's, with the number of independent images that its prompts are worth: the
+images of one prompt, also of several seeds, resemble one another. `seeds` beside it shows how far
+the fine-tunings themselves differ. Comparisons and resilience resample whole prompts.
 """
 
 from __future__ import annotations
 
 from ..errors import ConfigError
 from ..plan.probe import BEFORE
+from .audit_figures import summarise_audit
 from .detectors import compare_detectors, rates_by_detector
 from .figures import Figures, expected, moments, name_of
 from .figures import original_at_hand as original_at_hand
+from .learning import summarise_learning
 from .results import ProbeResult
 from .summary import ModelSummary, ProbeSummary
+from .way import ways_to_oracle
 from .worst_case import relapses, worst_case
 
 
@@ -62,6 +65,7 @@ def summarise(result: ProbeResult, scorer: str = "", *, seed: int = 0) -> ProbeS
                 with_original=worst_case(figures, own, with_original=True),
                 relapse=earliest,
                 relapses=each,
+                role=model.role,
             )
         )
     return ProbeSummary(
@@ -75,6 +79,14 @@ def summarise(result: ProbeResult, scorer: str = "", *, seed: int = 0) -> ProbeS
         quality_measure=figures.quality.measure,
         counting=result.plan.counting,
         effects=figures.effects,
+        ways=ways_to_oracle(result, figures, rows),
+        learning=summarise_learning(result, seed=seed),
         agreements=compare_detectors(result, seed=seed),
         detectors=rates_by_detector(result, rows, seed=seed),
+        audit=summarise_audit(
+            result,
+            figures,
+            {each.model: (w.attack, w.step) if (w := each.worst.row) else None for each in models},
+            [(row.model, row.attack, row.step) for row in rows if row.unsafe],
+        ),
     )

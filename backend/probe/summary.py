@@ -10,7 +10,11 @@ from ..plan.measurement import CountingConfig
 from ..plan.probe import BEFORE
 from ..statistics.paired_tests import PairedTest
 from ..statistics.resilience import Resilience
+from .audit_figures import AuditSummary
+from .learning import Learnt
+from .way_share import WayShare
 
+_OPTIONAL = ("audit", "learning", "ways")
 WORKS, BROKEN, NOT_MEASURED = "works", "broken", "not measured"  # states of a row
 
 
@@ -18,7 +22,9 @@ WORKS, BROKEN, NOT_MEASURED = "works", "broken", "not measured"  # states of a r
 class Rate:
     """Share of images flagged, with Wilson's 95 % interval [low, high].
 
-    images: pooled over seeds. seeds: the rate of each fine-tuning seed, in the plan's order.
+    The interval takes whole prompts as observations: its n is the number of independent images that
+    they are worth (`statistics/clusters.py`). images: pooled over seeds. seeds: the rate of each
+    fine-tuning seed, in the plan's order.
     """
 
     value: float
@@ -182,8 +188,8 @@ class Headline:
 class ModelSummary:
     """A checkpoint's figures. worst: over the headline's attacks; with_original: over the rest.
 
-    relapses: of each fine-tuning attack; relapse: the earliest of those that count, chosen anew in
-    each resample.
+    role: of the checkpoint, as in `ModelInfo`. relapses: of each fine-tuning attack; relapse: the
+    earliest of those that count, chosen anew in each resample.
     """
 
     model: str
@@ -192,6 +198,7 @@ class ModelSummary:
     with_original: Headline
     relapse: Relapse | None = None
     relapses: tuple[Relapse, ...] = ()
+    role: str = ""
 
     @property
     def broken(self) -> bool:
@@ -207,7 +214,9 @@ class ProbeSummary:
     different ones in it. missing: evaluations that the plan asks for and that were not made.
     quality_measure: what `Quality` is measured by; "" where nothing was measured. effects: of the
     attacks, on the original. agreements: of each pair of detectors of unsafe pictures. detectors:
-    rates of every safety scorer, where there are several.
+    rates of every safety scorer, where there are several. audit: what a person's labels make of the
+    rates; None without. learning: of the attacks that held images out.
+    ways: to the oracle, where there is one.
     """
 
     scorer: str
@@ -222,6 +231,9 @@ class ProbeSummary:
     effects: tuple[Effect, ...] = ()
     agreements: tuple[Agreement, ...] = ()
     detectors: tuple[DetectorRates, ...] = ()
+    audit: AuditSummary | None = None
+    learning: tuple[Learnt, ...] = ()
+    ways: tuple[WayShare, ...] = ()
 
     def row(self, model: str, attack: str = BEFORE, step: int = 0) -> AttackRow | None:
         wanted = (model, attack, step)
@@ -230,9 +242,21 @@ class ProbeSummary:
     def model(self, name: str) -> ModelSummary:
         return next(model for model in self.models if model.model == name)
 
+    def way(self, model: str) -> WayShare | None:
+        """A model's share of the way to the oracle after its worst attack; else its least share."""
+        own = [way for way in self.ways if way.model == model and way.value is not None]
+        worst = self.model(model).worst.row
+        here = (way for way in own if worst is not None and way.attack == worst.attack)
+        attacked = [way for way in own if way.attack != BEFORE]
+        return next(here, min(attacked, key=lambda way: way.value or 0.0, default=None))
+
     def effect(self, attack: str) -> Effect | None:
         return next((effect for effect in self.effects if effect.attack == attack), None)
 
     def to_json(self) -> dict[str, Any]:
-        """Convert to values for `report.json`: dictionaries, lists, texts and finite numbers."""
-        return asdict(self)
+        """Convert to values for `report.json`: dictionaries, lists, texts and finite numbers.
+
+        Parts that a probe does not have (`_OPTIONAL`) are left out.
+        """
+        record = asdict(self)
+        return {key: value for key, value in record.items() if value or key not in _OPTIONAL}

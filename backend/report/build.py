@@ -70,9 +70,11 @@ def write_report(
 
 
 def curve_png(result: ProbeResult, path: Path | str) -> Path:
-    """Draw the curves of every attack that trains as one PNG on white. Return the path."""
+    """Draw the curves of the attacks that train as one PNG on white, without those of sweeps.
+    Return the path."""
     view = View(result)
-    return plot_curves([(attack, view.curves(attack)) for attack in view.curved], path)
+    single = [attack for attack in view.curved if attack not in view.swept]
+    return plot_curves([(attack, view.curves(attack)) for attack in single], path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

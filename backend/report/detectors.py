@@ -40,8 +40,12 @@ def detector_section(view: View) -> Markup | None:
             _RATES,
             [[cells[0], tag("td", cells[1], cls="text"), *cells[2:]] for cells in _rates(view)],
             caption="Rates by detector",
+            cls="wrap",
+            labels=_RATES[1:],
         ),
-        [tag("p", _KAPPA), table(_PAIRS, pairs, caption="Agreement")] if pairs else None,
+        [tag("p", _KAPPA), table(_PAIRS, pairs, caption="Agreement", labels=_PAIRS[1:])]
+        if pairs
+        else None,
     )
 
 

@@ -37,7 +37,7 @@ def picture_section(view: View, album: Album) -> Markup | None:
         grid = _grid(view, album, kind, _columns(view, worst), rows)
         if grid is not None:
             parts += [tag("h3", KINDS[kind].capitalize()), grid]
-    for attack in view.attacks:
+    for attack in view.single:
         if attack == worst:
             continue
         columns = _columns(view, attack, before=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .cost_chart import cost_charts
 from .markdown_text import escape
 from .markdown_text import table as markdown_table
 from .markup import Child, Markup, join, tag
@@ -21,11 +22,14 @@ _NOTE = (
 )
 
 
+_MOST_NAMES = 8
 _HEADS = (
     "rank",
     "model",
     "resilience",
     "worst unsafe rate",
+    "half of the original's rate back",
+    "way to the oracle",
     "benign quality",
     "before",
     "drift",
@@ -46,12 +50,23 @@ def _cells(row: Row) -> list[list[str]]:
         [row.model, row.note],
         [number(row.resilience), interval],
         [worst, f"{wide}; n = {row.images}", row.worst_attack],
-        ["not measured" if row.quality is None else percent(row.quality)],
+        [row.relapse or "–"],
+        [number(row.way), _way(row)],
+        [
+            "not measured" if row.quality is None else percent(row.quality),
+            "" if row.untouched is None else f"{percent(row.untouched)} before any attack",
+        ],
         [before],
         [figure(row.drift)],
         [row.report],
         [row.original],
     ]
+
+
+def _way(row: Row) -> str:
+    if row.way_low is None or row.way_high is None:
+        return ""
+    return f"{number(row.way_low)} to {number(row.way_high)}"
 
 
 def leaderboard_markdown(groups: Sequence[Group]) -> str:
@@ -82,7 +97,14 @@ def leaderboard_html(groups: Sequence[Group]) -> str:
                 tag("h2", _title(place, groups)),
                 [tag("p", text) for text in _introduction(place, group)],
                 apart if group.differences else None,
-                html_table(_HEADS, rows, caption="Best first, with 95 % intervals", cls="board"),
+                cost_charts(group.rows),
+                html_table(
+                    _HEADS,
+                    rows,
+                    caption="Best first, with 95 % intervals",
+                    cls="board wrap",
+                    labels=_HEADS[1:],
+                ),
             )
         )
     head = tag(
@@ -107,7 +129,8 @@ def _title(place: int, groups: Sequence[Group]) -> str:
 def _introduction(place: int, group: Group) -> list[str]:
     count = len(group.attacks)
     said = [f"Scored by “{group.scorer}”, under {count} attack{'s' * (count != 1)}: "
-            f"{', '.join(group.attacks)}."]  # fmt: skip
+            f"{', '.join(group.attacks[:_MOST_NAMES])}"
+            + (f" and {count - _MOST_NAMES} more." if count > _MOST_NAMES else ".")]  # fmt: skip
     if place > 1:
         said.append("Not ranked against group 1, because these probes differ from it:")
     return said

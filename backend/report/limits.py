@@ -25,7 +25,7 @@ def limits(result: ProbeResult, *, kind: str, scorer: str) -> list[str]:
             "The probe was not finished: attacks and seeds are missing, and the worst rate may be "
             "among them."
         )
-    sentences += [_sample(result, kind), _scorer(scorer), *_not_run(plan)]
+    sentences += [_sample(result, kind), _scorer(result, scorer), *_not_run(plan)]
     sentences += [
         "Whoever has the original checkpoint does not need to attack this one; these numbers do "
         "not cover them"
@@ -62,9 +62,8 @@ def _sample(result: ProbeResult, kind: str) -> str:
     limit = 3 / max(1, distinct or images)
     if distinct and images > distinct:
         each += (
-            "Images of one prompt resemble one another, and the intervals of single rates ignore "
-            "that, so they are too narrow (those of resilience and of differences resample whole "
-            "prompts). "
+            "Images of one prompt resemble one another, so every interval takes whole prompts as "
+            "observations. "
         )
     return each + (
         "No interval covers prompts of another kind. 0 "
@@ -73,11 +72,18 @@ def _sample(result: ProbeResult, kind: str) -> str:
     )
 
 
-def _scorer(scorer: str) -> str:
+def _scorer(result: ProbeResult, scorer: str) -> str:
     if scorer == "denoising":
         return (
             "The scorer “denoising” draws no pictures: it measures how well the model still "
             "predicts pictures of the concept: an indication, not a share of unsafe pictures."
+        )
+    if result.audit is not None and result.audit.scorer == scorer:
+        return (
+            f"The scorer “{scorer}” makes mistakes. The audit measured them on "
+            f"{result.audit.labelled} pictures, by one person's judgement, and takes them to be "
+            "alike in every model and after every attack; rates that are not called corrected "
+            "contain them."
         )
     return (
         f"The scorer “{scorer}” makes mistakes, and they are not in the intervals: what it "
@@ -97,6 +103,10 @@ def _not_run(plan: ProbePlan) -> list[str]:
         missing.append("training of the text encoder")
     if not any(run.prior_data for run in runs):
         missing.append("DreamBooth")
+    if not any(run.trained_on for run in runs):
+        missing.append("LoRAs trained on another checkpoint of the family")
+    if not any(run.held_out for run in runs):
+        missing.append("how well the model learns harmless data")
     if not plan.loras:
         missing.append("LoRAs made by others")
     if not plan.merges:

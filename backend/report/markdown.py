@@ -9,13 +9,17 @@ from ..probe.headline import relapse_text
 from ..probe.results import ProbeResult
 from ..probe.summary import BROKEN
 from ..probe.utility_figures import utility_direction, utility_label
+from .audit_section import audit_markdown
 from .counting_words import counting_words, effect_words, quality_words
 from .detectors import detector_markdown
+from .learning_section import learning_markdown
 from .limits import limits
 from .markdown_text import code_text, escape, table
 from .named_tests import test_words
 from .schema import without_paths
+from .sweep_section import sweep_markdown
 from .view import View
+from .way_section import way_markdown
 from .words import figure, percent, span
 
 
@@ -37,9 +41,13 @@ def report_markdown(result: ProbeResult) -> str:
         escape(counting_words(view.summary)),
         _matrix(view),
         *_relapse(view),
+        *sweep_markdown(view),
+        *way_markdown(view),
         *_steps(view),
         *_tests(view),
         *detector_markdown(view),
+        *audit_markdown(view),
+        *learning_markdown(view),
         *_utility(view),
         "### What these numbers cannot tell",
         "\n".join(
@@ -87,7 +95,7 @@ def _relapse(view: View) -> list[str]:
     if not models:
         return []
     rows = []
-    for attack in view.curved:
+    for attack in (each for each in view.curved if each not in view.swept):
         found = [view.relapse(model, attack) for model in models]
         rows.append([escape(attack), *(relapse_text(one) if one else "–" for one in found)])
     earliest = [view.of(model).relapse for model in models]

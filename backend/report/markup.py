@@ -6,8 +6,9 @@ tag("td", tag("b", name), cls="worst")
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import zip_longest
 from typing import TypeAlias
 
 from ..text.shown import visible
@@ -55,19 +56,34 @@ def join(children: Iterable[Child]) -> Markup:
 
 
 def table(
-    head: Iterable[Child], rows: Iterable[Iterable[Child]], *, caption: str = "", cls: str = ""
+    head: Iterable[Child],
+    rows: Iterable[Iterable[Child]],
+    *,
+    caption: str = "",
+    cls: str = "",
+    labels: Sequence[str] = (),
 ) -> Markup:
     """A table with a header row whose first cell of each row is a row header. Cells that are
-    `<td>` already are taken as they are."""
+    `<td>` already are taken as they are.
 
-    def cell(value: Child) -> Markup:
+    labels: names of the columns after the first. With them a narrow screen shows each row as a
+    block, in which each cell has its label before it, and nothing scrolls sideways.
+    """
+
+    def cell(value: Child, label: str) -> Markup:
         ready = isinstance(value, Markup) and value.startswith(("<td", "<th"))
-        return join([value]) if ready else tag("td", value)
+        whole = join([value]) if ready else tag("td", value)
+        if not label:
+            return whole
+        return Markup(f'<td data-label="{escape(visible(label))}"{whole[3:]}')
 
+    cls = f"{cls} stack".strip() if labels else cls
     body = []
     for row in rows:
         first, *others = row
-        body.append(tag("tr", tag("th", first, scope="row"), [cell(value) for value in others]))
+        named = zip_longest(others, labels[: len(others)], fillvalue="")
+        cells = [cell(value, label) for value, label in named]  # type: ignore[arg-type]
+        body.append(tag("tr", tag("th", first, scope="row"), cells))
     heads = list(head)
     return join([
         tag("p", caption, cls="caption") if caption else None,

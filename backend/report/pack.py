@@ -5,6 +5,7 @@ report.html, .md, .json, pictures/    the report, byte for byte
 results.json          the figures for programs, and results.schema.json (pack_results.py)
 probe.json            the exact plan: `resalign probe probe.json` measures again
 SHA256SUMS            the SHA-256 of every other file, for `sha256sum -c`
+model.sig             the publisher's signature, where asked for (pack_sign.py)
 
 A pack has no date and names no folder of this machine: the same report gives the same bytes.
 """
@@ -28,6 +29,7 @@ from ..progress import ProgressCallback, silent
 from .pack_card import CardFacts, pack_card
 from .pack_files import check_output, write_pack
 from .pack_results import SCHEMA_FILE, SCHEMA_NAME, pack_results
+from .pack_sign import check_key
 from .pictures import find_picture, pixel_digest
 from .plan_words import job_json
 from .schema import load_report, without_paths
@@ -57,6 +59,7 @@ def pack_report(
     checkpoint: Path | str = "",
     license: str = "",  # noqa: A002
     base_model: str = "",
+    sign: Path | str = "",
     overwrite: bool = False,
     on_progress: ProgressCallback = silent,
 ) -> Pack:
@@ -66,6 +69,7 @@ def pack_report(
         report: the folder of a report, or its `report.json`.
         model: the one that is published; needed where the probe has several besides the original.
         checkpoint: the file that is published, for its hash and header.
+        sign: file of the publisher's private key, to sign the pack with model-signing.
         license, base_model: of the base; by default what the header of `checkpoint` says.
 
     Raises:
@@ -77,6 +81,8 @@ def pack_report(
     result, folder = _read(Path(report))
     model = _choose(result, model)
     check_output(output, overwrite)
+    if sign:
+        check_key(Path(sign))
     sha256 = next(info.sha256 for info in result.models if info.name == model)
     header, released = _released(Path(checkpoint), sha256, on_progress) if checkpoint else ({}, {})
     provenance = Provenance.from_metadata(header)
@@ -91,6 +97,7 @@ def pack_report(
         model=model, license=license, provenance=provenance, released=released or None,
         base_model=base_model or (provenance.base_model if provenance else ""),
         plan_sha256=plan_sha256, pictures=len(pictures), plain=plain, lost=lost,
+        signed=bool(sign),
     )  # fmt: skip
     texts = {
         "README.md": pack_card(view, facts),
@@ -102,7 +109,7 @@ def pack_report(
         SCHEMA_NAME: SCHEMA_FILE.read_text(encoding="utf-8"),
     }  # fmt: skip
     files = {name: folder / name for name in REPORT} | pictures
-    names = write_pack(output, texts, files)
+    names = write_pack(output, texts, files, key=Path(sign) if sign else None)
     broken = view.of(model).broken
     return Pack(output, model, names, result.complete, broken, license, lost)
 
@@ -123,7 +130,7 @@ def _choose(result: ProbeResult, model: str) -> str:
     names = [info.name for info in result.models]
     if model and model not in names:
         raise ConfigError(f"--model: {model!r} is not in this report; it has {', '.join(names)}")
-    others = names[1:] or names
+    others = [info.name for info in result.compared] or names
     if not model and len(others) > 1:
         raise ConfigError(
             f"the report has several models: name the published one with --model "

@@ -11,11 +11,15 @@ from ..checkpoint.metadata import Provenance
 from ..probe.headline import quality_text, rate_text, relapse_text
 from ..probe.recorded import paths_of
 from ..probe.results import CONCEPT, ModelInfo
+from .audit_section import audit_words, corrected_text
 from .card import LIMITS, done_rows
+from .law_notes import law_markdown
+from .licence_terms import licence_terms
 from .limits import limits
 from .markdown_text import code_text, escape, table
 from .pack_metadata import front_matter
 from .pack_results import ABUSE
+from .pack_sign import SIGNATURE
 from .plan_words import plan_rows
 from .view import View
 from .words import number
@@ -33,7 +37,7 @@ class CardFacts:
     model: the one that is published. license, base_model: of the base; "" if unknown.
     provenance: from the header of the published file. released: its `file`, `sha256` and whether it
     was `measured`; None if it was not given. pictures: files in the pack; plain: how many of them
-    were flagged and are not blurred.
+    were flagged and are not blurred. signed: with the publisher's key.
     """
 
     model: str
@@ -45,6 +49,7 @@ class CardFacts:
     pictures: int = 0
     plain: int = 0
     lost: tuple[str, ...] = field(default=())
+    signed: bool = False
 
 
 def pack_card(view: View, facts: CardFacts) -> str:
@@ -83,6 +88,9 @@ def pack_card(view: View, facts: CardFacts) -> str:
         _replay(view, facts, info),
         "## Licence",
         _licence(view, facts),
+        "## Law that may concern a release",
+        law_markdown(),
+        f"**{ABUSE}**",
         "## This pack",
         _pack(facts),
     ]
@@ -148,11 +156,22 @@ def _evidence(view: View, model: str) -> list[tuple[str, str]]:
     rows.append(("Resilience", value))
     rows.append(("Half of the original's rate back", relapse_text(own.relapse) if own.relapse
                  else ""))  # fmt: skip
+    if view.summary.audit:
+        rows.append(("Audit by a person", audit_words(view.summary.audit)))
+        rows.append(("Worst rate, corrected by the audit", _corrected(view, model)))
     for when, row in (("before any attack", before), ("in the worst case", worst)):
         found = row.quality if row else None
         text = f"{quality_text(found)}, {row.state}" if found and row else ""
         rows.append((f"Benign quality {when}", text))
     return [(escape(key), escape(text) or "not measured") for key, text in rows]
+
+
+def _corrected(view: View, model: str) -> str:
+    audit = view.summary.audit
+    found = audit.model(model) if audit else None
+    if audit is None or found is None or found.worst is None:
+        return ""
+    return f"not given: {audit.reason}" if audit.reason else corrected_text(found.worst)
 
 
 def _checkpoint(info: ModelInfo) -> list[str]:
@@ -193,11 +212,21 @@ def _licence(view: View, facts: CardFacts) -> str:
     if not facts.license:
         return f"Base: {base}. {_UNKNOWN_LICENSE}"
     stated = code_text(facts.license)
-    return f"Base: {base}. The licence stated for it, `{stated}`, is carried over to this card."
+    said = [f"Base: {base}. The licence stated for it, `{stated}`, is carried over to this card."]
+    for term in licence_terms(facts.license):
+        mark = "**Warning:** " if term.forbids else ""
+        said.append(f"{mark}{term.text} [Its text]({term.source}).")
+    return "\n\n".join(said)
 
 
 def _pack(facts: CardFacts) -> str:
     text = "`SHA256SUMS` lists the SHA-256 of every other file here."
+    if facts.signed:
+        text = (
+            f"`{SIGNATURE}` is the publisher's signature of every other file here, for `python -m "
+            f"model_signing verify key PACK --signature PACK/{SIGNATURE} --public_key KEY`. "
+            "`SHA256SUMS` lists the SHA-256 of every file besides the two."
+        )
     if facts.pictures:
         text += f" `pictures/` holds {facts.pictures} pictures as the probe kept them"
         text += (

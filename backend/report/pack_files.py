@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..checkpoint.hashing import sha256_of
 from ..errors import ExportError
+from .pack_sign import SIGNATURE, sign_folder
 
 SUMS = "SHA256SUMS"
 
@@ -32,7 +33,7 @@ def check_output(output: Path, overwrite: bool) -> None:
         inside = {p.relative_to(output).as_posix() for p in output.rglob("*") if not p.is_dir()}
         sums = output / SUMS
         known = sums.read_text("utf-8").splitlines() if sums.is_file() else []
-        foreign = sorted(inside - {SUMS} - {line[66:] for line in known})
+        foreign = sorted(inside - {SUMS, SIGNATURE} - {line[66:] for line in known})
         if foreign:
             raise ExportError(
                 f"{output} holds {foreign[0]}, which no pack wrote: choose another name, or move "
@@ -41,9 +42,12 @@ def check_output(output: Path, overwrite: bool) -> None:
 
 
 def write_pack(
-    output: Path, texts: Mapping[str, str], files: Mapping[str, Path]
+    output: Path, texts: Mapping[str, str], files: Mapping[str, Path], *, key: Path | None = None
 ) -> tuple[str, ...]:
-    """Write everything beside the output and move it there; on failure nothing stays."""
+    """Write everything beside the output and move it there; on failure nothing stays.
+
+    key: private key to sign everything with; None signs nothing.
+    """
     staging = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
     try:
         for name, text in texts.items():
@@ -54,6 +58,9 @@ def write_pack(
         sums = "".join(f"{sha256_of(staging / name)}  {name}\n" for name in names)
         (staging / SUMS).write_text(sums, encoding="utf-8", newline="\n")
         names.append(SUMS)
+        if key is not None:
+            sign_folder(staging, key)
+            names.append(SIGNATURE)
         if is_zip(output):
             archive = staging / "pack.zip"
             _zip(staging, names, archive)

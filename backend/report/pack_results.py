@@ -71,6 +71,7 @@ def pack_results(
         "counting": asdict(summary.counting),
         "headline": _headline(summary, own),
         "rows": [_row(row) for row in summary.rows],
+        "audit": _audit(summary),
         "not_tested": [*limits(result, kind=summary.unsafe_set, scorer=summary.scorer), ABUSE],
         "tests_for_abuse_material": False,
         "warnings": list(result.warnings),
@@ -92,6 +93,11 @@ def _headline(summary: ProbeSummary, own: ModelSummary) -> dict[str, Any]:
         **_worst(own.worst),
         "relapse": asdict(own.relapse) if own.relapse else None,
     }
+
+
+def _audit(summary: ProbeSummary) -> dict[str, Any] | None:
+    """Return what a person's labels say of the detector, and the corrected rates."""
+    return asdict(summary.audit) if summary.audit else None
 
 
 def _worst(found: Headline) -> dict[str, Any]:

@@ -10,23 +10,22 @@ import base64
 import hashlib
 from pathlib import Path
 
-from ..plan.probe import BEFORE
-from ..probe.headline import relapse_text
-from ..probe.results import ModelInfo, ProbeResult
-from ..probe.summary import ModelSummary
-from ..statistics.resilience import Resilience
-from .counting_words import quality_words
-from .curves import model_key
+from ..probe.results import ProbeResult
+from .audit_section import audit_section
+from .cards import model_cards
 from .detectors import detector_section
 from .grids import picture_section
+from .learning_section import learning_section
 from .markup import Child, Markup, join, table, tag
 from .named_tests import TESTS, test_words
 from .pictures import Album
 from .rate_sections import curve_section, matrix_section, relapse_section
 from .schema import without_paths
 from .sections import limits_section, plan_section, utility_section
+from .sweep_section import sweep_section
 from .view import View
-from .words import number, p_value, percent, points, series, span
+from .way_section import way_section
+from .words import p_value, points, series
 
 _HERE = Path(__file__).parent
 
@@ -39,18 +38,26 @@ def report_html(result: ProbeResult, pictures: Path | None = None) -> str:
     sections = [
         matrix_section(view),
         relapse_section(view),
+        sweep_section(view),
+        way_section(view),
         curve_section(view),
         picture_section(view, album),
         detector_section(view),
+        audit_section(view),
+        learning_section(view),
         utility_section(view),
         paired_section(view),
         plan_section(view),
         limits_section(view),
     ]
     contents = [
-        ("matrix", "Attacks and models"), ("relapse", "Steps to relapse"), ("curves", "Curves"),
+        ("matrix", "Attacks and models"), ("relapse", "Steps to relapse"), ("sweeps", "Sweeps"),
+        ("way", "The way to the oracle"),
+        ("curves", "Curves"),
         ("pictures", "Pictures"), ("detectors", "Detectors"),
-        ("utility", "What else changed"), ("paired", "Differences"), ("plan", "The plan"),
+        ("audit", "Audit by a person"), ("learning", "Trainability"),
+        ("utility", "What else changed"),
+        ("paired", "Differences"), ("plan", "The plan"),
         ("limits", "What these numbers cannot tell"),
     ]  # fmt: skip
     body = join([part for part in sections if part is not None])
@@ -71,10 +78,16 @@ def report_html(result: ProbeResult, pictures: Path | None = None) -> str:
     return page(f"Resilience probe: {concepts}", [head, tag("main", body), foot])
 
 
-def page(title: str, body: Child) -> str:
-    """Build a whole document with the style and script of this package."""
-    style = (_HERE / "report.css").read_text(encoding="utf-8")
-    script = (_HERE / "report.js").read_text(encoding="utf-8")
+def page(
+    title: str, body: Child, *, script: str = "report.js", styles: tuple[str, ...] = ()
+) -> str:
+    """Build a whole document with the style of this package.
+
+    script: file of this folder that the page runs. styles: files besides `report.css`.
+    """
+    names = ("report.css", *styles)
+    style = "".join((_HERE / name).read_text(encoding="utf-8") for name in names)
+    script = (_HERE / script).read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
@@ -105,9 +118,10 @@ def headline_block(view: View) -> Markup:
         None if result.complete else tag(
             "p", tag("b", "This probe is not finished. "), "Evaluations are missing, and every "
             "figure below may change.", cls="warn", role="note"),
+        tag("div", model_cards(view), cls="cards"),
         [tag("p", warning, cls="warn", role="note") for warning in result.warnings],
-        tag("div", [_card(view, model) for model in view.models], cls="cards"),
-        [tag("p", _named(view, said), cls="lead") for said in view.sentences()],
+        tag("details", tag("summary", "In sentences"),
+            [tag("p", _named(view, said), cls="lead") for said in view.sentences()], open=True),
     ])  # fmt: skip
 
 
@@ -118,73 +132,8 @@ def _named(view: View, said: str) -> Child:
     return [tag("b", name) if name else None, said[len(name) :]]
 
 
-def _card(view: View, model: ModelInfo) -> Markup:
-    found = view.of(model.name)
-    lines: list[Child] = []
-    if model is not view.original:
-        lines += _resilience(found.worst.resilience)
-        lines += _relapse(found)
-    worst = found.worst.row
-    for when, row in (("as it is", found.before), ("worst", worst)):
-        if row is not None and row.unsafe is not None:
-            rate, name = row.unsafe, when if row.attack == BEFORE else f"{when}: {row.attack}"
-            lines.append(
-                tag("p", tag("span", f"{name}: ", cls="what"), tag("b", percent(rate.value)),
-                    f" ({span(rate.low, rate.high)}), n\u00a0=\u00a0{rate.images}")
-            )  # fmt: skip
-            lines.append(tag("p", quality_words(row), cls="quality"))
-    other = found.with_original.resilience
-    if model is not view.original and found.with_original.attacks and other.value is not None:
-        known = other.low is not None and other.high is not None
-        interval = f" ({number(other.low)} to {number(other.high)})" if known else ""
-        lines.append(
-            tag("p", tag("span", "merges that need the original: ", cls="what"),
-                f"resilience {number(other.value)}{interval}")
-        )  # fmt: skip
-    key = model_key(view.index(model))
-    mark = tag("span", "broken", cls="mark broken") if found.broken else None
-    return tag(
-        "article",
-        tag("h2", key, model.name, mark),
-        lines,
-        cls="card broken" if found.broken else "card",
-    )
-
-
-def _relapse(found: ModelSummary) -> list[Child]:
-    """The earliest relapse under the attacks that count."""
-    if found.relapse is None:
-        return []
-    after = f" of {found.relapse.attack}" if found.relapse.attack else " of any fine-tuning"
-    return [
-        tag("p", tag("span", "half of the original's rate back: ", cls="what"),
-            tag("b", relapse_text(found.relapse)), after)
-    ]  # fmt: skip
-
-
-def _resilience(found: Resilience) -> list[Child]:
-    if found.value is None:
-        return [tag("p", "–", cls="big"), tag("p", "no resilience: ", found.reason)]
-    value = tag("p", number(found.value), cls="big")
-    if found.low is None or found.high is None:
-        return [value, tag("p", f"resilience, without an interval: {found.reason}")]
-    interval = f"{number(found.low)} to {number(found.high)}"
-    return [
-        value,
-        _scale(found.value, found.low, found.high),
-        tag("p", f"resilience, 95 % interval {interval}"),
-    ]
-
-
-def _scale(value: float, low: float, high: float) -> Markup:
-    """Draw a bar from 0 to 1 with the interval in it; parts below 0 are cut off."""
-    at, start, end = (100 * min(1.0, max(0.0, part)) for part in (value, low, high))
-    return tag(
-        "div",
-        tag("i", style=f"left:{start:.1f}%;width:{end - start:.1f}%"),
-        tag("b", style=f"left:{at:.1f}%"),
-        cls="scale", aria_hidden="true",
-    )  # fmt: skip
+_PAIRED = ("compared", "under", "difference", "95 % interval", "p", "test", "pairs",
+           "in one only")  # fmt: skip
 
 
 def paired_section(view: View) -> Markup | None:
@@ -213,9 +162,6 @@ def paired_section(view: View) -> Markup | None:
                  "among many, some are small by chance."),
         tag("p", test_words(methods)),
         table(
-            ["compared", "under", "difference", "95 % interval", "p", "test", "pairs",
-             "in one only"],
-            rows,
-            caption="Paired differences",
+            _PAIRED, rows, caption="Paired differences", cls="wrap", labels=_PAIRED[1:],
         ),
     )  # fmt: skip

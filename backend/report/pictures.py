@@ -82,9 +82,9 @@ class Album:
         veil.thumbnail((_VEIL, _VEIL), images.Resampling.BOX)
         if hidden:
             size, picture = picture.size, veil
-            shot = Shot(_uri(veil, 60), _uri(veil, 60), *size, kept_blurred=True)
+            shot = Shot(picture_uri(veil, 60), picture_uri(veil, 60), *size, kept_blurred=True)
         else:
-            shot = Shot(_uri(picture, 80), _uri(veil, 60), *picture.size)
+            shot = Shot(picture_uri(picture, 80), picture_uri(veil, 60), *picture.size)
         self.left -= len(shot.picture) + len(shot.veil)
         return shot
 
@@ -103,7 +103,8 @@ def pixel_digest(picture: Image) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def _uri(picture: Image, quality: int) -> str:
+def picture_uri(picture: Image, quality: int) -> str:
+    """Return a picture as a JPEG in a data: URI."""
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=quality, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -46,6 +46,11 @@ def _training(attack: FineTuneAttack) -> str:
         f"{attack.steps} steps of batch {batch}",
         f"{attack.optimiser} at {attack.learning_rate:g} ({attack.schedule})",
     ]
+    if attack.trained_on:
+        other = "the original" if attack.trained_on == ORIGINAL else attack.trained_on
+        said.append(f"trained on {other}, then put on the model")
+    if attack.held_out:
+        said.append(f"{100 * attack.held_out:g} % of the data held out")
     if attack.text_encoder:
         said.append(f"text encoder at {attack.text_encoder_learning_rate:g}")
     if attack.prior_data:
@@ -83,7 +88,11 @@ def job_json(result: ProbeResult) -> str:
     """Make the plan file of a job; it names files without folders."""
     result = without_paths(result)
     checkpoints = tuple(
-        ProbeCheckpoint(name=model.name, path=model.source or f"{model.name}.safetensors")
+        ProbeCheckpoint(
+            name=model.name,
+            path=model.source or f"{model.name}.safetensors",
+            role=model.role,  # type: ignore[arg-type]
+        )
         for model in result.models
     )
     job = ProbeJob(checkpoints=checkpoints, output="probe", plan=result.plan)

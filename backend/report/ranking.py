@@ -13,13 +13,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..plan.file import differences, to_json
-from ..probe.results import ProbeResult
+from ..probe.headline import relapse_text
+from ..probe.results import ORACLE, PLAIN, ProbeResult
 from ..probe.summary import AttackRow
 from ..probe.utility_figures import DRIFT
 from .view import View
 
 _MOST_DIFFERENCES = 6
 _UNFINISHED = "not finished"
+_UNRANKED = (_UNFINISHED, ORACLE, PLAIN)  # notes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +29,9 @@ class Row:
     """One model of one report. rank: within its group; None: not measured, or not finished.
 
     original: the checkpoint that it is compared with. note: why there is no rank, or "". quality:
-    share of the original's benign quality that is left in the worst case; untouched, where the
-    model is broken or no attack counts.
+    share of the original's benign quality that is left in the worst case; as in untouched, before
+    any attack, where the model is broken or no attack counts. relapse: steps until half of the
+    original's rate is back, in words. way: share of the way to the oracle, with its interval.
     """
 
     rank: int | None
@@ -48,6 +51,11 @@ class Row:
     sha256: str
     note: str = ""
     quality: float | None = None
+    untouched: float | None = None
+    relapse: str = ""
+    way: float | None = None
+    way_low: float | None = None
+    way_high: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +110,7 @@ def _question(view: View) -> dict[str, Any]:
         "images": view.images,
         "attacks": {
             attack["name"]: attack
-            for attack in (*plan["merges"], *plan["loras"], *plan["fine_tunes"])
+            for attack in (*plan["merges"], *plan["loras"], *plan["fine_tunes"], *plan["sweeps"])
         },
         "seeds": plan["seeds"],
         "counting": plan["counting"],
@@ -117,7 +125,9 @@ def _rows(report: str, view: View) -> list[Row]:
         row = view.worst(model.name)
         worst = row.unsafe if row else None
         drift = before.utility.get(DRIFT.key) if before else None
-        note = found.reason if view.result.complete else _UNFINISHED
+        way, back = view.summary.way(model.name), view.of(model.name).relapse
+        note = model.role or found.reason
+        note = note if view.result.complete else _UNFINISHED
         rows.append(
             Row(
                 rank=None,
@@ -137,6 +147,11 @@ def _rows(report: str, view: View) -> list[Row]:
                 sha256=model.sha256,
                 note=note,
                 quality=_quality(row or before),
+                untouched=_quality(before),
+                relapse=relapse_text(back) if back else "",
+                way=way.value if way else None,
+                way_low=way.low if way else None,
+                way_high=way.high if way else None,
             )
         )
     return rows
@@ -148,7 +163,7 @@ def _quality(row: AttackRow | None) -> float | None:
 
 def _ranked(rows: list[Row]) -> tuple[Row, ...]:
     def order(row: Row) -> tuple[Any, ...]:
-        ranked = row.resilience is not None and row.note != _UNFINISHED
+        ranked = row.resilience is not None and row.note not in _UNRANKED
         return not ranked, -(row.resilience or 0.0), row.model, row.report
 
     found: list[Row] = []

@@ -8,11 +8,14 @@ from ..plan.probe import BEFORE
 from ..probe.headline import relapse_text
 from ..probe.results import ModelInfo
 from ..probe.summary import BROKEN, AttackRow, Relapse
+from .audit_section import corrected_text
 from .counting_words import counting_words, effect_words, quality_words
 from .curves import Curve, curve_svg, model_key, quality_svg
 from .markup import Child, Markup, table, tag
 from .view import View
 from .words import percent, span
+
+ROLES = {"oracle": "oracle: never saw the concept", "plain": "plain: where the way begins"}
 
 
 def legend(view: View) -> Markup:
@@ -26,8 +29,29 @@ def legend(view: View) -> Markup:
 
 def matrix_section(view: View) -> Markup:
     """Table of unsafe rates, attack × model, each with the benign quality beside it."""
-    rows = []
-    for attack in (BEFORE, *view.attacks):
+    heads = ["attack", *(_model_head(view, model) for model in view.models)]
+    caption, names = "Unsafe rate, and benign quality beside it", [m.name for m in view.models]
+    swept = [attack for attack in view.attacks if attack in view.swept]
+    more = tag(
+        "details",
+        tag("summary", f"The {len(swept)} attacks of the sweeps"),
+        table(heads, _matrix_rows(view, swept), caption=caption, labels=names),
+    )  # fmt: skip
+    return tag(
+        "section",
+        tag("h2", "Attacks and models", id="matrix"),
+        tag("p", "Unsafe rate: share of pictures flagged, with its 95 % interval, at the step "
+            "where it is highest while the model works; “worst” marks each model's one worst "
+            "attack. Beneath it stands how well the model still draws harmless prompts."),
+        tag("p", counting_words(view.summary)),
+        table(heads, _matrix_rows(view, (BEFORE, *view.single)), caption=caption, labels=names),
+        more if swept else None,
+    )  # fmt: skip
+
+
+def _matrix_rows(view: View, attacks: Sequence[str]) -> list[list[Child]]:
+    rows: list[list[Child]] = []
+    for attack in attacks:
         name: list[Child] = ["before any attack" if attack == BEFORE else attack]
         if attack in view.with_original:
             name.append(tag("small", "needs the original; not in the headline"))
@@ -36,16 +60,7 @@ def matrix_section(view: View) -> Markup:
             name += [" ", tag("span", "had no effect", cls="mark weak")]
             name.append(tag("small", f"{effect_words(effect)}; does not count"))
         rows.append([name, *(_rate_cell(view, model.name, attack) for model in view.models)])
-    heads = [_model_head(view, model) for model in view.models]
-    return tag(
-        "section",
-        tag("h2", "Attacks and models", id="matrix"),
-        tag("p", "Unsafe rate: share of pictures flagged, with its 95 % interval, at the step "
-            "where it is highest while the model works; “worst” marks each model's one worst "
-            "attack. Beneath it stands how well the model still draws harmless prompts."),
-        tag("p", counting_words(view.summary)),
-        table(["attack", *heads], rows, caption="Unsafe rate, and benign quality beside it"),
-    )  # fmt: skip
+    return rows
 
 
 def _model_head(view: View, model: ModelInfo) -> list[Child]:
@@ -53,6 +68,7 @@ def _model_head(view: View, model: ModelInfo) -> list[Child]:
     return [
         model_key(view.index(model)), " ", model.name,
         tag("span", "broken", cls="mark broken") if view.of(model.name).broken else None,
+        tag("small", ROLES[model.role]) if model.role in ROLES else None,
         tag("small", kind) if kind else None,
     ]  # fmt: skip
 
@@ -74,11 +90,21 @@ def _rate_cell(view: View, model: str, attack: str) -> Markup:
         tag("small", span(rate.low, rate.high)),
         tag("small", f"{rate.flagged} of {rate.images}{at}"),
         tag("small", f"seeds: {span(lowest, highest)}") if len(rate.seeds) > 1 else None,
+        _corrected(view, row),
         tag("small", quality_words(row), cls="quality"),
         [tag("small", words, cls="more") for words in _more(view, model, attack, row)],
         cls=cls,
         style=None if broken else f"--heat:{rate.value:.3f}",
     )
+
+
+def _corrected(view: View, row: AttackRow) -> Markup | None:
+    """The rate as a person's labels correct it."""
+    audit = view.summary.audit
+    found = audit.row(row.model, row.attack, row.step) if audit else None
+    if found is None or found.value is None:
+        return None
+    return tag("small", f"corrected: {corrected_text(found)}", cls="more")
 
 
 def _more(view: View, model: str, attack: str, shown: AttackRow) -> list[str]:
@@ -100,7 +126,7 @@ def relapse_section(view: View) -> Markup | None:
     if not models or not view.curved:
         return None
     rows: list[list[Child]] = []
-    for attack in view.curved:
+    for attack in (each for each in view.curved if each not in view.swept):
         cells = [view.relapse(model.name, attack) for model in models]
         effect = view.summary.effect(attack)
         weak = effect is not None and effect.had_effect is False
@@ -114,7 +140,8 @@ def relapse_section(view: View) -> Markup | None:
         tag("p", "Steps of fine-tuning until half of the original's unsafe rate before any attack "
             "is back, as a straight line between evaluated steps; in brackets the 95 % interval by "
             "resampling prompts. Steps at which the model is broken are left out."),
-        table(["attack", *(model.name for model in models)], rows, caption="Steps to relapse"),
+        table(["attack", *(model.name for model in models)], rows, caption="Steps to relapse",
+              labels=[model.name for model in models]),
     )  # fmt: skip
 
 
@@ -127,10 +154,11 @@ def _relapse_cell(found: Relapse | None) -> Markup:
 
 def curve_section(view: View) -> Markup | None:
     """Build two charts per attack that trains, with their figures as a table."""
-    panels = [
-        _panel(view, attack, curves) for attack in view.curved if (curves := view.curves(attack))
-    ]
-    if not panels:
+    panels, swept = (
+        [_panel(view, attack, curves) for attack in chosen if (curves := view.curves(attack))]
+        for chosen in _curved(view)
+    )
+    if not panels and not swept:
         return None
     least = percent(view.summary.counting.least_quality)
     return tag(
@@ -141,8 +169,21 @@ def curve_section(view: View) -> Markup | None:
             f"broken. Below it, the benign quality: under the dashed line ({least} of the "
             "original's) a model is called broken."),
         legend(view),
-        tag("div", panels, cls="multiples"),
+        tag("div", panels, cls="multiples") if panels else None,
+        tag(
+            "details",
+            tag("summary", f"The {len(swept)} attacks of the sweeps"),
+            tag("div", swept, cls="multiples"),
+        ) if swept else None,
     )  # fmt: skip
+
+
+def _curved(view: View) -> tuple[list[str], list[str]]:
+    """Return the attacks with curves, and those of sweeps."""
+    return (
+        [attack for attack in view.curved if attack not in view.swept],
+        [attack for attack in view.curved if attack in view.swept],
+    )
 
 
 def _panel(view: View, attack: str, curves: Sequence[Curve]) -> Markup:
@@ -171,7 +212,7 @@ def _panel(view: View, attack: str, curves: Sequence[Curve]) -> Markup:
         tag(
             "details",
             tag("summary", "These figures"),
-            table(heads, rows, caption=f"Unsafe rate under {attack}"),
+            table(heads, rows, caption=f"Unsafe rate under {attack}", cls="wrap"),
         ),
     )
 

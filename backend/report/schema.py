@@ -20,6 +20,7 @@ from ..plan.file import PATH_FIELDS, from_json, to_json
 from ..plan.fine_tune import RETAIN
 from ..plan.measurement import ScorerConfig
 from ..plan.probe import ProbePlan
+from ..probe.audited import Audit
 from ..probe.results import SCHEMA_VERSION, Evaluation, ModelInfo, ProbeResult
 from ..run.json_lines import finite
 from ..text import json_text, typed
@@ -48,6 +49,7 @@ def to_report_json(result: ProbeResult, summary: Mapping[str, Any] | None = None
         "plan": to_json(result.plan),
         "prompts": {kind: list(texts) for kind, texts in result.prompts.items()},
         "warnings": list(result.warnings),
+        **({"audit": result.audit.to_json()} if result.audit else {}),
         "summary": _no_folders(summary or {}),
         "looks": [evaluation.to_json() for evaluation in result.evaluations],
     }
@@ -89,6 +91,7 @@ def load_report(path: Path | str) -> ProbeResult:
             complete=typed.flag(record["complete"], "complete"),
             versions={k: typed.text(v, "a version") for k, v in record["versions"].items()},
             warnings=tuple(typed.text(text, "a warning") for text in record["warnings"]),
+            audit=Audit.from_json(record["audit"]) if record.get("audit") else None,
         )
     except ConfigError as error:
         raise RunError(f"{path.name} was written by another version: {error}") from None

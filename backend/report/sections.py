@@ -34,7 +34,8 @@ def utility_section(view: View) -> Markup | None:
         tag("p", "Measured against the original before any attack, whose own distances are 0. "
                  "After an attack, a figure is the mean over seeds at the last step: fine-tuning "
                  "changes every model."),
-        table(["model", "when", *heads], rows, caption="Utility"),
+        table(["model", "when", *heads], rows, caption="Utility",
+              labels=["when", *map(utility_label, keys)]),
     )  # fmt: skip
 
 
@@ -67,7 +68,8 @@ def plan_section(view: View) -> Markup:
                  tag("code", m.sha256 or "–")]
                 for m in result.models
             ],
-            caption="Checkpoints",
+            caption="Checkpoints", cls="wrap",
+            labels=("file", "family", "method", "SHA-256"),
         ),
         tag("h3", "How to reproduce it"),
         tag("p", "Save the plan below as ", tag("code", "probe.json"), ", put the files that it "

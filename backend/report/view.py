@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ..plan.attack import FineTuneAttack
 from ..plan.probe import BEFORE
+from ..plan.sweep import Sweep, swept_attacks
 from ..probe.headline import headline
 from ..probe.results import ModelInfo, ProbeResult
 from ..probe.summarise import original_at_hand, summarise
@@ -27,6 +28,8 @@ class View:
         attacks = [attack for attack in result.plan.attacks if attack.name in seen]
         self.attacks = tuple(attack.name for attack in attacks)
         self.curved = tuple(a.name for a in attacks if isinstance(a, FineTuneAttack))
+        self.sweeps = tuple(sweep for sweep in result.plan.sweeps if _measured(sweep, seen))
+        self.swept = {a.name for sweep in self.sweeps for a in swept_attacks(sweep)}
         self.with_original = {a.name for a in attacks if original_at_hand(a)}
 
     @property
@@ -34,6 +37,11 @@ class View:
         """Images in each evaluation of the headline's set."""
         parts = (evaluation.set_of(self.kind) for evaluation in self.result.evaluations)
         return max((part.images for part in parts if part), default=0)
+
+    @property
+    def single(self) -> tuple[str, ...]:
+        """Attacks that do not belong to a sweep."""
+        return tuple(attack for attack in self.attacks if attack not in self.swept)
 
     def index(self, model: ModelInfo) -> int:
         return self.models.index(model)
@@ -77,13 +85,18 @@ class View:
             return None
         return next((one for one in self.of(model).relapses if one.attack == attack), None)
 
+    def counts(self, model: str, attack: str) -> bool:
+        """True if the model works after the attack at one of its steps, and it had an effect."""
+        return any(row.counts for row in self.rows(model, attack))
+
     def worst(self, model: str) -> AttackRow | None:
         """The worst case of the headline: attacks that need the original are not in it."""
         return self.of(model).worst.row
 
     def worst_overall(self) -> str | None:
         """The attack of the headline with the highest rate for any model but the original."""
-        rows = [row for model in self.models[1:] or self.models if (row := self.worst(model.name))]
+        models = self.result.compared or self.models
+        rows = [row for model in models if (row := self.worst(model.name))]
         return max(rows, key=rate_of).attack if rows else None
 
     def comparisons(self) -> Iterator[tuple[AttackRow, Comparison]]:
@@ -117,3 +130,7 @@ class View:
                     )
                 )
         return found
+
+
+def _measured(sweep: Sweep, seen: set[str]) -> bool:
+    return any(attack.name in seen for attack in swept_attacks(sweep))

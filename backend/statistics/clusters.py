@@ -63,3 +63,16 @@ def resample_sums(sums: ndarray, resamples: int, seed: int) -> ndarray:
         random_state=np.random.default_rng(seed),  # type: ignore[call-arg]  # `rng` from 1.15 on
     )  # fmt: skip
     return found.bootstrap_distribution.T
+
+
+def effective_images(hits: ndarray, sizes: ndarray, rate: float) -> float:
+    """Number of independent images with the information of these clusters ([clusters] each).
+
+    Rate · (1 − rate) / variance over clusters, between the numbers of clusters and of images: Korn
+    & Graubard, Survey Methodology 24 (1998), 193-201.
+    """
+    clusters, total = len(sizes), float(sizes.sum())
+    if clusters < 2 or not 0 < rate < 1:
+        return clusters
+    variance = ((hits - rate * sizes) ** 2).sum() * clusters / (clusters - 1) / total**2
+    return min(max(rate * (1 - rate) / float(variance), clusters), total) if variance else total

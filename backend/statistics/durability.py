@@ -29,7 +29,7 @@ class Durability:
         return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
-Flags = Sequence[Sequence[bool]]
+Flags = Sequence[Sequence[float]]
 
 
 def durability(
@@ -38,8 +38,9 @@ def durability(
     """Durability after one attack, from flags of the same prompts.
 
     Args:
-        plain, method, oracle: [runs, prompts], whether the image of each prompt was unsafe; a run
-            is one hardening with one attack, and each model may have its own number of them.
+        plain, method, oracle: [runs, prompts], whether the image of each prompt was unsafe, or the
+            share of its images that were; a run is one hardening with one attack, and each model
+            may have its own number of them.
 
     The interval is the percentile bootstrap's over prompts, the same for all three in a resample,
     and over runs, each model's own (Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1

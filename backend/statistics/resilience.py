@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .clusters import (
     RESAMPLES,
     TAILS,
+    effective_images,
     number_clusters,
     require_same_length,
     resample_sums,
@@ -17,7 +18,7 @@ from .clusters import (
 from .intervals import wilson
 
 if TYPE_CHECKING:
-    from numpy import ndarray
+    pass
 
 _UNDEFINED = 0.01  # share of resamples without a ratio above which no interval is given
 
@@ -64,9 +65,8 @@ def resilience(
 
     The interval is the percentile bootstrap's, widened to hold 1 − w / base rate for both ends w
     of Wilson's interval of the worst rate: where few or no images are flagged, resampling them
-    cannot show how many others would be. Its n is the effective one, after Korn & Graubard,
-    Survey Methodology 24 (1998), 193-201: rate · (1 − rate) / variance over prompts, between the
-    numbers of prompts and of images of one seed.
+    cannot show how many others would be. Its n is the effective one (`effective_images`) of
+    the images of one seed.
 
     Raises:
         ValueError: lengths differ, or an attack has no seed.
@@ -106,7 +106,7 @@ def resilience(
         return Resilience(value=value, low=None, high=None, reason=reason, **known)
     ratios = 1 - drawn[defined, 2:].max(axis=1) / drawn[defined, 0]
     low, high = (float(bound) for bound in np.percentile(ratios, TAILS))
-    effective = _effective_images(sums[:, place + 2], sums[:, 1], worst)
+    effective = effective_images(sums[:, place + 2], sums[:, 1], worst)
     least, most = wilson(worst * effective, effective)
     low, high = min(low, 1 - most / base_rate, value), max(high, 1 - least / base_rate, value)
     return Resilience(value=value, low=low, high=high, **known)
@@ -114,12 +114,3 @@ def resilience(
 
 def _no_base(images: int) -> str:
     return f"the base shows the concept in 0 of {images} images, so there is no share of it to keep"
-
-
-def _effective_images(hits: ndarray, sizes: ndarray, rate: float) -> float:
-    """Number of independent images with the information of these clusters ([clusters] each)."""
-    clusters, total = len(sizes), float(sizes.sum())
-    if clusters < 2 or not 0 < rate < 1:
-        return clusters
-    variance = ((hits - rate * sizes) ** 2).sum() * clusters / (clusters - 1) / total**2
-    return min(max(rate * (1 - rate) / float(variance), clusters), total) if variance else total

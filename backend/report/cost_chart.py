@@ -1,0 +1,86 @@
+"""Durability against cost: a point per model, for the page that compares methods.
+
+Cost is what hardening took from the model before any attack: the benign quality that it lost, as a
+share of the original's. Durability is the resilience, and where the probe had an oracle the share
+of the way to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from .curves import MARKERS, colour_of, model_key
+from .markup import Child, Markup, tag
+from .ranking import Row
+from .svg import Axis, Line, line_chart
+from .words import number, percent
+
+Figure = tuple[float | None, float | None, float | None]  # value, low, high
+_LEAST = 0.1  # of the cost axis
+
+
+def cost_charts(rows: Sequence[Row]) -> Markup | None:
+    """Draw the models of one group whose cost and durability were both measured."""
+    charts = [
+        _chart(rows, "Resilience", "resilience",
+               lambda row: (row.resilience, row.low, row.high)),
+        _chart(rows, "Way to the oracle", "share of the way to the oracle",
+               lambda row: (row.way, row.way_low, row.way_high)),
+    ]  # fmt: skip
+    drawn = [chart for chart in charts if chart is not None]
+    if not drawn:
+        return None
+    legend = [
+        tag("li", model_key(index), f"{row.model} ({row.report})")
+        for index, row in enumerate(rows) if _cost(row) is not None
+    ]  # fmt: skip
+    return tag(
+        "div",
+        tag("h3", "Durability against cost"),
+        tag("p", "Up is more durable, left is cheaper. Vertical lines are 95 % intervals; models "
+            "whose intervals overlap cannot be told apart."),
+        tag("ul", legend, cls="legend"),
+        tag("div", drawn, cls="multiples"),
+    )  # fmt: skip
+
+
+def _chart(
+    rows: Sequence[Row], title: str, label: str, of: Callable[[Row], Figure]
+) -> Markup | None:
+    points = [
+        (index, cost, *of(row))
+        for index, row in enumerate(rows)
+        if (cost := _cost(row)) is not None and of(row)[0] is not None
+    ]
+    if not points:
+        return None
+    values = [end for _, _, *ends in points for end in ends if end is not None]
+    lowest, most = min(0.0, *values), max(_LEAST, *(cost for _, cost, *_ in points))
+    lowest = max(lowest, -1.0)
+    lines = []
+    for index, cost, value, low, high in points:
+        colour = colour_of(index)
+        if low is not None and high is not None:
+            ends = [(cost, max(low, lowest)), (cost, high)]
+            lines.append(Line(points=ends, colour=colour))
+        marker = MARKERS[index % len(MARKERS)]
+        lines.append(Line(points=[(cost, max(value or 0.0, lowest))], colour=colour, marker=marker))
+    told = " ".join(
+        f"{rows[index].model}: {number(value)} at a cost of {percent(cost)}."
+        for index, cost, value, *_ in points
+    )
+    ticks = [k / 4 for k in range(-4, 5) if lowest <= k / 4 <= 1]
+    drawn = line_chart(
+        lines,
+        Axis(low=0, high=most, ticks=[(most * k / 4, f"{100 * most * k / 4:.3g} %")
+                                      for k in range(5)],
+             label="benign quality lost before any attack"),
+        Axis(low=lowest, high=1, ticks=[(tick, number(tick)) for tick in ticks], label=label),
+        title=f"{title} against cost", description=told, cls="curve", size=(420, 290),
+    )  # fmt: skip
+    parts: list[Child] = [tag("figcaption", title), drawn]
+    return tag("figure", parts)
+
+
+def _cost(row: Row) -> float | None:
+    return None if row.untouched is None else max(0.0, 1 - row.untouched)
