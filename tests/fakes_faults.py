@@ -135,6 +135,12 @@ def results(folder: Path) -> dict[str, str]:
     return found
 
 
+def errors_in(said: str) -> list[str]:
+    """Return the lines of an error output with which a command ended."""
+    lines = [line for line in said.splitlines() if line.startswith("resalign: ")]
+    return [line for line in lines if not line.startswith("resalign: warning: ")]
+
+
 def evaluations(folder: Path) -> dict:
     """Evaluations by model and attack: the last of each counts, as for the report."""
     lines = (folder / "probe" / "looks.jsonl").read_text().splitlines()

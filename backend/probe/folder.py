@@ -159,8 +159,11 @@ def read_plan(path: Path | str) -> tuple[ProbePlan, tuple[ModelInfo, ...]]:
         raise RunError(f"{path / PLAN} was written by another version")
     try:
         plan = from_json(ProbePlan, data["plan"], where="plan")
-        return plan, tuple(ModelInfo(**model) for model in data["models"])
-    except (ConfigError, TypeError, KeyError) as error:
+        models = tuple(ModelInfo(**model) for model in typed.entries(data["models"], "models"))
+        if not models:
+            raise ValueError("it has no models")
+        return plan, models
+    except (ConfigError, TypeError, ValueError, KeyError) as error:
         raise RunError(f"{path / PLAN} was written by another version: {error}") from None
 
 
