@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -157,6 +158,9 @@ def started(command: list[str]) -> int:
         return process
     code = 70
     try:
+        from tqdm import tqdm
+
+        tqdm.set_lock(threading.RLock())  # its own is shared with us, and would die locked
         for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
             stream.flush()

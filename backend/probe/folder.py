@@ -30,6 +30,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..data.cache import clear_leftovers
 from ..errors import ConfigError, RunError
 from ..plan.file import differences, from_json, to_json
 from ..plan.probe import ProbeJob, ProbePlan
@@ -85,6 +86,7 @@ class ProbeFolder:
                 write_json(path / PLAN, wanted)
             _keep_prompts(path, requests)
             _keep_intact(path)
+            clear_leftovers(path / CACHE)
             make_folder(path / PICTURES, "folder of pictures")
         except BaseException:
             lock.release()
