@@ -127,5 +127,8 @@ def faulty_disk(
             for file in disk.files:  # whoever was killed has not closed them
                 file.close()
             for handle in disk.handles if disk.broken else ():
-                if disk.holds(handle):  # not closed, and not another file's by now
+                # not closed, and not another file's by now
+                if disk.holds(handle) and not os.readlink(f"/proc/self/fd/{handle}").endswith(
+                    "run.lock"
+                ):
                     os.close(handle)

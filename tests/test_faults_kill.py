@@ -126,9 +126,7 @@ def test_fifty_processes_are_killed_at_random(kind, whole, tmp_path, capsys):
             late += 1
             shutil.rmtree(folder)
     with capsys.disabled():
-        print(
-            f"{kind.name}: {kills} SIGKILLs within {seconds:.2f} s, all equal ({late} came too late)"
-        )
+        print(f"{kind.name}: {kills} SIGKILLs within {seconds:.2f} s, all equal ({late} too late)")
 
 
 def dies_at(monkeypatch, folder: Path, command: list[str], at: int) -> bool:
