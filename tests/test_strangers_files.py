@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from fakes_probe import fake_result
 
 from resalign.backend.checkpoint.header import read_header
@@ -219,3 +220,34 @@ def test_a_hundred_thousand_names_are_compared_in_a_second():
     with pytest.raises(ConfigError, match="'7'"):
         from_json(ProbePlan, plan)
     assert time.perf_counter() - started < 20  # quadratic: minutes
+
+
+@pytest.mark.parametrize(
+    "machine", [{}, {"threads": 10**12, "instructions": "AVX2", "torch": "2"},
+                {"threads": [1], "instructions": "AVX2", "torch": "2"},
+                {"threads": 1, "instructions": None, "torch": "2"}],
+)  # fmt: skip
+def test_a_machine_of_a_million_threads_is_refused(run, machine):
+    (run / "machine.json").write_text(json.dumps(machine))
+    with RunFolder.open(run) as opened, pytest.raises(RunError, match=r"machine\.json is damaged"):
+        opened.machine({"threads": 1, "instructions": "AVX2", "torch": "2"})
+
+
+def test_records_without_a_step_do_not_count(run):
+    with RunFolder.open(run) as opened:
+        opened.append(STEP)
+        opened.save_state(1, {}, {})
+    for step in (None, [[]], "1", True):
+        (run / "steps.jsonl").write_text(json.dumps({**STEP, "step": step}) + "\n")
+        records = RunFolder.open(run, read_only=True).records()
+        assert [record["step"] for record in records] == [1]
+
+
+def test_kernels_of_another_kind_are_refused(monkeypatch):
+    from resalign.backend.model.kernels import choose_kernels
+    from resalign.backend.plan.kernels import KernelConfig
+
+    network = torch.nn.Linear(1, 1)
+    for began in ({}, {"attention": "sdpa"}, {"unknown": 1}):
+        with pytest.raises(ConfigError, match=r"kernels\.json"):
+            choose_kernels(network, KernelConfig(), print, began=began)
