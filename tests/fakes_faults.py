@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -135,6 +136,12 @@ def results(folder: Path) -> dict[str, str]:
     return found
 
 
+def errors_in(said: str) -> list[str]:
+    """Return the lines of an error output with which a command ended."""
+    lines = [line for line in said.splitlines() if line.startswith("resalign: ")]
+    return [line for line in lines if not line.startswith("resalign: warning: ")]
+
+
 def evaluations(folder: Path) -> dict:
     """Evaluations by model and attack: the last of each counts, as for the report."""
     lines = (folder / "probe" / "looks.jsonl").read_text().splitlines()
@@ -151,6 +158,9 @@ def started(command: list[str]) -> int:
         return process
     code = 70
     try:
+        from tqdm import tqdm
+
+        tqdm.set_lock(threading.RLock())  # its own is shared with us, and would die locked
         for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
             stream.flush()

@@ -30,6 +30,7 @@ class FaultyDisk:
         self.folder, self.at, self.kind = os.path.realpath(folder), at, kind
         self.count, self.broken = 0, False
         self.files: list[Any] = []
+        self.handles: list[int] = []
 
     def holds(self, path: Any) -> bool:
         if isinstance(path, int):
@@ -98,6 +99,9 @@ def faulty_disk(
     def os_open(path: Any, flags: int, *args: Any, **options: Any) -> int:
         if flags & (os.O_WRONLY | os.O_RDWR) and disk.holds(path):
             disk.step("os.open")
+            handle = _OS_OPEN(path, flags, *args, **options)
+            disk.handles += [handle] * (not str(path).endswith("run.lock"))  # held by an object
+            return handle
         return _OS_OPEN(path, flags, *args, **options)
 
     def counted(name: str) -> Any:
@@ -122,3 +126,9 @@ def faulty_disk(
         finally:
             for file in disk.files:  # whoever was killed has not closed them
                 file.close()
+            for handle in disk.handles if disk.broken else ():
+                # not closed, and not another file's by now
+                if disk.holds(handle) and not os.readlink(f"/proc/self/fd/{handle}").endswith(
+                    "run.lock"
+                ):
+                    os.close(handle)

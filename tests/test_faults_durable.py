@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from damage import DAMAGES, damage
+from fakes_comfy import install, load_nodes
 from faulty_disk import Killed, faulty_disk
 
 from fakes import encoded_data, tiny_model
@@ -23,6 +24,8 @@ from resalign.backend.plan.durable import DistilConfig, EraseConfig
 from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.stages import Stage
 from resalign.backend.run.folder import RunFolder
+from resalign.backend.run.sealed import write_json
+from resalign.scripts.resalign_webui.runs import read_runs
 
 DURABLE = HardeningPlan(
     concepts=(Concept("bad", prompts=("bad",)),), method="distil",
@@ -182,3 +185,23 @@ def test_every_damage_to_every_file_is_recovered_or_refused(
                 shutil.rmtree(folder)
     print(f"durable, damages: {found}")
     assert sum(found.values()) >= 350
+
+
+def test_comfyui_and_the_tab_continue_a_run_whose_last_file_is_missing(
+    finished, take, whole, tmp_path, monkeypatch
+):
+    """All steps are done and the change of all weights is not there: it is not finished."""
+    install(monkeypatch, tmp_path)
+    stored_run = load_nodes(monkeypatch, "runs").stored_run
+    about = {"checkpoint": "", "patched": False, "family": "sd1", "key_map": {}, "samples": {}}
+    folder = copied(finished, tmp_path / "runs")
+    write_json(folder / "source.json", about)
+    plan = RunFolder.open(folder, read_only=True).plan
+    assert stored_run(folder, plan) is not None
+    (run,) = read_runs(folder.parent)
+    assert run.finished and run.label == "run | finished"
+    (folder / "adapter.safetensors").unlink()
+    assert stored_run(folder, plan) is None
+    (run,) = read_runs(folder.parent)
+    assert not run.finished and run.label == "run | step 2 of 2"
+    assert same(take(folder), whole) and read_runs(folder.parent)[0].finished

@@ -116,7 +116,7 @@ def test_a_check_looks_at_the_run_that_harden_would_start(request_of, host):
     found = forms.check_request({**values, "memory_budget": 7.5}, host, NOW)
     run = request_of(**values)[0]
     assert found == {"job": "check", "budget": 7.5, **{
-        name: run[name] for name in ("checkpoint", "plan", "run_folder", "device")
+        name: run[name] for name in ("checkpoint", "plan", "run_folder", "device", "prediction")
     }}  # fmt: skip
     assert found["plan"]["micro_batch"] == 2 and isinstance(parse_request(found), CheckRequest)
 

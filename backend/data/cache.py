@@ -25,10 +25,17 @@ from ..errors import DataError
 
 ENCODING_VERSION = 1  # raise it when the same content comes to mean other tensors
 _CHECKSUM = "sha256"
+_WRITING = ".writing-"  # begins the name of an entry that is not complete
 _SAMPLES = 64  # values of each tensor that enter a fingerprint as they are
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 log = logging.getLogger(__name__)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a killed process was writing, from a cache that nobody else uses now."""
+    for path in folder.glob(_WRITING + "*"):
+        path.unlink(missing_ok=True)
 
 
 class EncodingCache:
@@ -71,7 +78,7 @@ class EncodingCache:
         blob = safetensors.torch.save({**tensors, _CHECKSUM: checksum})
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_WRITING)
         except OSError as error:
             raise self._unwritable(error) from error
         try:

@@ -18,7 +18,7 @@ import torch
 
 from ..adapter.dense import AnyAdapter
 from ..data.batches import EncodedData, shared_data
-from ..data.cache import fingerprint
+from ..data.cache import clear_leftovers, fingerprint
 from ..model.kernels import Kernels, applied
 from ..model.model import Model
 from ..model.precision import decided_on
@@ -104,6 +104,8 @@ def harden(
         stack.enter_context(quantised(model, plan.quantization))
         if data is None:
             cache = folder.path / "cache" if folder else None
+            if cache is not None:
+                clear_leftovers(cache)
             data = shared_data(ranks, model, plan, cache=cache, on_progress=on_progress)
         data = data.to("cpu", torch.float32)  # only the samples of a step go to the device
         earlier = None

@@ -94,7 +94,13 @@ def choose_kernels(
     if device.type == "cuda":
         found = [replace(one, tf32=bears_tf32) for one in found]
     if began is not None:
-        kept = Kernels(**began)
+        try:
+            kept = Kernels(**began)
+        except TypeError as error:
+            raise ConfigError(
+                f"the run's kernels.json was written by another version ({error}): remove it, and "
+                "the kernels are chosen again"
+            ) from None
         if any(kept.name == one.name for one in found):
             return kept
     if len(found) == 1:

@@ -30,6 +30,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..data.cache import clear_leftovers
 from ..errors import ConfigError, RunError
 from ..plan.file import differences, from_json, to_json
 from ..plan.probe import ProbeJob, ProbePlan
@@ -85,6 +86,7 @@ class ProbeFolder:
                 write_json(path / PLAN, wanted)
             _keep_prompts(path, requests)
             _keep_intact(path)
+            clear_leftovers(path / CACHE)
             make_folder(path / PICTURES, "folder of pictures")
         except BaseException:
             lock.release()
@@ -159,8 +161,11 @@ def read_plan(path: Path | str) -> tuple[ProbePlan, tuple[ModelInfo, ...]]:
         raise RunError(f"{path / PLAN} was written by another version")
     try:
         plan = from_json(ProbePlan, data["plan"], where="plan")
-        return plan, tuple(ModelInfo(**model) for model in data["models"])
-    except (ConfigError, TypeError, KeyError) as error:
+        models = tuple(ModelInfo(**model) for model in typed.entries(data["models"], "models"))
+        if not models:
+            raise ValueError("it has no models")
+        return plan, models
+    except (ConfigError, TypeError, ValueError, KeyError) as error:
         raise RunError(f"{path / PLAN} was written by another version: {error}") from None
 
 

@@ -82,7 +82,7 @@ def load_report(path: Path | str) -> ProbeResult:
     try:
         return ProbeResult(
             plan=from_json(ProbePlan, record["plan"], where="plan"),
-            models=tuple(ModelInfo(**model) for model in record["models"]),
+            models=_models(record["models"]),
             evaluations=tuple(Evaluation.from_json(evaluation) for evaluation in record["looks"]),
             prompts={
                 kind: tuple(typed.text(text, "a prompt") for text in texts)
@@ -100,6 +100,13 @@ def load_report(path: Path | str) -> ProbeResult:
             f"{path.name} is damaged ({type(error).__name__}: {error}): write it again with "
             "`resalign report`"
         ) from None
+
+
+def _models(records: Any) -> tuple[ModelInfo, ...]:
+    found = tuple(ModelInfo(**model) for model in typed.entries(records, "models"))
+    if not found:
+        raise ValueError("it has no models")
+    return found
 
 
 def without_paths(value: T) -> T:

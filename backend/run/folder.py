@@ -34,9 +34,10 @@ from ..plan.auto import decided_as, undecided
 from ..plan.hardening import HardeningPlan
 from ..plan.job import Job
 from ..plan.methods import FACTS
+from ..text import typed
 from . import json_lines
 from .files import explained, make_folder, read_file, replace_file, sync
-from .kept_records import kept_records, pack
+from .kept_records import kept_records, pack, up_to
 from .lock import RunLock
 from .rebuild import adapter_of_state, last_stage
 from .sealed import read_header, read_json, read_tensors, write_json, write_tensors
@@ -46,6 +47,7 @@ from .trust import is_marked
 STEPS, STATE, ADAPTER = "steps.jsonl", "state.safetensors", "adapter.safetensors"
 MACHINE, KERNELS = "machine.json", "kernels.json"
 SOURCE, OUTPUTS = "checkpoint.json", "outputs.json"
+_MOST_THREADS = 4096
 _RECORDS = "records"  # tensor of the state: the records up to its step, compressed
 
 
@@ -143,6 +145,8 @@ class RunFolder:
         """Return the machine that the run began on; record `now` if none was recorded yet."""
         self._check_writable()
         found = self._repeated(MACHINE)
+        if found is not None:
+            _check_machine(self.path / MACHINE, found)
         if found is None:
             found = now
             write_json(self.path / MACHINE, found, self._key)
@@ -227,7 +231,7 @@ class RunFolder:
     ) -> None:
         """Replace the saved state. values: anything JSON can hold (NaN and infinity included)."""
         self._check_writable()
-        records = [r for r in self._known_records() if r.get("step", 0) <= step]
+        records = up_to(self._known_records(), step)
         if (self.path / STEPS).exists():
             sync(self.path / STEPS)
         packed = pack(records)
@@ -377,6 +381,17 @@ class RunFolder:
     def _check_writable(self) -> None:
         if self._lock is None:
             raise RuntimeError(f"{self.path} was opened read-only or is closed")
+
+
+def _check_machine(path: Path, found: Mapping[str, Any]) -> None:
+    """Raise a RunError unless the record of a machine has what resuming reads of it."""
+    try:
+        typed.text(found["instructions"], "instructions")
+        typed.text(found["torch"], "torch")
+        if not 1 <= typed.count(found["threads"], "threads") <= _MOST_THREADS:
+            raise ValueError(f"threads is {found['threads']}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path} is damaged ({error}): put the original back") from None
 
 
 def begun_with(folder: RunFolder | Path | str | None, plan: HardeningPlan) -> HardeningPlan:

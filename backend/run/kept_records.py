@@ -35,7 +35,7 @@ def kept_records(file: Path, step: int, packed: Tensor | None) -> Records:
         if packed is None:
             raise
         found = []
-    found = [record for record in found if record.get("step", 0) <= step]
+    found = up_to(found, step)
     if packed is None:
         if len(found) < step:
             raise RunError(
@@ -45,6 +45,11 @@ def kept_records(file: Path, step: int, packed: Tensor | None) -> Records:
         return found
     kept = json_lines.parse_lines(zlib.decompress(packed.numpy().tobytes()), "the saved state")
     return found if _timeless(found) == kept else kept
+
+
+def up_to(records: Records, step: int) -> Records:
+    """Return the records of the steps up to one; a record without a step is none of them."""
+    return [r for r in records if type(r.get("step")) is int and r["step"] <= step]
 
 
 def _timeless(records: Records) -> Records:

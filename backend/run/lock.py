@@ -19,7 +19,8 @@ from ..text.regular_file import is_special
 
 LOCK, HOLDER = "run.lock", "run.pid"
 
-_locks: dict[Path, BaseFileLock] = {}  # by folder; each counts how often this process holds it
+# By process (a fork inherits them) and folder; each counts how often this process holds it.
+_locks: dict[tuple[int, Path], BaseFileLock] = {}
 
 
 class RunLock:
@@ -32,9 +33,10 @@ class RunLock:
             if is_special(folder / name):
                 raise RunError(f"{folder / name} is a pipe or device: remove it, if it is yours")
         path = Path(os.path.realpath(folder))  # unlike `resolve`, it bears a loop of links
-        if path not in _locks:
-            _locks[path] = FileLock(path / LOCK, thread_local=False)
-        self._lock = _locks[path]
+        key = os.getpid(), path
+        if key not in _locks:
+            _locks[key] = FileLock(path / LOCK, thread_local=False)
+        self._lock = _locks[key]
         _acquire(self._lock, folder)
         self._holds = True
 

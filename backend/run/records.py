@@ -106,6 +106,8 @@ class StepRecord:
     @staticmethod
     def from_json(record: dict[str, Any]) -> StepRecord:
         try:
+            for name in ("simulations", "erased"):
+                typed.entries(record.get(name, ()), name)
             simulations = tuple(SimulationRecord(**s) for s in record["simulations"])
             erased = tuple(ErasedLayer(**e) for e in record.get("erased", ()))
             found = StepRecord(**{**record, "simulations": simulations, "erased": erased})

@@ -42,6 +42,12 @@ def figure(value: Any, what: str) -> float:
     return value
 
 
+def entries(value: Any, what: str) -> list[Any] | tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"{what} is {shown(value)}, not a list")
+    return value
+
+
 def shown(value: Any) -> str:
     """Return the beginning of a value, for a message."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > _LARGEST:
