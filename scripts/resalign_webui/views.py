@@ -28,7 +28,7 @@ STYLE = """<style>
 .ra { font-size: 14px; line-height: 1.45; color: var(--body-text-color); overflow-wrap: anywhere; }
 .ra p { margin: 0 0 .5em; }
 .ra .ra-muted, .ra figcaption { opacity: .85; font-size: 12px; }
-#resalign_pages { --quiet: color-mix(in srgb, var(--body-text-color) 80%, transparent);
+#resalign_pages { --quiet: color-mix(in srgb, var(--body-text-color) 67%, transparent);
   --block-info-text-color: var(--quiet); --input-placeholder-color: var(--quiet); }
 #resalign_pages .generating, #resalign_job .generating { display: none; }
 #resalign_job .pending { opacity: 1 !important; }
