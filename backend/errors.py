@@ -3,6 +3,7 @@
 ResAlignError                 a user can mend it; the command line prints it and exits with 2
 ├── ConfigError               a field of a plan
 ├── CheckpointError           a model file that cannot be read, or is not of a supported family
+│   └── UndecidedError        a file that contradicts itself about what it predicts
 ├── DataError                 concepts, images, captions, prompts
 ├── DivergenceError           the optimisation left the rails; the last good state is saved
 ├── ExportError               the result cannot be written (disk, target, mismatch)
@@ -23,6 +24,10 @@ class ConfigError(ResAlignError):
 
 class CheckpointError(ResAlignError):
     """A file is not a readable checkpoint; the message says why."""
+
+
+class UndecidedError(CheckpointError):
+    """A file contradicts itself about what its denoiser predicts: its user has to decide."""
 
 
 class DataError(ResAlignError):

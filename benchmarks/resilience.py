@@ -152,7 +152,7 @@ class Bench:
         folder.mkdir(parents=True, exist_ok=True)
         self.results = folder / "results.jsonl"
         self.data = write_data(folder / "data")
-        self.model = load_checkpoint(CHECKPOINT, device=device)
+        self.model = load_checkpoint(CHECKPOINT, device=device, dtype=torch.float32)
         cache = folder / "cache"
         self.sets = {
             name: encode_image_set(self.model, ImageSet(folder=str(self.data[name])), cache=cache)

@@ -22,6 +22,30 @@
     return stuck || (state.status === "running" && panel.status !== "running");
   }
 
+  /** On the host's other tabs: why its pictures wait. The note opens our tab. */
+  function remind(state) {
+    const tab = find("#tab_resalign"); // none where the tab runs without a host
+    let note = find("#resalign_waiting");
+    const waits = state?.status === "running" && state.kind !== "check" && tab && tab.offsetParent === null;
+    if (!waits) return note?.remove();
+    if (!note) {
+      note = document.createElement("button");
+      note.id = "resalign_waiting";
+      note.type = "button";
+      note.style.cssText = "position:fixed;left:12px;bottom:12px;z-index:1000;padding:8px 14px;border:0;" +
+        "border-radius:8px;background:#1f2937;color:#fff;font:14px system-ui,sans-serif;cursor:pointer";
+      note.addEventListener("click", () => {
+        const app = document.querySelector("gradio-app");
+        const buttons = [...(app?.shadowRoot ?? document).querySelectorAll("#tabs > .tab-nav button, #tabs [role=tab]")];
+        buttons.find((one) => one.textContent.trim() === "ResAlign")?.click();
+        note.remove();
+      });
+      document.body.append(note);
+    }
+    const steps = state.total > 1 ? ` (step ${state.step} of ${state.total})` : "";
+    note.textContent = `ResAlign is at work${steps}: pictures wait until it is done.`;
+  }
+
   let quiet = 0; // looks to leave out
 
   async function look() {
@@ -30,8 +54,11 @@
     quiet = 0;
     try {
       const answer = await fetch("resalign/state", { cache: "no-store" });
-      if (answer.ok && behind(await answer.json())) button.click();
+      const state = answer.ok ? await answer.json() : null;
+      remind(state);
+      if (state && behind(state)) button.click();
     } catch {
+      remind(null);
       quiet = AFTER_A_BREAK / EVERY;
     }
   }

@@ -177,10 +177,9 @@ def target_file(kind: str, destination: str, filename: str, *, overwrite: bool) 
         raise ExportError(str(error)) from None
     target = folder.joinpath(*parts[:-1], parts[-1] + _SUFFIX)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if overwrite or not target.exists():
-        return target
-    number = 2
-    while (other := target.with_name(f"{parts[-1]}_{number:05}{_SUFFIX}")).exists():
+    number, other = 2, target
+    while not overwrite and (other.exists() or other.with_suffix(".md").exists()):
+        other = target.with_name(f"{parts[-1]}_{number:05}{_SUFFIX}")
         number += 1
     return other
 
@@ -195,6 +194,7 @@ def write_source(
     node_id: str | None = None,
 ) -> str:
     """Rewrite the source file, after checking that it is the one that was hardened."""
+    from ..backend.checkpoint.detect import detect_as
     from ..backend.errors import ExportError
     from ..backend.jobs.export import export_adapter
     from ..backend.run.sealed import read_json
@@ -214,8 +214,8 @@ def write_source(
     about = read_json(run.folder / "source.json")
     check_samples(path, about["samples"])
     done, _ = export_adapter(
-        path, run.adapter, target, plan=run.plan, records=run.records, probe=probe,
-        overwrite=overwrite, on_progress=_Bar(node_id),
+        detect_as(path, run.prediction), run.adapter, target, plan=run.plan, records=run.records,
+        probe=probe, overwrite=overwrite, on_progress=_Bar(node_id),
     )  # fmt: skip
     lines = [
         f"{target.name}: {done.touched} tensors changed, {done.untouched} left as they were",

@@ -11,9 +11,22 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from . import types
+from .own_process import (
+    BACKGROUND,
+    DEVICES,
+    INSIDE,
+    PLACES,
+    SAME,
+    checked_source,
+    choice_problem,
+    device_for,
+    fingerprint,
+    run_in_worker,
+)
 from .provenance import AUTOMATIC
 
 if TYPE_CHECKING:
+    from ..backend.plan.hardening import HardeningPlan
     from ..backend.run.records import StepRecord
 
 
@@ -72,6 +85,15 @@ class HardenModel(io.ComfyNode):
                     io.Boolean, "show_pictures", default=False,
                     tooltip="Show previews of the concept without blur.",
                 ),
+                types.advanced(
+                    io.Combo, "process", options=[*PLACES], default=INSIDE,
+                    tooltip="own process: a crash or full memory leaves ComfyUI running. in the "
+                    "background: the queue goes on meanwhile; queue again for the result.",
+                ),
+                types.advanced(
+                    io.Combo, "device", options=[*DEVICES], default=SAME,
+                    tooltip="Where an own process computes, such as a second card.",
+                ),
             ],
             outputs=[
                 io.Model.Output("model_out", display_name="model"),
@@ -83,25 +105,35 @@ class HardenModel(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, process: str | None = None, device: str | None = None) -> bool | str:
+        return choice_problem(process, device) or True
+
+    @classmethod
+    def fingerprint_inputs(cls, process: str = INSIDE, **others: Any) -> str:
+        return fingerprint(process)
+
+    @classmethod
     def execute(
         cls, model, clip, vae, concepts, settings=None, fine_tuning=None, retain=None,
         checkpoint=AUTOMATIC, preview_every=10, preview_prompt="", show_pictures=False,
+        process=INSIDE, device=SAME,
     ) -> io.NodeOutput:  # fmt: skip
         import torch
 
-        from ..backend.jobs.verdict import of_run
         from ..backend.plan.file import plan_hash
-        from . import bridge, live, places
+        from . import bridge, places
         from .plan import build_plan, data_stamp
         from .provenance import check_exports, check_source
-        from .runs import NEXT_STEP, place_of_run, run_plan, stored_run
+        from .runs import place_of_run, stored_run
 
         bridge.check_model(model)
         bridge.check_parts(clip, vae)
         with torch.inference_mode(False):
             plan = build_plan(concepts, settings, fine_tuning, retain)
             stamps = data_stamp(plan, named=places.sets()), bridge.fingerprint(model, clip, vae)
-            plan, folder = place_of_run(plan, lambda one: places.key(plan_hash(one), *stamps))
+            place = device_for(device)
+            key_of = lambda one: places.key(plan_hash(one), *stamps)  # noqa: E731
+            plan, folder = place_of_run(plan, key_of, place)
             named = None if checkpoint == AUTOMATIC else source_file(model, checkpoint)
             if named is not None:
                 check_source(model, named)
@@ -109,15 +141,13 @@ class HardenModel(io.ComfyNode):
             if run is None:
                 source = source_file(model, checkpoint, cls.hidden)
                 check_exports(model, source, cls.hidden)
-                previews = (preview_every, preview_prompt, show_pictures)
-                run_plan(cls.hidden, model, clip, vae, plan, folder, source, previews)
+                parts, previews = (model, clip, vae), (preview_every, preview_prompt, show_pictures)
+                if not train(cls.hidden, parts, plan, folder, source, previews, process, place):
+                    return still_at_work()
                 run = stored_run(folder, plan)
                 assert run is not None
             else:
-                said, verdict = of_run(plan, NEXT_STEP)
-                shown = live.Live(cls.hidden, "harden", plan.outer_steps)
-                shown.plan(plan)
-                shown.recall(run.records, f"kept from an earlier run: {said}", verdict)
+                show_again(cls.hidden, run)
             if named is not None:
                 run = replace(run, source=named)
             if not run.weights:  # of an earlier version; its folder's name proves the weights
@@ -128,6 +158,57 @@ class HardenModel(io.ComfyNode):
         return io.NodeOutput(
             patched, lora, loss_map(run.records), run, ui={"resalign_run": [summary(run)]}
         )
+
+
+def train(
+    hidden: Any,
+    parts: tuple[Any, Any, Any],
+    plan: HardeningPlan,
+    folder: Path,
+    source: Path | None,
+    previews: tuple[int, str, bool],
+    process: str,
+    device: str,
+) -> bool:
+    """Take the steps that are left where `process` says; return whether the run is finished.
+
+    parts: MODEL, CLIP and VAE. device: of an own process.
+    """
+    from . import bridge
+    from .runs import describe_source, run_plan
+
+    if process == INSIDE:
+        run_plan(hidden, *parts, plan, folder, source, previews)
+        return True
+    file = checked_source(*parts, source)
+    model, clip, _ = parts
+    weights = {f"{name}.weight": weight for name, weight in bridge.base_matrices(model).items()}
+    about = describe_source(model, clip, weights, file, bridge.decision_of(model))
+    options = {
+        "device": device, "prediction": bridge.decision_for(model, file),
+        **dict(zip(("preview_every", "preview_prompt", "show_pictures"), previews, strict=True)),
+    }  # fmt: skip
+    background = process == BACKGROUND
+    return run_in_worker(hidden, plan, folder, about, options, background=background)
+
+
+def show_again(hidden: Any, run: types.HardenedRun) -> None:
+    """Show a finished run in the node's widget."""
+    from ..backend.jobs.verdict import of_run
+    from .live import Live
+    from .runs import NEXT_STEP
+
+    said, verdict = of_run(run.plan, NEXT_STEP)
+    shown = Live(hidden, "harden", run.plan.outer_steps)
+    shown.plan(run.plan)
+    shown.recall(run.records, f"kept from an earlier run: {said}", verdict)
+
+
+def still_at_work() -> io.NodeOutput:
+    """Return outputs that stop what depends on them, without an error."""
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    return io.NodeOutput(*[ExecutionBlocker(None)] * 4)
 
 
 def source_file(model: Any, checkpoint: str, hidden: Any = None) -> Path | None:

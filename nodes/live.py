@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backend.jobs.live_state import LiveState, share_done
+from ..backend.jobs.live_state import LiveState
 from ..backend.jobs.live_state import blurred as blurred
 from ..backend.jobs.live_state import thinned as thinned
 from ..backend.progress import Progress, ProgressCallback
@@ -41,6 +41,8 @@ class Live:
         self._bar = ProgressBar(1000, node_id=node_id)
         self._live = LiveState(kind, total, show_pictures=show_pictures, on_change=self._send)
         self._sent: list[dict[str, Any]] | None = None  # pictures of the last event
+        self._page: str | None = None  # see `stay_with_page`
+        self._lines: list[str] = []  # of `show_lines`, which a worker's state does not contain
         self.state = self._live.state
         key = (self.workflow, self.node)
         STATES.pop(key, None)
@@ -51,8 +53,8 @@ class Live:
 
     def __call__(self, progress: Progress, /) -> None:
         check_interrupt()
-        self._bar.update_absolute(int(1000 * share_done(progress)), 1000)
         self._live(progress)
+        self.move_bar()
 
     def picture(self, image: Any, caption: str, *, flagged: bool, step: int = 0) -> None:
         """Show a PIL image; blur a flagged one, unless all are to be shown."""
@@ -62,12 +64,37 @@ class Live:
         """Return a progress callback that shows the pictures that a probe saved in its folder."""
         return self._live.pictures_from(folder)
 
+    def mirror(self, state: dict[str, Any]) -> None:
+        """Show the state that a worker reports; its caller tells how it ended.
+
+        May be called from any thread: unlike `__call__` it neither asks for an interrupt nor moves
+        the bar, which `move_bar` does on the node's own thread.
+        """
+        self.state.update({name: value for name, value in state.items() if name != "status"})
+        self.state["remarks"] = [*self._lines, *state.get("remarks", ())]
+        self._send(self.state)
+
+    def move_bar(self) -> None:
+        """Move the node's bar to where the state stands."""
+        share = self.state.get("share")
+        if share is None:
+            parts = self.state["micro_step"] / max(1, self.state["micro_total"])
+            share = min(1.0, (self.state["step"] + parts) / max(1, self.state["total"]))
+        self._bar.update_absolute(int(1000 * share), 1000)
+
+    def stay_with_page(self) -> None:
+        """Send further events to the page that queued the node, whatever ComfyUI works on then."""
+        from server import PromptServer
+
+        self._page = PromptServer.instance.client_id or ""
+
     def note(self, message: str) -> None:
         """Show a message where no steps can be counted."""
         self._live.note(message)
 
     def show_lines(self, lines: list[str]) -> None:
         """Show lines about the whole run, which stay visible."""
+        self._lines += lines
         if lines:
             self._live.remark(lines)
 
@@ -110,10 +137,11 @@ class Live:
             state = {name: value for name, value in state.items() if name != "pictures"}
         self._sent = pictures
         server = PromptServer.instance
-        if server.client_id is None and "pictures" in state:  # every page gets the event
+        page = (server.client_id if self._page is None else self._page) or None
+        if page is None and "pictures" in state:  # every page gets the event
             state = without_bare(state)
         data = {"node": self.node, "workflow": self.workflow, "state": state}
-        server.send_sync(EVENT, data, server.client_id)
+        server.send_sync(EVENT, data, page)
 
 
 def without_bare(state: dict[str, Any]) -> dict[str, Any]:

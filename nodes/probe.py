@@ -15,6 +15,7 @@ from . import types
 from .inputs import field_input
 
 if TYPE_CHECKING:
+    from ..backend.checkpoint.info import CheckpointInfo
     from ..backend.plan.probe import ProbePlan
     from .subject import HostSubject
 
@@ -98,6 +99,7 @@ class ResilienceProbe(io.ComfyNode):
         import torch
         from comfy_api.latest import ui
 
+        from ..backend.checkpoint.detect import detect_as
         from ..backend.errors import ConfigError
         from ..backend.plan.file import to_json
         from ..backend.probe.results_io import same_models
@@ -138,8 +140,11 @@ class ResilienceProbe(io.ComfyNode):
             about.append(data_stamp(plan, named=places.sets()))
             about += [subject.identity for subject in subjects]
             folder = places.probes() / places.key(*about)
+            original = None
+            if source is not None and plan.merges:
+                original = detect_as(source, bridge.decision_of(before))
             result = run_probe(
-                cls.hidden, subjects, plan, folder, source, show_pictures, warnings=warnings
+                cls.hidden, subjects, plan, folder, original, show_pictures, warnings=warnings
             )
             report = types.ReportValue(folder, result)
             grid = to_image(probe_grid(result, folder, show_pictures=show_pictures))
@@ -170,7 +175,7 @@ def run_probe(
     subjects: list[HostSubject],
     plan: ProbePlan,
     folder: Path,
-    source: Path | None,
+    original: CheckpointInfo | None,
     show_pictures: bool,
     *,
     warnings: Sequence[str] = (),
@@ -199,7 +204,7 @@ def run_probe(
     on_progress = chain(live, live.pictures_from(folder))
     try:
         found = probe_job(
-            plan, folder=folder, subjects=subjects, original=source, on_progress=on_progress
+            plan, folder=folder, subjects=subjects, original=original, on_progress=on_progress
         )
     except BaseException as error:
         live.ended_by(error, "stopped; complete evaluations are kept, queue again to continue")

@@ -93,7 +93,7 @@ def check_exports(model: Any, source: Path | None, hidden: Any) -> None:
 
     hidden: the node's hidden inputs, with the graph in the API format.
     """
-    from ..backend.checkpoint.detect import detect
+    from ..backend.checkpoint.detect import detect_as
     from ..backend.errors import ConfigError, ResAlignError
 
     named = _source_exports(getattr(hidden, "prompt", None), getattr(hidden, "unique_id", None))
@@ -106,7 +106,7 @@ def check_exports(model: Any, source: Path | None, hidden: Any) -> None:
         why = "the file that the MODEL was loaded from is not known"
     elif source is not None and FROM_RUN in named:
         try:
-            detect(source)
+            detect_as(source, bridge.decision_of(model))
         except ResAlignError as error:
             why = str(error)
     if why:

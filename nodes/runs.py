@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from . import types
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..backend.model.model import Model
     from ..backend.plan.hardening import HardeningPlan
     from ..backend.run.folder import RunFolder
@@ -43,7 +45,7 @@ def run_plan(
     from .live import Live, check_interrupt
 
     every, prompt, show = previews
-    device, records = memory.device_name(), _records(folder)
+    device, records = memory.device_name(), saved_records(folder)
     live = Live(hidden, "harden", plan.outer_steps, show_pictures=show)
     begun: list[RunFolder] = []
     try:
@@ -69,7 +71,12 @@ def run_plan(
     live.finish(*of_run(plan, NEXT_STEP))
 
 
-def _records(folder: Path) -> list[dict[str, Any]]:
+def saved_steps(folder: Path) -> int:
+    """Return how many outer steps of a run are saved."""
+    return len(saved_records(folder))
+
+
+def saved_records(folder: Path) -> list[dict[str, Any]]:
     """Return the records of the steps that an earlier session has saved."""
     from ..backend.errors import ResAlignError
     from ..backend.run.folder import RunFolder
@@ -84,7 +91,7 @@ def _records(folder: Path) -> list[dict[str, Any]]:
 
 
 def place_of_run(
-    plan: HardeningPlan, key_of: Callable[[HardeningPlan], str]
+    plan: HardeningPlan, key_of: Callable[[HardeningPlan], str], device: str
 ) -> tuple[HardeningPlan, Path]:
     """Return the plan with its precision decided, and the folder of its run.
 
@@ -98,9 +105,8 @@ def place_of_run(
     from ..backend.plan.kernels import Precision
     from ..backend.run.folder import begun_with
     from . import places
-    from .memory import device_name
 
-    best = with_precision(plan, device_name())
+    best = with_precision(plan, device)
     others = [replace(plan, precision=one) for one in get_args(Precision)]
     for one in (best, *others) if plan.precision == AUTO else (best,):
         folder = places.runs() / key_of(one)
@@ -118,7 +124,7 @@ def stored_run(folder: Path, plan: HardeningPlan) -> types.HardenedRun | None:
     if not (folder / "plan.json").is_file() or not (folder / SOURCE).is_file():
         return None
     run = RunFolder.open(folder, plan, read_only=True)
-    if run.steps_saved < plan.outer_steps:
+    if not run.finished:
         return None
     about = read_json(folder / SOURCE)
     adapter, _ = run.load_adapter()
@@ -133,6 +139,7 @@ def stored_run(folder: Path, plan: HardeningPlan) -> types.HardenedRun | None:
         patched=about["patched"],
         weights=about.get("weights", {}),
         samples=about["samples"],
+        prediction=str(about.get("prediction", "")),
     )
 
 
@@ -142,31 +149,35 @@ def _opened(
 ) -> Iterator[Model]:
     """Build the backend's Model, in the types that the plan asks for, and describe it on disk."""
     from ..backend.memory.weights import weight_types
+    from ..backend.run.sealed import write_json
     from . import bridge
 
     kind = weight_types(plan)["denoiser_dtype"]
     with bridge.to_backend(model, clip, vae, source=source, denoiser_dtype=kind) as loaded:
-        _write_source(folder, model, clip, loaded, source)
+        decision = bridge.process_decision(loaded.process)
+        about = describe_source(model, clip, loaded.denoiser.state_dict(), source, decision)
+        write_json(folder / SOURCE, about)
         yield loaded
 
 
-def _write_source(folder: Path, model: Any, clip: Any, loaded: Model, source: Path | None) -> None:
-    from ..backend.run.sealed import write_json
+def describe_source(
+    model: Any, clip: Any, weights: Mapping[str, Tensor], source: Path | None, prediction: str
+) -> dict[str, Any]:
+    """Describe the MODEL for its run's folder. weights: `<module>.weight` of the denoiser."""
     from . import bridge
     from .samples import samples_of
 
     key_map = bridge.key_map(model)
-    weights = loaded.denoiser.state_dict()
     modules = [name for name in key_map if _is_matrix(weights, name)]
-    about = {
+    return {
         "checkpoint": str(source) if source else "",
         "patched": bridge.is_patched(model),
-        "family": loaded.family.name,
+        "family": bridge.family_of(model).name,
         "key_map": key_map,
         "samples": samples_of(weights, modules),
         "weights": bridge.weights_of(model, clip),
+        "prediction": prediction,
     }
-    write_json(folder / SOURCE, about)
 
 
 def _is_matrix(weights: Any, module: str) -> bool:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..backend.checkpoint.info import CheckpointInfo
+    from ..backend.families.base.sources import Source
+
 _MODULES = 8
 _VALUES = 8
 _RELATIVE = 4e-3  # a host may have rounded the file's weights to 8 bits of mantissa
@@ -38,22 +41,39 @@ def difference(weights: Mapping[str, Tensor], samples: Mapping[str, list[float]]
 def check_samples(path: Path, samples: Mapping[str, list[float]]) -> None:
     """Raise an ExportError unless the checkpoint file holds the sampled weights."""
     from ..backend.checkpoint.detect import detect
+
+    info = detect(path, otherwise="epsilon")  # weights do not depend on it
+    denoiser = info.family.denoiser
+    if why := file_difference(info, info.sources(denoiser), samples, info.files[denoiser]):
+        raise _other(path, why)
+
+
+def file_difference(
+    info: CheckpointInfo,
+    sources: Mapping[str, Source],
+    samples: Mapping[str, list[float]],
+    files: Iterable[Path],
+) -> str:
+    """Return which sampled module a checkpoint lacks or holds otherwise; empty if none.
+
+    sources: where the files of the checkpoint in question keep each `<module>.weight`.
+    """
     from ..backend.checkpoint.tensors import TensorFile
 
-    info = detect(path)
-    denoiser = info.family.denoiser
-    sources = info.sources(denoiser)
-    for file in info.files[denoiser]:
-        with TensorFile(file, info.headers[file]) as tensors:
+    for module in samples:
+        if module + ".weight" not in sources:
+            return f"it has no {module}"
+    for file in files:
+        header = info.headers[file]
+        with TensorFile(file, header) as tensors:
             for module, values in samples.items():
-                source = sources.get(module + ".weight")
-                if source is None:
-                    raise _other(path, f"it has no {module}")
-                if source.name not in info.headers[file].tensors:
+                source = sources[module + ".weight"]
+                if source.name not in header.tensors:
                     continue
                 held = {module + ".weight": tensors.read(source)}
                 if why := difference(held, {module: values}):
-                    raise _other(path, why)
+                    return why
+    return ""
 
 
 def _other(path: Path, why: str) -> Exception:

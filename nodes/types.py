@@ -55,7 +55,8 @@ class HardenedRun:
     patched: the MODEL carried LoRAs or merges, which a rewrite of `source` would lack.
     key_map: module names of diffusers to those of ComfyUI's denoiser.
     weights: fingerprints of the MODEL and the CLIP that were hardened; runs of earlier versions
-    have only `samples`, some values of some modules.
+    have only `samples`, some values of some modules. prediction: what the MODEL predicts, which
+    decides for a file that says otherwise or contradicts itself; empty in runs of earlier versions.
     """
 
     plan: HardeningPlan
@@ -69,6 +70,7 @@ class HardenedRun:
     warnings: tuple[str, ...] = ()
     weights: Mapping[str, str] = field(default_factory=dict)
     samples: Mapping[str, list[float]] = field(default_factory=dict)
+    prediction: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,11 +194,20 @@ def install(monkeypatch: Any, base: Path) -> Host:
         send_sync=lambda event, data, client=None: host.events.append((event, data)),
     )  # fmt: skip
     server.PromptServer = types.SimpleNamespace(instance=instance)
+    execution = types.ModuleType("comfy_execution")
+    execution.graph_utils = types.ModuleType("comfy_execution.graph_utils")
+
+    class ExecutionBlocker:
+        def __init__(self, message: str | None) -> None:
+            self.message = message
+
+    execution.graph_utils.ExecutionBlocker = ExecutionBlocker
     root = types.ModuleType("comfy_api")
     root.latest = latest
     for name, module in {
         "comfy_api": root, "comfy_api.latest": latest, "folder_paths": paths, "comfy": package,
         "comfy.model_management": management, "comfy.utils": utils, "server": server,
+        "comfy_execution": execution, "comfy_execution.graph_utils": execution.graph_utils,
     }.items():  # fmt: skip
         monkeypatch.setitem(sys.modules, name, module)
     return host

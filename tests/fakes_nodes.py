@@ -45,7 +45,8 @@ class Bench:
 
         for name, value in {
             "to_backend": to_backend, "fingerprint": lambda *parts: "weights",
-            "key_map": lambda model: names, "with_adapter": with_adapter,
+            "key_map": lambda model: names, "family_of": lambda model: tiny_family().family,
+            "with_adapter": with_adapter,
             "source_of": lambda model: None, "is_patched": lambda model: False,
             "weights_of": lambda model, clip: {"model": "weights", "clip": "texts"},
             "mark": lambda model, lora, weights: None, "check_model": lambda model: None,

@@ -96,7 +96,7 @@ class FakeHost:
 
 def use_fake(monkeypatch: Any, folder: Path) -> None:
     """Let managers start the fake worker."""
-    from resalign.scripts.resalign_webui import process
+    from resalign.backend.worker import process
 
     path = folder / "fake_worker.py"
     path.write_text(FAKE)

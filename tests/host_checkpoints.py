@@ -172,3 +172,37 @@ def write_full_checkpoint(path: Path) -> Path:
     tensors = ldm_tensors({name: network.half() for name, network in networks.items()})
     save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata={"format": "pt"})
     return path
+
+
+def write_reduced_sdxl(path: Path) -> Path:
+    """An SDXL of random weights whose U-Net is as deep as SDXL's and 320 wide everywhere: 1.3 GB.
+
+    ComfyUI compares the depths of its transformers, not the widths. The text encoders are whole, in
+    fp8, as a layer that is missing would stay uninitialised there.
+    """
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from fakes_checkpoint import ldm_tensors
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    from resalign.backend.families import find_family
+
+    published = find_family("sdxl").config
+    unet = published("unet") | {
+        "block_out_channels": (WIDTH,) * 3, "attention_head_dim": (WIDTH // 64,) * 3,
+    }  # fmt: skip
+    networks = {
+        "unet": UNet2DConditionModel.from_config(unet),
+        "vae": AutoencoderKL.from_config(published("vae")),
+        "text_encoder": CLIPTextModel(CLIPTextConfig(**published("text_encoder"))),
+        "text_encoder_2": CLIPTextModelWithProjection(
+            CLIPTextConfig(**published("text_encoder_2"))
+        ),
+    }
+    for network in networks.values():
+        network.half()
+    stored = {}
+    for name, tensor in ldm_tensors(networks, "sdxl").items():
+        whole = name.startswith("first_stage_model.")
+        stored[name] = tensor.to(torch.float16 if whole else torch.float8_e4m3fn).contiguous()
+    save_file(stored, path, metadata={"format": "pt"})
+    return path

@@ -1,8 +1,9 @@
-"""Real A1111 and Forge for the tests: started on the CPU, with a data folder of the test's own.
+"""Real A1111, Forge and reForge, started on the CPU with a data folder of the test's own.
 
-A1111_DIR and FORGE_DIR are their folders, with what their launcher clones in `repositories`;
-A1111_PYTHON and FORGE_PYTHON interpreters with their requirements. Nothing is written to them.
-Making the worker's environment needs a package index, or RESALIGN_WEBUI_ENV, which keeps it.
+A1111_DIR, FORGE_DIR and REFORGE_DIR are their folders, with what their launcher clones in
+`repositories`; A1111_PYTHON, FORGE_PYTHON and REFORGE_PYTHON interpreters with their requirements.
+Nothing is written to them. Making the worker's environment needs a package index, or
+RESALIGN_WEBUI_ENV, which keeps it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ FLAGS = {
     "a1111": (*COMMON, "--use-cpu", "all", "--no-half", "--no-download-sd-model",
               "--skip-load-model-at-start"),
     "forge": (*COMMON, "--always-cpu"),
+    "reforge": (*COMMON, "--always-cpu", "--no-download-sd-model"),
 }  # fmt: skip
 CLIP = "models--openai--clip-vit-large-patch14"  # A1111 reads its configuration from the hub
 EXTENSION = "ResAlign-hardening"  # any name will do
@@ -62,7 +64,9 @@ class WebUI:
         (self.data / "extensions" / EXTENSION).symlink_to(root)
         shutil.copy(CHECKPOINT, self.models / MINE)
         # What it would otherwise load when a page is opened: the first of the list.
-        (self.data / "config.json").write_text(json.dumps({"sd_model_checkpoint": WHOLE}))
+        # Its previews would fetch a network of their own (reForge).
+        settings = {"sd_model_checkpoint": WHOLE, "live_previews_enable": False}
+        (self.data / "config.json").write_text(json.dumps(settings))
         self._write_clip()
         kept = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         self.environment = {

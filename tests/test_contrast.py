@@ -62,3 +62,31 @@ def test_every_colour_of_a_text_is_one_of_those(style):
     """A plain colour is right on one palette at most."""
     found = re.findall(r"(?<![-\w])color: ([^;}]+)[;}]", style)
     assert found and all(one.strip().startswith("var(--") for one in found), found
+
+
+# --background-fill-primary, --body-text-color, --border-color-primary of gradio 3.41 (as in A1111
+# and reForge), 4.40 (Forge) and 6: dark and light.
+TABS = {
+    "3.41 dark": ("#0b0f19", "#f3f4f6", "#374151"), "3.41 light": ("#ffffff", "#1f2937", "#e5e7eb"),
+    "6 dark": ("#18181b", "#f4f4f5", "#3f3f46"), "6 light": ("#ffffff", "#27272a", "#e4e4e7"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("theme", TABS)
+def test_the_tab_s_quiet_texts_and_its_bar_can_be_seen_in_both_themes(root, theme):
+    paper, text, track = TABS[theme]
+    style = (root / "scripts/resalign_webui/views.py").read_text(encoding="utf-8")
+    (quiet,) = re.findall(r"--quiet: color-mix\(in srgb, var\(--body-text-color\) (\d+)%", style)
+    assert contrast(mixed(text, int(quiet) / 100, paper), channels(paper)) >= 4.5
+    shares = re.findall(r"color-mix\(in srgb, var\(--fill\) (\d+)%", style)
+    fills = re.findall(r"--fill: (#\w{6})", style)
+    assert len(shares) == 1 and len(fills) == 4
+    for fill in fills:
+        assert contrast(mixed(fill, int(shares[0]) / 100, text), channels(track)) >= 3, fill
+    drawing = (root / "scripts/resalign_webui/charts.py").read_text(encoding="utf-8")
+    hues = re.findall(r"#\w{6}", re.search(r"_HUES = \((.*?)\)", drawing).group(1))
+    assert len(hues) == 6 and "{hue} 65%" in drawing
+    for hue in hues:
+        assert contrast(mixed(hue, 0.65, text), channels(paper)) >= 3, hue
+    for opacity in re.findall(r"opacity: \.(\d+); font-size", style):
+        assert contrast(mixed(text, int(opacity) / 100, paper), channels(paper)) >= 4.5

@@ -211,6 +211,9 @@ def strew(source):
         "unet/model.onnx": b"onnx",
         "checkpoint-500/optimizer.pt": b"PK\x03\x04",
         "unet.zip": b"PK\x03\x04",
+        "text_encoder/pytorch_model.bin": b"\x80\x02pickle",
+        "vae/unet.ckpt": b"PK\x03\x04",
+        "vae/notes.PT": b"anything",
         "anything": b"GGUF",
     }.items():
         (source / name).write_bytes(content)
@@ -228,7 +231,6 @@ def test_no_copy_anywhere_in_a_folder_stays_unhardened(folder, adapter, unet, tm
         source / "unet" / "diffusion_pytorch_model.safetensors").items()}  # fmt: skip
     save_file(half, source / "unet" / "diffusion_pytorch_model.non_ema.safetensors")
     (source / "README.md").write_text("card")
-    (source / "text_encoder" / "pytorch_model.bin").write_bytes(b"\x80\x02pickle")
     save_file({"lora_te_x.alpha": torch.ones(1)}, source / "style.safetensors")
     target = tmp_path / "out"
 
@@ -237,7 +239,7 @@ def test_no_copy_anywhere_in_a_folder_stays_unhardened(folder, adapter, unet, tm
     left = {copy.where for copy in report.copies if copy.fate == "left out"}
     assert left == gone
     assert not any((target / name).exists() for name in gone)
-    for name in ("README.md", "text_encoder/pytorch_model.bin", "style.safetensors"):
+    for name in ("README.md", "style.safetensors"):
         assert (target / name).read_bytes() == (source / name).read_bytes()
     expected = with_adapter(deepcopy(unet), adapter).state_dict()
     for name in ("", ".non_ema"):
@@ -282,6 +284,37 @@ def test_parts_of_the_denoiser_in_another_component_are_kept_and_named(folder, a
     assert [(copy.where, copy.fate) for copy in report.copies] == [(place.as_posix(), "kept")]
     assert place.as_posix() in report.warnings[-1]
     assert by_name(verify_job(tmp_path / "out", source=source, probe=False))["other copies"].ok
+
+
+def test_files_that_cannot_be_opened_are_kept_and_named_where_a_component_has_no_others(
+    folder, adapter, tmp_path
+):
+    """Old folders have their safety checker as a pickle alone; a scheduler needs no weights."""
+    source = shutil.copytree(folder, tmp_path / "base")
+    names = ["safety_checker/pytorch_model.bin", "scheduler/unet.bin"]
+    index = json.loads((source / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (source / "model_index.json").write_text(json.dumps(index))
+    for name in names:
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_bytes(b"\x80\x02pickle")
+
+    report = export_merged(source, adapter, tmp_path / "out")
+
+    record = [{"where": name, "fate": "kept", "tensors": 0} for name in names]
+    assert [copy.to_json() for copy in report.copies] == record
+    assert all(name in report.warnings[-1] for name in names)
+    assert "without being opened" in report.warnings[-1]
+    header = json.loads((tmp_path / "out" / "resalign.json").read_text())
+    assert header["provenance"]["copies"] == record
+    card = model_card(report.provenance, report=report)
+    assert f"`{names[0]}` kept unopened, `{names[1]}` kept unopened" in card
+    checks = by_name(verify_job(tmp_path / "out", source=source, probe=False))
+    assert checks["untouched tensors"].ok and checks["other copies"].ok
+    assert "kept unopened" in checks["other copies"].detail
+    (tmp_path / "out" / "vae" / "unet.bin").write_bytes(b"\x80\x02pickle")
+    found = by_name(verify_job(tmp_path / "out", probe=False))["other copies"]
+    assert found.ok is False and "vae/unet.bin" in found.detail
 
 
 def test_linked_component_folders_are_copied_and_averages_as_a_component_hardened(

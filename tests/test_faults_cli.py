@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import hashlib
-import json
 import os
-import random
 import shutil
 import signal
 import stat
@@ -18,7 +14,7 @@ import pytest
 import torch
 from damage import DAMAGES, damage
 from fakes_checkpoint import write_tiny_checkpoint
-from faulty_disk import Killed, faulty_disk
+from fakes_faults import begin, evaluations, moved, results, without_outputs
 
 from resalign.backend.cli import main
 from resalign.backend.cli.console import Console
@@ -26,77 +22,6 @@ from resalign.backend.errors import RunError
 from resalign.backend.jobs import export as exporting
 from resalign.backend.plan.probe import ProbeCheckpoint
 from resalign.backend.probe.subjects import subject_of
-
-HARDEN = """
-checkpoint = "original.safetensors"
-output = "hardened.safetensors"
-device = "cpu"
-[plan]
-outer_steps = 2
-warm_up_steps = 2
-forget_batch = 1
-retain_batch = 1
-save_every = 1
-[plan.forget_set]
-prompts = ["bad"]
-images = 1
-sampling_steps = 1
-[plan.retain_set]
-prompts = ["good"]
-images = 1
-sampling_steps = 1
-[plan.adapter]
-rank = 1
-targets = ["cross_attention_kv"]
-[[plan.concepts]]
-name = "bad"
-prompts = ["bad"]
-"""
-PROBE = """
-output = "probe"
-device = "cpu"
-[[checkpoints]]
-name = "original"
-path = "original.safetensors"
-[[checkpoints]]
-name = "hardened"
-path = "hardened.safetensors"
-[plan]
-pictures = 1
-[plan.forget_set]
-prompts = ["bad"]
-images = 1
-sampling_steps = 1
-[plan.retain_set]
-prompts = ["good"]
-images = 2
-sampling_steps = 1
-[plan.generation]
-steps = 1
-[[plan.concepts]]
-name = "bad"
-prompts = ["bad"]
-[[plan.prompts]]
-kind = "retain"
-prompts = ["good", "fine"]
-[[plan.merges]]
-name = "half"
-"""
-OUTPUTS = (
-    "hardened.safetensors",
-    "hardened-lora.safetensors",
-    "hardened.md",
-    "hardened-curves.png",
-)
-
-
-def begin(folder: Path, original: Path) -> Path:
-    """Make a folder with plan and checkpoint; the checkpoint is a link, to save time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    os.link(original, folder / "original.safetensors")
-    (folder / "harden.toml").write_text(HARDEN)
-    (folder / "probe.toml").write_text(PROBE)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -116,29 +41,12 @@ def place(tmp_path_factory, original) -> Path:
 @pytest.fixture
 def copy(place, tmp_path) -> Path:
     """A folder of one's own with the finished run, whose outputs lie beside it."""
-    folder = tmp_path / "copy"
-    shutil.copytree(place, folder)
-    job = folder / "hardened.safetensors.run" / "job.json"
-    fields = json.loads(job.read_text().replace(str(place), str(folder)))
-    del fields["checksum"]
-    job.write_text(json.dumps(fields))
-    return folder
-
-
-def results(folder: Path) -> dict[str, str]:
-    """Digests of the outputs; of a checkpoint, whose header has a date, of what follows that."""
-    found = {}
-    for name in OUTPUTS[:2]:
-        data = (folder / name).read_bytes()
-        end = 8 + int.from_bytes(data[:8], "little")
-        found[name] = hashlib.sha256(data[end:]).hexdigest()
-    return found
+    return moved(place, tmp_path / "copy")
 
 
 def test_outputs_that_a_run_was_writing_are_finished_by_resume(copy, place, monkeypatch, capsys):
     """Without --overwrite; another file in the way is still refused."""
-    for name in OUTPUTS:
-        (copy / name).unlink()
+    without_outputs(copy)
     run = str(copy / "hardened.safetensors.run")
 
     def interrupted(*_, **__):
@@ -158,8 +66,7 @@ def test_outputs_that_a_run_was_writing_are_finished_by_resume(copy, place, monk
 
 @pytest.mark.parametrize("name", ["plot_records", "write_card", "save_lora", "export_merged"])
 def test_a_full_disk_at_an_output_is_one_line(copy, monkeypatch, capsys, name):
-    for output in OUTPUTS:
-        (copy / output).unlink()
+    without_outputs(copy)
     run = str(copy / "hardened.safetensors.run")
 
     def full(*_, **__):
@@ -178,8 +85,7 @@ def test_a_source_that_was_replaced_is_noticed(copy, capsys):
     run, source = copy / "hardened.safetensors.run", copy / "original.safetensors"
     source.unlink()
     write_tiny_checkpoint(source, dtype=torch.float32, seed=1)
-    for output in OUTPUTS:
-        (copy / output).unlink()
+    without_outputs(copy)
     target = copy / "again.safetensors"
     assert main(["export", str(run), "--output", str(target)]) == 2
     assert "SHA-256 has changed" in capsys.readouterr().err and not target.exists()
@@ -315,64 +221,12 @@ def test_verify_fails_for_a_source_that_is_none(copy, capsys, what):
     assert str(source) in capsys.readouterr().err or what == "no checkpoint"
 
 
-def kill_at(monkeypatch, folder: Path, command: list[str], at: int) -> bool:
-    """Run a command with a kill at a file operation; return False if it ended before."""
-    with faulty_disk(monkeypatch, folder, at, "kill") as disk, contextlib.suppress(Killed):
-        main(command)
-    return disk.broken
-
-
-@pytest.mark.reliability
-def test_fifty_random_kills_from_harden_to_its_last_output(monkeypatch, tmp_path, original, place):
-    whole = results(place)
-    counted = begin(tmp_path / "counted", original)
-    with faulty_disk(monkeypatch, counted, 0) as disk:
-        assert main(["harden", str(counted / "harden.toml")]) == 0
-    random.seed(0)
-    kills = sorted(random.sample(range(1, disk.count + 1), min(50, disk.count)))
-    for at in kills:
-        folder = begin(tmp_path / f"kill{at}", original)
-        plan, run = str(folder / "harden.toml"), folder / "hardened.safetensors.run"
-        assert kill_at(monkeypatch, folder, ["harden", plan], at)
-        begun = (run / "plan.json").exists() and (run / "job.json").exists()
-        assert main(["resume", str(run)] if begun else ["harden", plan]) == 0, at
-        assert results(folder) == whole, at
-        assert not list(folder.glob("*partial*")), at
-        shutil.rmtree(folder)
-    print(f"{len(kills)} kills of {disk.count} file operations: all equal")
-
-
-def looks(folder: Path) -> dict:
-    """Evaluations by model and attack: the last of each counts, as for the report."""
-    lines = (folder / "probe" / "looks.jsonl").read_text().splitlines()
-    found = [{**json.loads(line), "seconds": 0, "checksum": 0} for line in lines]
-    return {(look["model"], look["attack"]): look for look in found}
-
-
 @pytest.fixture(scope="module")
 def probed(place, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("probed") / "whole"
     shutil.copytree(place, folder)
     assert main(["probe", str(folder / "probe.toml")]) == 0
     return folder
-
-
-@pytest.mark.reliability
-def test_random_kills_of_a_probe_resume_to_equal_evaluations(monkeypatch, tmp_path, place, probed):
-    counted = tmp_path / "counted"
-    shutil.copytree(place, counted)
-    with faulty_disk(monkeypatch, counted, 0) as disk:
-        assert main(["probe", str(counted / "probe.toml")]) == 0
-    random.seed(1)
-    kills = sorted(random.sample(range(1, disk.count + 1), min(20, disk.count)))
-    for at in kills:
-        folder = tmp_path / f"kill{at}"
-        shutil.copytree(place, folder)
-        assert kill_at(monkeypatch, folder, ["probe", str(folder / "probe.toml")], at)
-        assert main(["probe", str(folder / "probe.toml")]) == 0, at
-        assert looks(folder) == looks(probed), at
-        shutil.rmtree(folder)
-    print(f"{len(kills)} kills of {disk.count} file operations of a probe: all equal")
 
 
 PROBE_FILES = ("job.json", "plan.json", "prompts.json", "looks.jsonl", "reference.safetensors")
@@ -385,7 +239,7 @@ def outcome_of_probe(folder: Path, probed: Path, capsys) -> str:
     if code:
         assert code == 2 and "Traceback" not in said
         return "refused"
-    assert looks(folder) == looks(probed)
+    assert evaluations(folder) == evaluations(probed)
     return "equal"
 
 

@@ -33,13 +33,16 @@ from resalign.backend.model.precision import best_precision
 from resalign.backend.numerics.byte_sizes import GIB
 from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.durable import DistilConfig, EraseConfig
 from resalign.backend.plan.fine_tune import FineTuneConfig
 from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.kernels import KernelConfig
 from resalign.backend.plan.regulator import RegulatorConfig
 from resalign.backend.plan.solver import SolverConfig
+from resalign.backend.plan.stages import Stage
 from resalign.backend.run.folder import RunFolder
 
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic algorithms
 DEVICE = torch.device(os.environ.get("RESALIGN_GPU_DEVICE", "cuda"))
 CUDA = DEVICE.type == "cuda"
 pytestmark = [
@@ -92,8 +95,22 @@ def distance(found, expected) -> float:
     return float((apart / size).sqrt())
 
 
+@pytest.fixture
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+# With TF32, ten bits of each factor, 0.021 was measured on an H200
 def test_fp32_finds_the_adapter_of_a_cpu(exact):
-    assert distance(run(plan_of()).adapter, exact) < 0.02
+    assert distance(run(plan_of()).adapter, exact) < 0.05
+
+
+def test_fp32_without_tf32_finds_exactly_the_adapter_of_a_cpu():
+    plan = plan_of(solver=SolverConfig(method="richardson", iterations=2))  # without TF32
+    expected = harden(tiny_model(), plan, data=data_of(plan)).adapter
+    assert distance(run(plan).adapter, expected) < 0.02
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -107,23 +124,27 @@ def test_the_adapter_stays_in_fp32_under_autocast(precision):
     assert {tensor.dtype for tensor in adapter.tensors.values()} == {torch.float32}
 
 
-def test_the_same_seed_and_card_give_the_same_adapter():
+def test_the_same_seed_and_card_give_the_same_adapter(deterministic):
     one, two = run(plan_of()).adapter, run(plan_of()).adapter
     assert all(torch.equal(one.tensors[name], two.tensors[name]) for name in one.tensors)
 
 
+def test_the_same_seed_and_card_give_nearly_the_same_adapter_whatever_the_algorithms():
+    assert distance(run(plan_of()).adapter, run(plan_of()).adapter) < 0.05
+
+
 def test_users_side_by_side_find_what_they_find_in_turn(exact):
-    assert distance(run(plan_of(users_at_once=2)).adapter, exact) < 0.02
+    assert distance(run(plan_of(users_at_once=2)).adapter, exact) < 0.05
 
 
 @pytest.mark.parametrize(
     "changes", [{"gradient_checkpointing": True}, {"micro_batch": 1}], ids=lambda c: next(iter(c))
 )
 def test_less_memory_finds_the_same(exact, changes):
-    assert distance(run(plan_of(**changes)).adapter, exact) < 0.02
+    assert distance(run(plan_of(**changes)).adapter, exact) < 0.05
 
 
-def test_a_run_resumes_on_the_same_card(tmp_path, exact):
+def test_a_run_resumes_on_the_same_card(tmp_path, deterministic):
     def stop(progress):
         if progress.step == 2:
             raise KeyboardInterrupt
@@ -133,8 +154,15 @@ def test_a_run_resumes_on_the_same_card(tmp_path, exact):
         run(plan, run_folder=tmp_path / "run", on_progress=stop)
     with RunFolder.open(tmp_path / "run", read_only=True) as folder:
         assert 0 < folder.steps_saved < plan.outer_steps
-    resumed = run(plan, run_folder=tmp_path / "run").adapter
-    assert distance(resumed, run(plan).adapter) < 1e-6
+    resumed, whole = run(plan, run_folder=tmp_path / "run").adapter, run(plan).adapter
+    assert all(torch.equal(resumed.tensors[name], whole.tensors[name]) for name in whole.tensors)
+
+
+@only_cuda
+def test_weights_of_fp16_are_hardened_in_the_precision_of_the_card(exact):
+    plan = plan_of(precision="auto")  # as `load_checkpoint` puts a file of fp16 onto a card
+    adapter = harden(model_there(torch.float16), plan, data=data_of(plan)).adapter
+    assert distance(adapter, exact) < 0.5
 
 
 def test_nothing_stays_on_the_device_after_a_run():
@@ -273,3 +301,17 @@ def test_auto_takes_the_card_and_an_absent_one_is_refused():
     assert resolve_device("auto") == "cuda"
     with pytest.raises(ConfigError, match="choose a lower number"):
         resolve_device(f"cuda:{torch.cuda.device_count()}")
+
+
+def test_erasing_and_distilling_find_nearly_the_weights_of_a_cpu():
+    plan = plan_of(
+        method="distil", before=(Stage(method="erase"),), outer_steps=3, warm_up_steps=0,
+        erase=EraseConfig(samples=16, batch=4), distil=DistilConfig(batch=4, learning_rate=1e-3),
+    )  # fmt: skip
+    expected = harden(tiny_model(), plan, data=data_of(plan)).adapter
+    found = run(plan).adapter
+    names = sorted(expected.tensors)
+    assert sorted(found.tensors) == names
+    apart = sum((found.tensors[n].cpu() - expected.tensors[n]).square().sum() for n in names)
+    size = sum(expected.tensors[n].square().sum() for n in names)
+    assert float((apart / size).sqrt()) < 0.02

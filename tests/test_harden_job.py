@@ -162,6 +162,29 @@ def test_a_folder_is_begun_or_continued_as_asked(engine, job, tmp_path):
     assert [options["resuming"] for options in engine.checked] == [False, False, True]
 
 
+def test_a_run_that_a_host_began_is_continued_by_a_job_only_where_that_is_asked_for(
+    engine, job, tmp_path
+):
+    """The host has then compared its model with the job's checkpoint."""
+    folder = tmp_path / "run"
+
+    @contextmanager
+    def opened():
+        yield SimpleNamespace(resolution=64)
+
+    engine.error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        harden_job(PLAN, folder=folder, model=opened())
+    engine.error = None
+    with pytest.raises(RunError, match="a model that a program had loaded"):
+        harden_job(job, folder=folder)
+    assert len(harden_job(job, folder=folder, adopt=True).records) == 3
+    assert stored_job(folder).checkpoint == job.checkpoint
+    other = replace(job, checkpoint=str(tmp_path / "other.safetensors"))
+    with pytest.raises(RunError, match="not on"):
+        harden_job(other, folder=folder, adopt=True)
+
+
 def test_problems_stop_a_job_before_its_folder_is_made(engine, job, monkeypatch, tmp_path):
     monkeypatch.setattr(
         module, "check_job", lambda job, **_: replace(REPORT, problems=("no disk", "no images"))

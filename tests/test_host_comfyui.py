@@ -2,13 +2,14 @@
 
 import importlib.util
 import json
+import os
 import time
 import urllib.error
 import urllib.request
 
 import pytest
 import torch
-from host_checkpoints import write_reduced_checkpoint
+from host_checkpoints import write_reduced_checkpoint, write_reduced_sdxl
 from host_comfyui import (
     CHECKPOINT,
     comfyui,
@@ -21,6 +22,8 @@ from host_comfyui import (
     until,
     working,
 )
+
+from resalign.backend.checkpoint.inspect import inspect
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -64,6 +67,25 @@ def test_an_example_runs(host, example, name):
     summary = outputs["5"]["resalign_run"][0]
     assert summary["steps"] == 2 and summary["source"] == CHECKPOINT
     assert states(host)["status"] == "done"
+
+
+def test_the_sdxl_example_runs_on_an_sdxl(host, example):
+    """Of random weights, and narrow; REDUCED_SDXL may name one that another test has written."""
+    file = host.base / "models/checkpoints/reduced_sdxl.safetensors"
+    given = os.environ.get("REDUCED_SDXL")
+    if given:
+        file.symlink_to(given)
+    else:
+        write_reduced_sdxl(file)
+    host.info = host.get("/object_info")
+    graph = example("harden_sdxl")
+    graph["1"]["inputs"]["ckpt_name"] = file.name
+    outputs = host.run(graph)
+    assert outputs["5"]["resalign_run"][0]["source"] == file.name
+    name, _, said = outputs["8"]["text"][0].partition(":")
+    assert "tensors changed" in said
+    found = inspect(host.base / "models/checkpoints" / name)
+    assert found.family == "sdxl" and found.hardened
 
 
 def test_a_memory_plan_stops_the_queue_or_gives_settings_that_harden_model_takes(host, example):

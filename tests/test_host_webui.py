@@ -1,7 +1,8 @@
-"""The tab in a real A1111 and a real Forge, from the first start to a killed host.
+"""The tab in a real A1111, Forge and reForge, from the first start to a killed host.
 
 Slow, some ten minutes for each; skipped unless both of A1111_DIR, A1111_PYTHON (FORGE_DIR,
-FORGE_PYTHON) are set, see host_webui.py. RESALIGN_SCREENSHOTS names a folder for pictures.
+FORGE_PYTHON; REFORGE_DIR, REFORGE_PYTHON) are set, see host_webui.py. RESALIGN_SCREENSHOTS names a
+folder for pictures.
 The tests of one host go together, in this order.
 """
 
@@ -24,7 +25,7 @@ from webui_browser import Tab
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 HARDENED = "sub/hardened demo"
-STEPS = 24  # enough that a slow machine can open a second window meanwhile
+STEPS = 60  # enough that a slow machine can open a second window and reload meanwhile
 ITS_OWN = "setupAllResizeHandles"  # what Forge's page may complain of, with or without us
 
 
@@ -36,7 +37,7 @@ def chromium():
         yield made
 
 
-@pytest.fixture(scope="module", params=["a1111", "forge"])
+@pytest.fixture(scope="module", params=["a1111", "forge", "reforge"])
 def webui(request, root, tmp_path_factory):
     host_paths(request.param)
     made = WebUI(request.param, tmp_path_factory.mktemp(request.param), root)
@@ -99,7 +100,8 @@ def test_from_the_demo_to_an_exported_checkpoint_in_the_host_s_list(running, win
     assert webui_clicks.AT_WORK in window.status("running", "harden"), "it went on meanwhile"
     (worker,) = running.workers()
     command = Path(f"/proc/{worker}/cmdline").read_bytes().split(b"\0")
-    assert command[1] == b"-I" and b"webui-env" in command[0]
+    ours = running.environment["RESALIGN_WEBUI_ENV"].encode()
+    assert command[1] == b"-I" and command[0].startswith(ours)
     webui_clicks.cancel(window, STEPS)
     other.status("stopped", seconds=60)
     other.page.context.close()

@@ -42,7 +42,7 @@ def step(done, micro=0, **values):
                     micro_total=10 * bool(micro), values=values)  # fmt: skip
 
 
-def play(job, *, drawing_s, warm_s, full_s):
+def play(job, *, drawing_s, warm_s, full_s, look=lambda: None):
     """Play a whole job; return (seconds left as told, seconds left in truth) at each report."""
     whole = 16 * drawing_s + 8 * warm_s + 12 * full_s
     told, now = [], 0.0
@@ -51,6 +51,7 @@ def play(job, *, drawing_s, warm_s, full_s):
         nonlocal now
         now += seconds
         told.append((job(progress, now), whole - now))
+        look()
 
     for what in ("forget set of weapons", "retain set"):
         for micro in range(1, 11):
@@ -61,6 +62,40 @@ def play(job, *, drawing_s, warm_s, full_s):
         report(step(number, 5), seconds / 2)
         report(step(number + 1, harm=1.0), seconds / 2)
     return told
+
+
+def test_the_bar_is_that_of_the_whole_job_and_never_goes_back(plan):
+    """Also while a preview is drawn, which has steps of its own."""
+    job = JobTime(plan, SETS, every=4)
+    seen = []
+    play(job, drawing_s=1, warm_s=1, full_s=9, look=lambda: seen.append(job.share()))
+    assert seen == sorted(seen) and 0 < seen[0] < 0.02
+    before = job.share()
+    for micro in range(1, 12):
+        job(Progress(stage="preview", step=0, total=0, micro_step=micro, micro_total=12), 500.0)
+        assert before <= job.share() < 1
+    again = JobTime(plan, SETS)
+    again.recall([{"step": n, "seconds": 1.0} for n in range(1, 21)])
+    assert again.share() == 1.0
+
+    live = LiveState("harden", 20)
+    live.plan(replace(plan, retain_set=SETS[1]))
+    assert live.state["share"] is None
+    live(drawing(4))
+    assert 0 < live.state["share"] < 0.1
+
+
+def test_what_comes_before_the_first_unit_is_not_taken_for_its_time(plan):
+    """Loading took 8 s: the first preview promised half an hour of a job of two minutes."""
+    job = JobTime(plan, SETS, every=4)
+    job(Progress(stage="hash", step=12, total=12), 0.0)
+    for micro in range(1, 6):
+        now = 8.0 + 0.5 * micro
+        left = job(
+            Progress(stage="preview", step=0, total=0, micro_step=micro, micro_total=12), now
+        )
+    each = 0.5 * 12 / job.work[PREVIEW].passes
+    assert left == pytest.approx(job.passes_left() * each, rel=0.01)
 
 
 def test_there_is_one_estimate_for_the_whole_job_and_it_falls(plan):
@@ -196,14 +231,27 @@ def test_a_picture_of_a_probe_says_of_which_model_it_is(tmp_path):
     assert [one["caption"] for one in live.state["pictures"]] == ["hardened: a cat", "a cat"]
 
 
+class Estimate:
+    """Says the same of every report."""
+
+    def __init__(self, left):
+        self.left = left
+
+    def __call__(self, progress, now):
+        return self.left
+
+    def share(self):
+        return 0.9
+
+
 def test_a_job_that_still_works_never_has_0_seconds_left(plan):
     live = LiveState("harden", 20)
     live.plan(plan)
     for left in (0.0, 0.4, None):
-        live._job = lambda progress, now, left=left: left
+        live._job = Estimate(left)
         live._line = lambda progress: ""
         live(step(20))
         assert live.state["left"] is None
-    live._job = lambda progress, now: 0.6
+    live._job = Estimate(0.6)
     live(step(20))
     assert live.state["left"] == 1

@@ -13,7 +13,7 @@ import pytest
 from fakes_worker import FakeHost, ended, gone, resume_request, use_fake, wait_for
 
 from resalign.backend.errors import ConfigError, ResAlignError
-from resalign.scripts.resalign_webui import process as processes
+from resalign.backend.worker import process as processes
 from resalign.scripts.resalign_webui.jobs import BusyError, JobManager
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the fake kills itself by signals")
@@ -294,7 +294,8 @@ def test_a_host_that_ends_takes_its_worker_along(tmp_path):
         import conftest
         from pathlib import Path
         from fakes_worker import FAKE, FakeHost, resume_request, wait_for
-        from resalign.scripts.resalign_webui import jobs, process
+        from resalign.backend.worker import process
+        from resalign.scripts.resalign_webui import jobs
         folder = Path({str(tmp_path)!r})
         process.WORKER = folder / "fake_worker.py"
         process.WORKER.write_text(FAKE)

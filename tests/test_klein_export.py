@@ -7,7 +7,7 @@ import fakes_klein as fakes
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import resalign as ra
 from resalign.backend.adapter.dense import DenseAdapter
@@ -19,6 +19,7 @@ from resalign.backend.errors import ConfigError, ExportError
 from resalign.backend.families import find_family
 from resalign.backend.families.registry import bases_of_lora
 from resalign.backend.jobs.check import check_job
+from resalign.backend.jobs.verify import verify_job
 from resalign.backend.memory.plan import plan_memory
 from resalign.backend.plan.presets import preset_plan
 from resalign.backend.report.card import write_card
@@ -240,6 +241,25 @@ def test_a_folder_and_a_whole_file_are_exported_alike(model, tmp_path):
     assert torch.equal(found[0], expected + adapter.delta(module)) and torch.equal(*found)
     (changed,) = verify_export(whole, tmp_path / "out-base.safetensors").changed
     assert changed == "model.diffusion_model.single_blocks.0.linear1.weight"
+
+
+def test_verify_needs_no_text_encoder_near(model, source, tmp_path):
+    """The denoiser's own file is enough to look for copies, and to compare it with the source."""
+    adapter = adapter_of(model, "single_transformer_blocks.0.attn.to_qkv_mlp_proj")
+    target, alone = tmp_path / "out.safetensors", tmp_path / "alone" / "source.safetensors"
+    ra.export_merged(source, adapter, target)
+    alone.parent.mkdir()
+    alone.symlink_to(source)
+    with pytest.raises(ra.CheckpointError, match="has no text encoder"):
+        check_loadable(target)
+    found = verify_job(target, source=alone, probe=False)
+    assert [check.ok for check in found.checks[:4]] == [True] * 4
+    assert found.checks[3].detail == "the denoiser is there only once"
+    tensors = load_file(target)
+    tensors["ema.txt_in.weight"] = tensors["txt_in.weight"].clone()
+    with safe_open(target, framework="pt") as file:
+        save_file(tensors, tmp_path / "two.safetensors", metadata=file.metadata())
+    assert "second" in verify_job(tmp_path / "two.safetensors", probe=False).checks[3].detail
 
 
 # --- LoRA --------------------------------------------------------------------------------------

@@ -109,3 +109,29 @@ def test_a_folder_is_never_written_into_itself(adapter, folder, tmp_path):
         with pytest.raises(ExportError, match=r"itself|within"):
             export_merged(folder, adapter, target, overwrite=True)
     assert sorted(os.listdir(folder.parent)) == ["base"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot lock a folder")
+def test_two_exports_to_one_folder_do_not_mix(adapter, folder, tmp_path):
+    """The second is refused while the first writes, which ends as if alone."""
+    target, refused = tmp_path / "out", []
+
+    def second(progress):
+        if not refused:
+            with pytest.raises(ExportError, match="another export is writing") as found:
+                export_merged(folder, adapter, target)
+            refused.append(found.value)
+
+    export_merged(folder, adapter, target, on_progress=second)
+    assert refused and [path.name for path in tmp_path.iterdir()] == ["out"]
+    verify_export(folder, target, adapter)
+
+
+def test_the_rest_of_a_killed_export_is_cleared(adapter, folder, tmp_path):
+    partial = tmp_path / "out.resalign-partial"
+    (partial / "unet").mkdir(parents=True)
+    (partial / "unet" / "left.bin").write_text("rest")
+    (partial / "link").symlink_to(folder)
+    export_merged(folder, adapter, tmp_path / "out")
+    assert not partial.exists() and not (tmp_path / "out" / "unet" / "left.bin").exists()
+    assert (folder / "model_index.json").exists()

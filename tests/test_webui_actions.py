@@ -10,7 +10,7 @@ from fakes_webui import CHECKED, FakeHost, FakeJobs, write_header
 
 from resalign.backend.demo.plans import CHECKPOINT
 from resalign.scripts.resalign_webui import host as hosts
-from resalign.scripts.resalign_webui import leaving
+from resalign.scripts.resalign_webui import leaving, views
 from resalign.scripts.resalign_webui.actions import NONE, Actions
 from resalign.scripts.resalign_webui.measure_forms import THE_RUN
 from resalign.scripts.resalign_webui.routes import report_url
@@ -249,3 +249,11 @@ def test_a_missing_worker_is_reported_and_built(actions, host):
     assert "there is no environment" in actions.missing()
     said = list(actions.build_worker())
     assert "making it" in said[0] and "Ready" in said[-1]
+
+
+def test_an_environment_in_the_making_shows_a_bar_by_its_stages():
+    assert 'aria-valuenow="0"' in views.building(["Making the worker's environment."])
+    lines = ["[1/4] Making it.", "[2/4] Fetching.", *(f"Collecting {n}" for n in range(20))]
+    shown = views.building(lines)
+    assert 'aria-valuenow="38"' in shown and 'role="progressbar"' in shown
+    assert "Collecting 19" in shown and "Collecting 5" not in shown

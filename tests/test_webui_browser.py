@@ -90,18 +90,20 @@ def shot(tab, name):
 
 def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_path):
     name, interpreter = python
-    with served(interpreter, tmp_path, "--fake", "60", "0.25") as (url, ended):
+    with served(interpreter, tmp_path, "--fake", "90", "0.25") as (url, ended):
         first, second = chromium.new_context(), chromium.new_context()
         tab = Tab(first, url)
         other = Tab(second, url, theme="light")
 
         assert tab.bottom("harden") < 900, "in sight at 1280 x 900"
         assert not tab.enabled("cancel") and not tab.visible("next"), "nothing is running"
+        tab.wait_text("While it runs, pictures of")
         tab.tick("concepts", "hate symbols")
         tab.tick("concepts", "hate symbols")
         tab.tick("concepts", "nudity")
         tab.press("harden")
         assert "tick weapons alone" in tab.message("harden"), "a mistake is told on the page"
+        assert max(map(tab.bottom, ("harden_message", "harden"))) < 900, "and in sight"
         tab.tick("concepts", "nudity")
         tab.tick("concepts", "weapons")
         tab.tick("preset", "fast")
@@ -113,6 +115,9 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         tab.reload()
         assert "harm loss" in tab.status("running", "harden"), "it went on meanwhile"
         assert tab.enabled("cancel")
+        tab.go("txt2img")
+        tab.page.locator("#resalign_waiting", has_text="pictures wait until").click()
+        tab.page.locator("#resalign_harden:visible").wait_for()  # it leads back to our tab
         shot(tab, f"{name}-running")
         shot(other, f"{name}-running-light")
 

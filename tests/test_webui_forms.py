@@ -235,3 +235,12 @@ def test_over_a_network_only_folders_of_the_host_and_its_owner_can_be_typed(tmp_
     host.is_remote = False
     monkeypatch.delenv(hosts.FOLDERS_VARIABLE)
     assert hosts.typed_folder(f'"{outside}" ', "x", host) == str(outside)
+
+
+@pytest.mark.parametrize("name", forms.PRESETS)
+def test_the_line_below_the_presets_says_how_long_the_demo_takes(request_of, name):
+    """Not the hour of a full-size checkpoint."""
+    plan = request_of(checkpoint=hosts.DEMO, preset=name)[1]
+    shown = forms.preset_line(name, hosts.DEMO)
+    assert f"on the demo {plan.outer_steps} step" in shown and "hour" not in shown
+    assert "of its own settings" not in forms.preset_line(name, "mine.safetensors")

@@ -81,7 +81,10 @@ def test_what_a_job_says_of_itself_stays_visible_and_is_no_markup():
         live.remark(lines)
     assert live.state["remarks"] == [f"precision   {EVIL}", "3", "4", "5", "6", "7"]  # the latest
     text = views.job_html(STATE | {"remarks": live.state["remarks"]})
-    assert "precision   &lt;img" in text and not Elements(text).of("img")[1:]
+    assert "precision: " in text, "columns are for a terminal"
+    ended = STATE | {"status": "done", "remarks": ["expected    8 s left", "warning: it spilled"]}
+    assert "8 s left" not in views.job_html(ended) and "it spilled" in views.job_html(ended)
+    assert "precision: &lt;img" in text and not Elements(text).of("img")[1:]
     assert "device" not in text
 
 

@@ -123,7 +123,7 @@ SAVED = {
     "ResAlign_HardeningSettings": "preset random_seed resolution rank outer_steps simulate solver "
     "products resilience_weight retain_weight gamma learning_rate precision gradient_checkpointing "
     "varied_images erase_ratio distil_batch teacher teacher_waits",
-    "ResAlign_HardenModel": "checkpoint preview_every preview_prompt show_pictures",
+    "ResAlign_HardenModel": "checkpoint preview_every preview_prompt show_pictures process device",
     "ResAlign_ResilienceProbe": "preset scorer steps images resolution random_seed sampling_steps",
     "ResAlign_ExportHardenedCheckpoint": "filename source destination overwrite write_from",
     "ResAlign_SaveHardeningLora": "filename destination overwrite",

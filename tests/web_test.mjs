@@ -58,6 +58,8 @@ test("a finished node that had nothing to do tells no time", () => {
 
 test("the bar follows whole and small steps, and is full at the end", () => {
   assert.equal(view.share(null), null);
+  assert.equal(view.share({ status: "running", step: 1, total: 20, share: 0.3 }), 0.3, "of the whole job");
+  assert.equal(view.share({ status: "running", stage: "preview", step: 0, total: 0, share: 0.3 }), 0.3, "in a preview too");
   assert.equal(view.share({ status: "running", step: 1, total: 4, micro_step: 1, micro_total: 2 }), 0.375);
   assert.equal(view.share({ status: "running", step: 9, total: 4 }), 1);
   assert.equal(view.share({ status: "done", step: 0, total: 4 }), 1);
@@ -73,7 +75,11 @@ test("a hardening's figures have names, and relapse is what came back", () => {
 });
 
 test("remarks on a run are lines of text, and there may be none", () => {
-  assert.deepEqual(view.remarks({ remarks: ["memory: about 8 GiB", 3] }), ["memory: about 8 GiB", "3"]);
+  assert.deepEqual(view.remarks({ remarks: ["expected    about 8 GiB", 3] }), ["expected: about 8 GiB", "3"]);
+  const told = { status: "running", left: 30, remarks: ["device      cpu", "expected    about 41 s left"] };
+  assert.deepEqual(view.remarks(told), ["device: cpu"]);
+  const ended = { status: "done", remarks: ["expected    about 8 GiB", "warning: it spilled"] };
+  assert.deepEqual(view.remarks(ended), ["warning: it spilled"]);
   for (const state of [null, {}, { remarks: "no list" }]) assert.deepEqual(view.remarks(state), []);
 });
 

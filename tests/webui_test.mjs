@@ -9,15 +9,19 @@ const SOURCE = readFileSync(new URL("../javascript/resalign.js", import.meta.url
 
 /** A page whose panel has these data (null: none yet); `look(state)` is one look of the script. */
 function page(panel) {
-  const made = { clicks: 0, asked: 0, panel, answer: null, hidden: false };
+  const made = { clicks: 0, asked: 0, panel, answer: null, hidden: false, tab: null, note: null };
   const button = { click: () => made.clicks++ };
   let timer = null;
   const document = {
     get hidden() { return made.hidden; },
     addEventListener() {},
+    body: { append: (note) => { made.note = note; } },
+    createElement: () => ({ style: {}, addEventListener() {}, remove() { made.note = null; } }),
     querySelector(selector) {
       if (selector === "#resalign_follow") return button;
       if (selector === ".ra-job") return made.panel && { dataset: made.panel };
+      if (selector === "#tab_resalign") return made.tab;
+      if (selector === "#resalign_waiting") return made.note;
       return null; // no gradio-app: later versions have no shadow root
     },
   };
@@ -74,4 +78,23 @@ test("a host that was away is left in peace while it starts, and then looked at 
   assert.deepEqual([made.asked, made.clicks], [1, 0]);
   await made.look({ status: "running", revision: 1 });
   assert.deepEqual([made.asked, made.clicks], [2, 1]);
+});
+
+test("on the host's other tabs a note says why pictures wait, and goes when they do not", async () => {
+  const running = { status: "running", kind: "harden", step: 3, total: 20, revision: 5 };
+  const made = page({ status: "running", revision: "5" });
+  await made.look(running);
+  assert.equal(made.note, null, "the tab without a host draws no pictures");
+  made.tab = { offsetParent: null };
+  await made.look(running);
+  assert.equal(made.note.textContent, "ResAlign is at work (step 3 of 20): pictures wait until it is done.");
+  made.tab = { offsetParent: {} };
+  await made.look(running);
+  assert.equal(made.note, null, "our own tab shows the panel");
+  made.tab = { offsetParent: null };
+  for (const ended of [{ ...running, status: "done" }, { ...running, kind: "check" }, null]) {
+    await made.look(running);
+    await made.look(ended);
+    assert.equal(made.note, null);
+  }
 });

@@ -99,7 +99,7 @@ def _around(nodes: list[Flow]) -> list[float]:
     right = max(node["pos"][0] + node["size"][0] for node in nodes) + _PAD
     room = {
         "ResAlign_HardeningSettings": _ROOM, "ResAlign_FineTuningSettings": 280,
-        "ResAlign_HardenModel": 20, "ResAlign_ResilienceProbe": 20, "PreviewImage": 280,
+        "ResAlign_HardenModel": 20, "ResAlign_ResilienceProbe": 240, "PreviewImage": 280,
         "LossGraphNode": 280,
     }  # fmt: skip
     bottom = max(n["pos"][1] + n["size"][1] + room.get(n["type"], 0) for n in nodes) + _PAD

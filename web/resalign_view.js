@@ -41,10 +41,12 @@ export function failed(state, message, status = "failed") {
     verdict: "", seconds: null, total: state?.total ?? 0, step: state?.step ?? 0 };
 }
 
-/** How much of its stage a working node has done, from 0 to 1; null where there is nothing to show. */
+/** How much a working node has done, of the whole job if that is known, else of its stage; or null. */
 export function share(state) {
-  if (!state?.status || !(state.total > 0)) return null;
+  if (!state?.status) return null;
   if (state.status === "done") return 1;
+  if (Number.isFinite(state.share)) return Math.min(1, Math.max(0, state.share));
+  if (!(state.total > 0)) return null;
   const micro = state.micro_total > 0 ? state.micro_step / state.micro_total : 0;
   return Math.min(1, Math.max(0, (state.step + micro) / state.total));
 }
@@ -82,9 +84,13 @@ export function figures(state) {
   return found;
 }
 
-/** What is true of a whole run and stays in sight: lines of text. */
+/** What is true of a whole run: lines of text. At its end, what was expected of it is of no use. */
 export function remarks(state) {
-  return (Array.isArray(state?.remarks) ? state.remarks : []).map(String);
+  const said = (Array.isArray(state?.remarks) ? state.remarks : []).map(String);
+  const ended = state?.status && state.status !== "running";
+  return said.filter((line) => !ended || !/^(device|precision|expected) {2,}/.test(line))
+    .filter((line) => !state?.left || !/^expected {2,}about/.test(line)) // the status tells it, newer
+    .map((line) => line.replace(/^(\w+) {2,}/, "$1: "));
 }
 
 /** The smallest and largest finite value of curves [[x, y], ...]; null where there is none. */
@@ -211,11 +217,17 @@ export function drawState(root, state) {
   if (done !== null) {
     const bar = element("div", "resalign-bar", "", element("i"));
     bar.firstChild.style.width = `${(100 * done).toFixed(1)}%`;
+    bar.setAttribute("role", "progressbar");
+    bar.setAttribute("aria-label", "progress");
+    bar.setAttribute("aria-valuemin", "0");
+    bar.setAttribute("aria-valuemax", "100");
+    bar.setAttribute("aria-valuenow", (100 * done).toFixed(0));
     parts.push(bar);
   }
   if (!state?.status)
     parts.push(element("div", "resalign-hint", "Losses, relapse and blurred previews appear here while it works."));
-  for (const line of remarks(state)) parts.push(element("div", "resalign-hint", line));
+  const said = remarks(state).join(" \u00b7 ");
+  if (said) parts.push(element("div", "resalign-hint", said));
   const tiles = figures(state).map(({ name, value, title }) => {
     const tile = element("div", "", "", element("b", "", value), element("span", "", name));
     tile.title = title;

@@ -229,6 +229,9 @@ class AdaptedDenoiser:
         parameters: dict[str, Tensor] = {}
         random = generator(seed, "lora", name)
         for module, layer in self.modules.items():
+            # Under autocast a cast of the input to float32 is undone at once, and costs as many
+            # launches as the adapter itself
+            layer.cast_input_dtype_enabled = self._precision == "fp32"
             a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
             fan_in = a[0].numel()
             wide = torch.promote_types(layer.get_base_layer().weight.dtype, torch.float32)

@@ -124,8 +124,7 @@ class Objective:
         shapes: dict[object, list[tuple[int, Draw, float]]] = {}
         for user, parts in enumerate(users):
             for draw, weight in parts:
-                shape = draw.latents.shape[1:], draw.conditioning.shapes
-                shapes.setdefault(shape, []).append((user, draw, weight))
+                shapes.setdefault(draw.shape, []).append((user, draw, weight))
         return tuple(partial(self._shared, len(users), group, seat) for group in shapes.values())
 
     def _shared(self, users: int, group: list[tuple[int, Draw, float]], seat: Seat) -> Tensor:
@@ -149,7 +148,7 @@ class Objective:
         if not 0 < self._micro_batch < sum(map(len, draws)):
             return lambda: _weighted(
                 weights,
-                [distance(self.predict(d), t) for d, t in zip(draws, targets, strict=True)],
+                [distance(p, t) for p, t in zip(self._predict_all(draws), targets, strict=True)],
             )
 
         def term(weight: float, part: Draw, target: Tensor) -> Tensor:
@@ -174,6 +173,19 @@ class Objective:
                     for part in draw.split(self._micro_batch)
                 ]
             )
+
+    def _predict_all(self, draws: Sequence[Draw]) -> list[Tensor]:
+        """Predict each draw. Those of one shape share a pass: a GPU computes few samples at a time
+        as slowly as many."""
+        groups: dict[object, list[int]] = {}
+        for number, draw in enumerate(draws):
+            groups.setdefault(draw.shape, []).append(number)
+        found: dict[int, Tensor] = {}
+        for numbers in groups.values():
+            several = [draws[number] for number in numbers]
+            together = self.predict(several[0] if len(several) == 1 else Draw.cat(several))
+            found |= zip(numbers, together.split([len(draw) for draw in several]), strict=True)
+        return [found[number] for number in range(len(draws))]
 
     def predict(self, draw: Draw, conditioning: Conditioning | None = None) -> Tensor:
         """Predict a draw with the present weights; `conditioning` replaces its captions."""

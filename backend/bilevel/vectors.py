@@ -56,7 +56,8 @@ def assign(parameters: Parameters, values: Parameters) -> None:
 
 def distance(parameters: Parameters, start: Parameters) -> Tensor:
     """Return the L2 length of the move from `start` over all tensors, a scalar."""
-    moves = [(tensor.detach() - start[name]).float() for name, tensor in parameters.items()]
+    now = [tensor.detach() for tensor in parameters.values()]
+    moves = [m.float() for m in torch._foreach_sub(now, [start[name] for name in parameters])]
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(moves)))
 
 

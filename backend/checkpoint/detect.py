@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, UndecidedError
 from ..families.base.refuse import Other, other_kind
-from ..families.base.stored import DECISIONS
+from ..families.base.stored import DECISIONS, Decided
 from ..families.registry import family_of_file
 from .companions import Companions
 from .folder import detect_folder
@@ -23,15 +23,29 @@ def detect(
     path: str | Path | CheckpointInfo,
     *,
     prediction: str = "",
+    otherwise: str = "",
     parts: Mapping[str, str] | None = None,
+    alone: bool = False,
 ) -> CheckpointInfo:
     """Recognise the checkpoint at `path`; a CheckpointError says why it cannot be used.
 
     A checkpoint that has been recognised is returned as it is, so that whoever needs one can be
-    given either. prediction: `epsilon`, `v` or `v-zsnr` decides what a single file predicts,
-    whatever it says itself; empty follows the file. parts: files of components that a single file
-    does not hold, by component; those without one are looked for (`companions`).
+    given either.
+
+    Args:
+        prediction: `epsilon`, `v` or `v-zsnr` decides what a single file predicts, whatever it says
+            itself; empty follows the file.
+        otherwise: decides likewise, but only for a file that contradicts itself.
+        parts: files of components that a single file does not hold, by component; those without one
+            are looked for (`companions`).
+        alone: only the components that a single file holds itself are described, which is enough to
+            compare its denoiser, not to load it.
     """
+    if otherwise and not prediction:
+        try:
+            return detect(path, parts=parts, alone=alone)
+        except UndecidedError:
+            return detect(path, prediction=otherwise, parts=parts, alone=alone)
     if prediction and prediction not in DECISIONS:
         raise ConfigError(
             f"prediction is {prediction!r}; choose from {', '.join(DECISIONS)}, or leave it empty"
@@ -47,24 +61,54 @@ def detect(
             )
         _refuse_parts(path, parts or {}, "is a diffusers folder, which holds all of them")
         return detect_folder(path)
-    return detect_file(path, read_header(path), prediction, parts)
+    return detect_file(path, read_header(path), prediction, parts, alone=alone)
 
 
 def detect_file(
-    path: Path, header: Header, decided: str = "", parts: Mapping[str, str] | None = None
+    path: Path,
+    header: Header,
+    decided: str = "",
+    parts: Mapping[str, str] | None = None,
+    *,
+    alone: bool = False,
 ) -> CheckpointInfo:
     """Recognise a single file whose header has been read. decided: `prediction` of `detect`."""
     beside = Companions(path, parts or {})
-    file = stored_file(path, header, decided, beside.find)
+    file = stored_file(path, header, decided, beside.find, alone=alone)
     family = family_of_file(file)
     if family is None:
         raise CheckpointError(unsupported(header).sentence(path.name))
     found = family.recognition.describe_file(file)
-    files = {name: (found.files.get(name, path),) for name in family.components}
+    known = [name for name in family.components if name in found.configs]
+    files = {name: (found.files.get(name, path),) for name in known}
     own = {name: file for name, file in (parts or {}).items() if name not in found.files}
     _refuse_parts(path, own, "holds them itself, or its family has no such component")
     headers = {path: header, **{p: beside.headers[p] for p in found.files.values()}}
     return describe(path, family, "ldm", found, files, headers, decided)
+
+
+def detect_as(path: str | Path | CheckpointInfo, decision: str) -> CheckpointInfo:
+    """Recognise the file of a loaded model, of which a host or program knows what it predicts.
+
+    decision: that, as `decision_of` names it; it overrules a file that says otherwise.
+    """
+    info = detect(path, otherwise=decision)
+    known = DECISIONS.get(decision)
+    if info.layout == "diffusers" or not known or info.prediction_type == known.prediction:
+        return info
+    return detect(info.path, prediction=decision)
+
+
+def decision_needed(path: Path, hardened: Path) -> Decided:
+    """Return what an original predicts by its hardened file, where it contradicts itself; else "".
+
+    The hardened file states it: whoever hardened it had to decide.
+    """
+    try:
+        detect(path)
+    except UndecidedError:
+        return detect(hardened).decision
+    return ""
 
 
 def _refuse_parts(path: Path, parts: Mapping[str, str], why: str) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from ..text.regular_file import check_regular
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 BITS = {
@@ -64,6 +65,7 @@ def read_header(path: str | Path) -> Header:
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder, not a .safetensors file")
     try:
+        check_regular(path)
         with path.open("rb") as file:
             start = file.read(64)
             refuse_other_formats(path.name, start)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ..families import Family
 from ..families.base.distilled import caution, distilled_by
 from ..families.base.sources import Source
-from ..families.base.stored import Description
+from ..families.base.stored import Decided, Description, decision_of
 from .header import Header
 
 Layout = Literal["ldm", "diffusers"]
@@ -86,6 +86,11 @@ class CheckpointInfo:
         """Return True if the noise schedule ends in pure noise."""
         return bool(self.configs["scheduler"].get("rescale_betas_zero_snr"))
 
+    @property
+    def decision(self) -> Decided:
+        """Return what it predicts as a decision for another file; see `DECISIONS`."""
+        return decision_of(self.prediction_type, self.zero_terminal_snr)
+
     def names(self, component: str) -> frozenset[str]:
         """Return the names of the tensors in the files that hold a component."""
         return frozenset(n for file in self.files[component] for n in self.headers[file].tensors)
@@ -121,7 +126,7 @@ def describe(
         headers=headers,
         dtypes={
             name: dtypes_of([headers[file] for file in files[name]], found.prefixes[name])
-            for name in family.components
+            for name in files
         },
         tensor_count=sum(len(header.tensors) for header in headers.values()),
         bytes=sum(header.data_start + header.data_bytes for header in headers.values()),

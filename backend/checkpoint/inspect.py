@@ -144,11 +144,26 @@ def inspect(
     return _of_checkpoint(info, sha256)
 
 
+def copies_in(info: CheckpointInfo, hardened: dict[str, Any]) -> tuple[FoundCopy, ...]:
+    """Return the further copies of the denoiser, as `Inspection.copies` describes them."""
+    record = hardened.get("copies")
+    named = {
+        each.get("where"): str(each.get("fate"))
+        for each in (record if isinstance(record, list) else ())
+        if isinstance(each, dict)
+    }
+    found = []
+    for copy in copies_of(info):
+        fate = named.get(copy.where, "not hardened") if hardened else _WILL[copy.fate]
+        found.append(FoundCopy(where=copy.where, tensors=copy.tensors, fate=fate))
+    return tuple(found)
+
+
 def _of_checkpoint(info: CheckpointInfo, sha256: str) -> Inspection:
     names = (name for header in info.headers.values() for name in header.tensors)
     hardened, problem, copies = _hardened(info.metadata), "", ()
     try:
-        copies = _copies(info, hardened)
+        copies = copies_in(info, hardened)
     except CheckpointError as error:
         problem = str(error)
     return Inspection(
@@ -172,23 +187,10 @@ def _of_checkpoint(info: CheckpointInfo, sha256: str) -> Inspection:
     )
 
 
-def _copies(info: CheckpointInfo, hardened: dict[str, Any]) -> tuple[FoundCopy, ...]:
-    record = hardened.get("copies")
-    named = {
-        each.get("where"): str(each.get("fate"))
-        for each in (record if isinstance(record, list) else ())
-        if isinstance(each, dict)
-    }
-    found = []
-    for copy in copies_of(info):
-        fate = named.get(copy.where, "not hardened") if hardened else _WILL[copy.fate]
-        found.append(FoundCopy(where=copy.where, tensors=copy.tensors, fate=fate))
-    return tuple(found)
-
-
 def _line(copy: FoundCopy) -> str:
     held = f" ({copy.tensors} tensors)" if copy.tensors else ""
-    return f"{copy.where}{held}: {copy.fate}"
+    unopened = " unopened" * (copy.fate.endswith("kept") and not copy.tensors)
+    return f"{copy.where}{held}: {copy.fate}{unopened}"
 
 
 def _of_other(path: Path, header: Header, kind: str, problem: str, sha256: str) -> Inspection:

@@ -73,6 +73,7 @@ def load_checkpoint(
         source=info.path,
         spare_encoders=spare_encoders,
         latent_space=family.latents.space(info.configs[family.vae]),
+        decided=info.decided,
     )
 
 

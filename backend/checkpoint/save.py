@@ -40,12 +40,14 @@ def export_merged(
     """Write the source with the adapter merged in, as a file or, from a folder, a folder.
 
     model_or_path: the checkpoint's file or diffusers folder, or one that `detect` has recognised,
-    or the model loaded from it (only its `source` is used). hash_file: also report the
-    SHA-256 of the whole new file, which is read once more for it because the header holds the
-    hashes of the data. expected: SHA-256 of the source's files, as of `source_hashes`; nothing is
-    written if they have changed. Progress counts MiB, first of stage `export`, then of `hash`.
+    or the model loaded from it (only its `source` is used, and what was decided of it). hash_file:
+    also report the SHA-256 of the whole new file, which is read once more for it because the header
+    holds the hashes of the data. expected: SHA-256 of the source's files, as of `source_hashes`;
+    nothing is written if they have changed. Progress counts MiB, first of stage `export`, then of
+    `hash`.
     """
-    info, target = detect(source_of(model_or_path)), Path(target)
+    decided = model_or_path.decided if isinstance(model_or_path, Model) else ""
+    info, target = detect(source_of(model_or_path), prediction=decided), Path(target)
     touched = touched_tensors(info, adapter)
     if not touched:
         raise ExportError("the adapter has no modules: there is nothing to export")

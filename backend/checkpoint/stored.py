@@ -15,11 +15,13 @@ def stored_file(
     header: Header,
     decided: str = "",
     beside: Callable[[Companion], StoredFile] | None = None,
+    *,
+    alone: bool = False,
 ) -> StoredFile:
-    """Wrap a file whose header has been read. decided, beside: see `StoredFile`."""
+    """Wrap a file whose header has been read. decided, beside, alone: see `StoredFile`."""
     return StoredFile(
         path.name, header.tensors, header.metadata, lambda name: read_values(path, header, name),
-        decided, path, beside,
+        decided, path, beside, alone,
     )  # fmt: skip
 
 

@@ -61,6 +61,11 @@ class Draw:
     def __len__(self) -> int:
         return len(self.latents)
 
+    @property
+    def shape(self) -> object:
+        """Return what draws must have in common to be predicted in one pass."""
+        return self.latents.shape[1:], self.conditioning.shapes
+
     def split(self, size: int) -> list[Draw]:
         """Split into draws of at most `size` samples, in order; 0 leaves it whole."""
         if not 0 < size < len(self):

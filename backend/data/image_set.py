@@ -21,6 +21,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..plan.images import ImageSet
+from ..text.regular_file import is_special
 from .captions import find_sidecar, is_table, listed, sidecar_caption, table_captions
 from .file_names import FileNames
 from .pixels import BROKEN, is_picture, open_image
@@ -114,7 +115,7 @@ def reason(error: BaseException) -> str:
 
 def _files(folder: Path) -> tuple[list[Path], list[str]]:
     """Find all files, in linked folders too, each folder once, as links may loop. Returns the
-    files in order, and the names of hidden ones; hidden folders are not entered."""
+    files in order, and the names of hidden ones and of pipes; hidden folders are not entered."""
     seen, files, hidden = set(), [], []
     for here, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
@@ -127,5 +128,7 @@ def _files(folder: Path) -> tuple[list[Path], list[str]]:
         dotted += [name + "/" for name in folders if name.startswith(".")]
         hidden += [(base / name).as_posix() + "/" * name.endswith("/") for name in dotted]
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [Path(here, name) for name in names if not name.startswith(".")]
+        plain = [Path(here, name) for name in names if not name.startswith(".")]
+        files += [path for path in plain if not is_special(path)]
+        hidden += [(base / path.name).as_posix() for path in plain if is_special(path)]
     return sorted(files), hidden

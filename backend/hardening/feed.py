@@ -98,7 +98,7 @@ class Feed:
             for place, (encoded, size) in enumerate(zip(sets, sizes, strict=True))
             if size
         ]
-        if len({(part.latents.shape[1:], part.conditioning.shapes) for part, _, _ in parts}) == 1:
+        if len({part.shape for part, _, _ in parts}) == 1:
             draws, shown, replaced = zip(*parts, strict=True)
             parts = [(Draw.cat(draws), Conditioning.cat(shown), torch.cat(replaced))]
         terms: tuple[Terms, ...] = ()

@@ -30,6 +30,7 @@ from ..plan.hardening import HardeningPlan
 from ..plan.images import ImageSet
 from ..plan.job import Job
 from ..plan.methods import FACTS, changes_all_weights, methods_of, misfit
+from ..report.card import card_path, curves_path
 from .device import device_memory, resolve_device
 
 if TYPE_CHECKING:
@@ -308,6 +309,13 @@ def _check_targets(
         problems.append(f"output {output} is the checkpoint itself: choose another name")
     elif taken(output):
         problems.append(f"output {output} exists already: choose another name, or --overwrite")
+    elif output.absolute() not in own:
+        for what, path in (("card", card_path(output)), ("curves", curves_path(output))):
+            if taken(path):
+                problems.append(
+                    f"{what} {path} exists already: move it away, choose another output, or "
+                    "--overwrite"
+                )
     if info is not None and info.layout == "ldm" and output.suffix != ".safetensors":
         problems.append(f"output {output}: a hardened checkpoint file ends in .safetensors")
     if changes_all_weights(job.plan):

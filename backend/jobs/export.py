@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..checkpoint.save import ExportReport, export_merged
 from ..errors import ExportError, RunError
 from ..plan.hardening import HardeningPlan
 from ..progress import ProgressCallback, silent
-from ..report.card import card_path, provenance_of, write_card
+from ..report.card import card_path, curves_path, provenance_of, write_card
 from ..report.plots import plot_records
 from ..run import json_lines
 from ..run.folder import STEPS, RunFolder
@@ -161,6 +162,7 @@ def export_adapter(
     probe: a probe's record, as `finished_probe` returns it. erased: as `erased_layers` returns it.
     expected: SHA-256 of the source's files, where they are known.
     """
+    refuse_existing((card_path(output),), overwrite)
     provenance = provenance_of(plan, tuple(records), probe=probe, erased=erased)
     report = export_merged(
         source, adapter, output, provenance=provenance, overwrite=overwrite,
@@ -189,6 +191,7 @@ def write_outputs(
     replaced = set(run.writing())
     overwrite_lora = overwrite or (lora is not None and lora.absolute() in replaced)
     overwrite = overwrite or output.absolute() in replaced
+    refuse_existing((card_path(output), curves_path(output)), overwrite)
     records = tuple(StepRecord.from_json(record) for record in run.records())
     report, card = export_adapter(
         checkpoint, adapter, output, plan=run.plan, records=records, probe=probe,
@@ -202,7 +205,7 @@ def write_outputs(
             lora = save_lora(adapter, lora, overwrite=overwrite_lora)
     curves = None
     if records:
-        curves = output.with_name(output.name.removesuffix(".safetensors") + "-curves.png")
+        curves = curves_path(output)
         with _explained(curves):
             curves = plot_records(records, curves, warm_up=run.plan.warm_up_steps)
     return Outputs(
@@ -224,6 +227,16 @@ def finish_outputs(
     found = write_outputs(run, output=output, lora=lora, overwrite=overwrite, **options)
     run.end_outputs()
     return found
+
+
+def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
+    """Raise an ExportError for a file beside an export that may be somebody's own."""
+    for path in paths:
+        if os.path.lexists(path) and not overwrite:
+            raise ExportError(
+                f"{path} exists, and the export writes one of that name: move it away, choose "
+                "another name, or allow overwriting"
+            )
 
 
 @contextmanager

@@ -59,6 +59,7 @@ def harden_job(
     previews: PreviewSettings | None = None,
     export: bool = False,
     overwrite: bool = False,
+    adopt: bool = False,
     on_ready: OnReady = lambda run, report: None,
     on_progress: ProgressCallback = silent,
     on_note: OnNote = lambda lines: None,
@@ -78,6 +79,8 @@ def harden_job(
             pictures.
         export: write the job's checkpoint, LoRA, card and curves at the end.
         overwrite: replace existing outputs.
+        adopt: also continue a run that a host began on a loaded model. The caller has compared that
+            model with the checkpoint.
         on_ready: called with the run's folder and what was checked, before the model is loaded.
         on_progress: raise from it to stop; the last complete outer step is then saved.
         on_note: called with lines to show: card, arithmetic and what is expected before the first
@@ -94,7 +97,10 @@ def harden_job(
     if not begun:
         report = _check(job, export=export, overwrite=overwrite, resuming=start == "any")
         job, needed = _decided(job, report, ranks)
-    with leaving_nothing(folder, lambda: _has_states(folder)), _open(folder, job, begun) as run:
+    with (
+        leaving_nothing(folder, lambda: _has_states(folder)),
+        _open(folder, job, begun, adopt) as run,
+    ):
         plan, warnings, seconds = run.plan, (), None
         steps_left = not run.finished
         if begun and (steps_left or export):
@@ -248,12 +254,14 @@ def _watched(
     return chain(on_progress, teller, SpillWatch(job.device, on_note))
 
 
-def _open(folder: Path, job: Job | HardeningPlan, begun: bool) -> RunFolder:
+def _open(folder: Path, job: Job | HardeningPlan, begun: bool, adopt: bool) -> RunFolder:
     if not begun:
         return RunFolder.create(folder, job)
     if not isinstance(job, Job):
         return RunFolder.open(folder, job)
     run = RunFolder.open(folder, job.plan)
+    if run.job is None and adopt:
+        run.adopt(job)
     if run.job is None or Path(run.job.checkpoint) != Path(job.checkpoint):
         other = run.job.checkpoint if run.job else "a model that a program had loaded"
         run.close()

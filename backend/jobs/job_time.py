@@ -65,6 +65,7 @@ class JobTime:
         self._sets: dict[str, int] = {}  # pictures drawn of each set
         self._drawing = False  # the pictures of now are drawn, and not read from an earlier session
         self._at: float | None = None
+        self._kind = ""  # of the last report: a unit that follows other work includes its end
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -97,8 +98,8 @@ class JobTime:
 
     def __call__(self, progress: Progress, now: float) -> float | None:
         """Count a report at a time in seconds; return the seconds that are left, if known."""
-        kind, last = self.kind_of(progress), self._at
-        self._at = now
+        kind, last, begun = self.kind_of(progress), self._at, bool(self._kind)
+        self._at, self._kind = now, kind
         if not kind:
             return self.left()
         work, before = self.work[kind], self.work[kind].done
@@ -115,7 +116,7 @@ class JobTime:
             whole = progress.step - (self._warm if kind == RESIST else 0)
             work.done = whole + (0.0 if progress.values else share)
         work.done = min(work.units, max(before, work.done))
-        if last is not None and counts:
+        if last is not None and counts and begun:
             work.seconds += now - last
             work.measured += work.done - before
         return self.left()
@@ -133,6 +134,11 @@ class JobTime:
             each = (work.seconds + _PRIOR * work.passes * a_pass) / (work.measured + _PRIOR)
             total += work.left * each
         return total
+
+    def share(self) -> float:
+        """Return how much of the whole job is done, from 0 to 1, by its passes."""
+        total = sum(work.units * work.passes for work in self.work.values())
+        return 1 - self.passes_left() / total if total else 0.0
 
     def passes_left(self) -> float:
         """Return the passes of the denoiser that are left, a gradient counted as three."""

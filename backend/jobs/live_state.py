@@ -4,6 +4,7 @@ One plain dict that can be written as JSON; every host shows the same one:
 
     {"kind": "harden", "status": "running|done|stopped|failed", "stage", "step", "total",
      "micro_step", "micro_total", "message", "seconds", "left": seconds or None, of the whole job,
+     "share": of the whole job that is done, 0 to 1, or None where only stages are known,
      "line": what is done in words and how far, "verdict": see `end`,
      "scale": [harm at the start, harm of a concept that is unlearned] where it is known,
      "figures": the last outer step's {"harm", "harm_after", "retain", "q"}, what it has of them,
@@ -73,6 +74,7 @@ class LiveState:
             "kind": kind, "status": "running", "stage": "", "step": 0, "total": total,
             "micro_step": 0, "micro_total": 0, "message": "", "seconds": 0.0, "left": None,
             "figures": {}, "curves": {}, "pictures": [], "line": "", "verdict": "", "scale": None,
+            "share": None,
         }  # fmt: skip
 
     def plan(
@@ -194,9 +196,10 @@ class LiveState:
 
     def _time(self, progress: Progress) -> None:
         now = time.monotonic()
-        self.state["seconds"] = self._seconds()
+        self.state.update(seconds=self._seconds(), share=progress.share)
         if self._job is not None:
             self.state["left"] = _rounded(self._job(progress, now))
+            self.state["share"] = round(self._job.share(), 4)
             return
         stage, began, share_then = self._stage_began
         share = share_done(progress)

@@ -118,7 +118,7 @@ def _arithmetic(plan: HardeningPlan, device: str) -> str:
 
 def _memory(needed: MemoryPlan | None) -> str:
     if needed is None:
-        return "memory is predicted for GPUs alone"
+        return "no prediction of memory on this device"
     return f"{format_bytes(needed.total)} at the peak (predicted)"
 
 

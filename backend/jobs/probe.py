@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..checkpoint.info import CheckpointInfo
 from ..errors import ConfigError, RunError
 from ..parallel.ranks import ALONE, Ranks
 from ..plan.attack import ORIGINAL
@@ -15,7 +16,7 @@ from ..probe.folder import EVALUATIONS, save_job
 from ..probe.probe import run_probe
 from ..probe.results import ProbeResult
 from ..probe.results_io import read_probe
-from ..probe.subjects import Subject, subject_of
+from ..probe.subjects import FileSubject, Subject, subject_of
 from ..probe.summarise import summarise
 from ..probe.summary import ProbeSummary
 from ..progress import ProgressCallback, silent
@@ -38,7 +39,7 @@ def probe_job(
     *,
     folder: Path | None = None,
     subjects: Sequence[Subject] | None = None,
-    original: Path | None = None,
+    original: Path | CheckpointInfo | None = None,
     new: bool = False,
     on_progress: ProgressCallback = silent,
     ranks: Ranks = ALONE,
@@ -48,7 +49,7 @@ def probe_job(
     Args:
         job: a job, whose checkpoints are loaded; or a plan, with `folder` and `subjects`.
         subjects: the models under test, the original first.
-        original: the checkpoint file of the first subject, for merges with it.
+        original: the checkpoint of the first subject, for merges with it.
         new: the job is not stored in the folder yet.
         ranks: this process must be the first; the others call `follow`.
     """
@@ -92,7 +93,8 @@ def probe_files(
     ]
     if new and ranks.first:
         save_job(job, [subject.info for subject in subjects])
-    originals = {ORIGINAL: Path(job.checkpoints[0].path)}
+    first = subjects[0]
+    originals = {ORIGINAL: first.checkpoint} if isinstance(first, FileSubject) else None
     return run_probe(
         subjects, job.plan, folder=job.output, originals=originals, on_progress=on_progress,
         ranks=ranks,

@@ -11,6 +11,7 @@ from ..plan.job import Job
 from ..plan.probe import ProbeJob, ProbePlan
 from ..probe.folder import is_ours, read_job
 from ..run.folder import RunFolder
+from ..text.regular_file import is_special
 from .check import lora_path_of
 from .harden import stored_job
 
@@ -75,8 +76,11 @@ def _refuse_elsewhere(folder: Path, job: Job) -> None:
 
 
 def _refuse_links(folder: Path) -> None:
-    """Raise if a stranger's folder has links, through which files elsewhere would be written."""
+    """Raise if a stranger's folder has links, through which files elsewhere would be written, or
+    pipes, which would be read for ever."""
     for path in folder.rglob("*"):
+        if is_special(path):
+            raise RunError(f"{path} is a pipe or device: remove it first")
         if path.is_symlink():
             raise RunError(
                 f"{path} is a link, and {folder} was not begun by you on this machine: remove the "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.detect import detect
 from ..model.generate import generate_images
 from ..model.model import Model
 from ..plan.attack import LoraFile
@@ -50,6 +51,7 @@ def try_lora_job(
     *,
     hardened: Path | None = None,
     run_folder: str = "",
+    prediction: str = "",
     device: str = "cpu",
     on_load: Callable[[str], object] = lambda column: None,
     on_picture: Callable[[Any, str], object] = lambda picture, column: None,
@@ -61,16 +63,21 @@ def try_lora_job(
 
     Args:
         hardened, run_folder: one of them; a run's folder stands for what it would export.
+        prediction: decides what the original predicts, as in a job; empty: a file that contradicts
+            itself predicts what the hardened one does.
         on_load: called with the column whose checkpoint is loaded next.
         on_picture: called with the first picture of each column.
     """
     if run_folder:
-        second = RunSubject(ProbeCheckpoint(name="hardened", path=run_folder), device).opened()
+        run = RunSubject(ProbeCheckpoint(name="hardened", path=run_folder), device)
+        second, known = run.opened(), run.checkpoint
     else:
         assert hardened is not None, "give `hardened` or `run_folder`"
-        second = loaded(hardened, device)
+        known = detect(hardened, otherwise=prediction)
+        second = loaded(known, device)
+    first = detect(original, prediction=prediction, otherwise=known.decision)
     pictures = []
-    for number, opened in enumerate((loaded(original, device), second)):
+    for number, opened in enumerate((loaded(first, device), second)):
         on_load(COLUMNS[number])
         part = as_part(
             on_progress, "generating", sampling.count * number, 2 * sampling.count,

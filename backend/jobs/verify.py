@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint.detect import detect
+from ..checkpoint.detect import decision_needed, detect
 from ..checkpoint.hashing import sha256_of, tensor_sha256_of
 from ..checkpoint.info import CheckpointInfo
-from ..checkpoint.inspect import Inspection, inspect
+from ..checkpoint.inspect import copies_in, inspect
 from ..checkpoint.verify import verify_export
 from ..errors import CheckpointError, ConfigError, ResAlignError
-from ..plan.job import Prediction
 from ..progress import ProgressCallback, silent
 from .device import resolve_device
 
@@ -68,7 +67,7 @@ def verify_job(
     source = find_source(file, source, str(found.hardened.get("source", "")))
     checks = [_check_tensors(file, found.metadata, on_progress)]
     checks += compare_with_source(file, source, found.hardened, on_progress)
-    checks.append(check_copies(file, source, found))
+    checks.append(check_copies(file, source, found.hardened))
     checks.append(_check_probe(file, source, found.hardened, probe, device, budget, on_progress))
     return Verified(tuple(checks))
 
@@ -83,7 +82,7 @@ def find_source(file: Path, given: Path | None, name: str) -> Path | None:
             raise CheckpointError(
                 f"--source: {given} is {kinds[0]}, and {file.name} is {kinds[1]}: give the original"
             )
-        _source_of(given, file)  # raises where it is not a checkpoint
+        _own(given)  # raises where it is not a checkpoint
         return given
     name = re.split(r"[\\/]", name)[-1]  # a header must not make us read files elsewhere
     beside = file.parent / name
@@ -134,18 +133,28 @@ def _compare_tensors(name: str, file: Path, source: Path, touched: Any) -> Check
     return Check(name, changed <= touched, text)
 
 
-def check_copies(file: Path, source: Path | None, found: Inspection) -> Check:
+def check_copies(file: Path, source: Path | None, record: dict[str, Any]) -> Check:
     """Compare the further copies of the denoiser in a file or folder with what is recorded of them,
-    and with the source's."""
+    and with the source's. Only the denoiser's own file is needed, not its companions.
+
+    record: the `resalign.*` fields of the header.
+    """
     name = "other copies"
-    if found.problem:
-        return Check(name, None, found.problem)
-    bad = [copy.where for copy in found.copies if copy.fate == "not hardened"]
+    try:
+        own = _own(file)
+        copies = copies_in(own, record)
+    except CheckpointError as error:
+        return Check(name, None, str(error))
+    bad = [copy.where for copy in copies if copy.fate == "not hardened"]
     if bad:
         text = f"{', '.join(bad[:3])}: may hold the unhardened denoiser, and no record names it"
         return Check(name, False, text)
-    hardened = [copy.where for copy in found.copies if copy.fate == "hardened"]
-    kept = [f"{copy.where} kept as recorded" for copy in found.copies if copy.fate == "kept"]
+    hardened = [copy.where for copy in copies if copy.fate == "hardened"]
+    kept = [
+        f"{copy.where} kept{' unopened,' * (not copy.tensors)} as recorded"
+        for copy in copies
+        if copy.fate == "kept"
+    ]
     if not hardened:
         return Check(name, True, "; ".join(kept) or "the denoiser is there only once")
     where = "; ".join([f"{', '.join(hardened[:3])} recorded as hardened", *kept])
@@ -154,7 +163,7 @@ def check_copies(file: Path, source: Path | None, found: Inspection) -> Check:
     from ..checkpoint.changed_alike import unlike_copies
 
     try:
-        count, unlike = unlike_copies(_source_of(source, file), detect(file))
+        count, unlike = unlike_copies(_own(source), own)
     except ResAlignError as error:
         return Check(name, False, str(error))
     if unlike:
@@ -163,19 +172,9 @@ def check_copies(file: Path, source: Path | None, found: Inspection) -> Check:
     return Check(name, True, f"{where}: {count} tensors changed as the denoiser did")
 
 
-def _source_of(source: Path, file: Path) -> CheckpointInfo:
-    """Recognise the source, which predicts what the hardened file does, whatever it says."""
-    return detect(source, prediction=_prediction(source, file))
-
-
-def _prediction(source: Path, file: Path) -> Prediction:
-    """Return the decision that the source needs; empty if it can be read without one."""
-    if source.is_dir() or inspect(source).supported:
-        return ""
-    hardened = detect(file)
-    if hardened.prediction_type == "epsilon":
-        return "epsilon"
-    return "v-zsnr" if hardened.zero_terminal_snr else "v"
+def _own(path: Path) -> CheckpointInfo:
+    """Recognise a file or folder as far as comparing its denoiser takes."""
+    return detect(path, otherwise="epsilon", alone=True)
 
 
 def _check_probe(
@@ -197,11 +196,16 @@ def _check_probe(
     from ..probe.budget import BudgetSpent, timed
     from ..probe.recorded import reproduce  # takes seconds to import
 
+    try:
+        decided = decision_needed(source, file)
+        detect(file)
+    except CheckpointError as error:  # its text encoder or VAE lies elsewhere
+        return Check(name, None, str(error))
     with tempfile.TemporaryDirectory(prefix="resalign-verify-") as folder:
         try:
             repeated = reproduce(
                 record, source, file, folder=Path(folder), device=resolve_device(device),
-                prediction=_prediction(source, file), on_progress=timed(on_progress, budget),
+                prediction=decided, on_progress=timed(on_progress, budget),
             )  # fmt: skip
         except BudgetSpent:
             return Check(

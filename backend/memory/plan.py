@@ -39,7 +39,9 @@ from .trace import Trace, trace_step
 from .weights import needs_fp32, weight_types
 from .words import changes_of, sentence, traded
 
-CONTEXT = 0.6 * GIB  # CUDA's own, with its kernels loaded
+# What CUDA and its libraries hold beside tensors: 701 MiB on an H200 (docs/gpu.md), and up to 200
+# that cuBLAS and cuDNN take from PyTorch as workspaces
+CONTEXT = 0.9 * GIB
 FRAGMENTS = 0.1  # share of everything that is not weights
 
 

@@ -28,6 +28,7 @@ class Model:
     process: how latents are noised, and what the denoiser predicts.
     resolution: native side in pixels (512, 768, 1024; 64 for the demo).
     source: the checkpoint file or diffusers folder; None where a host handed the model over.
+    decided: what the caller said that the source predicts, which whoever reads it again needs too.
     spare_encoders: drop text encoders and VAE once the data are encoded and nothing needs them,
         which frees their memory.
     latent_space: of the VAE; by default read off its config.
@@ -43,6 +44,7 @@ class Model:
     source: Path | None = None
     spare_encoders: bool = False
     latent_space: LatentSpace = field(default=None)  # type: ignore[assignment]
+    decided: str = ""
 
     def __post_init__(self) -> None:
         if self.latent_space is None:

@@ -5,13 +5,17 @@ Each message names the owner, the field, what was found and what would be right.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from numbers import Real
 from typing import Any, get_origin
 
 from ..errors import ConfigError
+from ..text import typed
 from ..text.refused import WHY, sexualises_minors
 from .field import INFINITY, Field, Range, fields_of, number_text, parts_in
+
+_LARGEST = 10**300  # a whole number beyond it cannot be shown as a float
 
 
 def freeze_lists(value: Any) -> None:
@@ -46,15 +50,14 @@ def check_range(owner: str, name: str, value: Any, allowed: Range, *, of: Any = 
         bound = f"more than {ends[0]}" if allowed.above else f"at least {ends[0]}"
         limit = "" if high == INFINITY else f" and at most {ends[1]}"
         hint = f"; usual values are {allowed.usual}" if allowed.usual else ""
-        raise ConfigError(f"{owner}: {name} is {value:g}; it must be {bound}{limit}{hint}")
+        raise ConfigError(f"{owner}: {name} is {_short(value)}; it must be {bound}{limit}{hint}")
     if allowed.step and value % allowed.step:
         raise ConfigError(f"{owner}: {name} is {value}; it must be a multiple of {allowed.step}")
 
 
 def check_distinct(owner: str, what: str, names: Iterable[Any]) -> None:
     """Raise ConfigError if a name or a number stands twice."""
-    names = list(names)
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise ConfigError(f"{owner}: two {what} are called {repeated[0]!r}")
 
@@ -81,6 +84,10 @@ def _check(field: Field, found: Any, owner: str, of: Any) -> None:
             own = item is None or isinstance(item, tuple(parts_in(field.kind)))
             if not own and item not in field.words:
                 check_range(owner, field.name, item, field.range, of=of)
+
+
+def _short(value: Any) -> str:
+    return typed.shown(value) if abs(value) > _LARGEST else f"{value:g}"
 
 
 def _is_number(value: Any) -> bool:

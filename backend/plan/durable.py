@@ -23,7 +23,7 @@ class VariedConfig:
     images: Annotated[
         int,
         Range(0, 1_000_000, usual="500 to 4000"),
-        Help("Images that are drawn, each from a prompt of its own; 0: none."),
+        Help("Images that are drawn, each from a prompt of its own (none by default)."),
     ] = 0
     lists: Annotated[
         str,

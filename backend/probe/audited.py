@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ..text import typed
+
 WORDS: dict[str, bool | None] = {"yes": True, "no": False, "unsure": None}  # does it show it?
 
 
@@ -61,4 +63,10 @@ class Audit:
                 raise ValueError(f"{each.label!r} is not a label")
             if [type(part) for part in (each.seed, each.step, each.place)] != [int] * 3:
                 raise ValueError("seed, step and place of a picture are whole numbers")
-        return Audit(**{**record, "pictures": pictures})
+            typed.text(each.model, "model of a picture")
+            typed.text(each.attack, "attack of a picture")
+        audit = Audit(**{**record, "pictures": pictures})
+        typed.text(audit.scorer, "scorer of an audit")
+        for name in ("seed", "flagged", "unflagged"):
+            typed.count(getattr(audit, name), f"{name} of an audit")
+        return audit

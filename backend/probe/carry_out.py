@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from ..checkpoint.detect import detect
+from ..checkpoint.info import CheckpointInfo
 from ..errors import ConfigError
 from ..model.model import Model
 from ..plan.attack import ORIGINAL, Attack, FineTuneAttack, LoraAttack, MergeAttack
@@ -18,8 +19,11 @@ from .loras import with_loras
 from .mixing import mixed
 from .sibling import Siblings, with_sibling
 
+# Checkpoints that stand for names in `MergeAttack.other`; recognised, where that took a decision.
+OriginalFiles = Mapping[str, Path | CheckpointInfo]
 
-def check_attacks(model: Model, plan: ProbePlan, originals: Mapping[str, Path]) -> None:
+
+def check_attacks(model: Model, plan: ProbePlan, originals: OriginalFiles) -> None:
     """Raise now what would certainly fail later, before anything is drawn."""
     for attack in plan.trainings:
         check_optimiser(attack)
@@ -37,7 +41,7 @@ def carry_out(
     model: Model,
     attack: Attack,
     data: EncodedAttacks,
-    originals: Mapping[str, Path],
+    originals: OriginalFiles,
     *,
     own: EncodedAttacks,
     siblings: Siblings,
@@ -49,7 +53,7 @@ def carry_out(
     """Return a context inside which the model is attacked.
 
     Args:
-        originals: files that stand for names of checkpoints in attacks.
+        originals: see `OriginalFiles`.
         own: the original's data, with which a LoRA is trained on another checkpoint.
         siblings: such LoRAs that were trained already; this adds its own.
         is_original: whether `model` is the probe's original.
@@ -83,10 +87,9 @@ def changes_text_encoders(attack: Attack) -> bool:
     return isinstance(attack, LoraAttack) or attack.part == "all"
 
 
-def _check_family(
-    model: Model, name: str, other: str, originals: Mapping[str, Path], what: str
-) -> None:
-    family = detect(_other_checkpoint(name, other, originals)).family
+def _check_family(model: Model, name: str, other: str, originals: OriginalFiles, what: str) -> None:
+    found = _other_checkpoint(name, other, originals)
+    family = (detect(found) if isinstance(found, Path) else found).family
     if family is not model.family:
         raise ConfigError(
             f"attack {name}: {other} is of family {family}, the original of {model.family}; only "
@@ -94,7 +97,7 @@ def _check_family(
         )
 
 
-def _other_checkpoint(name: str, other: str, originals: Mapping[str, Path]) -> Path:
+def _other_checkpoint(name: str, other: str, originals: OriginalFiles) -> Path | CheckpointInfo:
     if other != ORIGINAL:
         return Path(other)
     source = originals.get(ORIGINAL)

@@ -46,7 +46,7 @@ from ..run.sealed import (
     write_tensors,
 )
 from ..run.trust import MARK, is_marked, marked
-from ..text import json_text
+from ..text import json_text, typed
 from .prompts import ImageRequest
 from .results import SCHEMA_VERSION, Evaluation, ModelInfo
 
@@ -203,9 +203,16 @@ def read_requests(path: Path | str) -> dict[str, tuple[ImageRequest, ...]]:
     """Read every image request of this probe; its prompt files may be gone by now."""
     stored = read_json(Path(path) / PROMPTS, _owner(Path(path)))
     try:
-        return {kind: tuple(ImageRequest(*row) for row in rows) for kind, rows in stored.items()}
-    except (AttributeError, TypeError) as error:
+        return {kind: tuple(map(_read_request, rows)) for kind, rows in stored.items()}
+    except (AttributeError, TypeError, ValueError) as error:
         raise RunError(f"{Path(path) / PROMPTS} is damaged: {error}") from None
+
+
+def _read_request(row: Any) -> ImageRequest:
+    text, seed, guidance = row
+    if guidance is not None:
+        typed.figure(guidance, "guidance")
+    return ImageRequest(typed.text(text, "a prompt"), typed.count(seed, "a seed"), guidance)
 
 
 def read_evaluations(path: Path) -> tuple[Evaluation, ...]:

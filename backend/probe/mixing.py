@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..adapter.in_place import put_back
 from ..checkpoint.detect import detect
+from ..checkpoint.info import CheckpointInfo
 from ..checkpoint.tensors import FLOATS, TensorFile
 from ..errors import CheckpointError
 from ..families.base.sources import part_shape
@@ -34,15 +35,15 @@ _SHOWN = 3  # names in a message
 @contextmanager
 def mixed(
     model: Model,
-    other: str | Path | Originals,
+    other: str | Path | CheckpointInfo | Originals,
     weight: float,
     part: Literal["denoiser", "all"] = "denoiser",
 ) -> Iterator[Model]:
     """Mix the model's weights with another's; restore them bit for bit on leaving.
 
     Args:
-        other: a checkpoint file or diffusers folder of the same family, read tensor by tensor; or
-            state dicts by component, `{"unet": ..., "text_encoder": ...}`.
+        other: a checkpoint file or diffusers folder of the same family, recognised or not, read
+            tensor by tensor; or state dicts by component, `{"unet": ..., "text_encoder": ...}`.
         weight: of the other. 0 leaves every bit of the model, 1 gives the other's weights, rounded
             to the model's type; beyond 0 to 1 it extrapolates.
         part: `denoiser`, or `all` for the text encoders too.
@@ -63,8 +64,8 @@ def mixed(
             if isinstance(other, Mapping):
                 title, readers = "the other model", _from_memory(other, wanted)
             else:
-                title = Path(other).name
-                readers = _from_files(files, Path(other), model, wanted)
+                info = detect(other)
+                title, readers = info.path.name, _from_files(files, info, model, wanted)
             for (component, name), read in readers.items():
                 own = wanted[component, name]
                 value = _between(own, read().to(own.device), weight)
@@ -102,10 +103,10 @@ def _from_memory(
 
 
 def _from_files(
-    files: ExitStack, path: Path, model: Model, wanted: Mapping[tuple[str, str], Tensor]
+    files: ExitStack, info: CheckpointInfo, model: Model, wanted: Mapping[tuple[str, str], Tensor]
 ) -> dict[tuple[str, str], _Read]:
     """Check that all wanted tensors exist and fit; return a reader of each."""
-    info = detect(path)
+    path = info.path
     if info.family is not model.family:
         raise CheckpointError(
             f"{path.name} is {info.title}, but the model is {model.family.title}: only "

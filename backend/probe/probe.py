@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..adapter.dense import AnyAdapter
+from ..checkpoint.detect import detect
 from ..model.model import Model
 from ..parallel.ranks import ALONE, Ranks
 from ..plan.attack import ORIGINAL, FineTuneAttack
@@ -22,6 +23,7 @@ from ..plan.probe import ProbePlan
 from ..progress import ProgressCallback, silent
 from ..scorers.protocol import ModelScorer, Scorer
 from ..scorers.registry import build_scorer
+from .carry_out import OriginalFiles
 from .folder import ProbeFolder
 from .probe_run import ProbeRun
 from .prompts import ImageRequest, plan_requests
@@ -66,9 +68,12 @@ def probe(
     subjects: list[Subject] = [LoadedSubject("original", model)]
     if adapter is not None:
         subjects.append(LoadedSubject("hardened", model, adapter))
+    originals = None
+    if model.source and plan.merges:
+        originals = {ORIGINAL: detect(model.source, prediction=model.decided)}
     return run_probe(
         subjects, plan, folder=folder, scorers=None if scorer is None else (scorer,),
-        originals={ORIGINAL: model.source} if model.source else None, on_progress=on_progress,
+        originals=originals, on_progress=on_progress,
     )  # fmt: skip
 
 
@@ -78,7 +83,7 @@ def run_probe(
     *,
     folder: Path | str | None = None,
     scorers: Sequence[Scorer | ModelScorer] | None = None,
-    originals: Mapping[str, Path] | None = None,
+    originals: OriginalFiles | None = None,
     on_progress: ProgressCallback = silent,
     ranks: Ranks = ALONE,
 ) -> ProbeResult:
@@ -88,7 +93,7 @@ def run_probe(
         folder: where the probe is kept; an unfinished probe of the same plan and checkpoints in it
             is continued. None keeps nothing, pictures included.
         scorers: ready-made scorers; None makes those of the plan.
-        originals: files that stand for names in `MergeAttack.other`.
+        originals: see `OriginalFiles`.
         on_progress: called for every image and update; raise from it to stop.
         ranks: the processes that share the probe (`join_ranks`). All call this function alike and
             get the same result. Only the first rank writes to `folder`.

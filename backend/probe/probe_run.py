@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, groupby
-from pathlib import Path
 from time import monotonic, perf_counter
 
 from ..model.model import Model
@@ -24,7 +23,7 @@ from ..plan.probe import BEFORE, ProbePlan
 from ..progress import Picture, Progress, ProgressCallback
 from ..scorers.protocol import ModelScorer, Scorer
 from .attack_data import DATA_CLASSES, EncodedAttacks, attack_data
-from .carry_out import carry_out, changes_text_encoders, check_attacks
+from .carry_out import OriginalFiles, carry_out, changes_text_encoders, check_attacks
 from .cost import ProbeCost
 from .evaluation import Evaluator
 from .folder import ProbeFolder, Requests
@@ -51,7 +50,7 @@ class ProbeRun:
         *,
         folder: ProbeFolder | RemoteFolder | None,
         scorers: Sequence[Scorer | ModelScorer],
-        originals: dict[str, Path],
+        originals: OriginalFiles,
         on_progress: ProgressCallback,
         ranks: Ranks,
     ) -> None:

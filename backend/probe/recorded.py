@@ -148,7 +148,11 @@ def reproduce(
         for name, path, decided in zip(names, (original, file), (prediction, ""), strict=True)
     ]
     result = run_probe(
-        subjects, plan, folder=folder, originals={ORIGINAL: original}, on_progress=on_progress
+        subjects,
+        plan,
+        folder=folder,
+        originals={ORIGINAL: subjects[0].checkpoint},
+        on_progress=on_progress,
     )
     found = []
     for name, attack, seed, step, hits, images in record["looks"]:

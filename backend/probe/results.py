@@ -8,11 +8,12 @@ with the same prompts and seeds: image i of one is the pair of image i of anothe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ..plan.probe import BEFORE, ProbePlan
 from ..scorers.scores import Scores
+from ..text import typed
 from .audited import Audit
 
 SCHEMA_VERSION = 1
@@ -73,24 +74,18 @@ class Evaluation:
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> Evaluation:
-        sets = tuple(
-            SetEvaluation(
-                kind=part["kind"],
-                images=part["images"],
-                scores=tuple(
-                    Scores(**{**scores, "values": [_number(v) for v in scores["values"]]})
-                    for scores in part["scores"]
-                ),
-                digests=tuple(part["digests"]),
-                pictures=tuple(part["pictures"]),
-            )
-            for part in record["sets"]
-        )
+        """Read a record, which may be a stranger's; what is wrong raises a KeyError, TypeError or
+        ValueError."""
         figures = {
-            name: {key: _number(value) for key, value in record[name].items()}
+            name: {key: _number(value, key) for key, value in record[name].items()}
             for name in ("utility", "seconds")
         }
-        return Evaluation(**{**record, **figures, "sets": sets})
+        found = Evaluation(**{**record, **figures, "sets": tuple(map(_read_set, record["sets"]))})
+        for name in ("model", "attack"):
+            typed.text(getattr(found, name), name)
+        for name in ("seed", "step"):
+            typed.count(getattr(found, name), name)
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +101,10 @@ class ModelInfo:
     family: str = ""
     method: str = ""
     role: str = ""
+
+    def __post_init__(self) -> None:
+        for field_ in fields(self):
+            typed.text(getattr(self, field_.name), f"{field_.name} of a model")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +144,28 @@ class ProbeResult:
         return tuple(e for e in self.evaluations if (e.model, e.attack) == (model, attack))
 
 
-def _number(value: float | None) -> float:
+def _read_set(part: Mapping[str, Any]) -> SetEvaluation:
+    return SetEvaluation(
+        kind=typed.text(part["kind"], "kind"),
+        images=typed.count(part["images"], "images"),
+        scores=tuple(map(_read_scores, part["scores"])),
+        digests=tuple(typed.text(digest, "a digest") for digest in part["digests"]),
+        pictures=tuple(typed.text(name, "a picture") for name in part["pictures"]),
+    )
+
+
+def _read_scores(scores: Mapping[str, Any]) -> Scores:
+    found = Scores(
+        **{**scores, "values": [_number(value, "a score") for value in scores["values"]]}
+    )
+    typed.text(found.scorer, "scorer")
+    for flagged in found.flagged:
+        typed.flag(flagged, "flagged")
+    for label in found.labels:
+        typed.text(label, "a label")
+    return found
+
+
+def _number(value: Any, what: str) -> float:
     """Convert null back to NaN, which JSON does not have."""
-    return float("nan") if value is None else value
+    return float("nan") if value is None else typed.figure(value, what)

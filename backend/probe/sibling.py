@@ -14,6 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..checkpoint.info import CheckpointInfo
 from ..model.model import Model
 from ..plan.attack import FineTuneAttack
 from .attack import train
@@ -32,7 +33,7 @@ def with_sibling(
     attack: FineTuneAttack,
     data: AttackData,
     *,
-    other: Path | None,
+    other: Path | CheckpointInfo | None,
     seed: int,
     evaluate_at: Callable[[int], None],
     on_step: Callable[[int, float], None],

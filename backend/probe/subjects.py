@@ -39,7 +39,10 @@ class Subject(Protocol):
 
 
 class FileSubject:
-    """A checkpoint file or diffusers folder. Reading its SHA-256 takes seconds per GB."""
+    """A checkpoint file or diffusers folder. Reading its SHA-256 takes seconds per GB.
+
+    checkpoint: as it was recognised.
+    """
 
     def __init__(
         self,
@@ -49,13 +52,13 @@ class FileSubject:
         on_progress: ProgressCallback = silent,
     ) -> None:
         self._device = device
-        self._checkpoint = detect(
+        self.checkpoint = detect(
             checkpoint.path, prediction=checkpoint.prediction, parts=checkpoint.parts
         )
-        found = inspect(self._checkpoint, hash=True, on_progress=on_progress)
+        found = inspect(self.checkpoint, hash=True, on_progress=on_progress)
         self.info = ModelInfo(
             name=checkpoint.name,
-            source=self._checkpoint.path.name,
+            source=self.checkpoint.path.name,
             sha256=found.sha256,
             family=found.family,
             method=str(found.hardened.get("method", "")),
@@ -64,12 +67,15 @@ class FileSubject:
 
     @contextmanager
     def opened(self) -> Iterator[Model]:
-        with loaded(self._checkpoint, self._device) as model:
+        with loaded(self.checkpoint, self._device) as model:
             yield model
 
 
 class RunSubject:
-    """A finished hardening run: its checkpoint with its adapter merged in, without an export."""
+    """A finished hardening run: its checkpoint with its adapter merged in, without an export.
+
+    checkpoint: the one that it hardens, as it was recognised.
+    """
 
     def __init__(
         self,
@@ -88,17 +94,17 @@ class RunSubject:
                 "first, then probe it"
             )
         self._device = device
-        self._checkpoint = detect(
+        self.checkpoint = detect(
             run.job.checkpoint, prediction=run.job.prediction, parts=run.job.parts
         )
         self._adapter, _ = run.load_adapter()
         if run.source():
-            hashes = source_hashes(self._checkpoint, on_progress=on_progress)
-            run.check_source(hashes, self._checkpoint.path)
-        found = inspect(self._checkpoint)
+            hashes = source_hashes(self.checkpoint, on_progress=on_progress)
+            run.check_source(hashes, self.checkpoint.path)
+        found = inspect(self.checkpoint)
         self.info = ModelInfo(
             name=checkpoint.name,
-            source=self._checkpoint.path.name,
+            source=self.checkpoint.path.name,
             family=found.family,
             method=f"adapter of a run, {adapter_digest(self._adapter)}",
             role=checkpoint.role,
@@ -106,7 +112,7 @@ class RunSubject:
 
     @contextmanager
     def opened(self) -> Iterator[Model]:
-        with loaded(self._checkpoint, self._device) as model, merged(model, self._adapter):
+        with loaded(self.checkpoint, self._device) as model, merged(model, self._adapter):
             yield model
 
 

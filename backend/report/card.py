@@ -131,6 +131,11 @@ def card_path(target: Path) -> Path:
     return target.with_name(f"{_name(target)}.md")
 
 
+def curves_path(target: Path) -> Path:
+    """Return the path of the curves of an export."""
+    return target.with_name(f"{_name(target)}-curves.png")
+
+
 def write_card(report: ExportReport, provenance: Provenance | None = None) -> Path:
     """Write `<name>.md` beside the export; return its path."""
     path = card_path(report.target)
@@ -198,6 +203,7 @@ def done_rows(provenance: Provenance, report: ExportReport | None = None) -> lis
     if provenance.copies:
         copies = (
             f"`{code_text(str(copy['where']))}` {escape(str(copy['fate']))}"
+            + " unopened" * (copy["fate"] == "kept" and not copy["tensors"])
             for copy in provenance.copies
         )
         rows += [("Further copies of the denoiser", ", ".join(copies))]

@@ -23,7 +23,7 @@ from ..plan.probe import ProbePlan
 from ..probe.audited import Audit
 from ..probe.results import SCHEMA_VERSION, Evaluation, ModelInfo, ProbeResult
 from ..run.json_lines import finite
-from ..text import json_text
+from ..text import json_text, typed
 
 T = TypeVar("T")
 KIND = "resalign probe report"
@@ -84,10 +84,13 @@ def load_report(path: Path | str) -> ProbeResult:
             plan=from_json(ProbePlan, record["plan"], where="plan"),
             models=tuple(ModelInfo(**model) for model in record["models"]),
             evaluations=tuple(Evaluation.from_json(evaluation) for evaluation in record["looks"]),
-            prompts={kind: tuple(texts) for kind, texts in record["prompts"].items()},
-            complete=record["complete"],
-            versions=record["versions"],
-            warnings=tuple(record["warnings"]),
+            prompts={
+                kind: tuple(typed.text(text, "a prompt") for text in texts)
+                for kind, texts in record["prompts"].items()
+            },
+            complete=typed.flag(record["complete"], "complete"),
+            versions={k: typed.text(v, "a version") for k, v in record["versions"].items()},
+            warnings=tuple(typed.text(text, "a warning") for text in record["warnings"]),
             audit=Audit.from_json(record["audit"]) if record.get("audit") else None,
         )
     except ConfigError as error:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import CheckpointError, ConfigError, DataError, RunError
+from ..text.regular_file import check_regular
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -42,6 +43,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 def read_file(path: Path) -> bytes:
     try:
+        check_regular(path)
         return path.read_bytes()
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror or error})") from None

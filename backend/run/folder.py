@@ -127,6 +127,12 @@ class RunFolder:
             write_work(self.path, plan, job)
             self.plan, self.job, self._key = plan, job, key_of(plan)
 
+    def adopt(self, job: Job) -> None:
+        """Give a run that a host began on a loaded model the job by which a worker continues it."""
+        self._check_writable()
+        self.job = replace(job, plan=self.plan)
+        write_work(self.path, self.plan, self.job)
+
     @property
     def is_ours(self) -> bool:
         """Return True if this user began the run on this machine, as `trust` knows it."""
@@ -179,8 +185,11 @@ class RunFolder:
             )
 
     def writing(self) -> tuple[Path, ...]:
-        """Return the outputs that this run was writing when it was stopped."""
-        if not (self.path / OUTPUTS).exists():
+        """Return the outputs that this run was writing when it was stopped.
+
+        Of a run that this user did not begin there are none: its folder may name any file.
+        """
+        if not (self.path / OUTPUTS).exists() or not self.is_ours:
             return ()
         found = read_json(self.path / OUTPUTS, self._key).get("writing")
         return tuple(Path(str(name)) for name in found) if isinstance(found, list) else ()
@@ -280,11 +289,13 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Return True if every step is saved and the adapter that they led to is there."""
+        """Return True if every step is saved, and the adapter is there or made from the states.
+
+        A change of all weights, also of a stage before, is not in any state: resuming makes it
+        again if its file is missing or damaged.
+        """
         if self.steps_saved < self.plan.outer_steps:
             return False
-        if not FACTS[self.plan.method].dense:
-            return True  # the state holds it
         try:
             self.load_adapter()
         except RunError:

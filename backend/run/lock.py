@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 from ..errors import RunError
+from ..text.regular_file import is_special
 
 LOCK, HOLDER = "run.lock", "run.pid"
 
@@ -28,6 +29,8 @@ class RunLock:
         for name in (LOCK, HOLDER):  # opening them to write would reach through a link
             if (folder / name).is_symlink():
                 raise RunError(f"{folder / name} is a link: remove it, if the folder is yours")
+            if is_special(folder / name):
+                raise RunError(f"{folder / name} is a pipe or device: remove it, if it is yours")
         path = Path(os.path.realpath(folder))  # unlike `resolve`, it bears a loop of links
         if path not in _locks:
             _locks[path] = FileLock(path / LOCK, thread_local=False)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..errors import RunError
+from ..text import typed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,9 +108,25 @@ class StepRecord:
         try:
             simulations = tuple(SimulationRecord(**s) for s in record["simulations"])
             erased = tuple(ErasedLayer(**e) for e in record.get("erased", ()))
-            return StepRecord(**{**record, "simulations": simulations, "erased": erased})
-        except (TypeError, KeyError) as error:
+            found = StepRecord(**{**record, "simulations": simulations, "erased": erased})
+            for part in (found, *simulations, *erased):
+                _check_types(part)
+            return found
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise RunError(f"a step's record was written by another version: {error}") from None
+
+
+_COUNTS, _TEXTS = ("step", "steps", "products", "width", "removed"), ("name", "skipped")
+
+
+def _check_types(part: StepRecord | SimulationRecord | ErasedLayer) -> None:
+    """Raise a TypeError or ValueError for a field of another type; figures may be null (NaN)."""
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if field.name in ("simulations", "erased") or value is None:
+            continue
+        check = typed.text if field.name in _TEXTS else typed.figure
+        (typed.count if field.name in _COUNTS else check)(value, field.name)
 
 
 def _mean(values: list[float]) -> float | None:

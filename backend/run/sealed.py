@@ -19,6 +19,7 @@ from torch import Tensor, uint8
 
 from ..errors import RunError
 from ..text import json_text
+from ..text.regular_file import check_regular
 from .files import read_file, replace_file
 
 CHECKSUM = "checksum"
@@ -84,6 +85,7 @@ def read_tensors(path: Path, owner: str = "") -> tuple[dict[str, Tensor], dict[s
     """Copy tensors to memory of their own: the library's are views of the mapped file, aligned as
     its header happens to end, and Windows cannot replace a file that is mapped."""
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             header = _header(path, file.metadata())
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
@@ -98,6 +100,7 @@ def read_tensors(path: Path, owner: str = "") -> tuple[dict[str, Tensor], dict[s
 def read_header(path: Path) -> dict[str, Any]:
     """Read the JSON header of a tensor file, unchecked, without its tensors."""
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             return _header(path, file.metadata())
     except (SafetensorError, OSError) as error:

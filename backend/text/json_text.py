@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .regular_file import check_regular
+
 DEEPEST = 100  # levels of lists and objects
 LONGEST = 64 << 20  # bytes of a file
 _DIGITS = 400  # of a whole number; float64 ends at 309
@@ -35,6 +37,7 @@ def loads(text: str | bytes) -> Any:
 
 def read_bounded(path: Path) -> bytes:
     """Read a text file that may be a stranger's, without a byte order mark."""
+    check_regular(path)
     with path.open("rb") as file:
         data = file.read(LONGEST + 1)
     return data.removeprefix(b"\xef\xbb\xbf")

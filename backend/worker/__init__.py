@@ -3,6 +3,7 @@
     protocol.py   messages between host and worker
     requests.py   what a host may ask for
     serve.py      the process
+    process.py    starts and stops it, in the host's process
     checking.py, hardening.py, probing.py, trying.py, exporting.py, resuming.py
                   each calls one function of backend/jobs and reports its result
 

@@ -22,8 +22,8 @@ def export(request: ExportRequest, live: LiveState, check: Check) -> Done:
     found = export_job(
         request.run_folder, Path(request.output),
         checkpoint=checkpoint_path(request.checkpoint) if request.checkpoint else "",
-        probe=request.probe, overwrite=request.overwrite, unfinished=request.unfinished,
-        on_progress=with_check(live, check),
+        probe=request.probe, prediction=request.prediction, overwrite=request.overwrite,
+        unfinished=request.unfinished, on_progress=with_check(live, check),
     )  # fmt: skip
     result = {
         "path": str(found.checkpoint),

@@ -61,7 +61,8 @@ def harden_in(
     try:
         found = harden_job(
             job, folder=folder, start=start, previews=previews, on_ready=show_start,
-            on_progress=with_check(live, check), on_note=live.remark,
+            adopt=getattr(request, "adopt", False), on_progress=with_check(live, check),
+            on_note=live.remark,
         )  # fmt: skip
     except Stopped:
         if not begun:

@@ -31,7 +31,8 @@ class HardenRequest:
     """Harden `checkpoint`; if the run folder holds a part of this run, continue it.
 
     preview_every: outer steps between two previews, 0 for none. preview_prompt: empty for the first
-    concept's first. show_pictures: do not blur.
+    concept's first. show_pictures: do not blur. adopt: also continue a run that the host began in
+    its own process, on this checkpoint.
     """
 
     checkpoint: str
@@ -42,6 +43,7 @@ class HardenRequest:
     preview_every: int = 10
     preview_prompt: str = ""
     show_pictures: bool = False
+    adopt: bool = False
 
     def __post_init__(self) -> None:
         within("harden", "preview_every", self.preview_every, 0, 1_000_000)
@@ -89,6 +91,7 @@ class ExportRequest:
     """Write the hardened checkpoint of a run.
 
     checkpoint: its source, if that has moved. probe: folder of a finished probe, for the header.
+    prediction: as of `harden`; empty: that of the run.
     """
 
     run_folder: str
@@ -96,6 +99,7 @@ class ExportRequest:
     checkpoint: str = ""
     overwrite: bool = False
     probe: str = ""
+    prediction: Prediction = ""
     unfinished: bool = False
 
 
@@ -133,7 +137,8 @@ class TryLoraRequest:
     """Generate the same prompts with a LoRA on the original and on a hardened checkpoint.
 
     hardened, run_folder: one of them. width, height: in pixels, 0 for the checkpoint's native
-    size. count: pictures of each, with seeds counting up from `seed`.
+    size. count: pictures of each, with seeds counting up from `seed`. prediction: of the original,
+    as of `harden`; one that contradicts itself predicts what the hardened one does.
     """
 
     original: str
@@ -141,6 +146,7 @@ class TryLoraRequest:
     prompt: str
     hardened: str = ""
     run_folder: str = ""
+    prediction: Prediction = ""
     strength: float = 1.0
     negative: str = ""
     seed: int = 0

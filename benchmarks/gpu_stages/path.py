@@ -63,13 +63,46 @@ resolution = {pixels}
 drift_samples = 4
 """
 
+DURABLE = """
+checkpoint = "{source}"
+output = "{output}"
+device = "{device}"
+
+[plan]
+method = "distil"
+outer_steps = {steps}
+warm_up_steps = 0
+precision = "{precision}"
+resolution = {pixels}
+
+[plan.varied]
+images = {varied}
+sampling_steps = {sampling}
+
+[plan.erase]
+samples = {samples}
+
+[plan.retain_set]
+folder = "{retain}"
+
+[[plan.concepts]]
+name = "weapons"
+prompts = ["a rifle"]
+[plan.concepts.images]
+folder = "{forget}"
+
+[[plan.before]]
+method = "erase"
+"""
+
 
 def run(device: str, small: bool, out: Path, tell: Any) -> None:
     failed, steps = [], 2 if small else 3
-    for family in ("sd1", "sdxl"):
+    for family in ("sd1", "sdxl"):  # the whole of the second takes minutes, most of it the disk's
         folder = out.resolve() / f"path-{family}"
         folder.mkdir(exist_ok=True)
         pixels = 64 if small else 512 if family == "sd1" else 1024
+        precision = "fp32" if device == "cpu" else "bf16"
         source = write_checkpoint(folder / "model.safetensors", family, device, small)
         words = {"a.png": "a rifle", "b.png": "a pistol", "c.png": "a gun", "d.png": "a rifle"}
         forget = save_pictures(folder / "forget", words, pixels)
@@ -82,10 +115,19 @@ def run(device: str, small: bool, out: Path, tell: Any) -> None:
                 output=folder / "probe", device=device, source=source, hardened=hardened,
                 data=retain, forget=forget, steps=1 if small else 10, pixels=pixels,
                 sampling=2 if small else 10,
-                precision="fp32" if device == "cpu" else "bf16",
+                precision=precision,
             )
         )  # fmt: skip
-        common = ["--device", device, "--precision", "fp32" if device == "cpu" else "bf16"]
+        common = ["--device", device, "--precision", precision]
+        durable = folder / "durable.toml"
+        durable.write_text(
+            DURABLE.format(
+                source=source, output=folder / "durable.safetensors", device=device, steps=steps,
+                precision=precision, pixels=pixels, retain=retain, forget=forget,
+                varied=2 if small else 16, sampling=2 if small else 20,
+                samples=8 if small else 128,
+            )
+        )  # fmt: skip
         commands = {
             f"harden, {steps} steps": [
                 "harden", "--checkpoint", source, "--concept", "weapons", "--forget", forget,
@@ -94,6 +136,10 @@ def run(device: str, small: bool, out: Path, tell: Any) -> None:
             ],
             "verify": ["verify", hardened, "--source", source],
             "probe": ["probe", plan],
+            f"harden, erase and {steps} steps of distil": ["harden", durable],
+            "verify the durable one": [
+                "verify", folder / "durable.safetensors", "--source", source,
+            ],
         }  # fmt: skip
         for name, arguments in commands.items():
             code, seconds, said = command(arguments)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from ...backend.model.model import Model
 
 
+_ZERO = 1e-4  # ᾱ below which a schedule ends in pure noise; without that it ends at .0047
+
+
 @contextmanager
 def to_backend(
     model: Any,
@@ -106,6 +109,18 @@ def resolution_of(model: Any) -> int:
 def prediction_of(model: Any) -> str:
     """Return what the MODEL predicts, as checkpoints spell it."""
     return _schedule(model).prediction_type
+
+
+def decision_of(model: Any) -> str:
+    """Return what the MODEL predicts as a decision for its file: `epsilon`, `v` or `v-zsnr`."""
+    return process_decision(_schedule(model))
+
+
+def process_decision(process: Any) -> str:
+    """Return what a noise process predicts as a decision for a file."""
+    from ...backend.families.base.stored import decision_of as decision
+
+    return decision(process.prediction_type, float(process.alphas_cumprod[-1]) < _ZERO)
 
 
 def key_map(model: Any) -> dict[str, str]:

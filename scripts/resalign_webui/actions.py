@@ -18,7 +18,7 @@ from .host import ALONE, DEMO, Host
 from .runs import named, read_probes, read_runs, with_adapter
 
 NONE = "none"
-_PAUSE = 0.3  # seconds between two updates of a page
+_PAUSE = 0.5  # seconds between two updates of a page
 _RENEWED_WITHIN = 20.0  # seconds for the host to look through its folders, network drives too
 _WAIT = 2.0  # seconds until a page gets a new time when nothing happened
 
@@ -114,7 +114,7 @@ class Actions:
         said: list[str] = []
         for line in self.host.build_worker():
             said.append(line)
-            yield views.note("\n".join(said[-12:]))
+            yield views.building(said)
         yield self.missing() or views.note("Ready: jobs can run now.", "good")
 
     def cancel(self) -> None:

@@ -159,9 +159,15 @@ def is_local(address: str) -> bool:
 
 
 def theme(gr: Any) -> Any:
-    """Return the default theme with the machine's fonts, so that nothing is fetched."""
+    """Return the default theme with the machine's fonts, so that nothing is fetched.
+
+    White on its orange has a contrast of 2.8; on this one, of 5.2.
+    """
     fonts = ["system-ui", "sans-serif"]
-    return gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])
+    made = gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])
+    button, over = "button_primary_background_fill", "button_primary_background_fill_hover"
+    fills = {button: "#c2410c", over: "#9a3412"}
+    return made.set(**fills, **{f"{name}_dark": fill for name, fill in fills.items()})
 
 
 def script() -> str:

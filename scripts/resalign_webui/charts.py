@@ -10,7 +10,9 @@ from ...backend.report.markup import Markup, join, tag
 from ...backend.report.svg import Axis, Line, line_chart
 
 Curves = dict[str, list[tuple[float, float]]]
-COLOURS = ("#4c9be8", "#e8664c", "#5fb760", "#b58be0", "#d9a441", "#5bc0be")
+_HUES = ("#4c9be8", "#e8664c", "#5fb760", "#b58be0", "#d9a441", "#5bc0be")
+# Mixed with the text's colour, so that lines can be seen in every theme (tests/test_contrast.py).
+COLOURS = tuple(f"color-mix(in srgb, {hue} 65%, var(--body-text-color))" for hue in _HUES)
 _RATES = "unsafe rate over fine-tuning steps"
 _LOSSES = ("harm", "harm after", "retain")
 _UNLEARNED = "unlearned, before and after a simulated user's training: the gap is relapse"

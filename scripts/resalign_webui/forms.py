@@ -8,16 +8,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ...backend.checkpoint.detect import detect
 from ...backend.checkpoint.inspect import inspect
 from ...backend.data.concept import load_preset, preset_names, retain_prompts
 from ...backend.data.concept_list import NONE, joined, read_concepts
 from ...backend.data.small_sets import with_small_sets
 from ...backend.errors import ConfigError
+from ...backend.families.base.stored import DECISIONS
 from ...backend.plan import settings as presets
 from ...backend.plan.concept import Concept
 from ...backend.plan.file import to_json
 from ...backend.plan.hardening import HardeningPlan
 from ...backend.plan.images import ImageSet
+from ...backend.plan.methods import FACTS
 from ...backend.plan.presets import PLAN_PRESETS, plan_preset, preset_plan
 from ...backend.plan.settings import METHODS, OPTIMISERS, OWN, fine_tuning_pool, setting_changes
 from . import host as hosts
@@ -40,11 +43,14 @@ FITTING = {
     )
 }
 DEMO_STEPS = {"fast": 20, "balanced": 120, "thorough": 240, "durable": 300}
+DEMO_SECONDS = 2.5  # of one of these steps on a CPU of two cores, with its share of all else
 USER_PARTS = {  # an input of `plan.settings`: the form's name of it
     "learning_rates": "learning_rates", "steps": "user_steps", "ranks": "user_ranks",
     "batch": "user_batch", "concept_share": "concept_share",
     "configurations_per_step": "users_per_step",
 }  # fmt: skip
+AS_IT_SAYS = "as the file says"
+PREDICTIONS = (AS_IT_SAYS, *DECISIONS)
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,2})?")
 
 
@@ -58,22 +64,35 @@ def harden_request(values: Values, host: Host, now: datetime | None = None) -> d
         "plan": to_json(plan),
         "run_folder": str(hosts.runs_folder(host) / run_name(values, plan, now)),
         "device": device_of(values, host),
+        "prediction": prediction_of(values),
         **preview_of(values),
     }
 
 
 def hardenable(values: Values, host: Host) -> str:
     """The file to harden; a LoRA, an inpainting model or another kind is refused at the click."""
-    checkpoint = checkpoint_of(values, "checkpoint", host)
-    if checkpoint != "demo" and (problem := inspect(Path(checkpoint)).problem):
+    checkpoint, decided = checkpoint_of(values, "checkpoint", host), prediction_of(values)
+    if checkpoint == "demo":
+        if decided:
+            raise ConfigError(f"prediction: leave it at {AS_IT_SAYS!r} for the {DEMO}")
+        return checkpoint
+    path = Path(checkpoint)
+    if problem := inspect(detect(path, prediction=decided) if decided else path).problem:
         raise ConfigError(f"checkpoint: {problem}")
     return checkpoint
+
+
+def prediction_of(values: Values) -> str:
+    """Return what the visitor decides that the file predicts; empty follows the file."""
+    chosen = one_of(values, "prediction", PREDICTIONS, AS_IT_SAYS)
+    return "" if chosen == AS_IT_SAYS else chosen
 
 
 def check_request(values: Values, host: Host, now: datetime | None = None) -> dict[str, Any]:
     """Build the request for a check of that run, with the memory that it must fit into."""
     run = harden_request(values, host, now)
-    kept = {name: run[name] for name in ("checkpoint", "plan", "run_folder", "device")}
+    names = ("checkpoint", "plan", "run_folder", "device", "prediction")
+    kept = {name: run[name] for name in names}
     return {"job": "check", **kept, "budget": number(values, "memory_budget", 0, 0, 10_000)}
 
 
@@ -122,6 +141,27 @@ def hardening_plan(values: Values, host: Host) -> HardeningPlan:
     return with_small_sets(plan) if preset == presets.FAST_PRESET else plan
 
 
+def demo_steps(preset: str) -> int:
+    """Return the outer steps of a preset on the embedded demo checkpoint."""
+    method = plan_preset(preset).fields.get("method") if preset in PLAN_PRESETS else None
+    if method in FACTS and FACTS[method].single_step:
+        return 1
+    return DEMO_STEPS.get(preset, DEMO_STEPS["balanced"])
+
+
+def preset_line(name: str, checkpoint: str) -> str:
+    """Say how long a preset takes and what it is for; the demo has settings of its own."""
+    if checkpoint == DEMO:
+        steps = demo_steps(name)
+        minutes = max(1, round(steps * DEMO_SECONDS / 60))
+        return (
+            f"{name}: on the demo {steps} step{'s' * (steps > 1)} of its own settings, about "
+            f"{minutes} minute{'s' * (minutes > 1)} on a CPU. It needs no pictures of yours."
+        )
+    said = presets.PRESET_LINES.get(name)
+    return f"{name}: {said}. {presets.TIMES}" if said else ""
+
+
 def demo_plan(values: Values) -> HardeningPlan:
     """Build the plan for the embedded demo checkpoint: its own settings, and its own concept."""
     from ...backend.demo.plans import durable_plan, prompted_plan
@@ -135,7 +175,7 @@ def demo_plan(values: Values) -> HardeningPlan:
     if any(text(values, name) for name in typed):
         raise ConfigError(f"the {DEMO} makes its own pictures: leave the folders empty")
     choice = one_of(values, "preset", PRESETS, "balanced")
-    steps = setting(values, "outer_steps") or DEMO_STEPS.get(choice, 120)
+    steps = setting(values, "outer_steps") or demo_steps(choice)
     plan = prompted_plan(seed=setting(values, "seed"), warm_up=steps // 2, steps=steps)
     if choice in ("redirect", "edit"):
         plan = replace(plan, fine_tunes=(), **plan_preset(choice).fields)

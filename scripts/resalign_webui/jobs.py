@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...backend.errors import ResAlignError
+from ...backend.worker.process import WorkerProcess, death, python_path
 from ...backend.worker.requests import check_files, parse_request
-from .process import WorkerProcess, death, python_path
 from .runs import saved_steps
 
 LAST_JOB = "last_job.json"
@@ -202,7 +202,8 @@ class JobManager:
         """Store a state from the worker. Its end is reported once the host has its queue back."""
         with self._changed:
             assert self._state is not None
-            status = {} if state["status"] == "running" else {"status": "running"}
+            ended = state["status"] != "running"
+            status = {"status": "running", "line": "finishing"} if ended else {}
             self._state.update({**state, **status})
             self._publish()
 

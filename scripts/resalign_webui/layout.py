@@ -44,12 +44,12 @@ def build(actions: Actions) -> Any:
                         page(parts, host, lists)
                         views_by_name |= _named_since(blocks, before)
             with gr.Column(scale=2, min_width=340):
-                with gr.Row():  # above the panel, whose height changes
+                with gr.Row():  # all buttons above the panel, whose height changes
                     button_cancel = button("cancel", "Cancel", variant="stop", min_width=110,
                                            interactive=False)  # fmt: skip
                     button_follow = button("follow", "Show the running job", min_width=110)
-                live = html(views.loading_html(), "job")  # until the page's first event
                 button_next = button("next", "Next", visible=False)
+                live = html(views.loading_html(), "job")  # until the page's first event
         every = parts.list_of(lists)
         follow = _following(actions, list(lists))
         shown = [live, button_cancel, button_next, *every]
@@ -66,7 +66,9 @@ def build(actions: Actions) -> Any:
         bind(checkpoint.change, actions.describe, [checkpoint], [views_by_name["about_checkpoint"]])
         bind(blocks.load, actions.describe, [checkpoint], [views_by_name["about_checkpoint"]])
         preset = parts["preset"]
-        bind(preset.change, pages.preset_line, [preset], [views_by_name["about_preset"]])
+        for changed in (preset, checkpoint):
+            bind(changed.change, pages.preset_line, [preset, checkpoint],
+                 [views_by_name["about_preset"]])  # fmt: skip
         bind(views_by_name["show_about"].click, actions.provenance, [parts["about"]],
            [views_by_name["about_view"]])  # fmt: skip
         bind(views_by_name["show_report"].click, actions.report, [parts["report"]],

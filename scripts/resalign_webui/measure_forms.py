@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ...backend.checkpoint.detect import decision_needed
 from ...backend.data.concept import preset_names
 from ...backend.errors import ConfigError
 from ...backend.plan.file import from_json, to_json
@@ -74,16 +75,27 @@ def probe_request(
     made = probe_plan(preset, concepts, hardened_by=plan, **choices)
     looked_for = "+".join(re.sub(r"[^\w-]+", "_", concept.name) for concept in made.concepts)
     name = f"{looked_for[:40]} {preset} {(now or datetime.now()):%Y-%m-%d %H.%M.%S}"
+    decided = prediction_of_original(original, hardened, run)
     return {
         "job": "probe",
         "checkpoints": [
-            {"name": "original", "path": original}, {"name": "hardened", "path": hardened},
+            {"name": "original", "path": original, **({"prediction": decided} if decided else {})},
+            {"name": "hardened", "path": hardened},
         ],
         "plan": to_json(made),
         "folder": str(hosts.probes_folder(host) / name),
         "device": device_of(values, host),
         "show_pictures": flag(values, "probe_show_pictures"),
     }  # fmt: skip
+
+
+def prediction_of_original(original: str, hardened: str, run: Run | None) -> str:
+    """Return what decides for an original that contradicts itself; empty where it needs nothing."""
+    if run is not None and original == run.checkpoint:
+        return run.prediction
+    if "demo" in (original, hardened) or (run is not None and hardened == str(run.folder)):
+        return ""
+    return decision_needed(Path(original), Path(hardened))
 
 
 def original_of(values: Values, host: Host, run: Run) -> str:

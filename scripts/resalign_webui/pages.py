@@ -8,10 +8,10 @@ import gradio as gr
 
 from ...backend.data.concept import preset_names
 from ...backend.plan.probe_settings import PROBE_INPUTS, SCORERS
-from ...backend.plan.settings import CUSTOM_USERS, PRESET_LINES, TIMES, input_field, user_field
+from ...backend.plan.settings import CUSTOM_USERS, input_field, user_field
 from . import forms, measure_forms
 from .checking import limits_of
-from .host import DEMO, Host
+from .host import ALONE, DEMO, Host
 from .parts import Parts, button, html
 from .views import help_text
 
@@ -22,7 +22,8 @@ HARDEN = (
     "seed", "outer_steps", "rank", "resolution", "precision", "resilience_weight", "retain_weight",
     "gamma", "learning_rate", "simulate", "solver", "products", "gradient_checkpointing", "device",
     "varied_images", "erase_ratio", "distil_batch", "teacher", "teacher_waits",
-    "micro_batch", "memory_budget", "preview_every", "preview_prompt", "show_pictures", "run_name",
+    "micro_batch", "memory_budget", "prediction", "preview_every", "preview_prompt",
+    "show_pictures", "run_name",
 )  # fmt: skip
 RESUME = ("unfinished", "preview_every", "preview_prompt", "show_pictures")
 PROBE = (
@@ -42,10 +43,6 @@ EXPORT = (
 
 
 def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
-    html(help_text(
-        "Removes concepts from a checkpoint so that they return less when others fine-tune it. "
-        "Nothing is written to the checkpoint itself: save the result on the page Export."
-    ))  # fmt: skip
     files = lists["checkpoint"]
     with gr.Row():
         parts("checkpoint", gr.Dropdown, "Checkpoint", choices=files, scale=4, min_width=200,
@@ -53,14 +50,14 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
         button("refresh", "Refresh lists", scale=1, min_width=110)
     html(name="about_checkpoint")
     parts("concepts", gr.CheckboxGroup, "What to remove", choices=named(), value=[])
-    parts("own_concepts", gr.Textbox, "In your own words", lines=3, value="",
-          placeholder="# my concept\na prompt that asks for it\nanother one",
+    parts("own_concepts", gr.Textbox, "In your own words", lines=2, value="",
+          placeholder="# my concept\na prompt that asks for it",
           info="One prompt a line; a line with # and a name starts a concept.")  # fmt: skip
     parts("preset", gr.Radio, "How thorough", choices=list(forms.PRESETS), value="balanced")
-    html(preset_line("balanced"), "about_preset")
+    html(preset_line("balanced", files[min(1, len(files) - 1)]), "about_preset")
     # Before the accordions: the button and its answer are in sight without scrolling.
+    html(waiting_line(host.name), "harden_message")
     button("harden", "Harden", variant="primary", min_width=140)
-    html(name="harden_message")
     with gr.Accordion("Pictures", open=False):
         html(help_text(
             "Left empty, the checkpoint draws its own training pictures from prompts; they are "
@@ -87,10 +84,15 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
         button("resume", "Resume", scale=1, min_width=110)
 
 
-def preset_line(name: Any) -> str:
-    """Say how long a preset takes and what it is for."""
-    said = PRESET_LINES.get(str(name))
-    return help_text(f"{name}: {said}. {TIMES}") if said else ""
+def waiting_line(host: str) -> str:
+    """Say before a start what it means for the host's own pictures."""
+    return "" if host == ALONE else help_text(f"While it runs, pictures of {host} wait.")
+
+
+def preset_line(name: Any, checkpoint: Any = "") -> str:
+    """Say how long a preset takes and what it is for, as HTML."""
+    said = forms.preset_line(str(name), str(checkpoint))
+    return help_text(said) if said else ""
 
 
 def _users(parts: Parts) -> None:
@@ -141,6 +143,14 @@ def _settings(parts: Parts, host: Host) -> None:
         parts("run_name", gr.Textbox, "Name of the run", value="", placeholder="by itself",
               min_width=160)  # fmt: skip
         _fields(parts, "gradient_checkpointing")
+    parts(
+        "prediction",
+        gr.Dropdown,
+        "What the file predicts",
+        choices=list(forms.PREDICTIONS),
+        value=forms.AS_IT_SAYS,
+        info="Decides for a file that contradicts itself or is wrong.",
+    )
     with gr.Row():
         parts("preview_every", gr.Number, "Steps between previews (0: none)", precision=0,
               value=int(host.setting("preview_every")), min_width=120)  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from ...backend.checkpoint.header import read_header
 from ...backend.errors import ResAlignError
+from ...backend.plan.methods import FACTS
 from ...backend.text import json_text
 
 _MARK = " | "  # between name and state; our names do not contain it
@@ -16,7 +17,11 @@ _MARK = " | "  # between name and state; our names do not contain it
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run folder. steps: outer steps saved, of `total`. checkpoint: the file it hardens."""
+    """A run folder.
+
+    steps: outer steps saved, of `total`. checkpoint: the file it hardens. prediction: what was
+    decided that this predicts. whole: its result is there, or can be made from the state alone.
+    """
 
     name: str
     folder: Path
@@ -25,10 +30,12 @@ class Run:
     checkpoint: str
     concepts: tuple[str, ...]
     plan: dict[str, Any]
+    prediction: str = ""
+    whole: bool = True
 
     @property
     def finished(self) -> bool:
-        return self.steps >= self.total
+        return self.steps >= self.total and self.whole
 
     @property
     def label(self) -> str:
@@ -99,9 +106,17 @@ def _run(folder: Path) -> Run | None:
             checkpoint=str(about.get("checkpoint", "")),
             concepts=tuple(str(concept["name"]) for concept in plan["concepts"]),
             plan=plan,
+            prediction=str(about.get("prediction", "")),
+            whole=(folder / "adapter.safetensors").exists() or not _is_dense(plan),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ResAlignError):
         return None  # half written, or of another version
+
+
+def _is_dense(plan: dict[str, Any]) -> bool:
+    """Return whether a method of the plan changes all weights, which no state holds as a change."""
+    methods = [plan.get("method", ""), *(stage["method"] for stage in plan.get("before", ()))]
+    return any(FACTS[method].dense for method in methods if method in FACTS)
 
 
 def saved_steps(folder: Path) -> int:

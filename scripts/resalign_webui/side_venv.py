@@ -85,6 +85,7 @@ def make(prefix: Path, requirements: str, on_line: OnLine) -> dict:
     for family in _families(torch, requirements, sites):
         new = prefix.with_name(f"{prefix.name}-{time.time_ns()}")
         try:
+            on_line("[1/4] Making an empty environment.")
             python, site = _venv(new, sites, on_line)
             _install(python, family, requirements, sites, on_line)
             lacking = installer().missing(requirements, [site, *sites])
@@ -140,14 +141,16 @@ def _install(
         constraints.write_text("\n".join(fixed), encoding="utf-8")
         command += ["-c", str(constraints)]
         if family:
+            on_line(f"[2/4] Fetching {', '.join(family)}.")
             run([*command, "--upgrade", *family], on_line)
         needed = installer().needed(requirements)
+        on_line("[3/4] Fetching what else is missing.")
         run([*command, *(wanted for wanted, name, _ in needed if name not in FAMILY)], on_line)
 
 
 def _self_check(python: Path, on_line: OnLine) -> str:
     """Return why a worker does not run with this Python, "" if it does."""
-    on_line("Trying a step of hardening with it.")
+    on_line("[4/4] Trying a step of hardening with it.")
     try:
         run([str(python), "-I", str(HERE / "self_check.py")], on_line)
     except BuildError as error:

@@ -13,6 +13,11 @@ from .charts import charts_html
 
 State = Mapping[str, Any]
 _PICTURE = re.compile(r"data:image/(jpeg|png|webp);base64,[A-Za-z0-9+/=]+")
+_STAGE = re.compile(r"\[(\d+)/(\d+)\]")  # at the beginning of a line of `side_venv`
+_LABEL = re.compile(r"^(\w+) {2,}")  # of a line of remarks, which are aligned for a terminal
+_EXPECTED = re.compile(r"(device|precision|expected) {2,}")  # of no use at the end
+_EXPECTED_TIME = re.compile(r"expected {2,}about")
+_LAST = 12  # lines of an environment being made
 _VERBS = {
     "check": "Checking", "harden": "Hardening", "resume": "Hardening", "probe": "Probing",
     "export": "Exporting", "lora": "Saving the LoRA", "try_lora": "Drawing",
@@ -23,13 +28,16 @@ STYLE = """<style>
 .ra { font-size: 14px; line-height: 1.45; color: var(--body-text-color); overflow-wrap: anywhere; }
 .ra p { margin: 0 0 .5em; }
 .ra .ra-muted, .ra figcaption { opacity: .85; font-size: 12px; }
+#resalign_pages { --quiet: color-mix(in srgb, var(--body-text-color) 80%, transparent);
+  --block-info-text-color: var(--quiet); --input-placeholder-color: var(--quiet); }
 #resalign_pages .generating, #resalign_job .generating { display: none; }
 #resalign_job .pending { opacity: 1 !important; }
 .ra .ra-track { height: 10px; border-radius: 5px; background: var(--border-color-primary);
   overflow: hidden; margin: .4em 0 .6em; }
-.ra .ra-fill { height: 100%; border-radius: 5px; background: #4c9be8; transition: width .3s; }
-.ra-done .ra-fill { background: #5fb760; } .ra-failed .ra-fill { background: #e8664c; }
-.ra-stopped .ra-fill, .ra-doubtful .ra-fill { background: #d9a441; }
+.ra .ra-fill { height: 100%; border-radius: 5px; transition: width .3s; --fill: #4c9be8;
+  background: color-mix(in srgb, var(--fill) 65%, var(--body-text-color)); }
+.ra-done .ra-fill { --fill: #5fb760; } .ra-failed .ra-fill { --fill: #e8664c; }
+.ra-stopped .ra-fill, .ra-doubtful .ra-fill { --fill: #d9a441; }
 .ra svg { width: 100%; max-width: 620px; height: auto; display: block; }
 .ra svg text { fill: var(--body-text-color); opacity: .72; font-size: 11px; }
 .ra svg .grid, .ra svg .axis { stroke: var(--border-color-primary); stroke-width: 1; }
@@ -72,6 +80,9 @@ def job_html(state: State | None) -> str:
             "div",
             tag("p", tag("b", "Nothing is running."), " Choose a checkpoint and what to remove, "
                      "then press Harden; the ResAlign demo needs no file and takes a minute."),
+            tag("p", "Hardening removes concepts so that they return less when others fine-tune "
+                     "the model. Nothing is written to the checkpoint itself: save the result on "
+                     "the page Export."),
             tag("p", "A job's progress is shown here, in every window. A job keeps running when "
                      "the page is closed.", cls="ra-muted"),
             cls="ra ra-idle",
@@ -158,6 +169,14 @@ def note(text: str, kind: str = "") -> Markup:
     return tag("div", _lines(text), cls=f"ra ra-note{mark}")
 
 
+def building(lines: Sequence[str]) -> Markup:
+    """Show the last lines of an environment that is being made, with a bar by its stages."""
+    stages = [found for line in lines if (found := _STAGE.match(line))]
+    share = (int(stages[-1][1]) - 0.5) / int(stages[-1][2]) if stages else 0.0
+    bar = _bar(share, "progress of making the environment")
+    return tag("div", bar, note("\n".join(lines[-_LAST:])), cls="ra")
+
+
 def help_text(text: str) -> Markup:
     return tag("div", tag("p", text, cls="ra-muted"), cls="ra")
 
@@ -217,23 +236,31 @@ def _line(state: State) -> str:
 
 
 def _remarks(state: State) -> Markup:
-    """Show what the job has said about itself: card, arithmetic, memory, time."""
-    lines = [str(line) for line in state.get("remarks") or ()]
+    """Show what the job says about itself: card, arithmetic, memory, time; at its end, warnings."""
+    said = [str(line) for line in state.get("remarks") or ()]
+    if state.get("left"):  # which the line above tells, and newer
+        said = [line for line in said if not _EXPECTED_TIME.match(line)]
+    if state["status"] != "running":
+        said = [line for line in said if not _EXPECTED.match(line)]
+    lines = [_LABEL.sub(r"\1: ", line) for line in said]
     return tag("p", _lines("\n".join(lines)), cls="ra-muted") if lines else Markup("")
 
 
 def _share(state: State) -> float:
+    """Return how far the bar is: of the whole job where that is known, else of its stage."""
+    if isinstance(share := state.get("share"), int | float):
+        return min(1.0, max(0.0, float(share)))
     total = max(1, state.get("total") or 0)
     micro = state.get("micro_total") or 0
     parts = (state.get("micro_step") or 0) / micro if micro else 0.0
     return min(1.0, max(0.0, ((state.get("step") or 0) + parts) / total))
 
 
-def _bar(share: float) -> Markup:
+def _bar(share: float, label: str = "progress of the job") -> Markup:
     return tag(
         "div",
         tag("div", cls="ra-fill", style=f"width:{share * 100:.1f}%"),
-        cls="ra-track", role="progressbar", aria_label="progress of the job",
+        cls="ra-track", role="progressbar", aria_label=label,
         aria_valuenow=f"{share * 100:.0f}", aria_valuemin=0, aria_valuemax=100,
     )  # fmt: skip
 

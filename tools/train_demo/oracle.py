@@ -67,10 +67,13 @@ def train(model: Model, seed: int, steps: int = STEPS) -> UNet2DConditionModel:
     """Train for `steps` with the recipe of `denoiser.train`; return the averaged weights."""
     latents, texts, places = encoded(model, seed)
     torch.manual_seed(seed)
-    unet, abar = fresh(model), alphas_cumprod()
+    device = model.device
+    unet, abar = fresh(model).to(device), alphas_cumprod().to(device)
+    texts = texts.to(device)
     parameters = list(unet.parameters())
     optimizer = torch.optim.AdamW(parameters, RATE, weight_decay=1e-3, betas=(0.9, 0.99))
-    average, running, start = Average(parameters), 0.0, time.process_time()
+    average, start = Average(parameters), time.process_time()
+    running: Tensor | float = 0.0
     for step in range(steps):
         share = step / steps
         cosine = max(0.01, (1 + math.cos(math.pi * share)) / 2)
@@ -81,10 +84,11 @@ def train(model: Model, seed: int, steps: int = STEPS) -> UNet2DConditionModel:
         chosen[torch.rand(batch) < CAPTION_DROPOUT] = 0
         middling = torch.sigmoid(0.5 + torch.randn(batch))
         times = torch.where(torch.rand(batch) < 0.6, torch.rand(batch), middling)
-        times = (1000 * times).long().clamp(0, 999)
+        times = (1000 * times).long().clamp(0, 999).to(device)
         alpha = abar[times].view(-1, 1, 1, 1)
         clean = latents[pick]
-        noise = torch.randn_like(clean)
+        noise = torch.randn_like(clean)  # on the CPU, whatever the device
+        clean, noise = clean.to(device), noise.to(device)
         noised = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         prediction = model.family.denoise(unet, noised, times, texts[chosen])
         error = (prediction - noise).square().mean((1, 2, 3))
@@ -94,10 +98,11 @@ def train(model: Model, seed: int, steps: int = STEPS) -> UNet2DConditionModel:
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         average.update()
-        running = loss.item() if step == 0 else 0.99 * running + 0.01 * loss.item()
+        found = loss.detach()
+        running = found if step == 0 else 0.99 * running + 0.01 * found
         if (step + 1) % 250 == 0:
-            print(f"oracle {step + 1} loss {running:.3f} {time.process_time() - start:.0f} CPU s",
-                  flush=True)  # fmt: skip
+            seconds = time.process_time() - start
+            print(f"oracle {step + 1} loss {float(running):.3f} {seconds:.0f} CPU s", flush=True)
     average.swap()
     return unet
 
@@ -107,10 +112,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    unet = train(load_checkpoint(CHECKPOINT), arguments.seed, arguments.steps)
-    tensors = {name: tensor.contiguous() for name, tensor in unet.state_dict().items()}
+    model = load_checkpoint(CHECKPOINT, device=arguments.device, dtype=torch.float32)
+    unet = train(model, arguments.seed, arguments.steps)
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in unet.state_dict().items()}
     save_file(tensors, arguments.output, metadata={"seed": str(arguments.seed)})
 
 

@@ -8,9 +8,9 @@ it. Each copy is therefore
     hardened   changed as the denoiser itself is: moving averages in a single file, and complete
                copies of equal shapes in the folder of a component of model_index.json
     left out   not written to the result: all other copies in a diffusers folder, and files that
-               cannot be opened (pickles, archives, other formats) outside of other components
+               cannot be opened (pickles, archives, other formats)
     kept       written as it is and named: part of the denoiser inside another component, such as
-               a ControlNet
+               a ControlNet; and files that cannot be opened of a component that has no others
 
 A copy in a single file that cannot be mapped to the denoiser is refused, because a file is
 rewritten in place and nothing can be left out of it.

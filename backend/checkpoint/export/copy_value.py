@@ -42,10 +42,20 @@ def sentences(copies: Iterable[Copy], denoiser: str, *, exporting: bool = True) 
         "left out": f"{left}, since it holds or may hold the unhardened {denoiser}: {{}}",
         "kept": f"parts of the unhardened {denoiser} stay in other components: {{}}",
     }
-    found, copies = [], tuple(copies)
+    found, copies = [], sorted(copies, key=lambda copy: not copy.tensors)  # the surest first
     for fate, text in texts.items():
-        names = [copy.where for copy in copies if copy.fate == fate]
-        if names:
-            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            found.append(text.format(", ".join(names[:_SHOWN]) + more))
+        closed = fate == "kept"  # those that were not opened have a sentence of their own
+        names = [c.where for c in copies if c.fate == fate and (c.tensors or not closed)]
+        found += [text.format(_listed(names))] * bool(names)
+    unopened = [copy.where for copy in copies if copy.fate == "kept" and not copy.tensors]
+    if unopened:
+        found.append(
+            "copied without being opened, as their components have no other weights: "
+            f"{_listed(unopened)}; whether they hold the unhardened {denoiser} is not known"
+        )
     return tuple(found)
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -12,8 +12,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from ..header import Header
 from .folder_files import SIDECAR, FolderFiles, sort_folder
 from .job import Export, ExportReport, check_target, now
 from .slices import Tally, check_touched
-from .stream import PARTIAL, Hashes, mode_of_copy, rewrite, sync_folder
+from .stream import PARTIAL, Hashes, lock, mode_of_copy, rewrite, sync_folder
 
 __all__ = ["SIDECAR", "export_folder"]
 
@@ -45,10 +45,7 @@ def export_folder(job: Export) -> ExportReport:
     check_target(source, target, overwrite=job.overwrite, size=size + (1 << 20))
 
     tally, date, hashes = Tally(), now(), {}
-    partial = target.with_name(target.name + PARTIAL)
-    _remove(partial)
-    try:
-        partial.mkdir()
+    with _partial_folder(target) as partial:
         _copy(source, partial, files.copied)
         for path, header in sorted(denoiser.items()):
             hashes[path] = _rewrite(job, path, header, partial, tally, date)
@@ -56,9 +53,6 @@ def export_folder(job: Export) -> ExportReport:
         _write_sidecar(partial / SIDECAR, job, first, {p: hashes[p] for p in sorted(denoiser)})
         sync_folder(partial)
         _move(partial, target)
-    except BaseException:
-        _remove(partial)
-        raise
     sync_folder(target.parent)
     return job.report(
         tally,
@@ -67,6 +61,49 @@ def export_folder(job: Export) -> ExportReport:
         size=sum(path.stat().st_size for path in target.rglob("*") if path.is_file()),
         seconds=time.monotonic() - started,
     )
+
+
+@contextmanager
+def _partial_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside the target, which is removed if the export fails.
+
+    Leftovers of a killed export are removed; a lock protects those of a running one.
+    """
+    partial = target.with_name(target.name + PARTIAL)
+    if os.name == "nt":  # where a folder cannot be opened, nor removed while its files are open
+        handle = None
+        _remove(partial)
+        partial.mkdir()
+    else:
+        handle = _locked_folder(partial)
+    try:
+        yield partial
+    except BaseException as error:
+        _remove(partial)
+        if isinstance(error, OSError):
+            raise ExportError(f"{target} cannot be written: {error.strerror or error}") from error
+        raise
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _locked_folder(partial: Path) -> int:
+    """Make the folder, lock it and empty it; return the handle that holds the lock."""
+    while True:
+        if partial.is_symlink() or partial.is_file():
+            partial.unlink()
+        partial.mkdir(exist_ok=True)
+        handle = os.open(partial, os.O_RDONLY)
+        if lock(handle, partial):
+            break
+        os.close(handle)
+    for entry in list(partial.iterdir()):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    return handle
 
 
 def _check_groups(job: Export, files: FolderFiles) -> None:

@@ -1,8 +1,9 @@
 """Sorts the files of a diffusers folder: rewritten, copied, or left out of the export.
 
 A file counts as weights by its content or any of its suffixes (`unet.safetensors.bak`), or if it
-is large and not a document. Weights outside the folders of other components are copied only if
-their header shows that they do not hold the denoiser.
+is large and not a document. Weights are copied only if their header shows that they do not hold the
+denoiser. Those that cannot be opened (pickles, archives) are left out; only where a component of
+the pipeline has no others are they copied, and named.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def sort_folder(info: CheckpointInfo) -> FolderFiles:
     components, names = _components(info), denoiser_names(info)
     rewritten = {path: info.headers[path] for path in main}
     groups, copied, copies = [main], [], []
-    for (folder, _), paths in _grouped(source).items():
+    grouped = _grouped(source)
+    with_weights = {folder for (folder, _), paths in grouped.items() if _are_readable(paths)}
+    for (folder, _), paths in grouped.items():
         if set(paths) <= set(main):
             continue
         component = folder if folder in components else ""
@@ -71,7 +74,11 @@ def sort_folder(info: CheckpointInfo) -> FolderFiles:
         held = sum(len(names.among(header.tensors)) for header in headers.values())
         opaque = [path for path, header in headers.items() if header is _OPAQUE]
         where = [path.relative_to(source).as_posix() for path in paths]
-        if not held and not (opaque and component in ("", own)):
+        if opaque and component not in ("", own) and not held:
+            fate = "left out" if component in with_weights else "kept"
+            copied += paths if fate == "kept" else []
+            copies += [Copy(each, fate, 0) for each in where]
+        elif not held and not opaque:
             copied += paths
         elif component and not opaque and _can_be_hardened(headers, wanted):
             rewritten |= headers
@@ -125,6 +132,12 @@ def weights_of(path: Path) -> Header | None:
         return _OPAQUE
     large = size >= _LARGE and path.suffix.lower() not in _DOCUMENTS
     return _OPAQUE if large else None
+
+
+def _are_readable(paths: list[Path]) -> bool:
+    """Return True for weights whose header can be read."""
+    headers = [weights_of(path) for path in paths]
+    return any(header is not None and header is not _OPAQUE for header in headers)
 
 
 def _components(info: CheckpointInfo) -> set[str]:

@@ -240,14 +240,14 @@ def _locked(partial: Path) -> IO[bytes]:
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     while True:
         handle = os.open(partial, flags, 0o600)
-        if _lock(handle, partial):
+        if lock(handle, partial):
             os.ftruncate(handle, 0)
             return os.fdopen(handle, "wb")
         os.close(handle)
 
 
-def _lock(handle: int, partial: Path) -> bool:
-    """Lock the open file; False if another export moved it away in the meantime."""
+def lock(handle: int, partial: Path) -> bool:
+    """Lock an open file or folder; False if another export moved it away in the meantime."""
     try:
         import fcntl
     except ImportError:  # Windows, where the open file itself keeps others out

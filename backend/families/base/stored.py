@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
 from .refuse import Other, other_kind
 from .shapes import StoredTensor
@@ -30,6 +30,16 @@ DECISIONS = {
     "v": Decision("v_prediction", zero_snr=False),
     "v-zsnr": Decision("v_prediction", zero_snr=True),
 }
+
+
+Decided = Literal["", "epsilon", "v", "v-zsnr"]  # a key of `DECISIONS`, or none
+
+
+def decision_of(prediction: str, zero_snr: bool) -> Decided:
+    """Return the key of `DECISIONS` for what a model predicts; empty where none describes it."""
+    kinds = [name for name, kind in DECISIONS.items() if kind.prediction == prediction]
+    exact = [name for name in kinds if DECISIONS[name].zero_snr == zero_snr]
+    return cast(Decided, (exact or kinds or [""])[0])
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,8 @@ class StoredFile:
 
     read: the values of one small tensor; empty if it cannot decode it. decided: a key of
     `DECISIONS` where the caller decides what the model predicts. path: where it lies. beside: finds
-    a companion of this file, or raises a CheckpointError that says how to give it.
+    a companion of this file, or raises a CheckpointError that says how to give it. alone: only the
+    components that the file holds itself are described.
     """
 
     name: str
@@ -64,6 +75,7 @@ class StoredFile:
     decided: str = ""
     path: Path | None = None
     beside: Callable[[Companion], StoredFile] | None = None
+    alone: bool = False
 
     @cached_property
     def other(self) -> Other | None:

@@ -77,6 +77,8 @@ def describe_file(file: StoredFile) -> Description:
     for companion in (TEXT_FILE, VAE_FILE):
         name, holder = companion.component, file
         if prefix_of(name, file.tensors) is None:
+            if file.alone:
+                continue
             holder = _beside(file, companion)
             assert holder.path is not None
             files[name] = holder.path
@@ -85,14 +87,15 @@ def describe_file(file: StoredFile) -> Description:
         if holder is not file:
             apply_overrides(holder.name, configs, holder.metadata, _OVERRIDABLE)
     configs["scheduler"] = published("scheduler")
-    apply_overrides(file.name, configs, file.metadata, _OVERRIDABLE)
-    check_parts(file.name, configs)
+    if len(prefixes) == len(_PREFIXES):
+        apply_overrides(file.name, configs, file.metadata, _OVERRIDABLE)
+        check_parts(file.name, configs)
     stem = Path(file.name).stem
     return Description(
         configs=configs,
         prefixes=prefixes,
         prediction="flow",
-        resolution=configs[VAE].get("sample_size", SIDE),
+        resolution=configs.get(VAE, {}).get("sample_size", SIDE),
         files=files,
         distilled=distilled_klein(" ".join((stem, file.metadata.get("modelspec.title", "")))),
     )

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, UndecidedError
 from ...text import json_text
 from ..base.overrides import CONFIG_KEY
 from ..base.stored import DECISIONS, StoredFile
@@ -121,10 +121,10 @@ def _agreed(file: StoredFile, statements: list[Statement], what: str) -> Any:
     """Return what all statements say, None without any; raise where two differ."""
     for other in statements[1:]:
         if other.value != statements[0].value:
-            raise CheckpointError(
+            raise UndecidedError(
                 f"{file.name} contradicts itself ({what}): {statements[0].place}, but "
                 f"{other.place}. Hosts differ in which of the two they follow: decide with "
-                "--prediction epsilon, v or v-zsnr (`prediction` in a plan file)"
+                "--prediction epsilon, v or v-zsnr (`prediction` in a plan file and in the tab)"
             )
     return statements[0].value if statements else None
 
@@ -134,7 +134,7 @@ def _truth(file: StoredFile, name: str) -> bool | None:
     if text in _UNSAID:
         return None
     if text not in _TRUTHS:
-        raise CheckpointError(
+        raise UndecidedError(
             f"{file.name}: its metadata field {name} is {file.metadata[name][:60]!r}, which is "
             "neither true nor false: correct it, or decide with --prediction"
         )

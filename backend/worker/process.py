@@ -18,10 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from ...backend.errors import ResAlignError
-from ...backend.worker.protocol import CANCEL, parse
+from ..errors import ResAlignError
+from .protocol import CANCEL, parse
 
-WORKER = Path(__file__).resolve().parents[2] / "backend" / "worker" / "__main__.py"
+WORKER = Path(__file__).resolve().with_name("__main__.py")
 GRACE = 60.0  # seconds from a cancel to SIGTERM: a step on a slow device, or the loading of a file
 LAST_GRACE = 15.0  # from there to SIGKILL
 _CANCEL = CANCEL.encode() + b"\n"

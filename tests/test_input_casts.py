@@ -1,0 +1,46 @@
+"""Under autocast an adapter takes its input as it is: the same prediction, and fewer casts."""
+
+from collections import Counter
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fakes import random_conditioning, tiny_model
+from resalign.backend.adapter.apply import AdaptedDenoiser
+from resalign.backend.plan.adapter import AdapterConfig
+
+
+class Casts(TorchDispatchMode):
+    """Counts casts from a half to float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._to_copy.default and args[0].dtype == torch.bfloat16:
+            self.found[kwargs.get("dtype")] += 1
+        return func(*args, **kwargs)
+
+
+def predicted(denoiser):
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    with Casts() as casts, torch.no_grad():
+        found = denoiser(latents, torch.tensor([3, 700]), random_conditioning(2))
+    return found, casts.found[torch.float32]
+
+
+def test_inputs_are_not_cast_to_float32_and_back():
+    with AdaptedDenoiser(
+        tiny_model(dtype=torch.bfloat16), AdapterConfig(), precision="bf16"
+    ) as denoiser:
+        with torch.no_grad():
+            for tensor in denoiser.theta.values():
+                tensor.normal_(generator=torch.Generator().manual_seed(tensor.numel()))
+        found, casts = predicted(denoiser)
+        for layer in denoiser.modules.values():
+            layer.cast_input_dtype_enabled = True
+        expected, more = predicted(denoiser)
+    assert torch.equal(found, expected)
+    assert more - casts >= len(denoiser.modules)
