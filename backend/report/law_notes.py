@@ -31,8 +31,8 @@ NOTES: tuple[tuple[str, str], ...] = (
         "United Kingdom: section 72 of the Crime and Policing Act 2026 (chapter 20, Royal Assent "
         "on 29 April 2026) inserts section 46A into the Sexual Offences Act 2003: it is an offence "
         "to make, adapt, possess, supply or offer to supply a child sexual abuse image-generator, "
-        "a thing made or adapted for creating such images, programs and information in "
-        "electronic form included.",
+        "a thing made or adapted for creating such images, programs and information in electronic "
+        "form included.",
         "https://trusq.io/en/uk-crime-policing-act-ai.html",
     ),
     (
