@@ -188,8 +188,8 @@ def test_the_flag_adds_an_attack_on_the_users_own_folder(tmp_path):
          str(tmp_path / "cats"), "--data", str(tmp_path / "other"), "--sibling", "original",
          "--preset", "quick"]
     )  # fmt: skip
-    quick, style, sibling = probe_job_of(args).plan.fine_tunes
+    *quick, style, sibling = probe_job_of(args).plan.fine_tunes
 
-    assert quick.data == str(tmp_path / "other")
+    assert {attack.data for attack in quick} == {str(tmp_path / "other")}
     assert (style.name, style.data, style.held_out) == ("style cats", str(tmp_path / "cats"), 0.25)
     assert (sibling.name, sibling.trained_on) == ("LoRA of original", "original")
