@@ -128,6 +128,7 @@ _MODULE_OF = {
     "SolverConfig": "backend.plan.solver",
     "Sweep": "backend.plan.sweep",
     "CountingConfig": "backend.plan.measurement",
+    "UndecidedError": "backend.errors",
     "UtilityConfig": "backend.plan.measurement",
     "VariedConfig": "backend.plan.durable",
     "build_report": "backend.report.build",
