@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from .backend.errors import RankError as RankError
     from .backend.errors import ResAlignError as ResAlignError
     from .backend.errors import RunError as RunError
+    from .backend.errors import UndecidedError as UndecidedError
     from .backend.hardening.run import HardenResult as HardenResult
     from .backend.hardening.run import harden as harden
     from .backend.hardening.run import resume as resume
