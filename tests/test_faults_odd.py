@@ -82,7 +82,7 @@ def outcome(command: list[str], limit: int, out: Path) -> tuple[int, str]:
 
 @pytest.mark.slow
 def test_few_file_descriptors_are_one_line(tmp_path, original):
-    """From far too few to enough: each ends in one line or in a result."""
+    """Each limit ends in one line or in a result; what EMFILE says is in `test_faults_cli.py`."""
     ends = []
     for spare in (0, 2, 6, 40):
         folder = begin(tmp_path / str(spare), original)
@@ -91,7 +91,7 @@ def test_few_file_descriptors_are_one_line(tmp_path, original):
         assert "Traceback" not in said and code in (0, 2), said
         assert code == 0 or len(errors_in(said)) == 1, said
         ends.append(code)
-    assert ends[0] == 2 and ends[-1] == 0
+    assert ends[-1] == 0
 
 
 def test_two_runs_in_one_folder(tmp_path, capsys):
