@@ -97,7 +97,11 @@ def bench(monkeypatch, tmp_path):
     monkeypatch.setattr(FakeWorker, "how", "done")
     monkeypatch.setattr(made.own, "WorkerProcess", FakeWorker)
     monkeypatch.setattr(made.own, "_EVERY", 0.01)
-    return made
+    yield made
+    for worker in FakeWorker.made:
+        worker.gate.set()
+    for run in [*made.own._running.values()]:  # what a test has left at work
+        run._thread.join(30)
 
 
 def own(bench, **options):

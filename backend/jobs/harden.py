@@ -18,6 +18,7 @@ from ..progress import ProgressCallback, chain, silent
 from ..run.files import leaving_nothing
 from ..run.folder import STATE, RunFolder
 from ..run.records import StepRecord
+from ..run.stored import adopt as adopt_job
 from .check import CheckReport, check_job, lora_path_of, memory_needed, run_folder_of
 from .device import explaining_full_memory
 from .export import Outputs, finish_outputs
@@ -261,7 +262,7 @@ def _open(folder: Path, job: Job | HardeningPlan, begun: bool, adopt: bool) -> R
         return RunFolder.open(folder, job)
     run = RunFolder.open(folder, job.plan)
     if run.job is None and adopt:
-        run.adopt(job)
+        run.job = adopt_job(run.path, run.plan, job)
     if run.job is None or Path(run.job.checkpoint) != Path(job.checkpoint):
         other = run.job.checkpoint if run.job else "a model that a program had loaded"
         run.close()

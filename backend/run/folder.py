@@ -129,12 +129,6 @@ class RunFolder:
             write_work(self.path, plan, job)
             self.plan, self.job, self._key = plan, job, key_of(plan)
 
-    def adopt(self, job: Job) -> None:
-        """Give a run that a host began on a loaded model the job by which a worker continues it."""
-        self._check_writable()
-        self.job = replace(job, plan=self.plan)
-        write_work(self.path, self.plan, self.job)
-
     @property
     def is_ours(self) -> bool:
         """Return True if this user began the run on this machine, as `trust` knows it."""

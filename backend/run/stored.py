@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import ConfigError, RunError
@@ -43,6 +44,13 @@ def write_work(path: Path, plan: HardeningPlan, job: Job | None) -> None:
     if job is not None:
         without_plan = {k: v for k, v in to_json(job).items() if k != "plan"}
         write_json(path / "job.json", marked(without_plan, key_of(plan)), key_of(plan))
+
+
+def adopt(path: Path, plan: HardeningPlan, job: Job) -> Job:
+    """Write the job by which a worker continues a run that a host began on a loaded model."""
+    job = replace(job, plan=plan)
+    write_work(path, plan, job)
+    return job
 
 
 def read_job(path: Path, plan: HardeningPlan) -> Job | None:
