@@ -80,6 +80,7 @@ def test_a_model_is_merged_with_its_original(torn, model):
     subject = FileSubject(ProbeCheckpoint(name="original", path=str(torn), prediction="v"))
     before = model.denoiser.state_dict()["conv_in.weight"].clone()
     attack = {"seed": 0, "is_original": False, "evaluate_at": print, "on_step": print}
+    attack |= {"own": None, "siblings": {}}  # of attacks that train
     with torch.no_grad():
         model.denoiser.conv_in.weight.add_(1)
     with carry_out(model, HALF, None, {"original": subject.checkpoint}, **attack):  # type: ignore[arg-type]

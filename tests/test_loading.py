@@ -65,7 +65,7 @@ def test_all_is_complete():
         "DenoisingScorer", "Scorer", "ModelScorer", "ScorerConfig", "Scores", "build_scorer",
         "scorer_names", "build_report", "write_report", "compare_reports",
         "load_report", "curve_png", "plan_memory", "MemoryPlan", "DenseAdapter", "EraseConfig",
-        "DistilConfig", "VariedConfig", "CountingConfig", "Sweep",
+        "DistilConfig", "VariedConfig", "CountingConfig", "Sweep", "UndecidedError",
     }  # fmt: skip
     assert promised | {"__version__", "WEB_DIRECTORY"} == set(ra.__all__)
     assert set(ra.__all__) <= set(dir(ra))

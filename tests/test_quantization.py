@@ -159,10 +159,10 @@ SMALLEST = {"micro_batch": 1, "gradient_checkpointing": True}
 @pytest.mark.parametrize(
     ("budget", "changes"),
     [
-        (2.8, {**SMALLEST, "precision": "bf16"}),
-        (2.72, {"micro_batch": 1, "precision": "bf16", "quantization": "int8"}),
-        (2.25, {**SMALLEST, "precision": "bf16", "quantization": "int8"}),
-        (2.0, {**SMALLEST, "precision": "bf16", "quantization": "nf4"}),
+        (3.1, {**SMALLEST, "precision": "bf16"}),
+        (3.02, {"micro_batch": 1, "precision": "bf16", "quantization": "int8"}),
+        (2.55, {**SMALLEST, "precision": "bf16", "quantization": "int8"}),
+        (2.3, {**SMALLEST, "precision": "bf16", "quantization": "nf4"}),
     ],
 )
 def test_a_budget_rounds_the_base_last_and_no_more_than_it_must(made_up, budget, changes):
