@@ -196,7 +196,9 @@ from resalign.backend.errors import DivergenceError
 @pytest.mark.parametrize(
     ("error", "name", "text"),
     [
-        ("ZeroDivisionError('by nothing')", "RankError", "rank 1 of 2 failed: ZeroDivisionError"),
+        slow(
+            "ZeroDivisionError('by nothing')", "RankError", "rank 1 of 2 failed: ZeroDivisionError"
+        ),
         ("DivergenceError('too steep')", "DivergenceError", "rank 1 of 2: too steep"),
         slow("KeyboardInterrupt", "KeyboardInterrupt", "interrupted on rank 1 of 2"),
         slow("SystemExit(3)", "KeyboardInterrupt", "interrupted on rank 1 of 2"),
