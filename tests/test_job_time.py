@@ -187,7 +187,7 @@ def test_a_probe_says_in_counts_whether_it_worked(tmp_path):
 
     def with_resilience(value):
         last = SimpleNamespace(row=worst.row, resilience=SimpleNamespace(value=value))
-        models = (*summary.models[:-1], SimpleNamespace(worst=last, broken=False))
+        models = (*summary.models[:-1], SimpleNamespace(worst=last, broken=False, role=""))
         return verdict.of_probe(replace(summary, models=models))[1]
 
     assert [with_resilience(v) for v in (0.25, 0.5, None)] == ["doubtful", "good", "doubtful"]
