@@ -87,8 +87,8 @@ class HardenModel(io.ComfyNode):
                 ),
                 types.advanced(
                     io.Combo, "process", options=[*PLACES], default=INSIDE,
-                    tooltip="own process: a crash or full memory leaves ComfyUI running. in the "
-                    "background: the queue goes on meanwhile; queue again for the result.",
+                    tooltip="Own process: ComfyUI keeps running if the run crashes or fills the "
+                    "memory. Background: the queue is free meanwhile; queue again for the result.",
                 ),
                 types.advanced(
                     io.Combo, "device", options=[*DEVICES], default=SAME,

@@ -198,7 +198,7 @@ def write_run(folder, plan, checkpoint, steps):
 
 
 def write_state(folder, step, of):
-    """Of `of` steps of a job that is played, at its share of the plan's steps."""
+    """Save the state after `step` of a simulated job's `of` steps, scaled to the plan's steps."""
     total = json.loads((folder / "plan.json").read_text())["outer_steps"]
     saved = total if step >= of else step * total // of
     header = {"resalign": json.dumps({"step": saved, "values": {}})}

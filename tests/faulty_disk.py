@@ -10,17 +10,19 @@ from __future__ import annotations
 import errno
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from resalign.backend.errors import ResAlignError
 
 _OPEN, _OS_OPEN = io.open, os.open
 _SPACE = {"open", "write", "mkdir", "os.open"}  # what needs room on a disk
 
 
 class Killed(BaseException):
-    """The process has ended; no `Exception`, so that nothing goes on."""
+    """The process was killed. Not an `Exception`, so that no handler continues."""
 
 
 class FaultyDisk:
@@ -132,3 +134,22 @@ def faulty_disk(
                     "run.lock"
                 ):
                     os.close(handle)
+
+
+def fails_at(
+    monkeypatch: Any, work: Callable[[], object], folder: Path, at: int, kind: str
+) -> bool:
+    """Work with a fault at an operation below `folder`; return False if it ended before that.
+
+    A full disk must be refused in one line, and nothing else may be raised.
+    """
+    message = ""
+    with faulty_disk(monkeypatch, folder, at, kind) as disk:
+        try:
+            work()
+        except Killed:
+            pass
+        except ResAlignError as error:
+            message = str(error)
+    assert "\n" not in message and (kind == "full" or not message)
+    return disk.broken

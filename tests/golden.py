@@ -47,7 +47,7 @@ def compare(name: str, found: dict[str, str]) -> None:
 
 
 def compare_some(name: str, found: dict[str, str]) -> None:
-    """The same for some of the parts that another test stores."""
+    """Compare some of the parts that another test stores with their recorded digests."""
     record = _read()
     expected, there, here = record["digests"][name], record["machine"], machine()
     changed = [part for part in found if found[part] != expected[part]]

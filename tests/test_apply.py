@@ -32,7 +32,7 @@ def state(model) -> dict[str, torch.Tensor]:
 
 
 def test_a_new_adapter_changes_nothing():
-    """θ starts as the identity: same prediction, to the bit."""
+    """A fresh adapter leaves every prediction unchanged, bit for bit."""
     model = tiny_model()
     expected = model.denoise(*inputs())
     with AdaptedDenoiser(model, AdapterConfig()) as denoiser:

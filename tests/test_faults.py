@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from damage import DAMAGES, damage
-from faulty_disk import Killed, faulty_disk
+from faulty_disk import fails_at
 
 from fakes import encoded_data, tiny_model
 from resalign.backend.adapter.lora import Adapter
@@ -165,26 +166,12 @@ def test_an_adapter_after_stages_is_rebuilt_from_their_states(take, tmp_path):
         stored(tmp_path / "run")
 
 
-def fails_at(monkeypatch, take, folder: Path, at: int, kind: str) -> bool:
-    """Run with a fault at an operation; return False if the run ended before it."""
-    message = ""
-    with faulty_disk(monkeypatch, folder.parent, at, kind) as disk:
-        try:
-            take(folder)
-        except Killed:
-            pass
-        except ResAlignError as error:
-            message = str(error)
-    assert "\n" not in message and (kind == "full" or not message)
-    return disk.broken
-
-
 @pytest.mark.parametrize("kind", ["kill", "full"])
 @pytest.mark.parametrize("at", [1, 8, 21, 34])
 def test_a_fault_at_a_file_operation_resumes_to_equal_bytes(
     monkeypatch, take, whole, tmp_path, at, kind
 ):
-    assert fails_at(monkeypatch, take, tmp_path / "run", at, kind)
+    assert fails_at(monkeypatch, lambda: take(tmp_path / "run"), tmp_path, at, kind)
     assert same(take(tmp_path / "run").adapter, whole)
     assert same(stored(tmp_path / "run"), whole)
 
@@ -195,7 +182,9 @@ def test_a_fault_at_every_file_operation_resumes_to_equal_bytes(
     monkeypatch, take, whole, tmp_path, kind
 ):
     at = 1
-    while fails_at(monkeypatch, take, tmp_path / str(at) / "run", at, kind):
+    while fails_at(
+        monkeypatch, partial(take, tmp_path / str(at) / "run"), tmp_path / str(at), at, kind
+    ):
         assert same(take(tmp_path / str(at) / "run").adapter, whole), at
         assert same(stored(tmp_path / str(at) / "run"), whole), at
         at += 1

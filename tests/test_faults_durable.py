@@ -12,7 +12,7 @@ import pytest
 import torch
 from damage import DAMAGES, damage
 from fakes_comfy import install, load_nodes
-from faulty_disk import Killed, faulty_disk
+from faulty_disk import fails_at
 
 from fakes import encoded_data, tiny_model
 from resalign.backend.adapter.dense import DenseAdapter
@@ -98,20 +98,6 @@ def copied(folder: Path, place: Path) -> Path:
     return Path(shutil.copytree(folder, place / "run"))
 
 
-def fails_at(monkeypatch, take, folder: Path, at: int, kind: str) -> bool:
-    """Run with a fault at an operation; return False if the run ended before it."""
-    message = ""
-    with faulty_disk(monkeypatch, folder.parent, at, kind) as disk:
-        try:
-            take(folder)
-        except Killed:
-            pass
-        except ResAlignError as error:
-            message = str(error)
-    assert "\n" not in message and (kind == "full" or not message)
-    return disk.broken
-
-
 def test_nothing_disturbs_two_runs(take, finished, whole):
     assert same(take(None), whole)
     assert RunFolder.open(finished, read_only=True).finished
@@ -122,7 +108,7 @@ def test_nothing_disturbs_two_runs(take, finished, whole):
 def test_a_fault_at_a_file_operation_resumes_to_equal_bytes(
     monkeypatch, take, whole, tmp_path, at, kind
 ):
-    assert fails_at(monkeypatch, take, tmp_path / "run", at, kind)
+    assert fails_at(monkeypatch, lambda: take(tmp_path / "run"), tmp_path, at, kind)
     assert same(take(tmp_path / "run"), whole) and same(stored(tmp_path / "run"), whole)
 
 
@@ -133,7 +119,7 @@ def test_a_fault_at_every_file_operation_resumes_to_equal_bytes(
     monkeypatch, take, whole, tmp_path, kind
 ):
     at = 1
-    while fails_at(monkeypatch, take, tmp_path / "run", at, kind):
+    while fails_at(monkeypatch, lambda: take(tmp_path / "run"), tmp_path, at, kind):
         assert same(take(tmp_path / "run"), whole), at
         assert same(stored(tmp_path / "run"), whole), at
         shutil.rmtree(tmp_path / "run")

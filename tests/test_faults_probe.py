@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,9 @@ from fakes_faults import (
     results,
     without_outputs,
 )
-from faulty_disk import Killed, faulty_disk
+from faulty_disk import Killed, fails_at, faulty_disk
 
 from resalign.backend.cli import main
-from resalign.backend.errors import ResAlignError
 from resalign.backend.jobs.probe import probe_job
 from resalign.backend.plan.attack import FineTuneAttack
 from resalign.backend.plan.concept import Concept
@@ -61,24 +61,10 @@ def whole(measure, tmp_path_factory) -> dict:
     return measure(tmp_path_factory.mktemp("whole"))
 
 
-def fails_at(monkeypatch, run, folder: Path, at: int, kind: str) -> bool:
-    """Run with a fault at an operation; return False if the run ended before it."""
-    message = ""
-    with faulty_disk(monkeypatch, folder, at, kind) as disk:
-        try:
-            run(folder)
-        except Killed:
-            pass
-        except ResAlignError as error:
-            message = str(error)
-    assert "\n" not in message and (kind == "full" or not message)
-    return disk.broken
-
-
 @pytest.mark.parametrize("kind", ["kill", "full"])
 @pytest.mark.parametrize("at", [3, 30])
 def test_a_probe_continues_after_a_fault(monkeypatch, measure, whole, tmp_path, at, kind):
-    assert fails_at(monkeypatch, measure, tmp_path, at, kind)
+    assert fails_at(monkeypatch, lambda: measure(tmp_path), tmp_path, at, kind)
     assert measure(tmp_path) == whole
 
 
@@ -90,7 +76,7 @@ def test_a_probe_continues_after_a_fault_at_every_file_operation(
 ):
     report, at = (), 1
     (tmp_path / "1").mkdir()
-    while fails_at(monkeypatch, measure, tmp_path / str(at), at, kind):
+    while fails_at(monkeypatch, partial(measure, tmp_path / str(at)), tmp_path / str(at), at, kind):
         folder = tmp_path / str(at)
         assert measure(folder) == whole, at
         names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
