@@ -20,13 +20,14 @@ from ..bilevel.objective import Objective
 from ..bilevel.vectors import gradient
 from ..data.batches import EncodedData
 from ..errors import ConfigError
-from ..model.kernels import Kernels, choose_kernels, optimiser_options
+from ..model.kernels import Kernels, choose_kernels
 from ..model.model import Model
 from ..model.precision import decided_on, decided_precision, needs_all_digits
 from ..plan.auto import micro_batch_of
 from ..plan.hardening import HardeningPlan
 from ..plan.methods import FACTS, misfit
 from .feed import Feed
+from .optimisers import make_optimiser
 from .regulator import Regulator
 from .terms import Compute, in_order
 from .users import OnInnerStep, Users
@@ -123,10 +124,7 @@ def set_up(
     objective = Objective(denoiser, process, plan.harm, micro_batch_of(plan))
     feed = Feed(plan, data, objective, process, device)
     regulator = Regulator(plan.regulator)
-    optimiser = torch.optim.AdamW(
-        denoiser.theta.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay,
-        betas=(0.9, 0.99 if FACTS[plan.method].dense else 0.999), **optimiser_options(device),
-    )  # fmt: skip
+    optimiser = make_optimiser(plan, list(denoiser.theta.values()), device)
     return Setup(
         plan=plan, denoiser=denoiser, data=data, feed=feed, regulator=regulator,
         users=Users(denoiser, plan, feed, regulator, on_inner_step), optimiser=optimiser,

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from ..plan.methods import FACTS
+from .optimisers import moments_of, put_moments
 from .setup import Setup
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +33,7 @@ def capture(setup: Setup, step: int) -> State:
     values = {"regulator": setup.regulator.state(), "warnings": list(setup.warnings)}
     if FACTS[setup.plan.method].dense and step >= setup.plan.outer_steps:
         return State(step, tensors, values)
-    for index, tensor in enumerate(setup.theta.values()):
-        if tensor in setup.optimiser.state:  # a closed form has none
-            moments = setup.optimiser.state[tensor]
-            tensors |= {f"{part}.{index}": moments[part].cpu().clone() for part in _MOMENTS}
+    tensors |= moments_of(setup.optimiser, list(setup.theta.values()))  # a closed form has none
     return State(step, tensors, values)
 
 
@@ -45,14 +41,9 @@ def restore(
     setup: Setup, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]
 ) -> None:
     """Put a saved state back; its warnings go before those of this call."""
-    fused = setup.optimiser.defaults["fused"]  # which counts its steps on the device
-    place = setup.denoiser.model.device if fused else "cpu"
-    for index, (name, tensor) in enumerate(setup.theta.items()):
-        with torch.no_grad():
+    with torch.no_grad():
+        for name, tensor in setup.theta.items():
             tensor.copy_(tensors["theta." + name])
-        if f"{_MOMENTS[0]}.{index}" in tensors:
-            moments = {part: tensors[f"{part}.{index}"].to(tensor.device) for part in _MOMENTS}
-            count = torch.tensor(float(step), device=place)
-            setup.optimiser.state[tensor] = {"step": count, **moments}
+    put_moments(setup.optimiser, list(setup.theta.values()), tensors, step)
     setup.regulator.restore(values["regulator"])
     setup.warnings[:] = dict.fromkeys([*values["warnings"], *setup.warnings])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from .adapter import Target
 from .checks import check_fields, freeze_lists
 from .document import document
 from .field import PATH, Choices, Help, Range
 from .kernels import Precision
+
+Optimiser = Literal["adamw", "adamw8bit"]
 
 
 @document
@@ -153,6 +155,14 @@ class DistilConfig:
             label="Frozen copy waits in main memory",
         ),
     ] = False
+    optimiser: Annotated[
+        Optimiser,
+        Help("Optimiser of all weights."),
+        Choices(
+            adamw="AdamW, eight bytes of moments for each weight",
+            adamw8bit="AdamW with 8-bit moments, two bytes; rounds them (package bitsandbytes)",
+        ),
+    ] = "adamw"
 
     def __post_init__(self) -> None:
         check_fields(self, "distil")
