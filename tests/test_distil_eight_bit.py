@@ -26,7 +26,7 @@ from resalign.backend.jobs.check import check_job, denoiser_parameters, disk_est
 from resalign.backend.plan.stages import Stage
 from resalign.backend.run.folder import RunFolder
 
-OWN = plan(distil=replace(SMALL, batch=2, optimiser="adamw8bit"), outer_steps=3)
+OWN = plan(distil=replace(SMALL, batch=2, concept_share=0.5, optimiser="adamw8bit"), outer_steps=3)
 KINDS = ["fake", "real"]
 
 
@@ -109,7 +109,7 @@ def test_a_run_stopped_anywhere_ends_in_the_same_bytes(installed, tmp_path):
         run(OWN, tmp_path, on_progress=stop)
     saved = RunFolder.open(tmp_path, read_only=True).load_state()
     assert saved is not None and any(name.startswith("absmax2.") for name in saved[1])
-    assert equal(run(OWN, tmp_path).adapter, whole.adapter)
+    assert equal(run(OWN, tmp_path).adapter, whole.adapter) and whole.adapter.parameters
 
 
 def test_the_state_on_disk_takes_half_a_number_for_the_moments(tmp_path):

@@ -151,6 +151,14 @@ def test_the_moments_of_8_bit_adamw_are_two_bytes_for_each_weight():
     assert exact.state - rounded.state == saved > exact.weights
 
 
+def test_an_average_of_the_weights_is_counted_as_they_are():
+    plain, averaged = (
+        predicted(hardening_plan(method="distil", distil=DistilConfig(batch=4, ema=decay)))
+        for decay in (0.0, 0.9)
+    )
+    assert averaged.state - plain.state == plain.weights
+
+
 def test_an_erasure_holds_the_matrices_of_its_largest_group():
     """As a real one does; within the plan's memory for them it takes less."""
     erase = EraseConfig(samples=4, batch=4)

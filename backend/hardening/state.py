@@ -16,7 +16,8 @@ from .setup import Setup
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A copy of what step `step` left: θ and AdamW's moments, the regulator, the warnings."""
+    """A copy of what step `step` left: θ, its average and AdamW's moments, the regulator, the
+    warnings."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -27,12 +28,16 @@ def capture(setup: Setup, step: int) -> State:
     """Copy the state, which is that after outer step `step`, to the CPU.
 
     The last step of a method that changes all weights leaves its moments out, twice the network's
-    size: no step follows that would need them.
+    size: no step follows that would need them. Its θ is the average, where there is one.
     """
-    tensors = {"theta." + name: t.detach().cpu().clone() for name, t in setup.theta.items()}
+    last = FACTS[setup.plan.method].dense and step >= setup.plan.outer_steps
+    average = setup.average.values if setup.average else {}
+    θ = average if last and average else setup.theta
+    tensors = {"theta." + name: t.detach().cpu().clone() for name, t in θ.items()}
     values = {"regulator": setup.regulator.state(), "warnings": list(setup.warnings)}
-    if FACTS[setup.plan.method].dense and step >= setup.plan.outer_steps:
+    if last:
         return State(step, tensors, values)
+    tensors |= {"average." + name: t.cpu().clone() for name, t in average.items()}
     tensors |= moments_of(setup.optimiser, list(setup.theta.values()))  # a closed form has none
     return State(step, tensors, values)
 
@@ -44,6 +49,9 @@ def restore(
     with torch.no_grad():
         for name, tensor in setup.theta.items():
             tensor.copy_(tensors["theta." + name])
+    if setup.average is not None:
+        kind = "average." if step < setup.plan.outer_steps else "theta."
+        setup.average.restore({name: tensors[kind + name] for name in setup.theta})
     put_moments(setup.optimiser, list(setup.theta.values()), tensors, step)
     setup.regulator.restore(values["regulator"])
     setup.warnings[:] = dict.fromkeys([*values["warnings"], *setup.warnings])

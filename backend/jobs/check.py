@@ -225,7 +225,8 @@ def disk_estimate(info: CheckpointInfo, plan: HardeningPlan) -> int:
     if changes_all_weights(plan):
         stages = sum(FACTS[stage.method].dense for stage in plan.before)
         moments = 0.5 if plan.distil.optimiser == "adamw8bit" else 2  # in numbers of four bytes
-        own = 1 + 2 * (1 + moments) if FACTS[plan.method].dense else 1
+        average = 1 if plan.distil.ema else 0
+        own = 1 + 2 * (1 + moments + average) if FACTS[plan.method].dense else 1
         numbers += round(denoiser_parameters(info) * (2 * stages + own))
     return round(info.export_bytes + 4 * numbers)
 

@@ -163,6 +163,15 @@ class DistilConfig:
             adamw8bit="AdamW with 8-bit moments, two bytes; rounds them (package bitsandbytes)",
         ),
     ] = "adamw"
+    ema: Annotated[
+        float,
+        Range(0, 0.999999, usual="0.95 to 0.999"),
+        Help(
+            "Decay of an exponential moving average of all weights, which is then the result; 0: "
+            "the weights after the last step. Needs memory for the weights once more.",
+            label="Decay of the weights' average",
+        ),
+    ] = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self, "distil")
