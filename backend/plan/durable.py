@@ -155,6 +155,16 @@ class DistilConfig:
             label="Frozen copy waits in main memory",
         ),
     ] = False
+    stored_draws: Annotated[
+        int,
+        Range(0, 10_000_000, usual="0, or steps times batch"),
+        Help(
+            "Draws (an image, its noise and its time) on which the original predicts once, before "
+            "training, so that its copy leaves the device: predictions are kept in the run folder "
+            "and used again when all were. 0: the copy predicts at each step.",
+            label="Predictions made before training",
+        ),
+    ] = 0
     optimiser: Annotated[
         Optimiser,
         Help("Optimiser of all weights."),
