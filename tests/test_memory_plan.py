@@ -179,6 +179,16 @@ def test_an_erasure_holds_the_matrices_of_its_largest_group():
     assert less.peak < found.peak
 
 
+def test_an_erasure_by_patches_holds_wider_matrices():
+    """As a real one does."""
+    erase = EraseConfig(samples=2, batch=2, targets=("convolution",), convolutions="patches")
+    plan = hardening_plan(method="erase", erase=erase)
+    found, real = predicted(plan), measured(plan)
+    assert found.peak == pytest.approx(real.peak - aside(plan, real), rel=0.1)
+    narrow = replace(erase, convolutions="channels")
+    assert predicted(hardening_plan(method="erase", erase=narrow)).peak < found.peak / 2
+
+
 def test_the_stages_of_a_plan_are_predicted_too(monkeypatch):
     """A short adapter stage after one of all weights needs what that one does."""
     asked = []

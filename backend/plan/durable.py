@@ -11,6 +11,13 @@ from .document import document
 from .field import PATH, Choices, Help, Range
 from .kernels import Precision
 
+Convolutions = Annotated[
+    Literal["channels", "patches"],
+    Choices(
+        channels="the channels at one place",
+        patches="all that the kernel sees at once, k · k places; k is mostly 3",
+    ),
+]
 Optimiser = Literal["adamw", "adamw8bit"]
 
 
@@ -88,6 +95,14 @@ class EraseConfig:
             "latents, times and sizes."
         ),
     ] = ()
+    convolutions: Annotated[
+        Convolutions,
+        Help(
+            "What counts as an input of a convolution. Patches tell shapes apart that channels do "
+            "not, and take matrices k⁴ times as large: a convolution whose two matrices need more "
+            "than erase.memory is erased by channels."
+        ),
+    ] = "channels"
     memory: Annotated[
         float,
         Range(0, 1e6, above=True),

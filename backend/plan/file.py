@@ -47,7 +47,8 @@ _LATER = {  # fields that came after the first runs were kept
     "varied": VariedConfig(), "erase": EraseConfig(), "distil": DistilConfig(),
 }  # fmt: skip
 _LATER_PARTS = {
-    "distil": ("optimiser", "ema", "stored_draws")
+    "erase": ("convolutions",),
+    "distil": ("optimiser", "ema", "stored_draws"),
 }  # fields of a part that came after the part itself
 _MOST_OF_A_GRID = 10_000
 _GRID_LISTS = ("data", "method", "optimiser", "learning_rate", "steps")
