@@ -100,6 +100,7 @@ def methods(data: dict[str, Path], seed: int) -> dict[str, HardeningPlan | None]
     # A stage of ResAlign without simulated users is plain unlearning
     plain_stage = Stage(method="resalign", steps=120)
     edit_stage = Stage(method="closed_form", rank=16)
+    durable = durable_plan(plain)
     return {
         "base": None,
         "plain, equal steps": plain,
@@ -134,7 +135,13 @@ def methods(data: dict[str, Path], seed: int) -> dict[str, HardeningPlan | None]
         "closed form, then projected": replace(projected, before=(edit_stage,)),
         "closed form, then ResAlign": replace(res, before=(edit_stage,)),
         "redirect, then ResAlign": replace(res, before=(Stage(method="redirect", steps=60),)),
-        "durable: erase, then distil": durable_plan(plain),
+        "durable: erase, then distil": durable,
+        "distil alone": replace(durable, before=()),
+        **{name: replace(durable, erase=replace(durable.erase, how=how)) for name, how in (
+            ("random directions, then distil", "random"),
+            ("shrink and noise, then distil", "shrink"),
+            ("Fisher resets, then distil", "fisher"),
+        )},
     }  # fmt: skip
 
 

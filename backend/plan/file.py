@@ -47,7 +47,7 @@ _LATER = {  # fields that came after the first runs were kept
     "varied": VariedConfig(), "erase": EraseConfig(), "distil": DistilConfig(),
 }  # fmt: skip
 _LATER_PARTS = {
-    "erase": ("convolutions",),
+    "erase": ("convolutions", "how", "kept_share", "noise", "reset_share"),
     "distil": ("optimiser", "ema", "stored_draws"),
 }  # fields of a part that came after the part itself
 _MOST_OF_A_GRID = 10_000
