@@ -87,16 +87,34 @@ def detect_file(
     return describe(path, family, "ldm", found, files, headers, decided)
 
 
-def detect_as(path: str | Path | CheckpointInfo, decision: str) -> CheckpointInfo:
+def detect_denoiser(
+    path: str | Path | CheckpointInfo,
+    *,
+    prediction: str = "",
+    parts: Mapping[str, str] | None = None,
+) -> CheckpointInfo:
+    """Recognise a checkpoint as far as comparing or rewriting its denoiser takes: a text encoder or
+    VAE that lies elsewhere and is not found is left out. prediction, parts: as of `detect`.
+    """
+    try:
+        return detect(path, prediction=prediction, parts=parts)
+    except CheckpointError:
+        return detect(path, prediction=prediction, alone=True)
+
+
+def detect_as(
+    path: str | Path | CheckpointInfo, decision: str, *, alone: bool = False
+) -> CheckpointInfo:
     """Recognise the file of a loaded model, of which a host or program knows what it predicts.
 
-    decision: that, as `decision_of` names it; it overrules a file that says otherwise.
+    decision: that, as `decision_of` names it; it overrules a file that says otherwise. alone: as of
+    `detect`.
     """
-    info = detect(path, otherwise=decision)
+    info = detect(path, otherwise=decision, alone=alone)
     known = DECISIONS.get(decision)
     if info.layout == "diffusers" or not known or info.prediction_type == known.prediction:
         return info
-    return detect(info.path, prediction=decision)
+    return detect(info.path, prediction=decision, alone=alone)
 
 
 def decision_needed(path: Path, hardened: Path) -> Decided:
@@ -105,9 +123,9 @@ def decision_needed(path: Path, hardened: Path) -> Decided:
     The hardened file states it: whoever hardened it had to decide.
     """
     try:
-        detect(path)
+        detect(path, alone=True)
     except UndecidedError:
-        return detect(hardened).decision
+        return detect(hardened, alone=True).decision
     return ""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from ..checkpoint.detect import detect
+from ..checkpoint.detect import detect_denoiser
 from ..checkpoint.info import CheckpointInfo
 from ..errors import ConfigError
 from ..model.model import Model
@@ -89,7 +89,7 @@ def changes_text_encoders(attack: Attack) -> bool:
 
 def _check_family(model: Model, name: str, other: str, originals: OriginalFiles, what: str) -> None:
     found = _other_checkpoint(name, other, originals)
-    family = (detect(found) if isinstance(found, Path) else found).family
+    family = (detect_denoiser(found) if isinstance(found, Path) else found).family
     if family is not model.family:
         raise ConfigError(
             f"attack {name}: {other} is of family {family}, the original of {model.family}; only "
