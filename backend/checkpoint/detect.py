@@ -5,7 +5,7 @@ Nothing is fetched and, one small tensor apart, no weights are read: millisecond
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import CheckpointError, ConfigError, UndecidedError
@@ -26,6 +26,7 @@ def detect(
     otherwise: str = "",
     parts: Mapping[str, str] | None = None,
     alone: bool = False,
+    folders: Sequence[Path] = (),
 ) -> CheckpointInfo:
     """Recognise the checkpoint at `path`; a CheckpointError says why it cannot be used.
 
@@ -40,12 +41,13 @@ def detect(
             are looked for (`companions`).
         alone: only the components that a single file holds itself are described, which is enough to
             compare its denoiser, not to load it.
+        folders: further ones in which companions are looked for, such as those of a host.
     """
     if otherwise and not prediction:
         try:
-            return detect(path, parts=parts, alone=alone)
+            return detect(path, parts=parts, alone=alone, folders=folders)
         except UndecidedError:
-            return detect(path, prediction=otherwise, parts=parts, alone=alone)
+            return detect(path, prediction=otherwise, parts=parts, alone=alone, folders=folders)
     if prediction and prediction not in DECISIONS:
         raise ConfigError(
             f"prediction is {prediction!r}; choose from {', '.join(DECISIONS)}, or leave it empty"
@@ -61,7 +63,7 @@ def detect(
             )
         _refuse_parts(path, parts or {}, "is a diffusers folder, which holds all of them")
         return detect_folder(path)
-    return detect_file(path, read_header(path), prediction, parts, alone=alone)
+    return detect_file(path, read_header(path), prediction, parts, alone=alone, folders=folders)
 
 
 def detect_file(
@@ -71,9 +73,10 @@ def detect_file(
     parts: Mapping[str, str] | None = None,
     *,
     alone: bool = False,
+    folders: Sequence[Path] = (),
 ) -> CheckpointInfo:
     """Recognise a single file whose header has been read. decided: `prediction` of `detect`."""
-    beside = Companions(path, parts or {})
+    beside = Companions(path, parts or {}, folders)
     file = stored_file(path, header, decided, beside.find, alone=alone)
     family = family_of_file(file)
     if family is None:

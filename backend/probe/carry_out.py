@@ -27,6 +27,11 @@ def check_attacks(model: Model, plan: ProbePlan, originals: OriginalFiles) -> No
     """Raise now what would certainly fail later, before anything is drawn."""
     for attack in plan.trainings:
         check_optimiser(attack)
+        if attack.text_encoder and model.texts is not model.family.texts:
+            raise ConfigError(
+                f"attack {attack.name}: its text encoder is the host's, which cannot be trained: "
+                "leave text_encoder out, or probe the checkpoint's files"
+            )
     for lora in plan.loras:
         with with_loras(model, lora.loras):
             pass
