@@ -154,9 +154,12 @@ class Actions:
         if not label:
             return ""
         try:
-            found = inspect(self._file(label))
+            path = self._file(label)
+            found, why = inspect(path), forms.unknown_to(self.host, path)
         except ResAlignError as error:
             return views.note(str(error), "error")
+        if why:
+            return views.note(why, "error")
         if found.problem:
             return views.note(found.problem, "error")
         hardened = "hardened before" if found.hardened else "not hardened"
@@ -202,6 +205,7 @@ class Actions:
             "export_run": kept[1:], "try_run": kept,
             "export_probe": [NONE, *(probe.label for probe in probes if probe.report)],
             "report": [probe.label for probe in probes if probe.report],
+            **{name: [forms.BY_ITSELF, *files] for name in forms.PARTS},
         }  # fmt: skip
 
     def _start(

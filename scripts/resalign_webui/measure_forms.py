@@ -10,6 +10,7 @@ from typing import Any
 from ...backend.checkpoint.detect import decision_needed
 from ...backend.data.concept import preset_names
 from ...backend.errors import ConfigError
+from ...backend.jobs.family_defaults import drawn_as, family_at
 from ...backend.plan.file import from_json, to_json
 from ...backend.plan.hardening import HardeningPlan
 from ...backend.plan.images import ImageSet
@@ -17,7 +18,7 @@ from ...backend.plan.probe_presets import PROBE_PRESETS
 from ...backend.plan.probe_settings import MOST_SEED, PROBE_INPUTS, SCORERS, probe_plan
 from . import host as hosts
 from .checking import Values, field_value, flag, number, one_of, some_of, text, whole
-from .forms import checkpoint_of, concepts_of, device_of
+from .forms import checkpoint_of, concepts_of, device_of, parts_of
 from .host import Host
 from .runs import Probe, Run, named
 
@@ -73,14 +74,20 @@ def probe_request(
     preset = one_of(values, "attacks", ATTACKS, "quick")
     concepts = concepts_of(shown, host) if named or plan is None else plan.concepts
     made = probe_plan(preset, concepts, hardened_by=plan, **choices)
+    if "demo" not in (original, hardened):
+        made = drawn_as(family_at(original), made)
     looked_for = "+".join(re.sub(r"[^\w-]+", "_", concept.name) for concept in made.concepts)
     name = f"{looked_for[:40]} {preset} {(now or datetime.now()):%Y-%m-%d %H.%M.%S}"
     decided = prediction_of_original(original, hardened, run)
+    parts = parts_of(values, host)
+    known = {**run.parts, **parts} if run and original == run.checkpoint else parts
+    own = {} if run and hardened == str(run.folder) else parts
+    said = {"prediction": decided} if decided else {}
     return {
         "job": "probe",
         "checkpoints": [
-            {"name": "original", "path": original, **({"prediction": decided} if decided else {})},
-            {"name": "hardened", "path": hardened},
+            {"name": "original", "path": original, **said, **known},
+            {"name": "hardened", "path": hardened, **own},
         ],
         "plan": to_json(made),
         "folder": str(hosts.probes_folder(host) / name),
@@ -138,7 +145,7 @@ def lora_request(values: Values, host: Host, runs: list[Run]) -> dict[str, Any]:
         return {**request, "original": run.checkpoint, "run_folder": str(run.folder)}
     original = checkpoint_of(values, "try_original", host)
     hardened = checkpoint_of(values, "try_hardened", host)
-    return {**request, "original": original, "hardened": hardened}
+    return {**request, "original": original, "hardened": hardened, **parts_of(values, host)}
 
 
 def export_request(
