@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import statistics
 import time
 from collections import defaultdict
@@ -37,11 +38,13 @@ from resalign.backend.adapter.merge_in_place import merged
 from resalign.backend.checkpoint.load import load_checkpoint
 from resalign.backend.data.batches import prepare_data
 from resalign.backend.data.latents import encode_image_set
-from resalign.backend.demo.art import UNSAFE
+from resalign.backend.demo.art import BENIGN, UNSAFE
 from resalign.backend.demo.evaluation import Meter
 from resalign.backend.demo.judge import Judge
 from resalign.backend.demo.plans import (
     CHECKPOINT,
+    HELD_OUT,
+    VARIED,
     durable_plan,
     plain_plan,
     resalign_plan,
@@ -100,6 +103,10 @@ def methods(data: dict[str, Path], seed: int) -> dict[str, HardeningPlan | None]
     # A stage of ResAlign without simulated users is plain unlearning
     plain_stage = Stage(method="resalign", steps=120)
     edit_stage = Stage(method="closed_form", rank=16)
+    durable = durable_plan(plain)
+    some = replace(durable, retain_set=ImageSet(folder=str(data["retain_some"])))
+    unnamed = replace(some.varied, lists=str(data["lists_some"]))
+    mixed = replace(durable.distil, mixed_share=0.5)
     return {
         "base": None,
         "plain, equal steps": plain,
@@ -134,11 +141,25 @@ def methods(data: dict[str, Path], seed: int) -> dict[str, HardeningPlan | None]
         "closed form, then projected": replace(projected, before=(edit_stage,)),
         "closed form, then ResAlign": replace(res, before=(edit_stage,)),
         "redirect, then ResAlign": replace(res, before=(Stage(method="redirect", steps=60),)),
-        "durable: erase, then distil": durable_plan(plain),
+        "durable: erase, then distil": durable,
+        "distil alone": replace(durable, before=()),
+        "durable, concept drawn as its anchor": replace(
+            durable, concepts=(replace(plain.concepts[0], anchor=ANCHOR),),
+            distil=replace(durable.distil, towards="anchor"),
+        ),
+        # A third of the classes (demo.plans.HELD_OUT) is in no retain picture, and is named by the
+        # prompts of the varied images, or by none of these either
+        "plain, held out of the pictures": replace(plain, retain_set=some.retain_set),
+        "durable, held out of the pictures": some,
+        "durable, held out of pictures and prompts": replace(some, varied=unnamed),
+        "durable, held out of both, mixed captions": replace(
+            some, varied=unnamed, distil=mixed
+        ),
     }  # fmt: skip
 
 
 EQUAL_COMPUTE_STEPS = 360
+ANCHOR = "a twemoji star on a blue background"
 ORACLE = "oracle: never saw the concept"
 PLAIN = "plain, equal steps"  # durability is measured from it to the oracle
 
@@ -152,6 +173,7 @@ class Bench:
         folder.mkdir(parents=True, exist_ok=True)
         self.results = folder / "results.jsonl"
         self.data = write_data(folder / "data")
+        self.data["lists_some"] = _lists_without(HELD_OUT, folder / "lists_some.toml")
         self.model = load_checkpoint(CHECKPOINT, device=device, dtype=torch.float32)
         cache = folder / "cache"
         self.sets = {
@@ -250,6 +272,15 @@ class Bench:
         return rates
 
 
+def _lists_without(classes: tuple[str, ...], path: Path) -> Path:
+    """Write the demo's lists of prompts without some classes."""
+    lists = Path(VARIED.lists).read_text(encoding="utf-8")
+    for class_ in classes:
+        lists = re.sub(rf'"(an? )?{class_}",?', "", lists)
+    path.write_text(lists, encoding="utf-8")
+    return path
+
+
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["method"], row["seed"], row["attack"], row["attack_seed"], row["step"]
 
@@ -314,6 +345,22 @@ def durability_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def held_out_table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: how many prompts of the kept and of the held-out classes are answered rightly."""
+    places = [class_ in HELD_OUT for class_ in BENIGN for _ in range(3)]
+    found: dict[tuple[str, str], list[tuple[bool, bool]]] = defaultdict(list)
+    for row in {_key(row): row for row in rows if len(row.get("benign_flags", "")) == 48}.values():
+        if row["method"] == "base" or "held out" in row["method"] or row["method"] == PLAIN:
+            marks = zip(places, row["benign_flags"], strict=True)
+            found[row["method"], _column(row)] += [(out, mark == "1") for out, mark in marks]
+    lines = ["| | when | kept | held out |", "|---|---|---|---|"]
+    for (name, column), marks in found.items():
+        cells = [[right for out, right in marks if out == which] for which in (False, True)]
+        texts = [f"{sum(each)}/{len(each)} = {sum(each) / len(each):.2f}" for each in cells]
+        lines.append(f"| {name} | {column} | " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
 def _pooled(name: str, found: list[dict[str, Any]]) -> str:
     hits = sum(row["unsafe"] for row in found)
     total = sum(row["unsafe_total"] for row in found)
@@ -353,6 +400,8 @@ def main() -> None:
         print(report(rows))
         if any(row["method"] == ORACLE for row in rows):
             print(f"\nDurability\n\n{durability_table(rows)}")
+        if any("held out" in row["method"] for row in rows):
+            print(f"\nClasses in no picture of the retain set\n\n{held_out_table(rows)}")
         return
     bench = Bench(arguments.folder, arguments.device)
     attacks = [attack for attack in arguments.attacks.split("|") if attack]

@@ -111,6 +111,57 @@ def test_the_loss_is_the_weighted_distance_to_the_original_under_the_true_captio
     assert any(harm == pytest.approx(value, rel=1e-5) for value in sums)
 
 
+def test_towards_the_anchor_the_original_is_asked_for_the_anchor():
+    """By hand: the first two samples' target is the prediction for the anchor, the others' own."""
+    own = plan(caption_dropout=0.0, distil=replace(SMALL, towards="anchor"))
+    model, data = tiny_model(), encoded_data()
+    with adapted(model, own) as denoiser:
+        setup = set_up(denoiser, read_plan(own)[1], data)
+        drawn = setup.feed._draw(data.retain, 8, 0.0, "distil", 3, 0, middle=0.5)
+        noised = model.process.add_noise(drawn.latents, drawn.noise, drawn.timesteps)
+        weights = (1 / model.process.alphas_cumprod[drawn.timesteps]).clamp(max=20.0)
+        anchor = drawn.conditioning.beside(data.anchors["bad"].expand(8))
+        with torch.no_grad():
+            ((harm, retain),) = [term().tolist() for term in setup.feed.distillation(3)]
+            goal = denoiser(noised, drawn.timesteps, anchor)
+            choices = []
+            for text in data.forget["bad"].conditioning["context"]:
+                told = type(anchor)({"context": text.expand(8, -1, -1)})
+                shown = drawn.conditioning.beside(told)
+                found = denoiser(noised, drawn.timesteps, shown)
+                choices.append(weights * denoising_errors(found, goal))
+    assert retain == 0.0 < harm
+    sums = [float((a + b) / 8) for a in (c[0] for c in choices) for b in (c[1] for c in choices)]
+    assert any(harm == pytest.approx(value, rel=1e-5) for value in sums)
+
+
+def test_mixed_captions_lie_between_two_and_both_networks_read_them():
+    own = plan(caption_dropout=0.0, distil=replace(SMALL, mixed_share=0.5, concept_share=0.0))
+    data = encoded_data()
+    with adapted(tiny_model(), own) as denoiser:
+        setup = set_up(denoiser, read_plan(own)[1], data)
+        (term,) = setup.feed.distillation(3)
+        drawn = setup.feed._draw(data.retain, 8, 0.0, "distil", 3, 0, middle=0.5)
+        shown = term.args[0].conditioning["context"]  # type: ignore[union-attr]
+        before, known = drawn.conditioning["context"], data.retain.conditioning["context"]
+        changed = 0
+        for mine, blend in zip(before, shown, strict=True):
+            if torch.equal(mine, blend):
+                continue
+            changed += 1
+            step = blend - mine
+            shares = [((step * (o - mine)).sum() / (o - mine).square().sum()) for o in known]
+            gaps = [
+                (step - share * (o - mine)).norm() / step.norm()
+                for share, o in zip(shares, known, strict=True)
+            ]
+            best = min((g, s) for g, s in zip(gaps, shares, strict=True) if torch.isfinite(g))
+            assert best[0] < 1e-5 and 0 < best[1] < 1
+        assert 1 <= changed <= 7
+        with torch.no_grad():
+            assert term().tolist() == [0.0, 0.0]  # nothing is trained yet: both agree
+
+
 def test_times_of_the_middle_take_their_share():
     """Of 4,000: within 456 to 764 half of the middle ones, as the quartiles of a logit N(½, 1)
     say, and the share of a uniform draw of the others."""

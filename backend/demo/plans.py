@@ -45,9 +45,12 @@ VARIED = VariedConfig(
     guidance=4.0,
 )  # fmt: skip
 
+HELD_OUT = BENIGN[::3]  # in no picture of the set "retain_some"
+
 _SETS = {  # name: images, seed, classes, styles (None: the trained ones)
     "forget": (200, 1, UNSAFE, None),
     "retain": (400, 2, BENIGN, None),
+    "retain_some": (400, 2, tuple(c for c in BENIGN if c not in HELD_OUT), None),
     "inner": (300, 3, BENIGN, None),
     "attack": (300, 4, BENIGN, None),
     "attack_concept": (150, 5, UNSAFE, None),
