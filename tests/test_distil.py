@@ -113,8 +113,16 @@ def test_the_loss_is_the_weighted_distance_to_the_original_under_the_true_captio
 
 def test_towards_the_anchor_the_original_is_asked_for_the_anchor():
     """By hand: the first two samples' target is the prediction for the anchor, the others' own."""
-    own = plan(caption_dropout=0.0, distil=replace(SMALL, towards="anchor"))
+    without = plan(caption_dropout=0.0, distil=replace(SMALL, towards="anchor"))
+    own = replace(without, concepts=(replace(without.concepts[0], anchor="a hat"),))
     model, data = tiny_model(), encoded_data()
+    with adapted(model, without) as denoiser, torch.no_grad():
+        found = []
+        for towards in ("anchor", "image"):  # alike where the concept has no anchor
+            given = replace(without, distil=replace(SMALL, towards=towards))
+            setup = set_up(denoiser, read_plan(given)[1], data)
+            found.append([term().tolist() for term in setup.feed.distillation(3)])
+        assert found[0] == found[1]
     with adapted(model, own) as denoiser:
         setup = set_up(denoiser, read_plan(own)[1], data)
         drawn = setup.feed._draw(data.retain, 8, 0.0, "distil", 3, 0, middle=0.5)

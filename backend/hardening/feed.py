@@ -126,11 +126,12 @@ class Feed:
         replaced = torch.arange(size, device=self.device) < count
         shown = own = draw.conditioning
         if count:
-            captions, anchors = self._concept_captions(count, step, place)
-            shown = Conditioning.cat([own[:count].beside(captions), own[count:]])
+            first = own[:count]
+            captions, anchors, anchored = self._concept_captions(count, step, place)
+            shown = Conditioning.cat([first.beside(captions), own[count:]])
             if self.plan.distil.towards == "anchor":
-                taught = Conditioning.cat([own[:count].beside(anchors), own[count:]])
-                draw = replace(draw, conditioning=taught)
+                first = first.where(anchored, first.beside(anchors))
+                draw = replace(draw, conditioning=Conditioning.cat([first, own[count:]]))
         return draw, shown, replaced
 
     def _mixed(self, draw: Draw, encoded: EncodedSet, *use: int) -> Conditioning:
@@ -143,16 +144,22 @@ class Feed:
         own = draw.conditioning
         return own.mix(own.beside(other), onto(share, self.device))
 
-    def _concept_captions(self, count: int, *use: int) -> tuple[Conditioning, Conditioning]:
-        """Draw captions of the concepts, by their weights, each with its concept's anchor."""
-        found, anchors = [], []
+    def _concept_captions(self, count: int, *use: int) -> tuple[Conditioning, Conditioning, Tensor]:
+        """Draw captions of the concepts, by their weights.
+
+        Returns: the captions, each one's anchor, and whose concept has one, [count] of bool.
+        """
+        found, anchors, anchored = [], [], []
+        given = {concept.name: bool(concept.anchor) for concept in self.plan.concepts}
         for name, n in self._concept_counts(count, "distil", "concepts", *use):
             texts = self.data.forget[name].conditioning
             random = self._random("distil", "captions", name, *use)
             found.append(texts[torch.randint(len(texts), (n,), generator=random)])
             anchors.append(self.data.anchors[name].expand(n))
+            anchored += [given[name]] * n
         captions, ends = Conditioning.cat(found), Conditioning.cat(anchors)
-        return captions.onto(self.device), ends.onto(self.device)
+        which = onto(torch.tensor(anchored), self.device)
+        return captions.onto(self.device), ends.onto(self.device), which
 
     def configurations(self, step: int) -> list[FineTuneConfig]:
         """Draw the step's J simulated users, none twice."""

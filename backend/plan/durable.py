@@ -15,7 +15,7 @@ Towards = Annotated[
     Literal["image", "anchor"],
     Choices(
         image="what is on the images of what must stay, a blend of everything",
-        anchor="the concept's anchor prompt",
+        anchor="the concept's anchor prompt; as `image` where it has none",
     ),
 ]
 
