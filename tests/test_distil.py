@@ -24,7 +24,7 @@ from resalign.backend.hardening.run import harden
 from resalign.backend.hardening.setup import adapted, set_up
 from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.concept import Concept
-from resalign.backend.plan.durable import DistilConfig, EraseConfig
+from resalign.backend.plan.durable import DistilConfig, EraseConfig, VariedConfig
 from resalign.backend.plan.file import plan_hash
 from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.stages import Stage
@@ -328,3 +328,9 @@ def test_plans_without_these_fields_keep_their_hash():
     assert plan_hash(own) != plan_hash(replace(own, erase=EraseConfig()))
     plain = replace(own, erase=EraseConfig(), distil=DistilConfig())
     assert plan_hash(plain) != plan_hash(replace(plain, distil=DistilConfig(batch=4)))
+    # As the version computed it that had neither `towards` nor `mixed_share`
+    changed = replace(own, distil=DistilConfig(batch=4), varied=VariedConfig(images=7))
+    assert plan_hash(changed).startswith("249ae8d3ea343b76")
+    for field in ({"towards": "anchor"}, {"mixed_share": 0.5}):
+        later = replace(changed, distil=replace(changed.distil, **field))
+        assert plan_hash(later) != plan_hash(changed)
