@@ -143,9 +143,8 @@ def methods(data: dict[str, Path], seed: int) -> dict[str, HardeningPlan | None]
         "redirect, then ResAlign": replace(res, before=(Stage(method="redirect", steps=60),)),
         "durable: erase, then distil": durable,
         "distil alone": replace(durable, before=()),
-        "durable, concept drawn as its anchor": replace(
-            durable, concepts=(replace(plain.concepts[0], anchor=ANCHOR),),
-            distil=replace(durable.distil, towards="anchor"),
+        "durable, concepts redirected to anything": replace(
+            durable, concepts=plain.concepts, distil=replace(durable.distil, towards="image")
         ),
         # A third of the classes (demo.plans.HELD_OUT) is in no retain picture, and is named by the
         # prompts of the varied images, or by none of these either
@@ -159,7 +158,6 @@ def methods(data: dict[str, Path], seed: int) -> dict[str, HardeningPlan | None]
 
 
 EQUAL_COMPUTE_STEPS = 360
-ANCHOR = "a twemoji star on a blue background"
 ORACLE = "oracle: never saw the concept"
 PLAIN = "plain, equal steps"  # durability is measured from it to the oracle
 

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from ...backend.data.concept import preset_names
+from ...backend.plan.presets import DEFAULT_PRESET
 from ...backend.plan.probe_settings import PROBE_INPUTS, SCORERS
 from ...backend.plan.settings import CUSTOM_USERS, input_field, user_field
 from . import forms, measure_forms
@@ -53,8 +54,8 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
     parts("own_concepts", gr.Textbox, "In your own words", lines=2, value="",
           placeholder="# my concept\na prompt that asks for it",
           info="One prompt a line; a line with # and a name starts a concept.")  # fmt: skip
-    parts("preset", gr.Radio, "How thorough", choices=list(forms.PRESETS), value="balanced")
-    html(preset_line("balanced", files[min(1, len(files) - 1)]), "about_preset")
+    parts("preset", gr.Radio, "How thorough", choices=list(forms.PRESETS), value=DEFAULT_PRESET)
+    html(preset_line(DEFAULT_PRESET, files[min(1, len(files) - 1)]), "about_preset")
     # Before the accordions: the button and its answer are in sight without scrolling.
     html(waiting_line(host.name), "harden_message")
     button("harden", "Harden", variant="primary", min_width=140)
