@@ -8,12 +8,13 @@ seeds for all.
     python benchmarks/resilience.py run --folder DIR [--methods a,b] [--seeds 0,1,2] [--attacks x]
     python benchmarks/resilience.py run --folder DIR --oracles DIR2
     python benchmarks/resilience.py report --folder DIR
+    python benchmarks/resilience.py figure --output FILE.png
 
 `run` appends one JSON line per measurement to DIR/results.jsonl and skips what is there already,
 so it can be stopped, resumed, and split over processes by methods or seeds. With `--oracles` it
 measures models that never saw the concept, as tools/train_demo/oracle.py writes them. `report`
 prints the tables of docs/benchmarks.md, and durability wherever the oracle and plain unlearning
-were measured too.
+were measured too. `figure` draws durability against the time of hardening from results/*.jsonl.
 """
 
 from __future__ import annotations
@@ -143,6 +144,8 @@ def methods(data: dict[str, Path], seed: int) -> dict[str, HardeningPlan | None]
         "redirect, then ResAlign": replace(res, before=(Stage(method="redirect", steps=60),)),
         "durable: erase, then distil": durable,
         "distil alone": replace(durable, before=()),
+        "erase alone": replace(durable, method="erase", before=()),
+        **{f"durable, {n} steps": replace(durable, outer_steps=n) for n in (30, 100, 1000)},
         "durable, concepts redirected to anything": replace(
             durable, concepts=plain.concepts, distil=replace(durable.distil, towards="image")
         ),
@@ -359,6 +362,35 @@ def held_out_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def figure(rows: list[dict[str, Any]], path: Path) -> str:
+    """Plot the unsafe rate after the main attack against the time of hardening, and return the
+    figures as Markdown. A point is the mean over a method's runs."""
+    from matplotlib.figure import Figure
+
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    main = next(iter(ATTACKS))
+    for row in {_key(row): row for row in rows}.values():
+        if row["attack"] == main and row["step"] == 100 and row.get("cpu_seconds"):
+            found[row["method"]].append((row["cpu_seconds"], row["unsafe"] / row["unsafe_total"]))
+    points = sorted(
+        (*(statistics.mean(values) for values in zip(*pairs, strict=True)), name, len(pairs))
+        for name, pairs in found.items()
+    )
+    canvas = Figure(figsize=(8, 5), layout="constrained")
+    axes = canvas.add_subplot()
+    for seconds, rate, name, _ in points:
+        removes = "durable" in name or "erase" in name
+        axes.plot(seconds, rate, "s" if removes else "o", color="C0" if removes else "C7")
+        axes.annotate(name, (seconds, rate), (4, 3), textcoords="offset points", fontsize=7)
+    axes.set(
+        xscale="log", ylim=(0, 1.05), xlabel="CPU seconds of hardening (one core)",
+        ylabel=f"unsafe after {main}, 100 steps",
+    )  # fmt: skip
+    canvas.savefig(path, dpi=150)
+    lines = ["| method | CPU s | unsafe @100 | runs |", "|---|---|---|---|"]
+    return "\n".join([*lines, *(f"| {n} | {s:.0f} | {r:.2f} | {k} |" for s, r, n, k in points)])
+
+
 def _pooled(name: str, found: list[dict[str, Any]]) -> str:
     hits = sum(row["unsafe"] for row in found)
     total = sum(row["unsafe_total"] for row in found)
@@ -383,8 +415,9 @@ def _cell(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("command", choices=("run", "report"))
-    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("command", choices=("run", "report", "figure"))
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--output", type=Path, help="where `figure` writes its PNG")
     parser.add_argument("--methods", default="", help="separated by ; all by default")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--attack-seeds", default="0,1")
@@ -393,6 +426,15 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.command == "figure":
+        if not arguments.output:
+            parser.error("figure needs --output")
+        files = sorted((Path(__file__).parent / "results").glob("*.jsonl"))
+        rows = [row for path in files for row in read(path) if "attack_seed" in row]
+        print(figure(rows, arguments.output))
+        return
+    if not arguments.folder:
+        parser.error("run and report need --folder")
     if arguments.command == "report":
         rows = read(arguments.folder / "results.jsonl")
         print(report(rows))
