@@ -77,6 +77,7 @@ class MemoryPlan(io.ComfyNode):
         when_nothing_fits=STOP,
     ) -> io.NodeOutput:  # fmt: skip
         from ..backend.errors import ConfigError
+        from ..backend.jobs.family_defaults import drawn_as
         from ..backend.memory.words import table
         from ..backend.model.precision import with_precision
         from ..backend.plan.concept import Concept
@@ -85,7 +86,7 @@ class MemoryPlan(io.ComfyNode):
 
         bridge.check_model(model)
         plan = build_plan(concepts or (Concept("any", ("any",)),), settings, fine_tuning, retain)
-        plan = with_precision(plan, device_name())
+        plan = with_precision(drawn_as(bridge.family_of(model), plan), device_name())
         shown = live.Live(cls.hidden, "memory")
 
         def show_try(changes: str) -> None:
@@ -110,7 +111,8 @@ class MemoryPlan(io.ComfyNode):
 def predicted(
     model: Any, plan: HardeningPlan, budget: float | None, on_try: Callable[[str], None]
 ) -> Found:
-    """Predict the memory of this MODEL, with text encoders in float32 as the bridge builds them.
+    """Predict the memory of this MODEL, with text encoders in float32 as the bridge builds them;
+    without those that stay ComfyUI's, which it unloads.
 
     budget: GiB; None only predicts.
     """
@@ -121,6 +123,8 @@ def predicted(
 
     family = bridge.family_of(model)
     configs = family.published() | {family.denoiser: bridge.denoiser_config(model)}
+    if bridge.encodes_text(model):
+        configs = {name: configs[name] for name in (family.denoiser, family.vae)}
     with torch.inference_mode(False), torch.enable_grad():
         return plan_memory(
             plan, family, configs=configs,

@@ -101,6 +101,7 @@ class ResilienceProbe(io.ComfyNode):
 
         from ..backend.checkpoint.detect import detect_as
         from ..backend.errors import ConfigError
+        from ..backend.jobs.family_defaults import drawn_as
         from ..backend.plan.file import to_json
         from ..backend.probe.results_io import same_models
         from . import bridge, places
@@ -130,19 +131,23 @@ class ResilienceProbe(io.ComfyNode):
                 resolution=resolution, sampling_steps=sampling_steps, data=attack_images,
                 with_original=source is not None, show_pictures=show_pictures,
             )  # fmt: skip
+            said: list[str] = []
+            if bridge.encodes_text(before):
+                plan, said = without_text_training(plan)
+            plan = drawn_as(bridge.family_of(before), plan)
             subjects = [HostSubject("original", before, clip, vae, source=source)]
             if run is not None:
                 subjects.append(HostSubject("hardened", before, clip, vae, adapter=run.adapter))
             if after is not None:
                 subjects.append(HostSubject("after", after, clip, vae))
-            warnings = same_models([subject.info for subject in subjects])
+            warnings = [*said, *same_models([subject.info for subject in subjects])]
             about = [json.dumps(to_json(plan), sort_keys=True)]
             about.append(data_stamp(plan, named=places.sets()))
             about += [subject.identity for subject in subjects]
             folder = places.probes() / places.key(*about)
             original = None
             if source is not None and plan.merges:
-                original = detect_as(source, bridge.decision_of(before))
+                original = detect_as(source, bridge.decision_of(before), alone=True)
             result = run_probe(
                 cls.hidden, subjects, plan, folder, original, show_pictures, warnings=warnings
             )
@@ -168,6 +173,16 @@ def plan_of(
     if not concepts:
         raise ConfigError("Resilience Probe: connect concepts, or the run of Harden Model")
     return probe_plan(preset, concepts, hardened_by=run.plan if run else None, **choices)
+
+
+def without_text_training(plan: ProbePlan) -> tuple[ProbePlan, list[str]]:
+    """Return the plan without training of text encoders, which stay ComfyUI's, and what to say."""
+    from dataclasses import replace
+
+    names = [attack.name for attack in plan.fine_tunes if attack.text_encoder]
+    kept = tuple(replace(attack, text_encoder=False) for attack in plan.fine_tunes)
+    said = f"{', '.join(names)}: trains the denoiser alone, as the text encoder is ComfyUI's."
+    return replace(plan, fine_tunes=kept), [said] if names else []
 
 
 def run_probe(

@@ -100,7 +100,7 @@ def compare() -> dict[str, Any]:
                 adapter = adapted.adapter()
         found["left"] = [backend.denoiser is None, backend.vae is None, backend.text_encoders == ()]
 
-        lora = bridge.lora_model(adapter, bridge.key_map(model))
+        lora = bridge.lora_model(adapter, bridge.places_of(model))
         patched = bridge.with_adapter(model, lora)
         after = theirs(patched)
         found["adapter"] = largest(after, changed)

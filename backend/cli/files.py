@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .arguments import parts_of
 from .console import Console
 
 
@@ -22,7 +23,7 @@ def demo(args: argparse.Namespace, console: Console) -> int:
 def inspect(args: argparse.Namespace, console: Console) -> int:
     from ..checkpoint.inspect import inspect as inspect_file
 
-    found = inspect_file(Path(args.file), hash=args.hash)
+    found = inspect_file(Path(args.file), hash=args.hash, parts=parts_of(args))
     console.result(str(found), "inspect", **found.to_json())
     return 0
 

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import ConfigError
+from ..jobs.family_defaults import drawn_as, family_at
 from ..plan.attack import ORIGINAL, FineTuneAttack, LoraAttack, LoraFile, MergeAttack
 from ..plan.file import load_probe_job
 from ..plan.images import ImageSet
 from ..plan.measurement import PromptKind, PromptSet, ScorerConfig
 from ..plan.probe import BEFORE, ProbeCheckpoint, ProbeJob, ProbePlan, Role
 from ..plan.probe_presets import preset_probe
+from .arguments import parts_of
 from .harden_flags import concepts_of
 
 T = TypeVar("T", LoraAttack, MergeAttack, FineTuneAttack)
@@ -30,7 +32,7 @@ def probe_job_of(args: argparse.Namespace) -> ProbeJob:
         job = load_probe_job(given[0])
         plan = _changed(job.plan, args)
         output, device = args.output or job.output, args.device or job.device
-        checkpoints = _with_roles(_decided(job.checkpoints, args), args)
+        checkpoints = with_parts(_with_roles(_decided(job.checkpoints, args), args), args)
         return replace(
             job, checkpoints=checkpoints, plan=plan, output=str(Path(output).absolute()),
             device=device,
@@ -44,8 +46,11 @@ def probe_job_of(args: argparse.Namespace) -> ProbeJob:
     own = args.lora or args.merge or args.sibling
     preset = args.preset or (NO_TRAINING if own else "quick")
     plan = ProbePlan(concepts=concepts) if preset == NO_TRAINING else preset_probe(preset, concepts)
+    checkpoints = with_parts(_with_roles(_decided(_named(given), args), args), args)
+    first = checkpoints[0]
+    plan = drawn_as(family_at(first.path, prediction=first.prediction, parts=first.parts), plan)
     return ProbeJob(
-        checkpoints=_with_roles(_decided(_named(given), args), args),
+        checkpoints=checkpoints,
         output=str(Path(args.output or "probe").absolute()),
         plan=_changed(plan, args), device=args.device or "auto",
     )  # fmt: skip
@@ -71,6 +76,21 @@ def _decided(
     if not args.prediction:
         return checkpoints
     return (replace(checkpoints[0], prediction=args.prediction), *checkpoints[1:])
+
+
+def with_parts(
+    checkpoints: tuple[ProbeCheckpoint, ...], args: argparse.Namespace
+) -> tuple[ProbeCheckpoint, ...]:
+    """Apply --text-encoder and --vae to every checkpoint; a run's folder keeps its own."""
+    given = {name: file for name, file in parts_of(args).items() if file}
+    return tuple(
+        checkpoint if _is_run(checkpoint.path) else replace(checkpoint, **given)
+        for checkpoint in checkpoints
+    )
+
+
+def _is_run(path: str) -> bool:
+    return (Path(path) / "plan.json").is_file()
 
 
 def _with_roles(
