@@ -16,6 +16,7 @@ def load() -> Any:
     from .images import ImageSet
     from .info import LoadHardenedInfo
     from .memory import MemoryPlan
+    from .pack import PackRelease
     from .probe import ResilienceProbe
     from .report import ShowReport
     from .settings import FineTuningSettings, HardeningSettings
@@ -28,7 +29,7 @@ def load() -> Any:
             return [
                 ConceptList, ImageSet, FineTuningSettings, HardeningSettings, MemoryPlan,
                 HardenModel, ResilienceProbe, TryMyLora, ShowReport, ExportHardenedCheckpoint,
-                SaveHardeningLora, LoadHardenedInfo,
+                SaveHardeningLora, LoadHardenedInfo, PackRelease,
             ]  # fmt: skip
 
     return ResAlignExtension()
