@@ -33,6 +33,9 @@ from resalign.backend.run.folder import RunFolder
 ERASE = EraseConfig(samples=8, batch=8, ratio=1.5, targets=("attention",))
 SMALL = DistilConfig(batch=8, learning_rate=1e-3, warm_up_steps=1)
 
+# of a plan with both parts, as it was when they had no later fields
+OLD_HASH = "bd1ba4ffeaf165b810a7fd1d7ad2756b082762c859facee328906b0e51a9ec8d"
+
 
 def plan(**changes) -> HardeningPlan:
     settings = {
@@ -334,3 +337,10 @@ def test_plans_without_these_fields_keep_their_hash():
     for field in ({"towards": "anchor"}, {"mixed_share": 0.5}):
         later = replace(changed, distil=replace(changed.distil, **field))
         assert plan_hash(later) != plan_hash(changed)
+    durable = HardeningPlan(
+        concepts=own.concepts, method="distil", distil=DistilConfig(batch=8),
+        erase=EraseConfig(ratio=2.0),
+    )  # fmt: skip
+    assert plan_hash(durable) == OLD_HASH  # fields that came into these parts later left out
+    later = DistilConfig(batch=8, optimiser="adamw8bit")
+    assert plan_hash(replace(durable, distil=later)) != OLD_HASH

@@ -137,6 +137,28 @@ def test_a_frozen_copy_and_moments_of_all_weights_are_part_of_the_state():
     assert sizes == pytest.approx([3.0, 2.5, 2.0], abs=0.1)
 
 
+def test_the_moments_of_8_bit_adamw_are_two_bytes_for_each_weight():
+    """Instead of eight, without bitsandbytes; tensors of fewer than 4,096 numbers keep theirs."""
+    exact, rounded = (
+        predicted(hardening_plan(method="distil", distil=DistilConfig(batch=4, optimiser=kind)))
+        for kind in ("adamw", "adamw8bit")
+    )
+    sizes = [
+        p.numel() for p in tiny_unet(sample_size=SIDE, block_out_channels=(32, 32)).parameters()
+    ]
+    large = [size for size in sizes if size >= 4096]
+    saved = sum(6 * size - 8 * -(-size // 256) for size in large)
+    assert exact.state - rounded.state == saved > exact.weights
+
+
+def test_an_average_of_the_weights_is_counted_as_they_are():
+    plain, averaged = (
+        predicted(hardening_plan(method="distil", distil=DistilConfig(batch=4, ema=decay)))
+        for decay in (0.0, 0.9)
+    )
+    assert averaged.state - plain.state == plain.weights
+
+
 def test_an_erasure_holds_the_matrices_of_its_largest_group():
     """As a real one does; within the plan's memory for them it takes less."""
     erase = EraseConfig(samples=4, batch=4)

@@ -40,6 +40,8 @@ def distil_step(setup: Setup, step: int) -> StepRecord:
     with setup.changing():
         descend(θ, total, setup.optimiser, learning_rate=rate)
         setup.agree()
+        if setup.average is not None:
+            setup.average.update(θ, step)
     share = plan.distil.concept_share  # of the batch, in the mean over steps
     return StepRecord(
         step=step, harm=_mean(harm, share), retain=_mean(retain, 1 - share),

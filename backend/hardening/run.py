@@ -165,6 +165,7 @@ class _Run:
             with applied(model.denoiser, kernels):
                 started = time.perf_counter()
                 self._loop(method, setup, done, records)
+                setup.settle()
                 adapter = denoiser.adapter()
                 if self.folder:
                     self._save(capture(setup, self.plan.outer_steps))

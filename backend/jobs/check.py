@@ -106,6 +106,10 @@ def check_job(
         from ..model.quantised import check_bitsandbytes
 
         _try(problems, lambda: check_bitsandbytes(job.plan.quantization, device))
+    if device and changes_all_weights(job.plan):
+        from ..hardening.optimisers import check_optimiser
+
+        _try(problems, lambda: check_optimiser(job.plan, device))
     images = _check_images(job.plan, problems, warnings)
     if exporting:
         _check_targets(job, info, problems, overwrite=overwrite, resuming=resuming, own=own)
@@ -200,8 +204,10 @@ def disk_estimate(info: CheckpointInfo, plan: HardeningPlan) -> int:
         numbers = adapter_parameters(info, plan) * (1 + 1 + 2 * 3)
     if changes_all_weights(plan):
         stages = sum(FACTS[stage.method].dense for stage in plan.before)
-        own = 1 + 2 * 3 if FACTS[plan.method].dense else 1
-        numbers += denoiser_parameters(info) * (2 * stages + own)
+        moments = 0.5 if plan.distil.optimiser == "adamw8bit" else 2  # in numbers of four bytes
+        average = 1 if plan.distil.ema else 0
+        own = 1 + 2 * (1 + moments + average) if FACTS[plan.method].dense else 1
+        numbers += round(denoiser_parameters(info) * (2 * stages + own))
     return round(info.export_bytes + 4 * numbers)
 
 

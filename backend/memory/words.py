@@ -25,6 +25,7 @@ _COST = {
     "solver.products": "Hessian products by differences instead of exact ones",
     "distil.teacher": "the frozen original's predictions round a little",
     "distil.teacher_waits": "a little slower, the same result",
+    "distil.optimiser": "AdamW's moments round; needs bitsandbytes",
     "precision": "rounds more; quicker on most GPUs",
     "quantization": "the adapter is found beside rounded weights; slower; needs bitsandbytes",
 }

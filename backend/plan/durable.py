@@ -18,6 +18,7 @@ Towards = Annotated[
         anchor="the concept's anchor prompt; as `image` where it has none",
     ),
 ]
+Optimiser = Literal["adamw", "adamw8bit"]
 
 
 @document
@@ -176,6 +177,23 @@ class DistilConfig:
             label="Frozen copy waits in main memory",
         ),
     ] = False
+    optimiser: Annotated[
+        Optimiser,
+        Help("Optimiser of all weights."),
+        Choices(
+            adamw="AdamW, eight bytes of moments for each weight",
+            adamw8bit="AdamW with 8-bit moments, two bytes; rounds them (package bitsandbytes)",
+        ),
+    ] = "adamw"
+    ema: Annotated[
+        float,
+        Range(0, 0.999999, usual="0.95 to 0.999"),
+        Help(
+            "Decay of an exponential moving average of all weights, which is then the result; 0: "
+            "the weights after the last step. Needs memory for the weights once more.",
+            label="Decay of the weights' average",
+        ),
+    ] = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self, "distil")

@@ -46,7 +46,8 @@ _LATER = {  # fields that came after the first runs were kept
     "kernels": {"attention": "auto", "memory_format": "auto"},
     "varied": VariedConfig(), "erase": EraseConfig(), "distil": DistilConfig(),
 }  # fmt: skip
-_LATER_PARTS = {"distil": ("towards", "mixed_share")}  # that came after their part did
+# Fields of a part that came after the part itself
+_LATER_PARTS = {"distil": ("towards", "mixed_share", "optimiser", "ema")}
 _MOST_OF_A_GRID = 10_000
 _GRID_LISTS = ("data", "method", "optimiser", "learning_rate", "steps")
 
