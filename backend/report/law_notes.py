@@ -62,8 +62,8 @@ NOTES: tuple[tuple[str, str], ...] = (
     ),
     (
         "United Kingdom: the defences to the parallel offence for Northern Ireland, as moved in "
-        "the House of Lords, include that a person did not know, and had no cause to suspect, that the "
-        "thing was such a generator.",
+        "the House of Lords, include that a person did not know, and had no cause to suspect, that "
+        "the thing was such a generator.",
         "https://www.theyworkforyou.com/lords/?id=2025-11-27a.1538.0",
     ),
     (
