@@ -15,7 +15,7 @@ from resalign.backend.checkpoint.detect import detect
 from resalign.backend.hardening.average import Average
 from resalign.backend.hardening.methods import read_plan
 from resalign.backend.hardening.setup import adapted, set_up
-from resalign.backend.jobs.check import denoiser_parameters, disk_estimate
+from resalign.backend.jobs.disk import denoiser_parameters, disk_estimate
 from resalign.backend.plan.stages import Stage
 from resalign.backend.run.folder import RunFolder
 

@@ -22,7 +22,8 @@ from resalign.backend.hardening.optimisers import (
     moments_of,
     put_moments,
 )
-from resalign.backend.jobs.check import check_job, denoiser_parameters, disk_estimate
+from resalign.backend.jobs.check import check_job
+from resalign.backend.jobs.disk import denoiser_parameters, disk_estimate
 from resalign.backend.plan.stages import Stage
 from resalign.backend.run.folder import RunFolder
 

@@ -151,6 +151,16 @@ def test_the_moments_of_8_bit_adamw_are_two_bytes_for_each_weight():
     assert exact.state - rounded.state == saved > exact.weights
 
 
+def test_predictions_made_before_training_take_the_copys_place():
+    """The peak is that of a copy which waits in main memory, whose steps need it now and then."""
+    live, waits, stored = (
+        predicted(hardening_plan(method="distil", distil=DistilConfig(batch=4, **settings)))
+        for settings in ({}, {"teacher_waits": True}, {"stored_draws": 8})
+    )
+    assert stored.peak == pytest.approx(waits.peak, rel=0.01)
+    assert live.peak - stored.peak == pytest.approx(live.weights, rel=0.05)
+
+
 def test_an_average_of_the_weights_is_counted_as_they_are():
     plain, averaged = (
         predicted(hardening_plan(method="distil", distil=DistilConfig(batch=4, ema=decay)))
@@ -167,6 +177,16 @@ def test_an_erasure_holds_the_matrices_of_its_largest_group():
     assert found.peak == pytest.approx(real.peak - aside(plan, real), rel=0.1)
     less = predicted(hardening_plan(method="erase", erase=replace(erase, memory=1e-5)))
     assert less.peak < found.peak
+
+
+def test_an_erasure_by_patches_holds_wider_matrices():
+    """As a real one does."""
+    erase = EraseConfig(samples=2, batch=2, targets=("convolution",), convolutions="patches")
+    plan = hardening_plan(method="erase", erase=erase)
+    found, real = predicted(plan), measured(plan)
+    assert found.peak == pytest.approx(real.peak - aside(plan, real), rel=0.1)
+    narrow = replace(erase, convolutions="channels")
+    assert predicted(hardening_plan(method="erase", erase=narrow)).peak < found.peak / 2
 
 
 def test_the_stages_of_a_plan_are_predicted_too(monkeypatch):

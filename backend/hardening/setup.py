@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from ..bilevel.hypergradient import differentiates_twice
 from ..bilevel.objective import Objective
 from ..bilevel.vectors import gradient
 from ..data.batches import EncodedData
+from ..data.cache import EncodingCache
 from ..errors import ConfigError
 from ..model.kernels import Kernels, choose_kernels
 from ..model.model import Model
@@ -30,6 +32,7 @@ from .average import Average
 from .feed import Feed
 from .optimisers import make_optimiser
 from .regulator import Regulator
+from .stored import OnPredicted, StoredPredictions, stored_key
 from .terms import Compute, in_order
 from .users import OnInnerStep, Users
 
@@ -126,13 +129,25 @@ def set_up(
     compute: Compute = in_order,
     agree: Callable[[], None] = lambda: None,
     alone: bool = True,
+    cache: Path | None = None,
+    on_predicted: OnPredicted = lambda done, of: None,
 ) -> Setup:
-    """Build the parts of a run of `plan`, which is as its method reads it."""
+    """Build the parts of a run of `plan`, which is as its method reads it.
+
+    cache: folder for what is computed once; None keeps it in main memory.
+    """
     device = denoiser.model.device
     plan = decided_on(plan, device)
     process = denoiser.model.process.to(device)
     objective = Objective(denoiser, process, plan.harm, micro_batch_of(plan))
-    feed = Feed(plan, data, objective, process, device)
+    stored = None
+    if plan.method == "distil" and plan.distil.stored_draws:
+        assert isinstance(denoiser, DenseDenoiser)
+        key = stored_key(plan, denoiser.original, data, process)
+        stored = StoredPredictions(
+            key, EncodingCache(cache), objective.original, denoiser.forget_original, on_predicted
+        )
+    feed = Feed(plan, data, objective, process, device, stored)
     regulator = Regulator(plan.regulator)
     optimiser = make_optimiser(plan, list(denoiser.theta.values()), device)
     averages = plan.method == "distil" and plan.distil.ema

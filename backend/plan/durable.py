@@ -18,6 +18,13 @@ Towards = Annotated[
         anchor="the concept's anchor prompt; as `image` where it has none",
     ),
 ]
+Convolutions = Annotated[
+    Literal["channels", "patches"],
+    Choices(
+        channels="the channels at one place",
+        patches="all that the kernel sees at once, k · k places; k is mostly 3",
+    ),
+]
 Optimiser = Literal["adamw", "adamw8bit"]
 
 
@@ -95,6 +102,14 @@ class EraseConfig:
             "latents, times and sizes."
         ),
     ] = ()
+    convolutions: Annotated[
+        Convolutions,
+        Help(
+            "What counts as an input of a convolution. Patches tell shapes apart that channels do "
+            "not, and take matrices k⁴ times as large: a convolution whose two matrices need more "
+            "than erase.memory is erased by channels."
+        ),
+    ] = "channels"
     memory: Annotated[
         float,
         Range(0, 1e6, above=True),
@@ -177,6 +192,16 @@ class DistilConfig:
             label="Frozen copy waits in main memory",
         ),
     ] = False
+    stored_draws: Annotated[
+        int,
+        Range(0, 10_000_000, usual="0, or steps times batch"),
+        Help(
+            "Draws (an image, its noise and its time) on which the original predicts once, before "
+            "training, so that its copy leaves the device: predictions are kept in the run folder "
+            "and used again when all were. 0: the copy predicts at each step.",
+            label="Predictions made before training",
+        ),
+    ] = 0
     optimiser: Annotated[
         Optimiser,
         Help("Optimiser of all weights."),
