@@ -61,9 +61,9 @@ NOTES: tuple[tuple[str, str], ...] = (
         "https://trusq.io/en/uk-crime-policing-act-ai.html",
     ),
     (
-        "United Kingdom: the defences to the parallel offence for Northern Ireland, as moved in the "
-        "House of Lords, include that a person did not know, and had no cause to suspect, that the "
-        "thing was such a generator.",
+        "United Kingdom: the defences to the parallel offence for Northern Ireland, as moved in "
+        "the House of Lords, include that a person did not know, and had no cause to suspect, that "
+        "the thing was such a generator.",
         "https://www.theyworkforyou.com/lords/?id=2025-11-27a.1538.0",
     ),
     (
