@@ -15,6 +15,7 @@ from ...backend.data.concept_list import NONE, joined, read_concepts
 from ...backend.data.small_sets import with_small_sets
 from ...backend.errors import ConfigError
 from ...backend.families.base.stored import DECISIONS
+from ...backend.jobs.family_defaults import drawn_as, family_at
 from ...backend.plan import settings as presets
 from ...backend.plan.concept import Concept
 from ...backend.plan.file import to_json
@@ -50,6 +51,8 @@ USER_PARTS = {  # an input of `plan.settings`: the form's name of it
     "configurations_per_step": "users_per_step",
 }  # fmt: skip
 AS_IT_SAYS = "as the file says"
+BY_ITSELF = "found by itself"  # a text encoder or VAE: in the checkpoint's file, or near it
+PARTS = ("text_encoder", "vae")
 PREDICTIONS = (AS_IT_SAYS, *DECISIONS)
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,2})?")
 
@@ -58,6 +61,8 @@ def harden_request(values: Values, host: Host, now: datetime | None = None) -> d
     """Build the request for a new run, in a folder named after the concepts and the time."""
     checkpoint = hardenable(values, host)
     plan = demo_plan(values) if checkpoint == "demo" else hardening_plan(values, host)
+    if checkpoint != "demo":
+        plan = drawn_as(family_at(checkpoint), plan)
     return {
         "job": "harden",
         "checkpoint": checkpoint,
@@ -65,6 +70,7 @@ def harden_request(values: Values, host: Host, now: datetime | None = None) -> d
         "run_folder": str(hosts.runs_folder(host) / run_name(values, plan, now)),
         "device": device_of(values, host),
         "prediction": prediction_of(values),
+        **parts_of(values, host),
         **preview_of(values),
     }
 
@@ -76,10 +82,36 @@ def hardenable(values: Values, host: Host) -> str:
         if decided:
             raise ConfigError(f"prediction: leave it at {AS_IT_SAYS!r} for the {DEMO}")
         return checkpoint
-    path = Path(checkpoint)
-    if problem := inspect(detect(path, prediction=decided) if decided else path).problem:
+    path, parts = Path(checkpoint), parts_of(values, host)
+    if why := unknown_to(host, path):
+        raise ConfigError(f"checkpoint: {why}")
+    known = detect(path, prediction=decided, parts=parts) if decided else path
+    if problem := inspect(known, parts=parts).problem:
         raise ConfigError(f"checkpoint: {problem}")
     return checkpoint
+
+
+def unknown_to(host: Host, path: Path) -> str:
+    """Say that the host cannot load models of a file's family; empty where it can."""
+    if host.name == hosts.ALONE:
+        return ""
+    family = family_at(path)
+    if family is None or family.host.webui:
+        return ""
+    return (
+        f"{path.name} is {family.title}, a family that {host.name} does not know: harden it with "
+        "`resalign ui`, with `resalign harden`, or in ComfyUI"
+    )
+
+
+def parts_of(values: Values, host: Host) -> dict[str, str]:
+    """Return the files of the text encoder and the VAE that were chosen, by component."""
+    found = {}
+    for name in PARTS:
+        if values.get(name) not in (None, "", BY_ITSELF):
+            path = hosts.chosen(values[name], host.checkpoints(), name.replace("_", " "))
+            found[name] = str(path.absolute())
+    return found
 
 
 def prediction_of(values: Values) -> str:
@@ -92,7 +124,7 @@ def check_request(values: Values, host: Host, now: datetime | None = None) -> di
     """Build the request for a check of that run, with the memory that it must fit into."""
     run = harden_request(values, host, now)
     names = ("checkpoint", "plan", "run_folder", "device", "prediction")
-    kept = {name: run[name] for name in names}
+    kept = {name: run[name] for name in (*names, *PARTS) if name in run}
     return {"job": "check", **kept, "budget": number(values, "memory_budget", 0, 0, 10_000)}
 
 

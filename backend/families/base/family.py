@@ -311,6 +311,7 @@ class HostNames:
     conditioning: (embedding, other entries) of one prompt as its CLIP encodes it, to the
     conditioning; None: the text encoders are rebuilt from its tensors.
     latents: of its VAE, where that normalises by itself. loader: what loads the family's CLIP.
+    webui: A1111 and classic Forge load such models too.
     """
 
     texts: tuple[str, ...]
@@ -320,6 +321,7 @@ class HostNames:
     conditioning: Callable[[Tensor, Mapping[str, Any]], Conditioning] | None = None
     latents: Latents | None = None
     loader: str = "Load Checkpoint"
+    webui: bool = False
 
 
 @dataclass(frozen=True, slots=True)
