@@ -55,7 +55,8 @@ class HardenModel(io.ComfyNode):
                 types.Concepts.Input("concepts", tooltip="What to remove, from Concept List."),
                 types.Settings.Input(
                     "settings", optional=True,
-                    tooltip="From Hardening Settings. If not connected: the balanced preset.",
+                    tooltip="From Hardening Settings. If not connected: the durable preset, or "
+                    "balanced with Fine-Tuning Settings.",
                 ),
                 types.FineTuning.Input(
                     "fine_tuning", optional=True,

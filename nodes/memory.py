@@ -38,7 +38,7 @@ class MemoryPlan(io.ComfyNode):
                 io.Model.Input("model", tooltip="The MODEL to harden; its weights are not read."),
                 types.Settings.Input(
                     "settings", optional=True,
-                    tooltip="From Hardening Settings. If not connected: the balanced preset.",
+                    tooltip="From Hardening Settings. If not connected: the durable preset.",
                 ),
                 types.Concepts.Input(
                     "concepts", optional=True,
@@ -82,7 +82,7 @@ class MemoryPlan(io.ComfyNode):
         from ..backend.model.precision import with_precision
         from ..backend.plan.concept import Concept
         from . import bridge, live
-        from .plan import build_plan
+        from .plan import build_plan, preset_without_settings
 
         bridge.check_model(model)
         plan = build_plan(concepts or (Concept("any", ("any",)),), settings, fine_tuning, retain)
@@ -102,7 +102,7 @@ class MemoryPlan(io.ComfyNode):
             raise
         lines = [*table(found), "", *found.words[1:], "Predicted, not measured on a GPU."]
         shown.finish(lines[-2])
-        given = settings or types.SettingsValue("balanced")
+        given = settings or types.SettingsValue(preset_without_settings(fine_tuning))
         fitting = types.SettingsValue(given.preset, {**given.changes, **changed(plan, found)})
         text = "\n".join(lines)
         return io.NodeOutput(fitting, text, ui={"text": [text]})

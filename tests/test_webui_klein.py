@@ -68,7 +68,8 @@ def test_hosts_that_do_not_know_the_family_say_so(folder, name):
 def test_the_tab_alone_sends_the_chosen_files_and_the_familys_guidance(alone, paths):
     found = forms.harden_request(FORM | CHOSEN, alone, NOW)
     assert {name: found[name] for name in CHOSEN} == paths
-    plan = from_json(HardeningPlan, found["plan"])
+    drawn = forms.harden_request(FORM | CHOSEN | {"retain_images": 4}, alone, NOW)["plan"]
+    plan = from_json(HardeningPlan, drawn)
     assert plan.retain_set is not None and plan.retain_set.guidance == 4.0
     check_files(parse_request(found))
     assert {name: forms.check_request(FORM | CHOSEN, alone, NOW)[name] for name in CHOSEN} == paths

@@ -14,6 +14,7 @@ Flow = dict[str, Any]
 
 _COLOUR = "#3f789e"
 _HEAD, _PAD, _BAR = 48, 14, 30  # of a group's title, around its nodes, of a node's title
+_FOOT = 70  # what Nodes 2.0 adds to a node: its rows are higher, and the pack's name stands below
 _FIRST = {"CheckpointLoaderSimple", "UNETLoader", "CLIPLoader", "VAELoader"}
 _SECOND = {"ResAlign_ConceptList", "ResAlign_HardeningSettings", "ResAlign_FineTuningSettings"}
 _THIRD = {"ResAlign_HardenModel", "LossGraphNode"}
@@ -31,7 +32,8 @@ _NOTES = {
         "# Harden and compare\n\nShows within minutes that everything works; the result is a test "
         "run and **not safe to publish**.\n\n1. Choose a Stable Diffusion 1.x checkpoint.\n2. "
         "Choose what to remove.\n3. Queue. Harden Model shows what it does, how far it is and what "
-        "is left.\n4. The two KSamplers draw something else with both models: it should stay.\n\n"
+        "is left.\n4. Both models draw what was removed, blurred, and below it something that "
+        "should stay.\n\n"
         "For a real run set the preset to `balanced`: about an hour on a common GPU."
     ),
     "full_harden_with_probe": (
@@ -94,7 +96,7 @@ def _make_room(nodes: list[Flow]) -> None:
     for node in column:
         x, y = node["pos"]
         node["pos"] = [x, y if free is None else free + _BAR]
-        free = node["pos"][1] + node["size"][1] + 20
+        free = node["pos"][1] + node["size"][1] + _FOOT
         if node is loaders[-1]:
             free += _HEAD
         if node["type"] == "ResAlign_HardeningSettings":
@@ -110,7 +112,7 @@ def _around(nodes: list[Flow]) -> list[float]:
         "ResAlign_HardenModel": 20, "ResAlign_ResilienceProbe": 240, "PreviewImage": 280,
         "LossGraphNode": 280,
     }  # fmt: skip
-    bottom = max(n["pos"][1] + n["size"][1] + room.get(n["type"], 0) for n in nodes) + _PAD
+    bottom = max(n["pos"][1] + n["size"][1] + room.get(n["type"], 0) for n in nodes) + _FOOT
     return [left, top, right - left, bottom - top]
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 else:
     Commands = Any
 
-PRESET_HELP = "plan to start from (balanced); `resalign presets` lists them"
+PRESET_HELP = "plan to start from (durable); `resalign presets` lists them"
 CONCEPT_HELP = "a shipped concept, or a file of your own; may be repeated"
 
 

@@ -16,7 +16,7 @@ from ..plan.file import load_job
 from ..plan.hardening import HardeningPlan
 from ..plan.images import ImageSet
 from ..plan.job import Job
-from ..plan.presets import preset_plan
+from ..plan.presets import DEFAULT_PRESET, preset_plan
 from .arguments import parts_of
 
 
@@ -31,7 +31,7 @@ def job_of(args: argparse.Namespace) -> Job:
                    if not getattr(args, name)]  # fmt: skip
         if missing:
             raise ConfigError(f"give a plan file, or {' and '.join(missing)} too")
-        plan = preset_plan(args.preset or "balanced", concepts_of(args.concept))
+        plan = preset_plan(args.preset or DEFAULT_PRESET, concepts_of(args.concept))
         plan = drawn_as(_family(args), plan)
         job = Job(checkpoint=args.checkpoint, output=args.output, plan=plan)
     places = {

@@ -156,7 +156,7 @@ def _add_plan(commands: Commands) -> None:
         actions, "new", "write a plan file that explains every field", entry="plan new"
     )
     new.add_argument("file", metavar="FILE", help="a .toml file that does not exist yet")
-    new.add_argument("--preset", default="balanced", metavar="P", help=PRESET_HELP)
+    new.add_argument("--preset", metavar="P", help=PRESET_HELP)
     new.add_argument(
         "--probe", metavar="P",
         help="write a probe's plan instead, from this preset; `resalign presets` lists them",

@@ -21,6 +21,7 @@ from ..plan.fine_tune import RETAIN
 from ..plan.hardening import HardeningPlan
 from ..plan.job import Prediction, TextEncoder, Vae
 from ..plan.probe import ProbeCheckpoint, ProbePlan
+from ..plan.probe_settings import MOST_AUDITED, no_audit
 
 DEMO = "demo"  # stands for the embedded checkpoint
 _WORDS = ("", RETAIN, ORIGINAL)  # allowed in place of a path
@@ -127,13 +128,59 @@ class LoraRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeRequest:
-    """Probe checkpoints, the original first, in `folder`, or continue that probe."""
+    """Probe checkpoints, the original first, in `folder`, or continue that probe.
+
+    audit: pictures to draw for a person who checks the detector, 0 for none.
+    """
 
     checkpoints: tuple[ProbeCheckpoint, ...]
     plan: ProbePlan
     folder: str
     device: str = "auto"
     show_pictures: bool = False
+    audit: int = 0
+
+    def __post_init__(self) -> None:
+        within("probe", "audit", self.audit, 0, MOST_AUDITED)
+        if self.audit and (why := no_audit(self.plan)):
+            raise ConfigError(f"probe.audit: {why}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRequest:
+    """Draw pictures of a probe for a person to label, or put their labels into its report.
+
+    report: the probe's folder. labels: the file that the sheet saved; empty to draw a sheet.
+    pictures, seed: of the sheet. overwrite: begin another although there are labels already.
+    """
+
+    report: str
+    labels: str = ""
+    pictures: int = 50
+    seed: int = 0
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        within("audit", "pictures", self.pictures, 1, MOST_AUDITED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackRequest:
+    """Write the pack of a report for a release.
+
+    report: the probe's folder. output: a new folder, or a file that ends in .zip. model: the one
+    that is published, where the report has several. checkpoint: its file. license, base_model: of
+    the base; empty: what the file's header says. sign: file of the publisher's private key.
+    """
+
+    report: str
+    output: str
+    model: str = ""
+    checkpoint: str = ""
+    license: str = ""
+    base_model: str = ""
+    sign: str = ""
+    overwrite: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +229,7 @@ class TryLoraRequest:
 
 Request = (
     CheckRequest | HardenRequest | ResumeRequest | ExportRequest | LoraRequest | ProbeRequest
-    | TryLoraRequest
+    | AuditRequest | PackRequest | TryLoraRequest
 )  # fmt: skip
 JOBS: dict[str, type] = {
     "check": CheckRequest,
@@ -191,12 +238,14 @@ JOBS: dict[str, type] = {
     "export": ExportRequest,
     "lora": LoraRequest,
     "probe": ProbeRequest,
+    "audit": AuditRequest,
+    "pack": PackRequest,
     "try_lora": TryLoraRequest,
 }
 # Paths of a request that must exist, and those that are created or may be omitted.
 _CHECKPOINTS = ("checkpoint", "original", "hardened")
 _PARTS = ("text_encoder", "vae")
-_THERE = (*_CHECKPOINTS, *_PARTS, "lora", "probe")
+_THERE = (*_CHECKPOINTS, *_PARTS, "lora", "probe", "report", "labels", "sign")
 _PATHS = (*_THERE, "run_folder", "output", "folder")
 
 

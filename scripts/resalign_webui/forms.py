@@ -22,7 +22,7 @@ from ...backend.plan.file import to_json
 from ...backend.plan.hardening import HardeningPlan
 from ...backend.plan.images import ImageSet
 from ...backend.plan.methods import FACTS
-from ...backend.plan.presets import PLAN_PRESETS, plan_preset, preset_plan
+from ...backend.plan.presets import DEFAULT_PRESET, PLAN_PRESETS, plan_preset, preset_plan
 from ...backend.plan.settings import METHODS, OPTIMISERS, OWN, fine_tuning_pool, setting_changes
 from . import host as hosts
 from .checking import Values, field_value, flag, number, one_of, some_of, text, whole
@@ -154,13 +154,18 @@ def checkpoint_of(values: Values, name: str, host: Host) -> str:
 
 def hardening_plan(values: Values, host: Host) -> HardeningPlan:
     preset, changes = setting_changes(
-        one_of(values, "preset", PRESETS, "balanced"), settings(values)
+        one_of(values, "preset", PRESETS, DEFAULT_PRESET), settings(values)
     )
     users = one_of(values, "users", USERS, "preset")
     folder = hosts.typed_folder(text(values, "users_folder"), "images to fine-tune on", host)
     if users != "preset" or folder:
         choice = preset if users == "preset" else users
         pool, per_step = fine_tuning_pool(choice, custom_users(values), folder)
+        if users != "none" and not plan_preset(preset).pool():
+            raise ConfigError(
+                f"the preset {preset} simulates nobody who fine-tunes: choose another such as "
+                "balanced, or leave the simulated users and their pictures as they were"
+            )
         changes |= {"fine_tunes": pool, "configurations_per_step": per_step}
     retain = image_set(
         hosts.typed_folder(text(values, "retain_folder"), "pictures of what must stay", host),
@@ -206,7 +211,7 @@ def demo_plan(values: Values) -> HardeningPlan:
     typed = ("concept_folder", "retain_folder", "users_folder")
     if any(text(values, name) for name in typed):
         raise ConfigError(f"the {DEMO} makes its own pictures: leave the folders empty")
-    choice = one_of(values, "preset", PRESETS, "balanced")
+    choice = one_of(values, "preset", PRESETS, DEFAULT_PRESET)
     steps = setting(values, "outer_steps") or demo_steps(choice)
     plan = prompted_plan(seed=setting(values, "seed"), warm_up=steps // 2, steps=steps)
     if choice in ("redirect", "edit"):

@@ -12,6 +12,7 @@ from ...backend.errors import ResAlignError
 from ...backend.plan.methods import FACTS
 from ...backend.text import json_text
 
+REPORT, AUDIT = "report.html", "audit.html"  # the pages in a probe's folder
 _MARK = " | "  # between name and state; our names do not contain it
 
 
@@ -68,10 +69,7 @@ def read_runs(folder: Path) -> list[Run]:
 
 
 def read_probes(folder: Path) -> list[Probe]:
-    return [
-        Probe(path.name, path, (path / "report.html").is_file())
-        for path in _newest(folder, "*.json")
-    ]
+    return [Probe(path.name, path, (path / REPORT).is_file()) for path in _newest(folder, "*.json")]
 
 
 def with_adapter(runs: list[Run]) -> list[Run]:

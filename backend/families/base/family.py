@@ -329,11 +329,13 @@ class MetadataNames:
     """Entries in the headers of whole checkpoints.
 
     architecture: prediction to ModelSpec's name. implementation: of single files, as ModelSpec
-    names it; empty: Stable Diffusion's. tag: of model cards. notices: entries that a result has
-    unless its source has others, such as the licence of the published weights.
+    names it; empty: Stable Diffusion's. tag: of model cards. civitai: the family's entry in
+    Civitai's list of base models; empty: not known. notices: entries that a result has unless its
+    source has others, such as the licence of the published weights.
     """
 
     architecture: Callable[[str], str]
     implementation: str = ""
     tag: str = "stable-diffusion"
+    civitai: str = ""
     notices: Mapping[str, str] = field(default_factory=dict)
