@@ -30,7 +30,7 @@ def learning_section(view: View) -> Markup | None:
         "section",
         tag("h2", "Trainability", id="learning"),
         tag("p", INTRODUCTION),
-        table(_HEADS, rows, caption="Held-out loss", labels=_HEADS[1:]),
+        table(_HEADS, rows, caption="Held-out loss", cls="wrap pairs", labels=_HEADS[1:]),
     )
 
 
