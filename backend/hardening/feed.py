@@ -7,7 +7,7 @@ meets the same samples, noise and timesteps as an uninterrupted run in one proce
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from ..bilevel.objective import Harm, Objective, Seat
 from ..bilevel.vectors import Loss, Terms
 from ..data.batches import Draw, EncodedData, EncodedSet, draw
-from ..families.base.conditioning import Conditioning
+from ..families.base.conditioning import Conditioning, onto
 from ..families.base.process import NoiseProcess
 from ..numerics.seeds import generator
 from ..plan.fine_tune import FineTuneConfig
@@ -150,29 +150,54 @@ class Feed:
     ) -> tuple[Draw, Conditioning, Tensor]:
         """Draw samples, and captions with which the first of them are shown instead of their own.
 
-        Returns: the draw, the captions to show, and whose are replaced, [size] of bool.
+        Returns: the draw with the captions that the original reads, the captions to show, and
+        whose differ, [size] of bool.
         """
         draw = self._draw(
             encoded, size, self.plan.caption_dropout, "distil", step, place,
             middle=self.plan.distil.middle_share,
         )  # fmt: skip
+        if self.plan.distil.mixed_share:
+            draw = replace(draw, conditioning=self._mixed(draw, encoded, step, place))
         chance = torch.rand((), generator=self._random("distil", "share", step, place)).item()
         count = min(size, int(size * self.plan.distil.concept_share + chance))
         replaced = torch.arange(size, device=self.device) < count
-        shown = draw.conditioning
+        shown = own = draw.conditioning
         if count:
-            first = shown[:count].beside(self._concept_captions(count, step, place))
-            shown = Conditioning.cat([first, shown[count:]])
+            first = own[:count]
+            captions, anchors, anchored = self._concept_captions(count, step, place)
+            shown = Conditioning.cat([first.beside(captions), own[count:]])
+            if self.plan.distil.towards == "anchor":
+                first = first.where(anchored, first.beside(anchors))
+                draw = replace(draw, conditioning=Conditioning.cat([first, own[count:]]))
         return draw, shown, replaced
 
-    def _concept_captions(self, count: int, *use: int) -> Conditioning:
-        """Draw captions of the concepts, by their weights."""
-        found = []
+    def _mixed(self, draw: Draw, encoded: EncodedSet, *use: int) -> Conditioning:
+        """Blend the captions of a share of the draw with those of other images of the set."""
+        random, size = self._random("distil", "mixed", *use), len(draw)
+        chosen = torch.rand(size, generator=random) < self.plan.distil.mixed_share
+        share = torch.rand(size, generator=random) * chosen
+        others = torch.randint(len(encoded.conditioning), (size,), generator=random)
+        other = encoded.conditioning[others].onto(self.device)
+        own = draw.conditioning
+        return own.mix(own.beside(other), onto(share, self.device))
+
+    def _concept_captions(self, count: int, *use: int) -> tuple[Conditioning, Conditioning, Tensor]:
+        """Draw captions of the concepts, by their weights.
+
+        Returns: the captions, each one's anchor, and whose concept has one, [count] of bool.
+        """
+        found, anchors, anchored = [], [], []
+        given = {concept.name: bool(concept.anchor) for concept in self.plan.concepts}
         for name, n in self._concept_counts(count, "distil", "concepts", *use):
             texts = self.data.forget[name].conditioning
             random = self._random("distil", "captions", name, *use)
             found.append(texts[torch.randint(len(texts), (n,), generator=random)])
-        return Conditioning.cat(found).onto(self.device)
+            anchors.append(self.data.anchors[name].expand(n))
+            anchored += [given[name]] * n
+        captions, ends = Conditioning.cat(found), Conditioning.cat(anchors)
+        which = onto(torch.tensor(anchored), self.device)
+        return captions.onto(self.device), ends.onto(self.device), which
 
     def configurations(self, step: int) -> list[FineTuneConfig]:
         """Draw the step's J simulated users, none twice."""

@@ -29,6 +29,7 @@ from ..plan.methods import FACTS, changes_all_weights, methods_of, misfit
 from ..report.card import card_path, curves_path
 from .device import device_memory, resolve_device
 from .disk import disk_estimate, stored_predictions
+from .family_defaults import guidance_doubts
 
 if TYPE_CHECKING:
     from ..memory.plan import MemoryPlan
@@ -164,12 +165,7 @@ def _unfit(plan: HardeningPlan, family: Family) -> list[str]:
 
 def _doubts(plan: HardeningPlan, family: Family) -> list[str]:
     """What a plan can be run with, and probably was not meant to."""
-    found = []
-    if family.guidance and (strange := _strange_guidance(plan, *family.guidance)):
-        low, high = family.guidance
-        found.append(
-            f"{' and '.join(strange)}: {family.title} is drawn with guidance {low:g} to {high:g}"
-        )
+    found = guidance_doubts(plan, family)
     if FACTS[plan.method].simulates_users and not plan.fine_tunes:
         found.append("fine_tunes is empty: this is plain unlearning, which does not last")
     if changes_all_weights(plan) and not any(FACTS[m].erases for m in methods_of(plan)):
@@ -178,22 +174,6 @@ def _doubts(plan: HardeningPlan, family: Family) -> list[str]:
             "not removed, and come back: add a stage of method erase to `before`"
         )
     return found
-
-
-def _strange_guidance(plan: HardeningPlan, low: float, high: float) -> list[str]:
-    """Fields that draw images with a strength of guidance outside of what a family is meant for."""
-    sets = {
-        **{f"images of {c.name}": c.images or plan.forget_set for c in plan.concepts},
-        "retain_set": plan.retain_set,
-    }
-    drawn = {name: found.guidance for name, found in sets.items() if found and found.prompts}
-    if changes_all_weights(plan) and plan.varied.images:
-        drawn["varied"] = plan.varied.guidance
-    return [
-        f"{name} has guidance {value:g}"
-        for name, value in drawn.items()
-        if not low - 1 <= value <= high + 1
-    ]
 
 
 def run_folder_of(job: Job) -> Path:

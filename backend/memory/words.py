@@ -48,7 +48,7 @@ def traded(found: MemoryPlan) -> Iterator[str]:
     room = format_bytes(found.budget)
     if not found.fits:
         hint = (
-            "lower resolution, or use a method that trains an adapter"
+            "lower resolution, or take a preset that trains an adapter, such as balanced"
             if changes_all_weights(found.plan)
             else 'lower resolution or adapter.rank, or use simulate = "shared"'
         )

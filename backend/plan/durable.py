@@ -11,6 +11,13 @@ from .document import document
 from .field import PATH, Choices, Help, Range
 from .kernels import Precision
 
+Towards = Annotated[
+    Literal["image", "anchor"],
+    Choices(
+        image="what is on the images of what must stay, a blend of everything",
+        anchor="the concept's anchor prompt; as `image` where it has none",
+    ),
+]
 Convolutions = Annotated[
     Literal["channels", "patches"],
     Choices(
@@ -168,6 +175,13 @@ class DistilConfig:
             "the prediction for its own caption: the concepts' prompts then draw harmless things."
         ),
     ] = 0.25
+    towards: Annotated[
+        Towards,
+        Help(
+            "What the concepts' prompts learn to draw: with `anchor`, give each concept one that "
+            "the checkpoint draws well."
+        ),
+    ] = "image"
     weight_cap: Annotated[
         float,
         Range(1, 1e6),
@@ -189,6 +203,14 @@ class DistilConfig:
         Range(0, 1),
         Help("Share of each batch that is drawn from the varied images, where there are any."),
     ] = 0.5
+    mixed_share: Annotated[
+        float,
+        Range(0, 1),
+        Help(
+            "Share of the images whose caption is blended with that of another image, at random: "
+            "keeps more of what no caption names."
+        ),
+    ] = 0.0
     teacher: Annotated[
         Precision,
         Help("Numbers in which the frozen copy of the original is held."),

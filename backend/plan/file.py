@@ -46,10 +46,10 @@ _LATER = {  # fields that came after the first runs were kept
     "kernels": {"attention": "auto", "memory_format": "auto"},
     "varied": VariedConfig(), "erase": EraseConfig(), "distil": DistilConfig(),
 }  # fmt: skip
-_LATER_PARTS = {
+_LATER_PARTS = {  # fields of a part that came after the part itself
     "erase": ("convolutions", "how", "kept_share", "noise", "reset_share"),
-    "distil": ("optimiser", "ema", "stored_draws"),
-}  # fields of a part that came after the part itself
+    "distil": ("towards", "mixed_share", "optimiser", "ema", "stored_draws"),
+}
 _MOST_OF_A_GRID = 10_000
 _GRID_LISTS = ("data", "method", "optimiser", "learning_rate", "steps")
 
