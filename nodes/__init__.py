@@ -11,6 +11,7 @@ def load() -> Any:
 
     from . import routes
     from .concepts import ConceptList
+    from .draw_concept import DrawConcept
     from .export import ExportHardenedCheckpoint, SaveHardeningLora
     from .harden import HardenModel
     from .images import ImageSet
@@ -28,8 +29,8 @@ def load() -> Any:
         async def get_node_list(self) -> list[type]:
             return [
                 ConceptList, ImageSet, FineTuningSettings, HardeningSettings, MemoryPlan,
-                HardenModel, ResilienceProbe, TryMyLora, ShowReport, ExportHardenedCheckpoint,
-                SaveHardeningLora, LoadHardenedInfo, PackRelease,
+                HardenModel, ResilienceProbe, DrawConcept, TryMyLora, ShowReport,
+                ExportHardenedCheckpoint, SaveHardeningLora, LoadHardenedInfo, PackRelease,
             ]  # fmt: skip
 
     return ResAlignExtension()

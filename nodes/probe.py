@@ -122,6 +122,7 @@ class ResilienceProbe(io.ComfyNode):
 
         from ..backend.checkpoint.detect import detect_as
         from ..backend.errors import ConfigError
+        from ..backend.jobs.family_defaults import drawn_as
         from ..backend.plan.file import to_json
         from ..backend.probe.results_io import same_models
         from . import bridge, places
@@ -155,6 +156,10 @@ class ResilienceProbe(io.ComfyNode):
                 second_scorer="" if second_scorer == NONE else second_scorer,
                 sibling=sibling_of(sibling, source), style=style_folder(style_images),
             )  # fmt: skip
+            said: list[str] = []
+            if bridge.encodes_text(before):
+                plan, said = without_text_training(plan)
+            plan = drawn_as(bridge.family_of(before), plan)
             if audit_pictures and (why := no_audit(plan)):
                 raise ConfigError(f"Resilience Probe: audit_pictures: {why}")
             subjects = [HostSubject("original", before, clip, vae, source=source)]
@@ -165,7 +170,7 @@ class ResilienceProbe(io.ComfyNode):
             for role, model in (("plain", plain), ("oracle", oracle)):
                 if model is not None:
                     subjects.append(HostSubject(role, model, clip, vae, role=role))
-            warnings = same_models([subject.info for subject in subjects])
+            warnings = [*said, *same_models([subject.info for subject in subjects])]
             about = [json.dumps(to_json(plan), sort_keys=True)]
             about.append(data_stamp(plan, named=places.sets()))
             about += [subject.identity for subject in subjects]
@@ -173,7 +178,7 @@ class ResilienceProbe(io.ComfyNode):
             folder = places.probes() / places.key(*about)
             original = None
             if source is not None and (plan.merges or sibling == ORIGINAL):
-                original = detect_as(source, bridge.decision_of(before))
+                original = detect_as(source, bridge.decision_of(before), alone=True)
             result = run_probe(
                 cls.hidden, subjects, plan, folder, original, show_pictures, warnings=warnings
             )
@@ -200,6 +205,16 @@ def plan_of(
     if not concepts:
         raise ConfigError("Resilience Probe: connect concepts, or the run of Harden Model")
     return probe_plan(preset, concepts, hardened_by=run.plan if run else None, **choices)
+
+
+def without_text_training(plan: ProbePlan) -> tuple[ProbePlan, list[str]]:
+    """Return the plan without training of text encoders, which stay ComfyUI's, and what to say."""
+    from dataclasses import replace
+
+    names = [attack.name for attack in plan.fine_tunes if attack.text_encoder]
+    kept = tuple(replace(attack, text_encoder=False) for attack in plan.fine_tunes)
+    said = f"{', '.join(names)}: trains the denoiser alone, as the text encoder is ComfyUI's."
+    return replace(plan, fine_tunes=kept), [said] if names else []
 
 
 def run_probe(

@@ -92,7 +92,7 @@ def test_every_float_has_a_step(schemas):
 def test_only_where_it_is_wanted_is_a_seed_drawn_anew(schemas):
     """The front end adds `randomize` to inputs called seed: each run would be another."""
     drawn = {s.node_id for s in schemas for item in all_inputs(s) if item.id == "seed"}
-    assert drawn == {"ResAlign_TryMyLora"}
+    assert drawn == {"ResAlign_DrawConcept", "ResAlign_TryMyLora"}
 
 
 def test_every_node_has_a_help_page(schemas, root):

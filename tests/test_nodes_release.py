@@ -13,6 +13,7 @@ from fakes_counting import counted_result
 from fakes_pack import WORKING, write
 
 from resalign.backend.errors import ConfigError, ExportError
+from resalign.backend.families.registry import find_family
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.images import ImageSet
 from resalign.backend.probe.audit import labels_record, read_audit
@@ -61,12 +62,13 @@ def execute(probe, monkeypatch, source=None, **inputs):
     for name, value in {
         "check_model": lambda model: None, "check_parts": lambda clip, vae: None,
         "source_of": lambda model: source, "is_patched": lambda model: False,
-        "decision_of": lambda model: "",
+        "decision_of": lambda model: "", "encodes_text": lambda model: False,
+        "family_of": lambda model: find_family("sd1"),
     }.items():  # fmt: skip
         monkeypatch.setattr(bridge, name, value)
     monkeypatch.setattr(subject, "HostSubject", Subject)
     monkeypatch.setattr(probe, "run_probe", run_probe)
-    monkeypatch.setattr("resalign.backend.checkpoint.detect.detect_as", lambda path, how: path)
+    monkeypatch.setattr("resalign.backend.checkpoint.detect.detect_as", lambda path, how, **_: path)
     concepts = (Concept("weapons", ("a pistol",)),)
     with pytest.raises(KeyboardInterrupt):
         probe.ResilienceProbe.execute("M", "C", "V", after="N", concepts=concepts, **inputs)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..jobs.family_defaults import drawn_as, family_at
 from ..plan.attack import ORIGINAL, LoraAttack, LoraFile, MergeAttack
 from ..plan.file import load_probe_job
 from ..plan.images import ImageSet
@@ -16,6 +17,7 @@ from ..plan.measurement import PromptKind, PromptSet, ScorerConfig
 from ..plan.probe import BEFORE, ProbeCheckpoint, ProbeJob, ProbePlan
 from ..plan.probe_presets import preset_probe
 from ..plan.user_attacks import own_name, sibling_attack, style_attack, with_references
+from .arguments import parts_of
 from .harden_flags import concepts_of
 
 NO_TRAINING = "none"  # --preset: the LoRAs and merges given, and nothing else
@@ -33,6 +35,7 @@ def probe_job_of(args: argparse.Namespace) -> ProbeJob:
         checkpoints = with_references(
             _decided(job.checkpoints, args), plain=args.plain, oracle=args.oracle
         )
+        checkpoints = with_parts(checkpoints, args)
         return replace(
             job, checkpoints=checkpoints, plan=plan, output=str(Path(output).absolute()),
             device=device,
@@ -46,10 +49,14 @@ def probe_job_of(args: argparse.Namespace) -> ProbeJob:
     own = args.lora or args.merge or args.sibling
     preset = args.preset or (NO_TRAINING if own else "quick")
     plan = ProbePlan(concepts=concepts) if preset == NO_TRAINING else preset_probe(preset, concepts)
+    checkpoints = with_references(
+        _decided(_named(given), args), plain=args.plain, oracle=args.oracle
+    )
+    checkpoints = with_parts(checkpoints, args)
+    first = checkpoints[0]
+    plan = drawn_as(family_at(first.path, prediction=first.prediction, parts=first.parts), plan)
     return ProbeJob(
-        checkpoints=with_references(
-            _decided(_named(given), args), plain=args.plain, oracle=args.oracle
-        ),
+        checkpoints=checkpoints,
         output=str(Path(args.output or "probe").absolute()),
         plan=_changed(plan, args), device=args.device or "auto",
     )  # fmt: skip
@@ -75,6 +82,21 @@ def _decided(
     if not args.prediction:
         return checkpoints
     return (replace(checkpoints[0], prediction=args.prediction), *checkpoints[1:])
+
+
+def with_parts(
+    checkpoints: tuple[ProbeCheckpoint, ...], args: argparse.Namespace
+) -> tuple[ProbeCheckpoint, ...]:
+    """Apply --text-encoder and --vae to every checkpoint; a run's folder keeps its own."""
+    given = {name: file for name, file in parts_of(args).items() if file}
+    return tuple(
+        checkpoint if _is_run(checkpoint.path) else replace(checkpoint, **given)
+        for checkpoint in checkpoints
+    )
+
+
+def _is_run(path: str) -> bool:
+    return (Path(path) / "plan.json").is_file()
 
 
 def _changed(plan: ProbePlan, args: argparse.Namespace) -> ProbePlan:

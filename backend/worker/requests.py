@@ -19,7 +19,7 @@ from ..plan.checks import within
 from ..plan.file import PATH_FIELDS, from_json
 from ..plan.fine_tune import RETAIN
 from ..plan.hardening import HardeningPlan
-from ..plan.job import Prediction
+from ..plan.job import Prediction, TextEncoder, Vae
 from ..plan.probe import ProbeCheckpoint, ProbePlan
 from ..plan.probe_settings import MOST_AUDITED, no_audit
 
@@ -33,7 +33,7 @@ class HardenRequest:
 
     preview_every: outer steps between two previews, 0 for none. preview_prompt: empty for the first
     concept's first. show_pictures: do not blur. adopt: also continue a run that the host began in
-    its own process, on this checkpoint.
+    its own process, on this checkpoint. text_encoder, vae: their files, as in a job.
     """
 
     checkpoint: str
@@ -45,6 +45,8 @@ class HardenRequest:
     preview_prompt: str = ""
     show_pictures: bool = False
     adopt: bool = False
+    text_encoder: TextEncoder = ""
+    vae: Vae = ""
 
     def __post_init__(self) -> None:
         within("harden", "preview_every", self.preview_every, 0, 1_000_000)
@@ -55,7 +57,7 @@ class CheckRequest:
     """Check everything that hardening needs, the device's memory included, without running it.
 
     run_folder: where the run would go; nothing is written. budget: GiB to fit into, 0 for all
-    that the GPU has.
+    that the GPU has. text_encoder, vae: their files, as in a job.
     """
 
     checkpoint: str
@@ -64,6 +66,8 @@ class CheckRequest:
     device: str = "auto"
     prediction: Prediction = ""
     budget: float = 0.0
+    text_encoder: TextEncoder = ""
+    vae: Vae = ""
 
     def __post_init__(self) -> None:
         within("check", "budget", self.budget, 0, 10_000)
@@ -185,7 +189,8 @@ class TryLoraRequest:
 
     hardened, run_folder: one of them. width, height: in pixels, 0 for the checkpoint's native
     size. count: pictures of each, with seeds counting up from `seed`. prediction: of the original,
-    as of `harden`; one that contradicts itself predicts what the hardened one does.
+    as of `harden`; one that contradicts itself predicts what the hardened one does. text_encoder,
+    vae: their files, where a checkpoint's has none.
     """
 
     original: str
@@ -204,6 +209,8 @@ class TryLoraRequest:
     count: int = 1
     device: str = "auto"
     show_pictures: bool = False
+    text_encoder: TextEncoder = ""
+    vae: Vae = ""
 
     def __post_init__(self) -> None:
         if bool(self.hardened) == bool(self.run_folder):
@@ -237,7 +244,8 @@ JOBS: dict[str, type] = {
 }
 # Paths of a request that must exist, and those that are created or may be omitted.
 _CHECKPOINTS = ("checkpoint", "original", "hardened")
-_THERE = (*_CHECKPOINTS, "lora", "probe", "report", "labels", "sign")
+_PARTS = ("text_encoder", "vae")
+_THERE = (*_CHECKPOINTS, *_PARTS, "lora", "probe", "report", "labels", "sign")
 _PATHS = (*_THERE, "run_folder", "output", "folder")
 
 

@@ -171,9 +171,12 @@ class Actions:
         if not label:
             return ""
         try:
-            found = inspect(self._file(label))
+            path = self._file(label)
+            found, why = inspect(path), forms.unknown_to(self.host, path)
         except ResAlignError as error:
             return views.note(str(error), "error")
+        if why:
+            return views.note(why, "error")
         if found.problem:
             return views.note(found.problem, "error")
         hardened = "hardened before" if found.hardened else "not hardened"
@@ -222,6 +225,7 @@ class Actions:
             "report": [probe.label for probe in probes if probe.report],
             "sibling": [NONE, measure_forms.THE_ORIGINAL, *files],
             **{name: [NONE, *files] for name in ("plain", "oracle", "pack_checkpoint")},
+            **{name: [forms.BY_ITSELF, *files] for name in forms.PARTS},
         }  # fmt: skip
 
     def _start(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from ...backend.checkpoint.detect import decision_needed
 from ...backend.data.concept import preset_names
 from ...backend.errors import ConfigError
+from ...backend.jobs.family_defaults import drawn_as, family_at
 from ...backend.plan.attack import ORIGINAL
 from ...backend.plan.file import from_json, to_json
 from ...backend.plan.hardening import HardeningPlan
@@ -27,7 +29,7 @@ from ...backend.plan.probe_settings import (
 from ...backend.plan.user_attacks import with_references
 from . import host as hosts
 from .checking import Values, field_value, flag, number, one_of, some_of, text, whole
-from .forms import checkpoint_of, concepts_of, device_of
+from .forms import checkpoint_of, concepts_of, device_of, parts_of
 from .host import Host
 from .runs import Probe, Run, named
 
@@ -90,15 +92,21 @@ def probe_request(
     made = probe_plan(preset, concepts, hardened_by=plan, **choices)
     if audited and (why := no_audit(made)):
         raise ConfigError(f"audit: {why}")
+    if "demo" not in (original, hardened):
+        made = drawn_as(family_at(original), made)
     looked_for = "+".join(re.sub(r"[^\w-]+", "_", concept.name) for concept in made.concepts)
     name = f"{looked_for[:40]} {preset} {(now or datetime.now()):%Y-%m-%d %H.%M.%S}"
     decided = prediction_of_original(original, hardened, run)
-    checkpoints = with_references(
-        (
-            ProbeCheckpoint(name="original", path=original, prediction=decided),
-            ProbeCheckpoint(name="hardened", path=hardened),
-        ),
-        **{role: reference_of(values, role, host) for role in ("plain", "oracle")},
+    parts = parts_of(values, host)
+    known = {**run.parts, **parts} if run and original == run.checkpoint else parts
+    own = {} if run and hardened == str(run.folder) else parts
+    references = with_references(
+        (), **{role: reference_of(values, role, host) for role in ("plain", "oracle")}
+    )
+    checkpoints = (
+        ProbeCheckpoint(name="original", path=original, prediction=decided, **known),
+        ProbeCheckpoint(name="hardened", path=hardened, **own),
+        *(each if each.path == "demo" else replace(each, **parts) for each in references),
     )
     return {
         "job": "probe",
@@ -183,7 +191,7 @@ def lora_request(values: Values, host: Host, runs: list[Run]) -> dict[str, Any]:
         return {**request, "original": run.checkpoint, "run_folder": str(run.folder)}
     original = checkpoint_of(values, "try_original", host)
     hardened = checkpoint_of(values, "try_hardened", host)
-    return {**request, "original": original, "hardened": hardened}
+    return {**request, "original": original, "hardened": hardened, **parts_of(values, host)}
 
 
 def export_request(

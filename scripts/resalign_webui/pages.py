@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from ...backend.data.concept import preset_names
+from ...backend.plan.presets import DEFAULT_PRESET
 from ...backend.plan.probe_settings import PROBE_INPUTS, SCORERS
 from ...backend.plan.settings import CUSTOM_USERS, input_field, user_field
 from . import forms, measure_forms
@@ -24,19 +25,19 @@ HARDEN = (
     "gamma", "learning_rate", "simulate", "solver", "products", "gradient_checkpointing", "device",
     "varied_images", "erase_ratio", "distil_batch", "teacher", "teacher_waits",
     "micro_batch", "memory_budget", "prediction", "preview_every", "preview_prompt",
-    "show_pictures", "run_name",
+    "show_pictures", "run_name", *forms.PARTS,
 )  # fmt: skip
 RESUME = ("unfinished", "preview_every", "preview_prompt", "show_pictures")
 PROBE = (
     "original", "hardened", "probe_run", "attacks", "probe_concepts", "probe_own_concepts",
     "attack_folder", "scorer", "attack_steps", "probe_images", "probe_resolution",
-    "sampling_steps", "probe_seed", "probe_show_pictures", "device", "second_scorer",
+    "sampling_steps", "probe_seed", "probe_show_pictures", "device", *forms.PARTS, "second_scorer",
     "style_folder", "sibling", "plain", "oracle", "audit_pictures",
 )  # fmt: skip
 LORA = (
     "try_run", "try_original", "try_hardened", "lora", "lora_strength", "prompt", "negative",
     "lora_seed", "lora_steps", "guidance", "width", "height", "count", "lora_show_pictures",
-    "device",
+    "device", *forms.PARTS,
 )  # fmt: skip
 EXPORT = (
     "export_run", "export_name", "export_folder", "export_probe", "overwrite", "lora_name",
@@ -51,12 +52,13 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
               value=files[min(1, len(files) - 1)])  # fmt: skip
         button("refresh", "Refresh lists", scale=1, min_width=110)
     html(name="about_checkpoint")
+    _parts_of_a_model(parts, host, lists)
     parts("concepts", gr.CheckboxGroup, "What to remove", choices=named(), value=[])
     parts("own_concepts", gr.Textbox, "In your own words", lines=2, value="",
           placeholder="# my concept\na prompt that asks for it",
           info="One prompt a line; a line with # and a name starts a concept.")  # fmt: skip
-    parts("preset", gr.Radio, "How thorough", choices=list(forms.PRESETS), value="balanced")
-    html(preset_line("balanced", files[min(1, len(files) - 1)]), "about_preset")
+    parts("preset", gr.Radio, "How thorough", choices=list(forms.PRESETS), value=DEFAULT_PRESET)
+    html(preset_line(DEFAULT_PRESET, files[min(1, len(files) - 1)]), "about_preset")
     # Before the accordions: the button and its answer are in sight without scrolling.
     html(waiting_line(host.name), "harden_message")
     button("harden", "Harden", variant="primary", min_width=140)
@@ -84,6 +86,22 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
         parts("unfinished", gr.Dropdown, "Unfinished runs and probes", scale=4, min_width=200,
               choices=lists["unfinished"], value=first(lists["unfinished"]))  # fmt: skip
         button("resume", "Resume", scale=1, min_width=110)
+
+
+def _parts_of_a_model(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
+    """Fields for the files of a text encoder and a VAE; no model that the hosts load needs them."""
+    alone = host.name == ALONE
+    with gr.Accordion("Text encoder and VAE in files of their own", open=False, visible=alone):
+        html(help_text(
+            "For a checkpoint that holds the denoiser alone. They are found by themselves "
+            "beside it, or in folders called text_encoders and vae. The pages Probe and "
+            "Try my LoRA use what is chosen here."
+        ))  # fmt: skip
+        with gr.Row():
+            for name in forms.PARTS:
+                label = {"text_encoder": "Text encoder", "vae": "VAE"}[name]
+                parts(name, gr.Dropdown, label, choices=lists[name], value=forms.BY_ITSELF,
+                      visible=alone, min_width=200)  # fmt: skip
 
 
 def waiting_line(host: str) -> str:

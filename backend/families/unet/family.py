@@ -58,7 +58,7 @@ def unet_family(
         texts=UNetTexts(spec),
         latents=AutoencoderLatents(spec.config("vae")),
         lora=UNetLoraNames(spec),
-        host=HostNames(tuple(text.host for text in spec.texts), last_layer, spec.sized),
+        host=HostNames(tuple(text.host for text in spec.texts), last_layer, spec.sized, webui=True),
         metadata=MetadataNames(architecture, civitai=civitai),
     )
 
