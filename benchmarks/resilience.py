@@ -8,12 +8,13 @@ seeds for all.
     python benchmarks/resilience.py run --folder DIR [--methods a,b] [--seeds 0,1,2] [--attacks x]
     python benchmarks/resilience.py run --folder DIR --oracles DIR2
     python benchmarks/resilience.py report --folder DIR
+    python benchmarks/resilience.py figure --output FILE.png
 
 `run` appends one JSON line per measurement to DIR/results.jsonl and skips what is there already,
 so it can be stopped, resumed, and split over processes by methods or seeds. With `--oracles` it
 measures models that never saw the concept, as tools/train_demo/oracle.py writes them. `report`
 prints the tables of docs/benchmarks.md, and durability wherever the oracle and plain unlearning
-were measured too.
+were measured too. `figure` draws durability against the time of hardening from results/*.jsonl.
 """
 
 from __future__ import annotations
@@ -143,9 +144,10 @@ def methods(data: dict[str, Path], seed: int) -> dict[str, HardeningPlan | None]
         "redirect, then ResAlign": replace(res, before=(Stage(method="redirect", steps=60),)),
         "durable: erase, then distil": durable,
         "distil alone": replace(durable, before=()),
-        "durable, concept drawn as its anchor": replace(
-            durable, concepts=(replace(plain.concepts[0], anchor=ANCHOR),),
-            distil=replace(durable.distil, towards="anchor"),
+        "erase alone": replace(durable, method="erase", before=()),
+        **{f"durable, {n} steps": replace(durable, outer_steps=n) for n in (30, 100, 1000)},
+        "durable, concepts redirected to anything": replace(
+            durable, concepts=plain.concepts, distil=replace(durable.distil, towards="image")
         ),
         # A third of the classes (demo.plans.HELD_OUT) is in no retain picture, and is named by the
         # prompts of the varied images, or by none of these either
@@ -159,7 +161,7 @@ def methods(data: dict[str, Path], seed: int) -> dict[str, HardeningPlan | None]
 
 
 EQUAL_COMPUTE_STEPS = 360
-ANCHOR = "a twemoji star on a blue background"
+NEIGHBOURS = ("hammer", "pencil", "balloon")  # long or round, as knives, swords and bombs are
 ORACLE = "oracle: never saw the concept"
 PLAIN = "plain, equal steps"  # durability is measured from it to the oracle
 
@@ -345,20 +347,59 @@ def durability_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def held_out_table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: how many prompts of the kept and of the held-out classes are answered rightly."""
-    places = [class_ in HELD_OUT for class_ in BENIGN for _ in range(3)]
-    found: dict[tuple[str, str], list[tuple[bool, bool]]] = defaultdict(list)
+def class_table(rows: list[dict[str, Any]], held_out: bool) -> str:
+    """Markdown: how many prompts for harmless things are answered rightly, by the kind of thing.
+
+    held_out: of the models whose retain pictures lack HELD_OUT, instead of the others.
+    """
+    kinds = {"held out": HELD_OUT} if held_out else {}
+    kinds["neighbours: " + ", ".join(NEIGHBOURS)] = NEIGHBOURS
+    places = [
+        next((kind for kind, names in kinds.items() if class_ in names), "the rest")
+        for class_ in BENIGN
+        for _ in range(3)
+    ]
+    found: dict[tuple[str, str], list[tuple[str, bool]]] = defaultdict(list)
     for row in {_key(row): row for row in rows if len(row.get("benign_flags", "")) == 48}.values():
-        if row["method"] == "base" or "held out" in row["method"] or row["method"] == PLAIN:
+        if row["method"] == "base" or ("held out" in row["method"]) == held_out:
             marks = zip(places, row["benign_flags"], strict=True)
-            found[row["method"], _column(row)] += [(out, mark == "1") for out, mark in marks]
-    lines = ["| | when | kept | held out |", "|---|---|---|---|"]
+            found[row["method"], _column(row)] += [(kind, mark == "1") for kind, mark in marks]
+    heads = ["the rest", *kinds]
+    lines = ["| | when | " + " | ".join(heads) + " |", "|---" * (2 + len(heads)) + "|"]
     for (name, column), marks in found.items():
-        cells = [[right for out, right in marks if out == which] for which in (False, True)]
+        cells = [[right for kind, right in marks if kind == head] for head in heads]
         texts = [f"{sum(each)}/{len(each)} = {sum(each) / len(each):.2f}" for each in cells]
         lines.append(f"| {name} | {column} | " + " | ".join(texts) + " |")
     return "\n".join(lines)
+
+
+def figure(rows: list[dict[str, Any]], path: Path) -> str:
+    """Plot the unsafe rate after the main attack against the time of hardening, and return the
+    figures as Markdown. A point is the mean over a method's runs."""
+    from matplotlib.figure import Figure
+
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    main = next(iter(ATTACKS))
+    for row in {_key(row): row for row in rows}.values():
+        if row["attack"] == main and row["step"] == 100 and row.get("cpu_seconds"):
+            found[row["method"]].append((row["cpu_seconds"], row["unsafe"] / row["unsafe_total"]))
+    points = sorted(
+        (*(statistics.mean(values) for values in zip(*pairs, strict=True)), name, len(pairs))
+        for name, pairs in found.items()
+    )
+    canvas = Figure(figsize=(8, 5), layout="constrained")
+    axes = canvas.add_subplot()
+    for seconds, rate, name, _ in points:
+        removes = "durable" in name or "erase" in name
+        axes.plot(seconds, rate, "s" if removes else "o", color="C0" if removes else "C7")
+        axes.annotate(name, (seconds, rate), (4, 3), textcoords="offset points", fontsize=7)
+    axes.set(
+        xscale="log", ylim=(0, 1.05), xlabel="CPU seconds of hardening (one core)",
+        ylabel=f"unsafe after {main}, 100 steps",
+    )  # fmt: skip
+    canvas.savefig(path, dpi=150)
+    lines = ["| method | CPU s | unsafe @100 | runs |", "|---|---|---|---|"]
+    return "\n".join([*lines, *(f"| {n} | {s:.0f} | {r:.2f} | {k} |" for s, r, n, k in points)])
 
 
 def _pooled(name: str, found: list[dict[str, Any]]) -> str:
@@ -385,8 +426,9 @@ def _cell(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("command", choices=("run", "report"))
-    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("command", choices=("run", "report", "figure"))
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--output", type=Path, help="where `figure` writes its PNG")
     parser.add_argument("--methods", default="", help="separated by ; all by default")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--attack-seeds", default="0,1")
@@ -395,13 +437,23 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.command == "figure":
+        if not arguments.output:
+            parser.error("figure needs --output")
+        files = sorted((Path(__file__).parent / "results").glob("*.jsonl"))
+        rows = [row for path in files for row in read(path) if "attack_seed" in row]
+        print(figure(rows, arguments.output))
+        return
+    if not arguments.folder:
+        parser.error("run and report need --folder")
     if arguments.command == "report":
         rows = read(arguments.folder / "results.jsonl")
         print(report(rows))
         if any(row["method"] == ORACLE for row in rows):
             print(f"\nDurability\n\n{durability_table(rows)}")
+        print(f"\nHarmless things right, by kind\n\n{class_table(rows, held_out=False)}")
         if any("held out" in row["method"] for row in rows):
-            print(f"\nClasses in no picture of the retain set\n\n{held_out_table(rows)}")
+            print(f"\nClasses in no picture of the retain set\n\n{class_table(rows, True)}")
         return
     bench = Bench(arguments.folder, arguments.device)
     attacks = [attack for attack in arguments.attacks.split("|") if attack]

@@ -17,6 +17,7 @@ def load() -> Any:
     from .images import ImageSet
     from .info import LoadHardenedInfo
     from .memory import MemoryPlan
+    from .pack import PackRelease
     from .probe import ResilienceProbe
     from .report import ShowReport
     from .settings import FineTuningSettings, HardeningSettings
@@ -29,7 +30,7 @@ def load() -> Any:
             return [
                 ConceptList, ImageSet, FineTuningSettings, HardeningSettings, MemoryPlan,
                 HardenModel, ResilienceProbe, DrawConcept, TryMyLora, ShowReport,
-                ExportHardenedCheckpoint, SaveHardeningLora, LoadHardenedInfo,
+                ExportHardenedCheckpoint, SaveHardeningLora, LoadHardenedInfo, PackRelease,
             ]  # fmt: skip
 
     return ResAlignExtension()

@@ -24,7 +24,7 @@ from resalign.backend.hardening.run import harden
 from resalign.backend.hardening.setup import adapted, set_up
 from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.concept import Concept
-from resalign.backend.plan.durable import DistilConfig, EraseConfig
+from resalign.backend.plan.durable import DistilConfig, EraseConfig, VariedConfig
 from resalign.backend.plan.file import plan_hash
 from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.stages import Stage
@@ -32,6 +32,9 @@ from resalign.backend.run.folder import RunFolder
 
 ERASE = EraseConfig(samples=8, batch=8, ratio=1.5, targets=("attention",))
 SMALL = DistilConfig(batch=8, learning_rate=1e-3, warm_up_steps=1)
+
+# of a plan with both parts, as it was when they had no later fields
+OLD_HASH = "bd1ba4ffeaf165b810a7fd1d7ad2756b082762c859facee328906b0e51a9ec8d"
 
 
 def plan(**changes) -> HardeningPlan:
@@ -113,8 +116,16 @@ def test_the_loss_is_the_weighted_distance_to_the_original_under_the_true_captio
 
 def test_towards_the_anchor_the_original_is_asked_for_the_anchor():
     """By hand: the first two samples' target is the prediction for the anchor, the others' own."""
-    own = plan(caption_dropout=0.0, distil=replace(SMALL, towards="anchor"))
+    without = plan(caption_dropout=0.0, distil=replace(SMALL, towards="anchor"))
+    own = replace(without, concepts=(replace(without.concepts[0], anchor="a hat"),))
     model, data = tiny_model(), encoded_data()
+    with adapted(model, without) as denoiser, torch.no_grad():
+        found = []
+        for towards in ("anchor", "image"):  # alike where the concept has no anchor
+            given = replace(without, distil=replace(SMALL, towards=towards))
+            setup = set_up(denoiser, read_plan(given)[1], data)
+            found.append([term().tolist() for term in setup.feed.distillation(3)])
+        assert found[0] == found[1]
     with adapted(model, own) as denoiser:
         setup = set_up(denoiser, read_plan(own)[1], data)
         drawn = setup.feed._draw(data.retain, 8, 0.0, "distil", 3, 0, middle=0.5)
@@ -320,3 +331,16 @@ def test_plans_without_these_fields_keep_their_hash():
     assert plan_hash(own) != plan_hash(replace(own, erase=EraseConfig()))
     plain = replace(own, erase=EraseConfig(), distil=DistilConfig())
     assert plan_hash(plain) != plan_hash(replace(plain, distil=DistilConfig(batch=4)))
+    # As the version computed it that had neither `towards` nor `mixed_share`
+    changed = replace(own, distil=DistilConfig(batch=4), varied=VariedConfig(images=7))
+    assert plan_hash(changed).startswith("249ae8d3ea343b76")
+    for field in ({"towards": "anchor"}, {"mixed_share": 0.5}):
+        later = replace(changed, distil=replace(changed.distil, **field))
+        assert plan_hash(later) != plan_hash(changed)
+    durable = HardeningPlan(
+        concepts=own.concepts, method="distil", distil=DistilConfig(batch=8),
+        erase=EraseConfig(ratio=2.0),
+    )  # fmt: skip
+    assert plan_hash(durable) == OLD_HASH  # fields that came into these parts later left out
+    later = DistilConfig(batch=8, optimiser="adamw8bit")
+    assert plan_hash(replace(durable, distil=later)) != OLD_HASH

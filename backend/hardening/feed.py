@@ -20,6 +20,7 @@ from ..families.base.process import NoiseProcess
 from ..numerics.seeds import generator
 from ..plan.fine_tune import FineTuneConfig
 from ..plan.hardening import HardeningPlan
+from .stored import StoredPredictions, batch_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Feed:
     objective: Objective
     process: NoiseProcess
     device: torch.device
+    stored: StoredPredictions | None = None
 
     def harm(self, step: int) -> Harm:
         """Return L_harm on the step's samples of the concepts."""
@@ -88,6 +90,24 @@ class Feed:
     def distillation(self, step: int) -> tuple[Terms, ...]:
         """Return the terms of a step of distillation, whose sum is its objective: each of samples
         that are shown a caption of the concepts, and of those with their own, [2]."""
+        settings, number = self.plan.distil, batch_number(self.plan, step)
+        parts = self._distilled(number)
+        draws, told = [part for part, _, _ in parts], [None] * len(parts)
+        predicted = told if self.stored is None else self.stored.of(number, draws)
+        terms: tuple[Terms, ...] = ()
+        for (part, shown, replaced), target in zip(parts, predicted, strict=True):
+            weights = self.process.error_weights(part.timesteps, settings.weight_cap)
+            terms += self.objective.distillation(
+                part, shown, replaced, weights / settings.batch, target
+            )
+        return terms
+
+    def distilled(self, number: int) -> list[Draw]:
+        """Return the draws of a batch of distillation, those of one shape in one."""
+        return [part for part, _, _ in self._distilled(number)]
+
+    def _distilled(self, step: int) -> list[tuple[Draw, Conditioning, Tensor]]:
+        """Return what `_redirected` draws from each set, those of one shape in one."""
         settings, sets = self.plan.distil, [self.data.retain]
         sizes = [settings.batch]
         if self.data.varied is not None:
@@ -101,11 +121,7 @@ class Feed:
         if len({part.shape for part, _, _ in parts}) == 1:
             draws, shown, replaced = zip(*parts, strict=True)
             parts = [(Draw.cat(draws), Conditioning.cat(shown), torch.cat(replaced))]
-        terms: tuple[Terms, ...] = ()
-        for part, shown, replaced in parts:
-            weights = self.process.error_weights(part.timesteps, settings.weight_cap)
-            terms += self.objective.distillation(part, shown, replaced, weights / settings.batch)
-        return terms
+        return parts
 
     def _redirected(
         self, encoded: EncodedSet, size: int, step: int, place: int
@@ -126,11 +142,12 @@ class Feed:
         replaced = torch.arange(size, device=self.device) < count
         shown = own = draw.conditioning
         if count:
-            captions, anchors = self._concept_captions(count, step, place)
-            shown = Conditioning.cat([own[:count].beside(captions), own[count:]])
+            first = own[:count]
+            captions, anchors, anchored = self._concept_captions(count, step, place)
+            shown = Conditioning.cat([first.beside(captions), own[count:]])
             if self.plan.distil.towards == "anchor":
-                taught = Conditioning.cat([own[:count].beside(anchors), own[count:]])
-                draw = replace(draw, conditioning=taught)
+                first = first.where(anchored, first.beside(anchors))
+                draw = replace(draw, conditioning=Conditioning.cat([first, own[count:]]))
         return draw, shown, replaced
 
     def _mixed(self, draw: Draw, encoded: EncodedSet, *use: int) -> Conditioning:
@@ -143,16 +160,22 @@ class Feed:
         own = draw.conditioning
         return own.mix(own.beside(other), onto(share, self.device))
 
-    def _concept_captions(self, count: int, *use: int) -> tuple[Conditioning, Conditioning]:
-        """Draw captions of the concepts, by their weights, each with its concept's anchor."""
-        found, anchors = [], []
+    def _concept_captions(self, count: int, *use: int) -> tuple[Conditioning, Conditioning, Tensor]:
+        """Draw captions of the concepts, by their weights.
+
+        Returns: the captions, each one's anchor, and whose concept has one, [count] of bool.
+        """
+        found, anchors, anchored = [], [], []
+        given = {concept.name: bool(concept.anchor) for concept in self.plan.concepts}
         for name, n in self._concept_counts(count, "distil", "concepts", *use):
             texts = self.data.forget[name].conditioning
             random = self._random("distil", "captions", name, *use)
             found.append(texts[torch.randint(len(texts), (n,), generator=random)])
             anchors.append(self.data.anchors[name].expand(n))
+            anchored += [given[name]] * n
         captions, ends = Conditioning.cat(found), Conditioning.cat(anchors)
-        return captions.onto(self.device), ends.onto(self.device)
+        which = onto(torch.tensor(anchored), self.device)
+        return captions.onto(self.device), ends.onto(self.device), which
 
     def configurations(self, step: int) -> list[FineTuneConfig]:
         """Draw the step's J simulated users, none twice."""

@@ -15,9 +15,17 @@ Towards = Annotated[
     Literal["image", "anchor"],
     Choices(
         image="what is on the images of what must stay, a blend of everything",
-        anchor="the concept's anchor prompt",
+        anchor="the concept's anchor prompt; as `image` where it has none",
     ),
 ]
+Convolutions = Annotated[
+    Literal["channels", "patches"],
+    Choices(
+        channels="the channels at one place",
+        patches="all that the kernel sees at once, k · k places; k is mostly 3",
+    ),
+]
+Optimiser = Literal["adamw", "adamw8bit"]
 
 
 @document
@@ -94,6 +102,14 @@ class EraseConfig:
             "latents, times and sizes."
         ),
     ] = ()
+    convolutions: Annotated[
+        Convolutions,
+        Help(
+            "What counts as an input of a convolution. Patches tell shapes apart that channels do "
+            "not, and take matrices k⁴ times as large: a convolution whose two matrices need more "
+            "than erase.memory is erased by channels."
+        ),
+    ] = "channels"
     memory: Annotated[
         float,
         Range(0, 1e6, above=True),
@@ -176,6 +192,33 @@ class DistilConfig:
             label="Frozen copy waits in main memory",
         ),
     ] = False
+    stored_draws: Annotated[
+        int,
+        Range(0, 10_000_000, usual="0, or steps times batch"),
+        Help(
+            "Draws (an image, its noise and its time) on which the original predicts once, before "
+            "training, so that its copy leaves the device: predictions are kept in the run folder "
+            "and used again when all were. 0: the copy predicts at each step.",
+            label="Predictions made before training",
+        ),
+    ] = 0
+    optimiser: Annotated[
+        Optimiser,
+        Help("Optimiser of all weights."),
+        Choices(
+            adamw="AdamW, eight bytes of moments for each weight",
+            adamw8bit="AdamW with 8-bit moments, two bytes; rounds them (package bitsandbytes)",
+        ),
+    ] = "adamw"
+    ema: Annotated[
+        float,
+        Range(0, 0.999999, usual="0.95 to 0.999"),
+        Help(
+            "Decay of an exponential moving average of all weights, which is then the result; 0: "
+            "the weights after the last step. Needs memory for the weights once more.",
+            label="Decay of the weights' average",
+        ),
+    ] = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self, "distil")

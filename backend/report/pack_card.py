@@ -14,6 +14,7 @@ from ..probe.results import CONCEPT, ModelInfo
 from .audit_section import audit_words, corrected_text
 from .card import LIMITS, done_rows
 from .law_notes import law_markdown
+from .learning_section import learnt_words
 from .licence_terms import licence_terms
 from .limits import limits
 from .markdown_text import code_text, escape, table
@@ -58,7 +59,7 @@ def pack_card(view: View, facts: CardFacts) -> str:
         front_matter(view, facts.model, facts.license, facts.base_model),
         f"# {escape(facts.model)}",
         *_warnings(view, facts),
-        escape(_sentence(view, facts.model)),
+        escape(model_sentence(view, facts.model)),
         f"**{ABUSE}**",
         "## Evidence",
         _measure(view),
@@ -120,7 +121,7 @@ def _warnings(view: View, facts: CardFacts) -> list[str]:
     return said
 
 
-def _sentence(view: View, model: str) -> str:
+def model_sentence(view: View, model: str) -> str:
     """Return the model's own sentence of the headline."""
     names = [each.name for each in view.models[1:]] or [view.original.name]
     if model in names:
@@ -159,6 +160,11 @@ def _evidence(view: View, model: str) -> list[tuple[str, str]]:
     if view.summary.audit:
         rows.append(("Audit by a person", audit_words(view.summary.audit)))
         rows.append(("Worst rate, corrected by the audit", _corrected(view, model)))
+    for one in {one.attack: one for one in view.summary.learning if one.model == model}.values():
+        rows.append((f"Still learns harmless data: {one.attack}", learnt_words(one)))
+    if way := view.summary.way(model):
+        rows.append((f"Way from {way.reference} to {way.oracle}, after {way.attack}",
+                     number(way.value)))  # fmt: skip
     for when, row in (("before any attack", before), ("in the worst case", worst)):
         found = row.quality if row else None
         text = f"{quality_text(found)}, {row.state}" if found and row else ""
