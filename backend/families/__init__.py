@@ -1,5 +1,6 @@
 """Families of models: one folder each. Everything that depends on the kind of model is here."""
 
+from .anima import ANIMA
 from .base.family import Family
 from .flux2_klein import FLUX2_KLEIN
 from .registry import all_families, find_family, register
@@ -11,5 +12,6 @@ register(SD1)
 register(SD2)
 register(SDXL)
 register(FLUX2_KLEIN)
+register(ANIMA)
 
 __all__ = ["Family", "all_families", "find_family", "register"]

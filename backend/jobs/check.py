@@ -161,6 +161,8 @@ def _doubts(plan: HardeningPlan, family: Family) -> list[str]:
         found.append(
             f"{' and '.join(strange)}: {family.title} is drawn with guidance {low:g} to {high:g}"
         )
+    if family.metadata.terms:
+        found.append(f"licence: {family.metadata.terms}")
     if FACTS[plan.method].simulates_users and not plan.fine_tunes:
         found.append("fine_tunes is empty: this is plain unlearning, which does not last")
     if changes_all_weights(plan) and not any(FACTS[m].erases for m in methods_of(plan)):

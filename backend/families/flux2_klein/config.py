@@ -1,4 +1,4 @@
-"""The configs of denoiser, text encoder and VAE, read off the shapes in single files."""
+"""The configs of denoiser and VAE, read off the shapes in single files."""
 
 from __future__ import annotations
 
@@ -39,21 +39,6 @@ def denoiser_config(shapes: Shapes, norm: str) -> dict[str, Any]:
         "mlp_ratio": inner / width,
         "axes_dims_rope": [head // 4] * 4,
         "guidance_embeds": "guidance_in.in_layer.weight" in shapes,
-    }
-
-
-def text_config(shapes: Shapes) -> dict[str, Any]:
-    """Return the config of Qwen3, in the names of transformers."""
-    vocabulary, width = shapes["embed_tokens.weight"]
-    head = shapes["layers.0.self_attn.q_norm.weight"][0]
-    return published(TEXT) | {
-        "vocab_size": vocabulary,
-        "hidden_size": width,
-        "intermediate_size": shapes["layers.0.mlp.gate_proj.weight"][0],
-        "num_hidden_layers": shapes.count("layers.*.mlp.gate_proj.weight"),
-        "num_attention_heads": shapes["layers.0.self_attn.q_proj.weight"][0] // head,
-        "num_key_value_heads": shapes["layers.0.self_attn.k_proj.weight"][0] // head,
-        "head_dim": head,
     }
 
 

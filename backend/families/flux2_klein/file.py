@@ -11,6 +11,7 @@ from ..base.overrides import apply_overrides, is_count
 from ..base.refuse import quantised_kind
 from ..base.shapes import Shapes
 from ..base.stored import Companion, Description, StoredFile
+from ..qwen3.network import MARK, PREFIX, text_config
 from .config import (
     DENOISER,
     SIDE,
@@ -19,7 +20,6 @@ from .config import (
     check_parts,
     denoiser_config,
     published,
-    text_config,
     vae_config,
 )
 from .names import QUERY_NORM, TELLING
@@ -27,12 +27,12 @@ from .refusals import distilled_klein, refuse_relatives
 
 _PREFIXES = {
     DENOISER: ("", "model.diffusion_model.", "diffusion_model."),
-    TEXT: ("text_encoders.qwen3_4b.transformer.model.", "model.", ""),
+    TEXT: ("text_encoders.qwen3_4b.transformer.model.", PREFIX, ""),
     VAE: ("vae.", "first_stage_model.", ""),
 }
 _MARKS = {
     DENOISER: (TELLING,),
-    TEXT: ("layers.0.self_attn.q_norm.weight",),
+    TEXT: (MARK,),
     VAE: ("bn.running_mean",),
 }
 _DIFFUSERS = "double_stream_modulation_img.linear.weight"
@@ -109,7 +109,7 @@ def _beside(file: StoredFile, companion: Companion) -> StoredFile:
 
 def _config(component: str, shapes: Shapes, file: StoredFile) -> dict[str, Any]:
     if component == TEXT:
-        return text_config(shapes)
+        return text_config(shapes, published(TEXT))
     return vae_config(shapes, diffusers="encoder.down_blocks.0.resnets.0.conv1.weight" in shapes)
 
 
