@@ -47,7 +47,11 @@ def trace_encoding(
     model = meta_model(configs[family.denoiser], family, side, dtype)
     names = [name for name in family.text_encoders if name in configs]
     texts = sum(
-        _bytes(network_from("the checkpoint", family, name, configs[name]).to(encoders))
+        _bytes(
+            torch.nn.Module.to(
+                network_from("the checkpoint", family, name, configs[name]), encoders
+            )
+        )  # diffusers' own `to` warns of each cast
         for name in names
     )
     vae: Any = network_from("the checkpoint", family, family.vae, configs[family.vae])

@@ -53,14 +53,12 @@ class Layout:
         return name.startswith(prefix) and name.removeprefix(prefix).startswith(_COUNTERS)
 
     def moving_averages(self, checkpoint: Checkpoint) -> dict[str, str]:
-        """Cosmos' trainer keeps them as `net_ema.` beside `net.`."""
+        """Cosmos' trainer keeps them as `net_ema.` beside `net.`, those of the conditioner too."""
         if checkpoint.prefixes[DENOISER] != _AVERAGED:
             return {}
-        sources = self.sources(DENOISER, checkpoint)
-        return {
-            _AVERAGE + source.name.removeprefix(_AVERAGED): source.name
-            for source in sources.values()
-        }
+        own = [*self.sources(DENOISER, checkpoint).values()]
+        own += self.sources(CONDITIONER, checkpoint).values()
+        return {_AVERAGE + source.name.removeprefix(_AVERAGED): source.name for source in own}
 
     def denoiser_sources(self, config: Mapping[str, Any]) -> dict[str, Source]:
         return denoiser_sources(config)

@@ -28,7 +28,7 @@ _NATIVE = re.compile(
 )
 _OURS = re.compile(r"^(transformer\.)?transformer_blocks\.\d+\.(attn[12]\.to_|ff\.net|norm\d\.lin)")
 _READS_TEXT = re.compile(r"^(transformer\.)?transformer_blocks\.\d+\.attn2\.to_[kv]\.lora_(A|down)")
-_TEXT_WIDTH = 1024
+_TEXT_WIDTH, _SMALL = 1024, 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +73,12 @@ def claims_lora(file: LoraTensors) -> int:
     """Rate how surely a LoRA is for Anima: see `Recognition.claims_lora`."""
     if any(_NATIVE.search(name) for name in file.shapes):
         return 4
-    if any(
-        _READS_TEXT.search(name) and shape[-1] == _TEXT_WIDTH
-        for name, shape in file.shapes.items()
-        if shape
-    ):
+    widths = {
+        shape[-1] for name, shape in file.shapes.items() if shape and _READS_TEXT.search(name)
+    }
+    if _TEXT_WIDTH in widths:
         return 4
-    if "anima" in stated_base(file.metadata):
-        return 2
-    return 1 if any(_OURS.search(name) for name in file.shapes) else 0
+    if any(width > _SMALL for width in widths):  # PixArt and LTX have modules of the same names
+        return 0
+    ours = any(_OURS.search(name) for name in file.shapes)
+    return 2 if ours or "anima" in stated_base(file.metadata) else 0

@@ -165,7 +165,10 @@ def other_lora(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str
 
 def is_transformer_lora(shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """True if a LoRA changes modules that only the transformers after SDXL have."""
-    marks = r"double_blocks|single_transformer_blocks|joint_blocks|single_blocks"
+    marks = (
+        r"double_blocks|single_transformer_blocks|joint_blocks|single_blocks"
+        r"|^((transformer|base_model\.model)\.)?transformer_blocks"  # a U-Net's lie in others
+    )
     return any(re.search(marks, name) for name in shapes)
 
 
