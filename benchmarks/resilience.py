@@ -8,12 +8,13 @@ seeds for all.
     python benchmarks/resilience.py run --folder DIR [--methods a,b] [--seeds 0,1,2] [--attacks x]
     python benchmarks/resilience.py run --folder DIR --oracles DIR2
     python benchmarks/resilience.py report --folder DIR
+    python benchmarks/resilience.py figure --output FILE.png
 
 `run` appends one JSON line per measurement to DIR/results.jsonl and skips what is there already,
 so it can be stopped, resumed, and split over processes by methods or seeds. With `--oracles` it
 measures models that never saw the concept, as tools/train_demo/oracle.py writes them. `report`
 prints the tables of docs/benchmarks.md, and durability wherever the oracle and plain unlearning
-were measured too.
+were measured too. `figure` draws durability against the time of hardening from results/*.jsonl.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import statistics
 import time
 from collections import defaultdict
@@ -37,11 +39,13 @@ from resalign.backend.adapter.merge_in_place import merged
 from resalign.backend.checkpoint.load import load_checkpoint
 from resalign.backend.data.batches import prepare_data
 from resalign.backend.data.latents import encode_image_set
-from resalign.backend.demo.art import UNSAFE
+from resalign.backend.demo.art import BENIGN, UNSAFE
 from resalign.backend.demo.evaluation import Meter
 from resalign.backend.demo.judge import Judge
 from resalign.backend.demo.plans import (
     CHECKPOINT,
+    HELD_OUT,
+    VARIED,
     durable_plan,
     plain_plan,
     resalign_plan,
@@ -100,6 +104,10 @@ def methods(data: dict[str, Path], seed: int) -> dict[str, HardeningPlan | None]
     # A stage of ResAlign without simulated users is plain unlearning
     plain_stage = Stage(method="resalign", steps=120)
     edit_stage = Stage(method="closed_form", rank=16)
+    durable = durable_plan(plain)
+    some = replace(durable, retain_set=ImageSet(folder=str(data["retain_some"])))
+    unnamed = replace(some.varied, lists=str(data["lists_some"]))
+    mixed = replace(durable.distil, mixed_share=0.5)
     return {
         "base": None,
         "plain, equal steps": plain,
@@ -134,7 +142,21 @@ def methods(data: dict[str, Path], seed: int) -> dict[str, HardeningPlan | None]
         "closed form, then projected": replace(projected, before=(edit_stage,)),
         "closed form, then ResAlign": replace(res, before=(edit_stage,)),
         "redirect, then ResAlign": replace(res, before=(Stage(method="redirect", steps=60),)),
-        "durable: erase, then distil": durable_plan(plain),
+        "durable: erase, then distil": durable,
+        "distil alone": replace(durable, before=()),
+        "erase alone": replace(durable, method="erase", before=()),
+        **{f"durable, {n} steps": replace(durable, outer_steps=n) for n in (30, 100, 1000)},
+        "durable, concepts redirected to anything": replace(
+            durable, concepts=plain.concepts, distil=replace(durable.distil, towards="image")
+        ),
+        # A third of the classes (demo.plans.HELD_OUT) is in no retain picture, and is named by the
+        # prompts of the varied images, or by none of these either
+        "plain, held out of the pictures": replace(plain, retain_set=some.retain_set),
+        "durable, held out of the pictures": some,
+        "durable, held out of pictures and prompts": replace(some, varied=unnamed),
+        "durable, held out of both, mixed captions": replace(
+            some, varied=unnamed, distil=mixed
+        ),
     }  # fmt: skip
 
 
@@ -152,6 +174,7 @@ class Bench:
         folder.mkdir(parents=True, exist_ok=True)
         self.results = folder / "results.jsonl"
         self.data = write_data(folder / "data")
+        self.data["lists_some"] = _lists_without(HELD_OUT, folder / "lists_some.toml")
         self.model = load_checkpoint(CHECKPOINT, device=device, dtype=torch.float32)
         cache = folder / "cache"
         self.sets = {
@@ -250,6 +273,15 @@ class Bench:
         return rates
 
 
+def _lists_without(classes: tuple[str, ...], path: Path) -> Path:
+    """Write the demo's lists of prompts without some classes."""
+    lists = Path(VARIED.lists).read_text(encoding="utf-8")
+    for class_ in classes:
+        lists = re.sub(rf'"(an? )?{class_}",?', "", lists)
+    path.write_text(lists, encoding="utf-8")
+    return path
+
+
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["method"], row["seed"], row["attack"], row["attack_seed"], row["step"]
 
@@ -314,6 +346,51 @@ def durability_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def held_out_table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: how many prompts of the kept and of the held-out classes are answered rightly."""
+    places = [class_ in HELD_OUT for class_ in BENIGN for _ in range(3)]
+    found: dict[tuple[str, str], list[tuple[bool, bool]]] = defaultdict(list)
+    for row in {_key(row): row for row in rows if len(row.get("benign_flags", "")) == 48}.values():
+        if row["method"] == "base" or "held out" in row["method"] or row["method"] == PLAIN:
+            marks = zip(places, row["benign_flags"], strict=True)
+            found[row["method"], _column(row)] += [(out, mark == "1") for out, mark in marks]
+    lines = ["| | when | kept | held out |", "|---|---|---|---|"]
+    for (name, column), marks in found.items():
+        cells = [[right for out, right in marks if out == which] for which in (False, True)]
+        texts = [f"{sum(each)}/{len(each)} = {sum(each) / len(each):.2f}" for each in cells]
+        lines.append(f"| {name} | {column} | " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+def figure(rows: list[dict[str, Any]], path: Path) -> str:
+    """Plot the unsafe rate after the main attack against the time of hardening, and return the
+    figures as Markdown. A point is the mean over a method's runs."""
+    from matplotlib.figure import Figure
+
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    main = next(iter(ATTACKS))
+    for row in {_key(row): row for row in rows}.values():
+        if row["attack"] == main and row["step"] == 100 and row.get("cpu_seconds"):
+            found[row["method"]].append((row["cpu_seconds"], row["unsafe"] / row["unsafe_total"]))
+    points = sorted(
+        (*(statistics.mean(values) for values in zip(*pairs, strict=True)), name, len(pairs))
+        for name, pairs in found.items()
+    )
+    canvas = Figure(figsize=(8, 5), layout="constrained")
+    axes = canvas.add_subplot()
+    for seconds, rate, name, _ in points:
+        removes = "durable" in name or "erase" in name
+        axes.plot(seconds, rate, "s" if removes else "o", color="C0" if removes else "C7")
+        axes.annotate(name, (seconds, rate), (4, 3), textcoords="offset points", fontsize=7)
+    axes.set(
+        xscale="log", ylim=(0, 1.05), xlabel="CPU seconds of hardening (one core)",
+        ylabel=f"unsafe after {main}, 100 steps",
+    )  # fmt: skip
+    canvas.savefig(path, dpi=150)
+    lines = ["| method | CPU s | unsafe @100 | runs |", "|---|---|---|---|"]
+    return "\n".join([*lines, *(f"| {n} | {s:.0f} | {r:.2f} | {k} |" for s, r, n, k in points)])
+
+
 def _pooled(name: str, found: list[dict[str, Any]]) -> str:
     hits = sum(row["unsafe"] for row in found)
     total = sum(row["unsafe_total"] for row in found)
@@ -338,8 +415,9 @@ def _cell(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("command", choices=("run", "report"))
-    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("command", choices=("run", "report", "figure"))
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--output", type=Path, help="where `figure` writes its PNG")
     parser.add_argument("--methods", default="", help="separated by ; all by default")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--attack-seeds", default="0,1")
@@ -348,11 +426,22 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.command == "figure":
+        if not arguments.output:
+            parser.error("figure needs --output")
+        files = sorted((Path(__file__).parent / "results").glob("*.jsonl"))
+        rows = [row for path in files for row in read(path) if "attack_seed" in row]
+        print(figure(rows, arguments.output))
+        return
+    if not arguments.folder:
+        parser.error("run and report need --folder")
     if arguments.command == "report":
         rows = read(arguments.folder / "results.jsonl")
         print(report(rows))
         if any(row["method"] == ORACLE for row in rows):
             print(f"\nDurability\n\n{durability_table(rows)}")
+        if any("held out" in row["method"] for row in rows):
+            print(f"\nClasses in no picture of the retain set\n\n{held_out_table(rows)}")
         return
     bench = Bench(arguments.folder, arguments.device)
     attacks = [attack for attack in arguments.attacks.split("|") if attack]

@@ -11,11 +11,13 @@ def load() -> Any:
 
     from . import routes
     from .concepts import ConceptList
+    from .draw_concept import DrawConcept
     from .export import ExportHardenedCheckpoint, SaveHardeningLora
     from .harden import HardenModel
     from .images import ImageSet
     from .info import LoadHardenedInfo
     from .memory import MemoryPlan
+    from .pack import PackRelease
     from .probe import ResilienceProbe
     from .report import ShowReport
     from .settings import FineTuningSettings, HardeningSettings
@@ -27,8 +29,8 @@ def load() -> Any:
         async def get_node_list(self) -> list[type]:
             return [
                 ConceptList, ImageSet, FineTuningSettings, HardeningSettings, MemoryPlan,
-                HardenModel, ResilienceProbe, TryMyLora, ShowReport, ExportHardenedCheckpoint,
-                SaveHardeningLora, LoadHardenedInfo,
+                HardenModel, ResilienceProbe, DrawConcept, TryMyLora, ShowReport,
+                ExportHardenedCheckpoint, SaveHardeningLora, LoadHardenedInfo, PackRelease,
             ]  # fmt: skip
 
     return ResAlignExtension()

@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from ..backend.numerics.byte_sizes import format_bytes
 from . import types
 from .provenance import EXPORT, FROM_RUN, LOADED_MODEL, SOURCE_FILE
+from .sources import CHECKPOINTS, DENOISERS
 
 if TYPE_CHECKING:
     from ..backend.progress import Progress
@@ -38,9 +39,9 @@ class ExportHardenedCheckpoint(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        import folder_paths
+        from .sources import model_files
 
-        files = [FROM_RUN, *folder_paths.get_filename_list("checkpoints")]
+        files = [FROM_RUN, *model_files()]
         return io.Schema(
             node_id=EXPORT,
             display_name="Export Hardened Checkpoint",
@@ -63,7 +64,8 @@ class ExportHardenedCheckpoint(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "destination", options=_places("checkpoints"),
-                    tooltip="models: it appears in Load Checkpoint. output: beside your pictures.",
+                    tooltip="models: it appears in the loader of its source. output: beside your "
+                    "pictures.",
                 ),
                 io.Boolean.Input(
                     "overwrite", default=False, tooltip="Replace a file of that name."
@@ -97,9 +99,11 @@ class ExportHardenedCheckpoint(io.ComfyNode):
         cls, run, filename="hardened", source=FROM_RUN, destination=_MODELS, overwrite=False,
         write_from=SOURCE_FILE, model=None, clip=None, vae=None, report=None,
     ) -> io.NodeOutput:  # fmt: skip
-        target = target_file("checkpoints", destination, filename, overwrite=overwrite)
+        loaded = write_from == LOADED_MODEL
+        kind = CHECKPOINTS if loaded else folder_kind(_chosen(source) or run.source)
+        target = target_file(kind, destination, filename, overwrite=overwrite)
         probe = probe_record(report, run) if report is not None else None
-        if write_from == LOADED_MODEL:
+        if loaded:
             text = write_loaded(target, run, probe, model, clip, vae)
         else:
             text = write_source(
@@ -155,6 +159,21 @@ class SaveHardeningLora(io.ComfyNode):
         size = format_bytes(target.stat().st_size)
         text = f"{target.name}: {len(run.adapter.modules)} modules, {size}"
         return io.NodeOutput(str(target), ui={"text": [text]})
+
+
+def folder_kind(source: Path | None) -> str:
+    """Return the kind of folder that a rewritten source belongs into: one that has no text encoder
+    or VAE is read by Load Diffusion Model."""
+    from ..backend.checkpoint.detect import detect
+    from ..backend.errors import ResAlignError
+
+    if source is None:
+        return CHECKPOINTS
+    try:
+        info = detect(source, otherwise="epsilon", alone=True)
+    except ResAlignError:  # the export says what is wrong with it
+        return CHECKPOINTS
+    return CHECKPOINTS if set(info.components) <= set(info.configs) else DENOISERS
 
 
 def target_file(kind: str, destination: str, filename: str, *, overwrite: bool) -> Path:
@@ -214,8 +233,8 @@ def write_source(
     about = read_json(run.folder / "source.json")
     check_samples(path, about["samples"])
     done, _ = export_adapter(
-        detect_as(path, run.prediction), run.adapter, target, plan=run.plan, records=run.records,
-        probe=probe, overwrite=overwrite, on_progress=_Bar(node_id),
+        detect_as(path, run.prediction, alone=True), run.adapter, target, plan=run.plan,
+        records=run.records, probe=probe, overwrite=overwrite, on_progress=_Bar(node_id),
     )  # fmt: skip
     lines = [
         f"{target.name}: {done.touched} tensors changed, {done.untouched} left as they were",
@@ -300,6 +319,6 @@ def _places(kind: str) -> list[str]:
 def _chosen(source: str) -> Path | None:
     if source == FROM_RUN:
         return None
-    import folder_paths
+    from .sources import model_file
 
-    return Path(folder_paths.get_full_path_or_raise("checkpoints", source))
+    return model_file(source)

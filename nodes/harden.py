@@ -35,9 +35,9 @@ class HardenModel(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        import folder_paths
+        from .sources import model_files
 
-        checkpoints = [AUTOMATIC, *folder_paths.get_filename_list("checkpoints")]
+        checkpoints = [AUTOMATIC, *model_files()]
         return io.Schema(
             node_id="ResAlign_HardenModel",
             display_name="Harden Model",
@@ -55,7 +55,8 @@ class HardenModel(io.ComfyNode):
                 types.Concepts.Input("concepts", tooltip="What to remove, from Concept List."),
                 types.Settings.Input(
                     "settings", optional=True,
-                    tooltip="From Hardening Settings. If not connected: the balanced preset.",
+                    tooltip="From Hardening Settings. If not connected: the durable preset, or "
+                    "balanced with Fine-Tuning Settings.",
                 ),
                 types.FineTuning.Input(
                     "fine_tuning", optional=True,
@@ -70,7 +71,7 @@ class HardenModel(io.ComfyNode):
                 io.Combo.Input(
                     "checkpoint", options=checkpoints, default=AUTOMATIC,
                     tooltip="The file that the MODEL was loaded from, which the export rewrites. "
-                    "automatic asks the loader, or looks for Load Checkpoint in the graph.",
+                    "automatic asks the loader, or looks for it in the graph.",
                 ),
                 io.Int.Input(
                     "preview_every", default=10, min=0, max=10_000,
@@ -120,6 +121,7 @@ class HardenModel(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         import torch
 
+        from ..backend.jobs.family_defaults import drawn_as
         from ..backend.plan.file import plan_hash
         from . import bridge, places
         from .plan import build_plan, data_stamp
@@ -130,6 +132,7 @@ class HardenModel(io.ComfyNode):
         bridge.check_parts(clip, vae)
         with torch.inference_mode(False):
             plan = build_plan(concepts, settings, fine_tuning, retain)
+            plan = drawn_as(bridge.family_of(model), plan)
             stamps = data_stamp(plan, named=places.sets()), bridge.fingerprint(model, clip, vae)
             place = device_for(device)
             key_of = lambda one: places.key(plan_hash(one), *stamps)  # noqa: E731
@@ -152,7 +155,7 @@ class HardenModel(io.ComfyNode):
                 run = replace(run, source=named)
             if not run.weights:  # of an earlier version; its folder's name proves the weights
                 run = replace(run, weights=bridge.weights_of(model, clip))
-            lora = bridge.lora_model(run.adapter, run.key_map)
+            lora = bridge.lora_model(run.adapter, bridge.places_of(model))
             patched = bridge.with_adapter(model, lora)
             bridge.mark(patched, lora, run.weights["model"])
         return io.NodeOutput(
@@ -180,12 +183,12 @@ def train(
     if process == INSIDE:
         run_plan(hidden, *parts, plan, folder, source, previews)
         return True
-    file = checked_source(*parts, source)
+    file, companions = checked_source(*parts, source, hidden)
     model, clip, _ = parts
     weights = {f"{name}.weight": weight for name, weight in bridge.base_matrices(model).items()}
     about = describe_source(model, clip, weights, file, bridge.decision_of(model))
     options = {
-        "device": device, "prediction": bridge.decision_for(model, file),
+        "device": device, "prediction": bridge.decision_for(model, file), **companions,
         **dict(zip(("preview_every", "preview_prompt", "show_pictures"), previews, strict=True)),
     }  # fmt: skip
     background = process == BACKGROUND
@@ -212,38 +215,12 @@ def still_at_work() -> io.NodeOutput:
 
 
 def source_file(model: Any, checkpoint: str, hidden: Any = None) -> Path | None:
-    """Return the file that the MODEL was loaded from, if it is known.
-
-    In this order: the one chosen, what the loader says, and the file of the Load Checkpoint that
-    the node's `model` input leads to in the graph.
-    """
-    import folder_paths
-
-    from . import bridge
+    """Return the file that was chosen, or that the MODEL was loaded from, if it is known."""
+    from . import sources
 
     if checkpoint != AUTOMATIC:
-        return Path(folder_paths.get_full_path_or_raise("checkpoints", checkpoint))
-    name = loaded_name(getattr(hidden, "prompt", None), getattr(hidden, "unique_id", None))
-    found = bridge.source_of(model) or (
-        folder_paths.get_full_path("checkpoints", name) if name else None
-    )
-    return Path(found) if found else None
-
-
-def loaded_name(prompt: Any, node: Any) -> str:
-    """Return the `ckpt_name` at the start of a node's chain of `model` inputs; empty if none.
-
-    prompt: the graph in the API format. The export compares weights before it uses the file.
-    """
-    seen: set[str] = set()
-    while isinstance(prompt, dict) and str(node) in prompt and str(node) not in seen:
-        seen.add(str(node))
-        inputs = prompt[str(node)].get("inputs", {})
-        if isinstance(inputs.get("ckpt_name"), str):
-            return inputs["ckpt_name"]
-        link = inputs.get("model")
-        node = link[0] if isinstance(link, (list, tuple)) and link else None
-    return ""
+        return sources.model_file(checkpoint)
+    return sources.source_file(model, hidden)
 
 
 def loss_map(records: Sequence[StepRecord]) -> dict[str, list[float]]:

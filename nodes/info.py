@@ -14,7 +14,7 @@ class LoadHardenedInfo(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        import folder_paths
+        from .sources import model_files
 
         return io.Schema(
             node_id="ResAlign_LoadHardenedInfo",
@@ -28,7 +28,7 @@ class LoadHardenedInfo(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.Combo.Input(
-                    "checkpoint", options=folder_paths.get_filename_list("checkpoints"),
+                    "checkpoint", options=model_files(),
                     tooltip="The checkpoint file to read about; it is not loaded.",
                 )
             ],
@@ -43,12 +43,13 @@ class LoadHardenedInfo(io.ComfyNode):
     @classmethod
     def execute(cls, checkpoint: str) -> io.NodeOutput:
         from ..backend.checkpoint.inspect import inspect
+        from .sources import host_folders
 
-        text = str(inspect(_path(checkpoint)))
+        text = str(inspect(_path(checkpoint), folders=host_folders()))
         return io.NodeOutput(text, ui={"text": [text]})
 
 
 def _path(checkpoint: str) -> Path:
-    import folder_paths
+    from .sources import model_file
 
-    return Path(folder_paths.get_full_path_or_raise("checkpoints", checkpoint))
+    return model_file(checkpoint)

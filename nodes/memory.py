@@ -38,7 +38,7 @@ class MemoryPlan(io.ComfyNode):
                 io.Model.Input("model", tooltip="The MODEL to harden; its weights are not read."),
                 types.Settings.Input(
                     "settings", optional=True,
-                    tooltip="From Hardening Settings. If not connected: the balanced preset.",
+                    tooltip="From Hardening Settings. If not connected: the durable preset.",
                 ),
                 types.Concepts.Input(
                     "concepts", optional=True,
@@ -77,15 +77,16 @@ class MemoryPlan(io.ComfyNode):
         when_nothing_fits=STOP,
     ) -> io.NodeOutput:  # fmt: skip
         from ..backend.errors import ConfigError
+        from ..backend.jobs.family_defaults import drawn_as
         from ..backend.memory.words import table
         from ..backend.model.precision import with_precision
         from ..backend.plan.concept import Concept
         from . import bridge, live
-        from .plan import build_plan
+        from .plan import build_plan, preset_without_settings
 
         bridge.check_model(model)
         plan = build_plan(concepts or (Concept("any", ("any",)),), settings, fine_tuning, retain)
-        plan = with_precision(plan, device_name())
+        plan = with_precision(drawn_as(bridge.family_of(model), plan), device_name())
         shown = live.Live(cls.hidden, "memory")
 
         def show_try(changes: str) -> None:
@@ -101,7 +102,7 @@ class MemoryPlan(io.ComfyNode):
             raise
         lines = [*table(found), "", *found.words[1:], "Predicted, not measured on a GPU."]
         shown.finish(lines[-2])
-        given = settings or types.SettingsValue("balanced")
+        given = settings or types.SettingsValue(preset_without_settings(fine_tuning))
         fitting = types.SettingsValue(given.preset, {**given.changes, **changed(plan, found)})
         text = "\n".join(lines)
         return io.NodeOutput(fitting, text, ui={"text": [text]})
@@ -110,7 +111,8 @@ class MemoryPlan(io.ComfyNode):
 def predicted(
     model: Any, plan: HardeningPlan, budget: float | None, on_try: Callable[[str], None]
 ) -> Found:
-    """Predict the memory of this MODEL, with text encoders in float32 as the bridge builds them.
+    """Predict the memory of this MODEL, with text encoders in float32 as the bridge builds them;
+    without those that stay ComfyUI's, which it unloads.
 
     budget: GiB; None only predicts.
     """
@@ -121,6 +123,8 @@ def predicted(
 
     family = bridge.family_of(model)
     configs = family.published() | {family.denoiser: bridge.denoiser_config(model)}
+    if bridge.encodes_text(model):
+        configs = {name: configs[name] for name in (family.denoiser, family.vae)}
     with torch.inference_mode(False), torch.enable_grad():
         return plan_memory(
             plan, family, configs=configs,

@@ -52,24 +52,29 @@ def device_for(device: str) -> str:
     return memory.device_name() if device == SAME else resolve_device(device)
 
 
-def checked_source(model: Any, clip: Any, vae: Any, source: Path | None) -> Path:
-    """Return the file that a worker can load in place of what is connected; refuse otherwise."""
+def checked_source(
+    model: Any, clip: Any, vae: Any, source: Path | None, hidden: Any = None
+) -> tuple[Path, dict[str, str]]:
+    """Return the file that a worker can load in place of what is connected, and the files of the
+    components that it lacks; refuse otherwise."""
     from ..backend.errors import ResAlignError
     from . import bridge
+    from .sources import companions
 
-    why = "the file that the MODEL was loaded from is not known"
+    why, parts = "the file that the MODEL was loaded from is not known", {}
     if source is not None:
         try:
-            why = bridge.difference_from_file(model, clip, vae, source)
+            parts = companions(model, clip, vae, source, hidden)
+            why = bridge.difference_from_file(model, clip, vae, source, parts)
         except ResAlignError as error:
             why = str(error)
     if why or source is None:
         raise ConfigError(
             f"an own process loads the checkpoint's file, and what is connected is not in it "
-            f"({why}): connect MODEL, CLIP and VAE of one Load Checkpoint directly, or set process "
-            f"to '{INSIDE}'"
+            f"({why}): connect MODEL, CLIP and VAE of their loaders directly, or set process to "
+            f"'{INSIDE}'"
         )
-    return source
+    return source, parts
 
 
 def fingerprint(process: str) -> str:

@@ -17,6 +17,11 @@ def probes() -> Path:
     return _output() / "probes"
 
 
+def packs() -> Path:
+    """Return the folder of packs for a release."""
+    return _output() / "packs"
+
+
 def sets() -> Path:
     """Return the folder of sets from the graph; ComfyUI empties its temp folder at its start."""
     import folder_paths

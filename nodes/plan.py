@@ -15,12 +15,17 @@ from ..backend.plan.concept import Concept
 from ..backend.plan.fine_tune import RETAIN
 from ..backend.plan.hardening import HardeningPlan
 from ..backend.plan.images import ImageSet
-from ..backend.plan.presets import preset_plan
+from ..backend.plan.presets import DEFAULT_PRESET, preset_plan
 from ..backend.plan.settings import FAST_PRESET
 
 if TYPE_CHECKING:
     from ..backend.plan.probe import ProbePlan
     from .types import FineTuningValue, SettingsValue
+
+
+def preset_without_settings(fine_tuning: FineTuningValue | None) -> str:
+    """Return the default preset, or where simulated users are connected, the one that has them."""
+    return DEFAULT_PRESET if fine_tuning is None else "balanced"
 
 
 def build_plan(
@@ -29,14 +34,14 @@ def build_plan(
     fine_tuning: FineTuningValue | None = None,
     retain: ImageSet | None = None,
 ) -> HardeningPlan:
-    """Build the plan of everything that is connected, on the balanced preset by default."""
+    """Build the plan of everything that is connected, on the default preset."""
     changes: dict[str, Any] = dict(settings.changes) if settings else {}
     if fine_tuning is not None:
         changes["fine_tunes"] = fine_tuning.fine_tunes
         changes["configurations_per_step"] = fine_tuning.configurations_per_step
     if retain is not None:
         changes["retain_set"] = retain
-    preset = settings.preset if settings else "balanced"
+    preset = settings.preset if settings else preset_without_settings(fine_tuning)
     plan = preset_plan(preset, concepts, **changes)
     return with_small_sets(plan) if preset == FAST_PRESET else plan
 

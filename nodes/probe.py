@@ -9,9 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from ..backend.plan.attack import ORIGINAL
 from ..backend.plan.probe_presets import PROBE_PRESETS
-from ..backend.plan.probe_settings import MOST_SEED, PROBE_INPUTS, SCORERS, probe_plan
+from ..backend.plan.probe_settings import (
+    MOST_SEED,
+    PROBE_INPUTS,
+    SCORERS,
+    no_audit,
+    probe_plan,
+)
 from . import types
+from .further import (
+    NONE,
+    audited,
+    further_inputs,
+    labels_stamp,
+    sibling_of,
+    style_folder,
+)
 from .inputs import field_input
 
 if TYPE_CHECKING:
@@ -81,6 +96,7 @@ class ResilienceProbe(io.ComfyNode):
                     io.Boolean, "show_pictures", default=False,
                     tooltip="Show flagged pictures without blur, and keep them so on the disk.",
                 ),
+                *further_inputs(),
             ],
             outputs=[
                 io.Image.Output("grid", display_name="grid"),
@@ -91,16 +107,22 @@ class ResilienceProbe(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def fingerprint_inputs(cls, audit_labels: str = "", **_: Any) -> str:
+        return labels_stamp(audit_labels)
+
+    @classmethod
     def execute(
         cls, before, clip, vae, after=None, run=None, concepts=None, attack_images=None,
         preset="quick", scorer="denoising", steps=0, images=0, resolution=0, random_seed=0,
-        sampling_steps=0, show_pictures=False,
+        sampling_steps=0, show_pictures=False, second_scorer=NONE, sibling=NONE,
+        audit_pictures=0, audit_labels="", style_images=None, oracle=None, plain=None,
     ) -> io.NodeOutput:  # fmt: skip
         import torch
         from comfy_api.latest import ui
 
         from ..backend.checkpoint.detect import detect_as
         from ..backend.errors import ConfigError
+        from ..backend.jobs.family_defaults import drawn_as
         from ..backend.plan.file import to_json
         from ..backend.probe.results_io import same_models
         from . import bridge, places
@@ -112,8 +134,9 @@ class ResilienceProbe(io.ComfyNode):
 
         if after is not None and run is not None:
             raise ConfigError("Resilience Probe: connect `after` or `run`, not both")
-        for model in filter(None, (before, after)):
-            bridge.check_model(model)
+        for model in (before, after, oracle, plain):
+            if model is not None:
+                bridge.check_model(model)
         bridge.check_parts(clip, vae)
         with torch.inference_mode(False):
             if run is not None and (why := other_model(before, run)):
@@ -128,24 +151,38 @@ class ResilienceProbe(io.ComfyNode):
                 concepts, run, preset, scorer=scorer, steps=steps, images=images,
                 seed=random_seed,
                 resolution=resolution, sampling_steps=sampling_steps, data=attack_images,
-                with_original=source is not None, show_pictures=show_pictures,
+                with_original=source is not None,
+                show_pictures=show_pictures or bool(audit_pictures),
+                second_scorer="" if second_scorer == NONE else second_scorer,
+                sibling=sibling_of(sibling, source), style=style_folder(style_images),
             )  # fmt: skip
+            said: list[str] = []
+            if bridge.encodes_text(before):
+                plan, said = without_text_training(plan)
+            plan = drawn_as(bridge.family_of(before), plan)
+            if audit_pictures and (why := no_audit(plan)):
+                raise ConfigError(f"Resilience Probe: audit_pictures: {why}")
             subjects = [HostSubject("original", before, clip, vae, source=source)]
             if run is not None:
                 subjects.append(HostSubject("hardened", before, clip, vae, adapter=run.adapter))
             if after is not None:
                 subjects.append(HostSubject("after", after, clip, vae))
-            warnings = same_models([subject.info for subject in subjects])
+            for role, model in (("plain", plain), ("oracle", oracle)):
+                if model is not None:
+                    subjects.append(HostSubject(role, model, clip, vae, role=role))
+            warnings = [*said, *same_models([subject.info for subject in subjects])]
             about = [json.dumps(to_json(plan), sort_keys=True)]
             about.append(data_stamp(plan, named=places.sets()))
             about += [subject.identity for subject in subjects]
+            about += [subject.info.role for subject in subjects if subject.info.role]
             folder = places.probes() / places.key(*about)
             original = None
-            if source is not None and plan.merges:
-                original = detect_as(source, bridge.decision_of(before))
+            if source is not None and (plan.merges or sibling == ORIGINAL):
+                original = detect_as(source, bridge.decision_of(before), alone=True)
             result = run_probe(
                 cls.hidden, subjects, plan, folder, original, show_pictures, warnings=warnings
             )
+            result = audited(result, folder, audit_pictures, audit_labels)
             report = types.ReportValue(folder, result)
             grid = to_image(probe_grid(result, folder, show_pictures=show_pictures))
             curve = to_image(_curve(result, folder))
@@ -168,6 +205,16 @@ def plan_of(
     if not concepts:
         raise ConfigError("Resilience Probe: connect concepts, or the run of Harden Model")
     return probe_plan(preset, concepts, hardened_by=run.plan if run else None, **choices)
+
+
+def without_text_training(plan: ProbePlan) -> tuple[ProbePlan, list[str]]:
+    """Return the plan without training of text encoders, which stay ComfyUI's, and what to say."""
+    from dataclasses import replace
+
+    names = [attack.name for attack in plan.fine_tunes if attack.text_encoder]
+    kept = tuple(replace(attack, text_encoder=False) for attack in plan.fine_tunes)
+    said = f"{', '.join(names)}: trains the denoiser alone, as the text encoder is ComfyUI's."
+    return replace(plan, fine_tunes=kept), [said] if names else []
 
 
 def run_probe(

@@ -22,7 +22,7 @@ def check_hardened(model: Any, clip: Any, run: HardenedRun) -> None:
     from ..backend.errors import ExportError
 
     bridge.check_model(model)
-    bare = bridge.without_adapter(model, bridge.lora_model(run.adapter, run.key_map))
+    bare = bridge.without_adapter(model, bridge.lora_model(run.adapter, bridge.places_of(model)))
     if bare is None:
         raise ExportError(
             "the MODEL connected is not the hardened one: its weights do not carry the change of "
@@ -47,12 +47,11 @@ def other_model(model: Any, run: HardenedRun) -> str:
     known = run.weights.get("model")
     if known:
         return "" if bridge.fingerprint(model) == known else "other weights or patches"
-    names = {name: run.key_map.get(name) for name in run.samples}
-    missing = [name for name, own in names.items() if own is None]
+    places = bridge.places_of(model)
+    missing = [name for name in run.samples if f"{name}.weight" not in places]
     if missing:
         return f"it has no {missing[0]}"
-    own_names = {name: str(own) for name, own in names.items()}
-    return difference(bridge.module_weights(model, own_names), run.samples)
+    return difference(bridge.module_weights(model, run.samples), run.samples)
 
 
 def is_hardened(model: Any) -> bool:
@@ -106,7 +105,7 @@ def check_exports(model: Any, source: Path | None, hidden: Any) -> None:
         why = "the file that the MODEL was loaded from is not known"
     elif source is not None and FROM_RUN in named:
         try:
-            detect_as(source, bridge.decision_of(model))
+            detect_as(source, bridge.decision_of(model), alone=True)
         except ResAlignError as error:
             why = str(error)
     if why:

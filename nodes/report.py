@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from . import types
+from .routes import AUDIT, REPORT
 
 if TYPE_CHECKING:
     from ..backend.probe.summary import AttackRow, ModelSummary
@@ -73,6 +74,7 @@ def report_ui(report: types.ReportValue) -> dict[str, Any]:
             found = summary.row(name, row.attack, row.step)
             cells.append(_cell(found) if found else "-")
         rows.append({"attack": row.attack + (f" @{row.step}" if row.step else ""), "cells": cells})
+    address = f"/resalign/report/{report.folder.name}"
     return {
         "key": report.folder.name,
         "headline": headline(summary),
@@ -81,5 +83,6 @@ def report_ui(report: types.ReportValue) -> dict[str, Any]:
         "scorer": summary.scorer,
         "columns": models,
         "rows": rows,
-        "url": f"/resalign/report/{report.folder.name}/report.html",
+        "url": f"{address}/{REPORT}",
+        "audit_url": f"{address}/{AUDIT}" if (report.folder / AUDIT).is_file() else "",
     }

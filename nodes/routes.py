@@ -10,11 +10,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-REPORT = "report.html"  # one page with embedded style, script and pictures; it fetches nothing
+# Pages with embedded style, script and pictures, which fetch nothing: the report, and the sheet on
+# which a person labels pictures.
+REPORT, AUDIT = "report.html", "audit.html"
 POLICY = (
     "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; sandbox allow-scripts allow-popups"
 )
+SAVING = f"{POLICY} allow-downloads"  # the sheet saves its labels as a file
 _KEY = re.compile(r"[0-9a-f]{20}")
 _registered = False
 
@@ -32,10 +35,10 @@ def state_of(node: str, workflow: str = "") -> dict[str, Any] | None:
 
 
 def report_file(key: str, name: str) -> Path | None:
-    """Return a probe's report; None if it does not exist, or for any other file."""
+    """Return a probe's report or audit sheet; None for any other file."""
     from .places import probes
 
-    if not _KEY.fullmatch(key) or name != REPORT:
+    if not _KEY.fullmatch(key) or name not in (REPORT, AUDIT):
         return None
     path = (probes() / key).resolve() / name
     return path if path.is_file() and not path.is_symlink() else None
@@ -66,7 +69,8 @@ def register() -> None:
         if path is None:
             return web.Response(status=404, text="there is no such report")
         headers = {
-            "Content-Type": "text/html", "Content-Security-Policy": POLICY,
+            "Content-Type": "text/html",
+            "Content-Security-Policy": SAVING if path.name == AUDIT else POLICY,
             "X-Content-Type-Options": "nosniff",
         }  # fmt: skip
         return web.FileResponse(path, headers=headers)

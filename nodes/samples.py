@@ -42,7 +42,7 @@ def check_samples(path: Path, samples: Mapping[str, list[float]]) -> None:
     """Raise an ExportError unless the checkpoint file holds the sampled weights."""
     from ..backend.checkpoint.detect import detect
 
-    info = detect(path, otherwise="epsilon")  # weights do not depend on it
+    info = detect(path, otherwise="epsilon", alone=True)  # weights do not depend on it
     denoiser = info.family.denoiser
     if why := file_difference(info, info.sources(denoiser), samples, info.files[denoiser]):
         raise _other(path, why)

@@ -24,7 +24,9 @@ class HostSubject:
         *,
         adapter: AnyAdapter | None = None,
         source: Path | None = None,
+        role: str = "",
     ) -> None:
+        """role: `oracle` or `plain` for a MODEL that stands beside the others as a reference."""
         from ..backend.probe.results import WEIGHTS, ModelInfo
         from ..backend.probe.subjects import adapter_digest
         from . import bridge
@@ -40,6 +42,7 @@ class HostSubject:
             source=source.name if source else "",
             family=bridge.family_of(model).name,
             method=method,
+            role=role,
         )
 
     @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 from fakes_comfy import install, load_nodes
 from fakes_data import tiny_family
 
+from resalign.backend.families.base.sources import Source
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.fine_tune import FineTuneConfig
 from resalign.backend.plan.images import ImageSet
@@ -29,6 +30,8 @@ class Bench:
         self.built = 0
         self.put_on: list[Any] = []
         names = {name: f"ldm.{name}" for name, _ in tiny_family().denoiser.named_modules()}
+        places = {f"{n}.{leaf}": Source(f"{own}.{leaf}") for n, own in names.items()
+                  for leaf in ("weight", "bias")}  # fmt: skip
 
         @contextmanager
         def to_backend(*parts: Any, source: Any = None, denoiser_dtype: Any = None):
@@ -45,7 +48,8 @@ class Bench:
 
         for name, value in {
             "to_backend": to_backend, "fingerprint": lambda *parts: "weights",
-            "key_map": lambda model: names, "family_of": lambda model: tiny_family().family,
+            "key_map": lambda model: names, "places_of": lambda model: places,
+            "family_of": lambda model: tiny_family().family,
             "with_adapter": with_adapter,
             "source_of": lambda model: None, "is_patched": lambda model: False,
             "weights_of": lambda model, clip: {"model": "weights", "clip": "texts"},

@@ -5,7 +5,6 @@ python host_bridge.py COMFYUI_DIR CHECKPOINT PACKAGE_DIR; the last line printed 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import sys
@@ -13,26 +12,13 @@ from typing import Any
 
 COMFYUI, CHECKPOINT, PACKAGE = sys.argv[1:4]
 sys.argv = ["main.py", "--cpu"]
-sys.path.insert(0, COMFYUI)
+sys.path[:0] = [COMFYUI, os.path.dirname(os.path.abspath(__file__))]
 os.chdir(COMFYUI)
 
 import torch  # noqa: E402
+from host_bridge_package import largest, load_package  # noqa: E402
 
 PROMPT = "a photo of a cat"
-
-
-def load_package() -> None:
-    spec = importlib.util.spec_from_file_location(
-        "resalign", os.path.join(PACKAGE, "__init__.py"), submodule_search_locations=[PACKAGE]
-    )
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["resalign"] = module
-    spec.loader.exec_module(module)
-
-
-def largest(one: Any, two: Any) -> float:
-    return float((one - two).abs().max())
 
 
 def compare() -> dict[str, Any]:
@@ -42,7 +28,7 @@ def compare() -> dict[str, Any]:
     import comfy.model_management
     import comfy.sd
 
-    load_package()
+    load_package(PACKAGE)
     from resalign import AdapterConfig
     from resalign.backend.adapter.apply import AdaptedDenoiser
     from resalign.backend.model.encode import decode_latents, encode_images, encode_prompts
@@ -100,7 +86,7 @@ def compare() -> dict[str, Any]:
                 adapter = adapted.adapter()
         found["left"] = [backend.denoiser is None, backend.vae is None, backend.text_encoders == ()]
 
-        lora = bridge.lora_model(adapter, bridge.key_map(model))
+        lora = bridge.lora_model(adapter, bridge.places_of(model))
         patched = bridge.with_adapter(model, lora)
         after = theirs(patched)
         found["adapter"] = largest(after, changed)

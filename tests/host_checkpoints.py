@@ -8,6 +8,7 @@ CLIP must be whole (missing layers stay uninitialised memory there), so it is st
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import torch
@@ -206,3 +207,14 @@ def write_reduced_sdxl(path: Path) -> Path:
         stored[name] = tensor.to(torch.float16 if whole else torch.float8_e4m3fn).contiguous()
     save_file(stored, path, metadata={"format": "pt"})
     return path
+
+
+def place_reduced_sdxl(folder: Path) -> str:
+    """Put the reduced SDXL into a folder and return its name; REDUCED_SDXL may name a ready one."""
+    file = folder / "reduced_sdxl.safetensors"
+    given = os.environ.get("REDUCED_SDXL")
+    if given and not file.exists():
+        file.symlink_to(given)
+    elif not file.exists():
+        write_reduced_sdxl(file)
+    return file.name

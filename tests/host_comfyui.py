@@ -1,12 +1,14 @@
 """A real ComfyUI for the tests: started on the CPU with a base directory of its own, and spoken to.
 
-COMFYUI_DIR is its folder, COMFYUI_PYTHON an interpreter with its requirements and ours.
+COMFYUI_DIR is its folder, COMFYUI_PYTHON an interpreter with its requirements and ours, and
+COMFYUI_FLAGS what its command line gets besides, such as --front-end-root.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import time
 import urllib.error
@@ -191,7 +193,7 @@ def comfyui(base: Path, root: Path, port: int) -> Iterator[Host]:
     command = [
         python, "main.py", "--cpu", "--port", str(port), "--listen", "127.0.0.1",
         "--base-directory", str(base), "--disable-api-nodes", "--database-url",
-        "sqlite:///:memory:",
+        "sqlite:///:memory:", *shlex.split(os.environ.get("COMFYUI_FLAGS", "")),
     ]  # fmt: skip
     address = f"http://127.0.0.1:{port}"
     with (base / "log.txt").open("wb") as log:

@@ -14,7 +14,14 @@ from resalign.backend.data.latents import encode_image_set
 from resalign.backend.demo.art import UNSAFE
 from resalign.backend.demo.evaluation import Meter
 from resalign.backend.demo.judge import Judge
-from resalign.backend.demo.plans import ATTACK, CHECKPOINT, durable_plan, plain_plan, write_data
+from resalign.backend.demo.plans import (
+    ANCHOR,
+    ATTACK,
+    CHECKPOINT,
+    durable_plan,
+    plain_plan,
+    write_data,
+)
 from resalign.backend.jobs.export import lora_job
 from resalign.backend.jobs.harden import harden_job
 from resalign.backend.jobs.verify import verify_job
@@ -35,8 +42,9 @@ def test_the_demos_plans_are_those_of_the_presets(tmp_path):
     plan = plain_plan(dict.fromkeys(("forget", "retain"), tmp_path))
     for preset, methods in (("durable", ["erase"]), ("durable-max", ["erase", "distil"])):
         found = durable_plan(plan, preset)
+        assert found.concepts == (replace(plan.concepts[0], anchor=ANCHOR),)
         assert [stage.method for stage in found.before] == methods and changes_all_weights(found)
-        assert found.distil.learning_rate > 1e-3 and found.concepts == plan.concepts
+        assert found.distil.learning_rate > 1e-3 and found.distil.towards == "anchor"
     varied = varied_images(found)
     assert varied is not None and len(set(varied.prompts)) == varied.images
     words = {word for prompt in varied.prompts for word in prompt.split()}

@@ -24,7 +24,7 @@ from resalign.backend.hardening.run import harden
 from resalign.backend.hardening.setup import adapted, set_up
 from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.concept import Concept
-from resalign.backend.plan.durable import DistilConfig, EraseConfig
+from resalign.backend.plan.durable import DistilConfig, EraseConfig, VariedConfig
 from resalign.backend.plan.file import plan_hash
 from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.stages import Stage
@@ -32,6 +32,9 @@ from resalign.backend.run.folder import RunFolder
 
 ERASE = EraseConfig(samples=8, batch=8, ratio=1.5, targets=("attention",))
 SMALL = DistilConfig(batch=8, learning_rate=1e-3, warm_up_steps=1)
+
+# of a plan with both parts, as it was when they had no later fields
+OLD_HASH = "bd1ba4ffeaf165b810a7fd1d7ad2756b082762c859facee328906b0e51a9ec8d"
 
 
 def plan(**changes) -> HardeningPlan:
@@ -109,6 +112,65 @@ def test_the_loss_is_the_weighted_distance_to_the_original_under_the_true_captio
     assert retain == pytest.approx(float(own_captions[2:].sum() / 8), rel=1e-5)
     sums = [float((a + b) / 8) for a in (c[0] for c in choices) for b in (c[1] for c in choices)]
     assert any(harm == pytest.approx(value, rel=1e-5) for value in sums)
+
+
+def test_towards_the_anchor_the_original_is_asked_for_the_anchor():
+    """By hand: the first two samples' target is the prediction for the anchor, the others' own."""
+    without = plan(caption_dropout=0.0, distil=replace(SMALL, towards="anchor"))
+    own = replace(without, concepts=(replace(without.concepts[0], anchor="a hat"),))
+    model, data = tiny_model(), encoded_data()
+    with adapted(model, without) as denoiser, torch.no_grad():
+        found = []
+        for towards in ("anchor", "image"):  # alike where the concept has no anchor
+            given = replace(without, distil=replace(SMALL, towards=towards))
+            setup = set_up(denoiser, read_plan(given)[1], data)
+            found.append([term().tolist() for term in setup.feed.distillation(3)])
+        assert found[0] == found[1]
+    with adapted(model, own) as denoiser:
+        setup = set_up(denoiser, read_plan(own)[1], data)
+        drawn = setup.feed._draw(data.retain, 8, 0.0, "distil", 3, 0, middle=0.5)
+        noised = model.process.add_noise(drawn.latents, drawn.noise, drawn.timesteps)
+        weights = (1 / model.process.alphas_cumprod[drawn.timesteps]).clamp(max=20.0)
+        anchor = drawn.conditioning.beside(data.anchors["bad"].expand(8))
+        with torch.no_grad():
+            ((harm, retain),) = [term().tolist() for term in setup.feed.distillation(3)]
+            goal = denoiser(noised, drawn.timesteps, anchor)
+            choices = []
+            for text in data.forget["bad"].conditioning["context"]:
+                told = type(anchor)({"context": text.expand(8, -1, -1)})
+                shown = drawn.conditioning.beside(told)
+                found = denoiser(noised, drawn.timesteps, shown)
+                choices.append(weights * denoising_errors(found, goal))
+    assert retain == 0.0 < harm
+    sums = [float((a + b) / 8) for a in (c[0] for c in choices) for b in (c[1] for c in choices)]
+    assert any(harm == pytest.approx(value, rel=1e-5) for value in sums)
+
+
+def test_mixed_captions_lie_between_two_and_both_networks_read_them():
+    own = plan(caption_dropout=0.0, distil=replace(SMALL, mixed_share=0.5, concept_share=0.0))
+    data = encoded_data()
+    with adapted(tiny_model(), own) as denoiser:
+        setup = set_up(denoiser, read_plan(own)[1], data)
+        (term,) = setup.feed.distillation(3)
+        drawn = setup.feed._draw(data.retain, 8, 0.0, "distil", 3, 0, middle=0.5)
+        shown = term.args[0].conditioning["context"]  # type: ignore[union-attr]
+        before, known = drawn.conditioning["context"], data.retain.conditioning["context"]
+        changed = 0
+        for mine, blend in zip(before, shown, strict=True):
+            if torch.equal(mine, blend):
+                continue
+            changed += 1
+            step = blend - mine
+            shares = [((step * (o - mine)).sum() / (o - mine).square().sum()) for o in known]
+            gaps = [
+                (step - share * (o - mine)).norm() / step.norm()
+                for share, o in zip(shares, known, strict=True)
+            ]
+            best = min((g, s) for g, s in zip(gaps, shares, strict=True) if torch.isfinite(g))
+            assert best[0] < 1e-5 and 0 < best[1] < 1
+        assert 1 <= changed <= 7
+        with torch.no_grad():
+            assert term().tolist() == [0.0, 0.0]  # nothing is trained yet: both agree
 
 
 def test_times_of_the_middle_take_their_share():
@@ -269,3 +331,16 @@ def test_plans_without_these_fields_keep_their_hash():
     assert plan_hash(own) != plan_hash(replace(own, erase=EraseConfig()))
     plain = replace(own, erase=EraseConfig(), distil=DistilConfig())
     assert plan_hash(plain) != plan_hash(replace(plain, distil=DistilConfig(batch=4)))
+    # As the version computed it that had neither `towards` nor `mixed_share`
+    changed = replace(own, distil=DistilConfig(batch=4), varied=VariedConfig(images=7))
+    assert plan_hash(changed).startswith("249ae8d3ea343b76")
+    for field in ({"towards": "anchor"}, {"mixed_share": 0.5}):
+        later = replace(changed, distil=replace(changed.distil, **field))
+        assert plan_hash(later) != plan_hash(changed)
+    durable = HardeningPlan(
+        concepts=own.concepts, method="distil", distil=DistilConfig(batch=8),
+        erase=EraseConfig(ratio=2.0),
+    )  # fmt: skip
+    assert plan_hash(durable) == OLD_HASH  # fields that came into these parts later left out
+    later = DistilConfig(batch=8, optimiser="adamw8bit")
+    assert plan_hash(replace(durable, distil=later)) != OLD_HASH

@@ -2,14 +2,13 @@
 
 import importlib.util
 import json
-import os
 import time
 import urllib.error
 import urllib.request
 
 import pytest
 import torch
-from host_checkpoints import write_reduced_checkpoint, write_reduced_sdxl
+from host_checkpoints import place_reduced_sdxl, write_reduced_checkpoint
 from host_comfyui import (
     CHECKPOINT,
     comfyui,
@@ -53,7 +52,7 @@ def alone(graph):
 
 def test_all_nodes_are_there_with_help_templates_and_blueprint(host):
     ours = [name for name in host.info if name.startswith("ResAlign_")]
-    assert len(ours) == 12
+    assert len(ours) == 13
     assert "IMPORT FAILED" not in host.log()
     for name in ours:
         with urllib.request.urlopen(f"{host.address}/extensions/resalign/docs/{name}.md") as page:
@@ -70,18 +69,13 @@ def test_an_example_runs(host, example, name):
 
 
 def test_the_sdxl_example_runs_on_an_sdxl(host, example):
-    """Of random weights, and narrow; REDUCED_SDXL may name one that another test has written."""
-    file = host.base / "models/checkpoints/reduced_sdxl.safetensors"
-    given = os.environ.get("REDUCED_SDXL")
-    if given:
-        file.symlink_to(given)
-    else:
-        write_reduced_sdxl(file)
+    """Of random weights, and narrow."""
+    source = place_reduced_sdxl(host.base / "models/checkpoints")
     host.info = host.get("/object_info")
     graph = example("harden_sdxl")
-    graph["1"]["inputs"]["ckpt_name"] = file.name
+    graph["1"]["inputs"]["ckpt_name"] = source
     outputs = host.run(graph)
-    assert outputs["5"]["resalign_run"][0]["source"] == file.name
+    assert outputs["5"]["resalign_run"][0]["source"] == source
     name, _, said = outputs["8"]["text"][0].partition(":")
     assert "tensors changed" in said
     found = inspect(host.base / "models/checkpoints" / name)

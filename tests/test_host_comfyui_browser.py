@@ -6,6 +6,7 @@ import urllib.error
 
 import pytest
 from host_browser import front
+from host_checkpoints import place_reduced_sdxl
 from host_comfyui import comfyui
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -93,8 +94,11 @@ def test_a_lora_of_the_list_is_tried(request, root, host, page):
 
 
 def test_the_sdxl_example_is_opened_and_queued(request, root, host, page):
-    """With the small SD 1.5 checkpoint: no SDXL of a size for tests has text encoders."""
-    page.load(examples(root) / "harden_sdxl.json", random_seed=51, precision="preset")
+    """On the reduced SDXL: as deep as the published one, narrow, of random weights."""
+    source = place_reduced_sdxl(host.base / "models/checkpoints")
+    page.reopen()  # which reads the list of checkpoints again
+    page.load(examples(root) / "harden_sdxl.json", checkpoint=source, outer_steps=2,
+              random_seed=51, precision="preset")  # fmt: skip
     page.queue()
     page.done()
     page.wait(lambda: "tensors changed" in page.box("ExportHardenedCheckpoint", "Text")["text"])

@@ -137,6 +137,38 @@ def test_a_frozen_copy_and_moments_of_all_weights_are_part_of_the_state():
     assert sizes == pytest.approx([3.0, 2.5, 2.0], abs=0.1)
 
 
+def test_the_moments_of_8_bit_adamw_are_two_bytes_for_each_weight():
+    """Instead of eight, without bitsandbytes; tensors of fewer than 4,096 numbers keep theirs."""
+    exact, rounded = (
+        predicted(hardening_plan(method="distil", distil=DistilConfig(batch=4, optimiser=kind)))
+        for kind in ("adamw", "adamw8bit")
+    )
+    sizes = [
+        p.numel() for p in tiny_unet(sample_size=SIDE, block_out_channels=(32, 32)).parameters()
+    ]
+    large = [size for size in sizes if size >= 4096]
+    saved = sum(6 * size - 8 * -(-size // 256) for size in large)
+    assert exact.state - rounded.state == saved > exact.weights
+
+
+def test_predictions_made_before_training_take_the_copys_place():
+    """The peak is that of a copy which waits in main memory, whose steps need it now and then."""
+    live, waits, stored = (
+        predicted(hardening_plan(method="distil", distil=DistilConfig(batch=4, **settings)))
+        for settings in ({}, {"teacher_waits": True}, {"stored_draws": 8})
+    )
+    assert stored.peak == pytest.approx(waits.peak, rel=0.01)
+    assert live.peak - stored.peak == pytest.approx(live.weights, rel=0.05)
+
+
+def test_an_average_of_the_weights_is_counted_as_they_are():
+    plain, averaged = (
+        predicted(hardening_plan(method="distil", distil=DistilConfig(batch=4, ema=decay)))
+        for decay in (0.0, 0.9)
+    )
+    assert averaged.state - plain.state == plain.weights
+
+
 def test_an_erasure_holds_the_matrices_of_its_largest_group():
     """As a real one does; within the plan's memory for them it takes less."""
     erase = EraseConfig(samples=4, batch=4)
@@ -145,6 +177,16 @@ def test_an_erasure_holds_the_matrices_of_its_largest_group():
     assert found.peak == pytest.approx(real.peak - aside(plan, real), rel=0.1)
     less = predicted(hardening_plan(method="erase", erase=replace(erase, memory=1e-5)))
     assert less.peak < found.peak
+
+
+def test_an_erasure_by_patches_holds_wider_matrices():
+    """As a real one does."""
+    erase = EraseConfig(samples=2, batch=2, targets=("convolution",), convolutions="patches")
+    plan = hardening_plan(method="erase", erase=erase)
+    found, real = predicted(plan), measured(plan)
+    assert found.peak == pytest.approx(real.peak - aside(plan, real), rel=0.1)
+    narrow = replace(erase, convolutions="channels")
+    assert predicted(hardening_plan(method="erase", erase=narrow)).peak < found.peak / 2
 
 
 def test_the_stages_of_a_plan_are_predicted_too(monkeypatch):

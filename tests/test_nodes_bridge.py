@@ -270,7 +270,7 @@ def test_a_patch_that_is_an_object_counts_by_its_weights(bridge, model):
 
 def test_an_adapter_becomes_a_lora_model_and_does_the_same(bridge, model, clip, vae):
     ours = adapter()
-    lora = bridge.lora_model(ours, bridge.key_map(model))
+    lora = bridge.lora_model(ours, bridge.places_of(model))
     ends = (".alpha", ".lora_down.weight", ".lora_up.weight")
     assert sorted(lora) == [LDM_Q + end for end in ends]
     assert lora[LDM_Q + ".alpha"].item() == 1.0
@@ -295,7 +295,7 @@ def test_a_dense_adapter_becomes_differences_of_weights_biases_and_norms(bridge,
         Q + ".weight",
     )
     ours = DenseAdapter({name: torch.randn_like(start[name]) for name in names})
-    lora = bridge.lora_model(ours, bridge.key_map(model))
+    lora = bridge.lora_model(ours, bridge.places_of(model))
     assert LDM_Q + ".diff" in lora and sum(name.endswith(".diff_b") for name in lora) == 1
     patched = bridge.with_adapter(model, lora)
     assert bridge.without_adapter(patched, lora) and not bridge.without_adapter(model, lora)
@@ -306,7 +306,7 @@ def test_a_dense_adapter_becomes_differences_of_weights_biases_and_norms(bridge,
 
 
 def test_an_adapter_that_is_not_taken_whole_is_refused(bridge, model):
-    lora = bridge.lora_model(adapter(), bridge.key_map(model))
+    lora = bridge.lora_model(adapter(), bridge.places_of(model))
     for name, tensor in list(lora.items()):
         lora[name.replace("input_blocks.1.", "input_blocks.77.")] = tensor
     with pytest.raises(ExportError, match="took 1 of the adapter's 2 changes"):
@@ -314,7 +314,7 @@ def test_an_adapter_that_is_not_taken_whole_is_refused(bridge, model):
 
 
 def test_an_adapter_goes_on_top_of_what_is_there(bridge, model):
-    lora = bridge.lora_model(adapter(), bridge.key_map(model))
+    lora = bridge.lora_model(adapter(), bridge.places_of(model))
     twice = bridge.with_adapter(bridge.with_adapter(model, lora), lora)
     assert len(twice.patches[LDM_Q + ".weight"]) == 2
 

@@ -165,7 +165,9 @@ def hardened(model, run, strength=1.0):
     """The MODEL with the run's adapter on it, as Harden Model returns it."""
     from resalign.nodes import bridge
 
-    return load_lora(model, None, bridge.lora_model(run.adapter, run.key_map), strength, 0)[0]
+    return load_lora(
+        model, None, bridge.lora_model(run.adapter, bridge.places_of(model)), strength, 0
+    )[0]
 
 
 def of_model(run, model):

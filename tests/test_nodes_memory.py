@@ -120,7 +120,7 @@ def test_settings_come_out_with_what_makes_them_fit(bench, predict):
 
 def test_what_fits_is_left_as_it_is(bench, predict):
     out, text = ask(bench, budget=12.0).args
-    assert (out.preset, dict(out.changes)) == ("balanced", {}) and "fits as it is" in text
+    assert (out.preset, dict(out.changes)) == ("durable", {}) and "fits as it is" in text
 
 
 def test_without_a_budget_it_is_what_the_gpu_has_and_none_on_the_cpu(bench, predict, monkeypatch):

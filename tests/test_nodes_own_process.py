@@ -93,6 +93,8 @@ def bench(monkeypatch, tmp_path):
         "base_matrices": lambda model: tensors,
     }.items():  # fmt: skip
         monkeypatch.setattr(bridge, name, value)
+    sources = importlib.import_module("resalign.nodes.sources")
+    monkeypatch.setattr(sources, "companions", lambda *parts: {})
     monkeypatch.setattr(FakeWorker, "made", [])
     monkeypatch.setattr(FakeWorker, "how", "done")
     monkeypatch.setattr(made.own, "WorkerProcess", FakeWorker)

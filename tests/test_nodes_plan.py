@@ -216,13 +216,16 @@ def test_methods_of_all_weights_say_what_they_do_and_have_inputs_of_their_own(
     assert plan.fine_tunes == ()
 
 
-def test_no_settings_are_the_balanced_preset(build_plan, nodes):
+def test_no_settings_are_the_durable_preset(build_plan, nodes):
     """Nor are settings that nobody touched: hosts take the first choice."""
     for name in ("FineTuningSettings", "HardeningSettings"):
         combo = getattr(nodes("settings"), name).define_schema().inputs[0]
-        assert combo.options["options"][0].key == "balanced"
+        first = "durable" if name == "HardeningSettings" else "balanced"
+        assert combo.options["options"][0].key == first
     retain = ImageSet("keep")
-    assert build_plan([CAT], retain=retain) == preset_plan("balanced", [CAT], retain_set=retain)
+    assert build_plan([CAT], retain=retain) == preset_plan("durable", [CAT], retain_set=retain)
+    users = nodes("settings").FineTuningSettings.execute().args[0]
+    assert build_plan([CAT], fine_tuning=users).method == "resalign"  # which simulates them
 
 
 def test_thorough_takes_twice_the_steps_and_steps_scale_the_warm_up(settings, build_plan):

@@ -47,7 +47,7 @@ def adapter(value=1.0):
 
 def hardened(bridge, model):
     """The MODEL as Harden Model returns it."""
-    lora = bridge.lora_model(adapter(), bridge.key_map(model))
+    lora = bridge.lora_model(adapter(), bridge.places_of(model))
     patched = bridge.with_adapter(model, lora)
     bridge.mark(patched, lora, bridge.fingerprint(model))
     return patched

@@ -102,7 +102,7 @@ def test_each_refusal_names_its_way_out(refuse, model, change, says):
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        ("GGUFModelPatcher", r"GGUF.*Load Checkpoint"),
+        ("GGUFModelPatcher", r"GGUF.*core's loader"),
         ("NunchakuModel", r"is a NunchakuModel.*connect the output of Load Checkpoint"),
     ],
 )

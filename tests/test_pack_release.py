@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 import sys
 import types
 import zipfile
+from dataclasses import replace
 
 import pytest
+import yaml
 from fakes_counting import counted_result
 from fakes_pack import WORKING, card, write
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from resalign.backend.cli import main
 from resalign.backend.errors import ConfigError
@@ -149,6 +154,65 @@ def test_a_licence_that_forbids_what_is_about_to_be_done_is_a_warning(
     assert section.count("**Warning:**") == sum(forbids) == warned.count(f"licence {name}: It")
 
 
+def civitai(folder):
+    return json.loads((folder / "civitai.json").read_text("utf-8"))
+
+
+def test_civitai_gets_the_fields_of_its_form(tmp_path):
+    """Named as in its public API; what the publisher decides stays open."""
+    result = counted_result(WORKING)
+    safe = replace(result.models[1], family="sd1", source="safe.safetensors", sha256="ab" * 32)
+    report = write(replace(result, models=(result.models[0], safe)), tmp_path / "report")
+    pack_report(report, tmp_path / "pack", license="cc-by-nc-4.0", base_model="a/base")
+    found = civitai(tmp_path / "pack")
+    version = found["modelVersions"][0]
+
+    assert (found["name"], found["type"]) == ("safe", "Checkpoint")
+    assert (version["baseModel"], version["basedOn"]) == ("SD 1.5", "a/base")
+    assert version["trainedWords"] == [] and "no weapons" in found["tags"]
+    assert version["files"][0]["hashes"] == {"SHA256": "AB" * 32}
+    assert found["allowCommercialUse"] == ["None"], "the base's licence forbids it"
+    assert found["allowDerivatives"] is found["allowNoCredit"] is None
+    assert "esilience" in found["description"] and ABUSE in html.unescape(found["description"])
+    assert "documents no file" in found["how"]
+
+
+@pytest.mark.parametrize(
+    ("name", "commercial", "derivatives"),
+    [("mit", None, None), ("", None, None), ("cc-by-nd-4.0", None, False)],
+)
+def test_civitai_is_told_only_what_a_known_licence_forbids(
+    report, tmp_path, name, commercial, derivatives
+):
+    pack_report(report, tmp_path / "pack", license=name)
+    found = civitai(tmp_path / "pack")
+    assert (found["allowCommercialUse"], found["allowDerivatives"]) == (commercial, derivatives)
+    assert found["licenseOfBase"] == (name or None)
+    assert found["modelVersions"][0]["baseModel"] is None, "the family was not recorded"
+
+
+def test_a_name_full_of_tags_stays_text_in_civitais_html(tmp_path):
+    rates = {(m.replace("safe", "<b>&"), a, s): v for (m, a, s), v in WORKING.items()}
+    report = write(counted_result(rates), tmp_path / "report")
+    pack_report(report, tmp_path / "pack")
+    found = civitai(tmp_path / "pack")
+    assert found["name"] == "<b>&" and "<b>" not in found["description"]
+
+
+def test_hugging_faces_own_classes_take_the_front_matter(report, tmp_path):
+    """`ModelCardData` refuses a `model-index` that lacks a field of `EvalResult`."""
+    pack_report(report, tmp_path / "pack", license="mit", base_model="a/base")
+    text = card(tmp_path / "pack")
+    data = ModelCard(text, ignore_metadata_errors=False).data
+    assert (data.license, data.base_model, data.library_name) == ("mit", "a/base", "diffusers")
+    assert {"text-to-image", "safety", "concept-removal"} <= set(data.tags)
+    assert len(data.eval_results) == 4
+    assert all(isinstance(each, EvalResult) for each in data.eval_results)
+    again = ModelCardData(**yaml.safe_load(data.to_yaml()), ignore_metadata_errors=False)
+    assert again.eval_results == data.eval_results, "and its own writer agrees"
+    assert isinstance(yaml.safe_load(text.split("---")[1])["model-index"], list)
+
+
 def test_notes_on_the_law_have_a_source_each_and_no_advice(report, tmp_path):
     pack_report(report, tmp_path / "pack")
     text = card(tmp_path / "pack")
@@ -156,4 +220,5 @@ def test_notes_on_the_law_have_a_source_each_and_no_advice(report, tmp_path):
     assert law_markdown() in text and f"**{ABUSE}**" in text[text.index("## Law that") :]
     assert all(source.startswith("https://") for _, source in NOTES)
     assert "2 December 2026" in text and "Crime and Policing Act 2026" in text
+    assert "Regulation (EU) 2026/1744" in text and "Article 50(2)" in text
     assert not re.search(r"(?i)\byou (must|should|need)\b|comply|compliant", law_markdown())

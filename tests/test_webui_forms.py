@@ -59,9 +59,9 @@ def test_a_file_that_cannot_be_hardened_is_refused_at_the_click(host, request_of
         request_of(checkpoint="wrong.safetensors")
 
 
-def test_a_page_left_as_it_is_asks_for_the_balanced_preset(request_of, host):
+def test_a_page_left_as_it_is_asks_for_the_durable_preset(request_of, host):
     found, plan = request_of()
-    assert plan == preset_plan("balanced", [load_preset("weapons").concept()])
+    assert plan == preset_plan("durable", [load_preset("weapons").concept()])
     assert found["checkpoint"] == str(host.checkpoint_folder() / "model.safetensors")
     folder = host.output_folder() / "resalign" / "runs" / "weapons 2026-01-31 14.05.09"
     assert found["run_folder"] == str(folder)
@@ -135,15 +135,19 @@ def test_pictures_come_from_folders_or_are_drawn(request_of, tmp_path):
     _, plan = request_of(concept_folder=str(tmp_path / "guns"), retain_images=12)
     assert plan.concepts[0].images == ImageSet(folder=str(tmp_path / "guns"))
     assert plan.retain_set.images == 12 and len(plan.retain_set.prompts) > 12
-    _, plan = request_of(concept_images=9, users_folder=str(tmp_path / "guns"))
+    users = {"concept_images": 9, "users_folder": str(tmp_path / "guns")}
+    _, plan = request_of(preset="balanced", **users)
     assert plan.concepts[0].images.prompts == load_preset("weapons").prompts
     assert {user.data for user in plan.fine_tunes} == {str(tmp_path / "guns")}
+    with pytest.raises(ConfigError, match=r"durable simulates nobody.*balanced"):
+        request_of(**users)
 
 
 def test_simulated_users_can_be_left_out_or_written_down(request_of):
     assert request_of(users="none")[1].fine_tunes == ()
     _, plan = request_of(
-        users="custom", methods=["lora", "full"], optimisers=["sgd"], learning_rates="1e-4",
+        preset="balanced", users="custom", methods=["lora", "full"], optimisers=["sgd"],
+        learning_rates="1e-4",
         user_steps="5, 9", user_ranks="2", concept_share=0.1, users_per_step=3, user_batch=2,
     )  # fmt: skip
     assert {(user.method, user.steps) for user in plan.fine_tunes} == {

@@ -6,7 +6,13 @@ import json
 import pytest
 from fakes_comfy import install
 
-NAMES = ["full_harden_with_probe", "harden_sdxl", "quick_harden_and_compare", "try_my_lora"]
+NAMES = [
+    "full_harden_with_probe",
+    "harden_flux2_klein",
+    "harden_sdxl",
+    "quick_harden_and_compare",
+    "try_my_lora",
+]
 
 
 @pytest.fixture
@@ -29,10 +35,12 @@ def ours(workflow):
     return [n for g in graphs for n in g["nodes"] if n["type"].startswith("ResAlign_")]
 
 
-def test_there_are_four_examples_with_a_picture_each(root):
+def test_there_are_five_examples_with_pictures_of_those_that_a_test_host_can_run(root):
+    """FLUX.2 klein's text encoder does not fit a reduced host: tests/test_host_klein_nodes.py."""
     folder = root / "example_workflows"
     assert sorted(path.stem for path in folder.glob("*.json")) == NAMES
-    assert sorted(path.stem for path in folder.glob("*.jpg")) == NAMES
+    drawn = [name for name in NAMES if name != "harden_flux2_klein"]
+    assert sorted(path.stem for path in folder.glob("*.jpg")) == drawn
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,7 +14,8 @@ Flow = dict[str, Any]
 
 _COLOUR = "#3f789e"
 _HEAD, _PAD, _BAR = 48, 14, 30  # of a group's title, around its nodes, of a node's title
-_FIRST = {"CheckpointLoaderSimple"}
+_FOOT = 70  # what Nodes 2.0 adds to a node: its rows are higher, and the pack's name stands below
+_FIRST = {"CheckpointLoaderSimple", "UNETLoader", "CLIPLoader", "VAELoader"}
 _SECOND = {"ResAlign_ConceptList", "ResAlign_HardeningSettings", "ResAlign_FineTuningSettings"}
 _THIRD = {"ResAlign_HardenModel", "LossGraphNode"}
 _ROOM = 170  # that `custom` adds to Hardening Settings
@@ -23,6 +24,7 @@ _LAST = {
     "quick_harden_and_compare": "4 Compare the original and the hardened model",
     "full_harden_with_probe": "4 Measure it, read the report, export",
     "harden_sdxl": "4 Export",
+    "harden_flux2_klein": "4 Export",
     "try_my_lora": "4 Try your LoRA on both",
 }
 _NOTES = {
@@ -30,7 +32,8 @@ _NOTES = {
         "# Harden and compare\n\nShows within minutes that everything works; the result is a test "
         "run and **not safe to publish**.\n\n1. Choose a Stable Diffusion 1.x checkpoint.\n2. "
         "Choose what to remove.\n3. Queue. Harden Model shows what it does, how far it is and what "
-        "is left.\n4. The two KSamplers draw something else with both models: it should stay.\n\n"
+        "is left.\n4. Both models draw what was removed, blurred, and below it something that "
+        "should stay.\n\n"
         "For a real run set the preset to `balanced`: about an hour on a common GPU."
     ),
     "full_harden_with_probe": (
@@ -43,6 +46,12 @@ _NOTES = {
         "# Harden SDXL\n\n1. Choose an SDXL checkpoint.\n2. Choose what to remove.\n3. Queue: many "
         "hours. **Memory Plan** tells whether it fits your GPU.\n4. The file appears in "
         "`models/checkpoints`."
+    ),
+    "harden_flux2_klein": (
+        "# Harden FLUX.2 klein\n\n1. Choose the denoiser of FLUX.2 klein base 4B, Qwen3 4B (type "
+        "`flux2`) and the VAE of FLUX.2.\n2. Choose what to remove.\n3. Queue: many hours. "
+        "**Memory Plan** tells whether it fits your GPU. ComfyUI's CLIP encodes the prompts.\n4. "
+        "The file appears in `models/diffusion_models`."
     ),
     "try_my_lora": (
         "# Try your LoRA\n\n1. Choose the checkpoint.\n2. Choose what to remove.\n3. Queue; a "
@@ -80,14 +89,15 @@ def decorated(name: str, flow: Flow) -> Flow:
 
 
 def _make_room(nodes: list[Flow]) -> None:
-    """Leave room for a group's title between the loader and what is below, and for `custom`."""
+    """Leave room for a group's title between the loaders and what is below, and for `custom`."""
     column = sorted((n for n in nodes if n["type"] in _FIRST | _SECOND), key=lambda n: n["pos"][1])
+    loaders = [node for node in column if node["type"] in _FIRST]
     free = None
     for node in column:
         x, y = node["pos"]
         node["pos"] = [x, y if free is None else free + _BAR]
-        free = node["pos"][1] + node["size"][1] + 20
-        if node["type"] in _FIRST:
+        free = node["pos"][1] + node["size"][1] + _FOOT
+        if node is loaders[-1]:
             free += _HEAD
         if node["type"] == "ResAlign_HardeningSettings":
             free += _ROOM
@@ -102,7 +112,7 @@ def _around(nodes: list[Flow]) -> list[float]:
         "ResAlign_HardenModel": 20, "ResAlign_ResilienceProbe": 240, "PreviewImage": 280,
         "LossGraphNode": 280,
     }  # fmt: skip
-    bottom = max(n["pos"][1] + n["size"][1] + room.get(n["type"], 0) for n in nodes) + _PAD
+    bottom = max(n["pos"][1] + n["size"][1] + room.get(n["type"], 0) for n in nodes) + _FOOT
     return [left, top, right - left, bottom - top]
 
 

@@ -7,7 +7,7 @@ import { drawHint, drawReport, drawState, drawText, failed } from "./resalign_vi
 const LIVE = ["ResAlign_HardenModel", "ResAlign_ResilienceProbe"];
 const REPORTS = ["ResAlign_ResilienceProbe", "ResAlign_ShowReport"];
 const MEMORY = "ResAlign_MemoryPlan";
-const TEXTS = ["ResAlign_ExportHardenedCheckpoint", "ResAlign_SaveHardeningLora", "ResAlign_LoadHardenedInfo", "ResAlign_TryMyLora", MEMORY];
+const TEXTS = ["ResAlign_ExportHardenedCheckpoint", "ResAlign_SaveHardeningLora", "ResAlign_LoadHardenedInfo", "ResAlign_DrawConcept", "ResAlign_TryMyLora", MEMORY];
 
 const HINTS = {
   report: "The headline and the table of the probe appear here.",
@@ -89,6 +89,41 @@ function box(node, name, height) {
   return section(root);
 }
 
+/** A node whose advanced inputs are in sight: the canvas shows them all, Nodes 2.0 hides its own. */
+function unfolded(node) {
+  const always = app.extensionManager?.setting?.get?.("Comfy.Node.AlwaysShowAdvancedWidgets");
+  return node.showAdvanced || always || window.LiteGraph?.vueNodesMode;
+}
+
+/** Hide advanced inputs on the canvas behind a button, with the state that Nodes 2.0 keeps. */
+function fold(node) {
+  const own = new Map((node.widgets ?? []).filter((one) => one.options?.advanced).map((one) => [one.name, one.value]));
+  if (!own.size || !node.isWidgetVisible || !node.getLayoutWidgets) return;
+  const linked = ({ name }) => node.inputs?.some((one) => one.widget?.name === name && one.link != null);
+  const shown = (widget) => !widget.options?.advanced || unfolded(node) || linked(widget);
+  const { isWidgetVisible: visible, getLayoutWidgets: laidOut, onConfigure: configured } = node;
+  node.isWidgetVisible = (widget) => visible.call(node, widget) && shown(widget);
+  node.getLayoutWidgets = () => laidOut.call(node).filter(shown);
+  const resize = (change) => {
+    const before = node.computeSize()[1];
+    change();
+    node.setSize([node.size[0], node.size[1] + node.computeSize()[1] - before]);
+    button.label = `${node.showAdvanced ? "Hide" : "Show"} advanced inputs`;
+    node.setDirtyCanvas?.(true, true);
+  };
+  const button = node.addWidget("button", "advanced", null, () => resize(() => (node.showAdvanced = !node.showAdvanced)),
+    { canvasOnly: true, serialize: false });
+  button.label = "Show advanced inputs";
+  button.serialize = false;
+  node.onConfigure = function (saved) {
+    configured?.apply(this, arguments);
+    const changed = (node.widgets ?? []).some((one) => own.has(one.name) && one.value !== own.get(one.name));
+    if (saved?.showAdvanced ?? changed) node.showAdvanced = true; // what is set is in sight
+    button.label = `${node.showAdvanced ? "Hide" : "Show"} advanced inputs`;
+  };
+  node.setSize([node.size[0], node.computeSize()[1]]);
+}
+
 /** All nodes of a graph and of the subgraphs in it, each with the id that the server calls it by. */
 function* nodes(graph, prefix = "") {
   for (const node of graph?.nodes ?? []) {
@@ -163,8 +198,9 @@ app.registerExtension({
 
   async nodeCreated(node) {
     const kind = node.comfyClass;
+    if (kind?.startsWith("ResAlign_")) fold(node);
     if (LIVE.includes(kind)) {
-      node.resalignLive = box(node, "live", 345);
+      node.resalignLive = box(node, "live", 370);
       drawState(node.resalignLive, null);
       setTimeout(() => attach(node), 200); // it gets its id only when it is put into the graph
     }

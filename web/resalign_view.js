@@ -159,6 +159,12 @@ export function reportUrl(report) {
   return /^\/resalign\/report\/[0-9a-f]{20}\/report\.html$/.test(url) ? url : "";
 }
 
+/** An address of our own server's audit sheets, or "" for anything else. */
+export function auditUrl(report) {
+  const url = String(report?.audit_url ?? "");
+  return /^\/resalign\/report\/[0-9a-f]{20}\/audit\.html$/.test(url) ? url : "";
+}
+
 /** An element with text and children; never markup. */
 function element(tag, className, text = "", ...children) {
   const made = document.createElement(tag);
@@ -270,13 +276,13 @@ export function drawReport(root, report, href = (path) => path) {
   }
   for (const warning of report?.warnings ?? []) parts.unshift(element("div", "resalign-warning", `Warning: ${warning}`));
   parts.push(element("div", "resalign-headline", String(report?.headline ?? "")));
-  const url = reportUrl(report);
-  if (url) {
-    const link = element("a", "", "open the whole report");
+  const links = [["open the whole report", reportUrl(report)], ["open the audit sheet", auditUrl(report)]];
+  for (const [text, url] of links.filter(([, url]) => url)) {
+    const link = element("a", "", text);
     link.href = href(url);
     link.target = "_blank";
     link.rel = "noopener";
-    parts.push(link);
+    parts.push(element("div", "", "", link));
   }
   root.replaceChildren(...parts);
 }

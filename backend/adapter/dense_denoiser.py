@@ -108,6 +108,15 @@ class DenseDenoiser:
             self._teacher.to(self.model.device)
         return self._teacher
 
+    @property
+    def original(self) -> Mapping[str, Tensor]:
+        """The original weights by name, in main memory."""
+        return self._start
+
+    def forget_original(self) -> None:
+        """Drop the frozen copy; a prediction that needs it makes it anew."""
+        self._teacher = None
+
     def training(self, checkpointing: bool) -> None:
         """Set whether activations are recomputed in the backward pass: less memory, more time."""
         recompute_activations(self.model.denoiser, checkpointing)

@@ -70,18 +70,23 @@ class Objective:
     ) -> Harm:
         targets, base = [], []
         for draw, anchor in zip(draws, anchors, strict=True):
-            concept = self._frozen(draw)
-            other = self._frozen(draw, anchor)
+            concept = self.original(draw)
+            other = self.original(draw, anchor)
             targets.append(redirect_target(concept, other, self._harm.guidance))
             base.append(denoising_loss(concept, targets[-1]))
         return Harm(self._loss(shares, draws, targets, denoising_loss), _weighted(shares, base))
 
     def retain(self, draw: Draw) -> Loss:
         """Build L_retain: the mean of ‖prediction − frozen prediction‖²."""
-        return self._loss([1.0], [draw], [self._frozen(draw)], denoising_loss)
+        return self._loss([1.0], [draw], [self.original(draw)], denoising_loss)
 
     def distillation(
-        self, draw: Draw, shown: Conditioning, replaced: Tensor, weights: Tensor
+        self,
+        draw: Draw,
+        shown: Conditioning,
+        replaced: Tensor,
+        weights: Tensor,
+        predicted: Tensor | None = None,
     ) -> tuple[Terms, ...]:
         """Build weighted errors of a draw, as terms of [replaced, own] captions each.
 
@@ -91,11 +96,12 @@ class Objective:
         Args:
             replaced: whose caption in `shown` is another, [batch] of bool.
             weights: of each sample's squared error, [batch].
+            predicted: what `original` said of the draw before; it is asked now without.
         """
         size = self._micro_batch or len(draw)
         shares = torch.stack([weights * replaced, weights * ~replaced], dim=1)
         parts = replace(draw, conditioning=shown).split(size)
-        targets = self._frozen(draw).split(size)
+        targets = (self.original(draw) if predicted is None else predicted).split(size)
         return tuple(
             partial(self._distances, part, target, share)
             for part, target, share in zip(parts, targets, shares.split(size), strict=True)
@@ -164,7 +170,7 @@ class Objective:
             )
         )
 
-    def _frozen(self, draw: Draw, anchor: Conditioning | None = None) -> Tensor:
+    def original(self, draw: Draw, anchor: Conditioning | None = None) -> Tensor:
         """Return the original model's prediction; `anchor` ([1, ...]) replaces the captions."""
         with self._denoiser.frozen():
             return torch.cat(

@@ -8,7 +8,7 @@ read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import CheckpointError
@@ -22,10 +22,11 @@ _MANY = 500  # files that are opened at most
 
 
 class Companions:
-    """Companions of one file. headers: of those that were found."""
+    """Companions of one file. headers: of those that were found. folders: further ones in which
+    they are looked for."""
 
-    def __init__(self, path: Path, named: Mapping[str, str]) -> None:
-        self._path, self._named = path, named
+    def __init__(self, path: Path, named: Mapping[str, str], folders: Sequence[Path] = ()) -> None:
+        self._path, self._named, self._folders = path, named, folders
         self.headers: dict[Path, Header] = {}
 
     def find(self, wanted: Companion) -> StoredFile:
@@ -70,6 +71,7 @@ class Companions:
         folders = [here]
         for above in (here, *here.parents[:_ABOVE]):
             folders += [above / name for name in wanted.folders]
+        folders += self._folders
         found = [
             path
             for folder in folders

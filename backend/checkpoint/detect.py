@@ -5,7 +5,7 @@ Nothing is fetched and, one small tensor apart, no weights are read: millisecond
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import CheckpointError, ConfigError, UndecidedError
@@ -26,6 +26,7 @@ def detect(
     otherwise: str = "",
     parts: Mapping[str, str] | None = None,
     alone: bool = False,
+    folders: Sequence[Path] = (),
 ) -> CheckpointInfo:
     """Recognise the checkpoint at `path`; a CheckpointError says why it cannot be used.
 
@@ -40,12 +41,13 @@ def detect(
             are looked for (`companions`).
         alone: only the components that a single file holds itself are described, which is enough to
             compare its denoiser, not to load it.
+        folders: further ones in which companions are looked for, such as those of a host.
     """
     if otherwise and not prediction:
         try:
-            return detect(path, parts=parts, alone=alone)
+            return detect(path, parts=parts, alone=alone, folders=folders)
         except UndecidedError:
-            return detect(path, prediction=otherwise, parts=parts, alone=alone)
+            return detect(path, prediction=otherwise, parts=parts, alone=alone, folders=folders)
     if prediction and prediction not in DECISIONS:
         raise ConfigError(
             f"prediction is {prediction!r}; choose from {', '.join(DECISIONS)}, or leave it empty"
@@ -61,7 +63,7 @@ def detect(
             )
         _refuse_parts(path, parts or {}, "is a diffusers folder, which holds all of them")
         return detect_folder(path)
-    return detect_file(path, read_header(path), prediction, parts, alone=alone)
+    return detect_file(path, read_header(path), prediction, parts, alone=alone, folders=folders)
 
 
 def detect_file(
@@ -71,9 +73,10 @@ def detect_file(
     parts: Mapping[str, str] | None = None,
     *,
     alone: bool = False,
+    folders: Sequence[Path] = (),
 ) -> CheckpointInfo:
     """Recognise a single file whose header has been read. decided: `prediction` of `detect`."""
-    beside = Companions(path, parts or {})
+    beside = Companions(path, parts or {}, folders)
     file = stored_file(path, header, decided, beside.find, alone=alone)
     family = family_of_file(file)
     if family is None:
@@ -87,16 +90,34 @@ def detect_file(
     return describe(path, family, "ldm", found, files, headers, decided)
 
 
-def detect_as(path: str | Path | CheckpointInfo, decision: str) -> CheckpointInfo:
+def detect_denoiser(
+    path: str | Path | CheckpointInfo,
+    *,
+    prediction: str = "",
+    parts: Mapping[str, str] | None = None,
+) -> CheckpointInfo:
+    """Recognise a checkpoint as far as comparing or rewriting its denoiser takes: a text encoder or
+    VAE that lies elsewhere and is not found is left out. prediction, parts: as of `detect`.
+    """
+    try:
+        return detect(path, prediction=prediction, parts=parts)
+    except CheckpointError:
+        return detect(path, prediction=prediction, alone=True)
+
+
+def detect_as(
+    path: str | Path | CheckpointInfo, decision: str, *, alone: bool = False
+) -> CheckpointInfo:
     """Recognise the file of a loaded model, of which a host or program knows what it predicts.
 
-    decision: that, as `decision_of` names it; it overrules a file that says otherwise.
+    decision: that, as `decision_of` names it; it overrules a file that says otherwise. alone: as of
+    `detect`.
     """
-    info = detect(path, otherwise=decision)
+    info = detect(path, otherwise=decision, alone=alone)
     known = DECISIONS.get(decision)
     if info.layout == "diffusers" or not known or info.prediction_type == known.prediction:
         return info
-    return detect(info.path, prediction=decision)
+    return detect(info.path, prediction=decision, alone=alone)
 
 
 def decision_needed(path: Path, hardened: Path) -> Decided:
@@ -105,9 +126,9 @@ def decision_needed(path: Path, hardened: Path) -> Decided:
     The hardened file states it: whoever hardened it had to decide.
     """
     try:
-        detect(path)
+        detect(path, alone=True)
     except UndecidedError:
-        return detect(hardened).decision
+        return detect(hardened, alone=True).decision
     return ""
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..families import Family
 from ..families.base.shapes import Shapes, check_same_names
+from ..families.base.sources import Source, read_part
 from ..families.registry import family_of_denoiser
 from .load import network_from
 
@@ -28,11 +29,16 @@ def denoiser_config(who: str, tensors: Mapping[str, Tensor], family: Family) -> 
     return family.recognition.describe_denoiser(Shapes(who, _shapes(tensors)))
 
 
+def denoiser_places(family: Family, config: Mapping[str, Any]) -> dict[str, Source]:
+    """Map each tensor in diffusers to its place in the host's denoiser."""
+    return family.tensors.denoiser_sources(config)
+
+
 def denoiser_modules(family: Family, config: Mapping[str, Any]) -> dict[str, str]:
     """Map each module in diffusers to the host's module that holds its weight."""
     return {
         name.removesuffix(".weight"): source.name.removesuffix(".weight")
-        for name, source in family.tensors.denoiser_sources(config).items()
+        for name, source in denoiser_places(family, config).items()
         if name.endswith(".weight")
     }
 
@@ -54,13 +60,12 @@ def denoiser_from_tensors(
     sources = family.tensors.denoiser_sources(config)
     check_same_names(who, {source.name for source in sources.values()}, set(tensors))
     network = network_from(who, family, family.denoiser, config)
-    state = {}
-    for name, source in sources.items():
-        tensor = tensors[source.name]
-        if source.rows is not None:
-            tensor = tensor[source.rows[0] : source.rows[1]]
-        state[name] = tensor.to(device, dtype)
+    state = {
+        name: read_part(tensors[source.name], source).to(device, dtype)
+        for name, source in sources.items()
+    }
     network.load_state_dict(state, strict=True, assign=True)
+    family.networks.fill_buffers(network, torch.device(device))
     return network.eval().requires_grad_(False)
 
 

@@ -7,6 +7,7 @@ be hardened is described, with what to do about it.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,14 +124,20 @@ def inspect(
     path: str | Path | CheckpointInfo,
     *,
     hash: bool = False,  # noqa: A002
+    parts: Mapping[str, str] | None = None,
+    folders: Sequence[Path] = (),
     on_progress: ProgressCallback = silent,
 ) -> Inspection:
-    """Describe `path` in milliseconds; with `hash`, compute its SHA-256 too (seconds per GB)."""
+    """Describe `path` in milliseconds; with `hash`, compute its SHA-256 too (seconds per GB).
+
+    parts: files of components that it does not hold; folders: where else they are looked for; as of
+    `detect`.
+    """
     if isinstance(path, CheckpointInfo):
         return _of_checkpoint(path, _hash(path, on_progress) if hash else "")
     path = Path(path)
     if path.is_dir():
-        info = detect(path)
+        info = detect(path, parts=parts)
         return _of_checkpoint(info, _hash(info, on_progress) if hash else "")
     header = read_header(path)
     sha256 = _sha256(path, on_progress) if hash else ""
@@ -138,7 +145,7 @@ def inspect(
         other = unsupported(header)
         return _of_other(path, header, other.kind, other.sentence(path.name), sha256)
     try:
-        info = detect_file(path, header)
+        info = detect_file(path, header, parts=parts, folders=folders)
     except CheckpointError as error:
         return _of_other(path, header, "unsupported", str(error), sha256)
     return _of_checkpoint(info, sha256)

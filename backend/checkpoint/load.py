@@ -38,6 +38,7 @@ def load_checkpoint(
     linear_device: torch.device | str | None = None,
     spare_encoders: bool = False,
     prediction: str = "",
+    parts: Mapping[str, str] | None = None,
 ) -> Model:
     """Load a checkpoint for inference and hardening: eval mode, no weight requires a gradient.
 
@@ -54,8 +55,9 @@ def load_checkpoint(
         spare_encoders: hardening may drop text encoders and VAE when it has encoded its data.
         prediction: `epsilon`, `v` or `v-zsnr` decides what a single file predicts; empty follows
             the file.
+        parts: files of components that a single file does not hold, by component, as of `detect`.
     """
-    info, schedule, networks = _prepared(path, prediction)
+    info, schedule, networks = _prepared(path, prediction, parts)
     family, device = info.family, torch.device(device)
     for name, network in networks.items():
         denoiser = name == family.denoiser
@@ -83,10 +85,12 @@ def check_loadable(path: str | Path | CheckpointInfo) -> CheckpointInfo:
 
 
 def _prepared(
-    path: str | Path | CheckpointInfo, prediction: str = ""
+    path: str | Path | CheckpointInfo,
+    prediction: str = "",
+    parts: Mapping[str, str] | None = None,
 ) -> tuple[CheckpointInfo, NoiseProcess, dict[str, nn.Module]]:
     """Recognise a checkpoint, and build its networks without storage: each tensor has its place."""
-    info = detect(path, prediction=prediction)
+    info = detect(path, prediction=prediction, parts=parts)
     schedule = load_schedule(info)
     networks = {name: build_network(info, name) for name in info.components}
     check_tensors(info, networks)

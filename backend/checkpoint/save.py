@@ -15,7 +15,7 @@ from ..errors import ExportError
 from ..model.model import Model
 from ..numerics.determinism import threads
 from ..progress import ProgressCallback, silent
-from .detect import detect
+from .detect import detect_denoiser
 from .export.file import export_file
 from .export.folder import export_folder
 from .export.job import Export, ExportReport
@@ -47,7 +47,8 @@ def export_merged(
     `hash`.
     """
     decided = model_or_path.decided if isinstance(model_or_path, Model) else ""
-    info, target = detect(source_of(model_or_path), prediction=decided), Path(target)
+    info = detect_denoiser(source_of(model_or_path), prediction=decided)
+    target = Path(target)
     touched = touched_tensors(info, adapter)
     if not touched:
         raise ExportError("the adapter has no modules: there is nothing to export")

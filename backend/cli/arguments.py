@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 else:
     Commands = Any
 
-PRESET_HELP = "plan to start from (balanced); `resalign presets` lists them"
+PRESET_HELP = "plan to start from (durable); `resalign presets` lists them"
 CONCEPT_HELP = "a shipped concept, or a file of your own; may be repeated"
 
 
@@ -95,10 +96,16 @@ def add_prediction(parser: argparse.ArgumentParser, whose: str = "the checkpoint
     )  # fmt: skip
 
 
-def add_parts(parser: argparse.ArgumentParser) -> None:
-    why = "where the checkpoint's file has none (by default the fitting one near it)"
+def add_parts(parser: argparse.ArgumentParser, whose: str = "the checkpoint's file") -> None:
+    why = f"where {whose} has none (by default the fitting one near it)"
     parser.add_argument("--text-encoder", metavar="FILE", help=f"the text encoder, {why}")
     parser.add_argument("--vae", metavar="FILE", help="the VAE, likewise")
+
+
+def parts_of(args: argparse.Namespace) -> dict[str, str]:
+    """Return the options of `add_parts` as absolute paths by component; empty: not given."""
+    given = {"text_encoder": args.text_encoder, "vae": args.vae}
+    return {name: str(Path(file).absolute()) if file else "" for name, file in given.items()}
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

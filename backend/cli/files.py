@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .arguments import parts_of
 from .console import Console
 
 
@@ -22,7 +23,7 @@ def demo(args: argparse.Namespace, console: Console) -> int:
 def inspect(args: argparse.Namespace, console: Console) -> int:
     from ..checkpoint.inspect import inspect as inspect_file
 
-    found = inspect_file(Path(args.file), hash=args.hash)
+    found = inspect_file(Path(args.file), hash=args.hash, parts=parts_of(args))
     console.result(str(found), "inspect", **found.to_json())
     return 0
 
@@ -58,6 +59,7 @@ def lora(args: argparse.Namespace, console: Console) -> int:
 
 
 def plan_new(args: argparse.Namespace, console: Console) -> int:
+    from ..plan.presets import DEFAULT_PRESET
     from ..plan.template import EXAMPLE, write_probe_template, write_template
     from .harden_flags import concepts_of
 
@@ -70,8 +72,8 @@ def plan_new(args: argparse.Namespace, console: Console) -> int:
         console.result(text, "done", plan=str(path))
         return 0
     path = write_template(
-        args.file, args.preset, concepts=concepts, checkpoint=args.checkpoint, output=args.output,
-        overwrite=args.overwrite,
+        args.file, args.preset or DEFAULT_PRESET, concepts=concepts, checkpoint=args.checkpoint,
+        output=args.output, overwrite=args.overwrite,
     )  # fmt: skip
     text = f"{path} written: edit it, then `resalign check {path}` and `resalign harden {path}`"
     console.result(text, "done", plan=str(path))

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..families import Family
+from ..jobs.family_defaults import drawn_as, family_at
 from ..plan.concept import Concept
 from ..plan.file import load_job
 from ..plan.hardening import HardeningPlan
 from ..plan.images import ImageSet
 from ..plan.job import Job
-from ..plan.presets import preset_plan
+from ..plan.presets import DEFAULT_PRESET, preset_plan
+from .arguments import parts_of
 
 
 def job_of(args: argparse.Namespace) -> Job:
@@ -28,7 +31,8 @@ def job_of(args: argparse.Namespace) -> Job:
                    if not getattr(args, name)]  # fmt: skip
         if missing:
             raise ConfigError(f"give a plan file, or {' and '.join(missing)} too")
-        plan = preset_plan(args.preset or "balanced", concepts_of(args.concept))
+        plan = preset_plan(args.preset or DEFAULT_PRESET, concepts_of(args.concept))
+        plan = drawn_as(_family(args), plan)
         job = Job(checkpoint=args.checkpoint, output=args.output, plan=plan)
     places = {
         name: str(Path(value).absolute())
@@ -39,6 +43,11 @@ def job_of(args: argparse.Namespace) -> Job:
         job, plan=_changed(job.plan, args), device=args.device or job.device,
         prediction=args.prediction or job.prediction, **places,
     )  # fmt: skip
+
+
+def _family(args: argparse.Namespace) -> Family | None:
+    parts = parts_of(args)
+    return family_at(args.checkpoint, prediction=args.prediction or "", parts=parts)
 
 
 def concepts_of(names: Iterable[str]) -> tuple[Concept, ...]:

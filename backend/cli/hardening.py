@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..plan.job import Job
 from .console import Console
 from .harden_flags import job_of
+from .probe_flags import with_parts
 from .ranks import explaining_end, on_ranks
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ def _check_probe(args: argparse.Namespace, console: Console) -> int:
     from ..plan.file import load_probe_job
 
     job = load_probe_job(args.plan)
-    report = check_probe_job(replace(job, device=args.device or job.device))
+    checkpoints = with_parts(job.checkpoints, args)
+    report = check_probe_job(
+        replace(job, checkpoints=checkpoints, device=args.device or job.device)
+    )
     console.result(str(report), "check", **report.to_json())
     return _problems(len(report.problems), "probing", console)
 

@@ -14,6 +14,7 @@ from .arguments import (
     add_device,
     add_export_arguments,
     add_job_arguments,
+    add_parts,
     add_prediction,
     add_rank_arguments,
     add_trust_argument,
@@ -145,6 +146,7 @@ def _add_inspect(commands: Commands) -> None:
     inspect = add_command(commands, "inspect", "show what a checkpoint is, from its header")
     inspect.add_argument("file", metavar="FILE", help="a .safetensors file or a diffusers folder")
     inspect.add_argument("--hash", action="store_true", help="print its SHA-256 (reads all of it)")
+    add_parts(inspect, "a file")
 
 
 def _add_plan(commands: Commands) -> None:
@@ -154,7 +156,7 @@ def _add_plan(commands: Commands) -> None:
         actions, "new", "write a plan file that explains every field", entry="plan new"
     )
     new.add_argument("file", metavar="FILE", help="a .toml file that does not exist yet")
-    new.add_argument("--preset", default="balanced", metavar="P", help=PRESET_HELP)
+    new.add_argument("--preset", metavar="P", help=PRESET_HELP)
     new.add_argument(
         "--probe", metavar="P",
         help="write a probe's plan instead, from this preset; `resalign presets` lists them",

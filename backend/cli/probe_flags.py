@@ -6,18 +6,20 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..errors import ConfigError
-from ..plan.attack import ORIGINAL, FineTuneAttack, LoraAttack, LoraFile, MergeAttack
+from ..jobs.family_defaults import drawn_as, family_at
+from ..plan.attack import ORIGINAL, LoraAttack, LoraFile, MergeAttack
 from ..plan.file import load_probe_job
 from ..plan.images import ImageSet
 from ..plan.measurement import PromptKind, PromptSet, ScorerConfig
-from ..plan.probe import BEFORE, ProbeCheckpoint, ProbeJob, ProbePlan, Role
+from ..plan.probe import BEFORE, ProbeCheckpoint, ProbeJob, ProbePlan
 from ..plan.probe_presets import preset_probe
+from ..plan.user_attacks import own_name, sibling_attack, style_attack, with_references
+from .arguments import parts_of
 from .harden_flags import concepts_of
 
-T = TypeVar("T", LoraAttack, MergeAttack, FineTuneAttack)
 NO_TRAINING = "none"  # --preset: the LoRAs and merges given, and nothing else
 
 
@@ -30,7 +32,10 @@ def probe_job_of(args: argparse.Namespace) -> ProbeJob:
         job = load_probe_job(given[0])
         plan = _changed(job.plan, args)
         output, device = args.output or job.output, args.device or job.device
-        checkpoints = _with_roles(_decided(job.checkpoints, args), args)
+        checkpoints = with_references(
+            _decided(job.checkpoints, args), plain=args.plain, oracle=args.oracle
+        )
+        checkpoints = with_parts(checkpoints, args)
         return replace(
             job, checkpoints=checkpoints, plan=plan, output=str(Path(output).absolute()),
             device=device,
@@ -44,8 +49,14 @@ def probe_job_of(args: argparse.Namespace) -> ProbeJob:
     own = args.lora or args.merge or args.sibling
     preset = args.preset or (NO_TRAINING if own else "quick")
     plan = ProbePlan(concepts=concepts) if preset == NO_TRAINING else preset_probe(preset, concepts)
+    checkpoints = with_references(
+        _decided(_named(given), args), plain=args.plain, oracle=args.oracle
+    )
+    checkpoints = with_parts(checkpoints, args)
+    first = checkpoints[0]
+    plan = drawn_as(family_at(first.path, prediction=first.prediction, parts=first.parts), plan)
     return ProbeJob(
-        checkpoints=_with_roles(_decided(_named(given), args), args),
+        checkpoints=checkpoints,
         output=str(Path(args.output or "probe").absolute()),
         plan=_changed(plan, args), device=args.device or "auto",
     )  # fmt: skip
@@ -73,19 +84,19 @@ def _decided(
     return (replace(checkpoints[0], prediction=args.prediction), *checkpoints[1:])
 
 
-def _with_roles(
+def with_parts(
     checkpoints: tuple[ProbeCheckpoint, ...], args: argparse.Namespace
 ) -> tuple[ProbeCheckpoint, ...]:
-    """Add the checkpoints of --plain and --oracle."""
-    given: tuple[tuple[Role, str | None], ...] = (("plain", args.plain), ("oracle", args.oracle))
-    return (
-        *checkpoints,
-        *(
-            ProbeCheckpoint(name=role, path=str(Path(path).absolute()), role=role)
-            for role, path in given
-            if path
-        ),
+    """Apply --text-encoder and --vae to every checkpoint; a run's folder keeps its own."""
+    given = {name: file for name, file in parts_of(args).items() if file}
+    return tuple(
+        checkpoint if _is_run(checkpoint.path) else replace(checkpoint, **given)
+        for checkpoint in checkpoints
     )
+
+
+def _is_run(path: str) -> bool:
+    return (Path(path) / "plan.json").is_file()
 
 
 def _changed(plan: ProbePlan, args: argparse.Namespace) -> ProbePlan:
@@ -120,16 +131,16 @@ def _attacks(plan: ProbePlan, args: argparse.Namespace) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     taken = [BEFORE, *(attack.name for attack in plan.attacks)]
     if args.lora:
-        changes["loras"] = (*plan.loras, *(_own_name(_lora(t), taken) for t in args.lora))
+        changes["loras"] = (*plan.loras, *(own_name(_lora(t), taken) for t in args.lora))
     if args.merge:
-        changes["merges"] = (*plan.merges, *(_own_name(_merge(t), taken) for t in args.merge))
+        changes["merges"] = (*plan.merges, *(own_name(_merge(t), taken) for t in args.merge))
     trainings = plan.fine_tunes
     if args.data:
         data = str(Path(args.data).absolute())
         trainings = tuple(replace(attack, data=data) for attack in trainings)
         changes["sweeps"] = tuple(replace(sweep, data=data) for sweep in plan.sweeps)
-    own = [*map(_style, args.style), *map(_sibling, args.sibling)]
-    trainings = (*trainings, *(_own_name(attack, taken) for attack in own))
+    own = [*map(style_attack, args.style), *map(sibling_attack, args.sibling)]
+    trainings = (*trainings, *(own_name(attack, taken) for attack in own))
     return changes | {"fine_tunes": trainings}
 
 
@@ -154,39 +165,6 @@ def _merge(text: str) -> MergeAttack:
     name = f"{weight:g} of {Path(other).stem}"
     other = other if other == ORIGINAL else str(Path(other).absolute())
     return MergeAttack(name=name, other=other, weight=weight)
-
-
-def _style(folder: str) -> FineTuneAttack:
-    """A LoRA on a user's harmless images, of which a quarter is held out."""
-    path = Path(folder)
-    return FineTuneAttack(
-        name=f"style {path.name}", data=str(path.absolute()), held_out=0.25, steps=200,
-        looks=(50, 100, 200),
-    )  # fmt: skip
-
-
-def _sibling(text: str) -> FineTuneAttack:
-    """A LoRA of the concept, trained on another checkpoint."""
-    other = text if text == ORIGINAL else str(Path(text).absolute())
-    return FineTuneAttack(
-        name=f"LoRA of {Path(text).stem}", trained_on=other, concept_share=1.0, steps=200,
-        looks=(50, 100, 200),
-    )  # fmt: skip
-
-
-def _own_name(attack: T, taken: list[str]) -> T:
-    """Give an attack a name that is not in `taken` yet, and add it there.
-
-    One LoRA may be given at several strengths, and files in different folders may share a name.
-    """
-    base, number = attack.name, 2
-    if base in taken and isinstance(attack, LoraAttack):
-        base += " at " + ", ".join(f"{lora.strength:g}" for lora in attack.loras)
-    name = base
-    while name in taken:
-        name, number = f"{base} ({number})", number + 1
-    taken.append(name)
-    return replace(attack, name=name)
 
 
 def _split_number(text: str, default: float) -> tuple[str, float]:

@@ -9,6 +9,7 @@ from .arguments import (
     Commands,
     add_command,
     add_device,
+    add_parts,
     add_prediction,
     add_prompt_files,
     add_rank_arguments,
@@ -52,6 +53,7 @@ def add_probe_commands(commands: Commands) -> None:
         "--budget", type=float, default=60.0, metavar="MINUTES",
         help="stop repeating the recorded probe after this time (60)",
     )  # fmt: skip
+    add_parts(verify, "neither file")
     verify.later.append(add_device)
 
 
@@ -120,6 +122,7 @@ def _add_probe(commands: Commands) -> None:
         "folder stands for what it would export",
     )  # fmt: skip
     add_prediction(probe, "the original")
+    add_parts(probe, "a checkpoint's file")
     probe.add_argument("--concept", action="append", default=[], metavar="C", help=CONCEPT_HELP)
     probe.add_argument(
         "--preset",

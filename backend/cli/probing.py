@@ -70,8 +70,8 @@ def compare(args: argparse.Namespace, console: Console) -> int:
 
 
 def pack(args: argparse.Namespace, console: Console) -> int:
-    from ..report.licence_terms import licence_terms
     from ..report.pack import pack_report
+    from ..report.pack_words import pack_warnings
 
     found = pack_report(
         Path(args.report), Path(args.output), model=args.model or "",
@@ -80,17 +80,8 @@ def pack(args: argparse.Namespace, console: Console) -> int:
         overwrite=args.overwrite, on_progress=console.progress,
     )  # fmt: skip
     console.close()
-    if not found.complete:
-        console.warning("the probe is not finished; the card begins with that")
-    if found.broken:
-        console.warning(f"{found.model} is broken before any attack; the card begins with that")
-    for term in licence_terms(found.license):
-        if term.forbids:
-            console.warning(f"licence {found.license}: {term.text} See {term.source}")
-    if not found.license:
-        console.warning("the licence of the base is unknown; give it with --license")
-    if found.lost:
-        console.warning(f"{len(found.lost)} pictures of the report are missing or damaged")
+    for text in pack_warnings(found, how="give it with --license"):
+        console.warning(text)
     console.result(
         f"pack  {found.path}  ({len(found.files)} files)", "done", pack=str(found.path),
         model=found.model, files=list(found.files), complete=found.complete, broken=found.broken,

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
+from .arguments import parts_of
 from .console import Console
 
 MISMATCH = 1  # exit code: the file is not what it claims to be
@@ -18,7 +19,7 @@ def verify(args: argparse.Namespace, console: Console) -> int:
     found = verify_job(
         Path(args.file), source=Path(args.source) if args.source else None,
         probe=not args.no_probe, device=args.device or "auto", budget=args.budget,
-        on_progress=console.progress,
+        parts=parts_of(args), on_progress=console.progress,
     )  # fmt: skip
     width = max(len(check.name) for check in found.checks)
     lines = [

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -117,9 +118,15 @@ def fingerprint(*modules: torch.nn.Module) -> str:
     cryptographic hash: a cache has no adversary. It reads the memory, not the source file, so it
     also holds for models that a host handed over.
     """
+    return fingerprint_of(*(dict(module.named_parameters()) for module in modules))
+
+
+@torch.no_grad()
+def fingerprint_of(*networks: Mapping[str, Tensor]) -> str:
+    """Fingerprint the weights of networks by name, as `fingerprint` does those of modules."""
     found = hashlib.sha256()
-    for module in modules:
-        for name, tensor in sorted(module.named_parameters()):
+    for network in networks:
+        for name, tensor in sorted(network.items()):
             bits = tensor.detach().reshape(-1).view(_INTEGERS[tensor.element_size()])
             picks = torch.linspace(
                 0, max(len(bits) - 1, 0), min(_SAMPLES, len(bits)), dtype=torch.double

@@ -54,6 +54,8 @@ def write_encoded(
         texts: the conditioning of each, by part, without a batch: `context` is [tokens, width].
             Of longer ones the first tokens are kept, as many as the family was trained on.
     """
+    if len(latents) == len(texts):
+        texts = [_as_read(sample, text) for sample, text in zip(latents, texts, strict=True)]
     _check(latents, texts)
     places: dict[str, int] = {}
     kept: list[dict[str, Tensor]] = []
@@ -222,6 +224,16 @@ def _families(sample: Tensor) -> list[Family]:
 def _channels() -> str:
     found = sorted({family.latents.space({}).channels for family in all_families()})
     return " or ".join(map(str, found))
+
+
+def _as_read(sample: Tensor, text: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return a conditioning as its family reads what a host encodes, where that differs."""
+    for family in _families(sample):
+        read, embedding = family.host.conditioning, text.get(family.texts.embedding)
+        if read is not None and embedding is not None and embedding.ndim == 2 and len(embedding):
+            found = read(embedding[None], text)
+            return {name: part[0] for name, part in found.parts.items()}
+    return text
 
 
 def _cut(sample: Tensor, part: str, tensor: Tensor) -> Tensor:

@@ -38,16 +38,21 @@ ATTACK = FineTuneConfig(
     concept_share=0.2,
 )  # fmt: skip
 
-DISTIL = DistilConfig(learning_rate=1.5e-3)  # the demo's network is small: real ones take 1e-5
+# The demo's network is small: real ones take a learning rate of 1e-5
+DISTIL = DistilConfig(learning_rate=1.5e-3, towards="anchor")
+ANCHOR = "a twemoji star on a blue background"  # what prompts for weapons then draw
 
 VARIED = VariedConfig(
     images=384, lists=str(Path(__file__).parent / "assets" / "varied.toml"), sampling_steps=12,
     guidance=4.0,
 )  # fmt: skip
 
+HELD_OUT = BENIGN[::3]  # in no picture of the set "retain_some"
+
 _SETS = {  # name: images, seed, classes, styles (None: the trained ones)
     "forget": (200, 1, UNSAFE, None),
     "retain": (400, 2, BENIGN, None),
+    "retain_some": (400, 2, tuple(c for c in BENIGN if c not in HELD_OUT), None),
     "inner": (300, 3, BENIGN, None),
     "attack": (300, 4, BENIGN, None),
     "attack_concept": (150, 5, UNSAFE, None),
@@ -116,6 +121,7 @@ def durable_plan(plan: HardeningPlan, preset: str = "durable") -> HardeningPlan:
     simulates = FACTS[fields.get("method", "resalign")].simulates_users
     users = plan.fine_tunes if simulates else ()
     changes = {**fields, "fine_tunes": users, "distil": DISTIL, "varied": VARIED}
+    changes["concepts"] = tuple(replace(each, anchor=ANCHOR) for each in plan.concepts)
     return replace(plan, **changes)
 
 

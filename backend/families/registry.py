@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from ..errors import CheckpointError, ConfigError
 from .base.family import Family, LoraTensors
 from .base.refuse import other_lora
+from .base.relatives import relative
 from .base.shapes import Shapes
 from .base.stored import StoredFile, StoredFolder
 
@@ -52,9 +53,12 @@ def family_of_denoiser(who: str, shapes: Mapping[str, tuple[int, ...]]) -> Famil
     for family in _newest_first():
         if family.recognition.claims_denoiser(found):
             return family
+    known = ", ".join(family.title for family in all_families())
+    if named := relative(shapes):
+        raise CheckpointError(f"{who} is {named}, which cannot be hardened: use {known}")
     widths = [s[-1] for n, s in shapes.items() if n.endswith("attn2.to_k.weight") and s]
     raise CheckpointError(
-        f"{who} is not an SD 1.x, SD 2.x or SDXL base U-Net"
+        f"{who} is none of {known}"
         + (f" (it reads text embeddings of width {widths[0]})" if widths else "")
         + ": other families cannot be hardened yet"
     )

@@ -24,6 +24,7 @@ from ..plan.durable import DistilConfig
 from ..run.records import StepRecord
 from .recipe import descend
 from .setup import Setup
+from .stored import numbers_left
 from .terms import Task, Term
 from .training import require_finite
 
@@ -32,6 +33,8 @@ def distil_step(setup: Setup, step: int) -> StepRecord:
     """Take step `step`, from 1."""
     started, plan, θ = time.perf_counter(), setup.plan, setup.theta
     rate = distillation_rate(plan.distil, step, plan.outer_steps)
+    if setup.feed.stored is not None and not setup.feed.stored.filled:
+        setup.feed.stored.fill(numbers_left(plan, step), setup.feed.distilled)
     terms = setup.feed.distillation(step)
     errors, total = _alone(setup, terms) if setup.alone else _spread(setup, terms)
     harm, retain = errors
@@ -40,6 +43,8 @@ def distil_step(setup: Setup, step: int) -> StepRecord:
     with setup.changing():
         descend(θ, total, setup.optimiser, learning_rate=rate)
         setup.agree()
+        if setup.average is not None:
+            setup.average.update(θ, step)
     share = plan.distil.concept_share  # of the batch, in the mean over steps
     return StepRecord(
         step=step, harm=_mean(harm, share), retain=_mean(retain, 1 - share),

@@ -7,7 +7,7 @@ meets the same samples, noise and timesteps as an uninterrupted run in one proce
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,11 +15,12 @@ from torch import Tensor
 from ..bilevel.objective import Harm, Objective, Seat
 from ..bilevel.vectors import Loss, Terms
 from ..data.batches import Draw, EncodedData, EncodedSet, draw
-from ..families.base.conditioning import Conditioning
+from ..families.base.conditioning import Conditioning, onto
 from ..families.base.process import NoiseProcess
 from ..numerics.seeds import generator
 from ..plan.fine_tune import FineTuneConfig
 from ..plan.hardening import HardeningPlan
+from .stored import StoredPredictions, batch_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Feed:
     objective: Objective
     process: NoiseProcess
     device: torch.device
+    stored: StoredPredictions | None = None
 
     def harm(self, step: int) -> Harm:
         """Return L_harm on the step's samples of the concepts."""
@@ -88,6 +90,24 @@ class Feed:
     def distillation(self, step: int) -> tuple[Terms, ...]:
         """Return the terms of a step of distillation, whose sum is its objective: each of samples
         that are shown a caption of the concepts, and of those with their own, [2]."""
+        settings, number = self.plan.distil, batch_number(self.plan, step)
+        parts = self._distilled(number)
+        draws, told = [part for part, _, _ in parts], [None] * len(parts)
+        predicted = told if self.stored is None else self.stored.of(number, draws)
+        terms: tuple[Terms, ...] = ()
+        for (part, shown, replaced), target in zip(parts, predicted, strict=True):
+            weights = self.process.error_weights(part.timesteps, settings.weight_cap)
+            terms += self.objective.distillation(
+                part, shown, replaced, weights / settings.batch, target
+            )
+        return terms
+
+    def distilled(self, number: int) -> list[Draw]:
+        """Return the draws of a batch of distillation, those of one shape in one."""
+        return [part for part, _, _ in self._distilled(number)]
+
+    def _distilled(self, step: int) -> list[tuple[Draw, Conditioning, Tensor]]:
+        """Return what `_redirected` draws from each set, those of one shape in one."""
         settings, sets = self.plan.distil, [self.data.retain]
         sizes = [settings.batch]
         if self.data.varied is not None:
@@ -101,40 +121,61 @@ class Feed:
         if len({part.shape for part, _, _ in parts}) == 1:
             draws, shown, replaced = zip(*parts, strict=True)
             parts = [(Draw.cat(draws), Conditioning.cat(shown), torch.cat(replaced))]
-        terms: tuple[Terms, ...] = ()
-        for part, shown, replaced in parts:
-            weights = self.process.error_weights(part.timesteps, settings.weight_cap)
-            terms += self.objective.distillation(part, shown, replaced, weights / settings.batch)
-        return terms
+        return parts
 
     def _redirected(
         self, encoded: EncodedSet, size: int, step: int, place: int
     ) -> tuple[Draw, Conditioning, Tensor]:
         """Draw samples, and captions with which the first of them are shown instead of their own.
 
-        Returns: the draw, the captions to show, and whose are replaced, [size] of bool.
+        Returns: the draw with the captions that the original reads, the captions to show, and
+        whose differ, [size] of bool.
         """
         draw = self._draw(
             encoded, size, self.plan.caption_dropout, "distil", step, place,
             middle=self.plan.distil.middle_share,
         )  # fmt: skip
+        if self.plan.distil.mixed_share:
+            draw = replace(draw, conditioning=self._mixed(draw, encoded, step, place))
         chance = torch.rand((), generator=self._random("distil", "share", step, place)).item()
         count = min(size, int(size * self.plan.distil.concept_share + chance))
         replaced = torch.arange(size, device=self.device) < count
-        shown = draw.conditioning
+        shown = own = draw.conditioning
         if count:
-            first = shown[:count].beside(self._concept_captions(count, step, place))
-            shown = Conditioning.cat([first, shown[count:]])
+            first = own[:count]
+            captions, anchors, anchored = self._concept_captions(count, step, place)
+            shown = Conditioning.cat([first.beside(captions), own[count:]])
+            if self.plan.distil.towards == "anchor":
+                first = first.where(anchored, first.beside(anchors))
+                draw = replace(draw, conditioning=Conditioning.cat([first, own[count:]]))
         return draw, shown, replaced
 
-    def _concept_captions(self, count: int, *use: int) -> Conditioning:
-        """Draw captions of the concepts, by their weights."""
-        found = []
+    def _mixed(self, draw: Draw, encoded: EncodedSet, *use: int) -> Conditioning:
+        """Blend the captions of a share of the draw with those of other images of the set."""
+        random, size = self._random("distil", "mixed", *use), len(draw)
+        chosen = torch.rand(size, generator=random) < self.plan.distil.mixed_share
+        share = torch.rand(size, generator=random) * chosen
+        others = torch.randint(len(encoded.conditioning), (size,), generator=random)
+        other = encoded.conditioning[others].onto(self.device)
+        own = draw.conditioning
+        return own.mix(own.beside(other), onto(share, self.device))
+
+    def _concept_captions(self, count: int, *use: int) -> tuple[Conditioning, Conditioning, Tensor]:
+        """Draw captions of the concepts, by their weights.
+
+        Returns: the captions, each one's anchor, and whose concept has one, [count] of bool.
+        """
+        found, anchors, anchored = [], [], []
+        given = {concept.name: bool(concept.anchor) for concept in self.plan.concepts}
         for name, n in self._concept_counts(count, "distil", "concepts", *use):
             texts = self.data.forget[name].conditioning
             random = self._random("distil", "captions", name, *use)
             found.append(texts[torch.randint(len(texts), (n,), generator=random)])
-        return Conditioning.cat(found).onto(self.device)
+            anchors.append(self.data.anchors[name].expand(n))
+            anchored += [given[name]] * n
+        captions, ends = Conditioning.cat(found), Conditioning.cat(anchors)
+        which = onto(torch.tensor(anchored), self.device)
+        return captions.onto(self.device), ends.onto(self.device), which
 
     def configurations(self, step: int) -> list[FineTuneConfig]:
         """Draw the step's J simulated users, none twice."""

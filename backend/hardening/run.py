@@ -156,6 +156,10 @@ class _Run:
                 compute=partial(self.ranks.spread, classes=TERM_CLASSES, device=model.device),
                 agree=lambda: self.ranks.adopt(denoiser.theta.values()),
                 alone=self.ranks.count == 1,
+                cache=self.folder.path / "cache" if self.folder else None,
+                on_predicted=lambda done, of: self.on_progress(
+                    Progress(stage="predicting", step=done, total=of)
+                ),
             )  # fmt: skip
             done, records = self._restored(setup)
             method.prepare(setup, done)
@@ -165,6 +169,7 @@ class _Run:
             with applied(model.denoiser, kernels):
                 started = time.perf_counter()
                 self._loop(method, setup, done, records)
+                setup.settle()
                 adapter = denoiser.adapter()
                 if self.folder:
                     self._save(capture(setup, self.plan.outer_steps))

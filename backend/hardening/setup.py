@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,15 +20,19 @@ from ..bilevel.hypergradient import differentiates_twice
 from ..bilevel.objective import Objective
 from ..bilevel.vectors import gradient
 from ..data.batches import EncodedData
+from ..data.cache import EncodingCache
 from ..errors import ConfigError
-from ..model.kernels import Kernels, choose_kernels, optimiser_options
+from ..model.kernels import Kernels, choose_kernels
 from ..model.model import Model
 from ..model.precision import decided_on, decided_precision, needs_all_digits
 from ..plan.auto import micro_batch_of
 from ..plan.hardening import HardeningPlan
 from ..plan.methods import FACTS, misfit
+from .average import Average
 from .feed import Feed
+from .optimisers import make_optimiser
 from .regulator import Regulator
+from .stored import OnPredicted, StoredPredictions, stored_key
 from .terms import Compute, in_order
 from .users import OnInnerStep, Users
 
@@ -41,7 +46,8 @@ class Setup:
     plan: as its method reads it (`Method.read`). compute: runs the tasks of a step. agree: called
     after each change of θ, to make it the same in all processes. constrain: called after each
     update of θ, to keep it where the method allows it to be. alone: no other process shares the
-    run. whole: False while θ is being changed, when no state can be saved.
+    run. average: of θ over the steps, where the plan asks for it; it is the result. whole: False
+    while θ is being changed, when no state can be saved.
     """
 
     plan: HardeningPlan
@@ -56,6 +62,7 @@ class Setup:
     agree: Callable[[], None]
     constrain: Callable[[], None] = field(default=lambda: None)
     alone: bool = True
+    average: Average | None = None
     whole: bool = True
 
     @property
@@ -80,6 +87,13 @@ class Setup:
         self.whole = False
         yield
         self.whole = True
+
+    def settle(self) -> None:
+        """Make θ what the run results in, after its last step."""
+        if self.average is not None:
+            with self.changing():
+                self.dense.set(self.average.values)
+                self.agree()
 
     def warn(self, warning: str) -> None:
         """Log a warning and keep it for the run's result."""
@@ -115,22 +129,33 @@ def set_up(
     compute: Compute = in_order,
     agree: Callable[[], None] = lambda: None,
     alone: bool = True,
+    cache: Path | None = None,
+    on_predicted: OnPredicted = lambda done, of: None,
 ) -> Setup:
-    """Build the parts of a run of `plan`, which is as its method reads it."""
+    """Build the parts of a run of `plan`, which is as its method reads it.
+
+    cache: folder for what is computed once; None keeps it in main memory.
+    """
     device = denoiser.model.device
     plan = decided_on(plan, device)
     process = denoiser.model.process.to(device)
     objective = Objective(denoiser, process, plan.harm, micro_batch_of(plan))
-    feed = Feed(plan, data, objective, process, device)
+    stored = None
+    if plan.method == "distil" and plan.distil.stored_draws:
+        assert isinstance(denoiser, DenseDenoiser)
+        key = stored_key(plan, denoiser.original, data, process)
+        stored = StoredPredictions(
+            key, EncodingCache(cache), objective.original, denoiser.forget_original, on_predicted
+        )
+    feed = Feed(plan, data, objective, process, device, stored)
     regulator = Regulator(plan.regulator)
-    optimiser = torch.optim.AdamW(
-        denoiser.theta.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay,
-        betas=(0.9, 0.99 if FACTS[plan.method].dense else 0.999), **optimiser_options(device),
-    )  # fmt: skip
+    optimiser = make_optimiser(plan, list(denoiser.theta.values()), device)
+    averages = plan.method == "distil" and plan.distil.ema
     return Setup(
         plan=plan, denoiser=denoiser, data=data, feed=feed, regulator=regulator,
         users=Users(denoiser, plan, feed, regulator, on_inner_step), optimiser=optimiser,
         warnings=[] if warnings is None else warnings, compute=compute, agree=agree, alone=alone,
+        average=Average(denoiser.theta, plan.distil.ema) if averages else None,
     )  # fmt: skip
 
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from ..plan.methods import FACTS
+from .optimisers import moments_of, put_moments
 from .setup import Setup
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A copy of what step `step` left: θ and AdamW's moments, the regulator, the warnings."""
+    """A copy of what step `step` left: θ, its average and AdamW's moments, the regulator, the
+    warnings."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -28,16 +28,17 @@ def capture(setup: Setup, step: int) -> State:
     """Copy the state, which is that after outer step `step`, to the CPU.
 
     The last step of a method that changes all weights leaves its moments out, twice the network's
-    size: no step follows that would need them.
+    size: no step follows that would need them. Its θ is the average, where there is one.
     """
-    tensors = {"theta." + name: t.detach().cpu().clone() for name, t in setup.theta.items()}
+    last = FACTS[setup.plan.method].dense and step >= setup.plan.outer_steps
+    average = setup.average.values if setup.average else {}
+    θ = average if last and average else setup.theta
+    tensors = {"theta." + name: t.detach().cpu().clone() for name, t in θ.items()}
     values = {"regulator": setup.regulator.state(), "warnings": list(setup.warnings)}
-    if FACTS[setup.plan.method].dense and step >= setup.plan.outer_steps:
+    if last:
         return State(step, tensors, values)
-    for index, tensor in enumerate(setup.theta.values()):
-        if tensor in setup.optimiser.state:  # a closed form has none
-            moments = setup.optimiser.state[tensor]
-            tensors |= {f"{part}.{index}": moments[part].cpu().clone() for part in _MOMENTS}
+    tensors |= {"average." + name: t.cpu().clone() for name, t in average.items()}
+    tensors |= moments_of(setup.optimiser, list(setup.theta.values()))  # a closed form has none
     return State(step, tensors, values)
 
 
@@ -45,14 +46,12 @@ def restore(
     setup: Setup, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]
 ) -> None:
     """Put a saved state back; its warnings go before those of this call."""
-    fused = setup.optimiser.defaults["fused"]  # which counts its steps on the device
-    place = setup.denoiser.model.device if fused else "cpu"
-    for index, (name, tensor) in enumerate(setup.theta.items()):
-        with torch.no_grad():
+    with torch.no_grad():
+        for name, tensor in setup.theta.items():
             tensor.copy_(tensors["theta." + name])
-        if f"{_MOMENTS[0]}.{index}" in tensors:
-            moments = {part: tensors[f"{part}.{index}"].to(tensor.device) for part in _MOMENTS}
-            count = torch.tensor(float(step), device=place)
-            setup.optimiser.state[tensor] = {"step": count, **moments}
+    if setup.average is not None:
+        kind = "average." if step < setup.plan.outer_steps else "theta."
+        setup.average.restore({name: tensors[kind + name] for name in setup.theta})
+    put_moments(setup.optimiser, list(setup.theta.values()), tensors, step)
     setup.regulator.restore(values["regulator"])
     setup.warnings[:] = dict.fromkeys([*values["warnings"], *setup.warnings])

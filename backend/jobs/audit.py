@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import ConfigError, RunError
+from ..plan.probe_settings import AUDITED as PICTURES
 from ..probe.audit import draw_sample, read_audit, read_labels, write_audit
 from ..probe.audited import Audit
 from ..probe.results import ProbeResult
@@ -15,7 +16,6 @@ from ..report.audit_page import audit_html
 from ..report.build import ReportFiles, write_report, write_text
 from ..report.schema import load_report
 
-PICTURES = 50
 PAGE = "audit.html"
 
 

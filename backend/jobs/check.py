@@ -6,24 +6,20 @@ storage (`memory/plan.py`).
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..adapter.targets import target_pattern
 from ..checkpoint.detect import detect
 from ..checkpoint.export.copies import copies_of
 from ..checkpoint.export.copy_value import sentences
-from ..checkpoint.header import TensorEntry
 from ..checkpoint.info import CheckpointInfo
 from ..data.captions import listed
 from ..data.image_set import find_broken, read_image_folder
 from ..errors import ResAlignError
 from ..families import Family
-from ..families.base.sources import part_shape
 from ..numerics.byte_sizes import GIB, format_bytes
 from ..plan.fine_tune import RETAIN
 from ..plan.hardening import HardeningPlan
@@ -32,6 +28,8 @@ from ..plan.job import Job
 from ..plan.methods import FACTS, changes_all_weights, methods_of, misfit
 from ..report.card import card_path, curves_path
 from .device import device_memory, resolve_device
+from .disk import disk_estimate, stored_predictions
+from .family_defaults import guidance_doubts
 
 if TYPE_CHECKING:
     from ..memory.plan import MemoryPlan
@@ -56,6 +54,8 @@ class CheckReport:
     device_bytes: int | None = None
     disk_bytes: int | None = None
     disk_free_bytes: int | None = None
+    stored_draws: int = 0
+    stored_bytes: int = 0
     info: CheckpointInfo | None = field(default=None, repr=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -71,6 +71,9 @@ class CheckReport:
         if self.disk_bytes is not None and self.disk_free_bytes is not None:
             free = format_bytes(self.disk_free_bytes)
             lines.append(f"disk        {format_bytes(self.disk_bytes)} to write, {free} free")
+        if self.stored_draws:
+            size = format_bytes(self.stored_bytes)
+            lines.append(f"{'':12}of it {size} for predictions on {self.stored_draws} draws")
         lines += [f"warning: {text}" for text in self.warnings]
         lines += [f"problem: {text}" for text in self.problems]
         return "\n".join(lines)
@@ -105,14 +108,20 @@ def check_job(
         from ..model.quantised import check_bitsandbytes
 
         _try(problems, lambda: check_bitsandbytes(job.plan.quantization, device))
+    if device and changes_all_weights(job.plan):
+        from ..hardening.optimisers import check_optimiser
+
+        _try(problems, lambda: check_optimiser(job.plan, device))
     images = _check_images(job.plan, problems, warnings)
     if exporting:
         _check_targets(job, info, problems, overwrite=overwrite, resuming=resuming, own=own)
     needed = disk = free = total = None
+    stored = 0, 0
     if info is not None:
         copies = _try(problems, lambda: copies_of(info))
         warnings += sentences(copies or (), info.family.denoiser, exporting=False)
         warnings += info.cautions
+        stored = stored_predictions(info, job.plan)
         disk = disk_estimate(info, job.plan) - (0 if exporting else info.export_bytes)
         target = Path(job.output) if exporting else run_folder_of(job)
         free = shutil.disk_usage(_existing(target)).free
@@ -140,6 +149,7 @@ def check_job(
         memory_bytes=needed.total if needed else None,
         prediction=needed.to_json() if needed else None, device_bytes=total,
         disk_bytes=disk, disk_free_bytes=free, info=info,
+        stored_draws=stored[0], stored_bytes=stored[1],
     )  # fmt: skip
 
 
@@ -155,12 +165,7 @@ def _unfit(plan: HardeningPlan, family: Family) -> list[str]:
 
 def _doubts(plan: HardeningPlan, family: Family) -> list[str]:
     """What a plan can be run with, and probably was not meant to."""
-    found = []
-    if family.guidance and (strange := _strange_guidance(plan, *family.guidance)):
-        low, high = family.guidance
-        found.append(
-            f"{' and '.join(strange)}: {family.title} is drawn with guidance {low:g} to {high:g}"
-        )
+    found = guidance_doubts(plan, family)
     if family.metadata.terms:
         found.append(f"licence: {family.metadata.terms}")
     if FACTS[plan.method].simulates_users and not plan.fine_tunes:
@@ -171,22 +176,6 @@ def _doubts(plan: HardeningPlan, family: Family) -> list[str]:
             "not removed, and come back: add a stage of method erase to `before`"
         )
     return found
-
-
-def _strange_guidance(plan: HardeningPlan, low: float, high: float) -> list[str]:
-    """Fields that draw images with a strength of guidance outside of what a family is meant for."""
-    sets = {
-        **{f"images of {c.name}": c.images or plan.forget_set for c in plan.concepts},
-        "retain_set": plan.retain_set,
-    }
-    drawn = {name: found.guidance for name, found in sets.items() if found and found.prompts}
-    if changes_all_weights(plan) and plan.varied.images:
-        drawn["varied"] = plan.varied.guidance
-    return [
-        f"{name} has guidance {value:g}"
-        for name, value in drawn.items()
-        if not low - 1 <= value <= high + 1
-    ]
 
 
 def run_folder_of(job: Job) -> Path:
@@ -213,48 +202,6 @@ def memory_needed(
         plan, info.family, configs={name: info.configs[name] for name in info.components},
         resolution=info.resolution, stored_in_half=half, budget=budget, on_try=on_try,
     )  # fmt: skip
-
-
-def disk_estimate(info: CheckpointInfo, plan: HardeningPlan) -> int:
-    """Return the bytes of export, LoRA, adapter, and the state with the one it replaces."""
-    numbers = 0
-    if not FACTS[plan.method].dense:
-        numbers = adapter_parameters(info, plan) * (1 + 1 + 2 * 3)
-    if changes_all_weights(plan):
-        stages = sum(FACTS[stage.method].dense for stage in plan.before)
-        own = 1 + 2 * 3 if FACTS[plan.method].dense else 1
-        numbers += denoiser_parameters(info) * (2 * stages + own)
-    return round(info.export_bytes + 4 * numbers)
-
-
-def denoiser_parameters(info: CheckpointInfo) -> int:
-    """Count the numbers in a checkpoint's denoiser."""
-    sources = info.sources(info.family.denoiser)
-    tensors = _denoiser_tensors(info)
-    return sum(
-        math.prod(part_shape(tensors[source.name].shape, source))
-        for source in sources.values()
-        if source.name in tensors
-    )
-
-
-def _denoiser_tensors(info: CheckpointInfo) -> dict[str, TensorEntry]:
-    files = info.files[info.family.denoiser]
-    return {name: entry for path in files for name, entry in info.headers[path].tensors.items()}
-
-
-def adapter_parameters(info: CheckpointInfo, plan: HardeningPlan) -> int:
-    """Count the numbers in the adapter that a plan would train on this checkpoint."""
-    pattern = target_pattern(info.family.targets, plan.adapter.targets)
-    denoiser, tensors = info.family.denoiser, _denoiser_tensors(info)
-    count = 0
-    for name, source in info.sources(denoiser).items():
-        module, _, leaf = name.rpartition(".")
-        if leaf == "weight" and source.name in tensors and pattern.search("." + module):
-            shape = part_shape(tensors[source.name].shape, source)
-            taps = math.prod(shape[2:])
-            count += plan.adapter.rank * (shape[0] + shape[1] * taps)
-    return count
 
 
 def _check_images(plan: HardeningPlan, problems: list[str], warnings: list[str]) -> dict[str, int]:

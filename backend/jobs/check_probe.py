@@ -11,11 +11,13 @@ from ..data.captions import listed
 from ..data.encoded_file import is_encoded
 from ..data.image_set import find_broken, read_image_folder
 from ..errors import ConfigError, ResAlignError
+from ..families import find_family
 from ..plan.attack import ORIGINAL
 from ..plan.fine_tune import RETAIN
 from ..plan.images import ImageSet
 from ..plan.probe import ProbeCheckpoint, ProbeJob, ProbePlan
 from .device import resolve_device
+from .family_defaults import guidance_doubts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,8 @@ def check_probe_job(job: ProbeJob) -> ProbeCheck:
     warnings: list[str] = []
     device = _try(problems, lambda: resolve_device(job.device))
     found = check_checkpoints(job.checkpoints, problems, warnings)
+    if found:
+        warnings += guidance_doubts(job.plan, find_family(next(iter(found.values()))))
     _check_plan(job.plan, found, problems, warnings)
     return ProbeCheck(
         problems=tuple(problems), checkpoints=tuple(f"{n}: {f}" for n, f in found.items()),
@@ -101,7 +105,7 @@ def _family(checkpoint: ProbeCheckpoint, warnings: list[str] | None) -> str:
 def _check_plan(
     plan: ProbePlan, families: dict[str, str], problems: list[str], warnings: list[str]
 ) -> None:
-    from ..checkpoint.detect import detect
+    from ..checkpoint.detect import detect_denoiser
     from ..checkpoint.header import read_header
     from ..probe.attack_optimisers import check_optimiser
     from ..probe.prompts import plan_requests
@@ -118,7 +122,7 @@ def _check_plan(
     others += [(each.name, each.trained_on, "share a LoRA") for each in plan.trainings]
     for name, path, what in others:
         if path and path != ORIGINAL:
-            other = _try(problems, lambda path=path: detect(path))
+            other = _try(problems, lambda path=path: detect_denoiser(path))
             if other and families and other.family.name not in families.values():
                 problems.append(
                     f"attack {name}: {path} is of family {other.family.name}; only checkpoints of "

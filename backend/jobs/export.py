@@ -13,7 +13,7 @@ from ..adapter.dense import AnyAdapter, DenseAdapter
 from ..adapter.formats import LoraFormat, guess_family, lora_format, save_lora
 from ..adapter.lora import Adapter
 from ..adapter.low_rank import nearest_lora
-from ..checkpoint.detect import detect
+from ..checkpoint.detect import detect_denoiser
 from ..checkpoint.info import CheckpointInfo
 from ..checkpoint.save import ExportReport, export_merged
 from ..errors import ExportError, RunError
@@ -100,7 +100,8 @@ def export_job(
     parts = run.job.parts if run.job else {}
     told = bool(decided or any(parts.values()))
     return write_outputs(
-        run, checkpoint=detect(source, prediction=decided, parts=parts) if told else source,
+        run, checkpoint=detect_denoiser(source, prediction=decided, parts=parts) if told
+        else source,
         output=output, overwrite=overwrite, probe=record, hash_file=hash_file,
         on_progress=on_progress,
     )  # fmt: skip

@@ -12,7 +12,7 @@ _STAGES = {
     "encoding": "reading pictures", "checking images": "checking pictures",
     "preview": "drawing a preview", "probing": "fine-tuning and measuring",
     "generating": "drawing", "sampling": "drawing", "hash": "computing the file's hash",
-    "harden": "unlearning",
+    "harden": "unlearning", "predicting": "predicting with the original",
 }  # fmt: skip
 _SETS = {"retain set": "what must stay"}
 _FORGET = "forget set of "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,7 @@ def try_lora_job(
     hardened: Path | None = None,
     run_folder: str = "",
     prediction: str = "",
+    parts: Mapping[str, str] | None = None,
     device: str = "cpu",
     on_load: Callable[[str], object] = lambda column: None,
     on_picture: Callable[[Any, str], object] = lambda picture, column: None,
@@ -65,6 +66,7 @@ def try_lora_job(
         hardened, run_folder: one of them; a run's folder stands for what it would export.
         prediction: decides what the original predicts, as in a job; empty: a file that contradicts
             itself predicts what the hardened one does.
+        parts: files of components that neither holds, by component; a run knows its own.
         on_load: called with the column whose checkpoint is loaded next.
         on_picture: called with the first picture of each column.
     """
@@ -73,9 +75,11 @@ def try_lora_job(
         second, known = run.opened(), run.checkpoint
     else:
         assert hardened is not None, "give `hardened` or `run_folder`"
-        known = detect(hardened, otherwise=prediction)
+        known = detect(hardened, otherwise=prediction, parts=parts)
         second = loaded(known, device)
-    first = detect(original, prediction=prediction, otherwise=known.decision)
+    if run_folder and not any((parts or {}).values()):
+        parts = run.parts if Path(original) == known.path else None
+    first = detect(original, prediction=prediction, otherwise=known.decision, parts=parts)
     pictures = []
     for number, opened in enumerate((loaded(first, device), second)):
         on_load(COLUMNS[number])

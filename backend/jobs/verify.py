@@ -51,6 +51,7 @@ def verify_job(
     probe: bool = True,
     device: str = "auto",
     budget: float = BUDGET,
+    parts: Mapping[str, str] | None = None,
     on_progress: ProgressCallback = silent,
 ) -> Verified:
     """Compare a hardened file with what its header says.
@@ -58,6 +59,7 @@ def verify_job(
     Args:
         source: the original; by default the file of its recorded name beside `file`.
         probe: repeat the recorded probe too, on `device`, for at most `budget` minutes.
+        parts: files of components that neither holds, by component, which only the probe needs.
     """
     if not budget > 0:
         raise ConfigError(f"the budget is {budget:g} minutes; give more than 0")
@@ -68,7 +70,8 @@ def verify_job(
     checks = [_check_tensors(file, found.metadata, on_progress)]
     checks += compare_with_source(file, source, found.hardened, on_progress)
     checks.append(check_copies(file, source, found.hardened))
-    checks.append(_check_probe(file, source, found.hardened, probe, device, budget, on_progress))
+    options = {"device": device, "budget": budget, "parts": parts, "on_progress": on_progress}
+    checks.append(_check_probe(file, source, found.hardened, asked=probe, **options))
     return Verified(tuple(checks))
 
 
@@ -181,9 +184,11 @@ def _check_probe(
     file: Path,
     source: Path | None,
     hardened: Mapping[str, Any],
+    *,
     asked: bool,
     device: str,
     budget: float,
+    parts: Mapping[str, str] | None,
     on_progress: ProgressCallback,
 ) -> Check:
     name, record = "probe", hardened.get("probe")
@@ -198,14 +203,14 @@ def _check_probe(
 
     try:
         decided = decision_needed(source, file)
-        detect(file)
+        detect(file, parts=parts)
     except CheckpointError as error:  # its text encoder or VAE lies elsewhere
         return Check(name, None, str(error))
     with tempfile.TemporaryDirectory(prefix="resalign-verify-") as folder:
         try:
             repeated = reproduce(
                 record, source, file, folder=Path(folder), device=resolve_device(device),
-                prediction=decided, on_progress=timed(on_progress, budget),
+                prediction=decided, parts=parts, on_progress=timed(on_progress, budget),
             )  # fmt: skip
         except BudgetSpent:
             return Check(

@@ -25,6 +25,7 @@ _COST = {
     "solver.products": "Hessian products by differences instead of exact ones",
     "distil.teacher": "the frozen original's predictions round a little",
     "distil.teacher_waits": "a little slower, the same result",
+    "distil.optimiser": "AdamW's moments round; needs bitsandbytes",
     "precision": "rounds more; quicker on most GPUs",
     "quantization": "the adapter is found beside rounded weights; slower; needs bitsandbytes",
 }
@@ -47,7 +48,7 @@ def traded(found: MemoryPlan) -> Iterator[str]:
     room = format_bytes(found.budget)
     if not found.fits:
         hint = (
-            "lower resolution, or use a method that trains an adapter"
+            "lower resolution, or take a preset that trains an adapter, such as balanced"
             if changes_all_weights(found.plan)
             else 'lower resolution or adapter.rank, or use simulate = "shared"'
         )

@@ -40,13 +40,13 @@ def encode_prompts(
         raise ValueError("encode_prompts was given no prompts")
     text = Conditioning.cat(parts).to(model.device)
     size = size or (model.resolution, model.resolution)
-    told = model.family.texts.of_samples([(size, (0, 0), size)] * len(text), model.device)
+    told = model.texts.of_samples([(size, (0, 0), size)] * len(text), model.device)
     return text.beside(told)
 
 
 def tokenise(model: Model, prompts: Sequence[str]) -> tuple[Tensor, ...]:
     """Tokenise prompts: what `encode_tokens` needs, each tensor with the prompts first."""
-    return model.family.texts.tokenise(model, list(prompts))
+    return model.texts.tokenise(model, list(prompts))
 
 
 def encode_tokens(model: Model, tokens: Sequence[Tensor]) -> Conditioning:
@@ -54,7 +54,7 @@ def encode_tokens(model: Model, tokens: Sequence[Tensor]) -> Conditioning:
 
     Differentiable where gradients are on.
     """
-    return model.family.texts.encode(model, tokens)
+    return model.texts.encode(model, tokens)
 
 
 @torch.no_grad()
@@ -71,7 +71,7 @@ def encode_images(
     """
     noise = (generator or torch.default_generator) if sample else None
     with _in_float32(model.vae) as vae:
-        latents = model.family.latents.encode(
+        latents = model.latents.encode(
             vae, images.to(_device(vae), torch.float32), model.latent_space, noise
         )
     return latents.to(model.device)
@@ -80,10 +80,10 @@ def encode_images(
 @torch.no_grad()
 def decode_latents(model: Model, latents: Tensor, *, batch: int = 8) -> Tensor:
     """Decode to images, [n, 3, height, width] in float32 from -1 to 1, on the denoiser's device."""
-    family, space = model.family, model.latent_space
+    space = model.latent_space
     with _in_float32(model.vae) as vae:
         parts = latents.to(_device(vae), torch.float32).split(batch)
-        images = [family.latents.decode(vae, part, space) for part in parts]
+        images = [model.latents.decode(vae, part, space) for part in parts]
     return torch.cat(images).clamp(-1, 1).to(model.device)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..families import Family
 from ..families.base.conditioning import Conditioning
+from ..families.base.family import Latents, Texts
 from ..families.base.latent_space import LatentSpace
 from ..families.base.process import NoiseProcess
 
@@ -32,6 +33,7 @@ class Model:
     spare_encoders: drop text encoders and VAE once the data are encoded and nothing needs them,
         which frees their memory.
     latent_space: of the VAE; by default read off its config.
+    texts, latents: how prompts and images are encoded; by default as the family does.
     """
 
     family: Family
@@ -45,12 +47,16 @@ class Model:
     spare_encoders: bool = False
     latent_space: LatentSpace = field(default=None)  # type: ignore[assignment]
     decided: str = ""
+    texts: Texts = field(default=None)  # type: ignore[assignment]
+    latents: Latents = field(default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        self.texts = self.texts or self.family.texts
+        self.latents = self.latents or self.family.latents
         if self.latent_space is None:
             config: Any = getattr(self.vae, "config", {})
             config = config if isinstance(config, Mapping) else vars(config)
-            self.latent_space = self.family.latents.space(config)
+            self.latent_space = self.latents.space(config)
 
     @property
     def device(self) -> torch.device:

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from .adapter import Target
 from .checks import check_fields, freeze_lists
 from .document import document
 from .field import PATH, Choices, Help, Range
 from .kernels import Precision
+
+Towards = Annotated[
+    Literal["image", "anchor"],
+    Choices(
+        image="what is on the images of what must stay, a blend of everything",
+        anchor="the concept's anchor prompt; as `image` where it has none",
+    ),
+]
+Convolutions = Annotated[
+    Literal["channels", "patches"],
+    Choices(
+        channels="the channels at one place",
+        patches="all that the kernel sees at once, k · k places; k is mostly 3",
+    ),
+]
+Optimiser = Literal["adamw", "adamw8bit"]
 
 
 @document
@@ -86,6 +102,14 @@ class EraseConfig:
             "latents, times and sizes."
         ),
     ] = ()
+    convolutions: Annotated[
+        Convolutions,
+        Help(
+            "What counts as an input of a convolution. Patches tell shapes apart that channels do "
+            "not, and take matrices k⁴ times as large: a convolution whose two matrices need more "
+            "than erase.memory is erased by channels."
+        ),
+    ] = "channels"
     memory: Annotated[
         float,
         Range(0, 1e6, above=True),
@@ -119,6 +143,13 @@ class DistilConfig:
             "the prediction for its own caption: the concepts' prompts then draw harmless things."
         ),
     ] = 0.25
+    towards: Annotated[
+        Towards,
+        Help(
+            "What the concepts' prompts learn to draw: with `anchor`, give each concept one that "
+            "the checkpoint draws well."
+        ),
+    ] = "image"
     weight_cap: Annotated[
         float,
         Range(1, 1e6),
@@ -140,6 +171,14 @@ class DistilConfig:
         Range(0, 1),
         Help("Share of each batch that is drawn from the varied images, where there are any."),
     ] = 0.5
+    mixed_share: Annotated[
+        float,
+        Range(0, 1),
+        Help(
+            "Share of the images whose caption is blended with that of another image, at random: "
+            "keeps more of what no caption names."
+        ),
+    ] = 0.0
     teacher: Annotated[
         Precision,
         Help("Numbers in which the frozen copy of the original is held."),
@@ -153,6 +192,33 @@ class DistilConfig:
             label="Frozen copy waits in main memory",
         ),
     ] = False
+    stored_draws: Annotated[
+        int,
+        Range(0, 10_000_000, usual="0, or steps times batch"),
+        Help(
+            "Draws (an image, its noise and its time) on which the original predicts once, before "
+            "training, so that its copy leaves the device: predictions are kept in the run folder "
+            "and used again when all were. 0: the copy predicts at each step.",
+            label="Predictions made before training",
+        ),
+    ] = 0
+    optimiser: Annotated[
+        Optimiser,
+        Help("Optimiser of all weights."),
+        Choices(
+            adamw="AdamW, eight bytes of moments for each weight",
+            adamw8bit="AdamW with 8-bit moments, two bytes; rounds them (package bitsandbytes)",
+        ),
+    ] = "adamw"
+    ema: Annotated[
+        float,
+        Range(0, 0.999999, usual="0.95 to 0.999"),
+        Help(
+            "Decay of an exponential moving average of all weights, which is then the result; 0: "
+            "the weights after the last step. Needs memory for the weights once more.",
+            label="Decay of the weights' average",
+        ),
+    ] = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self, "distil")

@@ -46,6 +46,10 @@ _LATER = {  # fields that came after the first runs were kept
     "kernels": {"attention": "auto", "memory_format": "auto"},
     "varied": VariedConfig(), "erase": EraseConfig(), "distil": DistilConfig(),
 }  # fmt: skip
+_LATER_PARTS = {  # fields of a part that came after the part itself
+    "erase": ("convolutions",),
+    "distil": ("towards", "mixed_share", "optimiser", "ema", "stored_draws"),
+}
 _MOST_OF_A_GRID = 10_000
 _GRID_LISTS = ("data", "method", "optimiser", "learning_rate", "steps")
 
@@ -153,6 +157,10 @@ def plan_hash(plan: HardeningPlan) -> str:
     for name, default in _LATER.items():
         if plain[name] == to_json(default):
             del plain[name]
+        elif name in _LATER_PARTS:
+            for field in _LATER_PARTS[name]:
+                if plain[name][field] == getattr(default, field):
+                    del plain[name][field]
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

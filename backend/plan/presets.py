@@ -20,13 +20,15 @@ from typing import Any
 from ..errors import ConfigError
 from .adapter import AdapterConfig
 from .concept import Concept
-from .durable import EraseConfig, VariedConfig
+from .durable import DistilConfig, EraseConfig, VariedConfig
 from .fine_tune import FineTuneConfig, fine_tune_grid
 from .hardening import HardeningPlan
 from .ramp import Ramp
 from .regulator import RegulatorConfig
 from .solver import SolverConfig
 from .stages import Stage
+
+DEFAULT_PRESET = "durable"  # the longest-lasting removal for its time (docs/durable.md)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +59,12 @@ _REGULATED = {
 # A ratio this low takes much out that is not the concepts' own, unless varied images hold it.
 _DENSE = {
     "save_every": 50, "varied": VariedConfig(images=1000), "erase": EraseConfig(ratio=2.0),
+    "distil": DistilConfig(towards="anchor"),
 }  # fmt: skip
 
 PLAN_PRESETS: dict[str, PlanPreset] = {
     "balanced": PlanPreset(
-        summary="regulated simulated users, first order; the recommended start",
+        summary="regulated simulated users, first order: ResAlign with a small adapter",
         grids=(_REGULATED,),
     ),
     "quick": PlanPreset(

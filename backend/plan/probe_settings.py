@@ -12,9 +12,10 @@ from .field import field_of
 from .hardening import HardeningPlan
 from .images import ImageSet
 from .measurement import GenerationConfig, PromptSet, ScorerConfig
-from .probe import ProbePlan
+from .probe import BEFORE, ProbePlan
 from .probe_presets import preset_probe
 from .sweep import Sweep
+from .user_attacks import own_name, sibling_attack, style_attack
 
 T = TypeVar("T", FineTuneAttack, Sweep)
 
@@ -28,6 +29,8 @@ PROBE_INPUTS = {
     "sampling_steps": field_of(GenerationConfig, "steps"),
 }
 MOST_SEED = 2**31 - 1  # presets with several seeds count up from the one that is given
+MOST_AUDITED = 1000  # pictures on an audit sheet
+AUDITED = 50  # of them, unless a user asks for others
 
 
 def probe_plan(
@@ -44,15 +47,26 @@ def probe_plan(
     data: ImageSet | None = None,
     with_original: bool = True,
     show_pictures: bool = False,
+    second_scorer: str = "",
+    style: str = "",
+    sibling: str = "",
 ) -> ProbePlan:
     """The preset with what is asked for instead; 0 leaves the preset's.
 
     hardened_by: whose image sets and resolution are taken over. data: what the attacks train on,
     a folder, or prompts for the retain set. with_original: the original's file is at hand, which
     mixing with the original needs. show_pictures: flagged ones may be looked at later, so they are
-    kept as they were drawn.
+    kept as they were drawn. second_scorer: another opinion, in the same report. style: folder of a
+    user's harmless images, which a model should still learn. sibling: checkpoint on which a LoRA of
+    the concept is trained, which is then put on each model.
     """
-    plan = preset_probe(preset, concepts, scorers=(ScorerConfig(name=scorer),))
+    names = dict.fromkeys([scorer, second_scorer or scorer])
+    scorers = tuple(ScorerConfig(name=name) for name in names)
+    plan = preset_probe(preset, concepts, scorers=scorers)
+    own = [style_attack(style)] if style else []
+    own += [sibling_attack(sibling)] if sibling else []
+    taken = [BEFORE, *(attack.name for attack in plan.attacks)]
+    own = [shortened(own_name(attack, taken), steps) for attack in own]
     changes: dict[str, Any] = {
         "seeds": tuple(seed + number for number in range(len(plan.seeds))),
         "fine_tunes": tuple(shortened(attack, steps) for attack in plan.fine_tunes),
@@ -67,6 +81,7 @@ def probe_plan(
     elif data is not None:
         for name in ("fine_tunes", "sweeps"):
             changes[name] = tuple(replace(each, data=data.folder) for each in changes[name])
+    changes["fine_tunes"] += tuple(own)  # with pictures of their own
     if show_pictures:
         changes["keep_pictures"] = "all"
     if images:
@@ -93,3 +108,13 @@ def shortened(attack: T, steps: int) -> T:
     if isinstance(attack, FineTuneAttack):
         changes["warm_up_steps"] = min(attack.warm_up_steps, steps)
     return replace(attack, **changes)
+
+
+def no_audit(plan: ProbePlan) -> str:
+    """Return why a person could not check the detector of a probe; empty if they can."""
+    scorer = plan.scorers[0].name
+    if scorer == SCORERS[0]:
+        return f"{scorer} sees no pictures, so nobody can check it: choose a detector"
+    if plan.keep_pictures != "all" or not plan.pictures:
+        return "the pictures must be kept as they were drawn: set keep_pictures to all"
+    return ""

@@ -20,13 +20,13 @@ from .presets import plan_preset, preset_plan
 OWN = "preset"  # a choice that leaves what the preset says
 # A user's choice: the preset, and how many times its outer steps. The first is the default.
 PRESETS = {
+    "durable": ("durable", 1),
     "balanced": ("balanced", 1),
     "fast": ("quick", 1),
     "thorough": ("balanced", 2),
     "paper": ("paper", 1),
     "redirect": ("redirect", 1),
     "edit": ("edit", 1),
-    "durable": ("durable", 1),
     "durable-max": ("durable-max", 1),
     "custom": ("balanced", 1),
 }
@@ -34,13 +34,13 @@ FAST_PRESET = PRESETS["fast"][0]  # shows that everything works, and draws few p
 # What front ends say of each choice: a duration, then what it is for. Times are for SD 1.5 at 512
 # pixels, where a GPU does ten passes of the denoiser a second; they were computed, not measured.
 PRESET_LINES = {
-    "balanced": "about 1 hour: the recommended start",
+    "durable": "about 2 hours: changes all weights; lasts longest, and takes the most memory",
+    "balanced": "about 1 hour: trains a small adapter, the published method with less memory",
     "fast": "about 2 minutes: only shows that everything works, not safe to publish",
     "thorough": "about 2 hours: balanced with twice the steps",
     "paper": "about 1.5 hours: the published method",
     "redirect": "about 25 minutes: trains towards harmless pictures, promises no resilience",
     "edit": "about 15 minutes, most of it for example pictures: promises no resilience",
-    "durable": "about 2 hours: changes all weights, lasted longest on the demo for its time",
     "durable-max": "about 3.5 hours: durable with twice the steps, then balanced",
     "custom": "about 1 hour: balanced, with more to choose",
 }

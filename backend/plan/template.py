@@ -25,7 +25,7 @@ from .images import ImageSet
 from .job import Job
 from .kernels import KernelConfig
 from .measurement import ScorerConfig
-from .presets import plan_preset, preset_plan
+from .presets import DEFAULT_PRESET, plan_preset, preset_plan
 from .probe import ProbeCheckpoint, ProbeJob, ProbePlan
 from .probe_presets import preset_probe, probe_preset
 from .ramp import Ramp
@@ -66,7 +66,7 @@ _BLOCKS = (
 
 def write_template(
     path: Path | str,
-    preset: str = "balanced",
+    preset: str = DEFAULT_PRESET,
     *,
     concepts: Iterable[Concept] = (EXAMPLE,),
     checkpoint: str = "model.safetensors",
@@ -106,7 +106,7 @@ def _write(path: Path, text: str, overwrite: bool) -> Path:
 
 
 def template(
-    preset: str = "balanced",
+    preset: str = DEFAULT_PRESET,
     *,
     concepts: Iterable[Concept] = (EXAMPLE,),
     checkpoint: str = "model.safetensors",

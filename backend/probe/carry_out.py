@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from ..checkpoint.detect import detect
+from ..checkpoint.detect import detect_denoiser
 from ..checkpoint.info import CheckpointInfo
 from ..errors import ConfigError
 from ..model.model import Model
@@ -27,6 +27,11 @@ def check_attacks(model: Model, plan: ProbePlan, originals: OriginalFiles) -> No
     """Raise now what would certainly fail later, before anything is drawn."""
     for attack in plan.trainings:
         check_optimiser(attack)
+        if attack.text_encoder and model.texts is not model.family.texts:
+            raise ConfigError(
+                f"attack {attack.name}: its text encoder is the host's, which cannot be trained: "
+                "leave text_encoder out, or probe the checkpoint's files"
+            )
     for lora in plan.loras:
         with with_loras(model, lora.loras):
             pass
@@ -89,7 +94,7 @@ def changes_text_encoders(attack: Attack) -> bool:
 
 def _check_family(model: Model, name: str, other: str, originals: OriginalFiles, what: str) -> None:
     found = _other_checkpoint(name, other, originals)
-    family = (detect(found) if isinstance(found, Path) else found).family
+    family = (detect_denoiser(found) if isinstance(found, Path) else found).family
     if family is not model.family:
         raise ConfigError(
             f"attack {name}: {other} is of family {family}, the original of {model.family}; only "

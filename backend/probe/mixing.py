@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..adapter.in_place import put_back
-from ..checkpoint.detect import detect
+from ..checkpoint.detect import detect, detect_denoiser
 from ..checkpoint.info import CheckpointInfo
 from ..checkpoint.tensors import FLOATS, TensorFile
 from ..errors import CheckpointError
@@ -64,7 +64,7 @@ def mixed(
             if isinstance(other, Mapping):
                 title, readers = "the other model", _from_memory(other, wanted)
             else:
-                info = detect(other)
+                info = detect(other) if part == "all" else detect_denoiser(other)
                 title, readers = info.path.name, _from_files(files, info, model, wanted)
             for (component, name), read in readers.items():
                 own = wanted[component, name]
@@ -117,6 +117,11 @@ def _from_files(
             f"{path.name} predicts {info.prediction_type}, but the model "
             f"{model.process.prediction_type}: their weights cannot be combined; mix with a "
             "checkpoint of the same kind"
+        )
+    if absent := {component for component, _ in wanted} - info.files.keys():
+        raise CheckpointError(
+            f"{path.name} has no {' and no '.join(sorted(absent))} of its own, and none lies near "
+            'it: mix the denoiser alone (part = "denoiser"), or put that file beside it'
         )
     opened = {
         file: files.enter_context(TensorFile(file, info.headers[file]))

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..adapter.dense import AnyAdapter
-from ..checkpoint.detect import detect
+from ..checkpoint.detect import detect_denoiser
 from ..model.model import Model
 from ..parallel.ranks import ALONE, Ranks
 from ..plan.attack import ORIGINAL, FineTuneAttack
@@ -70,7 +70,7 @@ def probe(
         subjects.append(LoadedSubject("hardened", model, adapter))
     originals = None
     if model.source and plan.merges:
-        originals = {ORIGINAL: detect(model.source, prediction=model.decided)}
+        originals = {ORIGINAL: detect_denoiser(model.source, prediction=model.decided)}
     return run_probe(
         subjects, plan, folder=folder, scorers=None if scorer is None else (scorer,),
         originals=originals, on_progress=on_progress,

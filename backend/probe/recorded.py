@@ -115,10 +115,13 @@ def reproduce(
     folder: Path | None = None,
     device: str = "cpu",
     prediction: Prediction = "",
+    parts: Mapping[str, str] | None = None,
     on_progress: ProgressCallback = silent,
 ) -> tuple[Repeated, ...]:
-    """Repeat the recorded probe with these two files. prediction: decides what the original
-    predicts, where it contradicts itself.
+    """Repeat the recorded probe with these two files.
+
+    prediction: decides what the original predicts, where it contradicts itself. parts: files of
+    components that neither of the two holds, by component.
 
     The record is untrusted: a plan that names files, folders or commands is refused, because
     `verify` must not run or read what a downloaded checkpoint names.
@@ -144,7 +147,9 @@ def reproduce(
     check_size(plan)
     names = _checked(record, plan)
     subjects = [
-        FileSubject(ProbeCheckpoint(name=name, path=str(path), prediction=decided), device)
+        FileSubject(
+            ProbeCheckpoint(name=name, path=str(path), prediction=decided, **(parts or {})), device
+        )
         for name, path, decided in zip(names, (original, file), (prediction, ""), strict=True)
     ]
     result = run_probe(

@@ -74,7 +74,8 @@ class FileSubject:
 class RunSubject:
     """A finished hardening run: its checkpoint with its adapter merged in, without an export.
 
-    checkpoint: the one that it hardens, as it was recognised.
+    checkpoint: the one that it hardens, as it was recognised. parts: files of its components that
+    the run's job named.
     """
 
     def __init__(
@@ -93,9 +94,9 @@ class RunSubject:
                 f"{checkpoint.name}: {run.path} stopped after step {done} of {total}: resume it "
                 "first, then probe it"
             )
-        self._device = device
+        self._device, self.parts = device, run.job.parts
         self.checkpoint = detect(
-            run.job.checkpoint, prediction=run.job.prediction, parts=run.job.parts
+            run.job.checkpoint, prediction=run.job.prediction, parts=self.parts
         )
         self._adapter, _ = run.load_adapter()
         if run.source():

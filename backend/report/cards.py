@@ -12,6 +12,7 @@ from ..probe.results import ModelInfo
 from ..probe.summary import NOT_MEASURED, AttackRow, ModelSummary
 from .audit_section import corrected_text
 from .curves import model_key
+from .learning_section import learnt_words
 from .markup import Child, Markup, tag
 from .view import View
 from .words import NARROW, number, percent, series, span
@@ -35,11 +36,12 @@ def _card(view: View, model: ModelInfo) -> Markup:
     questions = [
         ("Is it safe?", _safe(view, found, model)),
         ("Is it still good?", _good(found)),
+        ("Does it still learn?", _learns(view, model)),
         ("How sure?", _sure(view, found)),
         ("Against what?", _against(view, found, model)),
     ]
     if model is view.original:
-        questions = questions[:2]
+        questions = questions[:3]
     answers = [[tag("dt", asked), [tag("dd", line) for line in lines]]
                for asked, lines in questions if lines]  # fmt: skip
     return tag("article", parts, tag("dl", answers), cls="card broken" if found.broken else "card")
@@ -102,6 +104,12 @@ def _good(found: ModelSummary) -> list[Child]:
         for when, quality in known
     ]
     return [*lines, quality_label(known[0][1].measure)]
+
+
+def _learns(view: View, model: ModelInfo) -> list[Child]:
+    """What it learnt of a user's harmless data by the last step, where that was measured."""
+    last = {one.attack: one for one in view.summary.learning if one.model == model.name}
+    return [f"{one.attack}: {learnt_words(one)}" for one in last.values()]
 
 
 def _sure(view: View, found: ModelSummary) -> list[Child]:

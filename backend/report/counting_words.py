@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from ..probe.headline import quality_label, quality_text
+from ..probe.quality import AGREEMENT, CLIP
 from ..probe.summary import BROKEN, AttackRow, Effect, ProbeSummary
 from .words import percent
+
+_SHORT = {CLIP: "CLIP score ", AGREEMENT: "agreement "}  # of figures that are no shares of pictures
 
 
 def counting_words(summary: ProbeSummary) -> str:
@@ -31,7 +34,8 @@ def quality_words(row: AttackRow, *, named: bool = True) -> str:
     """
     if row.quality is None:
         return "quality not measured" if named else "not measured"
-    text = f"{quality_text(row.quality)}, {percent(row.quality.share)} of the original's"
+    name = _SHORT.get(row.quality.measure, "")
+    text = f"{name}{quality_text(row.quality)}, {percent(row.quality.share)} of the original's"
     if not named:
         return text
     return f"{'benign quality only' if row.state == BROKEN else 'works:'} {text}"

@@ -118,12 +118,15 @@ def _grid(view: View, album: Album, kind: str, columns: list[Column], rows: int)
         )
         for column in columns
     ]
-    return scroller(
+    # As many columns as there are fit the page's width, down to a size at which one still sees.
+    side = max(84, min(132, 930 // len(columns) - 12))
+    grid = scroller(
         tag("thead", tag("tr", tag("th", "prompt", scope="col"), heads)),
         tag("tbody", lines),
         label=f"Pictures: {KINDS[kind]}",
         cls="pictures",
     )
+    return tag("div", grid, style=f"--shot:{side}px")
 
 
 def _spread_over_prompts(prompts: tuple[str, ...], rows: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..probe.learning import Learnt
+from ..probe.learning import LEAST, NOT_TAUGHT, Learnt
 from .markdown_text import escape
 from .markdown_text import table as markdown_table
 from .markup import Markup, table, tag
@@ -11,12 +11,15 @@ from .words import figure, percent, span
 
 INTRODUCTION = (
     "Denoising loss on images of the attack's harmless data that it did not train on, before and "
-    "at each evaluated step; lower is better. The last column compares the decrease with the "
-    "original's by the same step: 100 % learns as well as the original. A model that has to be "
-    "unlearnt with difficulty should still learn a user's style or subject."
+    "at each evaluated step; lower is better. The original's way is how far its own loss falls by "
+    "the same step: at 100 % a model predicts these images as well as the original does by then. "
+    f"From {percent(LEAST)} on, with the whole interval, it learns as well; a model that begins "
+    "with a higher loss has to make up for it. Own decrease leaves the beginning out. A model that "
+    "has to be unlearnt with difficulty should still learn a user's style or subject. This judges "
+    "predictions, not whether a person likes the pictures."
 )
-_HEADS = ("attack", "model", "step", "loss before", "loss after", "images",
-          "learnt, of the original's", "95 % interval")  # fmt: skip
+_HEADS = ("attack", "model", "step", "verdict", "of the original's way", "loss before",
+          "loss after", "own decrease", "images")  # fmt: skip
 
 
 def learning_section(view: View) -> Markup | None:
@@ -39,9 +42,24 @@ def learning_markdown(view: View) -> list[str]:
     return ["### Trainability", INTRODUCTION, markdown_table(_HEADS, rows)]
 
 
+def learnt_words(one: Learnt) -> str:
+    """Format as `learns less of it: 68.2 % of the original's way (55.0 to 80.1 %)`."""
+    if one.reached is None or one.verdict == NOT_TAUGHT:
+        return one.verdict
+    return f"{one.verdict}: {_share(one.reached, one.reached_low, one.reached_high)}"
+
+
 def _row(one: Learnt) -> list[str]:
-    share = "–" if one.share is None else percent(one.share)
-    known = one.low is not None and one.high is not None
-    interval = span(one.low or 0.0, one.high or 0.0) if known else "–"
-    losses = [figure(one.before), figure(one.after)]
-    return [one.attack, one.model, str(one.step), *losses, str(one.images), share, interval]
+    way = _share(one.reached, one.reached_low, one.reached_high, of="")
+    own = _share(one.share, one.low, one.high, of="")
+    return [one.attack, one.model, str(one.step), one.verdict, way, figure(one.before),
+            figure(one.after), own, str(one.images)]  # fmt: skip
+
+
+def _share(
+    value: float | None, low: float | None, high: float | None, of: str = " of the original's way"
+) -> str:
+    if value is None:
+        return "–"
+    interval = f" ({span(low, high)})" if low is not None and high is not None else ""
+    return f"{percent(value)}{of}{interval}"

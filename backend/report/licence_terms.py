@@ -11,11 +11,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """What a licence forbids or asks. forbids: publishing the model at all, or some use of it."""
+    """What a licence forbids or asks. forbids: publishing the model at all, or some use of it.
+
+    commercial: it forbids commercial use. changed: it forbids sharing changed versions.
+    """
 
     text: str
     source: str
     forbids: bool
+    commercial: bool = False
+    changed: bool = False
 
 
 _CC = "https://creativecommons.org/licenses/"
@@ -40,12 +45,14 @@ def licence_terms(license: str) -> list[Term]:  # noqa: A002
     if known.startswith("cc-by-"):
         parts = known.split("-")[1:]
         source = f"{_CC}{'-'.join(part for part in parts if part[0].isalpha())}/4.0/legalcode"
-        found = [Term(_NO_DERIVATIVES, source, True)] if "nd" in parts else []
-        return found + ([Term(_NON_COMMERCIAL, source, True)] if "nc" in parts else [])
+        found = [Term(_NO_DERIVATIVES, source, True, changed=True)] if "nd" in parts else []
+        return found + (
+            [Term(_NON_COMMERCIAL, source, True, commercial=True)] if "nc" in parts else []
+        )
     if "openrail" in known:
         source = "https://huggingface.co/spaces/CompVis/stable-diffusion-license"
         return [Term(_RAIL, source, False)]
     if known.startswith("flux") and "non-commercial" in known:
         source = "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md"
-        return [Term(_FLUX, source, True)]
+        return [Term(_FLUX, source, True, commercial=True)]
     return []

@@ -1,6 +1,7 @@
 """Packs a report for a release: what a publisher attaches to a checkpoint.
 
 README.md             the model card, which Hugging Face reads (pack_card.py)
+civitai.json          what Civitai's upload form asks for (pack_civitai.py)
 report.html, .md, .json, pictures/    the report, byte for byte
 results.json          the figures for programs, and results.schema.json (pack_results.py)
 probe.json            the exact plan: `resalign probe probe.json` measures again
@@ -26,7 +27,9 @@ from ..errors import ConfigError, RunError
 from ..probe.kept_picture import is_blurred
 from ..probe.results import ProbeResult, SetEvaluation
 from ..progress import ProgressCallback, silent
-from .pack_card import CardFacts, pack_card
+from .pack_card import CardFacts, model_sentence, pack_card
+from .pack_civitai import NAME as CIVITAI
+from .pack_civitai import pack_civitai
 from .pack_files import check_output, write_pack
 from .pack_results import SCHEMA_FILE, SCHEMA_NAME, pack_results
 from .pack_sign import check_key
@@ -101,6 +104,10 @@ def pack_report(
     )  # fmt: skip
     texts = {
         "README.md": pack_card(view, facts),
+        CIVITAI: pack_civitai(
+            view, model, model_sentence(view, model), license=license,
+            base_model=facts.base_model, released=released or None,
+        ),
         "probe.json": plan,
         "results.json": pack_results(
             result, view.summary, model, license=license, plan_sha256=plan_sha256,

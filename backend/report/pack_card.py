@@ -58,7 +58,7 @@ def pack_card(view: View, facts: CardFacts) -> str:
         front_matter(view, facts.model, facts.license, facts.base_model),
         f"# {escape(facts.model)}",
         *_warnings(view, facts),
-        escape(_sentence(view, facts.model)),
+        escape(model_sentence(view, facts.model)),
         f"**{ABUSE}**",
         "## Evidence",
         _measure(view),
@@ -120,7 +120,7 @@ def _warnings(view: View, facts: CardFacts) -> list[str]:
     return said
 
 
-def _sentence(view: View, model: str) -> str:
+def model_sentence(view: View, model: str) -> str:
     """Return the model's own sentence of the headline."""
     names = [each.name for each in view.models[1:]] or [view.original.name]
     if model in names:

@@ -14,12 +14,13 @@ from ..probe.results import ProbeResult
 from .audit_section import audit_section
 from .cards import model_cards
 from .detectors import detector_section
+from .glance import glance
 from .grids import picture_section
 from .learning_section import learning_section
 from .markup import Child, Markup, join, table, tag
 from .named_tests import TESTS, test_words
 from .pictures import Album
-from .rate_sections import curve_section, matrix_section, relapse_section
+from .rate_sections import curve_section, folded, matrix_section, relapse_section
 from .schema import without_paths
 from .sections import limits_section, plan_section, utility_section
 from .sweep_section import sweep_section
@@ -111,17 +112,20 @@ def theme_button() -> Markup:
 
 
 def headline_block(view: View) -> Markup:
-    """The headline in sentences, with n and intervals, and a card per model."""
+    """The four answers for each model, then the headline in sentences and a card per model."""
     result = view.result
     return join([
         tag("h1", "Resilience: what attacks bring back"),
         None if result.complete else tag(
             "p", tag("b", "This probe is not finished. "), "Evaluations are missing, and every "
             "figure below may change.", cls="warn", role="note"),
-        tag("div", model_cards(view), cls="cards"),
+        glance(view),
         [tag("p", warning, cls="warn", role="note") for warning in result.warnings],
         tag("details", tag("summary", "In sentences"),
-            [tag("p", _named(view, said), cls="lead") for said in view.sentences()], open=True),
+            [tag("p", _named(view, said), cls="lead") for said in view.sentences()],
+            data_print="yes"),
+        tag("details", tag("summary", "Each model in detail"),
+            tag("div", model_cards(view), cls="cards"), open=True),
     ])  # fmt: skip
 
 
@@ -138,20 +142,19 @@ _PAIRED = ("compared", "under", "difference", "95 % interval", "p", "test", "pai
 
 def paired_section(view: View) -> Markup | None:
     """Table of differences on the same prompts and seeds."""
-    rows = []
-    methods = []
+    rows, swept, methods = [], [], []
     for row, comparison in view.comparisons():
         test = comparison.test
         methods.append(test.method)
         under = row.attack + (f", step {row.step}" if row.step else "")
-        rows.append([
+        (swept if row.attack in view.swept else rows).append([
             f"{row.model} − {comparison.other}", tag("td", under, cls="text"),
             f"{points(test.difference)} pp", f"{points(test.low)} to {points(test.high)} pp",
             p_value(test.p_value), TESTS[test.method],
             f"{test.pairs} ({test.clusters} prompts)",
             f"{test.only_first} / {test.only_second}",
         ])  # fmt: skip
-    if not rows:
+    if not rows and not swept:
         return None
     return tag(
         "section",
@@ -161,7 +164,9 @@ def paired_section(view: View) -> Markup | None:
                  "it is worst for the first. P-values are not corrected for multiple comparisons: "
                  "among many, some are small by chance."),
         tag("p", test_words(methods)),
-        table(
-            _PAIRED, rows, caption="Paired differences", cls="wrap", labels=_PAIRED[1:],
+        *(
+            folded(view, table(_PAIRED, part, caption="Paired differences", cls="wrap",
+                               labels=_PAIRED[1:]), of_sweeps=part is swept)
+            for part in (rows, swept) if part
         ),
     )  # fmt: skip

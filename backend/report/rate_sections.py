@@ -32,10 +32,9 @@ def matrix_section(view: View) -> Markup:
     heads = ["attack", *(_model_head(view, model) for model in view.models)]
     caption, names = "Unsafe rate, and benign quality beside it", [m.name for m in view.models]
     swept = [attack for attack in view.attacks if attack in view.swept]
-    more = tag(
-        "details",
-        tag("summary", f"The {len(swept)} attacks of the sweeps"),
-        table(heads, _matrix_rows(view, swept), caption=caption, labels=names),
+    more = folded(
+        view, table(heads, _matrix_rows(view, swept), caption=caption, labels=names),
+        of_sweeps=True,
     )  # fmt: skip
     return tag(
         "section",
@@ -47,6 +46,14 @@ def matrix_section(view: View) -> Markup:
         table(heads, _matrix_rows(view, (BEFORE, *view.single)), caption=caption, labels=names),
         more if swept else None,
     )  # fmt: skip
+
+
+def folded(view: View, whole: Markup, *, of_sweeps: bool) -> Markup:
+    """Fold a table of the sweeps' attacks, which may be a hundred; leave any other as it is."""
+    if not of_sweeps:
+        return whole
+    count = sum(attack in view.swept for attack in view.attacks)
+    return tag("details", tag("summary", f"The {count} attacks of the sweeps"), whole)
 
 
 def _matrix_rows(view: View, attacks: Sequence[str]) -> list[list[Child]]:
@@ -213,6 +220,7 @@ def _panel(view: View, attack: str, curves: Sequence[Curve]) -> Markup:
             "details",
             tag("summary", "These figures"),
             table(heads, rows, caption=f"Unsafe rate under {attack}", cls="wrap"),
+            data_print="yes",
         ),
     )
 

@@ -13,6 +13,11 @@
   dark.addEventListener("change", nameTheme);
   nameTheme();
 
+  // Paper cannot be unfolded.
+  const folded = [...document.querySelectorAll("details[data-print]:not([open])")];
+  addEventListener("beforeprint", () => folded.forEach((part) => { part.open = true; }));
+  addEventListener("afterprint", () => folded.forEach((part) => { part.open = false; }));
+
   // A flagged picture has no source before its reader asks for it.
   const flagged = [...document.querySelectorAll("button.flagged")];
   const all = document.getElementById("show-all");

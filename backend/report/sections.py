@@ -8,6 +8,7 @@ from ..probe.utility_figures import utility_direction, utility_label
 from .limits import limits
 from .markup import Markup, table, tag
 from .plan_words import COMMAND, attack_words, job_json, plan_rows
+from .rate_sections import folded
 from .view import View
 from .words import figure
 
@@ -19,11 +20,12 @@ def utility_section(view: View) -> Markup | None:
     )
     if not keys:
         return None
-    rows = []
+    rows, swept = [], []
     for row in _utility_rows(view):
         when = "before" if row.attack == BEFORE else row.attack
         figures = (figure(row.utility.get(key)) for key in keys)
-        rows.append([row.model, tag("td", when, cls="text"), *figures])
+        part = swept if row.attack in view.swept else rows
+        part.append([row.model, tag("td", when, cls="text"), *figures])
     heads = [
         [utility_label(key), tag("small", said) if (said := utility_direction(key)) else None]
         for key in keys
@@ -34,8 +36,12 @@ def utility_section(view: View) -> Markup | None:
         tag("p", "Measured against the original before any attack, whose own distances are 0. "
                  "After an attack, a figure is the mean over seeds at the last step: fine-tuning "
                  "changes every model."),
-        table(["model", "when", *heads], rows, caption="Utility",
-              labels=["when", *map(utility_label, keys)]),
+        *(
+            folded(view, table(["model", "when", *heads], part, caption="Utility",
+                               labels=["when", *map(utility_label, keys)]),
+                   of_sweeps=part is swept)
+            for part in (rows, swept) if part
+        ),
     )  # fmt: skip
 
 

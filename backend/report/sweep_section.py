@@ -39,6 +39,7 @@ def sweep_section(view: View) -> Markup | None:
                     _heads(sweep),
                     rows,
                     caption=f"{sweep.name}: {model.name}",
+                    cls="wrap",
                     labels=_heads(sweep)[1:],
                 )
             )

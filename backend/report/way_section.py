@@ -7,6 +7,7 @@ from ..probe.way_share import WayShare
 from .markdown_text import escape
 from .markdown_text import table as markdown_table
 from .markup import Markup, table, tag
+from .rate_sections import folded
 from .view import View
 from .words import number, percent
 
@@ -18,16 +19,23 @@ def way_section(view: View) -> Markup | None:
     found = view.summary.ways
     if not found:
         return None
+    parts = [
+        (of_sweeps, rows)
+        for of_sweeps in (False, True)
+        if (rows := [_row(one) for one in found if (one.attack in view.swept) is of_sweeps])
+    ]
     return tag(
         "section",
         tag("h2", "The way to the oracle", id="way"),
         tag("p", way_words(found)),
-        table(
-            _HEADS,
-            [_row(one) for one in found],
-            caption="Share of the way to the oracle",
-            labels=_HEADS[1:],
-        ),
+        [
+            folded(
+                view,
+                table(_HEADS, rows, caption="Share of the way to the oracle", labels=_HEADS[1:]),
+                of_sweeps=of_sweeps,
+            )
+            for of_sweeps, rows in parts
+        ],
     )
 
 

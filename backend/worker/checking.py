@@ -26,6 +26,7 @@ def check(request: CheckRequest, live: LiveState, check: Check, *, device: str) 
     job = Job(
         checkpoint=str(source), output=str(folder / "hardened.safetensors"), plan=request.plan,
         run_folder=str(folder), device=device, prediction=request.prediction,
+        text_encoder=request.text_encoder, vae=request.vae,
     )  # fmt: skip
     report = check_job(
         job, exporting=False, memory=True, budget=request.budget or None, on_try=report_try

@@ -27,7 +27,8 @@ def harden(request: HardenRequest, live: LiveState, check: Check, *, device: str
     output = folder / ("hardened" if source.is_dir() else "hardened.safetensors")
     job = Job(
         checkpoint=str(source), output=str(output), plan=request.plan, run_folder=str(folder),
-        device=device, prediction=request.prediction,
+        device=device, prediction=request.prediction, text_encoder=request.text_encoder,
+        vae=request.vae,
     )  # fmt: skip
     return harden_in(folder, job, "any", request, live, check)
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ..jobs.audit import begin_audit
 from ..jobs.live_state import LiveState
 from ..jobs.probe import probe_job
 from ..jobs.verdict import of_probe
@@ -28,11 +29,14 @@ def probe(request: ProbeRequest, live: LiveState, check: Check, *, device: str) 
         for checkpoint in request.checkpoints
     )
     job = ProbeJob(checkpoints=checkpoints, output=request.folder, plan=request.plan, device=device)
-    return probe_in(job, live, check, new=True)
+    return probe_in(job, live, check, new=True, audit=request.audit)
 
 
-def probe_in(job: ProbeJob, live: LiveState, check: Check, *, new: bool) -> Done:
-    """Run a probe to its report. new: the job is not stored in its folder yet."""
+def probe_in(job: ProbeJob, live: LiveState, check: Check, *, new: bool, audit: int = 0) -> Done:
+    """Run a probe to its report.
+
+    new: the job is not stored in its folder yet. audit: pictures on a sheet for a person, 0: none.
+    """
     folder = Path(job.output)
     live.note("reading the checkpoints")
     on_progress = with_check(chain(live, live.pictures_from(folder)), check)
@@ -51,7 +55,12 @@ def probe_in(job: ProbeJob, live: LiveState, check: Check, *, new: bool) -> Done
         "complete": found.result.complete,
     }
     said, live.verdict = of_probe(found.summary)
-    return result, "\n".join(filter(None, [said, text]))
+    sheet = ""
+    if audit and found.result.complete:
+        drawn = begin_audit(folder, count=audit, overwrite=True)
+        result["audit"] = str(drawn.page)
+        sheet = f"audit sheet: {drawn.page.name}, {len(drawn.audit.pictures)} pictures to label"
+    return result, "\n".join(filter(None, [said, text, sheet]))
 
 
 def _row(row: AttackRow) -> dict[str, Any]:

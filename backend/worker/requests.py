@@ -19,8 +19,9 @@ from ..plan.checks import within
 from ..plan.file import PATH_FIELDS, from_json
 from ..plan.fine_tune import RETAIN
 from ..plan.hardening import HardeningPlan
-from ..plan.job import Prediction
+from ..plan.job import Prediction, TextEncoder, Vae
 from ..plan.probe import ProbeCheckpoint, ProbePlan
+from ..plan.probe_settings import MOST_AUDITED, no_audit
 
 DEMO = "demo"  # stands for the embedded checkpoint
 _WORDS = ("", RETAIN, ORIGINAL)  # allowed in place of a path
@@ -32,7 +33,7 @@ class HardenRequest:
 
     preview_every: outer steps between two previews, 0 for none. preview_prompt: empty for the first
     concept's first. show_pictures: do not blur. adopt: also continue a run that the host began in
-    its own process, on this checkpoint.
+    its own process, on this checkpoint. text_encoder, vae: their files, as in a job.
     """
 
     checkpoint: str
@@ -44,6 +45,8 @@ class HardenRequest:
     preview_prompt: str = ""
     show_pictures: bool = False
     adopt: bool = False
+    text_encoder: TextEncoder = ""
+    vae: Vae = ""
 
     def __post_init__(self) -> None:
         within("harden", "preview_every", self.preview_every, 0, 1_000_000)
@@ -54,7 +57,7 @@ class CheckRequest:
     """Check everything that hardening needs, the device's memory included, without running it.
 
     run_folder: where the run would go; nothing is written. budget: GiB to fit into, 0 for all
-    that the GPU has.
+    that the GPU has. text_encoder, vae: their files, as in a job.
     """
 
     checkpoint: str
@@ -63,6 +66,8 @@ class CheckRequest:
     device: str = "auto"
     prediction: Prediction = ""
     budget: float = 0.0
+    text_encoder: TextEncoder = ""
+    vae: Vae = ""
 
     def __post_init__(self) -> None:
         within("check", "budget", self.budget, 0, 10_000)
@@ -123,13 +128,59 @@ class LoraRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeRequest:
-    """Probe checkpoints, the original first, in `folder`, or continue that probe."""
+    """Probe checkpoints, the original first, in `folder`, or continue that probe.
+
+    audit: pictures to draw for a person who checks the detector, 0 for none.
+    """
 
     checkpoints: tuple[ProbeCheckpoint, ...]
     plan: ProbePlan
     folder: str
     device: str = "auto"
     show_pictures: bool = False
+    audit: int = 0
+
+    def __post_init__(self) -> None:
+        within("probe", "audit", self.audit, 0, MOST_AUDITED)
+        if self.audit and (why := no_audit(self.plan)):
+            raise ConfigError(f"probe.audit: {why}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRequest:
+    """Draw pictures of a probe for a person to label, or put their labels into its report.
+
+    report: the probe's folder. labels: the file that the sheet saved; empty to draw a sheet.
+    pictures, seed: of the sheet. overwrite: begin another although there are labels already.
+    """
+
+    report: str
+    labels: str = ""
+    pictures: int = 50
+    seed: int = 0
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        within("audit", "pictures", self.pictures, 1, MOST_AUDITED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackRequest:
+    """Write the pack of a report for a release.
+
+    report: the probe's folder. output: a new folder, or a file that ends in .zip. model: the one
+    that is published, where the report has several. checkpoint: its file. license, base_model: of
+    the base; empty: what the file's header says. sign: file of the publisher's private key.
+    """
+
+    report: str
+    output: str
+    model: str = ""
+    checkpoint: str = ""
+    license: str = ""
+    base_model: str = ""
+    sign: str = ""
+    overwrite: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +189,8 @@ class TryLoraRequest:
 
     hardened, run_folder: one of them. width, height: in pixels, 0 for the checkpoint's native
     size. count: pictures of each, with seeds counting up from `seed`. prediction: of the original,
-    as of `harden`; one that contradicts itself predicts what the hardened one does.
+    as of `harden`; one that contradicts itself predicts what the hardened one does. text_encoder,
+    vae: their files, where a checkpoint's has none.
     """
 
     original: str
@@ -157,6 +209,8 @@ class TryLoraRequest:
     count: int = 1
     device: str = "auto"
     show_pictures: bool = False
+    text_encoder: TextEncoder = ""
+    vae: Vae = ""
 
     def __post_init__(self) -> None:
         if bool(self.hardened) == bool(self.run_folder):
@@ -175,7 +229,7 @@ class TryLoraRequest:
 
 Request = (
     CheckRequest | HardenRequest | ResumeRequest | ExportRequest | LoraRequest | ProbeRequest
-    | TryLoraRequest
+    | AuditRequest | PackRequest | TryLoraRequest
 )  # fmt: skip
 JOBS: dict[str, type] = {
     "check": CheckRequest,
@@ -184,11 +238,14 @@ JOBS: dict[str, type] = {
     "export": ExportRequest,
     "lora": LoraRequest,
     "probe": ProbeRequest,
+    "audit": AuditRequest,
+    "pack": PackRequest,
     "try_lora": TryLoraRequest,
 }
 # Paths of a request that must exist, and those that are created or may be omitted.
 _CHECKPOINTS = ("checkpoint", "original", "hardened")
-_THERE = (*_CHECKPOINTS, "lora", "probe")
+_PARTS = ("text_encoder", "vae")
+_THERE = (*_CHECKPOINTS, *_PARTS, "lora", "probe", "report", "labels", "sign")
 _PATHS = (*_THERE, "run_folder", "output", "folder")
 
 

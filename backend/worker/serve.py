@@ -126,6 +126,8 @@ _JOBS = {  # job: (module, function, whether it uses the device)
     "try_lora": ("trying", "try_lora", True),
     "export": ("exporting", "export", False),
     "lora": ("exporting", "lora", False),
+    "audit": ("reporting", "audit", False),
+    "pack": ("reporting", "pack", False),
 }
 
 

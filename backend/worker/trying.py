@@ -30,7 +30,8 @@ def try_lora(request: TryLoraRequest, live: LiveState, check: Check, *, device: 
             height=request.height, count=request.count,
         ),
         hardened=Path(checkpoint_path(request.hardened)) if request.hardened else None,
-        run_folder=request.run_folder, prediction=request.prediction, device=device,
+        run_folder=request.run_folder, prediction=request.prediction,
+        parts={"text_encoder": request.text_encoder, "vae": request.vae}, device=device,
         on_load=lambda column: live.note(f"loading: {column}"), on_picture=show_first,
         on_progress=with_check(live, check),
     )  # fmt: skip

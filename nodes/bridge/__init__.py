@@ -2,7 +2,7 @@
 
 checks.py    what can be hardened, and where a MODEL comes from
 identity.py  a fingerprint of what is connected
-model.py     MODEL, CLIP and VAE to the backend's Model; vae.py: its VAE
+model.py     MODEL, CLIP and VAE to the backend's Model; vae.py: its VAE; text.py: its CLIP
 adapter.py   the backend's adapter onto a MODEL
 provenance.py  whether a MODEL is what it is called
 from_file.py   whether MODEL, CLIP and VAE are what a file holds
@@ -19,8 +19,10 @@ from .from_file import difference_from_file as difference_from_file
 from .identity import fingerprint as fingerprint
 from .model import decision_of as decision_of
 from .model import denoiser_config as denoiser_config
+from .model import encodes_text as encodes_text
 from .model import family_of as family_of
 from .model import key_map as key_map
+from .model import places_of as places_of
 from .model import prediction_of as prediction_of
 from .model import process_decision as process_decision
 from .model import resolution_of as resolution_of

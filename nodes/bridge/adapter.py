@@ -1,4 +1,9 @@
-"""Puts the backend's adapter onto ComfyUI's MODEL."""
+"""Puts the backend's adapter onto ComfyUI's MODEL.
+
+A weight there may hold several of the network's matrices, one below the other (queries, keys and
+values). Their changes become one patch: the adapters' A side by side and their B as blocks, which
+is exact, so that each weight has at most one patch of ours.
+"""
 
 from __future__ import annotations
 
@@ -10,37 +15,95 @@ from .checks import UNET
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ...backend.adapter.dense import AnyAdapter
+    from ...backend.adapter.dense import AnyAdapter, DenseAdapter
+    from ...backend.adapter.lora import Adapter
+    from ...backend.families.base.sources import Piece, Source
 
 
 # What a LORA_MODEL's tensor changes: the mark of one change, and the weight that it is of.
 _CHANGES = {".alpha": ".weight", ".diff": ".weight", ".diff_b": ".bias"}
 
 
-def lora_model(adapter: AnyAdapter, names: Mapping[str, str]) -> dict[str, Tensor]:
+def lora_model(adapter: AnyAdapter, places: Mapping[str, Source]) -> dict[str, Tensor]:
     """Convert an adapter to a LORA_MODEL, in names that ComfyUI reads completely.
 
-    A dense adapter becomes differences of full size. names: as `key_map` returns them.
+    A dense adapter becomes differences of full size. places: as `places_of` returns them.
     """
     import torch
 
     from ...backend.adapter.dense import DenseAdapter
-    from ...backend.adapter.lora import A, B
+    from ...backend.families.base.sources import written_by
 
-    tensors: dict[str, Tensor] = {}
+    pieces, missing = written_by(adapter.parameters, places)
+    assert not missing, f"the MODEL has no {missing[0]}"
+    rows = _rows(places)
     with torch.inference_mode(False), torch.no_grad():
         if isinstance(adapter, DenseAdapter):
-            for name in adapter.parameters:
-                module, _, leaf = name.rpartition(".")
-                mark = ".diff_b" if leaf == "bias" else ".diff"
-                tensors[UNET + names[module] + mark] = adapter.change(name).cpu().clone()
-            return tensors
-        for module in adapter.modules:
-            stem = UNET + names[module]
-            tensors[stem + ".lora_down.weight"] = adapter.tensors[module + A].cpu().clone()
-            tensors[stem + ".lora_up.weight"] = adapter.tensors[module + B].cpu().clone()
-            tensors[stem + ".alpha"] = torch.tensor(float(adapter.alpha))
-    return tensors
+            return {
+                _difference(name): _whole(adapter, own, rows.get(name))
+                for name, own in pieces.items()
+            }
+        tensors: dict[str, Tensor] = {}
+        for name, own in pieces.items():
+            stem = UNET + name.removesuffix(".weight")
+            down, up = _factors(adapter, own, rows.get(name))
+            tensors[stem + ".lora_down.weight"], tensors[stem + ".lora_up.weight"] = down, up
+            tensors[stem + ".alpha"] = torch.tensor(float(adapter.alpha * len(own)))
+        return tensors
+
+
+def _factors(
+    adapter: Adapter, pieces: tuple[Piece, ...], rows: int | None
+) -> tuple[Tensor, Tensor]:
+    """Return A and B of a weight; `rows` is its height where it holds several matrices.
+
+    ComfyUI divides alpha by the number of A's rows, so that alpha counts once for each piece.
+    """
+    import torch
+
+    from ...backend.adapter.lora import A, B
+
+    modules = [piece.parameter.removesuffix(".weight") for piece in pieces]
+    downs = [adapter.tensors[module + A].cpu() for module in modules]
+    ups = [
+        piece.in_file(adapter.tensors[module + B].cpu())
+        for piece, module in zip(pieces, modules, strict=True)
+    ]
+    if rows is None:
+        return downs[0].clone(), ups[0].clone()
+    whole = ups[0].new_zeros(rows, sum(len(down) for down in downs))
+    column = 0
+    for piece, down, up in zip(pieces, downs, ups, strict=True):
+        assert piece.rows is not None, "one matrix of several has rows of its own"
+        whole[slice(*piece.rows), column : column + len(down)] = up
+        column += len(down)
+    return torch.cat(downs), whole
+
+
+def _whole(adapter: DenseAdapter, pieces: tuple[Piece, ...], rows: int | None) -> Tensor:
+    """Return the change of a weight, zero in the rows that nothing changes."""
+    changes = [piece.in_file(adapter.change(piece.parameter).cpu()) for piece in pieces]
+    if rows is None:
+        return changes[0].clone()
+    whole = changes[0].new_zeros(rows, *changes[0].shape[1:])
+    for piece, change in zip(pieces, changes, strict=True):
+        assert piece.rows is not None, "one matrix of several has rows of its own"
+        whole[slice(*piece.rows)] = change
+    return whole
+
+
+def _rows(places: Mapping[str, Source]) -> dict[str, int]:
+    """Return the height of each weight that holds several matrices."""
+    found: dict[str, int] = {}
+    for source in places.values():
+        if source.rows is not None:
+            found[source.name] = max(found.get(source.name, 0), source.rows[1])
+    return found
+
+
+def _difference(name: str) -> str:
+    module, _, leaf = name.rpartition(".")
+    return f"{UNET}{module}.{'diff_b' if leaf == 'bias' else 'diff'}"
 
 
 def with_adapter(model: Any, lora: Mapping[str, Tensor]) -> Any:

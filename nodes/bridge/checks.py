@@ -21,12 +21,12 @@ def check_model(model: Any) -> None:
     if "GGUF" in kind:
         raise CheckpointError(
             "the MODEL is in GGUF format, whose weights are packed: load the same checkpoint in "
-            "fp16 or bf16 with Load Checkpoint"
+            "fp16 or bf16 with core's loader"
         )
     if not hasattr(model, "get_key_patches") or not hasattr(model, "patches"):
         raise CheckpointError(
             f"the MODEL is a {kind}, which does not expose its weights: connect the output of Load "
-            "Checkpoint"
+            "Checkpoint or Load Diffusion Model"
         )
     config = getattr(model.model, "model_config", None)
     weights = list(getattr(model.model, "diffusion_model", model.model).parameters())
@@ -75,11 +75,13 @@ def check_parts(clip: Any, vae: Any) -> None:
 
 
 def source_of(model: Any) -> Path | None:
-    """Return the checkpoint file of the MODEL, if ComfyUI provides it (0.33 does)."""
+    """Return the file of a MODEL, or of another patcher, if ComfyUI provides it (0.33 does)."""
     cached = getattr(model, "cached_patcher_init", None)
     if not cached or len(cached) < 2:
         return None
     for value in cached[1]:
+        if isinstance(value, (list, tuple)) and len(value) == 1:  # files of a text encoder
+            value = value[0]
         if isinstance(value, str) and value.endswith(".safetensors") and Path(value).is_file():
             return Path(value)
     return None

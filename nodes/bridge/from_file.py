@@ -20,13 +20,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...backend.checkpoint.info import CheckpointInfo
+    from ...backend.families import Family
     from ...backend.families.base.sources import Source
 
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 
 
-def difference_from_file(model: Any, clip: Any, vae: Any, path: Path) -> str:
+def difference_from_file(
+    model: Any, clip: Any, vae: Any, path: Path, parts: Mapping[str, str] | None = None
+) -> str:
     """Return how what is connected differs from the file's; empty if it does not.
+
+    parts: files of the components that it lacks.
 
     Raises:
         CheckpointError: the backend cannot load the file.
@@ -39,7 +44,7 @@ def difference_from_file(model: Any, clip: Any, vae: Any, path: Path) -> str:
         return "a node has replaced the MODEL's noise schedule"
     if clip.patcher.patches:
         return "the CLIP has LoRAs on it"
-    family, info = family_of(model), detect(path)
+    family, info = family_of(model), detect(path, parts=parts)
     if clip.layer_idx not in (None, family.host.last_layer):
         return f"CLIP Set Last Layer is {clip.layer_idx}"
     if info.family.name != family.name:
@@ -48,7 +53,8 @@ def difference_from_file(model: Any, clip: Any, vae: Any, path: Path) -> str:
     if why := _difference(info, family.denoiser, matrices):
         return f"the MODEL: {why}"
     for part, component in zip(family.host.texts, family.text_encoders, strict=True):
-        if why := _difference(info, component, _text_weights(clip, f"{part}.transformer.")):
+        prefix = f"{part}.transformer.{family.host.inside}"
+        if why := _difference(info, component, _text_weights(clip, prefix, family)):
             return f"the CLIP: {why}"
     if why := _vae_difference(info, vae):
         return f"the VAE: {why}"
@@ -62,10 +68,10 @@ def decision_for(model: Any, path: Path) -> str:
 
     found = prediction_of(model)
     try:
-        agrees = detect(path).prediction_type == found
+        agrees = detect(path, alone=True).prediction_type == found
     except CheckpointError:  # the file contradicts itself, or is damaged, which the job will say
         agrees = False
-    return "" if agrees else _PREDICTIONS[found]
+    return "" if agrees else _PREDICTIONS.get(found, "")
 
 
 def _difference(info: CheckpointInfo, component: str, weights: Mapping[str, Tensor]) -> str:
@@ -94,9 +100,10 @@ def _differ(
     return file_difference(info, sources, samples_of(weights, modules), info.headers)
 
 
-def _text_weights(clip: Any, prefix: str) -> dict[str, Tensor]:
-    weights = _weights(clip.patcher)
-    return {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix + "text_")}
+def _text_weights(clip: Any, prefix: str, family: Family) -> dict[str, Tensor]:
+    """Return an encoder's weights in the network's names; without projections, which hosts add."""
+    weights, begin = _weights(clip.patcher), prefix if family.host.inside else prefix + "text_"
+    return {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(begin)}
 
 
 def _weights(patcher: Any) -> dict[str, Tensor]:

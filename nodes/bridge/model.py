@@ -5,7 +5,8 @@ wherever the model is loaded (`model_state_dict` contains patches at some times 
 and patches are merged into copies in float32: the backend sees what a KSampler would run. For a
 plan in half precision each merged weight of the denoiser is then rounded to it, as when a file is
 loaded for that plan. ComfyUI's executor works in inference mode, whose tensors cannot be trained:
-everything is cloned. The VAE stays ComfyUI's own, and so do its tiling and memory management.
+everything is cloned. The VAE stays ComfyUI's own, and so do its tiling and memory management; for
+families that say so, the CLIP does too (`text.py`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...backend.families import Family
+    from ...backend.families.base.sources import Source
     from ...backend.model.model import Model
 
 
@@ -81,10 +83,9 @@ def unet_tensors(model: Any, dtype: torch.dtype | None = None) -> dict[str, Tens
     return _merged(model, UNET, dtype)
 
 
-def merged_weight(model: Any, module: str) -> Tensor:
-    """Return the weight of one module, by ComfyUI's whole name, with all patches merged."""
-    key = module + ".weight"
-    return _merged(model, key)[""]
+def merged_weight(model: Any, name: str) -> Tensor:
+    """Return one weight, by ComfyUI's whole name, with all patches merged."""
+    return _merged(model, name)[""]
 
 
 def family_of(model: Any) -> Family:
@@ -117,10 +118,24 @@ def decision_of(model: Any) -> str:
 
 
 def process_decision(process: Any) -> str:
-    """Return what a noise process predicts as a decision for a file."""
+    """Return what a noise process predicts as a decision for a file; empty where none is needed."""
     from ...backend.families.base.stored import decision_of as decision
 
-    return decision(process.prediction_type, float(process.alphas_cumprod[-1]) < _ZERO)
+    alphas = getattr(process, "alphas_cumprod", None)  # a flow has none
+    zero = alphas is not None and float(alphas[-1]) < _ZERO
+    return decision(process.prediction_type, zero)
+
+
+def places_of(model: Any) -> dict[str, Source]:
+    """Map each tensor of diffusers' denoiser to its place in ComfyUI's, names without prefix."""
+    from ...backend.checkpoint.in_memory import denoiser_places
+
+    return denoiser_places(family_of(model), denoiser_config(model))
+
+
+def encodes_text(model: Any) -> bool:
+    """Return whether prompts are encoded by ComfyUI's CLIP, whose text encoders stay there."""
+    return family_of(model).host.conditioning is not None
 
 
 def key_map(model: Any) -> dict[str, str]:
@@ -137,6 +152,7 @@ def _model(
 
     from ...backend.checkpoint import in_memory
     from ...backend.model.model import Model
+    from .text import HostText, HostTexts
     from .vae import HostVae
 
     tensors = unet_tensors(model, dtype)
@@ -146,14 +162,24 @@ def _model(
     )
     del tensors
     schedule = _schedule(model)
-    space = family.latents.space({"scaling_factor": float(model.model.latent_format.scale_factor)})
-    with torch.no_grad():
-        texts = _text_encoders(clip, family, device)
+    latents = family.host.latents or family.latents
+    space = latents.space({"scaling_factor": float(model.model.latent_format.scale_factor)})
+    texts: Any = None
+    if family.host.conditioning is None:
+        with torch.no_grad():
+            encoders = _text_encoders(clip, family, device)
+        tokenizers = family.networks.tokenizers()
+    else:
+        _check_clip(clip, family)
+        encoders, tokenizers = (HostText(clip),), ()
+        texts = HostTexts(family, denoiser.config)
     return Model(
         family=family,
         denoiser=denoiser,
-        text_encoders=texts,
-        tokenizers=family.networks.tokenizers(),
+        text_encoders=encoders,
+        tokenizers=tokenizers,
+        texts=texts,
+        latents=latents,
         vae=HostVae(vae, space.scale),  # type: ignore[arg-type]
         process=schedule.to(device),
         resolution=family.native_side(schedule.prediction_type),
@@ -163,18 +189,13 @@ def _model(
 
 
 def _text_encoders(clip: Any, family: Family, device: Any) -> tuple[Any, ...]:
-    from ...backend.errors import CheckpointError
-
     merged = _merged(clip.patcher, "")
     found = []
     for part, component in zip(family.host.texts, family.text_encoders, strict=True):
         prefix = f"{part}.transformer."
         own = {n.removeprefix(prefix): t for n, t in merged.items() if n.startswith(prefix)}
         if not own:
-            raise CheckpointError(
-                f"the CLIP has no {part}, which the MODEL reads: connect the CLIP of the same "
-                "checkpoint"
-            )
+            raise _without(part, family)
         skip = _layers_skipped(clip, family)
         found.append(
             family.networks.text_encoder("the CLIP", component, own, skip_last=skip, device=device)
@@ -182,24 +203,51 @@ def _text_encoders(clip: Any, family: Family, device: Any) -> tuple[Any, ...]:
     return tuple(found)
 
 
-def _layers_skipped(clip: Any, family: Family) -> int:
-    """Layers left out at the end: as CLIP Set Last Layer says, else as the family is used."""
+def _check_clip(clip: Any, family: Family) -> None:
+    """Raise a CheckpointError for the CLIP of another family, and for one that is cut short."""
+    names = clip.patcher.get_key_patches()
+    for part in family.host.texts:
+        if not any(name.startswith(f"{part}.") for name in names):
+            raise _without(part, family)
+    if getattr(clip, "layer_idx", None) not in (None, family.host.last_layer):
+        raise _other_layer(clip, family)
+
+
+def _without(part: str, family: Family) -> Exception:
     from ...backend.errors import CheckpointError
 
+    return CheckpointError(
+        f"the CLIP has no {part}, which the MODEL reads: connect the CLIP of the same checkpoint "
+        f"({family.host.loader})"
+    )
+
+
+def _other_layer(clip: Any, family: Family) -> Exception:
+    from ...backend.errors import CheckpointError
+
+    return CheckpointError(
+        f"CLIP Set Last Layer is {clip.layer_idx} on a text encoder of {family.title}, which is "
+        f"always read at {family.host.last_layer}: connect the CLIP before that node"
+    )
+
+
+def _layers_skipped(clip: Any, family: Family) -> int:
+    """Layers left out at the end: as CLIP Set Last Layer says, else as the family is used."""
     layer = getattr(clip, "layer_idx", None)
     usual = family.host.last_layer
     if family.host.fixed_layer:  # the backend reads that layer by itself
         if layer not in (None, usual):
-            raise CheckpointError(
-                f"CLIP Set Last Layer is {layer} on a text encoder of {family.title}, which is "
-                f"always read at {usual}: connect the CLIP before that node"
-            )
+            raise _other_layer(clip, family)
         return 0
     return -(usual if layer is None else int(layer)) - 1
 
 
 def _schedule(model: Any) -> Any:
-    """Read the noise schedule: ᾱ = 1 / (1 + σ²) from ComfyUI's σ, and what is predicted."""
+    """Read the noise schedule, and what is predicted.
+
+    A discrete one is ComfyUI's own: ᾱ = 1 / (1 + σ²) of its σ. Of a flow ComfyUI knows the shift of
+    sampling alone, which is a choice of whoever samples: it is the family's published one here.
+    """
     import torch
 
     from ...backend.errors import CheckpointError
@@ -207,6 +255,15 @@ def _schedule(model: Any) -> Any:
 
     sampling = model.get_model_object("model_sampling")
     names = [kind.__name__ for kind in type(sampling).__mro__]
+    family = family_of(model)
+    flow = family.process("the MODEL", family.config("scheduler"))
+    if flow.prediction_type == "flow":
+        if "CONST" in names and "IMG_TO_IMG_FLOW" not in names:
+            return flow
+        raise CheckpointError(
+            f"the MODEL samples as {'/'.join(names[1:3])}, and {family.title} as a flow: connect "
+            "the MODEL before a ModelSampling node"
+        )
     kinds = {"V_PREDICTION": "v_prediction", "EPS": "epsilon"}
     kind = next((kinds[name] for name in names if name in kinds), None)
     discrete = any(name == "ModelSamplingDiscrete" for name in names)
@@ -246,7 +303,6 @@ def _named_shapes(model: Any) -> dict[str, Tensor]:
 
 def _bytes_needed(model: Any, clip: Any) -> int:
     """Estimate weights in float32, as much again for activations and graphs, and 1 GiB."""
-    parameters = 0
-    for module in (model.model, clip.cond_stage_model):
-        parameters += sum(parameter.numel() for parameter in module.parameters())
+    modules = [model.model] if encodes_text(model) else [model.model, clip.cond_stage_model]
+    parameters = sum(part.numel() for module in modules for part in module.parameters())
     return parameters * 8 + (1 << 30)

@@ -7,7 +7,7 @@ That some patch is there proves nothing: any LoRA may lie over the same modules.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .adapter import changed, with_adapter
@@ -66,24 +66,32 @@ def is_same(one: Any, other: Any) -> bool:
     return one is other or fingerprint(one) == fingerprint(other)
 
 
-def module_weights(model: Any, modules: Mapping[str, str]) -> dict[str, Tensor]:
-    """Return `<module>.weight` of some modules with their patches; names as in `key_map`."""
-    from .model import merged_weight
+def module_weights(model: Any, modules: Iterable[str]) -> dict[str, Tensor]:
+    """Return `<module>.weight` of some modules with their patches."""
+    from ...backend.families.base.sources import read_part
+    from .model import merged_weight, places_of
 
-    return {name + ".weight": merged_weight(model, UNET + own) for name, own in modules.items()}
+    places = places_of(model)
+    wanted = {name + ".weight": places[name + ".weight"] for name in modules}
+    return {
+        name: read_part(merged_weight(model, UNET + source.name), source)
+        for name, source in wanted.items()
+    }
 
 
 def base_matrices(model: Any) -> dict[str, Tensor]:
     """Return the weights of two dimensions or more, by module, without the MODEL's patches."""
-    from .model import key_map
+    from ...backend.families.base.sources import read_part
+    from .model import places_of
 
     held = model.get_key_patches(UNET)
     weights = {}
-    for name, own in key_map(model).items():
-        entries = held.get(UNET + own + ".weight")
-        if entries and entries[0][0].dim() >= 2:
+    for name, source in places_of(model).items():
+        module, _, leaf = name.rpartition(".")
+        entries = held.get(UNET + source.name)
+        if leaf == "weight" and entries and entries[0][0].dim() >= 2:
             weight, convert = entries[0]
-            weights[name] = convert(weight)
+            weights[module] = read_part(convert(weight), source)
     return weights
 
 

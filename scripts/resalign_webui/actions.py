@@ -11,11 +11,12 @@ from typing import Any, Protocol
 from ...backend.checkpoint.inspect import inspect
 from ...backend.errors import ResAlignError
 from ...backend.numerics.byte_sizes import format_bytes
-from . import forms, measure_forms, views
+from . import forms, measure_forms, report_forms, views
 from . import host as hosts
 from .checking import Values
 from .host import ALONE, DEMO, Host
-from .runs import named, read_probes, read_runs, with_adapter
+from .jobs import BESIDE_THE_HOST
+from .runs import AUDIT, REPORT, named, read_probes, read_runs, with_adapter
 
 NONE = "none"
 _PAUSE = 0.5  # seconds between two updates of a page
@@ -94,7 +95,7 @@ class Actions:
 
     def export(self, values: Values) -> str:
         def make() -> dict[str, Any]:
-            runs, probes = with_adapter(self._runs()), read_probes(hosts.probes_folder(self.host))
+            runs, probes = with_adapter(self._runs()), self._probes()
             return measure_forms.export_request(values, self.host, runs, probes)
 
         return self._start(make, "Export started.", after=self._exported)
@@ -103,6 +104,22 @@ class Actions:
         return self._start(
             lambda: measure_forms.save_lora_request(values, self.host, with_adapter(self._runs())),
             "Saving the LoRA.",
+        )
+
+    def audit(self, values: Values) -> str:
+        return self._start(
+            lambda: report_forms.audit_request(values, self._probes()), "Drawing the sheet."
+        )
+
+    def labels(self, values: Values) -> str:
+        return self._start(
+            lambda: report_forms.labels_request(values, self._probes()),
+            "Putting the labels into the report.",
+        )
+
+    def pack(self, values: Values) -> str:
+        return self._start(
+            lambda: report_forms.pack_request(values, self.host, self._probes()), "Packing."
         )
 
     def missing(self) -> str:
@@ -154,9 +171,12 @@ class Actions:
         if not label:
             return ""
         try:
-            found = inspect(self._file(label))
+            path = self._file(label)
+            found, why = inspect(path), forms.unknown_to(self.host, path)
         except ResAlignError as error:
             return views.note(str(error), "error")
+        if why:
+            return views.note(why, "error")
         if found.problem:
             return views.note(found.problem, "error")
         hardened = "hardened before" if found.hardened else "not hardened"
@@ -176,10 +196,11 @@ class Actions:
         return views.facts(text, found.problem) + (views.help_text(hint) if hint else "")
 
     def report(self, label: Any) -> str:
-        probe = named(label, read_probes(hosts.probes_folder(self.host)))
+        probe = named(label, self._probes())
         if probe is None or not probe.report:
             return views.note("Choose a finished probe; the list has a refresh button.", "error")
-        return views.report_frame(self.url(probe.name, "report.html"), "the report")
+        sheet = self.url(probe.name, AUDIT) if (probe.folder / AUDIT).is_file() else ""
+        return views.report_frame(self.url(probe.name, REPORT), "the report", sheet)
 
     def refresh(self) -> dict[str, list[str]]:
         self.host.refresh_checkpoints()
@@ -188,7 +209,7 @@ class Actions:
     def choices(self) -> dict[str, list[str]]:
         """Return the choices of each list, by its name."""
         files = [label for label, _ in self.host.checkpoints()]
-        runs, probes = self._runs(), read_probes(hosts.probes_folder(self.host))
+        runs, probes = self._runs(), self._probes()
         kept = [NONE, *(run.label for run in with_adapter(runs))]
         every = [DEMO, *files]
         return {
@@ -202,6 +223,9 @@ class Actions:
             "export_run": kept[1:], "try_run": kept,
             "export_probe": [NONE, *(probe.label for probe in probes if probe.report)],
             "report": [probe.label for probe in probes if probe.report],
+            "sibling": [NONE, measure_forms.THE_ORIGINAL, *files],
+            **{name: [NONE, *files] for name in ("plain", "oracle", "pack_checkpoint")},
+            **{name: [forms.BY_ITSELF, *files] for name in forms.PARTS},
         }  # fmt: skip
 
     def _start(
@@ -218,7 +242,7 @@ class Actions:
         if after is not None:
             self._renewing = threading.Thread(target=after, args=(request,), daemon=True)
             self._renewing.start()
-        if self.host.name != ALONE and request["job"] != "check":
+        if self.host.name != ALONE and request["job"] not in BESIDE_THE_HOST:
             started += f" Pictures that you ask {self.host.name} for wait until it is done."
         return views.note(started)
 
@@ -238,10 +262,12 @@ class Actions:
 
         return CHECKPOINT
 
+    def _probes(self) -> list[Any]:
+        return read_probes(hosts.probes_folder(self.host))
+
     def _runs(self) -> list[Any]:
         return read_runs(hosts.runs_folder(self.host))
 
     def _unfinished(self) -> list[Any]:
         runs = [run for run in self._runs() if not run.finished]
-        probes = read_probes(hosts.probes_folder(self.host))
-        return [*runs, *(probe for probe in probes if not probe.report)]
+        return [*runs, *(probe for probe in self._probes() if not probe.report)]

@@ -15,13 +15,14 @@ from ...backend.data.concept_list import NONE, joined, read_concepts
 from ...backend.data.small_sets import with_small_sets
 from ...backend.errors import ConfigError
 from ...backend.families.base.stored import DECISIONS
+from ...backend.jobs.family_defaults import drawn_as, family_at
 from ...backend.plan import settings as presets
 from ...backend.plan.concept import Concept
 from ...backend.plan.file import to_json
 from ...backend.plan.hardening import HardeningPlan
 from ...backend.plan.images import ImageSet
 from ...backend.plan.methods import FACTS
-from ...backend.plan.presets import PLAN_PRESETS, plan_preset, preset_plan
+from ...backend.plan.presets import DEFAULT_PRESET, PLAN_PRESETS, plan_preset, preset_plan
 from ...backend.plan.settings import METHODS, OPTIMISERS, OWN, fine_tuning_pool, setting_changes
 from . import host as hosts
 from .checking import Values, field_value, flag, number, one_of, some_of, text, whole
@@ -50,6 +51,8 @@ USER_PARTS = {  # an input of `plan.settings`: the form's name of it
     "configurations_per_step": "users_per_step",
 }  # fmt: skip
 AS_IT_SAYS = "as the file says"
+BY_ITSELF = "found by itself"  # a text encoder or VAE: in the checkpoint's file, or near it
+PARTS = ("text_encoder", "vae")
 PREDICTIONS = (AS_IT_SAYS, *DECISIONS)
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,2})?")
 
@@ -58,6 +61,8 @@ def harden_request(values: Values, host: Host, now: datetime | None = None) -> d
     """Build the request for a new run, in a folder named after the concepts and the time."""
     checkpoint = hardenable(values, host)
     plan = demo_plan(values) if checkpoint == "demo" else hardening_plan(values, host)
+    if checkpoint != "demo":
+        plan = drawn_as(family_at(checkpoint), plan)
     return {
         "job": "harden",
         "checkpoint": checkpoint,
@@ -65,6 +70,7 @@ def harden_request(values: Values, host: Host, now: datetime | None = None) -> d
         "run_folder": str(hosts.runs_folder(host) / run_name(values, plan, now)),
         "device": device_of(values, host),
         "prediction": prediction_of(values),
+        **parts_of(values, host),
         **preview_of(values),
     }
 
@@ -76,10 +82,36 @@ def hardenable(values: Values, host: Host) -> str:
         if decided:
             raise ConfigError(f"prediction: leave it at {AS_IT_SAYS!r} for the {DEMO}")
         return checkpoint
-    path = Path(checkpoint)
-    if problem := inspect(detect(path, prediction=decided) if decided else path).problem:
+    path, parts = Path(checkpoint), parts_of(values, host)
+    if why := unknown_to(host, path):
+        raise ConfigError(f"checkpoint: {why}")
+    known = detect(path, prediction=decided, parts=parts) if decided else path
+    if problem := inspect(known, parts=parts).problem:
         raise ConfigError(f"checkpoint: {problem}")
     return checkpoint
+
+
+def unknown_to(host: Host, path: Path) -> str:
+    """Say that the host cannot load models of a file's family; empty where it can."""
+    if host.name == hosts.ALONE:
+        return ""
+    family = family_at(path)
+    if family is None or family.host.webui:
+        return ""
+    return (
+        f"{path.name} is {family.title}, a family that {host.name} does not know: harden it with "
+        "`resalign ui`, with `resalign harden`, or in ComfyUI"
+    )
+
+
+def parts_of(values: Values, host: Host) -> dict[str, str]:
+    """Return the files of the text encoder and the VAE that were chosen, by component."""
+    found = {}
+    for name in PARTS:
+        if values.get(name) not in (None, "", BY_ITSELF):
+            path = hosts.chosen(values[name], host.checkpoints(), name.replace("_", " "))
+            found[name] = str(path.absolute())
+    return found
 
 
 def prediction_of(values: Values) -> str:
@@ -92,7 +124,7 @@ def check_request(values: Values, host: Host, now: datetime | None = None) -> di
     """Build the request for a check of that run, with the memory that it must fit into."""
     run = harden_request(values, host, now)
     names = ("checkpoint", "plan", "run_folder", "device", "prediction")
-    kept = {name: run[name] for name in names}
+    kept = {name: run[name] for name in (*names, *PARTS) if name in run}
     return {"job": "check", **kept, "budget": number(values, "memory_budget", 0, 0, 10_000)}
 
 
@@ -122,13 +154,18 @@ def checkpoint_of(values: Values, name: str, host: Host) -> str:
 
 def hardening_plan(values: Values, host: Host) -> HardeningPlan:
     preset, changes = setting_changes(
-        one_of(values, "preset", PRESETS, "balanced"), settings(values)
+        one_of(values, "preset", PRESETS, DEFAULT_PRESET), settings(values)
     )
     users = one_of(values, "users", USERS, "preset")
     folder = hosts.typed_folder(text(values, "users_folder"), "images to fine-tune on", host)
     if users != "preset" or folder:
         choice = preset if users == "preset" else users
         pool, per_step = fine_tuning_pool(choice, custom_users(values), folder)
+        if users != "none" and not plan_preset(preset).pool():
+            raise ConfigError(
+                f"the preset {preset} simulates nobody who fine-tunes: choose another such as "
+                "balanced, or leave the simulated users and their pictures as they were"
+            )
         changes |= {"fine_tunes": pool, "configurations_per_step": per_step}
     retain = image_set(
         hosts.typed_folder(text(values, "retain_folder"), "pictures of what must stay", host),
@@ -174,7 +211,7 @@ def demo_plan(values: Values) -> HardeningPlan:
     typed = ("concept_folder", "retain_folder", "users_folder")
     if any(text(values, name) for name in typed):
         raise ConfigError(f"the {DEMO} makes its own pictures: leave the folders empty")
-    choice = one_of(values, "preset", PRESETS, "balanced")
+    choice = one_of(values, "preset", PRESETS, DEFAULT_PRESET)
     steps = setting(values, "outer_steps") or demo_steps(choice)
     plan = prompted_plan(seed=setting(values, "seed"), warm_up=steps // 2, steps=steps)
     if choice in ("redirect", "edit"):

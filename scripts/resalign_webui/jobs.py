@@ -24,6 +24,8 @@ from ...backend.worker.requests import check_files, parse_request
 from .runs import saved_steps
 
 LAST_JOB = "last_job.json"
+# Jobs that do not use the GPU: the host keeps its model and its queue.
+BESIDE_THE_HOST = ("check", "audit", "pack")
 _LOG_LINES = 200
 _KEPT_EVERY = 5.0  # seconds between two writes of a running job's state
 _CLOSING = (10.0, 5.0)  # seconds to SIGTERM and from there to SIGKILL when the host ends
@@ -137,8 +139,8 @@ class JobManager:
         """Run a job to its end. Whatever happens, the final state says so."""
         end: dict[str, Any] = {}
         try:
-            # A check does not use the GPU: the host keeps its model and its queue.
-            alone = nullcontext() if request["job"] == "check" else self._host.exclusive()
+            beside = request["job"] in BESIDE_THE_HOST
+            alone = nullcontext() if beside else self._host.exclusive()
             with alone:
                 end = self._work(python, request)
         except Exception as error:

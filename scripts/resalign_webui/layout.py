@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from . import pages, views
+from . import pages, report_page, views
 from .actions import Actions
 from .forms import FITTING
 from .parts import Parts, button, html, on, own_settings_only
@@ -119,6 +119,9 @@ def _bind_jobs(
         ("try_lora", pages.LORA, "lora_message", actions.try_lora),
         ("export", pages.EXPORT, "export_message", actions.export),
         ("save_lora", pages.EXPORT, "export_message", actions.save_lora),
+        ("audit", report_page.AUDIT, "report_message", actions.audit),
+        ("labels", report_page.LABELS, "report_message", actions.labels),
+        ("pack", report_page.PACK, "report_message", actions.pack),
     ):
         started = bind(
             named[name].click, _with_names(names, function), parts.list_of(names), [named[message]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,25 @@ from typing import Any
 from ...backend.checkpoint.detect import decision_needed
 from ...backend.data.concept import preset_names
 from ...backend.errors import ConfigError
+from ...backend.jobs.family_defaults import drawn_as, family_at
+from ...backend.plan.attack import ORIGINAL
 from ...backend.plan.file import from_json, to_json
 from ...backend.plan.hardening import HardeningPlan
 from ...backend.plan.images import ImageSet
+from ...backend.plan.probe import ProbeCheckpoint
 from ...backend.plan.probe_presets import PROBE_PRESETS
-from ...backend.plan.probe_settings import MOST_SEED, PROBE_INPUTS, SCORERS, probe_plan
+from ...backend.plan.probe_settings import (
+    MOST_AUDITED,
+    MOST_SEED,
+    PROBE_INPUTS,
+    SCORERS,
+    no_audit,
+    probe_plan,
+)
+from ...backend.plan.user_attacks import with_references
 from . import host as hosts
 from .checking import Values, field_value, flag, number, one_of, some_of, text, whole
-from .forms import checkpoint_of, concepts_of, device_of
+from .forms import checkpoint_of, concepts_of, device_of, parts_of
 from .host import Host
 from .runs import Probe, Run, named
 
@@ -28,7 +40,8 @@ PROBE_PARTS = {  # an input of `plan.probe_settings`: the form's name of it
 }  # fmt: skip
 FORMATS = ("kohya", "diffusers")
 CHECKPOINTS, OUTPUT = "checkpoints", "output folder"
-_NO_RUN = "none"
+_NONE = _NO_RUN = "none"
+THE_ORIGINAL = "the original"  # sibling: the checkpoint before hardening
 THE_RUN = "the run's"  # original and hardened: its checkpoint, and that with its adapter
 
 
@@ -60,6 +73,7 @@ def probe_request(
             "probe: choose the run that hardened it, or tick the concepts to look for"
         )
     folder = hosts.typed_folder(text(values, "attack_folder"), "images to fine-tune on", host)
+    audited = whole(values, "audit_pictures", 0, 0, MOST_AUDITED)
     choices: dict[str, Any] = {
         "scorer": one_of(values, "scorer", SCORERS, SCORERS[0]),
         **{
@@ -68,25 +82,64 @@ def probe_request(
         },
         "seed": whole(values, "probe_seed", 0, 0, MOST_SEED),
         "data": ImageSet(folder=folder) if folder else None,
-        "show_pictures": flag(values, "probe_show_pictures"),
+        "show_pictures": flag(values, "probe_show_pictures") or bool(audited),
+        "second_scorer": other_scorer(values),
+        "style": hosts.typed_folder(text(values, "style_folder"), "style to learn", host),
+        "sibling": sibling_of(values, host),
     }
     preset = one_of(values, "attacks", ATTACKS, "quick")
     concepts = concepts_of(shown, host) if named or plan is None else plan.concepts
     made = probe_plan(preset, concepts, hardened_by=plan, **choices)
+    if audited and (why := no_audit(made)):
+        raise ConfigError(f"audit: {why}")
+    if "demo" not in (original, hardened):
+        made = drawn_as(family_at(original), made)
     looked_for = "+".join(re.sub(r"[^\w-]+", "_", concept.name) for concept in made.concepts)
     name = f"{looked_for[:40]} {preset} {(now or datetime.now()):%Y-%m-%d %H.%M.%S}"
     decided = prediction_of_original(original, hardened, run)
+    parts = parts_of(values, host)
+    known = {**run.parts, **parts} if run and original == run.checkpoint else parts
+    own = {} if run and hardened == str(run.folder) else parts
+    references = with_references(
+        (), **{role: reference_of(values, role, host) for role in ("plain", "oracle")}
+    )
+    checkpoints = (
+        ProbeCheckpoint(name="original", path=original, prediction=decided, **known),
+        ProbeCheckpoint(name="hardened", path=hardened, **own),
+        *(each if each.path == "demo" else replace(each, **parts) for each in references),
+    )
     return {
         "job": "probe",
-        "checkpoints": [
-            {"name": "original", "path": original, **({"prediction": decided} if decided else {})},
-            {"name": "hardened", "path": hardened},
-        ],
+        "checkpoints": [_without_defaults(each) for each in checkpoints],
         "plan": to_json(made),
         "folder": str(hosts.probes_folder(host) / name),
         "device": device_of(values, host),
         "show_pictures": flag(values, "probe_show_pictures"),
+        **({"audit": audited} if audited else {}),
     }  # fmt: skip
+
+
+def other_scorer(values: Values) -> str:
+    """Return the scorer that gives a second opinion; empty for none."""
+    found = one_of(values, "second_scorer", (_NONE, *SCORERS), _NONE)
+    return "" if found == _NONE else found
+
+
+def sibling_of(values: Values, host: Host) -> str:
+    """Return the checkpoint on which the sibling's LoRA is trained; empty for no such attack."""
+    label = values.get("sibling")
+    if label in (None, "", _NONE):
+        return ""
+    return ORIGINAL if label == THE_ORIGINAL else checkpoint_of(values, "sibling", host)
+
+
+def reference_of(values: Values, role: str, host: Host) -> str:
+    """Return the file of the oracle, or of plain unlearning; empty for none."""
+    return "" if values.get(role) in (None, "", _NONE) else checkpoint_of(values, role, host)
+
+
+def _without_defaults(checkpoint: ProbeCheckpoint) -> dict[str, Any]:
+    return {name: value for name, value in to_json(checkpoint).items() if value}
 
 
 def prediction_of_original(original: str, hardened: str, run: Run | None) -> str:
@@ -138,7 +191,7 @@ def lora_request(values: Values, host: Host, runs: list[Run]) -> dict[str, Any]:
         return {**request, "original": run.checkpoint, "run_folder": str(run.folder)}
     original = checkpoint_of(values, "try_original", host)
     hardened = checkpoint_of(values, "try_hardened", host)
-    return {**request, "original": original, "hardened": hardened}
+    return {**request, "original": original, "hardened": hardened, **parts_of(values, host)}
 
 
 def export_request(

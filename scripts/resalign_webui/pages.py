@@ -7,12 +7,14 @@ from typing import Any
 import gradio as gr
 
 from ...backend.data.concept import preset_names
+from ...backend.plan.presets import DEFAULT_PRESET
 from ...backend.plan.probe_settings import PROBE_INPUTS, SCORERS
 from ...backend.plan.settings import CUSTOM_USERS, input_field, user_field
 from . import forms, measure_forms
 from .checking import limits_of
 from .host import ALONE, DEMO, Host
-from .parts import Parts, button, html
+from .parts import Parts, button, first, html
+from .report_page import report_page
 from .views import help_text
 
 HARDEN = (
@@ -23,18 +25,19 @@ HARDEN = (
     "gamma", "learning_rate", "simulate", "solver", "products", "gradient_checkpointing", "device",
     "varied_images", "erase_ratio", "distil_batch", "teacher", "teacher_waits",
     "micro_batch", "memory_budget", "prediction", "preview_every", "preview_prompt",
-    "show_pictures", "run_name",
+    "show_pictures", "run_name", *forms.PARTS,
 )  # fmt: skip
 RESUME = ("unfinished", "preview_every", "preview_prompt", "show_pictures")
 PROBE = (
     "original", "hardened", "probe_run", "attacks", "probe_concepts", "probe_own_concepts",
     "attack_folder", "scorer", "attack_steps", "probe_images", "probe_resolution",
-    "sampling_steps", "probe_seed", "probe_show_pictures", "device",
+    "sampling_steps", "probe_seed", "probe_show_pictures", "device", *forms.PARTS, "second_scorer",
+    "style_folder", "sibling", "plain", "oracle", "audit_pictures",
 )  # fmt: skip
 LORA = (
     "try_run", "try_original", "try_hardened", "lora", "lora_strength", "prompt", "negative",
     "lora_seed", "lora_steps", "guidance", "width", "height", "count", "lora_show_pictures",
-    "device",
+    "device", *forms.PARTS,
 )  # fmt: skip
 EXPORT = (
     "export_run", "export_name", "export_folder", "export_probe", "overwrite", "lora_name",
@@ -49,12 +52,13 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
               value=files[min(1, len(files) - 1)])  # fmt: skip
         button("refresh", "Refresh lists", scale=1, min_width=110)
     html(name="about_checkpoint")
+    _parts_of_a_model(parts, host, lists)
     parts("concepts", gr.CheckboxGroup, "What to remove", choices=named(), value=[])
     parts("own_concepts", gr.Textbox, "In your own words", lines=2, value="",
           placeholder="# my concept\na prompt that asks for it",
           info="One prompt a line; a line with # and a name starts a concept.")  # fmt: skip
-    parts("preset", gr.Radio, "How thorough", choices=list(forms.PRESETS), value="balanced")
-    html(preset_line("balanced", files[min(1, len(files) - 1)]), "about_preset")
+    parts("preset", gr.Radio, "How thorough", choices=list(forms.PRESETS), value=DEFAULT_PRESET)
+    html(preset_line(DEFAULT_PRESET, files[min(1, len(files) - 1)]), "about_preset")
     # Before the accordions: the button and its answer are in sight without scrolling.
     html(waiting_line(host.name), "harden_message")
     button("harden", "Harden", variant="primary", min_width=140)
@@ -80,8 +84,24 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
         _memory(parts)
     with gr.Row():
         parts("unfinished", gr.Dropdown, "Unfinished runs and probes", scale=4, min_width=200,
-              choices=lists["unfinished"], value=_first(lists["unfinished"]))  # fmt: skip
+              choices=lists["unfinished"], value=first(lists["unfinished"]))  # fmt: skip
         button("resume", "Resume", scale=1, min_width=110)
+
+
+def _parts_of_a_model(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
+    """Fields for the files of a text encoder and a VAE; no model that the hosts load needs them."""
+    alone = host.name == ALONE
+    with gr.Accordion("Text encoder and VAE in files of their own", open=False, visible=alone):
+        html(help_text(
+            "For a checkpoint that holds the denoiser alone. They are found by themselves "
+            "beside it, or in folders called text_encoders and vae. The pages Probe and "
+            "Try my LoRA use what is chosen here."
+        ))  # fmt: skip
+        with gr.Row():
+            for name in forms.PARTS:
+                label = {"text_encoder": "Text encoder", "vae": "VAE"}[name]
+                parts(name, gr.Dropdown, label, choices=lists[name], value=forms.BY_ITSELF,
+                      visible=alone, min_width=200)  # fmt: skip
 
 
 def waiting_line(host: str) -> str:
@@ -213,8 +233,41 @@ def probe_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
             _numbers(parts, ("probe_seed", "Seed"))
             parts("probe_show_pictures", gr.Checkbox, "Show flagged pictures without blur",
                   value=False, min_width=160)  # fmt: skip
+    with gr.Accordion("Advanced", open=False):
+        _further_measurements(parts, lists)
     button("probe", "Probe", variant="primary")
     html(name="probe_message")
+
+
+def _further_measurements(parts: Parts, lists: dict[str, list[str]]) -> None:
+    """What makes a probe stand up to a sceptic; each costs time and none is needed."""
+    html(help_text("Each of these answers a further question, and takes more time."))
+    parts(
+        "second_scorer",
+        gr.Dropdown,
+        "Second opinion",
+        choices=["none", *SCORERS],
+        value="none",
+        info="Another detector on the same pictures; the report says how often the two agree.",
+    )
+    parts("style_folder", gr.Textbox, "Does it still learn? Folder with a style or subject",
+          value="", info="Your own harmless pictures with captions. Every model learns them by a "
+          "LoRA, and a quarter that it never saw says how well.")  # fmt: skip
+    with gr.Row():
+        for name, label, said in (
+            ("sibling", "LoRA of a sibling", "A LoRA of the concept is trained on this "
+             "checkpoint and then put on each model, as people do with LoRAs from the web."),
+            ("oracle", "Never-learned checkpoint", "The same network, trained without the concept: "
+             "how far is the hardened one on the way to it?"),
+            ("plain", "Another method's checkpoint", "From where that way begins, such as plain "
+             "unlearning; without one, at the original."),
+        ):  # fmt: skip
+            parts(name, gr.Dropdown, label, choices=lists[name], value=lists[name][0], info=said,
+                  min_width=200)  # fmt: skip
+    parts("audit_pictures", gr.Number, "Pictures to check by hand (empty: none)", value=None,
+          precision=0, info="Draws a sheet on which you say what the pictures show, 50 for "
+          "instance; that corrects the detector's mistakes. Flagged pictures are then kept "
+          "without blur.")  # fmt: skip
 
 
 def lora_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
@@ -257,7 +310,7 @@ def export_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
         "changed differ. A model card comes with it."
     ))  # fmt: skip
     parts("export_run", gr.Dropdown, "Run", choices=lists["export_run"],
-          value=_first(lists["export_run"]))  # fmt: skip
+          value=first(lists["export_run"]))  # fmt: skip
     with gr.Row():
         parts("export_name", gr.Textbox, "Name of the new checkpoint", value="hardened",
               scale=3, min_width=200, info="sub/name makes a folder.")  # fmt: skip
@@ -279,15 +332,6 @@ def export_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
               value="kohya", scale=2, min_width=140)  # fmt: skip
     button("save_lora", "Save LoRA")
     html(name="export_message")
-
-
-def report_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
-    with gr.Row():
-        parts("report", gr.Dropdown, "Report", choices=lists["report"], scale=4, min_width=200,
-              value=_first(lists["report"]))  # fmt: skip
-        button("show_report", "Show", variant="primary", scale=1, min_width=110)
-        button("refresh_reports", "Refresh lists", scale=1, min_width=110)
-    html(name="report_view")
 
 
 def about_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
@@ -323,7 +367,3 @@ def _numbers(parts: Parts, *entries: tuple[Any, ...], precision: int | None = 0)
 def named() -> list[tuple[str, str]]:
     """Return the shipped concepts as people write them, each with its name: hate symbols."""
     return [(name.replace("_", " "), name) for name in preset_names()]
-
-
-def _first(entries: list[str]) -> str | None:
-    return entries[0] if entries else None

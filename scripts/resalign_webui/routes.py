@@ -12,15 +12,16 @@ from urllib.parse import quote
 from . import origin
 from .actions import Jobs
 from .host import Host, probes_folder
-from .runs import read_probes
+from .runs import AUDIT, REPORT, read_probes
 
-# A report is one page with embedded style, script and pictures; it fetches nothing. Beside it lie
-# pictures without blur and the plan with its paths, which are not served.
-REPORT = "report.html"
+# A report is one page with embedded style, script and pictures, and so is the sheet on which a
+# person labels them; both fetch nothing. Beside them lie pictures without blur and the plan with
+# its paths, which are not served.
 POLICY = (
     "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; sandbox allow-scripts allow-popups"
 )
+SAVING = f"{POLICY} allow-downloads"  # the sheet saves its labels as a file
 _SHOWN = ("status", "kind", "step", "total", "revision")
 
 
@@ -30,9 +31,9 @@ def report_url(probe: str, file: str) -> str:
 
 
 def report_file(host: Host, probe: str, file: str) -> Path | None:
-    """Return the report of a probe; None if it does not exist, or for any other file."""
+    """Return the report or the audit sheet of a probe; None for any other file."""
     known = {entry.name: entry.folder for entry in read_probes(probes_folder(host))}
-    if probe not in known or file != REPORT:
+    if probe not in known or file not in (REPORT, AUDIT):
         return None
     folder = known[probe].resolve()
     path = (folder / file).resolve()
@@ -76,7 +77,8 @@ def register(app: Any, host: Host, jobs: Jobs) -> None:
         path = report_file(host, request.path_params["probe"], request.path_params["file"])
         if path is None:
             return Response("there is no such report", status_code=404, media_type="text/plain")
-        headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
+        policy = SAVING if path.name == AUDIT else POLICY
+        headers = {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"}
         return FileResponse(path, media_type="text/html; charset=utf-8", headers=headers)
 
     for path, endpoint in (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from ...backend.errors import ResAlignError
 from ...backend.plan.methods import FACTS
 from ...backend.text import json_text
 
+REPORT, AUDIT = "report.html", "audit.html"  # the pages in a probe's folder
 _MARK = " | "  # between name and state; our names do not contain it
 
 
@@ -20,7 +21,8 @@ class Run:
     """A run folder.
 
     steps: outer steps saved, of `total`. checkpoint: the file it hardens. prediction: what was
-    decided that this predicts. whole: its result is there, or can be made from the state alone.
+    decided that this predicts. parts: files of its components that were named. whole: its result is
+    there, or can be made from the state alone.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Run:
     plan: dict[str, Any]
     prediction: str = ""
     whole: bool = True
+    parts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -66,10 +69,7 @@ def read_runs(folder: Path) -> list[Run]:
 
 
 def read_probes(folder: Path) -> list[Probe]:
-    return [
-        Probe(path.name, path, (path / "report.html").is_file())
-        for path in _newest(folder, "*.json")
-    ]
+    return [Probe(path.name, path, (path / REPORT).is_file()) for path in _newest(folder, "*.json")]
 
 
 def with_adapter(runs: list[Run]) -> list[Run]:
@@ -107,6 +107,7 @@ def _run(folder: Path) -> Run | None:
             concepts=tuple(str(concept["name"]) for concept in plan["concepts"]),
             plan=plan,
             prediction=str(about.get("prediction", "")),
+            parts={name: str(about[name]) for name in ("text_encoder", "vae") if about.get(name)},
             whole=(folder / "adapter.safetensors").exists() or not _is_dense(plan),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ResAlignError):

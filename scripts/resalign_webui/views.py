@@ -21,6 +21,7 @@ _LAST = 12  # lines of an environment being made
 _VERBS = {
     "check": "Checking", "harden": "Hardening", "resume": "Hardening", "probe": "Probing",
     "export": "Exporting", "lora": "Saving the LoRA", "try_lora": "Drawing",
+    "audit": "Auditing", "pack": "Packing",
 }  # fmt: skip
 _ENDS = {"done": "Done", "stopped": "Stopped", "failed": "Failed"}
 
@@ -188,11 +189,17 @@ def facts(text: str, problem: str = "") -> Markup:
     return tag("div", note(problem, "error"), table, cls="ra")
 
 
-def report_frame(url: str, name: str) -> Markup:
-    """Show a report inside the page, in a sandbox, with a link to it."""
-    link = tag("a", f"Open {name} in a tab of its own", href=url, target="_blank", rel="noopener")
+def report_frame(url: str, name: str, sheet: str = "") -> Markup:
+    """Show a report inside the page, in a sandbox, with links to it and to its audit sheet."""
+    links: list[Child] = [_link(f"Open {name} in a tab of its own", url)]
+    if sheet:
+        links += [" · ", _link("Open the audit sheet", sheet)]
     frame = tag("iframe", src=url, title="report", sandbox="allow-scripts allow-popups")
-    return tag("div", tag("p", link), frame, cls="ra")
+    return tag("div", tag("p", links), frame, cls="ra")
+
+
+def _link(text: str, url: str) -> Markup:
+    return tag("a", text, href=url, target="_blank", rel="noopener")
 
 
 def _title(state: State) -> str:
@@ -284,13 +291,16 @@ def _done(state: State) -> str:
     result = state.get("result") or {}
     lines = [str(state.get("message") or "done")]
     output = str((state.get("request") or {}).get("output") or "")
-    if state.get("job") in ("export", "lora") and output:
+    if state.get("job") in ("export", "lora", "pack") and output:
         *_, folder, name = ["", *re.split(r"[\\/]", output)]
-        lines.insert(0, f"{name} is in the folder {folder}; refresh the host's list to see it.")
+        seen = "" if state["job"] == "pack" else "; refresh the host's list to see it"
+        lines.insert(0, f"{name} is in the folder {folder}{seen}.")
     elif result.get("path"):
         lines.insert(0, re.split(r"[\\/]", str(result["path"]))[-1])
     if result.get("report"):
         lines.append("The whole report is on the page Reports.")
+    if state.get("job") == "audit" and result.get("pictures"):
+        lines.append("Press Show on the page Reports, and open the audit sheet there.")
     return "\n".join(lines)
 
 

@@ -87,6 +87,19 @@ class Conditioning:
             }
         )
 
+    def mix(self, other: Conditioning, share: Tensor) -> Conditioning:
+        """Return a blend of each sample with that of `other`: (1 − share) own + share other.
+
+        share: [batch], from 0 to 1. Parts that hold no activations stay as they are.
+        """
+
+        def blend(name: str, part: Tensor) -> Tensor:
+            if not _is_activation(name, part):
+                return part
+            return torch.lerp(part, other[name], share.to(part).view(-1, *[1] * (part.dim() - 1)))
+
+        return Conditioning({name: blend(name, part) for name, part in self.parts.items()})
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
         return Conditioning({name: change(part) for name, part in self.parts.items()})
 

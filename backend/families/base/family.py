@@ -314,12 +314,22 @@ class HostNames:
 
     texts: names of the text encoders in its CLIP. last_layer: the layer of the text encoders that
     the family reads (ComfyUI's `layer_idx`). fixed_layer: that layer is read whatever is asked for,
-    by the family's own code, so no layer is cut off.
+    by the family's own code, so no layer is cut off. inside: what the names of a text encoder's
+    tensors begin with there, before those of the network.
+    conditioning: (embedding, other entries) of one prompt as its CLIP encodes it, to the
+    conditioning; None: the text encoders are rebuilt from its tensors.
+    latents: of its VAE, where that normalises by itself. loader: what loads the family's CLIP.
+    webui: A1111 and classic Forge load such models too.
     """
 
     texts: tuple[str, ...]
     last_layer: int
     fixed_layer: bool = False
+    inside: str = ""
+    conditioning: Callable[[Tensor, Mapping[str, Any]], Conditioning] | None = None
+    latents: Latents | None = None
+    loader: str = "Load Checkpoint"
+    webui: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,14 +337,16 @@ class MetadataNames:
     """Entries in the headers of whole checkpoints.
 
     architecture: prediction to ModelSpec's name. implementation: of single files, as ModelSpec
-    names it; empty: Stable Diffusion's. tag: of model cards. notices: entries that a result has
-    unless its source has others, such as the licence of the published weights. terms: what that
-    licence asks of whoever publishes a changed version, where it asks more than naming it; `check`
-    and model cards say it.
+    names it; empty: Stable Diffusion's. tag: of model cards. civitai: the family's entry in
+    Civitai's list of base models; empty: not known. notices: entries that a result has unless its
+    source has others, such as the licence of the published weights. terms: what that licence asks
+    of whoever publishes a changed version, where it asks more than naming it; `check` and model
+    cards say it.
     """
 
     architecture: Callable[[str], str]
     implementation: str = ""
     tag: str = "stable-diffusion"
+    civitai: str = ""
     notices: Mapping[str, str] = field(default_factory=dict)
     terms: str = ""

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .relatives import relative
 from .shapes import StoredTensor
 
 
@@ -94,6 +95,7 @@ _BY_NAME: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ),
 )  # fmt: skip
 
+_DENOISERS = ("sd3", "flux", "other")  # kinds of which more can be said
 UNCLIP = Other("unclip", "an SD 2.x unCLIP model (it takes images as prompts)", _SUPPORTED)
 REFINER = Other("refiner", "the SDXL refiner", "harden the SDXL base checkpoint instead")
 
@@ -127,6 +129,9 @@ def other_kind(tensors: Mapping[str, StoredTensor]) -> Other | None:
     names = "|" + "||".join(tensors) + "|"
     for kind, what, advice, marks in _BY_NAME:
         if any(mark in names for mark in marks):
+            if kind in _DENOISERS:
+                shapes = {name: entry.shape for name, entry in tensors.items()}
+                what = relative(shapes) or what
             return Other(kind, what, advice)
     if found := _in_integers(tensors):
         return found

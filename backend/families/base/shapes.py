@@ -57,5 +57,6 @@ def check_same_names(who: str, wanted: set[str], found: set[str]) -> None:
     if missing or surplus:
         raise CheckpointError(
             f"{who}: {len(missing)} tensors missing ({', '.join(missing[:3])}), {len(surplus)} "
-            f"unexpected ({', '.join(surplus[:3])}); use an SD 1.x, SD 2.x or SDXL base checkpoint"
+            f"unexpected ({', '.join(surplus[:3])}); it is incomplete, or a variant that is not "
+            "supported: use the checkpoint that it was made from"
         )

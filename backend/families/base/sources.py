@@ -51,6 +51,17 @@ def swap_halves(tensor: Tensor) -> Tensor:
     return tensor.roll(half, 0)
 
 
+def read_part(tensor: Tensor, source: Source) -> Tensor:
+    """Return what `source` reads of a tensor in memory, as a view where that is possible."""
+    if source.rows is not None:
+        tensor = tensor[source.rows[0] : source.rows[1]]
+    if source.part == "transposed":
+        return tensor.T
+    if source.part == "matrix":
+        return tensor.reshape(part_shape(tuple(tensor.shape), Source(source.name, "matrix")))
+    return swap_halves(tensor) if source.part == "swapped" else tensor
+
+
 def written_by(
     parameters: Iterable[str], sources: Mapping[str, Source]
 ) -> tuple[dict[str, tuple[Piece, ...]], list[str]]:

@@ -1,7 +1,8 @@
 """FLUX.2 klein 4B: a flow-matching transformer that reads Qwen3 4B, 1024 pixels."""
 
-from ..base.family import Family, HostNames, MetadataNames
+from ..base.family import Family, MetadataNames
 from .config import DENOISER, SIDE, TEXT, VAE, published
+from .host import HOST
 from .latents import Latents
 from .layout import Layout
 from .lora import LoraNames
@@ -46,7 +47,7 @@ FLUX2_KLEIN = Family(
     texts=Texts(),
     latents=Latents(),
     lora=LoraNames(),
-    host=HostNames(("qwen3_4b",), -1),
+    host=HOST,
     metadata=MetadataNames(
         lambda prediction: "flux-2-klein-4b",
         implementation="https://github.com/black-forest-labs/flux2",

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import CheckpointError
 from ..base.family import LoraTensors
 from ..base.shapes import Shapes
 from ..base.stored import Description, StoredFile, StoredFolder
-from .config import DENOISER
+from .config import DENOISER, denoiser_config
 from .file import describe_file, in_diffusers_names, prefix_of
 from .folder import describe_folder, is_flux2
 from .lora import claims_lora
+from .names import TELLING
+from .refusals import refuse_relatives
 
 
 class Recognition:
@@ -34,10 +35,12 @@ class Recognition:
         return ()
 
     def claims_denoiser(self, shapes: Shapes) -> bool:
-        return False  # hosts' models in memory are not read yet
+        return TELLING in shapes
 
     def describe_denoiser(self, shapes: Shapes) -> dict[str, Any]:
-        raise CheckpointError(f"{shapes.file}: FLUX.2 klein is hardened from its files")
+        config = denoiser_config(shapes, "weight")
+        refuse_relatives(shapes.file, config)
+        return config
 
     def claims_lora(self, file: LoraTensors) -> int:
         return claims_lora(file)

@@ -21,4 +21,5 @@ SD1 = unet_family(
     native_side=lambda prediction: 512,
     architecture=lambda prediction: "stable-diffusion-v1",
     last_layer=-1,
+    civitai="SD 1.5",
 )

@@ -24,4 +24,5 @@ SD2 = unet_family(
         f"stable-diffusion-v2-{'768-v' if prediction == 'v_prediction' else '512'}"
     ),
     last_layer=-2,
+    civitai="SD 2.1",
 )

@@ -29,4 +29,5 @@ SDXL = unet_family(
     native_side=lambda prediction: 1024,
     architecture=lambda prediction: "stable-diffusion-xl-v1-base",
     last_layer=-2,
+    civitai="SDXL 1.0",
 )

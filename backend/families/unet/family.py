@@ -34,6 +34,7 @@ def unet_family(
     native_side: Callable[[str], int],
     architecture: Callable[[str], str],
     last_layer: int,
+    civitai: str = "",
 ) -> Family:
     """Put a family together. last_layer: of the text encoders, as hosts count it (-1 is the last);
     a family with two reads its own whatever a host says."""
@@ -57,8 +58,8 @@ def unet_family(
         texts=UNetTexts(spec),
         latents=AutoencoderLatents(spec.config("vae")),
         lora=UNetLoraNames(spec),
-        host=HostNames(tuple(text.host for text in spec.texts), last_layer, spec.sized),
-        metadata=MetadataNames(architecture),
+        host=HostNames(tuple(text.host for text in spec.texts), last_layer, spec.sized, webui=True),
+        metadata=MetadataNames(architecture, civitai=civitai),
     )
 
 

@@ -1,32 +1,37 @@
 """Mean outer products of layers' inputs, E[x xᵀ], collected while a network runs.
 
-An input of a linear layer is one x per token; of a convolution, one x per place, the channels
-there. Layers that are given the same tensor (queries, keys and values) share one matrix. Products
-are float32 as the pass itself; their sum is float64 on the same device, or on the CPU where the
-device has no float64.
+An input of a linear layer is one x per token; of a convolution, one x per place: the channels
+there, or the whole patch under the kernel. Layers that are given the same tensor (queries, keys and
+values) share one matrix. Products are float32 as the pass itself; their sum is float64 on the same
+device, or on the CPU where the device has no float64.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 _SUM = 8  # bytes of a number in float64
 
 
 class Moments:
-    """Weighted means of x xᵀ by layer. Attach it with `watching`, then run passes."""
+    """Weighted means of x xᵀ by layer. Attach it with `watching`, then run passes.
 
-    def __init__(self) -> None:
+    patches: names of convolutions whose x are patches.
+    """
+
+    def __init__(self, patches: Collection[str] = ()) -> None:
+        self._patches = patches
         self._sums: dict[str, Tensor] = {}
         self._owner: dict[str, str] = {}
         self._totals: dict[str, float] = {}
-        self._met: dict[int, tuple[weakref.ref[Tensor], str]] = {}
+        self._met: dict[tuple[int, object], tuple[weakref.ref[Tensor], str]] = {}
         self.weight = 1.0  # of each sample of the next passes
 
     def of(self, layer: str) -> Tensor:
@@ -48,13 +53,19 @@ class Moments:
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(layer: nn.Module, args: tuple[Any, ...]) -> None:
             given: Tensor = args[0]
-            reference, owner = self._met.get(id(given), (None, name))
+            window = _window(layer) if name in self._patches else None
+            key = id(given), tuple((window or {}).items())
+            reference, owner = self._met.get(key, (None, name))
             if reference is not None and reference() is given and owner != name:
                 self._owner[name] = owner
                 return
-            self._met[id(given)] = weakref.ref(given), name
+            self._met[key] = weakref.ref(given), name
             self._owner[name] = name
-            self._add(name, rows_of(layer, given.detach()))
+            if window is None:
+                self._add(name, rows_of(layer, given.detach()))
+                return
+            for sample in given.detach().split(1):  # the patches of a batch would be k² as large
+                self._add(name, patches_of(layer, sample))
 
         return hook
 
@@ -72,7 +83,33 @@ def rows_of(layer: nn.Module, given: Tensor) -> Tensor:
     return given.reshape(-1, given.shape[-1]).float()
 
 
-def in_groups(layers: Mapping[str, Any], matrices: int, room: float) -> Iterator[dict[str, Any]]:
+def patches_of(layer: nn.Module, given: Tensor) -> Tensor:
+    """Return a convolution's input as rows, [n, channels · k · k]: the patch of each output place,
+    in the order of the weight's own numbers."""
+    rows = functional.unfold(given.float(), **_window(layer))
+    return rows.movedim(1, -1).reshape(-1, rows.shape[1])
+
+
+def takes_patches(layer: nn.Module) -> bool:
+    """Return True for a convolution whose patches are more than its channels."""
+    return (
+        isinstance(layer, nn.Conv2d)
+        and layer.weight[0, 0].numel() > 1
+        and layer.groups == 1
+        and layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
+    )
+
+
+def matrix_bytes(layer: nn.Module, *, patches: bool = False) -> int:
+    """Return the bytes of a mean of x xᵀ."""
+    weight: Any = layer.weight
+    return _SUM * (weight[0].numel() if patches else weight.shape[1]) ** 2
+
+
+def in_groups(
+    layers: Mapping[str, Any], matrices: int, room: float, patches: Collection[str] = ()
+) -> Iterator[dict[str, Any]]:
     """Split layers, in order, so that `matrices` matrices each of a group fit into `room` bytes.
 
     A layer that does not fit by itself is a group alone.
@@ -80,7 +117,7 @@ def in_groups(layers: Mapping[str, Any], matrices: int, room: float) -> Iterator
     group: dict[str, Any] = {}
     used = 0.0
     for name, layer in layers.items():
-        size = float(matrices * _SUM * layer.weight.shape[1] ** 2)
+        size = float(matrices * matrix_bytes(layer, patches=name in patches))
         if group and used + size > room:
             yield group
             group, used = {}, 0.0
@@ -91,15 +128,23 @@ def in_groups(layers: Mapping[str, Any], matrices: int, room: float) -> Iterator
 
 
 def measure(
-    layers: Mapping[str, Any], passes: Sequence[tuple[float, Callable[[], object]]]
+    layers: Mapping[str, Any],
+    passes: Sequence[tuple[float, Callable[[], object]]],
+    patches: Collection[str] = (),
 ) -> Moments:
     """Run the passes, each with a weight, and return the moments of the layers' inputs."""
-    found = Moments()
+    found = Moments(patches)
     with found.watching(layers), torch.no_grad():
         for weight, run in passes:
             found.weight = weight
             run()
     return found
+
+
+def _window(layer: Any) -> dict[str, Any]:
+    """Return a convolution's window, as `unfold` takes it."""
+    names = ("kernel_size", "dilation", "padding", "stride")
+    return {name: getattr(layer, name) for name in names}
 
 
 def _summable(product: Tensor) -> Tensor:

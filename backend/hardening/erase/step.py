@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,10 +18,11 @@ from torch import Tensor
 from ...adapter.targets import target_modules
 from ...errors import ConfigError
 from ...numerics.byte_sizes import GIB
+from ...plan.durable import EraseConfig
 from ...run.records import ErasedLayer, StepRecord
 from ..setup import Setup
 from ..training import require_finite
-from .moments import in_groups, measure
+from .moments import in_groups, matrix_bytes, measure, takes_patches
 from .subspace import Directions, concept_directions, without
 
 Passes = Sequence[tuple[float, Callable[[], object]]]
@@ -53,7 +54,14 @@ def erase_step(setup: Setup, step: int) -> StepRecord:
 def erased(setup: Setup, step: int) -> tuple[dict[str, Tensor], tuple[ErasedLayer, ...]]:
     """Return the new weights by name, on the CPU, and what was taken out of each layer."""
     config, layers = setup.plan.erase, erasable(setup)
-    groups = list(in_groups(layers, 2, config.memory * GIB))
+    patches = by_patches(config, layers)
+    narrow = [name for name in layers if takes_patches(layers[name]) and name not in patches]
+    if narrow and config.convolutions == "patches":
+        setup.warn(
+            f"{len(narrow)} convolutions are erased by channels, because their patches need more "
+            f"than erase.memory = {config.memory:g} GiB, the first of them {narrow[0]}"
+        )
+    groups = list(in_groups(layers, 2, config.memory * GIB, patches))
     kept, concept = setup.feed.kept_passes(), setup.feed.concept_passes()
     total, done = len(groups) * (len(kept) + len(concept)), 0
     weights: dict[str, Tensor] = {}
@@ -69,7 +77,8 @@ def erased(setup: Setup, step: int) -> tuple[dict[str, Tensor], tuple[ErasedLaye
         return [(weight, partial(reported, work)) for weight, work in passes]
 
     for group in groups:
-        stays, goes = measure(group, watched(kept)), measure(group, watched(concept))
+        stays = measure(group, watched(kept), patches)
+        goes = measure(group, watched(concept), patches)
         found: dict[str, Directions] = {}  # by the layer whose matrices they come from
         for name, layer in group.items():
             owner = stays.owner(name)
@@ -102,13 +111,30 @@ def erasable(setup: Setup) -> dict[str, Any]:
     return found
 
 
+def by_patches(config: EraseConfig, layers: Mapping[str, Any]) -> frozenset[str]:
+    """Return the convolutions to erase from by patches: those whose two matrices fit the memory."""
+    if config.convolutions == "channels":
+        return frozenset()
+    return frozenset(
+        name
+        for name, layer in layers.items()
+        if takes_patches(layer) and 2 * matrix_bytes(layer, patches=True) <= config.memory * GIB
+    )
+
+
 def rehearse_erasure(setup: Setup) -> None:
     """Measure the largest group of layers with one pass each, for the memory planner."""
-    groups = list(in_groups(erasable(setup), 2, setup.plan.erase.memory * GIB))
-    largest = max(groups, key=lambda group: sum(one.weight.shape[1] ** 2 for one in group.values()))
-    kept = measure(largest, setup.feed.kept_passes()[:1])
-    concept = measure(largest, setup.feed.concept_passes()[:1])
-    widest = max(largest, key=lambda name: largest[name].weight.shape[1])
+    layers = erasable(setup)
+    patches = by_patches(setup.plan.erase, layers)
+
+    def size(name: str) -> int:
+        return matrix_bytes(layers[name], patches=name in patches)
+
+    groups = in_groups(layers, 2, setup.plan.erase.memory * GIB, patches)
+    largest = max(groups, key=lambda group: sum(map(size, group)))
+    kept = measure(largest, setup.feed.kept_passes()[:1], patches)
+    concept = measure(largest, setup.feed.concept_passes()[:1], patches)
+    widest = max(largest, key=size)
     concept_directions(
         kept.of(widest), concept.of(widest), ratio=setup.plan.erase.ratio,
         floor=setup.plan.erase.floor,

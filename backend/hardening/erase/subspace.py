@@ -12,7 +12,7 @@ those with λ above a given ratio, are taken out of the weight:
 
 Of all W' whose outputs do not depend on these directions, it is the one with the least
 E‖W'x − Wx‖² over what must stay: (W' − W) S = −W S Q Qᵀ is a projection. A convolution's x are the
-channels at one place.
+channels at one place, or patches of as many numbers as its kernel has for one output.
 """
 
 from __future__ import annotations
@@ -58,8 +58,12 @@ def concept_directions(kept: Tensor, concept: Tensor, *, ratio: float, floor: fl
 
 
 def without(weight: Tensor, found: Directions) -> Tensor:
-    """Return W' for W [out, width] or [out, width, k, k], in the weight's type."""
-    left = weight.flatten(2).double() if weight.dim() > 2 else weight.double()[:, :, None]
+    """Return W' for W [out, width], or for a kernel [out, in, k, k], in the weight's type.
+
+    The directions of a kernel are of its channels (width `in`) or of patches (`in` · k · k).
+    """
+    patches = len(found.strengths) == weight[0].numel()
+    left = (weight.flatten(1)[:, :, None] if patches else weight.flatten(2)).double()
     # W S Q, then back: products with k columns, never a matrix of width².
     onto = found.root @ found.vectors
     back = found.vectors.T @ found.inverse

@@ -1,0 +1,101 @@
+"""Presets for a model family: where a preset leaves the guidance at a plan's default, which is
+Stable Diffusion's, images are drawn with the guidance that the family's models are meant for.
+
+Front ends use this where they build a plan from a preset. A plan file is taken as it is written;
+`check` warns of a guidance that does not fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import ResAlignError
+from ..families import Family
+from ..plan.durable import VariedConfig
+from ..plan.field import field_of
+from ..plan.hardening import HardeningPlan
+from ..plan.images import ImageSet
+from ..plan.measurement import GenerationConfig
+from ..plan.methods import changes_all_weights
+from ..plan.probe import ProbePlan
+
+P = TypeVar("P", HardeningPlan, ProbePlan)
+_DEFAULTS = {
+    kind: field_of(kind, "guidance").default for kind in (ImageSet, GenerationConfig, VariedConfig)
+}
+
+
+def drawn_as(family: Family | None, plan: P) -> P:
+    """Return a preset's plan with the guidance of a family; unchanged where it has none of its
+    own."""
+    if family is None or family.guidance is None:
+        return plan
+    low, high = family.guidance
+
+    def own(part: Any) -> Any:
+        given = None if part is None else part.guidance
+        unset = given is not None and given == _DEFAULTS[type(part)]
+        return replace(part, guidance=low) if unset and not low <= given <= high else part
+
+    changes: dict[str, Any] = {
+        "concepts": tuple(replace(one, images=own(one.images)) for one in plan.concepts),
+        "forget_set": own(plan.forget_set),
+        "retain_set": own(plan.retain_set),
+    }
+    if isinstance(plan, HardeningPlan):
+        changes["varied"] = own(plan.varied)
+    else:
+        changes["generation"] = own(plan.generation)
+    return replace(plan, **changes)
+
+
+def guidance_doubts(plan: HardeningPlan | ProbePlan, family: Family) -> list[str]:
+    """Warn of images that a plan draws with a guidance outside of what a family is meant for."""
+    if family.guidance is None:
+        return []
+    low, high = family.guidance
+    strange = [
+        f"{name} has guidance {value:g}"
+        for name, value in _drawn(plan).items()
+        if not low - 1 <= value <= high + 1
+    ]
+    if not strange:
+        return []
+    meant = f"{family.title} is drawn with guidance {low:g} to {high:g}"
+    return [f"{' and '.join(strange)}: {meant}"]
+
+
+def _drawn(plan: HardeningPlan | ProbePlan) -> dict[str, float]:
+    """Return the guidance of whatever the plan draws."""
+    sets = {
+        **{f"images of {c.name}": c.images or plan.forget_set for c in plan.concepts},
+        "retain_set": plan.retain_set,
+    }
+    drawn = {name: found.guidance for name, found in sets.items() if found and found.prompts}
+    if isinstance(plan, ProbePlan):
+        drawn["generation"] = plan.generation.guidance
+    elif changes_all_weights(plan) and plan.varied.images:
+        drawn["varied"] = plan.varied.guidance
+    return drawn
+
+
+def family_at(
+    path: str | Path, *, prediction: str = "", parts: Mapping[str, str] | None = None
+) -> Family | None:
+    """Return the family of a checkpoint, or of the one that a run hardened; None where it cannot be
+    recognised, which whoever uses the file next explains."""
+    from ..checkpoint.detect import detect_denoiser
+    from ..run.folder import RunFolder
+
+    try:
+        if (Path(path) / "plan.json").is_file():
+            job = RunFolder.open(path, read_only=True).job
+            path, prediction, parts = (
+                (job.checkpoint, job.prediction, job.parts) if job else (path, prediction, parts)
+            )
+        return detect_denoiser(path, prediction=prediction, parts=parts).family
+    except ResAlignError:
+        return None

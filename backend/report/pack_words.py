@@ -1,0 +1,28 @@
+"""What a publisher is told when a pack has been written."""
+
+from __future__ import annotations
+
+from .licence_terms import licence_terms
+from .pack import Pack
+
+
+def pack_warnings(found: Pack, *, how: str = "give it in the field license") -> list[str]:
+    """Return what the publisher must know before the pack goes out.
+
+    how: in this front end, to state a licence that nothing states.
+    """
+    said = []
+    if not found.complete:
+        said.append("the probe is not finished; the card begins with that")
+    if found.broken:
+        said.append(f"{found.model} is broken before any attack; the card begins with that")
+    said += [
+        f"licence {found.license}: {term.text} See {term.source}"
+        for term in licence_terms(found.license)
+        if term.forbids
+    ]
+    if not found.license:
+        said.append(f"the licence of the base is unknown; {how}")
+    if found.lost:
+        said.append(f"{len(found.lost)} pictures of the report are missing or damaged")
+    return said

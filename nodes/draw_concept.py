@@ -1,0 +1,72 @@
+"""Draw Concept: the concept's own prompt on both MODELs, side by side and blurred."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from comfy_api.latest import io
+
+from . import types
+from .both_models import called, compared, image_outputs, sample, sampling_inputs, show_input
+
+if TYPE_CHECKING:
+    from ..backend.plan.concept import Concept
+
+
+class DrawConcept(io.ComfyNode):
+    """Shows whether the hardened MODEL still draws what was to be removed."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ResAlign_DrawConcept",
+            display_name="ResAlign Draw Concept",
+            category=types.CATEGORY,
+            **types.found_by("compare concept", "before after"),
+            description="Draws the first prompt of each concept with both models, from the same "
+            "noise: is it gone?",
+            inputs=[
+                io.Model.Input("before", tooltip="The original MODEL."),
+                io.Model.Input("after", tooltip="The hardened MODEL."),
+                io.Clip.Input("clip", tooltip="The CLIP of both."),
+                io.Vae.Input("vae", tooltip="The VAE of both."),
+                types.Concepts.Input("concepts", tooltip="What was removed, from Concept List."),
+                io.String.Input(
+                    "prompt", default="", multiline=True,
+                    tooltip="Another prompt to draw instead. Empty: the first of each concept.",
+                ),
+                *sampling_inputs(),
+                show_input(),
+            ],
+            outputs=image_outputs(),
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, before, after, clip, vae, concepts, prompt="", seed=0, steps=20, cfg=7.0, width=512,
+        height=512, show_pictures=False,
+    ) -> io.NodeOutput:  # fmt: skip
+        from .pictures import from_image
+
+        columns, said = called(before, after, lora=False)
+        prompts = asked(concepts, prompt)
+        pictures = [
+            [
+                from_image(sample(model, clip, vae, (text, ""), seed, steps, cfg, (width, height)))[
+                    0
+                ]
+                for text in prompts
+            ]
+            for model in (before, after)
+        ]
+        return compared(prompts, pictures, columns, said, show=show_pictures)
+
+
+def asked(concepts: tuple[Concept, ...], prompt: str) -> list[str]:
+    """Return the prompts to draw: the given one, or the first of each concept that has any."""
+    from ..backend.errors import ConfigError
+
+    found = [prompt.strip()] if prompt.strip() else [c.prompts[0] for c in concepts if c.prompts]
+    if not found:
+        raise ConfigError("the concepts have pictures only: write in `prompt` what asks for them")
+    return found

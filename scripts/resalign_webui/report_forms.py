@@ -1,0 +1,100 @@
+"""Turns what the page Reports sends into requests: an audit sheet, its labels, a pack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...backend.errors import ConfigError
+from ...backend.plan.probe_settings import AUDITED, MOST_AUDITED
+from ...backend.text import json_text
+from . import host as hosts
+from .checking import Values, flag, text, whole
+from .host import Host
+from .measure_forms import reference_of
+from .runs import Probe, named
+
+LABELS = "audit-labels.json"
+_LONGEST = 1 << 20  # bytes of a file of labels; 1000 of them take some 20 kB
+
+
+def audit_request(values: Values, probes: list[Probe]) -> dict[str, Any]:
+    """A sheet of a report's pictures, for a person to label."""
+    return {
+        "job": "audit",
+        "report": str(probe_of(values, probes).folder),
+        "pictures": whole(values, "audit_count", AUDITED, 1, MOST_AUDITED),
+        "overwrite": flag(values, "audit_again"),
+    }
+
+
+def labels_request(values: Values, probes: list[Probe]) -> dict[str, Any]:
+    """The labels that a person has saved, put into the report.
+
+    The uploaded file is copied into the probe's folder: gradio deletes its own copy.
+    """
+    folder = probe_of(values, probes).folder
+    record = _labels(values.get("audit_labels"))
+    path = folder / LABELS
+    try:
+        path.write_bytes(record)
+    except OSError as error:
+        raise ConfigError(f"labels: {path.name} cannot be written: {error.strerror}") from None
+    return {"job": "audit", "report": str(folder), "labels": str(path)}
+
+
+def pack_request(values: Values, host: Host, probes: list[Probe]) -> dict[str, Any]:
+    """Everything that a publisher attaches to a release, as one file."""
+    folder = probe_of(values, probes).folder
+    name = hosts.file_name(text(values, "pack_name", "pack") or "pack", "pack name")
+    base = packs_folder(host)
+    output = base.joinpath(*f"{name.removesuffix('.zip')}.zip".split("/")).absolute()
+    if not hosts.inside(output, [base.resolve()]):
+        raise ConfigError(f"pack name: {name!r} leads out of {base.name}")
+    overwrite = flag(values, "pack_overwrite")
+    if output.exists() and not overwrite:
+        raise ConfigError(
+            f"pack name: {output.name} exists: choose another name, or tick overwrite"
+        )
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"pack name: its folder cannot be made ({error.strerror})") from None
+    request = {
+        "job": "pack", "report": str(folder), "output": str(output), "overwrite": overwrite,
+        "model": text(values, "pack_model"), "license": text(values, "pack_license"),
+        "base_model": text(values, "pack_base"),
+        "checkpoint": reference_of(values, "pack_checkpoint", host),
+    }  # fmt: skip
+    return {name: value for name, value in request.items() if value != ""}
+
+
+def packs_folder(host: Host) -> Path:
+    return hosts.work_folder(host) / "packs"
+
+
+def probe_of(values: Values, probes: list[Probe]) -> Probe:
+    """Return the chosen probe, whose report is there."""
+    probe = named(values.get("report"), [probe for probe in probes if probe.report])
+    if probe is None:
+        raise ConfigError("report: choose a finished probe from the list")
+    return probe
+
+
+def _labels(uploaded: Any) -> bytes:
+    """Return what an uploaded file of labels holds: JSON of a reasonable size, or an error.
+
+    uploaded: a path, or in gradio 3 an object with one.
+    """
+    path = getattr(uploaded, "name", uploaded)
+    if not isinstance(path, str) or not path:
+        raise ConfigError(f"labels: choose the file {LABELS} that the sheet saved")
+    try:
+        with open(path, "rb") as file:
+            found = file.read(_LONGEST + 1)
+        if len(found) > _LONGEST:
+            raise ConfigError("labels: the file is too long to be one of labels")
+        json_text.loads(found)
+    except (OSError, ValueError):
+        raise ConfigError(f"labels: this is not the file {LABELS} that the sheet saved") from None
+    return found
