@@ -145,11 +145,13 @@ def test_a_job_is_checked_with_memory_guidance_and_licence(source, plan, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_published_size_fits_a_usual_gpu_by_the_planner():
-    """True width and depth, on the meta device."""
+    """True width and depth, on the meta device: 12 GB, without a quantised base."""
     concept = ra.Concept("weapons", prompts=("a gun",))
     found = plan_memory(preset_plan("balanced", (concept,)), ANIMA, budget=12)
-    assert found.fits and found.plan.precision == "bf16" and found.plan.quantization == "none"
+    assert found.fits and found.plan.quantization == "none"
+    assert found.plan.gradient_checkpointing and 10 * 2**30 < found.total <= 12 * 2**30
 
 
 # --- export ------------------------------------------------------------------------------------
