@@ -297,9 +297,7 @@ def test_a_turbo_is_cautioned_about(copied):
 
 def test_a_hosts_model_in_memory_is_sent_to_its_file():
     shapes = {"llm_adapter.embed.weight": (272, 32), "blocks.0.mlp.layer1.weight": (8, 2)}
-    with pytest.raises(
-        CheckpointError, match="the MODEL is Anima, which is hardened from its file"
-    ):
+    with pytest.raises(CheckpointError, match="is Anima, which is hardened from its files"):
         family_of_denoiser("the MODEL", shapes)
 
 

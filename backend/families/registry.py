@@ -57,7 +57,7 @@ def family_of_denoiser(who: str, shapes: Mapping[str, tuple[int, ...]]) -> Famil
     named = relative(shapes)
     if any(family.title == named for family in all_families()):
         raise CheckpointError(
-            f"{who} is {named}, which is hardened from its files only, by the command line or Python"
+            f"{who} is {named}, which is hardened from its files only: use the command line"
         )
     if named:
         raise CheckpointError(f"{who} is {named}, which cannot be hardened: use {known}")
