@@ -12,6 +12,7 @@ from ..base.refuse import quantised_kind
 from ..base.shapes import Shapes
 from ..base.stored import Companion, Description, StoredFile
 from ..qwen3.network import MARK, PREFIX, text_config
+from ..unet.vae_files import vae_config
 from .config import (
     DENOISER,
     SIDE,
@@ -20,7 +21,6 @@ from .config import (
     check_parts,
     denoiser_config,
     published,
-    vae_config,
 )
 from .names import QUERY_NORM, TELLING
 from .refusals import distilled_klein, refuse_relatives
@@ -110,7 +110,7 @@ def _beside(file: StoredFile, companion: Companion) -> StoredFile:
 def _config(component: str, shapes: Shapes, file: StoredFile) -> dict[str, Any]:
     if component == TEXT:
         return text_config(shapes, published(TEXT))
-    return vae_config(shapes, diffusers="encoder.down_blocks.0.resnets.0.conv1.weight" in shapes)
+    return vae_config(shapes, published(VAE))
 
 
 def _shapes(file: StoredFile, prefix: str) -> Shapes:

@@ -8,14 +8,13 @@ from typing import Any
 from ..base.sources import Source
 from ..base.stored import Checkpoint
 from ..qwen3.network import UNREAD, prefix_in_folder, tensor_names
-from ..unet.vae_names import vae_sources
+from ..unet.vae_files import spelled_sources
 from .config import DENOISER, TEXT
 from .file import norm_name
 from .names import denoiser_sources
 
 _COUNTER = "num_batches_tracked"  # of the VAE's normalisation, of no use once it is trained
 _STATISTICS = ("bn.running_mean", "bn.running_var")
-_NESTED = {"quant_conv": "encoder.quant_conv", "post_quant_conv": "decoder.post_quant_conv"}
 
 
 class Layout:
@@ -32,7 +31,8 @@ class Layout:
             return {name: Source(name) for name in names if self.stored(name)}
         if component == DENOISER:
             return denoiser_sources(config, prefix, norm=norm_name(names, prefix))
-        return _vae_sources(config, prefix, names)
+        statistics = {name: Source(prefix + name) for name in _STATISTICS}
+        return spelled_sources(config, prefix, names) | statistics
 
     def canonical(self, component: str, name: str) -> str:
         return name
@@ -48,18 +48,3 @@ class Layout:
 
     def denoiser_sources(self, config: Mapping[str, Any]) -> dict[str, Source]:
         return denoiser_sources(config, norm="weight")
-
-
-def _vae_sources(
-    config: Mapping[str, Any], prefix: str, names: frozenset[str]
-) -> dict[str, Source]:
-    """Three spellings are about: that of diffusers; that of Latent Diffusion; and the latter with
-    the outer convolutions inside of encoder and decoder, as Black Forest Labs writes it."""
-    known = vae_sources(config, prefix)
-    if prefix + "encoder.down_blocks.0.resnets.0.conv1.weight" in names:
-        known = {name: Source(prefix + name) for name in known}
-    elif prefix + "encoder.quant_conv.weight" in names:
-        for own, nested in _NESTED.items():
-            for leaf in ("weight", "bias"):
-                known[f"{own}.{leaf}"] = Source(f"{prefix}{nested}.{leaf}")
-    return known | {name: Source(prefix + name) for name in _STATISTICS}
