@@ -7,11 +7,13 @@ from .registry import all_families, find_family, register
 from .sd1 import SD1
 from .sd2 import SD2
 from .sdxl import SDXL
+from .z_image import Z_IMAGE
 
 register(SD1)
 register(SD2)
 register(SDXL)
 register(FLUX2_KLEIN)
 register(ANIMA)
+register(Z_IMAGE)
 
 __all__ = ["Family", "all_families", "find_family", "register"]

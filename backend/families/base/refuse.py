@@ -27,8 +27,8 @@ class Other:
 
 
 _SUPPORTED = (
-    "only SD 1.x, SD 2.x, SDXL base, FLUX.2 klein 4B and Anima checkpoints (and fine-tunes of "
-    "them) can be hardened"
+    "only SD 1.x, SD 2.x, SDXL base, FLUX.2 klein 4B, Anima and Z-Image checkpoints (and "
+    "fine-tunes of them) can be hardened"
 )
 _WHOLE = "give the whole checkpoint, with U-Net, text encoder and VAE in one file"
 
