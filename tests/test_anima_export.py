@@ -145,6 +145,19 @@ def test_a_job_is_checked_with_memory_guidance_and_licence(source, plan, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_its_memory_is_predicted_beside_a_quantised_base(source, plan, kind):
+    info = check_loadable(source)
+    configs = {name: info.configs[name] for name in info.components}
+    own = replace(plan, quantization=kind, precision="bf16")
+    weights = [
+        plan_memory(each, ANIMA, configs=configs, resolution=fakes.SIDE).weights
+        for each in (own, replace(own, quantization="none"))
+    ]
+    assert 0 < weights[0] < weights[1]
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_published_size_fits_a_usual_gpu_by_the_planner():
     """True width and depth, on the meta device: 12 GB, without a quantised base."""

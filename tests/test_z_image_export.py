@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 import resalign as ra
 from resalign.backend.adapter.formats import load_lora
 from resalign.backend.adapter.lora import Adapter
+from resalign.backend.checkpoint.load import check_loadable
 from resalign.backend.checkpoint.verify import verify_export
 from resalign.backend.errors import ExportError
 from resalign.backend.families import find_family
@@ -103,6 +104,19 @@ def test_a_job_is_checked_with_its_memory_and_the_closed_form_refused(source, pl
     own = replace(plan, method="closed_form", fine_tunes=(), outer_steps=1, warm_up_steps=0)
     (problem,) = check_job(replace(job, plan=own)).problems
     assert "closed_form does not fit Z-Image" in problem and "in one stream" in problem
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_its_memory_is_predicted_beside_a_quantised_base(source, plan, kind):
+    info = check_loadable(source)
+    configs = {name: info.configs[name] for name in info.components}
+    own = replace(plan, quantization=kind, precision="bf16")
+    weights = [
+        plan_memory(each, Z_IMAGE, configs=configs, resolution=fakes.SIDE).weights
+        for each in (own, replace(own, quantization="none"))
+    ]
+    assert 0 < weights[0] < weights[1]
 
 
 @pytest.mark.slow
