@@ -51,7 +51,7 @@ ANIMA = Family(
     texts=Texts(),
     latents=Latents(),
     lora=LoraNames(),
-    host=HostNames(("qwen3_06b", "llm_adapter"), -1),
+    host=HostNames((), -1),
     metadata=MetadataNames(
         lambda prediction: "anima",
         implementation="https://github.com/nvidia-cosmos/cosmos-predict2",
