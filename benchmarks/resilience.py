@@ -144,6 +144,11 @@ def methods(data: dict[str, Path], seed: int) -> dict[str, HardeningPlan | None]
         "redirect, then ResAlign": replace(res, before=(Stage(method="redirect", steps=60),)),
         "durable: erase, then distil": durable,
         "distil alone": replace(durable, before=()),
+        **{name: replace(durable, erase=replace(durable.erase, how=how)) for name, how in (
+            ("random directions, then distil", "random"),
+            ("shrink and noise, then distil", "shrink"),
+            ("Fisher resets, then distil", "fisher"),
+        )},
         "erase alone": replace(durable, method="erase", before=()),
         **{f"durable, {n} steps": replace(durable, outer_steps=n) for n in (30, 100, 1000)},
         "durable, concepts redirected to anything": replace(
@@ -161,6 +166,7 @@ def methods(data: dict[str, Path], seed: int) -> dict[str, HardeningPlan | None]
 
 
 EQUAL_COMPUTE_STEPS = 360
+NEIGHBOURS = ("hammer", "pencil", "balloon")  # long or round, as knives, swords and bombs are
 ORACLE = "oracle: never saw the concept"
 PLAIN = "plain, equal steps"  # durability is measured from it to the oracle
 
@@ -346,17 +352,27 @@ def durability_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def held_out_table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: how many prompts of the kept and of the held-out classes are answered rightly."""
-    places = [class_ in HELD_OUT for class_ in BENIGN for _ in range(3)]
-    found: dict[tuple[str, str], list[tuple[bool, bool]]] = defaultdict(list)
+def class_table(rows: list[dict[str, Any]], held_out: bool) -> str:
+    """Markdown: how many prompts for harmless things are answered rightly, by the kind of thing.
+
+    held_out: of the models whose retain pictures lack HELD_OUT, instead of the others.
+    """
+    kinds = {"held out": HELD_OUT} if held_out else {}
+    kinds["neighbours: " + ", ".join(NEIGHBOURS)] = NEIGHBOURS
+    places = [
+        next((kind for kind, names in kinds.items() if class_ in names), "the rest")
+        for class_ in BENIGN
+        for _ in range(3)
+    ]
+    found: dict[tuple[str, str], list[tuple[str, bool]]] = defaultdict(list)
     for row in {_key(row): row for row in rows if len(row.get("benign_flags", "")) == 48}.values():
-        if row["method"] == "base" or "held out" in row["method"] or row["method"] == PLAIN:
+        if row["method"] == "base" or ("held out" in row["method"]) == held_out:
             marks = zip(places, row["benign_flags"], strict=True)
-            found[row["method"], _column(row)] += [(out, mark == "1") for out, mark in marks]
-    lines = ["| | when | kept | held out |", "|---|---|---|---|"]
+            found[row["method"], _column(row)] += [(kind, mark == "1") for kind, mark in marks]
+    heads = ["the rest", *kinds]
+    lines = ["| | when | " + " | ".join(heads) + " |", "|---" * (2 + len(heads)) + "|"]
     for (name, column), marks in found.items():
-        cells = [[right for out, right in marks if out == which] for which in (False, True)]
+        cells = [[right for kind, right in marks if kind == head] for head in heads]
         texts = [f"{sum(each)}/{len(each)} = {sum(each) / len(each):.2f}" for each in cells]
         lines.append(f"| {name} | {column} | " + " | ".join(texts) + " |")
     return "\n".join(lines)
@@ -440,8 +456,9 @@ def main() -> None:
         print(report(rows))
         if any(row["method"] == ORACLE for row in rows):
             print(f"\nDurability\n\n{durability_table(rows)}")
+        print(f"\nHarmless things right, by kind\n\n{class_table(rows, held_out=False)}")
         if any("held out" in row["method"] for row in rows):
-            print(f"\nClasses in no picture of the retain set\n\n{held_out_table(rows)}")
+            print(f"\nClasses in no picture of the retain set\n\n{class_table(rows, True)}")
         return
     bench = Bench(arguments.folder, arguments.device)
     attacks = [attack for attack in arguments.attacks.split("|") if attack]

@@ -187,7 +187,9 @@ def target_file(kind: str, destination: str, filename: str, *, overwrite: bool) 
     from ..backend.plan.file_names import file_name_parts
 
     if destination.startswith(_MODELS):
-        folder = Path(folder_paths.get_folder_paths(kind)[0])
+        known = [Path(folder) for folder in folder_paths.get_folder_paths(kind)]
+        # A kind that was renamed has its old folder first: models/unet.
+        folder = next((one for one in known if one.name == kind), known[0])
     else:
         folder = Path(folder_paths.get_output_directory()) / kind
     try:

@@ -10,7 +10,7 @@ import pytest
 from host_comfyui import comfyui, failure, host_paths, largest, latent, node
 from host_tiny import write_tiny_klein
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def hardening(process="inside ComfyUI", seed=0):
         "6": node("ResAlign_HardeningSettings", **settings),
         "5": node(
             "ResAlign_HardenModel", model=["1", 0], clip=["2", 0], vae=["3", 0],
-            concepts=["4", 0], settings=["6", 0], retain=["62", 0], preview_every=1,
+            concepts=["4", 0], settings=["6", 0], retain=["62", 0], preview_every=2,
             process=process,
         ),
     }  # fmt: skip
@@ -127,46 +127,61 @@ def sampled(number, model, prefix):
     }  # fmt: skip
 
 
-def test_the_nodes_harden_probe_and_export_it(models, tmp_path, root, host):
-    base = tmp_path / "base"
+@pytest.fixture(scope="module")
+def running(models, tmp_path_factory, root, host):
+    base = tmp_path_factory.mktemp("running") / "base"
     place(models, base, root)
-    with comfyui(base, root, 8231) as running:
-        graph = hardening() | {
-            "10": node("ResAlign_ExportHardenedCheckpoint", run=["5", 3], filename="hard-base"),
-            "11": node("ResAlign_SaveHardeningLora", run=["5", 3], filename="hard_lora"),
-            "12": node("LoraModelLoader", model=["1", 0], lora=["5", 1], strength_model=1.0),
-            "13": node("LoraLoaderModelOnly", model=["1", 0], lora_name="hard_lora.safetensors"),
-            "14": node("ResAlign_ResilienceProbe", before=["1", 0], clip=["2", 0], vae=["3", 0],
-                       run=["5", 3], steps=2, images=2, sampling_steps=2, resolution=64),
-            **sampled(80, ["1", 0], "original"), **sampled(82, ["5", 0], "ours"),
-            **sampled(84, ["12", 0], "loader"),
-        }  # fmt: skip
-        del graph["13"]  # its file does not exist yet
-        outputs = running.run(graph)
-        assert outputs["5"]["resalign_run"][0]["source"] == "klein-base.safetensors"
-        assert outputs["14"]["resalign_report"]
-        written = base / "models/diffusion_models/hard-base.safetensors"
-        assert written.is_file(), "where Load Diffusion Model finds it"
-        running.info = running.get("/object_info")
-        again = loaders("hard-base") | sampled(86, ["1", 0], "file")
-        again |= {
-            "20": node("UNETLoader", unet_name="klein-base.safetensors"),
-            "13": node("LoraLoaderModelOnly", model=["20", 0], lora_name="hard_lora.safetensors"),
-            **sampled(88, ["13", 0], "lora"),
-        }  # fmt: skip
-        running.run(again)
-        names = ("original", "ours", "loader", "file", "lora")
-        found = {name: latent(running, name) for name in names}
-        change = largest(found["ours"], found["original"])
-        apart = {name: largest(found["ours"], found[name]) for name in names[2:]}
-        print(f"hardening {change:.3g}; from the patched MODEL: {apart}")
-        assert change > 1e-2 and max(apart.values()) < 1e-4
-        info = running.run({"1": node("ResAlign_LoadHardenedInfo",
-                                      checkpoint="hard-base.safetensors")})  # fmt: skip
-        assert "FLUX.2 klein 4B" in info["1"]["text"][0] and "weapons" in info["1"]["text"][0]
+    with comfyui(base, root, 8231) as found:
+        yield found
 
-        own = hardening("own process", seed=1)
-        own["62"] = node("ResAlign_ImageSet", prompts="a cat", count=2)
-        history = running.wait(running.queue(own))
-        assert history["status"]["status_str"] == "success", failure(history)
-        assert history["outputs"]["5"]["resalign_run"][0]["steps"] == 2
+
+def run(running, graph):
+    return running.run(graph, timeout=1600)  # on a busy machine
+
+
+def test_the_nodes_harden_and_export_it(running):
+    """The patched MODEL, core's LoRA loader, the exported file and the LoRA's file draw alike."""
+    graph = hardening() | {
+        "10": node("ResAlign_ExportHardenedCheckpoint", run=["5", 3], filename="hard-base"),
+        "11": node("ResAlign_SaveHardeningLora", run=["5", 3], filename="hard_lora"),
+        "12": node("LoraModelLoader", model=["1", 0], lora=["5", 1], strength_model=1.0),
+        **sampled(80, ["1", 0], "original"), **sampled(82, ["5", 0], "ours"),
+        **sampled(84, ["12", 0], "loader"),
+    }  # fmt: skip
+    outputs = run(running, graph)
+    assert outputs["5"]["resalign_run"][0]["source"] == "klein-base.safetensors"
+    written = running.base / "models/diffusion_models/hard-base.safetensors"
+    assert written.is_file(), "where Load Diffusion Model finds it"
+    running.info = running.get("/object_info")
+    again = loaders("hard-base") | sampled(86, ["1", 0], "file")
+    again |= {
+        "20": node("UNETLoader", unet_name="klein-base.safetensors"),
+        "13": node("LoraLoaderModelOnly", model=["20", 0], lora_name="hard_lora.safetensors"),
+        **sampled(88, ["13", 0], "lora"),
+        "21": node("ResAlign_LoadHardenedInfo", checkpoint="hard-base.safetensors"),
+    }  # fmt: skip
+    (info,) = run(running, again)["21"]["text"]
+    assert "FLUX.2 klein 4B" in info and "weapons" in info
+    names = ("original", "ours", "loader", "file", "lora")
+    found = {name: latent(running, name) for name in names}
+    change = largest(found["ours"], found["original"])
+    apart = {name: largest(found["ours"], found[name]) for name in names[2:]}
+    print(f"hardening {change:.3g}; from the patched MODEL: {apart}")
+    assert change > 1e-3 and max(apart.values()) < 1e-5
+
+
+def test_the_probe_measures_it(running):
+    graph = hardening() | {
+        "14": node("ResAlign_ResilienceProbe", before=["1", 0], clip=["2", 0], vae=["3", 0],
+                   run=["5", 3], steps=2, images=2, sampling_steps=2, resolution=64),
+    }  # fmt: skip
+    outputs = run(running, graph)
+    assert outputs["14"]["resalign_report"]
+
+
+def test_a_process_of_its_own_hardens_its_files(running):
+    own = hardening("own process", seed=1)
+    own["62"] = node("ResAlign_ImageSet", prompts="a cat", count=2)
+    history = running.wait(running.queue(own), timeout=1600)
+    assert history["status"]["status_str"] == "success", failure(history)
+    assert history["outputs"]["5"]["resalign_run"][0]["steps"] == 2

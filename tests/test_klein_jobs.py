@@ -13,6 +13,7 @@ import resalign as ra
 from resalign.backend.cli import main
 from resalign.backend.cli.parser import build_parser
 from resalign.backend.cli.probe_flags import probe_job_of
+from resalign.backend.data.batches import forget_images, shipped_retain_set
 from resalign.backend.families import find_family
 from resalign.backend.jobs.family_defaults import drawn_as, guidance_doubts
 from resalign.backend.jobs.try_lora import Sampling, try_lora_job
@@ -263,3 +264,11 @@ def test_stable_diffusions_presets_stay_as_they_are(make):
     preset = "balanced" if make is preset_plan else "standard"
     plan = make(preset, (Concept("a", ("a",)),))
     assert drawn_as(find_family("sd1"), plan) is plan and drawn_as(None, plan) is plan
+
+
+def test_a_set_that_no_plan_describes_is_drawn_so_too():
+    concept = Concept("weapons", ("a gun",))
+    sets = [forget_images(concept, None, KLEIN), shipped_retain_set([concept], KLEIN)]
+    assert [one.guidance for one in sets] == [4.0, 4.0]
+    own = [forget_images(concept, None, find_family("sd1")), shipped_retain_set([concept])]
+    assert [one.guidance for one in own] == [7.5, 7.5]

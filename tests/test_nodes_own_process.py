@@ -93,8 +93,9 @@ def bench(monkeypatch, tmp_path):
         "base_matrices": lambda model: tensors,
     }.items():  # fmt: skip
         monkeypatch.setattr(bridge, name, value)
+    made.parts = {}
     sources = importlib.import_module("resalign.nodes.sources")
-    monkeypatch.setattr(sources, "companions", lambda *parts: {})
+    monkeypatch.setattr(sources, "companions", lambda *parts: made.parts)
     monkeypatch.setattr(FakeWorker, "made", [])
     monkeypatch.setattr(FakeWorker, "how", "done")
     monkeypatch.setattr(made.own, "WorkerProcess", FakeWorker)
@@ -135,6 +136,13 @@ def test_the_request_names_file_device_and_previews(bench):
     assert request["checkpoint"] == str(bench.file) and request["device"] == "cpu"
     assert (request["preview_every"], request["preview_prompt"]) == (3, "a cat")
     assert request["show_pictures"] is True and request["adopt"] is True
+    assert "text_encoder" not in request
+
+
+def test_the_request_names_the_files_that_the_checkpoint_lacks(bench):
+    bench.parts = {"text_encoder": str(bench.file), "vae": str(bench.file)}
+    own(bench, device="cpu")
+    assert {name: FakeWorker.made[0].request[name] for name in bench.parts} == bench.parts
 
 
 @pytest.mark.parametrize(

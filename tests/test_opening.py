@@ -166,7 +166,10 @@ def test_a_run_that_may_not_fit_is_told_before_it_begins(monkeypatch):
     assert memory_warnings(wanted, "cuda") == []
     wanted = replace(wanted, activations=6 * GIB)
     (said,) = memory_warnings(wanted, "cuda")
-    assert said.startswith("about 8.0 GiB are needed and 7.0 GiB are free on cuda")
+    assert said.startswith("about 8.0 GiB are needed and 7.0 GiB are free on cuda: close other")
+    dense = replace(wanted, plan=replace(wanted.plan, method="distil"))
+    (said,) = memory_warnings(dense, "cuda")
+    assert "a preset that trains an adapter, such as balanced" in said
 
 
 @pytest.mark.parametrize(

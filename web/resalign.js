@@ -89,18 +89,14 @@ function box(node, name, height) {
   return section(root);
 }
 
-/** A node whose advanced inputs are in sight: the canvas shows them all, Nodes 2.0 hides its own. */
-function unfolded(node) {
-  const always = app.extensionManager?.setting?.get?.("Comfy.Node.AlwaysShowAdvancedWidgets");
-  return node.showAdvanced || always || window.LiteGraph?.vueNodesMode;
-}
-
-/** Hide advanced inputs on the canvas behind a button, with the state that Nodes 2.0 keeps. */
+/** Hide advanced inputs behind a button: the canvas shows them all. Nodes 2.0 has such a button, so
+ * ours is not shown there; both keep the state in `showAdvanced`, which a workflow saves. */
 function fold(node) {
   const own = new Map((node.widgets ?? []).filter((one) => one.options?.advanced).map((one) => [one.name, one.value]));
   if (!own.size || !node.isWidgetVisible || !node.getLayoutWidgets) return;
   const linked = ({ name }) => node.inputs?.some((one) => one.widget?.name === name && one.link != null);
-  const shown = (widget) => !widget.options?.advanced || unfolded(node) || linked(widget);
+  const always = () => app.extensionManager?.setting?.get?.("Comfy.Node.AlwaysShowAdvancedWidgets");
+  const shown = (widget) => !widget.options?.advanced || node.showAdvanced || always() || linked(widget);
   const { isWidgetVisible: visible, getLayoutWidgets: laidOut, onConfigure: configured } = node;
   node.isWidgetVisible = (widget) => visible.call(node, widget) && shown(widget);
   node.getLayoutWidgets = () => laidOut.call(node).filter(shown);

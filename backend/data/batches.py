@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
+from ..families import Family
 from ..families.base.conditioning import Conditioning, onto
 from ..families.base.process import NoiseProcess
 from ..model.encode import encode_prompts, offload_encoders, on_device
@@ -189,11 +190,12 @@ def prepare_data(
     offload_encoders(model)
     forget = {
         concept.name: encoded(
-            forget_images(concept, plan.forget_set), f"forget set of {concept.name}"
+            forget_images(concept, plan.forget_set, model.family), f"forget set of {concept.name}"
         )
         for concept in plan.concepts
     }
-    retain = encoded(plan.retain_set or shipped_retain_set(plan.concepts), "retain set")
+    shipped = plan.retain_set or shipped_retain_set(plan.concepts, model.family)
+    retain = encoded(shipped, "retain set")
     fine_tunes = {
         name: retain if name == RETAIN else encoded(ImageSet(folder=name), f"data {name}")
         for name in _data_names(plan)
@@ -239,14 +241,19 @@ def shared_data(
     return data
 
 
-def forget_images(concept: Concept, shared: ImageSet | None) -> ImageSet:
-    """Return a concept's own images, else the `shared` ones, else a set to make from prompts."""
-    return concept.images or shared or ImageSet(prompts=concept.prompts)
+def forget_images(
+    concept: Concept, shared: ImageSet | None, family: Family | None = None
+) -> ImageSet:
+    """Return a concept's own images, else the `shared` ones, else a set to make from prompts.
+
+    family: whose guidance that set is drawn with.
+    """
+    return concept.images or shared or _as_drawn(ImageSet(prompts=concept.prompts), family)
 
 
-def shipped_retain_set(concepts: Sequence[Concept]) -> ImageSet:
+def shipped_retain_set(concepts: Sequence[Concept], family: Family | None = None) -> ImageSet:
     """Return shipped prompts, up to half of them near neighbours of the concepts, none naming
-    a concept, because that would keep what is to be removed."""
+    a concept, because that would keep what is to be removed. family: as of `forget_images`."""
     names = [re.escape(concept.name) for concept in concepts]
     named = re.compile(rf"\b({'|'.join(names)})\b", re.IGNORECASE)
     columns = zip_longest(*(near_neighbours(concept.name) for concept in concepts))
@@ -255,7 +262,15 @@ def shipped_retain_set(concepts: Sequence[Concept]) -> ImageSet:
     prompts = [prompt for prompt in candidates if not named.search(prompt)]
     if not prompts:
         raise DataError("no retain prompt is left besides the concepts: give a retain_set")
-    return ImageSet(prompts=tuple(prompts[:RETAIN_IMAGES]), images=RETAIN_IMAGES)
+    made = ImageSet(prompts=tuple(prompts[:RETAIN_IMAGES]), images=RETAIN_IMAGES)
+    return _as_drawn(made, family)
+
+
+def _as_drawn(made: ImageSet, family: Family | None) -> ImageSet:
+    """Return a set that no plan describes with the guidance that a family is meant for."""
+    if family is None or family.guidance is None:
+        return made
+    return replace(made, guidance=family.guidance[0])
 
 
 def varied_images(plan: HardeningPlan) -> ImageSet | None:

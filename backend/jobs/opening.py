@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..numerics.byte_sizes import format_bytes
 from ..plan.auto import micro_batch_of, users_at_once_of
+from ..plan.methods import changes_all_weights
 from ..progress import Progress
 from .device import device_memory, device_name, free_memory
 from .job_time import JobTime, sets_of
@@ -49,10 +50,16 @@ def memory_warnings(needed: MemoryPlan | None, device: str) -> list[str]:
     free = free_memory(device)
     if needed is None or free is None or needed.total <= free:
         return []
+    way_out = "close other programs, or turn on gradient_checkpointing"
+    if changes_all_weights(needed.plan):
+        way_out = (
+            "take a preset that trains an adapter, such as balanced, or the settings that "
+            "`resalign check --budget` proposes"
+        )
     return [
         f"about {format_bytes(needed.total)} are needed and {format_bytes(free)} are free on "
-        f"{device}: close other programs, or turn on gradient_checkpointing. On Windows the driver "
-        "may move the rest into system memory, which makes steps many times slower"
+        f"{device}: {way_out}. On Windows the driver may move the rest into system memory, which "
+        "makes steps many times slower"
     ]
 
 

@@ -185,8 +185,9 @@ def attack_data(
         ]
         return merge(parts, [part.weight for part in plan.concepts]) if len(parts) > 1 else parts[0]
 
-    retain = plan.retain_set or shipped_retain_set(plan.concepts)
-    forget = {part.name: forget_images(part, plan.forget_set) for part in plan.concepts}
+    family = model.family
+    retain = plan.retain_set or shipped_retain_set(plan.concepts, family)
+    forget = {part.name: forget_images(part, plan.forget_set, family) for part in plan.concepts}
     names = _names(plan.trainings)
     folders = {name: ImageSet(folder=name) for name in names if name != RETAIN}
     flipped = [attack for attack in plan.trainings if attack.flip]

@@ -1,0 +1,107 @@
+"""FLUX.2 klein in the tab: A1111 and Forge say that they do not know it; the tab alone takes it,
+with its text encoder and VAE where they are not found."""
+
+import shutil
+from datetime import datetime
+
+import fakes_klein as fakes
+import pytest
+from fakes_webui import FakeHost
+
+from resalign.backend.errors import ConfigError
+from resalign.backend.plan.file import from_json
+from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.worker.requests import check_files, parse_request
+from resalign.scripts.resalign_webui import forms, measure_forms
+from resalign.scripts.resalign_webui import host as hosts
+from resalign.scripts.resalign_webui.actions import Actions
+from resalign.scripts.resalign_webui.runs import Run
+
+NOW = datetime(2026, 1, 31, 14, 5, 9)
+CHOSEN = {"text_encoder": "far/away/text.safetensors", "vae": "far/away/vae.safetensors"}
+FORM = {"checkpoint": "klein-base.safetensors", "concepts": ["weapons"]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Checkpoints: the denoiser, and its companions where they are not looked for."""
+    base = tmp_path_factory.mktemp("host")
+    fakes.write_split(base / "source")
+    far = base / "models" / "far" / "away"
+    far.mkdir(parents=True)
+    for name, target in (
+        (fakes.DENOISER_FILE, base / "models/klein-base.safetensors"),
+        (fakes.TEXT_FILE, far / "text.safetensors"),
+        (fakes.VAE_FILE, far / "vae.safetensors"),
+    ):
+        shutil.move(base / "source" / name, target)
+    return base
+
+
+@pytest.fixture
+def alone(folder):
+    made = FakeHost(folder)
+    made.name = hosts.ALONE
+    made.checkpoints = lambda: [
+        (path.relative_to(folder / "models").as_posix(), path)
+        for path in sorted((folder / "models").rglob("*.safetensors"))
+    ]
+    return made
+
+
+@pytest.fixture
+def paths(folder):
+    return {name: str(folder / "models" / label) for name, label in CHOSEN.items()}
+
+
+@pytest.mark.parametrize("name", ["A1111", "Forge"])
+def test_hosts_that_do_not_know_the_family_say_so(folder, name):
+    host = FakeHost(folder)
+    host.name = name
+    words = rf"FLUX.2 klein 4B, a family that {name} does not know.*resalign ui"
+    with pytest.raises(ConfigError, match=words):
+        forms.harden_request(FORM, host, NOW)
+    said = Actions(host, None, lambda *names: "").describe("klein-base.safetensors")  # type: ignore[arg-type]
+    assert f"{name} does not know" in said
+
+
+def test_the_tab_alone_sends_the_chosen_files_and_the_familys_guidance(alone, paths):
+    found = forms.harden_request(FORM | CHOSEN, alone, NOW)
+    assert {name: found[name] for name in CHOSEN} == paths
+    drawn = forms.harden_request(FORM | CHOSEN | {"retain_images": 4}, alone, NOW)["plan"]
+    plan = from_json(HardeningPlan, drawn)
+    assert plan.retain_set is not None and plan.retain_set.guidance == 4.0
+    check_files(parse_request(found))
+    assert {name: forms.check_request(FORM | CHOSEN, alone, NOW)[name] for name in CHOSEN} == paths
+
+
+def test_without_them_it_says_which_is_missing(alone):
+    by_itself = dict.fromkeys(CHOSEN, forms.BY_ITSELF)
+    with pytest.raises(ConfigError, match="has no text encoder"):
+        forms.harden_request(FORM | by_itself, alone, NOW)
+
+
+def test_a_probe_and_a_lora_take_them_too(alone, paths, folder):
+    shutil.copyfile(folder / "models/klein-base.safetensors", folder / "models/hard.safetensors")
+    (folder / "loras/style.safetensors").touch()
+    values = {
+        "original": "klein-base.safetensors", "hardened": "hard.safetensors", **CHOSEN,
+        "probe_concepts": ["weapons"], "try_original": "klein-base.safetensors",
+        "try_hardened": "hard.safetensors", "lora": "style.safetensors", "prompt": "a cat",
+    }  # fmt: skip
+    found = measure_forms.probe_request(values, alone, [], NOW)
+    for checkpoint in found["checkpoints"]:
+        assert {name: checkpoint[name] for name in CHOSEN} == paths
+    assert found["plan"]["generation"]["guidance"] == 4.0
+    tried = measure_forms.lora_request(values, alone, [])
+    assert {name: tried[name] for name in CHOSEN} == paths
+
+
+def test_a_runs_own_files_are_taken_for_its_original(alone, paths, folder):
+    source = str(folder / "models/klein-base.safetensors")
+    plan = forms.harden_request(FORM | CHOSEN, alone, NOW)["plan"]
+    run = Run(name="a", folder=folder / "run", steps=2, total=2, checkpoint=source,
+              concepts=("weapons",), plan=plan, parts=paths)  # fmt: skip
+    found = measure_forms.probe_request({"probe_run": run.label}, alone, [run], NOW)
+    first, second = found["checkpoints"]
+    assert {name: first[name] for name in CHOSEN} == paths and "vae" not in second
