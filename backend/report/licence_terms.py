@@ -38,8 +38,9 @@ _FLUX = (
     "derivatives."
 )
 _CIRCLESTONE = (
-    "It allows non-commercial use of the weights and of changed versions only; these are published "
-    "under the same licence, with its notices and those of the NVIDIA Open Model License."
+    "It allows non-commercial use of the weights and of changed versions (its text names "
+    "exceptions); these are published under the same licence, with its notices and those of the "
+    "NVIDIA Open Model License."
 )
 
 
