@@ -22,6 +22,7 @@ from resalign.backend.jobs.verify import verify_job
 from resalign.backend.memory.plan import plan_memory
 from resalign.backend.plan.presets import preset_plan
 from resalign.backend.report.card import write_card
+from resalign.backend.report.licence_terms import licence_terms
 
 ANIMA = find_family("anima")
 
@@ -330,6 +331,11 @@ def test_headers_and_card_carry_both_licences(model, source, tmp_path):
     front, _, body = write_card(report).read_text(encoding="utf-8").partition("\n---\n")
     assert "license: " in front and "Non-Commercial" in front and "- anima" in front
     assert "## Licence" in body and "CircleStone Labs LLC" in body and "NVIDIA" in body
+
+
+def test_a_pack_of_its_figures_says_what_the_licence_asks():
+    (term,) = licence_terms(ANIMA.metadata.notices["modelspec.license"])
+    assert term.forbids and "non-commercial" in term.text and "NVIDIA" in term.text
 
 
 def test_the_licence_that_a_source_names_is_kept(model, source, tmp_path):

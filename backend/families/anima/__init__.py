@@ -18,8 +18,8 @@ TARGETS = {
 _LICENCE = "CircleStone Labs Non-Commercial License v1.2; NVIDIA Open Model License"
 _TERMS = (
     "Anima's published weights are licensed by CircleStone Labs LLC for non-commercial use "
-    "(CircleStone Labs Non-Commercial License v1.2) and, as a derivative of NVIDIA's "
-    "Cosmos-Predict2-2B, under the NVIDIA Open Model License. A hardened copy is a derivative of "
+    "(CircleStone Labs Non-Commercial License v1.2, which names exceptions) and, as a derivative "
+    "of NVIDIA's Cosmos-Predict2-2B, under the NVIDIA Open Model License. A hardened copy is a derivative of "
     "both: publish it with both licences and these notices, and say that it was changed. The texts "
     "are at https://huggingface.co/circlestone-labs/Anima; they change, and they decide"
 )
@@ -51,7 +51,7 @@ ANIMA = Family(
     texts=Texts(),
     latents=Latents(),
     lora=LoraNames(),
-    host=HostNames(("qwen3_06b", "llm_adapter"), -1),
+    host=HostNames((), -1),
     metadata=MetadataNames(
         lambda prediction: "anima",
         implementation="https://github.com/nvidia-cosmos/cosmos-predict2",

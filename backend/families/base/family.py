@@ -312,7 +312,8 @@ class LoraNames(Protocol):
 class HostNames:
     """ComfyUI's names for the parts of a model.
 
-    texts: names of the text encoders in its CLIP. last_layer: the layer of the text encoders that
+    texts: names of the text encoders in its CLIP; none where the family is hardened from its files
+    only, and nothing of it is taken from a host. last_layer: the layer of the text encoders that
     the family reads (ComfyUI's `layer_idx`). fixed_layer: that layer is read whatever is asked for,
     by the family's own code, so no layer is cut off. inside: what the names of a text encoder's
     tensors begin with there, before those of the network.

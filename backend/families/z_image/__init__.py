@@ -45,7 +45,7 @@ Z_IMAGE = Family(
     texts=Texts(),
     latents=AutoencoderLatents(published(VAE), PATCH),
     lora=LoraNames(),
-    host=HostNames(("qwen3_4b",), -2),
+    host=HostNames((), -2),
     metadata=MetadataNames(
         lambda prediction: "z-image",
         implementation="https://github.com/Tongyi-MAI/Z-Image",
