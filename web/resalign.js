@@ -2,7 +2,7 @@
 
 import { app } from "/scripts/app.js";
 import { api } from "/scripts/api.js";
-import { drawHint, drawReport, drawState, drawText, failed } from "./resalign_view.js";
+import { drawHint, drawReport, drawState, drawText, failed, reused } from "./resalign_view.js";
 
 const LIVE = ["ResAlign_HardenModel", "ResAlign_ResilienceProbe"];
 const REPORTS = ["ResAlign_ResilienceProbe", "ResAlign_ShowReport"];
@@ -214,6 +214,8 @@ app.registerExtension({
     node.onExecuted = function (output) {
       executed?.apply(this, arguments);
       const report = output?.resalign_report?.[0];
+      const kept = this.resalignLive && reused(this.resalignLive.resalignState, output);
+      if (kept) drawState(this.resalignLive, kept);
       if (report && this.resalignReport)
         drawReport(this.resalignReport, report, (path) => api.apiURL(path));
       if (output?.text && this.resalignText) drawText(this.resalignText, output.text);

@@ -41,6 +41,13 @@ export function failed(state, message, status = "failed") {
     verdict: "", seconds: null, total: state?.total ?? 0, step: state?.step ?? 0 };
 }
 
+/** A node's state where the server still had its outputs, so that it did nothing; else null. */
+export function reused(shown, output) {
+  const steps = output?.resalign_run?.[0]?.steps;
+  if (shown?.status || !Number.isFinite(steps)) return null;
+  return { status: "kept", message: `hardened in ${steps} step${steps === 1 ? "" : "s"}, nothing to do` };
+}
+
 /** How much a working node has done, of the whole job if that is known, else of its stage; or null. */
 export function share(state) {
   if (!state?.status) return null;
