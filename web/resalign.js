@@ -97,8 +97,11 @@ function fold(node) {
   const linked = ({ name }) => node.inputs?.some((one) => one.widget?.name === name && one.link != null);
   const always = () => app.extensionManager?.setting?.get?.("Comfy.Node.AlwaysShowAdvancedWidgets");
   const shown = (widget) => !widget.options?.advanced || node.showAdvanced || always() || linked(widget);
-  const { isWidgetVisible: visible, getLayoutWidgets: laidOut, onConfigure: configured } = node;
-  node.isWidgetVisible = (widget) => visible.call(node, widget) && shown(widget);
+  const { getLayoutWidgets: laidOut, onConfigure: configured } = node;
+  for (const name of ["isWidgetVisible", "isWidgetRowVisible"]) { // the second came with 1.58
+    const visible = node[name];
+    if (visible) node[name] = (widget) => visible.call(node, widget) && shown(widget);
+  }
   node.getLayoutWidgets = () => laidOut.call(node).filter(shown);
   const resize = (change) => {
     const before = node.computeSize()[1];
