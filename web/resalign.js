@@ -94,7 +94,7 @@ function box(node, name, height) {
 function fold(node) {
   const own = new Map((node.widgets ?? []).filter((one) => one.options?.advanced).map((one) => [one.name, one.value]));
   if (!own.size || !node.isWidgetVisible || !node.getLayoutWidgets) return;
-  const linked = ({ name }) => node.inputs?.some((one) => one.widget?.name === name && one.link != null);
+  const linked = ({ name }) => node.inputs?.some((one, slot) => one.widget?.name === name && node.isInputConnected(slot));
   const always = () => app.extensionManager?.setting?.get?.("Comfy.Node.AlwaysShowAdvancedWidgets");
   const shown = (widget) => !widget.options?.advanced || node.showAdvanced || always() || linked(widget);
   const { getLayoutWidgets: laidOut, onConfigure: configured } = node;
