@@ -98,8 +98,8 @@ def probe_request(
     name = f"{looked_for[:40]} {preset} {(now or datetime.now()):%Y-%m-%d %H.%M.%S}"
     decided = prediction_of_original(original, hardened, run)
     parts = parts_of(values, host)
-    known = {**run.parts, **parts} if run and original == run.checkpoint else parts
-    own = {} if run and hardened == str(run.folder) else parts
+    known: dict[str, Any] = {**run.parts, **parts} if run and original == run.checkpoint else parts
+    own: dict[str, Any] = {} if run and hardened == str(run.folder) else parts
     references = with_references(
         (), **{role: reference_of(values, role, host) for role in ("plain", "oracle")}
     )
