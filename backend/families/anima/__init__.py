@@ -19,9 +19,10 @@ _LICENCE = "CircleStone Labs Non-Commercial License v1.2; NVIDIA Open Model Lice
 _TERMS = (
     "Anima's published weights are licensed by CircleStone Labs LLC for non-commercial use "
     "(CircleStone Labs Non-Commercial License v1.2, which names exceptions) and, as a derivative "
-    "of NVIDIA's Cosmos-Predict2-2B, under the NVIDIA Open Model License. A hardened copy is a derivative of "
-    "both: publish it with both licences and these notices, and say that it was changed. The texts "
-    "are at https://huggingface.co/circlestone-labs/Anima; they change, and they decide"
+    "of NVIDIA's Cosmos-Predict2-2B, under the NVIDIA Open Model License. A hardened copy is a "
+    "derivative of both: publish it with both licences and these notices, and say that it was "
+    "changed. The texts are at https://huggingface.co/circlestone-labs/Anima; they change, and "
+    "they decide"
 )
 
 
