@@ -12,6 +12,7 @@ const TEXTS = ["ResAlign_ExportHardenedCheckpoint", "ResAlign_SaveHardeningLora"
 const HINTS = {
   report: "The headline and the table of the probe appear here.",
   text: "What was written or read appears here.",
+  models: "Which two models were drawn appears here.",
   memory: "The predicted peak by part, and what was changed to fit, appear here.",
 };
 
@@ -199,7 +200,7 @@ app.registerExtension({
     const kind = node.comfyClass;
     if (kind?.startsWith("ResAlign_")) fold(node);
     if (LIVE.includes(kind)) {
-      node.resalignLive = box(node, "live", 370);
+      node.resalignLive = box(node, "live", 400);
       drawState(node.resalignLive, null);
       setTimeout(() => attach(node), 200); // it gets its id only when it is put into the graph
     }
@@ -207,7 +208,8 @@ app.registerExtension({
       const table = kind === MEMORY;
       node.resalignText = box(node, "text", table ? 230 : 84);
       node.resalignText.classList.toggle("resalign-columns", table);
-      drawHint(node.resalignText, table ? HINTS.memory : HINTS.text);
+      const drawn = ["ResAlign_DrawConcept", "ResAlign_TryMyLora"].includes(kind);
+      drawHint(node.resalignText, HINTS[table ? "memory" : drawn ? "models" : "text"]);
     }
     if (kind === "ResAlign_ShowReport")
       drawHint((node.resalignReport = box(node, "report", 230)), HINTS.report);
