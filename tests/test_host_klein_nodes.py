@@ -167,7 +167,7 @@ def test_the_nodes_harden_and_export_it(running):
     change = largest(found["ours"], found["original"])
     apart = {name: largest(found["ours"], found[name]) for name in names[2:]}
     print(f"hardening {change:.3g}; from the patched MODEL: {apart}")
-    assert change > 1e-2 and max(apart.values()) < 1e-4
+    assert change > 1e-3 and max(apart.values()) < 1e-5
 
 
 def test_the_probe_measures_it(running):

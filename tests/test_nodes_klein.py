@@ -220,6 +220,21 @@ def test_a_denoisers_file_is_found_in_the_graph_and_in_the_list(bridge, tmp_path
     assert sources.model_files() == [file.name] and sources.model_file(file.name) == file
 
 
+def test_a_denoiser_alone_is_exported_for_load_diffusion_model(
+    bridge, source, tmp_path, monkeypatch
+):
+    import folder_paths  # the fake
+
+    export = importlib.import_module("resalign.nodes.export")
+    whole = fakes_klein.write_whole(tmp_path / "klein-base-whole.safetensors")
+    assert export.folder_kind(source) == "diffusion_models"
+    assert export.folder_kind(whole) == export.folder_kind(None) == "checkpoints"
+    old, new = tmp_path / "models/unet", tmp_path / "models/diffusion_models"
+    monkeypatch.setattr(folder_paths, "get_folder_paths", lambda kind: [str(old), str(new)])
+    target = export.target_file("diffusion_models", "models/checkpoints", "a", overwrite=False)
+    assert target == new / "a.safetensors"
+
+
 # --- data of the graph ----------------------------------------------------------------------------
 
 
