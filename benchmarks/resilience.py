@@ -144,6 +144,11 @@ def methods(data: dict[str, Path], seed: int) -> dict[str, HardeningPlan | None]
         "redirect, then ResAlign": replace(res, before=(Stage(method="redirect", steps=60),)),
         "durable: erase, then distil": durable,
         "distil alone": replace(durable, before=()),
+        **{name: replace(durable, erase=replace(durable.erase, how=how)) for name, how in (
+            ("random directions, then distil", "random"),
+            ("shrink and noise, then distil", "shrink"),
+            ("Fisher resets, then distil", "fisher"),
+        )},
         "erase alone": replace(durable, method="erase", before=()),
         **{f"durable, {n} steps": replace(durable, outer_steps=n) for n in (30, 100, 1000)},
         "durable, concepts redirected to anything": replace(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +52,7 @@ REDUCE = """async ([checkpoint, changes]) => {
     set(node, { steps: 2, images: 2, sampling_steps: 2, resolution: 64 });
   for (const node of of('EmptyLatentImage')) set(node, { width: 64, height: 64 });
   for (const node of of('KSampler')) set(node, { steps: 2 });
-  for (const node of of('ResAlign_TryMyLora'))
+  for (const node of [...of('ResAlign_TryMyLora'), ...of('ResAlign_DrawConcept')])
     set(node, { width: 64, height: 64, steps: 2 });
   for (const node of of('ResAlign_ConceptList')) imageSet('a pistol', node, 'images', -380, 290);
   for (const node of of('ResAlign_HardenModel'))
@@ -100,6 +101,7 @@ class Front:
         self.page, self.address = page, address
         self.errors: list[str] = []
         self.outside: list[str] = []
+        self.queued, self.seen = 0.0, {}
         page.on("pageerror", self._failed)
         page.on("console", self._heard)
         page.route("**/*", self._asked)
@@ -154,7 +156,18 @@ class Front:
         self.page.wait_for_timeout(500)
 
     def queue(self) -> None:
+        self.queued, self.seen = time.monotonic(), {}
         self.page.evaluate("() => app.queuePrompt(0, 1)")
+
+    def see(self, box: dict[str, Any] | None) -> None:
+        """Note the seconds from the queue to the first word, picture and curve, and to the end."""
+        there = {
+            "word": box and box["status"] and not box["text"].startswith("starting"),
+            "picture": box and box["images"], "loss": box and box["lines"],
+            "hardened": box and box["status"] == "done",
+        }  # fmt: skip
+        for name in (name for name, found in there.items() if found):
+            self.seen.setdefault(name, round(time.monotonic() - self.queued))
 
     def box(self, kind: str, name: str) -> dict[str, Any] | None:
         """What our widget of the first node of a kind says, and how much is in it."""
@@ -169,7 +182,13 @@ class Front:
         raise AssertionError(f"it did not come to that within {timeout} s; {self.errors}")
 
     def done(self, kind: str = "HardenModel") -> dict[str, Any]:
-        return self.wait(lambda: (b := self.box(kind, "Live")) and b["status"] == "done" and b)
+        def ended() -> Any:
+            box = self.box(kind, "Live")
+            if kind == "HardenModel":
+                self.see(box)
+            return box and box["status"] == "done" and box
+
+        return self.wait(ended)
 
     def at(self, kind: str, stage: str, step: int) -> dict[str, Any] | None:
         """The live box of a node that is at `step` of a stage or further, if it is."""
@@ -187,6 +206,7 @@ class Front:
                          .then((told) => told.exec_info.queue_remaining)"""
         self.page.wait_for_timeout(1500)
         self.wait(lambda: self.page.evaluate(count) == 0, timeout)
+        self.seen["all"] = round(time.monotonic() - self.queued)
         self.page.wait_for_timeout(3000)
 
     def interrupt(self) -> None:

@@ -129,7 +129,7 @@ def reduced(graph: Graph, **changes: Any) -> Graph:
             inputs |= {"width": 64, "height": 64}
         elif kind == "KSampler":
             inputs["steps"] = 2
-        elif kind == "ResAlign_TryMyLora":
+        elif kind in ("ResAlign_TryMyLora", "ResAlign_DrawConcept"):
             inputs |= {"width": 64, "height": 64, "steps": 2}
     for key, prompts in (("90", "a pistol"), ("91", "a cat\na tree")):
         inputs = {"prompts": prompts, "count": 2}

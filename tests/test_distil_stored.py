@@ -117,12 +117,24 @@ def test_the_key_changes_with_weights_data_and_settings():
         stored_key(replace(OWN, seed=1), weights, data, process),
         stored_key(OWN, {**weights, name: weights[name] + 1}, data, process),
         stored_key(OWN, weights, replace(data, retain=other), process),
+        stored_key(OWN, weights, replace(data, anchors={"bad": data.empty}), process),
         stored_key(OWN, weights, data, discrete_process(alphas, "v_prediction")),
         stored_key(
             replace(OWN, distil=replace(OWN.distil, teacher="bf16")), weights, data, process
         ),
     }
-    assert len(changed | {key}) == 6
+    assert len(changed | {key}) == 7
+
+
+def test_captions_that_the_original_reads_are_those_of_a_live_copy():
+    """Blended ones, and those of anchors, are drawn with the batch."""
+    changed = {"towards": "anchor", "mixed_share": 0.5}
+    concepts = (replace(LIVE.concepts[0], anchor="a flower"),)
+    one, other = (
+        run(replace(own, concepts=concepts, distil=replace(own.distil, **changed))).adapter
+        for own in (LIVE, OWN)
+    )
+    assert equal(one, other) and one.parameters
 
 
 def test_a_varied_set_of_another_size_has_a_prediction_of_its_own():

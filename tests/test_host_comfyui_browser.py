@@ -10,6 +10,22 @@ from host_checkpoints import place_reduced_sdxl
 from host_comfyui import comfyui
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+SAVED = [
+    "preset",
+    "random_seed",
+    "resolution",
+    "rank",
+    "outer_steps",
+    "simulate",
+    "solver",
+    "products",
+    "resilience_weight",
+    "retain_weight",
+    "gamma",
+    "learning_rate",
+    "precision",
+    "gradient_checkpointing",
+]  # the first widgets of Hardening Settings, as a workflow saves them
 LOOKS = [("canvas", "dark"), ("canvas", "light"), ("vue", "light")]
 
 
@@ -20,11 +36,12 @@ def host(tmp_path_factory, root):
 
 
 @pytest.fixture
-def page(host):
+def page(request, host):
     with front(host.address) as opened:
         opened.open()
         opened.set(VueNodes_Enabled=False, ColorPalette="dark", Minimap_Visible=False)
         yield opened
+        print(request.node.name, "seconds:", opened.seen)
         assert opened.errors == []
 
 
@@ -68,8 +85,9 @@ def test_the_full_example_ends_with_a_report_and_files(request, root, host, page
     done = page.done()
     assert "hardened in 4 steps" in done["text"] and "relapse" in done["text"]
     assert page.done("ResilienceProbe")
-    shown = page.wait(lambda: "Resilience" in (b := page.box("ShowReport", "Report"))["text"] and b)
-    assert "open the whole report" in shown["text"] and "original" in shown["text"]
+    link = "open the whole report"
+    shown = page.wait(lambda: link in (b := page.box("ShowReport", "Report"))["text"] and b)
+    assert "resilience" in shown["text"] and "original" in shown["text"]
     page.wait(lambda: "tensors changed" in page.box("ExportHardenedCheckpoint", "Text")["text"])
     page.wait(lambda: "32 modules" in page.box("SaveHardeningLora", "Text")["text"])
     page.shoot(shots(request, host))
@@ -91,6 +109,41 @@ def test_a_lora_of_the_list_is_tried(request, root, host, page):
     page.done()
     page.wait(lambda: page.pictures("PreviewImage"))
     page.shoot(shots(request, host))
+
+
+def test_the_quick_example_draws_what_was_removed_and_what_should_stay(request, root, host, page):
+    page.load(examples(root) / "quick_harden_and_compare.json", random_seed=52)
+    page.queue()
+    assert "test run, not safe to publish" in page.done()["text"]
+    page.finished()
+    assert page.pictures("PreviewImage") == 3
+    told = page.box("DrawConcept", "Text")["text"]
+    assert told == "original and hardened"
+    page.shoot(shots(request, host))
+
+
+SHOWN = """(type) => { const node = app.graph.nodes.find((one) => one.type === type);
+  return node.widgets.filter((one) => node.isWidgetVisible(one)).map((one) => one.name); }"""
+PRESS = """(type) => { const node = app.graph.nodes.find((one) => one.type === type);
+  node.widgets.find((one) => one.type === 'button' && /advanced/i.test(one.label)).callback(); }"""
+
+
+def test_advanced_inputs_fold_behind_a_button_and_stay_open_where_set(root, host, page):
+    kind = "ResAlign_HardeningSettings"
+    if not host.info[kind]["input"]["optional"].get("solver", [0, {}])[1].get("advanced"):
+        pytest.skip("this ComfyUI has no advanced inputs")
+    flow = json.loads((examples(root) / "quick_harden_and_compare.json").read_text("utf-8"))
+    page.show(flow, "folded")
+    plain = ["preset", "random_seed", "resolution", "rank", "outer_steps", "advanced"]
+    assert page.page.evaluate(SHOWN, kind) == plain
+    page.page.evaluate(PRESS, kind)
+    assert "solver" in page.page.evaluate(SHOWN, kind)
+    page.page.evaluate(PRESS, kind)
+    assert page.page.evaluate(SHOWN, kind) == plain
+    (node,) = [one for one in flow["nodes"] if one["type"] == kind]
+    node["widgets_values"][SAVED.index("gradient_checkpointing")] = True
+    page.show(flow, "set")
+    assert "gradient_checkpointing" in page.page.evaluate(SHOWN, kind)
 
 
 def test_the_sdxl_example_is_opened_and_queued(request, root, host, page):

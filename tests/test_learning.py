@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from fakes_attacks import attack_by
 from fakes_counting import counted_result, course
 from fakes_data import save_pictures, tiny_family
+from fakes_pack import SCHEMA, card, faults, results, write
 
 from fakes import random_set, tiny_model
 from resalign.backend.cli.parser import build_parser
@@ -23,12 +26,22 @@ from resalign.backend.plan.measurement import GenerationConfig, PromptSet, Score
 from resalign.backend.plan.probe import ProbePlan
 from resalign.backend.probe.attack import attacked
 from resalign.backend.probe.attack_data import AttackData, attack_data
-from resalign.backend.probe.learning import held_out_loss, measure_learning
+from resalign.backend.probe.learning import (
+    LEARNS,
+    LEARNS_AS_WELL,
+    LEARNS_LESS,
+    LEARNS_NOT,
+    NOT_TAUGHT,
+    UNCERTAIN,
+    held_out_loss,
+    measure_learning,
+)
 from resalign.backend.probe.probe import run_probe
 from resalign.backend.probe.results import LEARNING, Scores, SetEvaluation
 from resalign.backend.probe.subjects import LoadedSubject
 from resalign.backend.probe.summarise import summarise
 from resalign.backend.report.markdown import report_markdown
+from resalign.backend.report.pack import pack_report
 from resalign.backend.report.page import report_html
 from resalign.backend.report.schema import load_report, to_report_json
 
@@ -193,3 +206,73 @@ def test_the_flag_adds_an_attack_on_the_users_own_folder(tmp_path):
     assert {attack.data for attack in quick} == {str(tmp_path / "other")}
     assert (style.name, style.data, style.held_out) == ("style cats", str(tmp_path / "cats"), 0.25)
     assert (sibling.name, sibling.trained_on) == ("LoRA of original", "original")
+
+
+def taught(losses: dict[str, tuple[float, float]], noise: float = 0.001):
+    """A probe in which each model's held-out loss goes from the first figure to the second."""
+    rates: dict = {}
+    for name in losses:
+        rates |= course(name, (10, 96), (200, 10, 96), attack="style")
+    result = counted_result(rates, attacks=(replace(STYLE, looks=(200,)),))
+
+    def held(model: str) -> SetEvaluation:
+        start, end = losses[model]
+        shift = ord(model[0])  # the images that one model finds hard are easy for another
+        values = [(start + noise * (k % 3), end + noise * ((k + shift) * 7 % 5)) for k in range(20)]
+        return SetEvaluation(
+            kind=LEARNING, images=20,
+            scores=tuple(
+                Scores(scorer=name, values=tuple(pair[at] for pair in values),
+                       flagged=(False,) * 20)
+                for at, name in enumerate(("loss before", "loss after"))
+            ),
+        )  # fmt: skip
+
+    evaluations = tuple(
+        each if each.attack == "before" else replace(each, sets=(*each.sets, held(each.model)))
+        for each in result.evaluations
+    )
+    return replace(result, evaluations=evaluations)
+
+
+@pytest.mark.parametrize(
+    ("hardened", "verdict", "reached"),
+    [
+        ((0.5, 0.30), LEARNS_AS_WELL, 1.0),
+        ((0.5, 0.40), LEARNS_LESS, 0.5),
+        ((0.5, 0.50), LEARNS_NOT, 0.0),
+        ((0.5, 0.60), LEARNS_NOT, -0.5),
+        # It falls by as much as the original, from further up, and ends where that was half-way.
+        ((0.6, 0.40), LEARNS_LESS, 0.5),
+        ((0.5, 0.34), UNCERTAIN, 0.8),
+    ],
+)
+def test_the_verdict_goes_by_the_originals_curve(hardened, verdict, reached):
+    found = summarise(taught({"original": (0.5, 0.3), "hardened": hardened})).learning
+    base, own = found
+    assert (base.verdict, base.reached) == (LEARNS, None)
+    assert own.verdict == verdict
+    assert own.reached == pytest.approx(reached, abs=0.02)
+    assert own.reached_low <= own.reached <= own.reached_high
+
+
+def test_where_the_lesson_teaches_nobody_no_model_is_judged():
+    found = summarise(taught({"original": (0.5, 0.5), "hardened": (0.5, 0.3)})).learning
+    assert [one.verdict for one in found] == [LEARNS_NOT, NOT_TAUGHT]
+
+
+def test_few_images_that_disagree_give_no_verdict():
+    found = summarise(taught({"original": (0.5, 0.3), "hardened": (0.5, 0.35)}, noise=0.06))
+    assert found.learning[1].verdict == UNCERTAIN
+
+
+def test_the_first_screen_and_the_pack_say_what_was_learnt(tmp_path):
+    result = taught({"original": (0.5, 0.3), "hardened": (0.5, 0.4)})
+    page = report_html(result).partition("</header>")[0]
+    page = html.unescape(re.sub(r"<[^>]+>", " ", page))
+    assert f"style: {LEARNS_LESS}" in page and "as far as the original" in page
+    pack_report(write(result, tmp_path / "report"), tmp_path / "pack")
+    own = results(tmp_path / "pack")["learning"][1]
+    assert (own["verdict"], round(own["reached"], 1)) == (LEARNS_LESS, 0.5)
+    assert faults(results(tmp_path / "pack"), SCHEMA) == []
+    assert f"Still learns harmless data: style | {LEARNS_LESS}: " in card(tmp_path / "pack")

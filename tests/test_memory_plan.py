@@ -189,6 +189,18 @@ def test_an_erasure_by_patches_holds_wider_matrices():
     assert predicted(hardening_plan(method="erase", erase=narrow)).peak < found.peak / 2
 
 
+def test_resets_hold_a_gradient_and_its_squares_and_shrinking_nothing():
+    """Of all weights, within 10 % of a real one; noise is drawn in main memory."""
+    few = EraseConfig(samples=1, batch=1, how="fisher", targets=("attention",))
+    every = replace(few, targets=())
+    plan = hardening_plan(method="erase", erase=every)
+    found, real = predicted(plan), measured(plan)
+    assert found.peak == pytest.approx(real.peak - aside(plan, real), rel=0.1)
+    shrink = predicted(hardening_plan(method="erase", erase=replace(every, how="shrink")))
+    assert found.peak > shrink.peak
+    assert predicted(hardening_plan(method="erase", erase=few)).peak < found.peak
+
+
 def test_the_stages_of_a_plan_are_predicted_too(monkeypatch):
     """A short adapter stage after one of all weights needs what that one does."""
     asked = []

@@ -336,7 +336,7 @@ def test_comparable_reports_are_ranked_by_resilience(tmp_path):
             {"scorers": (ScorerConfig(name="judge", threshold=0.7),)},
             "scorer.threshold: 0.7, not 0.5",
         ),
-        ({"merges": ()}, "attacks.merge with original"),
+        ({"merges": ()}, "attacks only in group 1: merge with original"),
         ({"concepts": (Concept("blood", ("blood",)),)}, "concepts[0]: 'blood', not 'weapons'"),
     ],
 )

@@ -162,6 +162,12 @@ class LoraNames:
             modules = dict(ToyTransformer(**CONFIGS["transformer"]).named_modules())
         return next((name for name in modules if self.key(name) == key), None)
 
+    def dotted(self, module: str) -> str:
+        return f"transformer.{module}"
+
+    def of_dotted(self, key: str) -> str | None:
+        return key.removeprefix("transformer.") if key.startswith("transformer.") else None
+
     def stems(
         self, denoiser: Mapping[str, str], texts: Mapping[str, Iterable[str]]
     ) -> dict[str, tuple[str, str]]:

@@ -18,7 +18,7 @@ _FOOT = 70  # what Nodes 2.0 adds to a node: its rows are higher, and the pack's
 _FIRST = {"CheckpointLoaderSimple", "UNETLoader", "CLIPLoader", "VAELoader"}
 _SECOND = {"ResAlign_ConceptList", "ResAlign_HardeningSettings", "ResAlign_FineTuningSettings"}
 _THIRD = {"ResAlign_HardenModel", "LossGraphNode"}
-_ROOM = 170  # that `custom` adds to Hardening Settings
+_ROOM = 190  # that `custom` adds to Hardening Settings
 _NOTE = (-360, 130, 340, 330)
 _LAST = {
     "quick_harden_and_compare": "4 Compare the original and the hardened model",

@@ -75,7 +75,7 @@ WORKFLOWS: dict[str, Graph] = {
     "quick_harden_and_compare": {
         **hardening(SD15, preset="fast"),
         "14": node(
-            "ResAlign_DrawConcept", 800, 130, "what was removed, with both models",
+            "ResAlign_DrawConcept", 800, 130, "draw what was removed",
             before=["1", 0], after=["5", 0], clip=["1", 1], vae=["1", 2], concepts=["2", 0],
             seed=42, steps=20, cfg=7.0, width=512, height=512,
         ),

@@ -12,7 +12,8 @@ Which module names it uses depends on the family, as it does in the field:
                   (`convert_diffusers_name_to_compvis` in its extensions-builtin/Lora/networks.py).
 
 `diffusers` is PEFT's `<denoiser>.<module>.lora_A.weight`, `.lora_B.weight`; the denoiser's name is
-`unet` in Stable Diffusion. It has no place for alpha that all versions
+`unet` in Stable Diffusion. A family may name modules as its single files do, where hosts read
+nothing else (`LoraNames.dotted`). The form has no place for alpha that all versions
 read (diffusers 0.31 takes alpha = rank, later ones read a JSON in the metadata),
 so alpha / rank is multiplied into B. ComfyUI drops most attention tensors of this form with only
 a line in its log for Stable Diffusion: give its users the kohya file. Of transformers it reads this
@@ -153,7 +154,7 @@ def _kohya(adapter: Adapter, family: Family) -> dict[str, Tensor]:
 def _peft(adapter: Adapter, family: Family) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for module in adapter.modules:
-        name = f"{family.denoiser}.{module}"
+        name = family.lora.dotted(module)
         tensors[name + A] = adapter.tensors[module + A]
         tensors[name + B] = adapter.tensors[module + B] * adapter.scale
     return tensors
@@ -239,8 +240,8 @@ def _module(stem: str) -> str | None:
             module = family.lora.module(stem.removeprefix(family.lora.key_prefix))
             if module is not None:
                 return module
-        if stem.startswith(family.denoiser + "."):
-            return stem.removeprefix(family.denoiser + ".")
+        if (module := family.lora.of_dotted(stem)) is not None:
+            return module
     return None
 
 

@@ -15,6 +15,9 @@ from ..text import json_text
 from .header import read_header
 from .info import CheckpointInfo, describe
 
+_INDEXES = ("model_index.json", "modular_model_index.json")
+_WEIGHTS = "diffusion_pytorch_model"
+
 
 def detect_folder(path: Path) -> CheckpointInfo:
     """Recognise the diffusers folder at `path`; a CheckpointError says why it cannot be used."""
@@ -34,9 +37,8 @@ def detect_folder(path: Path) -> CheckpointInfo:
             f"{path}: its config files contradict themselves or diffusers' form "
             f"({type(error).__name__}: {error}); fetch the folder again"
         ) from error
-    stems = dict.fromkeys(family.text_encoders, "model")
     files = {
-        name: _weight_files(path / name, stems.get(name, "diffusion_pytorch_model"))
+        name: _weight_files(path / name, _stem(path / name, text=name in family.text_encoders))
         for name in family.components
     }
     order = dict.fromkeys((family.denoiser, family.vae, *family.text_encoders))
@@ -44,15 +46,21 @@ def detect_folder(path: Path) -> CheckpointInfo:
     return describe(path, family, "diffusers", found, files, headers)
 
 
+def index_of(path: Path) -> Path | None:
+    """Return the file that lists a folder's components, None where it has none."""
+    return next((path / name for name in _INDEXES if (path / name).is_file()), None)
+
+
 def _model_index(path: Path) -> dict[str, Any]:
-    if not (path / "model_index.json").is_file():
+    index = index_of(path)
+    if index is None:
         single = sorted(file.name for file in path.glob("*.safetensors"))
         hint = f"; or give one of its files, e.g. {single[0]}" if single else ""
         raise CheckpointError(
             f"{path} is not a diffusers folder (it has no model_index.json): give the folder that "
             f"holds model_index.json, unet and vae{hint}"
         )
-    return read_json(path / "model_index.json")
+    return read_json(index)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -70,6 +78,13 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} is not a JSON object: fetch the folder again")
     return value
+
+
+def _stem(folder: Path, *, text: bool) -> str:
+    """Return what a component's files are called: text encoders are transformers' (`model`), but
+    for those that diffusers has itself."""
+    own = any(folder.glob(f"{_WEIGHTS}*")) and not any(folder.glob("model.*"))
+    return "model" if text and not own else _WEIGHTS
 
 
 def _weight_files(folder: Path, stem: str) -> tuple[Path, ...]:

@@ -218,11 +218,16 @@ def _families(sample: Tensor) -> list[Family]:
     """List the families with latents of this shape: a set is written before its model is known."""
     if sample.ndim != 3:
         return []
-    return [f for f in all_families() if f.latents.space({}).channels == sample.shape[0]]
+    return [f for f in _in_hosts() if f.latents.space({}).channels == sample.shape[0]]
+
+
+def _in_hosts() -> list[Family]:
+    """List the families of which a host's latents and conditioning are taken."""
+    return [family for family in all_families() if family.host.texts]
 
 
 def _channels() -> str:
-    found = sorted({family.latents.space({}).channels for family in all_families()})
+    found = sorted({family.latents.space({}).channels for family in _in_hosts()})
     return " or ".join(map(str, found))
 
 

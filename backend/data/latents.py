@@ -203,7 +203,7 @@ def _encoded(
 ) -> Sample:
     stored = store.load(key)
     if stored is None:
-        framed = frame(open_image(image.path), resolution, model.latent_space.stride)
+        framed = frame(open_image(image.path), resolution, model.latent_space.step)
         pixels = framed.pixels.flip(-1) if mirrored else framed.pixels
         latents = encode_images(model, pixels[None])[0].cpu()
         require_finite(latents, f"image {image.path}")

@@ -54,7 +54,12 @@ def family_of_denoiser(who: str, shapes: Mapping[str, tuple[int, ...]]) -> Famil
         if family.recognition.claims_denoiser(found):
             return family
     known = ", ".join(family.title for family in all_families())
-    if named := relative(shapes):
+    named = relative(shapes)
+    if any(family.title == named for family in all_families()):
+        raise CheckpointError(
+            f"{who} is {named}, which is hardened from its files only: use the command line"
+        )
+    if named:
         raise CheckpointError(f"{who} is {named}, which cannot be hardened: use {known}")
     widths = [s[-1] for n, s in shapes.items() if n.endswith("attn2.to_k.weight") and s]
     raise CheckpointError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -76,6 +77,27 @@ class Feed:
             for concept in self.plan.concepts
             for count, *use in self._measuring_uses(concept.name)
         ]  # fmt: skip
+
+    def kept_losses(self) -> list[tuple[float, Callable[[], Loss]]]:
+        """Return weighted denoising losses of single samples of what must stay."""
+        sets = [self.data.retain] + ([self.data.varied] if self.data.varied else [])
+        return [
+            (1.0, partial(self._single_loss, encoded, "kept", place, number))
+            for place, encoded in enumerate(sets)
+            for number in range(self.plan.erase.samples)
+        ]
+
+    def concept_losses(self) -> list[tuple[float, Callable[[], Loss]]]:
+        """Return denoising losses of single samples of the concepts, weighted as the plan says."""
+        return [
+            (concept.weight, partial(
+                self._single_loss, self.data.forget[concept.name], "concept", concept.name, number))
+            for concept in self.plan.concepts
+            for number in range(self.plan.erase.samples)
+        ]  # fmt: skip
+
+    def _single_loss(self, encoded: EncodedSet, *use: str | int) -> Loss:
+        return self.objective.fine_tuning([self._draw(encoded, 1, 0.0, "fisher", *use)], [1.0])
 
     def _measuring_uses(self, of: str | int) -> list[tuple[int, str | int, int]]:
         """(samples, set, number) of each measuring pass over a set."""

@@ -99,7 +99,7 @@ def stored_key(
     sets = [data.retain, *([data.varied] if data.varied else []), *data.forget.values()]
     return content_key(
         "original", fingerprint_of(original), plan_hash(plan), *process.fingerprint(),
-        *map(_digest, sets),
+        *map(_digest, sets), *(_digest_of(anchor.parts) for anchor in data.anchors.values()),
     )  # fmt: skip
 
 
@@ -127,14 +127,17 @@ def numbers_left(plan: HardeningPlan, step: int) -> list[int]:
 
 
 def _digest(encoded: EncodedSet) -> str:
-    found = hashlib.sha256()
-    parts = {"conditioning": encoded.conditioning.parts, "empty": encoded.empty.parts}
-    for number, bucket in enumerate(encoded.buckets):
+    parts = [_digest_of(encoded.conditioning.parts), _digest_of(encoded.empty.parts)]
+    for bucket in encoded.buckets:
         own = {"latents": bucket.latents, "captions": bucket.captions, "weights": bucket.weights}
-        parts[f"bucket {number}"] = {**own, **bucket.own.parts}
-    for name, tensors in parts.items():
-        for part, tensor in sorted(tensors.items()):
-            found.update(f"{name} {part} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            plain = tensor.detach().cpu().contiguous().reshape(-1)
-            found.update(plain.view(torch.uint8).numpy().tobytes())
+        parts += [_digest_of(own), _digest_of(bucket.own.parts)]
+    return content_key("set", *parts)
+
+
+def _digest_of(tensors: Mapping[str, Tensor]) -> str:
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        found.update(plain.view(torch.uint8).numpy().tobytes())
     return found.hexdigest()

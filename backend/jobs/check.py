@@ -166,6 +166,8 @@ def _unfit(plan: HardeningPlan, family: Family) -> list[str]:
 def _doubts(plan: HardeningPlan, family: Family) -> list[str]:
     """What a plan can be run with, and probably was not meant to."""
     found = guidance_doubts(plan, family)
+    if family.metadata.terms:
+        found.append(f"licence: {family.metadata.terms}")
     if FACTS[plan.method].simulates_users and not plan.fine_tunes:
         found.append("fine_tunes is empty: this is plain unlearning, which does not last")
     if changes_all_weights(plan) and not any(FACTS[m].erases for m in methods_of(plan)):

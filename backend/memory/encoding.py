@@ -46,10 +46,10 @@ def trace_encoding(
     """
     model = meta_model(configs[family.denoiser], family, side, dtype)
     names = [name for name in family.text_encoders if name in configs]
-    texts = sum(
-        _bytes(network_from("the checkpoint", family, name, configs[name]).to(encoders))
-        for name in names
-    )
+    texts = 0
+    for name in names:
+        network = network_from("the checkpoint", family, name, configs[name])
+        texts += _bytes(torch.nn.Module.to(network, encoders))  # diffusers' own `to` would warn
     vae: Any = network_from("the checkpoint", family, family.vae, configs[family.vae])
     kept = family.networks.dtype(family.vae, encoders)
     torch.nn.Module.to(vae, kept).eval().requires_grad_(False)

@@ -110,7 +110,8 @@ def _marking(network: nn.Module, memory: LiveMemory) -> Iterator[None]:
 
     def end(_: object, __: object, output: Any) -> None:
         nonlocal growing
-        predicted: Tensor = output[0]
+        first = output[0]  # of some transformers a list, with a tensor for each sample
+        predicted: Tensor = first[0] if isinstance(first, list) else first
         if predicted.requires_grad:
             growing = True
             predicted.register_hook(release)

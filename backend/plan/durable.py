@@ -25,6 +25,15 @@ Convolutions = Annotated[
         patches="all that the kernel sees at once, k · k places; k is mostly 3",
     ),
 ]
+EraseWay = Annotated[
+    Literal["directions", "random", "shrink", "fisher"],
+    Choices(
+        directions="directions of layers' inputs that are the concepts' own",
+        random="as many random directions (a control)",
+        shrink="a share of all weights, in whose place noise comes (after UNDO)",
+        fisher="weights whose squared gradient on the concepts is large beside that on the rest",
+    ),
+]
 Optimiser = Literal["adamw", "adamw8bit"]
 
 
@@ -70,6 +79,10 @@ class EraseConfig:
     else are removed from its weights.
     """
 
+    how: Annotated[
+        EraseWay,
+        Help("What the weights lose. All but the first are there for comparison."),
+    ] = "directions"
     ratio: Annotated[
         float,
         Range(1, 1e9, above=True, usual="2 with varied images, 4 to 10 without"),
@@ -115,6 +128,25 @@ class EraseConfig:
         Range(0, 1e6, above=True),
         Help("GiB for the measurements at a time; less takes more passes over the same images."),
     ] = 4.0
+
+    kept_share: Annotated[
+        float,
+        Range(0, 1),
+        Help('Share of each weight that how = "shrink" keeps (α).'),
+    ] = 0.3
+    noise: Annotated[
+        float,
+        Range(0, 100),
+        Help(
+            'Noise that how = "shrink" adds to each weight (β), relative to 1/√n for n inputs of '
+            "an output."
+        ),
+    ] = 0.07
+    reset_share: Annotated[
+        float,
+        Range(0, 1, above=True),
+        Help('Share of each layer\'s weights that how = "fisher" sets to their mean.'),
+    ] = 0.25
 
     def __post_init__(self) -> None:
         freeze_lists(self)

@@ -47,7 +47,7 @@ _LATER = {  # fields that came after the first runs were kept
     "varied": VariedConfig(), "erase": EraseConfig(), "distil": DistilConfig(),
 }  # fmt: skip
 _LATER_PARTS = {  # fields of a part that came after the part itself
-    "erase": ("convolutions",),
+    "erase": ("convolutions", "how", "kept_share", "noise", "reset_share"),
     "distil": ("towards", "mixed_share", "optimiser", "ema", "stored_draws"),
 }
 _MOST_OF_A_GRID = 10_000

@@ -62,6 +62,13 @@ FACTS: dict[HardeningMethod, MethodFacts] = {
 }  # fmt: skip
 
 
+_OTHER_ERASURES = {
+    "random": "erasure of random directions (a control)",
+    "shrink": "shrinking and noise on all weights (UNDO-like)",
+    "fisher": "resets of weights by Fisher ratio",
+}
+
+
 def simulates_users(plan: Any) -> bool:
     """True where a HardeningPlan's own method fine-tunes simulated users."""
     return FACTS[plan.method].simulates_users and bool(plan.fine_tunes)
@@ -79,6 +86,8 @@ def changes_all_weights(plan: Any) -> bool:
 
 def method_in_words(plan: Any) -> str:
     """Name what a HardeningPlan's own method does: without simulated users ResAlign unlearns."""
+    if plan.method == "erase" and plan.erase.how in _OTHER_ERASURES:
+        return _OTHER_ERASURES[plan.erase.how]
     plain = FACTS[plan.method].simulates_users and not plan.fine_tunes
     return "plain unlearning" if plain else FACTS[plan.method].words
 

@@ -114,7 +114,8 @@ def _worst(summary: ProbeSummary, model: ModelSummary) -> str:
     if summary.base:
         base = f"the original before any attack: {rate_text(summary.base)}"
     tied = f", alike after {_listed(model.worst.tied)}" if model.worst.tied else ""
-    return f"{rate_text(row.unsafe)} {what} ({summary.scorer}) after {_where(row)}{tied}; {base}"
+    by = f"(scorer: {summary.scorer})"
+    return f"{rate_text(row.unsafe)} {what} {by} after {_where(row)}{tied}; {base}"
 
 
 def _way(summary: ProbeSummary, name: str) -> str:

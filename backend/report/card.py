@@ -14,7 +14,7 @@ from typing import Any
 
 from ..checkpoint.metadata import Provenance
 from ..checkpoint.save import ExportReport
-from ..families import all_families, find_family
+from ..families import Family, all_families, find_family
 from ..hardening.stages import stage_plans
 from ..plan.file import plan_hash
 from ..plan.hardening import HardeningPlan
@@ -121,6 +121,8 @@ def model_card(
         "## What this does not protect against",
         LIMITS,
     ]
+    if terms := _family_of(report).metadata.terms:
+        parts += ["## Licence", terms]
     if report and report.warnings:
         parts[5:5] = ["\n".join(f"- **Warning:** {escape(warning)}" for warning in report.warnings)]
     return "\n\n".join(parts) + "\n"
@@ -145,10 +147,17 @@ def write_card(report: ExportReport, provenance: Provenance | None = None) -> Pa
 
 
 def _front_matter(provenance: Provenance, report: ExportReport | None) -> str:
-    family = find_family(report.family) if report and report.family else all_families()[0]
-    lines = [f"license: {json.dumps(provenance.license)}"] if provenance.license else []
+    family = _family_of(report)
+    stated = provenance.license
+    if not stated and family.metadata.terms:  # not to be left out of a card
+        stated = family.metadata.notices.get("modelspec.license", "")
+    lines = [f"license: {json.dumps(stated)}"] if stated else []
     lines += common_fields(provenance.base_model, family.metadata.tag)
     return "\n".join(["---", *lines, "---"])
+
+
+def _family_of(report: ExportReport | None) -> Family:
+    return find_family(report.family) if report and report.family else all_families()[0]
 
 
 def common_fields(base_model: str, family_tag: str) -> list[str]:

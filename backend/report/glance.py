@@ -118,7 +118,7 @@ def _sure(view: View, found: ModelSummary, model: ModelInfo) -> Answer:
         lines.insert(0, "95 % interval of that rate")
     if view.kind == "unsafe":
         lines.append(
-            f"detector checked by a person on {audit.labelled}" if audit
+            f"detector checked by a person on {audit.labelled} pictures" if audit
             else "nobody checked the detector"
         )  # fmt: skip
     else:

@@ -11,14 +11,15 @@ from .words import figure, percent, span
 
 INTRODUCTION = (
     "Denoising loss on images of the attack's harmless data that it did not train on, before and "
-    "at each evaluated step; lower is better. The original's way is how far its own loss falls by "
-    "the same step: at 100 % a model predicts these images as well as the original does by then. "
+    "at each evaluated step; lower is better. As far as the original: its way is how far its own "
+    "loss falls by the same step, and at 100 % a model predicts these images as well as it then "
+    "does. "
     f"From {percent(LEAST)} on, with the whole interval, it learns as well; a model that begins "
     "with a higher loss has to make up for it. Own decrease leaves the beginning out. A model that "
     "has to be unlearnt with difficulty should still learn a user's style or subject. This judges "
     "predictions, not whether a person likes the pictures."
 )
-_HEADS = ("attack", "model", "step", "verdict", "of the original's way", "loss before",
+_HEADS = ("attack", "model", "step", "verdict", "as far as the original", "loss before",
           "loss after", "own decrease", "images")  # fmt: skip
 
 
@@ -30,7 +31,7 @@ def learning_section(view: View) -> Markup | None:
         "section",
         tag("h2", "Trainability", id="learning"),
         tag("p", INTRODUCTION),
-        table(_HEADS, rows, caption="Held-out loss", labels=_HEADS[1:]),
+        table(_HEADS, rows, caption="Held-out loss", cls="wrap pairs", labels=_HEADS[1:]),
     )
 
 
@@ -43,7 +44,7 @@ def learning_markdown(view: View) -> list[str]:
 
 
 def learnt_words(one: Learnt) -> str:
-    """Format as `learns less of it: 68.2 % of the original's way (55.0 to 80.1 %)`."""
+    """Format as `learns less of it: 68.2 % as far as the original (55.0 to 80.1 %)`."""
     if one.reached is None or one.verdict == NOT_TAUGHT:
         return one.verdict
     return f"{one.verdict}: {_share(one.reached, one.reached_low, one.reached_high)}"
@@ -57,7 +58,7 @@ def _row(one: Learnt) -> list[str]:
 
 
 def _share(
-    value: float | None, low: float | None, high: float | None, of: str = " of the original's way"
+    value: float | None, low: float | None, high: float | None, of: str = " as far as the original"
 ) -> str:
     if value is None:
         return "–"

@@ -37,6 +37,11 @@ _FLUX = (
     "It allows non-commercial and non-production use only, and sets terms for whoever distributes "
     "derivatives."
 )
+_CIRCLESTONE = (
+    "It allows non-commercial use of the weights and of changed versions (its text names "
+    "exceptions); these are published under the same licence, with its notices and those of the "
+    "NVIDIA Open Model License."
+)
 
 
 def licence_terms(license: str) -> list[Term]:  # noqa: A002
@@ -52,6 +57,9 @@ def licence_terms(license: str) -> list[Term]:  # noqa: A002
     if "openrail" in known:
         source = "https://huggingface.co/spaces/CompVis/stable-diffusion-license"
         return [Term(_RAIL, source, False)]
+    if known.startswith("circlestone"):
+        source = "https://huggingface.co/circlestone-labs/Anima/blob/main/LICENSE.md"
+        return [Term(_CIRCLESTONE, source, True)]
     if known.startswith("flux") and "non-commercial" in known:
         source = "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md"
         return [Term(_FLUX, source, True, commercial=True)]

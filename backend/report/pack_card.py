@@ -8,21 +8,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..checkpoint.metadata import Provenance
-from ..probe.headline import quality_text, rate_text, relapse_text
 from ..probe.recorded import paths_of
-from ..probe.results import CONCEPT, ModelInfo
-from .audit_section import audit_words, corrected_text
+from ..probe.results import ModelInfo
 from .card import LIMITS, done_rows
 from .law_notes import law_markdown
 from .licence_terms import licence_terms
 from .limits import limits
 from .markdown_text import code_text, escape, table
+from .pack_evidence import evidence, measure_words
 from .pack_metadata import front_matter
 from .pack_results import ABUSE
 from .pack_sign import SIGNATURE
 from .plan_words import plan_rows
 from .view import View
-from .words import number
+from .words import series
 
 _UNKNOWN_LICENSE = (
     "The licence of the base model is unknown: neither the files nor the publisher of this pack "
@@ -59,10 +58,11 @@ def pack_card(view: View, facts: CardFacts) -> str:
         f"# {escape(facts.model)}",
         *_warnings(view, facts),
         escape(model_sentence(view, facts.model)),
+        f"Concepts measured: **{escape(series([c.name for c in view.result.plan.concepts]))}**.",
         f"**{ABUSE}**",
         "## Evidence",
-        _measure(view),
-        table(["", ""], _evidence(view, facts.model)),
+        measure_words(view),
+        table(["", ""], evidence(view, facts.model)),
         "Every attack, step and interval is in `report.html` and `report.md`; `results.json` has "
         "the figures for programs (`results.schema.json` describes it), `report.json` the score of "
         "every picture.",
@@ -117,6 +117,10 @@ def _warnings(view: View, facts: CardFacts) -> list[str]:
             "measured.** An export that records a probe in its header changes the SHA-256; "
             "`resalign verify` compares the weights."
         )
+    if facts.plain:
+        said.append(
+            f"**`pictures/` holds {facts.plain} pictures that were flagged and are not blurred.**"
+        )
     return said
 
 
@@ -126,52 +130,6 @@ def model_sentence(view: View, model: str) -> str:
     if model in names:
         return view.sentences()[names.index(model)]
     return f"{model}: the original of this probe, without any protection."
-
-
-def _measure(view: View) -> str:
-    what = "pictures that were flagged"
-    if view.kind == CONCEPT:
-        what = "the concept's pictures that the model predicts about as well as the original"
-    return f"Rates are shares of {what} (`{code_text(view.scorer)}`), with 95 % intervals."
-
-
-def _evidence(view: View, model: str) -> list[tuple[str, str]]:
-    own, base = view.of(model), view.summary.base
-    before, worst, kept = own.before, own.worst.row, own.worst.resilience
-    rows = [
-        ("Original, before any attack", rate_text(base) if base else ""),
-        ("This model, before any attack", rate_text(before.unsafe) if before and before.unsafe
-         else ""),
-    ]  # fmt: skip
-    if worst and worst.unsafe:
-        at = f", step {worst.step}" if worst.step else ""
-        rows.append((f"Worst of {own.worst.attacks} attacks that count: {worst.attack}{at}",
-                     rate_text(worst.unsafe)))  # fmt: skip
-    else:
-        rows.append(("Worst attack that counts", f"none: {kept.reason}" if kept.reason else ""))
-    interval = ""
-    if kept.low is not None and kept.high is not None:
-        interval = f" ({number(kept.low)} to {number(kept.high)})"
-    value = f"not given: {kept.reason}" if kept.value is None else number(kept.value) + interval
-    rows.append(("Resilience", value))
-    rows.append(("Half of the original's rate back", relapse_text(own.relapse) if own.relapse
-                 else ""))  # fmt: skip
-    if view.summary.audit:
-        rows.append(("Audit by a person", audit_words(view.summary.audit)))
-        rows.append(("Worst rate, corrected by the audit", _corrected(view, model)))
-    for when, row in (("before any attack", before), ("in the worst case", worst)):
-        found = row.quality if row else None
-        text = f"{quality_text(found)}, {row.state}" if found and row else ""
-        rows.append((f"Benign quality {when}", text))
-    return [(escape(key), escape(text) or "not measured") for key, text in rows]
-
-
-def _corrected(view: View, model: str) -> str:
-    audit = view.summary.audit
-    found = audit.model(model) if audit else None
-    if audit is None or found is None or found.worst is None:
-        return ""
-    return f"not given: {audit.reason}" if audit.reason else corrected_text(found.worst)
 
 
 def _checkpoint(info: ModelInfo) -> list[str]:

@@ -72,6 +72,8 @@ def pack_results(
         "headline": _headline(summary, own),
         "rows": [_row(row) for row in summary.rows],
         "audit": _audit(summary),
+        "learning": [asdict(one) for one in summary.learning],
+        "ways": [asdict(one) for one in summary.ways],
         "not_tested": [*limits(result, kind=summary.unsafe_set, scorer=summary.scorer), ABUSE],
         "tests_for_abuse_material": False,
         "warnings": list(result.warnings),

@@ -165,7 +165,7 @@ def paired_section(view: View) -> Markup | None:
                  "among many, some are small by chance."),
         tag("p", test_words(methods)),
         *(
-            folded(view, table(_PAIRED, part, caption="Paired differences", cls="wrap",
+            folded(view, table(_PAIRED, part, caption="Paired differences", cls="wrap pairs",
                                labels=_PAIRED[1:]), of_sweeps=part is swept)
             for part in (rows, swept) if part
         ),

@@ -85,7 +85,7 @@ def group_reports(reports: Sequence[tuple[str, ProbeResult]]) -> list[Group]:
             asked.append((question, [(name, view)]))
     groups = []
     for question, members in asked:
-        found = differences(question, asked[0][0])
+        found = _apart(question, asked[0][0])
         if len(found) > _MOST_DIFFERENCES:
             rest = len(found) - _MOST_DIFFERENCES
             found = [*found[:_MOST_DIFFERENCES], f"and {rest} more"]
@@ -116,6 +116,23 @@ def _question(view: View) -> dict[str, Any]:
         "counting": plan["counting"],
         "generation": {k: v for k, v in plan["generation"].items() if k != "batch"},
     }
+
+
+def _apart(question: dict[str, Any], first: dict[str, Any]) -> list[str]:
+    """Say in what a question differs from the first group's: attacks that one of them lacks by
+    their names, everything else field by field."""
+    own, others = question["attacks"], first["attacks"]
+    only, without = [n for n in own if n not in others], [n for n in others if n not in own]
+    said = [
+        f"{what}: {', '.join(names)}"
+        for what, names in (("attacks only here", only), ("attacks only in group 1", without))
+        if names
+    ]
+    both = [name for name in own if name in others]
+    return said + differences(
+        question | {"attacks": {name: own[name] for name in both}},
+        first | {"attacks": {name: others[name] for name in both}},
+    )
 
 
 def _rows(report: str, view: View) -> list[Row]:

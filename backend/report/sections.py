@@ -37,7 +37,7 @@ def utility_section(view: View) -> Markup | None:
                  "After an attack, a figure is the mean over seeds at the last step: fine-tuning "
                  "changes every model."),
         *(
-            folded(view, table(["model", "when", *heads], part, caption="Utility",
+            folded(view, table(["model", "when", *heads], part, caption="Utility", cls="pairs",
                                labels=["when", *map(utility_label, keys)]),
                    of_sweeps=part is swept)
             for part in (rows, swept) if part

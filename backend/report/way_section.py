@@ -31,7 +31,13 @@ def way_section(view: View) -> Markup | None:
         [
             folded(
                 view,
-                table(_HEADS, rows, caption="Share of the way to the oracle", labels=_HEADS[1:]),
+                table(
+                    _HEADS,
+                    rows,
+                    caption="Share of the way to the oracle",
+                    cls="pairs",
+                    labels=_HEADS[1:],
+                ),
                 of_sweeps=of_sweeps,
             )
             for of_sweeps, rows in parts

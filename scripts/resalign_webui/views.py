@@ -80,7 +80,7 @@ def job_html(state: State | None) -> str:
         return tag(
             "div",
             tag("p", tag("b", "Nothing is running."), " Choose a checkpoint and what to remove, "
-                     "then press Harden; the ResAlign demo needs no file and takes a minute."),
+                     "then press Harden; the ResAlign demo needs no file and takes minutes."),
             tag("p", "Hardening removes concepts so that they return less when others fine-tune "
                      "the model. Nothing is written to the checkpoint itself: save the result on "
                      "the page Export."),

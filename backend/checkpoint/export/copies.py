@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from ...errors import CheckpointError
 from ..info import CheckpointInfo
 from .copy_value import Copy
-from .denoiser_names import denoiser_names
+from .denoiser_names import denoiser_names, others_tensors
 from .folder_files import sort_folder
 
 
@@ -44,6 +44,7 @@ def moving_averages(info: CheckpointInfo) -> dict[str, str]:
     """
     header, names = info.headers[info.path], denoiser_names(info)
     own = {source.name for source in info.sources(info.family.denoiser).values()}
+    own |= others_tensors(info).get(info.path, set())
     known = info.family.tensors.moving_averages(info)
     found = {name: known[name] for name in header.tensors if name in known}
     strange = [name for name in header.tensors if name not in own and name not in found]

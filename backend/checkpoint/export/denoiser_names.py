@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ..header import Header
@@ -41,6 +42,19 @@ def denoiser_names(info: CheckpointInfo) -> DenoiserNames:
             if name in host:
                 names.add(host[name].name)
     return DenoiserNames(names)
+
+
+def others_tensors(info: CheckpointInfo) -> dict[Path, set[str]]:
+    """Return the tensors of the other components by file: one of these may have layers that are
+    called as the denoiser's are, and is no copy of it."""
+    found: dict[Path, set[str]] = {}
+    for component, files in info.files.items():
+        if component == info.family.denoiser:
+            continue
+        names = {source.name for source in info.sources(component).values()}
+        for file in files:
+            found.setdefault(file, set()).update(names)
+    return found
 
 
 def is_complete(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, Any]) -> bool:

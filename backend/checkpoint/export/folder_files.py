@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError
-from ..folder import read_json
+from ..folder import index_of, read_json
 from ..header import Header, read_header
 from ..info import CheckpointInfo
 from .copy_value import Copy
-from .denoiser_names import denoiser_names, is_complete, shapes_of
+from .denoiser_names import denoiser_names, is_complete, others_tensors, shapes_of
 
 SIDECAR = "resalign.json"
 _WEIGHTS = {
@@ -61,7 +61,7 @@ def sort_folder(info: CheckpointInfo) -> FolderFiles:
     source, own = info.path, info.family.denoiser
     main = info.files[own]
     wanted = {n: e for path in main for n, e in info.headers[path].tensors.items()}
-    components, names = _components(info), denoiser_names(info)
+    components, names, others = _components(info), denoiser_names(info), others_tensors(info)
     rewritten = {path: info.headers[path] for path in main}
     groups, copied, copies = [main], [], []
     grouped = _grouped(source)
@@ -71,7 +71,10 @@ def sort_folder(info: CheckpointInfo) -> FolderFiles:
             continue
         component = folder if folder in components else ""
         headers = {path: header for path in paths if (header := weights_of(path))}
-        held = sum(len(names.among(header.tensors)) for header in headers.values())
+        held = sum(
+            len(names.among(set(header.tensors) - others.get(path, set())))
+            for path, header in headers.items()
+        )
         opaque = [path for path, header in headers.items() if header is _OPAQUE]
         where = [path.relative_to(source).as_posix() for path in paths]
         if opaque and component not in ("", own) and not held:
@@ -142,7 +145,8 @@ def _are_readable(paths: list[Path]) -> bool:
 
 def _components(info: CheckpointInfo) -> set[str]:
     """Return the folders that the pipeline loads, by model_index.json."""
-    index = read_json(info.path / "model_index.json")
+    found = index_of(info.path)
+    index = read_json(found) if found else {}
     listed = {name for name, value in index.items() if isinstance(value, list) and all(value)}
     return listed | set(info.components)
 

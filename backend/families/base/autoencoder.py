@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AutoencoderLatents:
-    """The `Latents` of a family with an AutoencoderKL. published: its config as published."""
+    """The `Latents` of a family with an AutoencoderKL. published: its config as published. patch:
+    as in `LatentSpace`."""
 
     published: Mapping[str, Any]
+    patch: int = 1
 
     def space(self, config: Mapping[str, Any]) -> LatentSpace:
         known = {**self.published, **config}
@@ -26,6 +28,7 @@ class AutoencoderLatents:
             stride=2 ** (len(known["block_out_channels"]) - 1),
             scale=known["scaling_factor"],
             shift=known.get("shift_factor") or 0.0,
+            patch=self.patch,
         )
 
     def encode(

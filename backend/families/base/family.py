@@ -290,6 +290,14 @@ class LoraNames(Protocol):
         """Return the module of a key without prefix, None where there is none of that name."""
         ...
 
+    def dotted(self, module: str) -> str:
+        """Return the key of a module in the form `diffusers`, with its prefix."""
+        ...
+
+    def of_dotted(self, key: str) -> str | None:
+        """Return the module of a key as `dotted` writes it, None where it is no such key."""
+        ...
+
     def stems(
         self, denoiser: Mapping[str, str], texts: Mapping[str, Iterable[str]]
     ) -> dict[str, tuple[str, str]]:
@@ -304,7 +312,8 @@ class LoraNames(Protocol):
 class HostNames:
     """ComfyUI's names for the parts of a model.
 
-    texts: names of the text encoders in its CLIP. last_layer: the layer of the text encoders that
+    texts: names of the text encoders in its CLIP; none where the family is hardened from its files
+    only, and nothing of it is taken from a host. last_layer: the layer of the text encoders that
     the family reads (ComfyUI's `layer_idx`). fixed_layer: that layer is read whatever is asked for,
     by the family's own code, so no layer is cut off. inside: what the names of a text encoder's
     tensors begin with there, before those of the network.
@@ -331,7 +340,9 @@ class MetadataNames:
     architecture: prediction to ModelSpec's name. implementation: of single files, as ModelSpec
     names it; empty: Stable Diffusion's. tag: of model cards. civitai: the family's entry in
     Civitai's list of base models; empty: not known. notices: entries that a result has unless its
-    source has others, such as the licence of the published weights.
+    source has others, such as the licence of the published weights. terms: what that licence asks
+    of whoever publishes a changed version, where it asks more than naming it; `check` and model
+    cards say it.
     """
 
     architecture: Callable[[str], str]
@@ -339,3 +350,4 @@ class MetadataNames:
     tag: str = "stable-diffusion"
     civitai: str = ""
     notices: Mapping[str, str] = field(default_factory=dict)
+    terms: str = ""

@@ -27,8 +27,8 @@ class Other:
 
 
 _SUPPORTED = (
-    "only SD 1.x, SD 2.x, SDXL base and FLUX.2 klein 4B checkpoints (and fine-tunes of them) can "
-    "be hardened"
+    "only SD 1.x, SD 2.x, SDXL base, FLUX.2 klein 4B, Anima and Z-Image checkpoints (and "
+    "fine-tunes of them) can be hardened"
 )
 _WHOLE = "give the whole checkpoint, with U-Net, text encoder and VAE in one file"
 
@@ -170,7 +170,10 @@ def other_lora(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str
 
 def is_transformer_lora(shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """True if a LoRA changes modules that only the transformers after SDXL have."""
-    marks = r"double_blocks|single_transformer_blocks|joint_blocks|single_blocks"
+    marks = (
+        r"double_blocks|single_transformer_blocks|joint_blocks|single_blocks"
+        r"|^((transformer|base_model\.model)\.)?transformer_blocks"  # a U-Net's lie in others
+    )
     return any(re.search(marks, name) for name in shapes)
 
 

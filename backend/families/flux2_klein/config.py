@@ -1,4 +1,4 @@
-"""The configs of denoiser, text encoder and VAE, read off the shapes in single files."""
+"""The config of the denoiser, read off the shapes in single files."""
 
 from __future__ import annotations
 
@@ -39,45 +39,6 @@ def denoiser_config(shapes: Shapes, norm: str) -> dict[str, Any]:
         "mlp_ratio": inner / width,
         "axes_dims_rope": [head // 4] * 4,
         "guidance_embeds": "guidance_in.in_layer.weight" in shapes,
-    }
-
-
-def text_config(shapes: Shapes) -> dict[str, Any]:
-    """Return the config of Qwen3, in the names of transformers."""
-    vocabulary, width = shapes["embed_tokens.weight"]
-    head = shapes["layers.0.self_attn.q_norm.weight"][0]
-    return published(TEXT) | {
-        "vocab_size": vocabulary,
-        "hidden_size": width,
-        "intermediate_size": shapes["layers.0.mlp.gate_proj.weight"][0],
-        "num_hidden_layers": shapes.count("layers.*.mlp.gate_proj.weight"),
-        "num_attention_heads": shapes["layers.0.self_attn.q_proj.weight"][0] // head,
-        "num_key_value_heads": shapes["layers.0.self_attn.k_proj.weight"][0] // head,
-        "head_dim": head,
-    }
-
-
-def vae_config(shapes: Shapes, *, diffusers: bool) -> dict[str, Any]:
-    """Return the config of AutoencoderKLFlux2. diffusers: its names are those of diffusers."""
-    if diffusers:
-        first, last = "encoder.down_blocks.*.resnets.0.conv1.weight", "encoder.down_blocks.0."
-        layers = shapes.count(last + "resnets.*.conv1.weight")
-    else:
-        first = "encoder.down.*.block.0.conv1.weight"
-        layers = shapes.count("encoder.down.0.block.*.conv1.weight")
-    levels = shapes.count(first)
-    if not levels:
-        shapes[first.replace("*", "0")]  # names what is missing
-    widths = [shapes[first.replace("*", str(level))][0] for level in range(levels)]
-    nested = "encoder.quant_conv.weight" in shapes
-    return published(VAE) | {
-        "block_out_channels": widths,
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "layers_per_block": layers,
-        "latent_channels": shapes["decoder.conv_in.weight"][1],
-        "use_quant_conv": nested or "quant_conv.weight" in shapes,
-        "use_post_quant_conv": nested or "post_quant_conv.weight" in shapes,
     }
 
 

@@ -11,6 +11,8 @@ from ..base.overrides import apply_overrides, is_count
 from ..base.refuse import quantised_kind
 from ..base.shapes import Shapes
 from ..base.stored import Companion, Description, StoredFile
+from ..qwen3.network import MARK, PREFIX, text_config
+from ..unet.vae_files import vae_config
 from .config import (
     DENOISER,
     SIDE,
@@ -19,20 +21,18 @@ from .config import (
     check_parts,
     denoiser_config,
     published,
-    text_config,
-    vae_config,
 )
 from .names import QUERY_NORM, TELLING
 from .refusals import distilled_klein, refuse_relatives
 
 _PREFIXES = {
     DENOISER: ("", "model.diffusion_model.", "diffusion_model."),
-    TEXT: ("text_encoders.qwen3_4b.transformer.model.", "model.", ""),
+    TEXT: ("text_encoders.qwen3_4b.transformer.model.", PREFIX, ""),
     VAE: ("vae.", "first_stage_model.", ""),
 }
 _MARKS = {
     DENOISER: (TELLING,),
-    TEXT: ("layers.0.self_attn.q_norm.weight",),
+    TEXT: (MARK,),
     VAE: ("bn.running_mean",),
 }
 _DIFFUSERS = "double_stream_modulation_img.linear.weight"
@@ -109,8 +109,8 @@ def _beside(file: StoredFile, companion: Companion) -> StoredFile:
 
 def _config(component: str, shapes: Shapes, file: StoredFile) -> dict[str, Any]:
     if component == TEXT:
-        return text_config(shapes)
-    return vae_config(shapes, diffusers="encoder.down_blocks.0.resnets.0.conv1.weight" in shapes)
+        return text_config(shapes, published(TEXT))
+    return vae_config(shapes, published(VAE))
 
 
 def _shapes(file: StoredFile, prefix: str) -> Shapes:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ...errors import CheckpointError
 from ..base.stored import Description, StoredFolder
+from ..qwen3.network import check_folder
 from .config import DENOISER, SIDE, TEXT, VAE, check_parts
 from .refusals import distilled_klein, refuse_relatives
 
@@ -25,9 +26,7 @@ def describe_folder(folder: StoredFolder) -> Description:
         component: folder.read(f"{component}/config.json") for component in (DENOISER, TEXT, VAE)
     }
     refuse_relatives(name, configs[DENOISER])
-    kind = configs[TEXT].get("model_type")
-    if kind != "qwen3":
-        raise CheckpointError(f"{name}: its text encoder is a {kind!r}, not Qwen3")
+    check_folder(name, configs[TEXT])
     for component in (DENOISER, TEXT):
         if configs[component].get("quantization_config"):
             raise CheckpointError(

@@ -7,15 +7,14 @@ from typing import Any
 
 from ..base.sources import Source
 from ..base.stored import Checkpoint
-from ..unet.vae_names import vae_sources
+from ..qwen3.network import UNREAD, prefix_in_folder, tensor_names
+from ..unet.vae_files import spelled_sources
 from .config import DENOISER, TEXT
 from .file import norm_name
 from .names import denoiser_sources
 
 _COUNTER = "num_batches_tracked"  # of the VAE's normalisation, of no use once it is trained
-_UNREAD = "lm_head.weight"  # the text encoder writes no text here
 _STATISTICS = ("bn.running_mean", "bn.running_var")
-_NESTED = {"quant_conv": "encoder.quant_conv", "post_quant_conv": "decoder.post_quant_conv"}
 
 
 class Layout:
@@ -26,13 +25,14 @@ class Layout:
         names = checkpoint.names(component)
         if component == TEXT:
             if checkpoint.layout == "diffusers":
-                prefix = "model." if "model.embed_tokens.weight" in names else ""
-            return {name: Source(prefix + name) for name in _text_names(config)}
+                prefix = prefix_in_folder(names)
+            return {name: Source(prefix + name) for name in tensor_names(config)}
         if checkpoint.layout == "diffusers":
             return {name: Source(name) for name in names if self.stored(name)}
         if component == DENOISER:
             return denoiser_sources(config, prefix, norm=norm_name(names, prefix))
-        return _vae_sources(config, prefix, names)
+        statistics = {name: Source(prefix + name) for name in _STATISTICS}
+        return spelled_sources(config, prefix, names) | statistics
 
     def canonical(self, component: str, name: str) -> str:
         return name
@@ -41,36 +41,10 @@ class Layout:
         return not name.endswith(_COUNTER)
 
     def harmless(self, checkpoint: Checkpoint, name: str) -> bool:
-        return name.endswith((_COUNTER, _UNREAD))
+        return name.endswith((_COUNTER, UNREAD))
 
     def moving_averages(self, checkpoint: Checkpoint) -> dict[str, str]:
         return {}
 
     def denoiser_sources(self, config: Mapping[str, Any]) -> dict[str, Source]:
         return denoiser_sources(config, norm="weight")
-
-
-def _text_names(config: Mapping[str, Any]) -> list[str]:
-    parts = (
-        "input_layernorm", "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj",
-        "mlp.down_proj", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
-        "self_attn.o_proj", "self_attn.q_norm", "self_attn.k_norm",
-    )  # fmt: skip
-    layers = range(config["num_hidden_layers"])
-    own = [f"layers.{layer}.{part}.weight" for layer in layers for part in parts]
-    return ["embed_tokens.weight", "norm.weight", *own]
-
-
-def _vae_sources(
-    config: Mapping[str, Any], prefix: str, names: frozenset[str]
-) -> dict[str, Source]:
-    """Three spellings are about: that of diffusers; that of Latent Diffusion; and the latter with
-    the outer convolutions inside of encoder and decoder, as Black Forest Labs writes it."""
-    known = vae_sources(config, prefix)
-    if prefix + "encoder.down_blocks.0.resnets.0.conv1.weight" in names:
-        known = {name: Source(prefix + name) for name in known}
-    elif prefix + "encoder.quant_conv.weight" in names:
-        for own, nested in _NESTED.items():
-            for leaf in ("weight", "bias"):
-                known[f"{own}.{leaf}"] = Source(f"{prefix}{nested}.{leaf}")
-    return known | {name: Source(prefix + name) for name in _STATISTICS}

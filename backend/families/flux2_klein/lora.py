@@ -41,6 +41,12 @@ class LoraNames:
     def module(self, key: str) -> str | None:
         return None
 
+    def dotted(self, module: str) -> str:
+        return _DOTTED[0] + module
+
+    def of_dotted(self, key: str) -> str | None:
+        return key.removeprefix(_DOTTED[0]) if key.startswith(_DOTTED[0]) else None
+
     def stems(
         self, denoiser: Mapping[str, str], texts: Mapping[str, Iterable[str]]
     ) -> dict[str, Place]:

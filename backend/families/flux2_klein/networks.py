@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError
+from ..qwen3.network import build_qwen3, fill_frequencies
+from ..qwen3.tokenizer import load_tokenizer
 from .config import DENOISER, TEXT
-from .tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from ..base.conditioning import Conditioning
 
-_STORAGE_FIELDS = ("architectures", "dtype", "torch_dtype", "transformers_version", "model_type")
 CONTEXT = "context"
 
 
@@ -27,7 +27,7 @@ class Networks:
         plain = {key: value for key, value in config.items() if not key.startswith("_")}
         try:
             if component == TEXT:
-                return _qwen(plain)
+                return build_qwen3(plain)
             from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
         except ImportError as error:
             raise CheckpointError(
@@ -41,10 +41,8 @@ class Networks:
     def fill_buffers(self, network: nn.Module, device: torch.device) -> None:
         import torch
 
-        rotary: Any = getattr(network, "rotary_emb", None)
-        if rotary is not None:  # its frequencies follow from the config
-            with torch.device(device):
-                network.rotary_emb = type(rotary)(network.config)
+        if hasattr(network, "rotary_emb"):
+            fill_frequencies(network, device)
         for module in network.modules():
             if "num_batches_tracked" in module._buffers:
                 module._buffers["num_batches_tracked"] = torch.zeros((), dtype=torch.long)
@@ -59,7 +57,7 @@ class Networks:
         return torch.float32
 
     def tokenizers(self, places: Sequence[Path] = ()) -> tuple[Any, ...]:
-        return (load_tokenizer(places),)
+        return (load_tokenizer("FLUX.2 klein", places),)
 
     def text_encoder(
         self, who: str, component: str, tensors: Mapping[str, Tensor], *, skip_last: int = 0,
@@ -91,10 +89,3 @@ def denoise(denoiser: Any, latents: Tensor, times: Tensor, conditioning: Conditi
         return_dict=False,
     )[0]
     return predicted.transpose(1, 2).unflatten(2, (height, width))
-
-
-def _qwen(config: Mapping[str, Any]) -> nn.Module:
-    from transformers import Qwen3Config, Qwen3Model
-
-    known = {key: value for key, value in config.items() if key not in _STORAGE_FIELDS}
-    return Qwen3Model(Qwen3Config(**known))

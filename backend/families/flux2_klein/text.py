@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..base.family import Loaded, Size
+from ..qwen3.tokenizer import PAD
 from .config import TOKENS, taps
 from .networks import CONTEXT
-from .tokenizer import PAD
 
 if TYPE_CHECKING:
     import torch

@@ -47,6 +47,12 @@ class UNetLoraNames:
     def module(self, key: str) -> str | None:
         return module_name(key)
 
+    def dotted(self, module: str) -> str:
+        return _DOTTED_UNET[0] + module
+
+    def of_dotted(self, key: str) -> str | None:
+        return key.removeprefix(_DOTTED_UNET[0]) if key.startswith(_DOTTED_UNET[0]) else None
+
     def stems(
         self, denoiser: Mapping[str, str], texts: Mapping[str, Iterable[str]]
     ) -> dict[str, Place]:

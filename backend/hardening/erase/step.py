@@ -1,12 +1,12 @@
 """The one step of method `erase`: measure the layers' inputs, then take the directions out.
 
-All layers are measured in the network as the stage finds it, group by group within the plan's
-memory; only then are their weights replaced.
+`erase.how` chooses among the directions and what else weights may lose, in `others.py`. All layers
+are measured in the network as the stage finds it, group by group within the plan's memory; only
+then are their weights replaced.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,15 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...adapter.targets import target_modules
-from ...errors import ConfigError
 from ...numerics.byte_sizes import GIB
+from ...numerics.seeds import generator
 from ...plan.durable import EraseConfig
 from ...run.records import ErasedLayer, StepRecord
 from ..setup import Setup
 from ..training import require_finite
+from .layers import erasable
 from .moments import in_groups, matrix_bytes, measure, takes_patches
-from .subspace import Directions, concept_directions, without
+from .others import OTHERS, rehearse_other
+from .subspace import Directions, at_random, concept_directions, without
 
 Passes = Sequence[tuple[float, Callable[[], object]]]
 
@@ -32,11 +33,12 @@ def erase_step(setup: Setup, step: int) -> StepRecord:
     """Erase, then measure harm and retention with the changed weights."""
     started = time.perf_counter()
     harm, retain = setup.feed.harm(step), setup.feed.retain(step)
-    weights, layers = erased(setup, step)
+    how = setup.plan.erase.how
+    weights, layers = OTHERS[how](setup, step) if how in OTHERS else erased(setup, step)
     with setup.changing():
         setup.dense.set(weights)
         setup.agree()
-    if not any(layer.removed for layer in layers):
+    if layers and not any(layer.removed for layer in layers):
         setup.warn(
             "nothing was erased: no direction is more than "
             f"{setup.plan.erase.ratio:g} times stronger on the concepts; lower erase.ratio"
@@ -86,29 +88,14 @@ def erased(setup: Setup, step: int) -> tuple[dict[str, Tensor], tuple[ErasedLaye
                 found[owner] = concept_directions(
                     stays.of(name), goes.of(name), ratio=config.ratio, floor=config.floor
                 )
+                if config.how == "random":
+                    random = generator(setup.plan.seed, "erase", "random", owner)
+                    found[owner] = at_random(found[owner], random)
             records.append(_record(name, found[owner]))
             if found[owner].removed:
                 new = without(layer.weight.detach().to(found[owner].root.device), found[owner])
                 weights[name + ".weight"] = new.cpu()
     return weights, tuple(records)
-
-
-def erasable(setup: Setup) -> dict[str, Any]:
-    """Return the layers to erase from by name: ordinary ones that do not read latents or times."""
-    model, targets = setup.denoiser.model, setup.plan.erase.targets
-    family = model.family
-    groups = family.targets if targets else {"all": ""}
-    entrances = re.compile(family.entrances)
-    names = target_modules(model.denoiser, groups, targets or ("all",))
-    layers = {name: model.denoiser.get_submodule(name) for name in names}
-    found = {
-        name: layer
-        for name, layer in layers.items()
-        if not entrances.search("." + name) and getattr(layer, "groups", 1) == 1
-    }
-    if not found:
-        raise ConfigError(f"erase: targets {', '.join(targets)} leave no layer to erase from")
-    return found
 
 
 def by_patches(config: EraseConfig, layers: Mapping[str, Any]) -> frozenset[str]:
@@ -124,6 +111,9 @@ def by_patches(config: EraseConfig, layers: Mapping[str, Any]) -> frozenset[str]
 
 def rehearse_erasure(setup: Setup) -> None:
     """Measure the largest group of layers with one pass each, for the memory planner."""
+    if setup.plan.erase.how in OTHERS:
+        rehearse_other(setup)
+        return
     layers = erasable(setup)
     patches = by_patches(setup.plan.erase, layers)
 

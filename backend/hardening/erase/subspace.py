@@ -57,6 +57,12 @@ def concept_directions(kept: Tensor, concept: Tensor, *, ratio: float, floor: fl
     return Directions(root, inverse, vectors[:, len(strengths) - count :], strengths)
 
 
+def at_random(found: Directions, random: torch.Generator) -> Directions:
+    """Return as many random directions, orthonormal where those found are: a control."""
+    drawn = torch.randn(found.vectors.shape, generator=random).to(found.vectors)
+    return found._replace(vectors=torch.linalg.qr(drawn)[0])
+
+
 def without(weight: Tensor, found: Directions) -> Tensor:
     """Return W' for W [out, width], or for a kernel [out, in, k, k], in the weight's type.
 

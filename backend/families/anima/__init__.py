@@ -1,0 +1,68 @@
+"""Anima: a flow-matching transformer of Cosmos' kind that reads Qwen3 0.6B, 1024 pixels."""
+
+from ..base.family import Family, HostNames, MetadataNames
+from .config import CONDITIONER, DENOISER, SIDE, TEXT, VAE, published
+from .latents import Latents
+from .layout import Layout
+from .lora import LoraNames
+from .networks import Networks, denoise
+from .recognition import Recognition
+from .text import Texts
+
+TARGETS = {
+    "attention": r"^\.transformer_blocks\.\d+\.attn[12]\.(to_[qkv]|to_out\.0)$",
+    "cross_attention_kv": r"^\.transformer_blocks\.\d+\.attn2\.to_[kv]$",
+    "feed_forward": r"^\.transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)$",
+    "convolution": r"$^",
+}
+_LICENCE = "CircleStone Labs Non-Commercial License v1.2; NVIDIA Open Model License"
+_TERMS = (
+    "Anima's published weights are licensed by CircleStone Labs LLC for non-commercial use "
+    "(CircleStone Labs Non-Commercial License v1.2, which names exceptions) and, as a derivative "
+    "of NVIDIA's Cosmos-Predict2-2B, under the NVIDIA Open Model License. A hardened copy is a "
+    "derivative of both: publish it with both licences and these notices, and say that it was "
+    "changed. The texts are at https://huggingface.co/circlestone-labs/Anima; they change, and "
+    "they decide"
+)
+
+
+def _process(file, config):
+    from .process import flow_process
+
+    return flow_process(file, config)
+
+
+ANIMA = Family(
+    name="anima",
+    title="Anima",
+    licence="CircleStone Labs Non-Commercial License v1.2 and NVIDIA Open Model License",
+    denoiser=DENOISER,
+    text_encoders=(TEXT, CONDITIONER),
+    vae=VAE,
+    targets=TARGETS,
+    text_input=r"\.attn2\.to_[kv]$",
+    entrances=r"^\.(patch_embed|time_embed|norm_out)|\.norm[123]\.linear_[12]$",
+    config=published,
+    denoise=denoise,
+    process=_process,
+    native_side=lambda prediction: SIDE,
+    recognition=Recognition(),
+    networks=Networks(),
+    tensors=Layout(),
+    texts=Texts(),
+    latents=Latents(),
+    lora=LoraNames(),
+    host=HostNames((), -1),
+    metadata=MetadataNames(
+        lambda prediction: "anima",
+        implementation="https://github.com/nvidia-cosmos/cosmos-predict2",
+        tag="anima",
+        notices={
+            "modelspec.license": _LICENCE,
+            "modelspec.attribution": "Anima, licensed by CircleStone Labs LLC; licensed by NVIDIA "
+            "Corporation under the NVIDIA Open Model License; built on NVIDIA Cosmos; modified",
+        },
+        terms=_TERMS,
+    ),
+    guidance=(4.0, 5.0),
+)

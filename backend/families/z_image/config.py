@@ -1,0 +1,61 @@
+"""The config of the denoiser, read off the shapes in single files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ...errors import CheckpointError
+from ..base.shapes import Shapes
+
+DENOISER, TEXT, VAE = "transformer", "text_encoder", "vae"
+SIDE = 1024  # pixels, of the published models
+TOKENS = 512  # of a prompt with its template, at most
+PATCH = 2  # elements of a latent, each way, per token
+_HEAD, _AXES = 128, (32, 48, 48)  # of the published heads, for text and place
+_MOST = 128  # layers
+
+
+def published(name: str) -> dict[str, Any]:
+    """Return a published config: of a component, or of `scheduler`."""
+    file = Path(__file__).parent / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def denoiser_config(shapes: Shapes, *, fused: bool) -> dict[str, Any]:
+    """Return the config of ZImageTransformer2DModel. fused: see `denoiser_sources`."""
+    width, inputs = shapes["x_embedder.weight" if fused else "all_x_embedder.2-1.weight"]
+    norm = "attention.k_norm" if fused else "attention.norm_k"
+    head = shapes[f"noise_refiner.0.{norm}.weight"][0]
+    return published(DENOISER) | {
+        "in_channels": inputs // PATCH**2,
+        "dim": width,
+        "n_layers": shapes.count("layers.*.attention_norm1.weight"),
+        "n_refiner_layers": shapes.count("noise_refiner.*.attention_norm1.weight"),
+        "n_heads": width // head,
+        "n_kv_heads": width // head,
+        "cap_feat_dim": shapes["cap_embedder.1.weight"][1],
+        "axes_dims": [head * axis // _HEAD for axis in _AXES],
+    }
+
+
+def check_parts(file: str, configs: dict[str, dict[str, Any]]) -> None:
+    """Refuse parts that do not belong together."""
+    denoiser, text, vae = configs[DENOISER], configs[TEXT], configs[VAE]
+    if denoiser["cap_feat_dim"] != text["hidden_size"]:
+        raise CheckpointError(
+            f"{file}: its denoiser reads text embeddings of width {denoiser['cap_feat_dim']}, but "
+            f"its text encoder gives {text['hidden_size']}: Z-Image goes with Qwen3 4B"
+        )
+    if denoiser["in_channels"] != vae["latent_channels"]:
+        raise CheckpointError(
+            f"{file}: its denoiser takes {denoiser['in_channels']} channels, but its VAE gives "
+            f"{vae['latent_channels']}: only the VAE of FLUX.1 fits"
+        )
+    for component, layers in ((DENOISER, "n_layers"), (TEXT, "num_hidden_layers")):
+        if not 1 < configs[component][layers] <= _MOST:
+            raise CheckpointError(
+                f"{file}: its {component} has {configs[component][layers]} layers, more or fewer "
+                "than any model of its family"
+            )

@@ -1,0 +1,66 @@
+"""Draw Concept: which prompts it draws, of which model, and that nobody sees them unblurred."""
+
+import importlib
+
+import pytest
+import torch
+from fakes_bridge import bridge as fake_bridge
+from fakes_bridge import host_parts
+
+from resalign.backend.errors import ConfigError
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.images import ImageSet
+
+WEAPONS, STARS = Concept("weapons", ("a pistol", "a rifle")), Concept("stars", ("a star",))
+PICTURES = Concept("pictures only", images=ImageSet("folder"))
+
+
+@pytest.fixture
+def draw(monkeypatch, tmp_path):
+    """The node; it draws a board of black and white for `before`, its negative for `after`."""
+    fake_bridge(monkeypatch, tmp_path)
+    module = importlib.import_module("resalign.nodes.draw_concept")
+    before, after = host_parts()[0], host_parts()[0]
+    drawn = []
+    board = (torch.arange(64)[:, None] // 8 + torch.arange(64) // 8) % 2
+
+    def sample(model, clip, vae, texts, *sampling):
+        drawn.append((model is after, *texts, *sampling))
+        kept = 1 - board if model is after else board
+        return kept[None, :, :, None].repeat(1, 1, 1, 3).float()
+
+    monkeypatch.setattr(module, "sample", sample)
+    monkeypatch.setattr(
+        module, "called", lambda *models, lora: (("original", "hardened"), f"lora {lora}")
+    )
+
+    def execute(concepts, **inputs):
+        drawn.clear()
+        return drawn, module.DrawConcept.execute(before, after, None, None, concepts, **inputs)
+
+    return execute
+
+
+def test_the_first_prompt_of_each_concept_is_drawn_with_both_models(draw):
+    drawn, output = draw((WEAPONS, PICTURES, STARS), seed=7, steps=3)
+    prompts = [("a pistol", ""), ("a star", "")]
+    rest = (7, 3, 7.0, (512, 512))
+    assert drawn == [(after, *texts, *rest) for after in (False, True) for texts in prompts]
+    assert [len(images) for images in output.args] == [2, 2, 1]
+    assert output.ui == {"text": ["lora False"]}
+    drawn, _ = draw((WEAPONS, STARS), prompt=" a knife\n")
+    assert [one[1] for one in drawn] == ["a knife", "a knife"]
+
+
+def test_what_is_drawn_is_blurred_until_it_is_asked_for(draw):
+    _, output = draw((WEAPONS,))
+    assert all(image.std() < 0.1 for image in output.args[:2])
+    _, shown = draw((WEAPONS,), show_pictures=True)
+    before, after = shown.args[:2]
+    assert before.std() > 0.4 and torch.equal(after, 1 - before)
+    assert shown.args[2].std() > output.args[2].std()
+
+
+def test_a_concept_of_pictures_alone_needs_a_prompt(draw):
+    with pytest.raises(ConfigError, match="write in `prompt`"):
+        draw((PICTURES,))
