@@ -128,7 +128,9 @@ def test_a_probe_trains_and_draws_both_models(probed):
     assert found.complete and [model.name for model in found.models] == ["original", "hardened"]
     assert {one.attack for one in found.evaluations} == {"before", "LoRA", "half"}
     after = found.evaluations_of("original", "LoRA")[-1]
-    (picture,) = after.set_of("retain").pictures
+    retain = after.set_of("retain")
+    assert retain is not None
+    (picture,) = retain.pictures
     assert (probed / picture).exists()
     job = json.loads((probed / "job.json").read_text())
     named = [bool(one["text_encoder"]) for one in job["checkpoints"]]

@@ -2,6 +2,7 @@
 at work; an adapter goes back onto weights that hold several matrices each."""
 
 import importlib
+import sys
 import types
 
 import fakes_bridge
@@ -90,7 +91,7 @@ def test_encodings_are_kept_by_what_is_connected(bridge, parts, tmp_path):
 
 
 def test_the_host_is_asked_to_unload_its_clip_when_it_has_encoded(bridge, parts, monkeypatch):
-    import comfy.model_management as management  # the fake
+    management = sys.modules["comfy.model_management"]  # the fake
 
     text = importlib.import_module("resalign.nodes.bridge.text").HostText(parts[1])
     said = []
@@ -223,7 +224,7 @@ def test_a_denoisers_file_is_found_in_the_graph_and_in_the_list(bridge, tmp_path
 def test_a_denoiser_alone_is_exported_for_load_diffusion_model(
     bridge, source, tmp_path, monkeypatch
 ):
-    import folder_paths  # the fake
+    folder_paths = sys.modules["folder_paths"]  # the fake
 
     export = importlib.import_module("resalign.nodes.export")
     whole = fakes_klein.write_whole(tmp_path / "klein-base-whole.safetensors")
