@@ -52,12 +52,12 @@ def alone(graph):
 
 def test_all_nodes_are_there_with_help_templates_and_blueprint(host):
     ours = [name for name in host.info if name.startswith("ResAlign_")]
-    assert len(ours) == 13
+    assert len(ours) == 14
     assert "IMPORT FAILED" not in host.log()
     for name in ours:
         with urllib.request.urlopen(f"{host.address}/extensions/resalign/docs/{name}.md") as page:
             assert page.status == 200
-    assert len(host.get("/workflow_templates")["resalign"]) == 4
+    assert len(host.get("/workflow_templates")["resalign"]) == 5
 
 
 @pytest.mark.parametrize("name", ["quick_harden_and_compare", "harden_sdxl"])

@@ -133,3 +133,15 @@ def test_the_worst_of_a_sweep_is_the_headline_beside_the_rate():
 def test_a_report_without_sweeps_has_no_section_of_them():
     rates = course("original", (80, 96), (200, 80, 96)) | course("hardened", (0, 95), (200, 9, 95))
     assert 'id="sweeps"' not in report_html(counted_result(rates, attacks=(TRAINING,)))
+
+
+def test_a_model_that_shows_it_before_any_training_is_not_said_to_relapse_after_some():
+    rates = course("original", (80, 96)) | course("hardened", (70, 95))
+    for name in ("original", "hardened"):
+        rates |= course(name, (80, 96), (100, 80, 96), attack=HARSH)
+    result = counted_result(rates, attacks=(), sweeps=(SWEEP,))
+    assert summarise(result).model("hardened").relapse.steps == 0
+    page, text = report_html(result), report_markdown(result)
+    for written in (page, text):
+        assert "rate is there from the start, before any fine-tuning" in written
+        assert "after from the start" not in written and "from the start</b> of" not in written

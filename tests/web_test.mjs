@@ -24,6 +24,14 @@ test("a running job's own line is shown, with what is left of all of it", () => 
   assert.equal(view.statusText({ ...running, left: null }), running.line);
 });
 
+test("a node that had nothing to do says that its run is kept", () => {
+  const output = { resalign_run: [{ key: "a", steps: 4 }] };
+  assert.equal(view.statusText(view.reused(null, output)), "kept: hardened in 4 steps, nothing to do");
+  assert.equal(view.reused(null, { resalign_report: [{}] }).message, "probed, nothing to do");
+  assert.equal(view.reused({ status: "done" }, output), null, "what it shows says more");
+  assert.equal(view.reused(null, { text: ["written"] }), null);
+});
+
 test("a run that is too short does not end in done", () => {
   const state = { status: "done", message: "test run, not safe to publish", verdict: "doubtful", seconds: 3 };
   assert.equal(view.statusText(state), "test run, not safe to publish (3 s)");

@@ -2,7 +2,7 @@
 
 import { app } from "/scripts/app.js";
 import { api } from "/scripts/api.js";
-import { drawHint, drawReport, drawState, drawText, failed } from "./resalign_view.js";
+import { drawHint, drawReport, drawState, drawText, failed, reused } from "./resalign_view.js";
 
 const LIVE = ["ResAlign_HardenModel", "ResAlign_ResilienceProbe"];
 const REPORTS = ["ResAlign_ResilienceProbe", "ResAlign_ShowReport"];
@@ -94,11 +94,14 @@ function box(node, name, height) {
 function fold(node) {
   const own = new Map((node.widgets ?? []).filter((one) => one.options?.advanced).map((one) => [one.name, one.value]));
   if (!own.size || !node.isWidgetVisible || !node.getLayoutWidgets) return;
-  const linked = ({ name }) => node.inputs?.some((one) => one.widget?.name === name && one.link != null);
+  const linked = ({ name }) => node.inputs?.some((one, slot) => one.widget?.name === name && node.isInputConnected(slot));
   const always = () => app.extensionManager?.setting?.get?.("Comfy.Node.AlwaysShowAdvancedWidgets");
   const shown = (widget) => !widget.options?.advanced || node.showAdvanced || always() || linked(widget);
-  const { isWidgetVisible: visible, getLayoutWidgets: laidOut, onConfigure: configured } = node;
-  node.isWidgetVisible = (widget) => visible.call(node, widget) && shown(widget);
+  const { getLayoutWidgets: laidOut, onConfigure: configured } = node;
+  for (const name of ["isWidgetVisible", "isWidgetRowVisible"]) { // the second came with 1.58
+    const visible = node[name];
+    if (visible) node[name] = (widget) => visible.call(node, widget) && shown(widget);
+  }
   node.getLayoutWidgets = () => laidOut.call(node).filter(shown);
   const resize = (change) => {
     const before = node.computeSize()[1];
@@ -214,6 +217,8 @@ app.registerExtension({
     node.onExecuted = function (output) {
       executed?.apply(this, arguments);
       const report = output?.resalign_report?.[0];
+      const kept = this.resalignLive && reused(this.resalignLive.resalignState, output);
+      if (kept) drawState(this.resalignLive, kept);
       if (report && this.resalignReport)
         drawReport(this.resalignReport, report, (path) => api.apiURL(path));
       if (output?.text && this.resalignText) drawText(this.resalignText, output.text);

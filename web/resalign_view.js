@@ -41,6 +41,14 @@ export function failed(state, message, status = "failed") {
     verdict: "", seconds: null, total: state?.total ?? 0, step: state?.step ?? 0 };
 }
 
+/** A node's state where the server still had its outputs, so that it did nothing; else null. */
+export function reused(shown, output) {
+  const steps = output?.resalign_run?.[0]?.steps;
+  if (shown?.status) return null;
+  const said = Number.isFinite(steps) ? `hardened in ${steps} step${steps === 1 ? "" : "s"}` : output?.resalign_report ? "probed" : "";
+  return said ? { status: "kept", message: `${said}, nothing to do` } : null;
+}
+
 /** How much a working node has done, of the whole job if that is known, else of its stage; or null. */
 export function share(state) {
   if (!state?.status) return null;

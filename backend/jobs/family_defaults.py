@@ -36,9 +36,9 @@ def drawn_as(family: Family | None, plan: P) -> P:
     low, high = family.guidance
 
     def own(part: Any) -> Any:
-        given = None if part is None else part.guidance
-        unset = given is not None and given == _DEFAULTS[type(part)]
-        return replace(part, guidance=low) if unset and not low <= given <= high else part
+        if part is None or part.guidance != _DEFAULTS[type(part)]:
+            return part
+        return part if low <= part.guidance <= high else replace(part, guidance=low)
 
     changes: dict[str, Any] = {
         "concepts": tuple(replace(one, images=own(one.images)) for one in plan.concepts),

@@ -70,15 +70,16 @@ def try_lora_job(
         on_load: called with the column whose checkpoint is loaded next.
         on_picture: called with the first picture of each column.
     """
+    kept: Mapping[str, str] = {}
     if run_folder:
         run = RunSubject(ProbeCheckpoint(name="hardened", path=run_folder), device)
-        second, known = run.opened(), run.checkpoint
+        second, known, kept = run.opened(), run.checkpoint, run.parts
     else:
         assert hardened is not None, "give `hardened` or `run_folder`"
         known = detect(hardened, otherwise=prediction, parts=parts)
         second = loaded(known, device)
-    if run_folder and not any((parts or {}).values()):
-        parts = run.parts if Path(original) == known.path else None
+    if kept and not any((parts or {}).values()):
+        parts = kept if Path(original) == known.path else None
     first = detect(original, prediction=prediction, otherwise=known.decision, parts=parts)
     pictures = []
     for number, opened in enumerate((loaded(first, device), second)):

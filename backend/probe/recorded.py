@@ -146,10 +146,9 @@ def reproduce(
         )
     check_size(plan)
     names = _checked(record, plan)
+    apart: dict[str, Any] = dict(parts or {})
     subjects = [
-        FileSubject(
-            ProbeCheckpoint(name=name, path=str(path), prediction=decided, **(parts or {})), device
-        )
+        FileSubject(ProbeCheckpoint(name=name, path=str(path), prediction=decided, **apart), device)
         for name, path, decided in zip(names, (original, file), (prediction, ""), strict=True)
     ]
     result = run_probe(

@@ -139,6 +139,7 @@ def _against(view: View, found: ModelSummary, model: ModelInfo) -> list[Child]:
                           f"{kinds}" if kinds else "no attack"]  # fmt: skip
     if found.relapse is not None:
         after = f" of {found.relapse.attack}" if found.relapse.attack else " of any fine-tuning"
+        after = "" if found.relapse.steps == 0 else after
         lines.append(["half of the original's rate back: ",
                       tag("b", relapse_text(found.relapse)), after])  # fmt: skip
     if found.worst.broken:

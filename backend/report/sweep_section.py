@@ -83,7 +83,10 @@ def worst_words(view: View) -> list[str]:
             continue
         tried = sum(view.counts(model.name, attack) for attack in view.curved)
         back = f"{model.name}: of {tried} fine-tunings that count, "
-        if found.attack:
+        if found.steps == 0:
+            said.append(f"{model.name}: half of the original's rate is there from the start, "
+                        "before any fine-tuning.")  # fmt: skip
+        elif found.attack:
             said.append(f"{back}the quickest brings half of the original's rate back after "
                         f"{relapse_text(found)}: {found.attack}.")  # fmt: skip
         else:

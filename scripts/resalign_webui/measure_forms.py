@@ -96,10 +96,10 @@ def probe_request(
         made = drawn_as(family_at(original), made)
     looked_for = "+".join(re.sub(r"[^\w-]+", "_", concept.name) for concept in made.concepts)
     name = f"{looked_for[:40]} {preset} {(now or datetime.now()):%Y-%m-%d %H.%M.%S}"
-    decided = prediction_of_original(original, hardened, run)
-    parts = parts_of(values, host)
-    known = {**run.parts, **parts} if run and original == run.checkpoint else parts
-    own = {} if run and hardened == str(run.folder) else parts
+    decided: Any = prediction_of_original(original, hardened, run)  # the plan checks its choices
+    parts: dict[str, Any] = {**parts_of(values, host)}
+    known: dict[str, Any] = {**run.parts, **parts} if run and original == run.checkpoint else parts
+    own: dict[str, Any] = {} if run and hardened == str(run.folder) else parts
     references = with_references(
         (), **{role: reference_of(values, role, host) for role in ("plain", "oracle")}
     )
