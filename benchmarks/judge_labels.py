@@ -31,7 +31,7 @@ from resalign.backend.adapter.merge_in_place import merged
 from resalign.backend.demo.art import UNSAFE
 from resalign.backend.probe.fine_tune import fine_tuned
 
-DURABLE = "durable: erase, then distil"
+DURABLE = "durable, concepts redirected to anything"
 MARKS = {PLAIN: (25, 50, 100), DURABLE: (100, 300), ORACLE: (100, 300)}
 MAIN = next(iter(ATTACKS))
 SEED, ATTACK_SEED, PER_STRATUM, ON_A_SHEET, ACROSS = 1, 0, 40, 48, 8
