@@ -19,7 +19,7 @@ from ..model.kernels import optimiser_options
 from ..model.quantised import INSTALL
 from ..plan.durable import Optimiser
 from ..plan.hardening import HardeningPlan
-from ..plan.methods import FACTS
+from ..plan.methods import FACTS, methods_of
 
 _EXACT = ("exp_avg", "exp_avg_sq")
 _EIGHT_BIT = ("state1", "state2", "absmax1", "absmax2")  # its tables of levels are constants
@@ -41,12 +41,12 @@ def make_optimiser(
 
 def optimiser_of(plan: HardeningPlan) -> Optimiser:
     """Return the kind of AdamW that a plan's own method trains with."""
-    return plan.distil.optimiser if plan.method == "distil" else "adamw"
+    return plan.distil.optimiser if FACTS[plan.method].distils else "adamw"
 
 
 def check_optimiser(plan: HardeningPlan, device: torch.device | str) -> None:
     """Raise unless the AdamW that a plan asks for is installed and works on this device."""
-    distils = plan.method == "distil" or any(stage.method == "distil" for stage in plan.before)
+    distils = any(FACTS[method].distils for method in methods_of(plan))
     if plan.distil.optimiser == "adamw" or not distils:
         return
     try:

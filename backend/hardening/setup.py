@@ -141,7 +141,8 @@ def set_up(
     process = denoiser.model.process.to(device)
     objective = Objective(denoiser, process, plan.harm, micro_batch_of(plan))
     stored = None
-    if plan.method == "distil" and plan.distil.stored_draws:
+    distils = FACTS[plan.method].distils
+    if distils and plan.distil.stored_draws:
         assert isinstance(denoiser, DenseDenoiser)
         key = stored_key(plan, denoiser.original, data, process)
         stored = StoredPredictions(
@@ -150,7 +151,7 @@ def set_up(
     feed = Feed(plan, data, objective, process, device, stored)
     regulator = Regulator(plan.regulator)
     optimiser = make_optimiser(plan, list(denoiser.theta.values()), device)
-    averages = plan.method == "distil" and plan.distil.ema
+    averages = distils and plan.distil.ema
     return Setup(
         plan=plan, denoiser=denoiser, data=data, feed=feed, regulator=regulator,
         users=Users(denoiser, plan, feed, regulator, on_inner_step), optimiser=optimiser,

@@ -36,8 +36,10 @@ def stored_predictions(info: CheckpointInfo, plan: HardeningPlan) -> tuple[int, 
     """
     draws = 0
     for own in (*(stage for _, stage in stage_plans(plan)), plan):
-        if own.method == "distil":
+        if FACTS[own.method].distils:
             draws += min(stored_batches(own), own.outer_steps) * own.distil.batch
+    if not draws:
+        return 0, 0
     space = info.family.latents.space(info.configs.get(info.family.vae, {}))
     side = (plan.resolution or info.resolution) // space.stride
     return draws, 4 * draws * space.channels * side**2

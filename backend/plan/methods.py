@@ -15,7 +15,8 @@ class MethodFacts:
     """words: its name in cards and reports. simulates_users: it hardens against fine-tuning.
     single_step: it has one outer step. needs_weights: it computes with the denoiser's own weights,
     which a quantised base does not have. dense: it changes the denoiser's own weights, not a
-    low-rank adapter. erases: it takes directions out of layers. edits_cross_attention: it changes
+    low-rank adapter. erases: it takes directions out of layers. distils: it trains towards the
+    original. edits_cross_attention: it changes
     keys and values of a cross-attention to the text, and nothing else. loss: what cards call its
     loss on the concepts, if it is not the plan's `harm.loss`. doing: what a running stage says.
     """
@@ -27,6 +28,7 @@ class MethodFacts:
     needs_weights: bool = False
     dense: bool = False
     erases: bool = False
+    distils: bool = False
     edits_cross_attention: bool = False
     loss: str = ""
 
@@ -56,8 +58,8 @@ FACTS: dict[HardeningMethod, MethodFacts] = {
         dense=True, erases=True, doing="erasing the concepts from all weights",
     ),
     "distil": MethodFacts(
-        words="distillation of all weights", needs_weights=True, dense=True, loss=DISTILLATION,
-        doing="training back to the original",
+        words="distillation of all weights", needs_weights=True, dense=True, distils=True,
+        loss=DISTILLATION, doing="training back to the original",
     ),
 }  # fmt: skip
 
