@@ -381,7 +381,7 @@ def test_a_signal_ends_a_process_with_130_and_its_state(stop, package_folder, tm
     process.send_signal(stop)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
-    assert "interrupted after step 2 of 160; continue with: resalign resume" in error
+    assert "interrupted after step 2 of 300; continue with: resalign resume" in error
     assert "Traceback" not in error
 
 
