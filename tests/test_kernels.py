@@ -8,7 +8,7 @@ from test_harden import plan, run, same
 
 from fakes import encoded_data, tiny_model
 from resalign.backend.errors import ConfigError
-from resalign.backend.hardening import setup
+from resalign.backend.hardening import optimisers
 from resalign.backend.hardening.run import harden
 from resalign.backend.model import kernels as module
 from resalign.backend.model.kernels import Kernels, applied, choose_kernels
@@ -178,7 +178,7 @@ def test_the_record_says_what_trained_and_a_resumed_run_keeps_to_it(tmp_path):
 @pytest.mark.slow
 def test_fused_adamw_resumes_to_the_same_bytes(tmp_path, monkeypatch):
     """What CUDA uses, here on the CPU, which has it too."""
-    monkeypatch.setattr(setup, "optimiser_options", lambda device: {"fused": True})
+    monkeypatch.setattr(optimisers, "optimiser_options", lambda device: {"fused": True})
     expected = run(plan())
 
     def stop(progress):
