@@ -116,6 +116,18 @@ def test_plans_can_be_built_without_torch(package_folder, tmp_path):
     assert run_python(code, cwd=tmp_path) == "False"
 
 
+def test_plans_fit_a_files_family_without_torch(package_folder, tmp_path):
+    """The tab's forms ask this before a worker begins; its environment may have no torch."""
+    code = f"""{LOAD}
+    load("resalign", {str(package_folder)!r})
+    from pathlib import Path
+    from resalign.backend.jobs.family_defaults import family_at
+    demo = Path({str(package_folder)!r}) / "backend" / "demo" / "assets" / "demo_sd.safetensors"
+    print(family_at(demo).name, "torch" in sys.modules)
+    """
+    assert run_python(code, cwd=tmp_path) == "sd1 False"
+
+
 def test_loads_as_comfyui_does_beside_its_own_module_nodes(package_folder, tmp_path):
     """ComfyUI names the module after the folder's path and has a top-level module `nodes`."""
     (tmp_path / "nodes.py").write_text("OWNER = 'ComfyUI'\n")

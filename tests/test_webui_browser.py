@@ -184,6 +184,7 @@ def test_a_check_of_the_memory_is_shown_and_what_fits_is_put_into_the_form(
         context = chromium.new_context()
         tab = Tab(context, url)
         tab.tick("concepts", "weapons")
+        tab.tick("preset", "balanced")
         tab.open_more("Memory")
         tab.press("fit")
         assert "Press Check memory first" in tab.message("harden")

@@ -88,10 +88,11 @@ def family_at(
     """Return the family of a checkpoint, or of the one that a run hardened; None where it cannot be
     recognised, which whoever uses the file next explains."""
     from ..checkpoint.detect import detect_denoiser
-    from ..run.folder import RunFolder
 
     try:
         if (Path(path) / "plan.json").is_file():
+            from ..run.folder import RunFolder  # needs torch, which a host's tab may lack
+
             job = RunFolder.open(path, read_only=True).job
             path, prediction, parts = (
                 (job.checkpoint, job.prediction, job.parts) if job else (path, prediction, parts)
