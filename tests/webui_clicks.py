@@ -70,7 +70,9 @@ def probe(tab: Tab, hardened: str) -> None:
     assert "resilience cannot be given" in tab.status("done", "probe", seconds=SLOW)
     tab.go("Reports")
     tab.press("show_report")
-    report = tab.page.frame_locator("iframe[title=report]").locator("text=cannot be given")
+    report = tab.page.frame_locator("iframe[title=report]").locator(
+        "text=every attack had no effect"
+    )
     report.first.wait_for(state="visible")
 
 
