@@ -84,7 +84,7 @@ def host_parts() -> tuple[fakes_bridge.ModelPatcher, Clip, Vae]:
 
 
 def from_files(folder: Any) -> Model:
-    """The same model, loaded from files."""
+    """Write the tiny model to split files and load it from them."""
     from resalign.backend.checkpoint.load import load_checkpoint
 
     return load_checkpoint(fakes_klein.write_split(folder))

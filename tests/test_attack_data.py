@@ -109,7 +109,7 @@ def test_a_synthesised_set_is_mirrored_as_latents_and_made_once(folders, monkeyp
 
 
 def test_captions_are_read_by_the_attacked_checkpoint(folders):
-    """The same bits for the same text encoder; another's embeddings for another; latents stay."""
+    """An equal text encoder gives equal bits, another gives its own embeddings; latents stay."""
     model, other = tiny_family(), tiny_family()
     with torch.no_grad():
         for weight in other.text_encoders[0].parameters():

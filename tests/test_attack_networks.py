@@ -30,7 +30,7 @@ from resalign.backend.probe.attack_data import AttackData
 
 @pytest.mark.parametrize("method", ["lora", "full", *slow("dora", "loha", "lokr")])
 def test_the_text_encoder_is_trained_if_asked_and_only_then(method):
-    """Prompts read otherwise inside; without it, and afterwards, to the bit the same."""
+    """Prompts are encoded differently inside; without it, and afterwards, bit for bit as before."""
     model = tiny_family()
     before = state(model)
     read = encode_prompts(model, ["one"])["context"]

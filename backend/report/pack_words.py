@@ -1,4 +1,4 @@
-"""What a publisher is told when a pack has been written."""
+"""Sentences for the publisher of a pack, printed when it has been written."""
 
 from __future__ import annotations
 

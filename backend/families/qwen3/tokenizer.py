@@ -20,7 +20,7 @@ PAD = "<|endoftext|>"
 
 @dataclass(frozen=True, slots=True)
 class TokenizerPlace:
-    """Where a tokenizer lies, and how it is told from others.
+    """Places that may hold a tokenizer, and the marks by which it is recognised.
 
     what: for readers. folders: their names beside the model, the usual one first. host: its folder
     in ComfyUI. files: sets of files of which a folder needs one. tokens: that it must have.
