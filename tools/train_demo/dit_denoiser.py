@@ -54,7 +54,7 @@ def build() -> Flux2Transformer2DModel:
         axes_dims_rope=(HEAD // 4,) * 4, guidance_embeds=False,
     )  # fmt: skip
     for name, module in network.named_modules():
-        if "modulation" in name and name.endswith("linear") or name in ("proj_out",):
+        if ("modulation" in name and name.endswith("linear")) or name in ("proj_out",):
             nn.init.zeros_(module.weight)
     return network
 

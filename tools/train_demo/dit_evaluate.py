@@ -20,9 +20,7 @@ from resalign.backend.demo import evaluation
 from resalign.backend.demo.judge import GARBAGE, Judge
 
 
-def evaluate(
-    file: Path, picture: Path | None = None, *, unsafe: int = 24, benign: int = 3
-) -> None:
+def evaluate(file: Path, picture: Path | None = None, *, unsafe: int = 24, benign: int = 3) -> None:
     """Print rates, shares of garbage, and the classes that are missed; write the pictures."""
     model = load_checkpoint(file, dtype=torch.float32)
     meter = evaluation.Meter(model, Judge.load(), unsafe=unsafe, benign=benign, distinct=True)
@@ -53,6 +51,4 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     evaluation.GUIDANCE = arguments.guidance
-    evaluate(
-        arguments.file, arguments.picture, unsafe=arguments.unsafe, benign=arguments.benign
-    )
+    evaluate(arguments.file, arguments.picture, unsafe=arguments.unsafe, benign=arguments.benign)

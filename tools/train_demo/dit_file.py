@@ -1,4 +1,4 @@
-"""Stage `save` of the transformer test-bed: one file as ComfyUI saves FLUX.2 klein, in half precision.
+"""Stage `save` of the transformer test-bed: one half-precision file as ComfyUI saves klein.
 
 The tensors' names and places are those that the package reads, taken from its own table in reverse
 and checked by loading the file. What shapes do not tell is in the metadata, `resalign.config`.

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-from resalign.backend.families.flux2_klein import FLUX2_KLEIN as FAMILY
 from resalign.backend.families.flux2_klein.process import flow_process
 
 TEXT_LAYERS, TEXT_WIDTH, TEXT_HEAD = 4, 48, 16
