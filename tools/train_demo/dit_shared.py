@@ -9,7 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
+from resalign.backend.families.flux2_klein import FLUX2_KLEIN
 from resalign.backend.families.flux2_klein.process import flow_process
+
+FAMILY = FLUX2_KLEIN
 
 TEXT_LAYERS, TEXT_WIDTH, TEXT_HEAD = 4, 48, 16
 TOKENS = 24  # of a prompt: 12 of its template, and 12 words
