@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from resilience_methods import ATTACKS, lists_without
+from resilience_methods import ATTACKS, FEW, lists_with_few, lists_without
 from safetensors.torch import load_file
 
 from resalign.backend.adapter.dense import AnyAdapter, DenseAdapter, nonzero
@@ -43,6 +43,9 @@ class Bench:
         self.results = folder / "results.jsonl"
         self.data = write_data(folder / "data")
         self.data["lists_some"] = lists_without(HELD_OUT, folder / "lists_some.toml")
+        for number in FEW:
+            path = folder / f"lists_{number}.toml"
+            self.data[f"lists_{number}"] = lists_with_few(HELD_OUT, number, path)
         self.model = load_checkpoint(bed.checkpoint, device=device, dtype=torch.float32)
         cache = folder / "cache"
         self.sets = {

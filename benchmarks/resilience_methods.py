@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from resalign.backend.demo.art import BENIGN
 from resalign.backend.demo.beds import UNET, Bed
 from resalign.backend.demo.plans import VARIED, durable_plan, plain_plan, resalign_plan
 from resalign.backend.plan.adapter import AdapterConfig
@@ -120,10 +121,23 @@ def methods(data: dict[str, Path], seed: int, bed: Bed = UNET) -> dict[str, Hard
         "durable, held out of both, mixed captions": replace(
             some, varied=unnamed, distil=mixed
         ),
+        **{
+            f"durable, held out of the pictures, some {n} varied images of each": replace(
+                some, varied=replace(some.varied, lists=str(data[f"lists_{n}"]))
+            )
+            for n in FEW
+        },
+        "durable, held out of the pictures, varied images of 4 steps, guidance 1.0": replace(
+            some, varied=replace(some.varied, sampling_steps=4, guidance=1.0)
+        ),
+        "durable-max: erase, distil 600 steps, then ResAlign": durable_plan(
+            res, "durable-max", bed=bed
+        ),
     }  # fmt: skip
 
 
 EQUAL_COMPUTE_STEPS = 360
+FEW = (1, 4)  # varied images of a class that few prompts name, on average
 NEIGHBOURS = ("hammer", "pencil", "balloon")  # long or round, as knives, swords and bombs are
 ORACLE = "oracle: never saw the concept"
 PLAIN = "plain, equal steps"  # durability is measured from it to the oracle
@@ -134,5 +148,20 @@ def lists_without(classes: tuple[str, ...], path: Path) -> Path:
     lists = Path(VARIED.lists).read_text(encoding="utf-8")
     for class_ in classes:
         lists = re.sub(rf'"(an? )?{class_}",?', "", lists)
+    path.write_text(lists, encoding="utf-8")
+    return path
+
+
+def lists_with_few(classes: tuple[str, ...], images: int, path: Path) -> Path:
+    """Write the demo's lists so that each of these classes is on `images` pictures on average.
+
+    The other classes are repeated in the lists, each entry of which is as likely as any other.
+    """
+    times = round((VARIED.images / images - len(classes)) / (len(BENIGN) - len(classes)))
+    lists = Path(VARIED.lists).read_text(encoding="utf-8")
+    for class_ in set(BENIGN) - set(classes):
+        lists = re.sub(
+            rf'"(an? )?{class_}",?', lambda found: f"{found[0].rstrip(',')}, " * times, lists
+        )
     path.write_text(lists, encoding="utf-8")
     return path
