@@ -89,9 +89,9 @@ def test_the_empty_prompt_is_comfyuis(host, bridge, parts, filed):
     assert torch.allclose(found, own, atol=1e-5) == (host is not fakes.ANIMA)
 
 
-def test_encodings_are_kept_by_what_is_connected(bridge, parts, tmp_path):
+def test_encodings_are_kept_by_what_is_connected(bridge, tmp_path):
     """Another CLIP, a LoRA on it, or another text is encoded again; nothing else is."""
-    model, clip, vae = parts
+    model, clip, vae = fakes.KLEIN.parts()
     cache = EncodingCache(tmp_path / "cache")
     with bridge.to_backend(model, clip, vae) as backend:
         first = fingerprint(*backend.text_encoders)
@@ -126,6 +126,16 @@ def test_brackets_are_characters(bridge):
     with bridge.to_backend(*parts) as backend:
         encode_prompts(backend, ["(a cat:1.2)"])
     assert parts[1].options == {"disable_weights": True}
+
+
+def test_memory_is_planned_for_what_does_not_stay_comfyuis(host, bridge, parts, monkeypatch):
+    plan = importlib.import_module("resalign.backend.memory.plan")
+    memory = importlib.import_module("resalign.nodes.memory")
+    monkeypatch.setattr(plan, "plan_memory", lambda _, family, *, configs, **__: configs)
+    monkeypatch.setattr(memory, "find_spec", lambda name: None)
+    found = memory.predicted(parts[0], None, None, None)
+    inner = {"text_conditioner"} if host is fakes.ANIMA else set()
+    assert set(found) == {"transformer", "vae", *inner}
 
 
 def test_the_host_is_asked_to_unload_its_clip_when_it_has_encoded(bridge, monkeypatch):
@@ -284,8 +294,6 @@ def stored(latents, conditioning):
 
 def test_latents_and_conditioning_of_the_graph_are_those_of_the_model(host, bridge, parts, filed):
     """Made by Make Training Dataset; also where a process of its own reads the files."""
-    monkeypatched = fakes_bridge.fakes_comfy
-    assert monkeypatched is not None
     model, clip, vae = parts
     latents = vae.encode(((pictures(1) + 1) / 2).movedim(1, -1))
     folder = stored(latents, clip.encode_from_tokens_scheduled(clip.tokenize("a cat")))

@@ -59,7 +59,8 @@ def finish(model: Loaded, kept: Conditioning) -> Conditioning:
     found = condition(
         model, kept[CONTEXT], kept[_STATES_MASK], kept[_TARGETS].long(), kept[_TARGETS_MASK]
     )
-    return Conditioning({CONTEXT: found * kept[_SCALE].to(found).unsqueeze(-1)})
+    scale = kept[_SCALE].to(found.device).unsqueeze(-1)  # float32, as what hosts give otherwise
+    return Conditioning({CONTEXT: found * scale})
 
 
 def _width(model: Loaded) -> int:
