@@ -3,9 +3,11 @@ a CLIP that encodes by itself, a VAE with latents of its own kind."""
 
 from __future__ import annotations
 
+import gc
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import fakes_anima
@@ -19,6 +21,12 @@ from resalign.backend.families import find_family
 from resalign.backend.families.base.family import Family
 from resalign.backend.families.flux2_klein.latents import Latents
 from resalign.backend.model.model import Model
+
+
+def bridge(monkeypatch: Any, base: Path) -> Any:
+    """The module under test. Collecting garbage would take longer than most tests."""
+    monkeypatch.setattr(gc, "collect", lambda: 0)
+    return fakes_bridge.bridge(monkeypatch, base)[0]
 
 
 class CONST: ...

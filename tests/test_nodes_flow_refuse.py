@@ -29,7 +29,7 @@ def parts(host):
 
 @pytest.fixture
 def bridge(monkeypatch, tmp_path):
-    return fakes_bridge.bridge(monkeypatch, tmp_path)[0]
+    return fakes.bridge(monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -155,8 +155,10 @@ def _model(
     from .text import HostText, HostTexts
     from .vae import HostVae
 
+    family = family_of(model)
+    if family.host.prompts is not None:
+        _check_clip(clip, family)
     tensors = unet_tensors(model, dtype)
-    family = in_memory.denoiser_family("the MODEL", tensors)
     denoiser = in_memory.denoiser_from_tensors(
         "the MODEL", tensors, family, device=device, dtype=dtype
     )
@@ -170,7 +172,6 @@ def _model(
             encoders = _text_encoders(clip, family, device)
         tokenizers = family.networks.tokenizers()
     else:
-        _check_clip(clip, family)
         encoders = (HostText(clip, **prompts.options), *_inner_encoders(model, family, device))
         tokenizers, texts = (), HostTexts(family, prompts, denoiser.config)
     return Model(
