@@ -125,7 +125,8 @@ def predicted(
     family = bridge.family_of(model)
     configs = family.published() | {family.denoiser: bridge.denoiser_config(model)}
     if bridge.encodes_text(model):
-        configs = {name: configs[name] for name in (family.denoiser, family.vae)}
+        own = (family.denoiser, *family.host.within, family.vae)
+        configs = {name: configs[name] for name in own}
     with torch.inference_mode(False), torch.enable_grad():
         return plan_memory(
             plan, family, configs=configs,
