@@ -38,7 +38,8 @@ class MemoryPlan(io.ComfyNode):
                 io.Model.Input("model", tooltip="The MODEL to harden; its weights are not read."),
                 types.Settings.Input(
                     "settings", optional=True,
-                    tooltip="From Hardening Settings. If not connected: the durable preset.",
+                    tooltip="From Hardening Settings. If not connected: the durable preset, or "
+                    "balanced where Fine-Tuning Settings are connected.",
                 ),
                 types.Concepts.Input(
                     "concepts", optional=True,
