@@ -76,12 +76,18 @@ def trace_step(
 
 
 def meta_model(config: Mapping[str, Any], family: Family, side: int, dtype: torch.dtype) -> Model:
-    """Build a model of nothing but a denoiser, which takes no memory."""
+    """Build a model of nothing but a denoiser, which takes no memory.
+
+    Raises:
+        DataError: the denoiser's patches do not fit into the latents.
+    """
+    space = family.latents.space({})
+    pixels = space.stride * side
+    space.check_size(pixels, pixels)
     with torch.device("meta"):
         denoiser = family.networks.build(family.denoiser, config)
     torch.nn.Module.to(denoiser, dtype).eval()  # diffusers' own `to` warns of each cast
     schedule = family.process("the published config", family.config("scheduler"))
-    pixels = family.latents.space({}).stride * side
     return Model(family, denoiser, (), (), None, schedule, pixels)  # type: ignore[arg-type]
 
 
