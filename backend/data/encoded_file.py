@@ -54,9 +54,15 @@ def write_encoded(
         texts: the conditioning of each, by part, without a batch: `context` is [tokens, width].
             Of longer ones the first tokens are kept, as many as the family was trained on.
     """
+    long = sum(_is_long(sample, text) for sample, text in zip(latents, texts, strict=False))
     if len(latents) == len(texts):
         texts = [_as_read(sample, text) for sample, text in zip(latents, texts, strict=True)]
     _check(latents, texts)
+    if long:
+        log.warning(
+            "encoded set: %d of %d captions are longer than the model reads at once; only their "
+            "beginning is used", long, len(texts),
+        )  # fmt: skip
     places: dict[str, int] = {}
     kept: list[dict[str, Tensor]] = []
     captions: dict[tuple[int, ...], list[int]] = {}
@@ -167,12 +173,12 @@ def digest_encoded(latents: Sequence[Tensor], texts: Sequence[Mapping[str, Tenso
 
 def _bucket(model: Model, latents: Tensor, captions: Tensor) -> Bucket:
     size = model.latent_space.pixels(latents)
-    told = [(size, (0, 0), size)] * len(latents)
+    sizes = [(size, (0, 0), size)] * len(latents)
     return Bucket(
         latents.to(model.device),
         captions,
         torch.ones(len(captions), dtype=torch.float64),
-        model.family.texts.of_samples(told, model.device),
+        model.family.texts.of_samples(sizes, model.device),
     )
 
 
@@ -182,7 +188,6 @@ def _check(latents: Sequence[Tensor], texts: Sequence[Mapping[str, Tensor]]) -> 
             f"encoded set: {len(latents)} latents with {len(texts)} conditionings; give as "
             "many of each, and at least one"
         )
-    long = 0
     for number, (sample, text) in enumerate(zip(latents, texts, strict=True), start=1):
         families = _families(sample)
         if not families:
@@ -198,7 +203,6 @@ def _check(latents: Sequence[Tensor], texts: Sequence[Mapping[str, Tensor]]) -> 
                     f"encoded set: conditioning {number} has the shape {shape}, not [{tokens}, "
                     "width]; encode captions with the CLIP of the checkpoint"
                 )
-        long += any(len(text[f.texts.embedding]) > f.texts.tokens for f in families)
     if len({tuple(text) for text in texts}) > 1:
         raise DataError("encoded set: conditionings differ in their parts; encode all with one "
                         "CLIP")  # fmt: skip
@@ -207,11 +211,6 @@ def _check(latents: Sequence[Tensor], texts: Sequence[Mapping[str, Tensor]]) -> 
             raise DataError(
                 f"encoded set: conditionings differ in width ({part}); encode all with one CLIP"
             )
-    if long:
-        log.warning(
-            "encoded set: %d of %d captions are longer than the model reads at once; only their "
-            "beginning is used", long, len(texts),
-        )  # fmt: skip
 
 
 def _families(sample: Tensor) -> list[Family]:
@@ -229,6 +228,15 @@ def _in_hosts() -> list[Family]:
 def _channels() -> str:
     found = sorted({family.latents.space({}).channels for family in _in_hosts()})
     return " or ".join(map(str, found))
+
+
+def _is_long(sample: Tensor, text: Mapping[str, Tensor]) -> bool:
+    """True if a conditioning, as the host encoded it, has more tokens than its family reads."""
+    for family in _families(sample):
+        embedding = text.get(family.texts.embedding)
+        if embedding is not None and embedding.ndim and len(embedding) > family.texts.tokens:
+            return True
+    return False
 
 
 def _as_read(sample: Tensor, text: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
