@@ -166,7 +166,7 @@ def _unfit(plan: HardeningPlan, family: Family) -> list[str]:
 
 
 def _doubts(plan: HardeningPlan, family: Family) -> list[str]:
-    """What a plan can be run with, and probably was not meant to."""
+    """Return what a plan can be run with, but probably was not meant to."""
     found = guidance_doubts(plan, family)
     if family.metadata.terms:
         found.append(f"licence: {family.metadata.terms}")

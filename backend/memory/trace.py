@@ -175,13 +175,13 @@ def random_data(model: Model, side: int, samples: int = 8) -> EncodedData:
     """Make encoded sets of the right shapes on the CPU, named as `representative` names them."""
     family, config = model.family, model.denoiser.config
     empty = family.texts.blank(config)
-    told = family.texts.of_samples([((0, 0), (0, 0), (0, 0))] * samples)
+    own = family.texts.of_samples([((0, 0), (0, 0), (0, 0))] * samples)
     bucket = Bucket(
         torch.zeros(samples, model.latent_space.channels, side, side),
         torch.zeros(samples, dtype=torch.long),
         torch.ones(samples, dtype=torch.float64),
-        told,
+        own,
     )
     data = EncodedSet((bucket,), ("",), empty, empty)
-    anchor = empty.beside(told[:1])
+    anchor = empty.beside(own[:1])
     return EncodedData({_CONCEPT: data}, data, {_CONCEPT: anchor}, anchor, {RETAIN: data})

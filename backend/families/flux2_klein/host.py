@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def read_conditioning(embedding: Tensor, options: Mapping[str, Any]) -> Conditioning:
     """[batch, tokens, 3 · width] to 512 tokens, as the denoiser has them in ComfyUI: a shorter one
-    begins with zeros there. Of a longer one the first are kept, as of a prompt here."""
+    begins with zeros there. A longer one keeps its first tokens, as a long prompt does."""
     from torch.nn.functional import pad
 
     from ..base.conditioning import Conditioning
