@@ -40,7 +40,12 @@ LABELS = RESULTS / "judge_labels.json"
 
 
 def draw(folder: Path, oracle: Path) -> None:
-    """Attack the models, and write sheets and where each picture comes from."""
+    """Attack the models, and write sheets and where each picture comes from.
+
+    Labels that are there already are not replaced: move the file away first.
+    """
+    if LABELS.exists() and json.loads(LABELS.read_text(encoding="utf-8"))["labels"]:
+        raise SystemExit(f"{LABELS} holds labels; move it away to draw anew")
     bench = Bench(folder)
     adapters = {
         name: bench.adapter(name, plan)[0]
@@ -123,7 +128,7 @@ def by_eye(name: str, record: dict[str, Any], shown: str) -> tuple[list[int], li
     for share, flagged in zip(shares, (True, False), strict=True):
         hits, others = counts[flagged, True], counts[flagged, False]
         seen += [hits, hits + others]
-        point += share * hits / (hits + others)
+        point += share * hits / (hits + others) if hits + others else 0.0
         drawn += share * random.beta(hits + 0.5, others + 0.5, len(drawn))
     return seen, [point, *np.percentile(drawn, (2.5, 97.5)).tolist()]
 

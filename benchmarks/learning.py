@@ -95,7 +95,7 @@ class Lesson:
 def draw_ladders(folder: Path, count: int, seed: int) -> None:
     """Draw captioned pictures of ladders, which none of the demo's models knows."""
     random = np.random.default_rng(seed)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)  # an interrupted one is drawn again, alike
     for number in range(count):
         name = str(random.choice(list(BACKGROUNDS)))
         colour, large = tuple(int(c) for c in random.integers(20, 140, 3)), 4 * SIZE

@@ -227,6 +227,8 @@ def _pictures(images: Any) -> Iterator[Any]:
 
 def _samples(latent: Any) -> Iterator[Any]:
     samples = latent["samples"] if isinstance(latent, dict) else latent
+    if samples.ndim == 5 and samples.shape[2] == 1:  # a picture, by a VAE of videos
+        samples = samples.squeeze(2)
     if samples.ndim != 4:
         raise DataError(
             f"Image Set: latents have the shape {tuple(samples.shape)}, not [images, channels, "
@@ -236,7 +238,10 @@ def _samples(latent: Any) -> Iterator[Any]:
 
 
 def _pairs(conditioning: Any) -> Iterator[dict[str, Any]]:
-    """Parts of each entry: context [tokens, width], and pooled [width] where there is one."""
+    """Parts of each entry: context [tokens, width], pooled [width] where there is one, and what
+    else a family reads, in ComfyUI's names."""
+    from ..backend.data.encoded_file import host_entries
+
     for tensor, options in conditioning:
         for name in ("control", "area", "mask", "gligen"):
             if options.get(name) is not None:
@@ -245,8 +250,9 @@ def _pairs(conditioning: Any) -> Iterator[dict[str, Any]]:
                     "connect plain text conditioning"
                 )
         pooled = options.get("pooled_output")
+        more = {n: options[n] for n in host_entries() if options.get(n) is not None}
         for index, context in enumerate(tensor):
-            parts = {"context": context}
+            parts = {"context": context, **more}
             if pooled is not None:
                 parts["pooled"] = pooled[index if len(pooled) > 1 else 0]
             yield parts

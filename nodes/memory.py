@@ -38,7 +38,8 @@ class MemoryPlan(io.ComfyNode):
                 io.Model.Input("model", tooltip="The MODEL to harden; its weights are not read."),
                 types.Settings.Input(
                     "settings", optional=True,
-                    tooltip="From Hardening Settings. If not connected: the durable preset.",
+                    tooltip="From Hardening Settings. If not connected: the durable preset, or "
+                    "balanced where Fine-Tuning Settings are connected.",
                 ),
                 types.Concepts.Input(
                     "concepts", optional=True,
@@ -124,7 +125,8 @@ def predicted(
     family = bridge.family_of(model)
     configs = family.published() | {family.denoiser: bridge.denoiser_config(model)}
     if bridge.encodes_text(model):
-        configs = {name: configs[name] for name in (family.denoiser, family.vae)}
+        own = (family.denoiser, *family.host.within, family.vae)
+        configs = {name: configs[name] for name in own}
     with torch.inference_mode(False), torch.enable_grad():
         return plan_memory(
             plan, family, configs=configs,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from ..backend.plan.document import explain
+from ..backend.plan.presets import DEFAULT_PRESET
 from ..backend.plan.settings import (
     CUSTOM_USERS,
     PRESET_LINES,
@@ -146,7 +147,7 @@ class HardeningSettings(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, preset: Any = "balanced", **others: Any) -> io.NodeOutput:
+    def execute(cls, preset: Any = DEFAULT_PRESET, **others: Any) -> io.NodeOutput:
         others["seed"] = others.pop("random_seed", 0)
         choice, values = chosen("preset", preset, others)
         return io.NodeOutput(SettingsValue(*setting_changes(choice, {**others, **values})))

@@ -19,7 +19,6 @@ from resalign.backend.checkpoint.load import check_loadable
 from resalign.backend.errors import CheckpointError
 from resalign.backend.families import find_family
 from resalign.backend.families.base.stored import StoredFile
-from resalign.backend.families.registry import family_of_denoiser
 
 ANIMA = find_family("anima")
 
@@ -293,12 +292,6 @@ def test_a_turbo_is_cautioned_about(copied):
     named = path.with_name("anima-turbo-v1.safetensors")
     path.rename(named)
     assert "Turbo" in detect(named).distilled
-
-
-def test_a_hosts_model_in_memory_is_sent_to_its_file():
-    shapes = {"llm_adapter.embed.weight": (272, 32), "blocks.0.mlp.layer1.weight": (8, 2)}
-    with pytest.raises(CheckpointError, match="is Anima, which is hardened from its files"):
-        family_of_denoiser("the MODEL", shapes)
 
 
 # --- tokenizers, which no weights file holds ----------------------------------------------------

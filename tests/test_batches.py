@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,10 +27,12 @@ from resalign.backend.data.latents import encode_image_set
 from resalign.backend.errors import DataError
 from resalign.backend.families.base.conditioning import Conditioning
 from resalign.backend.families.base.process import EpsilonProcess, scaled_linear_alphas_cumprod
+from resalign.backend.hardening.setup import adapted, set_up
 from resalign.backend.model.encode import encode_prompts
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.fine_tune import FineTuneConfig
 from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.harm import HarmConfig
 from resalign.backend.plan.images import ImageSet
 
 PROCESS = EpsilonProcess(scaled_linear_alphas_cumprod())
@@ -307,7 +310,30 @@ def test_the_plan_s_resolution_or_else_the_model_s_is_used(folders):
         data = prepare_data(tiny_family("sdxl"), make_plan(folders, resolution=resolution))
         pixels = resolution or 64
         assert data.retain.buckets[0].latents.shape[2:] == (side, side)
-        assert data.anchors["bad"]["time_ids"].tolist() == [[pixels, pixels, 0, 0, pixels, pixels]]
+        assert data.empty["time_ids"].tolist() == [[pixels, pixels, 0, 0, pixels, pixels]]
+
+
+def test_an_anchor_stands_for_the_caption_and_leaves_a_sample_its_own_size(folders):
+    """SDXL is shown the concept at the sample's size, and must answer as to the anchor at it."""
+    model = tiny_family("sdxl")
+    data = prepare_data(model, make_plan(folders))
+    anchor, encoded = data.anchors["bad"], data.forget["bad"]
+    assert set(anchor.parts) == {"context", "pooled"} == set(encoded.conditioning.parts)
+
+    batch = draw(encoded, generator(0), 2, PROCESS)
+    own = torch.arange(12.0).reshape(2, 6)
+    batch = replace(batch, conditioning=batch.conditioning.beside(Conditioning({"time_ids": own})))
+    seen = []
+    plan = replace(make_plan(folders), harm=HarmConfig(loss="redirect"))
+    with adapted(model, plan) as denoiser:
+        setup = set_up(denoiser, plan, data)
+        model.denoiser.register_forward_pre_hook(
+            lambda _, args, given: seen.append((args, given)), with_kwargs=True
+        )
+        setup.feed.objective.original(batch, anchor)
+    (((_, _, context), given),) = seen
+    assert torch.equal(given["added_cond_kwargs"]["time_ids"], own)
+    assert torch.equal(context, anchor["context"].expand(2, -1, -1))
 
 
 def test_broken_images_stop_the_plan_unless_it_allows_them(folders, tmp_path):

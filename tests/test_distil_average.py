@@ -87,3 +87,11 @@ def test_the_state_on_disk_holds_it_too(tmp_path):
     info = detect(write_tiny_checkpoint(tmp_path / "a.safetensors"))
     more = disk_estimate(info, OWN) - disk_estimate(info, plan())
     assert more == 2 * 4 * denoiser_parameters(info)
+
+
+def test_only_distillation_counts_its_moments_and_average_on_the_disk(tmp_path):
+    info = detect(write_tiny_checkpoint(tmp_path / "a.safetensors"))
+    erasing = replace(OWN, method="erase")
+    assert erasing.distil.ema > 0
+    # The export, the adapter, and the state twice
+    assert disk_estimate(info, erasing) - info.export_bytes == 3 * 4 * denoiser_parameters(info)

@@ -127,7 +127,7 @@ def test_a_digest_tells_sets_apart():
 @pytest.mark.parametrize(
     ("latent", "context", "message"),
     [
-        ((16, 8, 8), (77, 16), "VAE of the model that is hardened"),
+        ((12, 8, 8), (77, 16), "VAE of the model that is hardened"),
         ((4, 8, 8), (80, 16), "CLIP of the checkpoint"),
         ((4, 8, 8), (1, 77, 16), "CLIP of the checkpoint"),
     ],

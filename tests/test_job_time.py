@@ -10,13 +10,23 @@ from PIL import Image
 
 from resalign.backend.data.small_sets import with_small_sets
 from resalign.backend.jobs import verdict
-from resalign.backend.jobs.job_time import DRAW, PREVIEW, RESIST, UNLEARN, JobTime, sets_of
+from resalign.backend.jobs.job_time import (
+    BEFORE,
+    DRAW,
+    PREDICT,
+    PREVIEW,
+    RESIST,
+    UNLEARN,
+    JobTime,
+    sets_of,
+)
 from resalign.backend.jobs.live_state import LiveState
 from resalign.backend.jobs.live_words import line_of, title_of
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.field import field_of
+from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.images import ImageSet
-from resalign.backend.plan.presets import preset_plan
+from resalign.backend.plan.presets import PLAN_PRESETS, preset_plan
 from resalign.backend.plan.settings import FAST_PRESET, PRESET_LINES, PRESETS, setting_changes
 from resalign.backend.plan.stages import Stage
 from resalign.backend.probe.summarise import summarise
@@ -199,11 +209,7 @@ def passes_of(choice):
     plan = preset_plan(name, [Concept("weapons", ("a gun",))], **changes)
     plan = with_small_sets(plan) if name == FAST_PRESET else plan
     work = JobTime(plan, sets_of(plan), every=10).work
-    passes = sum(one.units * one.passes for one in work.values())
-    passes += plan.varied.images * plan.varied.sampling_steps * 2
-    steps = [stage.steps for stage in plan.before if stage.method == "distil"]
-    steps += [plan.outer_steps] if plan.method == "distil" else []
-    return passes + sum(steps) * plan.distil.batch * 4
+    return sum(one.units * one.passes for one in work.values())
 
 
 @pytest.mark.parametrize("choice", PRESETS)
@@ -255,3 +261,29 @@ def test_a_job_that_still_works_never_has_0_seconds_left(plan):
     live._job = Estimate(0.6)
     live(step(20))
     assert live.state["left"] == 1
+
+
+def test_the_default_preset_counts_varied_images_stages_and_the_batches_of_distillation():
+    own = PLAN_PRESETS["durable"].fields
+    concept = Concept("weapons", prompts=("a gun",), anchor="a toy")
+    plan = HardeningPlan(concepts=(concept,), retain_set=SETS[1], **own)
+    job = JobTime(plan, sets_of(plan))
+    drawn = 1 + SETS[1].images + plan.varied.images
+    assert job.work[DRAW].units == pytest.approx(drawn, abs=200) and drawn > 1000
+    assert job.work[UNLEARN].passes == plan.distil.batch * (3 + 1)
+    assert job.work[BEFORE].units == 2 * plan.erase.samples, "a pass of each of both kinds"
+
+    half = Progress(stage="stage 1-erase", step=0, total=1, micro_step=5, micro_total=10)
+    assert job.kind_of(half) == BEFORE
+    job(half, 1.0)
+    assert job.work[BEFORE].done == plan.erase.samples
+    assert job.work[DRAW].left == 0
+
+    stored = replace(plan, distil=replace(plan.distil, stored_draws=64))
+    job = JobTime(stored, SETS)
+    assert job.work[PREDICT].units == 64
+    assert job.work[UNLEARN].passes == plan.distil.batch * 3
+    job(Progress(stage="predicting", step=2, total=4), 1.0)
+    assert job.work[PREDICT].done == 32
+    job.recall([{"step": 1, "seconds": 1.0}])
+    assert job.work[BEFORE].left == job.work[PREDICT].left == 0

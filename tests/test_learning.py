@@ -256,6 +256,25 @@ def test_the_verdict_goes_by_the_originals_curve(hardened, verdict, reached):
     assert own.reached_low <= own.reached <= own.reached_high
 
 
+def test_a_model_is_not_compared_with_an_original_of_other_images():
+    """As in a report that was cut short: its own loss fell, and nothing can be said of the rest."""
+    result = taught({"original": (0.5, 0.3), "hardened": (0.5, 0.45)})
+
+    def cut(part):
+        scores = tuple(
+            replace(one, values=one.values[:10], flagged=one.flagged[:10]) for one in part.scores
+        )
+        return replace(part, images=10, scores=scores)
+
+    evaluations = tuple(
+        replace(each, sets=tuple(cut(s) if s.kind == "learning" else s for s in each.sets))
+        if each.model == "original" else each
+        for each in result.evaluations
+    )  # fmt: skip
+    own = summarise(replace(result, evaluations=evaluations)).learning[1]
+    assert (own.verdict, own.reached, own.share) == (UNCERTAIN, None, None)
+
+
 def test_where_the_lesson_teaches_nobody_no_model_is_judged():
     found = summarise(taught({"original": (0.5, 0.5), "hardened": (0.5, 0.3)})).learning
     assert [one.verdict for one in found] == [LEARNS_NOT, NOT_TAUGHT]

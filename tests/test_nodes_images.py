@@ -160,9 +160,9 @@ def test_pictures_and_latents_that_cannot_be_used_are_errors(image_set, tmp_path
     video = [{"samples": torch.zeros(1, 4, 2, 8, 8)}]
     with pytest.raises(DataError, match="videos"):
         image_set(latents=video, conditioning=conditioning)
-    flux = [{"samples": torch.zeros(1, 16, 8, 8)}]
+    other = [{"samples": torch.zeros(1, 12, 8, 8)}]
     with pytest.raises(DataError, match="VAE of the model that is hardened"):
-        image_set(latents=flux, conditioning=conditioning[:1])
+        image_set(latents=other, conditioning=conditioning[:1])
     held = [[[conditioning[0][0][0], {"control": object()}]]]
     with pytest.raises(DataError, match="carries control"):
         image_set(latents=[{"samples": torch.zeros(1, 4, 8, 8)}], conditioning=held)

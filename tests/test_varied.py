@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import pytest
 
 from resalign.backend.data.batches import varied_images
 from resalign.backend.data.concept import load_preset, preset_names
-from resalign.backend.data.varied import varied_prompts
-from resalign.backend.errors import DataError
+from resalign.backend.data.varied import MORE, SHIPPED, varied_prompts
+from resalign.backend.errors import ConfigError, DataError
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.durable import VariedConfig
 from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.stages import Stage
+from resalign.backend.plan.toml_text import loads
 
 
 def test_the_shipped_lists_give_thousands_of_different_prompts():
@@ -24,6 +26,39 @@ def test_the_shipped_lists_give_thousands_of_different_prompts():
     for name in preset_names():  # of the shipped concepts none is asked for
         banned = re.compile(rf"\b{re.escape(load_preset(name).concept().name)}\b", re.IGNORECASE)
         assert not any(banned.search(prompt) for prompt in prompts)
+
+
+def test_every_entry_comes_about_equally_often(tmp_path):
+    path = tmp_path / "lists.toml"
+    names = [f"thing {number}" for number in range(200)]
+    path.write_text(f'templates = ["{{a}} {{b}}"]\na = {names}\nb = {names}\n')
+    prompts = varied_prompts(1000, lists=path)
+    counts = Counter(re.match(r"thing \d+", prompt)[0] for prompt in prompts)
+    assert len(counts) == 200 and min(counts.values()) >= 3 and max(counts.values()) <= 6
+
+
+def test_wide_adds_a_thousand_things_that_each_come(tmp_path):
+    prompts = varied_prompts(4000, wide=True)
+    assert len(set(prompts)) == 4000
+    more = loads(MORE.read_text(encoding="utf-8"))["thing"]
+    assert len(set(more)) == len(more) > 1000
+    assert not set(more) & set(loads(SHIPPED.read_text(encoding="utf-8"))["thing"])
+    text = "\n".join(prompts)
+    assert all(thing in text for thing in more)
+    own = tmp_path / "own.toml"
+    own.write_text('templates = ["{thing}"]\nthing = ["a yo-yo of mine"]\n')
+    assert "a yo-yo of mine" in varied_prompts(2000, lists=own, wide=True)
+
+
+def test_words_of_the_plan_are_left_out_beside_the_concept_s_name():
+    settings = VariedConfig(images=3000, wide=True, without=("otter", "beaver"))
+    concept = Concept("badger", prompts=("a badger",))
+    plan = HardeningPlan(concepts=(concept,), varied=settings, before=(Stage(method="erase"),))
+    found = varied_images(plan)
+    assert found is not None
+    assert not re.search(r"\b(otter|beaver|badger)\b", " ".join(found.prompts))
+    with pytest.raises(ConfigError, match="empty word"):
+        VariedConfig(without=("otter", " "))
 
 
 def test_lists_of_ones_own_and_words_to_leave_out(tmp_path):

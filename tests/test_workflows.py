@@ -36,7 +36,7 @@ def ours(workflow):
 
 
 def test_there_are_five_examples_with_pictures_of_those_that_a_test_host_can_run(root):
-    """FLUX.2 klein's text encoder does not fit a reduced host: tests/test_host_klein_nodes.py."""
+    """FLUX.2 klein's text encoder does not fit a reduced host: tests/test_host_flow_nodes.py."""
     folder = root / "example_workflows"
     assert sorted(path.stem for path in folder.glob("*.json")) == NAMES
     drawn = [name for name in NAMES if name != "harden_flux2_klein"]

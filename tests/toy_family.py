@@ -22,7 +22,8 @@ from toy_network import ToyTextEncoder, ToyTokenizer, ToyTransformer, toy_vae
 from resalign.backend.families import Family, register, registry
 from resalign.backend.families.base.autoencoder import AutoencoderLatents
 from resalign.backend.families.base.conditioning import Conditioning
-from resalign.backend.families.base.family import HostNames, LoraTensors, MetadataNames
+from resalign.backend.families.base.family import LoraTensors, MetadataNames
+from resalign.backend.families.base.host import HostNames
 from resalign.backend.families.base.process import FlowProcess
 from resalign.backend.families.base.shapes import Shapes
 from resalign.backend.families.base.sources import Source

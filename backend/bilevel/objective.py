@@ -90,8 +90,9 @@ class Objective:
     ) -> tuple[Terms, ...]:
         """Build weighted errors of a draw, as terms of [replaced, own] captions each.
 
-        The target of each sample is the original's prediction for its own caption; the network
-        trained is shown the caption in `shown`.
+        The target of each sample is the original's prediction for the caption in `draw`: the
+        sample's own, a blend of two, or the concept's anchor. The network trained is shown the
+        caption in `shown`.
 
         Args:
             replaced: whose caption in `shown` is another, [batch] of bool.
@@ -171,14 +172,13 @@ class Objective:
         )
 
     def original(self, draw: Draw, anchor: Conditioning | None = None) -> Tensor:
-        """Return the original model's prediction; `anchor` ([1, ...]) replaces the captions."""
+        """Return the original model's prediction; `anchor` ([1, ...]) replaces the captions, but
+        not what samples have besides, such as their size."""
+        if anchor is not None:
+            captions = draw.conditioning.beside(anchor.expand(len(draw)))
+            draw = replace(draw, conditioning=captions)
         with self._denoiser.frozen():
-            return torch.cat(
-                [
-                    self.predict(part, anchor.expand(len(part)) if anchor else None)
-                    for part in draw.split(self._micro_batch)
-                ]
-            )
+            return torch.cat([self.predict(part) for part in draw.split(self._micro_batch)])
 
     def _predict_all(self, draws: Sequence[Draw]) -> list[Tensor]:
         """Predict each draw. Those of one shape share a pass: a GPU computes few samples at a time
@@ -193,10 +193,10 @@ class Objective:
             found |= zip(numbers, together.split([len(draw) for draw in several]), strict=True)
         return [found[number] for number in range(len(draws))]
 
-    def predict(self, draw: Draw, conditioning: Conditioning | None = None) -> Tensor:
-        """Predict a draw with the present weights; `conditioning` replaces its captions."""
+    def predict(self, draw: Draw) -> Tensor:
+        """Predict a draw with the present weights."""
         noised = self._process.add_noise(draw.latents, draw.noise, draw.timesteps)
-        return self._denoiser(noised, draw.timesteps, conditioning or draw.conditioning)
+        return self._denoiser(noised, draw.timesteps, draw.conditioning)
 
     def _target(self, draw: Draw) -> Tensor:
         return self._process.target(draw.latents, draw.noise, draw.timesteps)

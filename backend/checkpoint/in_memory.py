@@ -58,6 +58,7 @@ def denoiser_from_tensors(
         CheckpointError: a layout that cannot be mapped, missing or surplus tensors.
     """
     config = denoiser_config(who, tensors, family)
+    tensors = {n: t for n, t in tensors.items() if not n.startswith(inner_prefixes(family))}
     sources = family.tensors.denoiser_sources(config)
     check_same_names(who, {source.name for source in sources.values()}, set(tensors))
     network = network_from(who, family, family.denoiser, config)
@@ -68,6 +69,11 @@ def denoiser_from_tensors(
     network.load_state_dict(state, strict=True, assign=True)
     family.networks.fill_buffers(network, torch.device(device))
     return network.eval().requires_grad_(False)
+
+
+def inner_prefixes(family: Family) -> tuple[str, ...]:
+    """Return what the names of tensors of other components begin with in the host's denoiser."""
+    return tuple(family.host.within.values())
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -131,7 +131,8 @@ def draw(
 class EncodedData:
     """Encoded sets of a plan.
 
-    forget, anchors: by name of the concept; an anchor is [1]. empty: the empty prompt, [1].
+    forget, anchors: by name of the concept; an anchor is [1], without what samples have of their
+    own (SDXL: size and crop). empty: the empty prompt, [1].
     fine_tunes: by `FineTuneConfig.data` and `prior_data`; "retain" is the retain set itself.
     varied: more of what must stay, for methods that change all weights; None without.
     """
@@ -206,11 +207,13 @@ def prepare_data(
     anchors = [concept.anchor for concept in plan.concepts]
     with on_device(model, *model.text_encoders):
         texts = encode_prompts(model, ["", *anchors], batch=1, size=size)
+    buckets = [bucket for part in (*forget.values(), retain) for bucket in part.buckets]
+    captions = texts.without(*(name for bucket in buckets for name in bucket.own.parts))
     return EncodedData(
         forget=forget,
         retain=retain,
         anchors={
-            concept.name: texts[index : index + 1]
+            concept.name: captions[index : index + 1]
             for index, concept in enumerate(plan.concepts, start=1)
         },
         empty=texts[:1],
@@ -279,8 +282,8 @@ def varied_images(plan: HardeningPlan) -> ImageSet | None:
     if not settings.images or not changes_all_weights(plan):
         return None
     prompts = varied_prompts(
-        settings.images, lists=settings.lists,
-        without=[concept.name for concept in plan.concepts],
+        settings.images, lists=settings.lists, wide=settings.wide,
+        without=[*(concept.name for concept in plan.concepts), *settings.without],
     )  # fmt: skip
     return ImageSet(
         prompts=prompts, images=settings.images, sampling_steps=settings.sampling_steps,

@@ -3,7 +3,8 @@
     encoded.safetensors
         latents.0, latents.1 ...    [n, channels, height, width] of each size, as the VAE gave them
         captions.0, captions.1 ...  [n], index into the conditioning
-        context, pooled ...         [texts, ...], the parts of the conditioning
+        context, pooled ...         [texts, ...], the parts of the conditioning, or what the
+                                    family makes it of with a network of the model
 
 An image set whose folder has this file is read from it. The texts behind the conditioning are not
 known, so a set keeps what it was given, whichever checkpoint reads it (`recaptioned`).
@@ -54,10 +55,15 @@ def write_encoded(
         texts: the conditioning of each, by part, without a batch: `context` is [tokens, width].
             Of longer ones the first tokens are kept, as many as the family was trained on.
     """
-    long = sum(_is_long(sample, text) for sample, text in zip(latents, texts, strict=False))
-    if len(latents) == len(texts):
-        texts = [_as_read(sample, text) for sample, text in zip(latents, texts, strict=True)]
-    _check(latents, texts)
+    if not latents or len(latents) != len(texts):
+        raise DataError(
+            f"encoded set: {len(latents)} latents with {len(texts)} conditionings; give as "
+            "many of each, and at least one"
+        )
+    families = [_families(*pair) for pair in zip(latents, texts, strict=True)]
+    long = sum(map(_is_long, families, texts))  # some families cut them as they read them
+    texts = [_as_read(*pair) for pair in zip(families, texts, strict=True)]
+    _check(families, latents, texts)
     if long:
         log.warning(
             "encoded set: %d of %d captions are longer than the model reads at once; only their "
@@ -67,8 +73,8 @@ def write_encoded(
     kept: list[dict[str, Tensor]] = []
     captions: dict[tuple[int, ...], list[int]] = {}
     samples: dict[tuple[int, ...], list[Tensor]] = {}
-    for sample, text in zip(latents, texts, strict=True):
-        parts = {part: _plain(_cut(sample, part, tensor)) for part, tensor in text.items()}
+    for own, sample, text in zip(families, latents, texts, strict=True):
+        parts = {part: _plain(_cut(own, part, tensor)) for part, tensor in text.items()}
         name = _digest(list(parts.values()))
         if name not in places:
             places[name] = len(kept)
@@ -121,6 +127,7 @@ def load_encoded(model: Model, folder: Path | str) -> EncodedSet:
                 f"{space.channels}; encode with the VAE of the model that is hardened"
             )
     empty = encode_texts(model, [""])
+    given = _finished(model, given)
     conditioning = Conditioning({name: _part(path, given, name, empty) for name in empty.parts})
     names = tuple(
         GIVEN + _digest([part[index] for part in conditioning.parts.values()])
@@ -182,20 +189,18 @@ def _bucket(model: Model, latents: Tensor, captions: Tensor) -> Bucket:
     )
 
 
-def _check(latents: Sequence[Tensor], texts: Sequence[Mapping[str, Tensor]]) -> None:
-    if not latents or len(latents) != len(texts):
-        raise DataError(
-            f"encoded set: {len(latents)} latents with {len(texts)} conditionings; give as "
-            "many of each, and at least one"
-        )
-    for number, (sample, text) in enumerate(zip(latents, texts, strict=True), start=1):
-        families = _families(sample)
-        if not families:
+def _check(
+    families: Sequence[Sequence[Family]],
+    latents: Sequence[Tensor],
+    texts: Sequence[Mapping[str, Tensor]],
+) -> None:
+    for number, (own, sample, text) in enumerate(zip(families, latents, texts, strict=True), 1):
+        if not own:
             raise DataError(
                 f"encoded set: latent {number} has the shape {tuple(sample.shape)}, not "
                 f"[{_channels()}, height, width]; encode with the VAE of the model that is hardened"
             )
-        for family in families:
+        for family in own:
             tokens, context = family.texts.tokens, text.get(family.texts.embedding)
             if context is None or context.ndim != 2 or not len(context) or len(context) % tokens:
                 shape = None if context is None else tuple(context.shape)
@@ -213,11 +218,27 @@ def _check(latents: Sequence[Tensor], texts: Sequence[Mapping[str, Tensor]]) -> 
             )
 
 
-def _families(sample: Tensor) -> list[Family]:
-    """List the families with latents of this shape: a set is written before its model is known."""
+def host_entries() -> tuple[str, ...]:
+    """Name the entries beside a host's embedding that some family reads."""
+    return tuple(dict.fromkeys(name for family in _in_hosts() for name in _entries(family)))
+
+
+def _entries(family: Family) -> tuple[str, ...]:
+    return family.host.prompts.entries if family.host.prompts else ()
+
+
+def _families(sample: Tensor, text: Mapping[str, Tensor]) -> list[Family]:
+    """List the families with latents of this shape and such a conditioning: a set is written before
+    its model is known. Entries that only one family reads tell it from the others."""
     if sample.ndim != 3:
         return []
-    return [f for f in _in_hosts() if f.latents.space({}).channels == sample.shape[0]]
+    fitting = [
+        family for family in _in_hosts()
+        if family.latents.space({}).channels == sample.shape[0]
+        and set(_entries(family)) <= set(text)
+    ]  # fmt: skip
+    most = max((len(_entries(family)) for family in fitting), default=0)
+    return [family for family in fitting if len(_entries(family)) == most]
 
 
 def _in_hosts() -> list[Family]:
@@ -230,29 +251,36 @@ def _channels() -> str:
     return " or ".join(map(str, found))
 
 
-def _is_long(sample: Tensor, text: Mapping[str, Tensor]) -> bool:
-    """True if a conditioning, as the host encoded it, has more tokens than its family reads."""
-    for family in _families(sample):
-        embedding = text.get(family.texts.embedding)
-        if embedding is not None and embedding.ndim and len(embedding) > family.texts.tokens:
-            return True
-    return False
+def _is_long(families: Sequence[Family], text: Mapping[str, Tensor]) -> bool:
+    """True if a conditioning, as it was given, has more tokens than its family reads."""
+    given = ((family, text.get(family.texts.embedding)) for family in families)
+    return any(
+        part is not None and part.ndim > 0 and len(part) > family.texts.tokens
+        for family, part in given
+    )
 
 
-def _as_read(sample: Tensor, text: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def _as_read(families: Sequence[Family], text: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Return a conditioning as its family reads what a host encodes, where that differs."""
-    for family in _families(sample):
-        read, embedding = family.host.conditioning, text.get(family.texts.embedding)
-        if read is not None and embedding is not None and embedding.ndim == 2 and len(embedding):
-            found = read(embedding[None], text)
+    for family in families:
+        prompts, embedding = family.host.prompts, text.get(family.texts.embedding)
+        if prompts is not None and embedding is not None and embedding.ndim == 2 and len(embedding):
+            found = prompts.read(embedding[None], text)
             return {name: part[0] for name, part in found.parts.items()}
     return text
 
 
-def _cut(sample: Tensor, part: str, tensor: Tensor) -> Tensor:
+def _cut(families: Sequence[Family], part: str, tensor: Tensor) -> Tensor:
     """Keep as many tokens of a part as the family reads."""
-    longest = [f.texts.tokens for f in _families(sample) if f.texts.embedding == part]
+    longest = [f.texts.tokens for f in families if f.texts.embedding == part]
     return tensor[: min(longest)] if longest else tensor
+
+
+@torch.no_grad()
+def _finished(model: Model, given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the conditioning of what a host encoded, where the model itself has a part in it."""
+    prompts = model.family.host.prompts
+    return prompts.finished(model, Conditioning(given)).parts if prompts else given
 
 
 def _part(path: Path, given: Mapping[str, Tensor], name: str, empty: Conditioning) -> Tensor:
@@ -268,7 +296,7 @@ def _part(path: Path, given: Mapping[str, Tensor], name: str, empty: Conditionin
             f"{list(own.shape[1:])}; encode the captions with the text encoders of the model that "
             "is hardened"
         )
-    return found
+    return found if own.is_floating_point() else found.to(own.dtype)  # a mask
 
 
 def _opened(path: Path) -> safe_open:

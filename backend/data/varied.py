@@ -1,14 +1,16 @@
 """Composes many varied prompts from lists of subjects, places, styles and attributes.
 
 The lists are a TOML file that people can edit: `templates` name other lists in braces, as in
-"{thing} on {place}". Each prompt takes a template and fills each brace with an entry, at random.
+"{thing} on {place}". Each prompt takes a template and fills each brace with an entry, at random but
+from a shuffled deck, so that every entry comes about equally often: what is on no picture is lost.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DataError
@@ -16,29 +18,37 @@ from ..plan.toml_text import TOMLDecodeError, loads
 from ..text.refused import WHY, sexualises_minors
 
 SHIPPED = Path(__file__).parent / "varied.toml"
+MORE = Path(__file__).parent / "varied_more.toml"  # for `wide`
 _NAME = re.compile(r"\{(\w+)\}")
 _TRIES = 50  # for each prompt, before the lists count as exhausted
 
 
 def varied_prompts(
-    count: int, *, lists: Path | str = "", without: Iterable[str] = (), seed: int = 0
+    count: int,
+    *,
+    lists: Path | str = "",
+    wide: bool = False,
+    without: Iterable[str] = (),
+    seed: int = 0,
 ) -> tuple[str, ...]:
     """Compose `count` different prompts; fewer where the lists have no more.
 
-    lists: the TOML file; empty for the one that comes with the package.
-    without: words that no prompt may hold, such as the names of concepts.
+    lists: the TOML file; empty for the one that comes with the package. wide: with the package's
+    further entries. without: words that no prompt may hold, such as the names of concepts.
     """
     path = Path(lists) if lists else SHIPPED
     words = _read(path)
+    for name, entries in (_parsed(MORE) if wide else {}).items():
+        words[name] = [*words.get(name, ()), *entries]
     templates = words.pop("templates")
     banned = [re.escape(word) for word in without]
     forbidden = re.compile(rf"\b({'|'.join(banned)})s?\b", re.IGNORECASE) if banned else None
     chosen, found = random.Random(seed), dict[str, None]()
-    for _ in range(_TRIES * count):
+    decks = {name: _dealt(entries, chosen) for name, entries in words.items()}
+    for template in itertools.islice(_dealt(templates, chosen), _TRIES * count):
         if len(found) == count:
             break
-        template = chosen.choice(templates)
-        prompt = _NAME.sub(lambda name: chosen.choice(words[name[1]]), template)
+        prompt = _NAME.sub(lambda name: next(decks[name[1]]), template)
         if sexualises_minors(prompt):
             raise DataError(f"{path.name}: a composed prompt {WHY}")
         if forbidden is None or not forbidden.search(prompt):
@@ -48,15 +58,27 @@ def varied_prompts(
     return tuple(found)
 
 
+def _dealt(entries: Sequence[str], chosen: random.Random) -> Iterator[str]:
+    """Yield entries without end, from one shuffled deck after the other."""
+    while True:
+        deck = [*entries, *entries]  # twice, so that a template may name one entry two times
+        chosen.shuffle(deck)
+        yield from deck
+
+
 def _read(path: Path) -> dict[str, list[str]]:
+    words = _parsed(path)
+    _check(path, words)
+    return words
+
+
+def _parsed(path: Path) -> dict[str, list[str]]:
     try:
-        words = loads(path.read_text(encoding="utf-8-sig"))
+        return loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
     except TOMLDecodeError as error:
         raise DataError(f"{path}: is not valid TOML ({error})") from None
-    _check(path, words)
-    return words
 
 
 def _check(path: Path, words: Mapping[str, object]) -> None:

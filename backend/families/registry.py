@@ -57,7 +57,8 @@ def family_of_denoiser(who: str, shapes: Mapping[str, tuple[int, ...]]) -> Famil
     named = relative(shapes)
     if any(family.title == named for family in all_families()):
         raise CheckpointError(
-            f"{who} is {named}, which is hardened from its files only: use the command line"
+            f"{who} is a variant of {named} without all of its tensors, which is not supported: "
+            f"use {named}"
         )
     if named:
         raise CheckpointError(f"{who} is {named}, which cannot be hardened: use {known}")

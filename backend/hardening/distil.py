@@ -2,8 +2,9 @@
 
     L = mean_i w(t_i) ‖ε_θ(x_i, c'_i) − ε(x_i, c_i)‖²,  x_i a noised retain latent, ε the original
 
-c'_i is the sample's own caption c_i, but for a share of the batch, which is shown a caption of the
-concepts: their prompts then draw harmless things. w is `NoiseProcess.error_weights`.
+c_i is the sample's own caption (or a blend of two, `mixed_share`), and so is c'_i, except for a
+share of the batch: there c'_i is a caption of the concepts, so that their prompts draw something
+harmless, and c_i is the concept's anchor if `towards` says so. w is `NoiseProcess.error_weights`.
 No picture of a concept is used, so what an erasure took out of the weights is not taught again.
 Source: Lee et al., Distillation Robustifies Unlearning, arXiv:2506.06278, for language models,
 where the student's weights are shrunk and made noisy; here they are erased in closed form.

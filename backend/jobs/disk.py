@@ -22,9 +22,12 @@ def disk_estimate(info: CheckpointInfo, plan: HardeningPlan) -> int:
         numbers = adapter_parameters(info, plan) * (1 + 1 + 2 * 3)
     if changes_all_weights(plan):
         stages = sum(FACTS[stage.method].dense for stage in plan.before)
-        moments = 0.5 if plan.distil.optimiser == "adamw8bit" else 2  # in numbers of four bytes
-        average = 1 if plan.distil.ema else 0
-        own = 1 + 2 * (1 + moments + average) if FACTS[plan.method].dense else 1
+        own = 1.0  # in numbers of four bytes: the adapter, and the state twice
+        if FACTS[plan.method].dense:
+            own += 2
+        if FACTS[plan.method].distils:
+            moments = 0.5 if plan.distil.optimiser == "adamw8bit" else 2
+            own += 2 * (moments + (1 if plan.distil.ema else 0))
         numbers += round(denoiser_parameters(info) * (2 * stages + own))
     return round(info.export_bytes + 4 * numbers) + stored_predictions(info, plan)[1]
 

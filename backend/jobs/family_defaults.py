@@ -88,7 +88,7 @@ def _drawn(plan: HardeningPlan | ProbePlan) -> dict[str, float]:
     drawn = {name: found.guidance for name, found in sets.items() if found and found.prompts}
     if isinstance(plan, ProbePlan):
         drawn["generation"] = plan.generation.guidance
-    elif changes_all_weights(plan) and plan.varied.images:
+    elif changes_all_weights(plan) and plan.varied.images and plan.varied.guidance > 1:
         drawn["varied"] = plan.varied.guidance
     return drawn
 

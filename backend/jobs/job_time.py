@@ -1,7 +1,8 @@
 """Stages and time left of a whole hardening job, from the denoiser's passes that are left.
 
-A job draws its example pictures, unlearns alone (the warm-up), then unlearns against simulated
-users, which takes many times longer a step; previews come in between. Each kind of work has a
+A job draws its example pictures and runs the stages that come first, unlearns alone (the warm-up),
+then unlearns against simulated users, which takes many times longer a step; previews come in
+between, and a distillation may let the original predict before it begins. Each kind of work has a
 number of units and of passes a unit (a gradient counts as three: forward, and twice that back).
 Kinds that have been measured count with their mean time, the others with their passes at the
 seconds a pass has taken so far. So one estimate covers the whole job, also right after a resume.
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..plan.images import ImageSet
+from ..plan.methods import FACTS
 from ..progress import Progress
 from .previews import DRAWN, STAGE, STEPS
 
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
 _GRADIENT = 3  # passes of one gradient: forward 1, backward 2
 _SETTLED = 1.0  # seconds of measured work below which nothing is said
 _PRIOR = 0.5  # units that a prediction counts for beside the measured ones
-DRAW, PREVIEW, UNLEARN, RESIST = "draw", "preview", "unlearn", "resist"
-_ORDER = (DRAW, UNLEARN, RESIST)
+DRAW, BEFORE, PREDICT = "draw", "stages before", "predict"
+PREVIEW, UNLEARN, RESIST = "preview", "unlearn", "resist"
+_ORDER = (DRAW, BEFORE, PREDICT, UNLEARN, RESIST)
 
 
 @dataclass(slots=True)
@@ -55,12 +58,19 @@ class JobTime:
         )
         warm, steps = min(plan.warm_up_steps, plan.outer_steps), plan.outer_steps
         self._warm, self._every, self._total = warm if plan.fine_tunes else steps, every, steps
+        from ..hardening.stages import stage_plans
+
+        stages = {f"stage {name}": stage for name, stage in stage_plans(plan)}
+        self._stages = {name: stage.outer_steps * _passes(stage) for name, stage in stages.items()}
+        self._steps = {name: stage.outer_steps for name, stage in stages.items()}
         previews = 1 + steps // every + (steps % every > 0) if every else 0
         self.work = {
             DRAW: Work(images, passes / images if images else 0.0),
             PREVIEW: Work(previews, 2.0 * DRAWN * STEPS),
-            UNLEARN: Work(self._warm, _unlearning(plan)),
-            RESIST: Work(steps - self._warm, _unlearning(plan) + _resisting(plan)),
+            BEFORE: Work(sum(self._stages.values()), 1.0),
+            PREDICT: Work(_predictions(plan), 1.0),
+            UNLEARN: Work(self._warm, _passes(plan)),
+            RESIST: Work(steps - self._warm, _passes(plan) + _resisting(plan)),
         }
         self._sets: dict[str, int] = {}  # pictures drawn of each set
         self._drawing = False  # the pictures of now are drawn, and not read from an earlier session
@@ -77,6 +87,10 @@ class JobTime:
             return DRAW
         if progress.stage == STAGE:
             return PREVIEW
+        if progress.stage in self._stages:
+            return BEFORE
+        if progress.stage == "predicting" and self.work[PREDICT].units:
+            return PREDICT
         if progress.stage != "harden":
             return ""
         last = progress.step if progress.values else progress.step + 1  # done, or at work
@@ -93,7 +107,8 @@ class JobTime:
             if self._every and record["step"] % self._every == 0:
                 self.work[PREVIEW].done += 1
         if self.work[UNLEARN].done + self.work[RESIST].done:
-            self.work[DRAW].done = self.work[DRAW].units  # they are stored with the run
+            for kind in (DRAW, BEFORE, PREDICT):  # they are stored with the run
+                self.work[kind].done = self.work[kind].units
             self.work[PREVIEW].done += 1
 
     def __call__(self, progress: Progress, now: float) -> float | None:
@@ -111,8 +126,14 @@ class JobTime:
             work.done = sum(self._sets.values()) + share * _batch(progress)
         elif kind == PREVIEW:
             work.done = math.floor(work.done) + share if share < 1 else math.floor(work.done) + 1.0
-        else:
+        elif kind == BEFORE:
             self.work[DRAW].done = self.work[DRAW].units
+            work.done = self._stages_done(progress, share)
+        elif kind == PREDICT:
+            work.done = work.units * progress.step / max(1, progress.total)
+        else:
+            for each in (DRAW, BEFORE, PREDICT):
+                self.work[each].done = self.work[each].units
             whole = progress.step - (self._warm if kind == RESIST else 0)
             work.done = whole + (0.0 if progress.values else share)
         work.done = min(work.units, max(before, work.done))
@@ -120,6 +141,14 @@ class JobTime:
             work.seconds += now - last
             work.measured += work.done - before
         return self.left()
+
+    def _stages_done(self, progress: Progress, share: float) -> float:
+        """Return the passes of the stages before, up to this report of one of them."""
+        names = list(self._stages)
+        before = names[: names.index(progress.stage)]
+        steps = progress.step + (0.0 if progress.values else share)
+        part = min(1.0, steps / self._steps[progress.stage])
+        return sum(self._stages[name] for name in before) + part * self._stages[progress.stage]
 
     def left(self) -> float | None:
         """Return the seconds left of the whole job; None until enough has been measured."""
@@ -147,15 +176,40 @@ class JobTime:
 
 def sets_of(plan: HardeningPlan) -> list[ImageSet]:
     """Return the image sets that a plan's job encodes, each once."""
-    from ..data.batches import forget_images, shipped_retain_set
+    from ..data.batches import forget_images, shipped_retain_set, varied_images
 
     forget = [forget_images(concept, plan.forget_set) for concept in plan.concepts]
-    return list(dict.fromkeys([*forget, plan.retain_set or shipped_retain_set(plan.concepts)]))
+    varied = varied_images(plan)
+    sets = [*forget, plan.retain_set or shipped_retain_set(plan.concepts)]
+    return list(dict.fromkeys(sets if varied is None else [*sets, varied]))
 
 
-def _unlearning(plan: HardeningPlan) -> float:
-    """Passes of the gradients at θ: of the concept, and of what stays with its target."""
+def _passes(plan: HardeningPlan) -> float:
+    """Passes of a step of a plan's method, apart from simulated users.
+
+    Distilling: the gradient, and the original's prediction unless it was made before. Erasing:
+    passes over the concept's images and over the others. The rest: the gradients at θ, of the
+    concept, and of what stays with its target.
+    """
+    facts = FACTS[plan.method]
+    if facts.distils:
+        return (_GRADIENT + (0 if _stores(plan) else 1)) * plan.distil.batch
+    if facts.erases:
+        return 2 * plan.erase.samples * (_GRADIENT if plan.erase.how == "fisher" else 1)
     return _GRADIENT * plan.forget_batch + (_GRADIENT + 1) * plan.retain_batch
+
+
+def _predictions(plan: HardeningPlan) -> int:
+    """Count the predictions that the original makes before the plan's own method begins."""
+    if not _stores(plan):
+        return 0
+    batches = math.ceil(plan.distil.stored_draws / plan.distil.batch)
+    return min(batches, plan.outer_steps) * plan.distil.batch
+
+
+def _stores(plan: HardeningPlan) -> bool:
+    """Return True if the original predicts before the plan's own method begins."""
+    return FACTS[plan.method].distils and plan.distil.stored_draws > 0
 
 
 def _resisting(plan: HardeningPlan) -> float:

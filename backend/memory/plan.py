@@ -133,7 +133,7 @@ def _bases(plan: HardeningPlan, quantized: bool) -> Iterator[HardeningPlan]:
         yield (last := replace(plan, distil=replace(half, teacher_waits=True)))
         if plan.precision == "fp32":
             yield (last := replace(last, precision="bf16"))
-        if quantized and "distil" in methods_of(plan):
+        if quantized and any(FACTS[method].distils for method in methods_of(plan)):
             yield replace(last, distil=replace(last.distil, optimiser="adamw8bit"))
     elif plan.precision == "fp32" and not needs_fp32(replace(plan, precision="bf16")):
         yield replace(plan, precision="bf16")

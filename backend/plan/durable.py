@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from ..errors import ConfigError
 from .adapter import Target
 from .checks import check_fields, freeze_lists
 from .document import document
@@ -58,6 +59,20 @@ class VariedConfig:
             "from; empty: backend/data/varied.toml, which comes with ResAlign."
         ),
     ] = ""
+    wide: Annotated[
+        bool,
+        Help(
+            "Compose prompts from a thousand things more, which also come with ResAlign. A thing "
+            "needs some four images to stay, so raise `images` to 4000 with them."
+        ),
+    ] = False
+    without: Annotated[
+        tuple[str, ...],
+        Help(
+            "Words that no prompt may hold, besides the concepts' names: whatever is a kind of the "
+            "concept (to remove dogs: puppy, terrier), because varied images keep what they show."
+        ),
+    ] = ()
     sampling_steps: Annotated[
         int, Range(1, 1000), Help("Sampler steps for each image that is drawn.")
     ] = 20
@@ -67,7 +82,10 @@ class VariedConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lists", str(self.lists))
+        freeze_lists(self)
         check_fields(self, "varied")
+        if any(not word.strip() for word in self.without):
+            raise ConfigError("varied: without holds an empty word")
 
 
 @document
@@ -172,7 +190,7 @@ class DistilConfig:
         Range(0, 1),
         Help(
             "Share of each batch that is shown with a caption of the concepts, while its target is "
-            "the prediction for its own caption: the concepts' prompts then draw harmless things."
+            "the prediction for something harmless (`towards`), which their prompts then draw."
         ),
     ] = 0.25
     towards: Annotated[
@@ -229,8 +247,9 @@ class DistilConfig:
         Range(0, 10_000_000, usual="0, or steps times batch"),
         Help(
             "Draws (an image, its noise and its time) on which the original predicts once, before "
-            "training, so that its copy leaves the device: predictions are kept in the run folder "
-            "and used again when all were. 0: the copy predicts at each step.",
+            "training, so that its copy leaves the device. Predictions are kept in the run folder; "
+            "once all have been used, they are used again in a new order. 0: the copy predicts at "
+            "each step.",
             label="Predictions made before training",
         ),
     ] = 0

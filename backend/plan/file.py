@@ -47,6 +47,7 @@ _LATER = {  # fields that came after the first runs were kept
     "varied": VariedConfig(), "erase": EraseConfig(), "distil": DistilConfig(),
 }  # fmt: skip
 _LATER_PARTS = {  # fields of a part that came after the part itself
+    "varied": ("wide", "without"),
     "erase": ("convolutions", "how", "kept_share", "noise", "reset_share"),
     "distil": ("towards", "mixed_share", "optimiser", "ema", "stored_draws"),
 }
@@ -159,7 +160,7 @@ def plan_hash(plan: HardeningPlan) -> str:
             del plain[name]
         elif name in _LATER_PARTS:
             for field in _LATER_PARTS[name]:
-                if plain[name][field] == getattr(default, field):
+                if plain[name][field] == to_json(getattr(default, field)):
                     del plain[name][field]
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()

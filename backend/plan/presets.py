@@ -62,6 +62,9 @@ _DENSE = {
     "distil": DistilConfig(towards="anchor"),
 }  # fmt: skip
 
+# In passes as many as `durable` draws: a quarter of the steps, and one pass a step.
+_WIDE = VariedConfig(images=4000, wide=True, sampling_steps=10, guidance=1.0)
+
 PLAN_PRESETS: dict[str, PlanPreset] = {
     "balanced": PlanPreset(
         summary="regulated simulated users, first order: ResAlign with a small adapter",
@@ -98,8 +101,13 @@ PLAN_PRESETS: dict[str, PlanPreset] = {
         },
     ),
     "durable-max": PlanPreset(
-        summary="durable with twice the steps, then hardened as balanced; hours",
-        fields={**_DENSE, "before": (Stage(method="erase"), Stage(method="distil", steps=600))},
+        summary="durable with twice the steps and more varied images, then hardened as balanced; "
+        "hours",
+        fields={
+            **_DENSE,
+            "varied": _WIDE,
+            "before": (Stage(method="erase"), Stage(method="distil", steps=600)),
+        },
         grids=(_REGULATED,),
     ),
     "paper": PlanPreset(

@@ -98,7 +98,10 @@ def _learnt(
 ) -> Learnt:
     import numpy as np
 
-    columns = np.stack([*own, *(base if base and len(base[0]) == len(own[0]) else own)], axis=1)
+    original = base is None
+    if base and len(base[0]) != len(own[0]):
+        base = None  # of other images: not to be compared
+    columns = np.stack([*own, *(base or own)], axis=1)
     drawn = resample_sums(columns, RESAMPLES, seed).T
     whole = columns.sum(axis=0)
     decrease = _interval(*(values[0] - values[1] for values in (whole, drawn)))
@@ -114,7 +117,7 @@ def _learnt(
         before=sum(own[0]) / len(own[0]), after=sum(own[1]) / len(own[1]),
         share=share[0], low=share[1], high=share[2],
         reached=reached[0], reached_low=reached[1], reached_high=reached[2],
-        verdict=_verdict(decrease, reached, taught=taught, original=base is None),
+        verdict=_verdict(decrease, reached, taught=taught, original=original),
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..samples import file_difference, samples_of
-from .checks import is_patched
+from .checks import UNET, is_patched
 from .model import family_of, prediction_of
 from .provenance import base_matrices
 
@@ -52,7 +52,12 @@ def difference_from_file(
     matrices = {f"{name}.weight": weight for name, weight in base_matrices(model).items()}
     if why := _difference(info, family.denoiser, matrices):
         return f"the MODEL: {why}"
-    for part, component in zip(family.host.texts, family.text_encoders, strict=True):
+    for component, prefix in family.host.within.items():
+        own = {n.removeprefix(UNET + prefix): w for n, w in _weights(model, UNET + prefix).items()}
+        if why := _difference(info, component, own):
+            return f"the MODEL: {why}"
+    outside = [name for name in family.text_encoders if name not in family.host.within]
+    for part, component in zip(family.host.texts, outside, strict=True):
         prefix = f"{part}.transformer.{family.host.inside}"
         if why := _difference(info, component, _text_weights(clip, prefix, family)):
             return f"the CLIP: {why}"
@@ -106,10 +111,10 @@ def _text_weights(clip: Any, prefix: str, family: Family) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(begin)}
 
 
-def _weights(patcher: Any) -> dict[str, Tensor]:
+def _weights(patcher: Any, prefix: str | None = None) -> dict[str, Tensor]:
     """Return a patcher's weights without its patches, as they are loaded."""
     found = {}
-    for name, entries in patcher.get_key_patches().items():
+    for name, entries in patcher.get_key_patches(prefix).items():
         held = entries[0]
         weight, convert = held if isinstance(held, tuple) else (held, None)
         found[name] = convert(weight) if convert else weight

@@ -135,7 +135,7 @@ def places_of(model: Any) -> dict[str, Source]:
 
 def encodes_text(model: Any) -> bool:
     """Return whether prompts are encoded by ComfyUI's CLIP, whose text encoders stay there."""
-    return family_of(model).host.conditioning is not None
+    return family_of(model).host.prompts is not None
 
 
 def key_map(model: Any) -> dict[str, str]:
@@ -155,8 +155,10 @@ def _model(
     from .text import HostText, HostTexts
     from .vae import HostVae
 
+    family = family_of(model)
+    if family.host.prompts is not None:
+        _check_clip(clip, family)
     tensors = unet_tensors(model, dtype)
-    family = in_memory.denoiser_family("the MODEL", tensors)
     denoiser = in_memory.denoiser_from_tensors(
         "the MODEL", tensors, family, device=device, dtype=dtype
     )
@@ -164,21 +166,20 @@ def _model(
     schedule = _schedule(model)
     latents = family.host.latents or family.latents
     space = latents.space({"scaling_factor": float(model.model.latent_format.scale_factor)})
-    texts: Any = None
-    if family.host.conditioning is None:
+    prompts, texts = family.host.prompts, None
+    if prompts is None:
         with torch.no_grad():
             encoders = _text_encoders(clip, family, device)
         tokenizers = family.networks.tokenizers()
     else:
-        _check_clip(clip, family)
-        encoders, tokenizers = (HostText(clip),), ()
-        texts = HostTexts(family, denoiser.config)
+        encoders = (HostText(clip, **prompts.options), *_inner_encoders(model, family, device))
+        tokenizers, texts = (), HostTexts(family, prompts, denoiser.config)
     return Model(
         family=family,
         denoiser=denoiser,
         text_encoders=encoders,
         tokenizers=tokenizers,
-        texts=texts,
+        texts=texts,  # type: ignore[arg-type]
         latents=latents,
         vae=HostVae(vae, space.scale),  # type: ignore[arg-type]
         process=schedule.to(device),
@@ -201,6 +202,16 @@ def _text_encoders(clip: Any, family: Family, device: Any) -> tuple[Any, ...]:
             family.networks.text_encoder("the CLIP", component, own, skip_last=skip, device=device)
         )
     return tuple(found)
+
+
+def _inner_encoders(model: Any, family: Family, device: Any) -> tuple[Any, ...]:
+    """Build the text encoders whose tensors lie in the MODEL, patches included."""
+    return tuple(
+        family.networks.text_encoder(
+            "the MODEL", component, _merged(model, UNET + prefix), skip_last=0, device=device
+        )
+        for component, prefix in family.host.within.items()
+    )
 
 
 def _check_clip(clip: Any, family: Family) -> None:

@@ -18,28 +18,36 @@ from .identity import fingerprint
 
 if TYPE_CHECKING:
     from ...backend.families import Family
+    from ...backend.families.base.host import HostPrompts
 
 _END = -1  # fills up the bytes of shorter prompts
 
 
 class HostText(nn.Module):
-    """Stands where a text encoder does, and asks the connected CLIP.
+    """Stands where a text encoder does, and asks the connected CLIP. options: for its tokenizer.
 
     The CLIP's weights are not registered here: moving this module moves a single number, and moving
     it off the device asks ComfyUI to unload what it had loaded for the encoding.
     """
 
-    def __init__(self, clip: Any) -> None:
+    def __init__(self, clip: Any, **options: Any) -> None:
         super().__init__()
         self.place = nn.Parameter(torch.zeros(1), requires_grad=False)
         self._host: Any = clip
+        self._options = options
 
     def read(self, prompt: str) -> tuple[Tensor, dict[str, Any]]:
         """Return the embedding [1, tokens, width] of a prompt, and the other entries beside it."""
         clip = self._host
-        found = clip.encode_from_tokens_scheduled(clip.tokenize(prompt), show_pbar=False)
-        embedding, options = found[0]
-        return embedding.detach().to(self.place.device, torch.float32).clone(), dict(options)
+        tokens = clip.tokenize(prompt, **self._options)
+        embedding, entries = clip.encode_from_tokens_scheduled(tokens, show_pbar=False)[0]
+        return self._own(embedding).float(), {n: self._own(one) for n, one in entries.items()}
+
+    def _own(self, value: Any) -> Any:
+        """Return a tensor as an ordinary one, on the device of this module."""
+        if not isinstance(value, Tensor):
+            return value
+        return value.detach().to(self.place.device, copy=True)
 
     def to(self, *args: Any, **options: Any) -> HostText:
         before = self.place.device
@@ -63,11 +71,11 @@ class HostText(nn.Module):
 class HostTexts:
     """The `Texts` of a family as the host reads them. Tokens are the bytes of a prompt in UTF-8."""
 
-    def __init__(self, family: Family, config: Any) -> None:
-        self._own, self._read = family.texts, family.host.conditioning
+    def __init__(self, family: Family, prompts: HostPrompts, config: Any) -> None:
+        self._own, self._prompts = family.texts, prompts
         self._loader = family.host.loader
         self.tokens, self.embedding = family.texts.tokens, family.texts.embedding
-        self._wanted = self._own.blank(config)[self.embedding].shape[-1]
+        self._width = self._own.blank(config)[self.embedding].shape[-1]
 
     def tokenise(self, model: Any, prompts: Sequence[str]) -> tuple[Tensor, ...]:
         rows = [list(prompt.encode()) for prompt in prompts]
@@ -76,17 +84,17 @@ class HostTexts:
 
     @torch.no_grad()
     def encode(self, model: Any, tokens: Sequence[Tensor]) -> Conditioning:
-        assert self._read is not None, "only families with a reader are encoded here"
         encoder, found = model.text_encoders[0], []
+        wanted = self._prompts.width(model) if self._prompts.width else self._width
         for row in tokens[0]:
             prompt = bytes(row[row != _END].tolist()).decode()
-            embedding, options = encoder.read(prompt)
-            if embedding.ndim != 3 or embedding.shape[-1] != self._wanted:
+            embedding, entries = encoder.read(prompt)
+            if embedding.ndim != 3 or embedding.shape[-1] != wanted:
                 raise CheckpointError(
                     f"the CLIP encodes prompts to the shape {list(embedding.shape[1:])}, but the "
-                    f"MODEL reads a width of {self._wanted}: use {self._loader}"
+                    f"MODEL reads a width of {wanted}: use {self._loader}"
                 )
-            found.append(self._read(embedding, options))
+            found.append(self._prompts.finished(model, self._prompts.read(embedding, entries)))
         return Conditioning.cat(found).to(model.device)
 
     def of_samples(self, samples: Any, device: Any = "cpu") -> Conditioning:

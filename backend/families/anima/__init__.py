@@ -1,7 +1,8 @@
 """Anima: a flow-matching transformer of Cosmos' kind that reads Qwen3 0.6B, 1024 pixels."""
 
-from ..base.family import Family, HostNames, MetadataNames
+from ..base.family import Family, MetadataNames
 from .config import CONDITIONER, DENOISER, SIDE, TEXT, VAE, published
+from .host import HOST
 from .latents import Latents
 from .layout import Layout
 from .lora import LoraNames
@@ -52,7 +53,7 @@ ANIMA = Family(
     texts=Texts(),
     latents=Latents(),
     lora=LoraNames(),
-    host=HostNames((), -1),
+    host=HOST,
     metadata=MetadataNames(
         lambda prediction: "anima",
         implementation="https://github.com/nvidia-cosmos/cosmos-predict2",

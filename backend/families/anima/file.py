@@ -59,8 +59,7 @@ def in_diffusers_names(names: Container[str]) -> bool:
 def describe_file(file: StoredFile) -> Description:
     """Read the configs off a file and its companions; a CheckpointError says what is wrong."""
     prefix = _usable(file)
-    configs = {DENOISER: denoiser_config(_shapes(file, prefix))}
-    refuse_relatives(file.name, configs[DENOISER])
+    configs = {DENOISER: describe_denoiser(_shapes(file, prefix))}
     configs[CONDITIONER] = conditioner_config(_shapes(file, prefix + ADAPTER))
     prefixes, files = {DENOISER: prefix, CONDITIONER: prefix + ADAPTER}, {}
     for companion in (TEXT_FILE, VAE_FILE):
@@ -88,6 +87,15 @@ def describe_file(file: StoredFile) -> Description:
     )
 
 
+def describe_denoiser(shapes: Shapes) -> dict[str, Any]:
+    """Return the config of a denoiser, in a file or in memory; raise for relatives of Anima."""
+    if ADAPTER + "blocks.0.cross_attn.q_proj.weight" not in shapes:
+        raise no_conditioner(shapes.file)
+    config = denoiser_config(shapes)
+    refuse_relatives(shapes.file, config)
+    return config
+
+
 def _usable(file: StoredFile) -> str:
     """Return the denoiser's prefix; raise for a file that cannot be read."""
     if other := quantised_kind(file.tensors):
@@ -103,8 +111,6 @@ def _usable(file: StoredFile) -> str:
         )
     prefix = prefix_of(DENOISER, file.tensors)
     assert prefix is not None, "only claimed files are described"
-    if prefix + ADAPTER + "blocks.0.cross_attn.q_proj.weight" not in file.tensors:
-        raise no_conditioner(file.name)
     return prefix
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError
+from ..base.shapes import Shapes, check_same_names
 from ..qwen3.network import build_qwen3, fill_frequencies
 from ..qwen3.tokenizer import TokenizerPlace, load_tokenizer
-from .config import CONDITIONER, TEXT, VAE
+from .config import CONDITIONER, TEXT, VAE, conditioner_config
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +78,9 @@ class Networks:
         self, who: str, component: str, tensors: Mapping[str, Tensor], *, skip_last: int = 0,
         device: torch.device | str = "cpu",
     ) -> nn.Module:  # fmt: skip
-        raise CheckpointError(f"{who}: Anima is hardened from its files, not from a host")
+        if component != CONDITIONER:
+            raise CheckpointError(f"{who} encodes the prompts of Anima itself")  # `HOST`
+        return _conditioner_from(who, tensors, device)
 
 
 def denoise(denoiser: Any, latents: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:
@@ -97,6 +100,22 @@ def denoise(denoiser: Any, latents: Tensor, times: Tensor, conditioning: Conditi
         return_dict=False,
     )[0]
     return predicted.squeeze(2)
+
+
+def _conditioner_from(
+    who: str, tensors: Mapping[str, Tensor], device: torch.device | str
+) -> nn.Module:
+    """Build a text conditioner of the tensors that a host holds, without their prefix."""
+    import torch
+
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    with torch.device("meta"):
+        network = Networks().build(CONDITIONER, conditioner_config(Shapes(who, shapes)))
+    check_same_names(who, set(network.state_dict()), set(tensors))
+    state = {name: tensor.to(device) for name, tensor in tensors.items()}
+    network.load_state_dict(state, strict=True, assign=True)
+    _fill_conditioner(network, torch.device(device))
+    return network.eval().requires_grad_(False)
 
 
 def _with_mask(config: dict[str, Any]) -> dict[str, Any]:

@@ -57,28 +57,16 @@ class Texts:
 
         from ..base.conditioning import Conditioning
 
-        encoder, conditioner = model.text_encoders
+        encoder = model.text_encoders[0]
         device = next(encoder.parameters()).device
-        home = next(conditioner.parameters())
-        _check_vocabulary(tokens[2], conditioner)
         found = []
         for ids, mask, targets, kept in zip(
             *(part.to(device).split(_AT_ONCE) for part in tokens), strict=True
         ):
-            # Attention to nothing is not a number on some devices: an empty prompt reads one
-            # state, which is zero, and so are its key and its value
-            read = mask.clone()
-            read[:, 0] = 1
+            read = _readable(mask)
             states = encoder(input_ids=ids, attention_mask=read, use_cache=False).last_hidden_state
             states = states * mask.unsqueeze(-1).to(states)
-            found.append(
-                conditioner(
-                    source_hidden_states=states.to(home),
-                    target_input_ids=targets.to(home.device),
-                    target_attention_mask=kept.to(home.device),
-                    source_attention_mask=read.to(home.device),
-                )
-            )
+            found.append(condition(model, states, mask, targets, kept))
         return Conditioning({CONTEXT: torch.cat(found).to(model.device)})
 
     def of_samples(
@@ -94,6 +82,30 @@ class Texts:
         from ..base.conditioning import Conditioning
 
         return Conditioning({CONTEXT: torch.zeros(1, self.tokens, config["text_embed_dim"])})
+
+
+def condition(model: Loaded, states: Tensor, mask: Tensor, targets: Tensor, kept: Tensor) -> Tensor:
+    """Return the vectors that the text conditioner makes of Qwen3's states and T5's tokens.
+
+    states: [batch, 512, width], zero where `mask` is 0. targets: ids of T5, used where `kept` is 1.
+    """
+    conditioner = model.text_encoders[-1]
+    home = next(conditioner.parameters())
+    _check_vocabulary(targets, conditioner)
+    return conditioner(
+        source_hidden_states=states.to(home),
+        target_input_ids=targets.to(home.device),
+        target_attention_mask=kept.to(home.device),
+        source_attention_mask=_readable(mask).to(home.device),
+    )
+
+
+def _readable(mask: Tensor) -> Tensor:
+    """Attention to nothing is not a number on some devices: an empty prompt reads one state, which
+    is zero, and so are its key and its value."""
+    mask = mask.clone()
+    mask[:, 0] = 1
+    return mask
 
 
 def _padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .host import HostNames
 from .latent_space import LatentSpace
 from .shapes import Shapes
 from .sources import Source
@@ -306,31 +307,6 @@ class LoraNames(Protocol):
         denoiser: module to its name in single files. texts: modules by component.
         """
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class HostNames:
-    """ComfyUI's names for the parts of a model.
-
-    texts: names of the text encoders in its CLIP; none where the family is hardened from its files
-    only, and nothing of it is taken from a host. last_layer: the layer of the text encoders that
-    the family reads (ComfyUI's `layer_idx`). fixed_layer: that layer is read whatever is asked for,
-    by the family's own code, so no layer is cut off. inside: what the names of a text encoder's
-    tensors begin with there, before those of the network.
-    conditioning: (embedding, other entries) of one prompt as its CLIP encodes it, to the
-    conditioning; None: the text encoders are rebuilt from its tensors.
-    latents: of its VAE, where that normalises by itself. loader: what loads the family's CLIP.
-    webui: A1111 and classic Forge load such models too.
-    """
-
-    texts: tuple[str, ...]
-    last_layer: int
-    fixed_layer: bool = False
-    inside: str = ""
-    conditioning: Callable[[Tensor, Mapping[str, Any]], Conditioning] | None = None
-    latents: Latents | None = None
-    loader: str = "Load Checkpoint"
-    webui: bool = False
 
 
 @dataclass(frozen=True, slots=True)

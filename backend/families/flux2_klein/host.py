@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..base.autoencoder import AutoencoderLatents
-from ..base.family import HostNames
+from ..base.host import HostNames, HostPrompts, to_length
 from .config import TOKENS
 from .networks import CONTEXT
 
@@ -17,22 +17,19 @@ if TYPE_CHECKING:
     from ..base.conditioning import Conditioning
 
 
-def read_conditioning(embedding: Tensor, options: Mapping[str, Any]) -> Conditioning:
-    """[batch, tokens, 3 · width] to 512 tokens, as the denoiser has them in ComfyUI: a shorter one
-    begins with zeros there. A longer one keeps its first tokens, as a long prompt does."""
-    from torch.nn.functional import pad
-
+def read_prompt(embedding: Tensor, entries: Mapping[str, Any]) -> Conditioning:
+    """[1, tokens, 3 · width] to 512 tokens, as the denoiser has them in ComfyUI: a shorter one
+    begins with zeros there."""
     from ..base.conditioning import Conditioning
 
-    kept = embedding[:, :TOKENS]
-    return Conditioning({CONTEXT: pad(kept, (0, 0, TOKENS - kept.shape[1], 0))})
+    return Conditioning({CONTEXT: to_length(embedding, TOKENS, at_end=False)})
 
 
 HOST = HostNames(
     ("qwen3_4b",),
     -1,
     inside="model.",
-    conditioning=read_conditioning,
+    prompts=HostPrompts(read_prompt),
     latents=AutoencoderLatents(
         {"latent_channels": 128, "block_out_channels": (0,) * 5, "scaling_factor": 1.0}
     ),

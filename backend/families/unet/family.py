@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..base.autoencoder import AutoencoderLatents
-from ..base.family import Family, HostNames, MetadataNames
+from ..base.family import Family, MetadataNames
+from ..base.host import HostNames
 from .layout import UNetLayout
 from .lora import UNetLoraNames
 from .networks import UNetNetworks, denoise

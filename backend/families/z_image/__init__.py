@@ -1,8 +1,9 @@
 """Z-Image: a flow-matching transformer in a single stream that reads Qwen3 4B, 1024 pixels."""
 
 from ..base.autoencoder import AutoencoderLatents
-from ..base.family import Family, HostNames, MetadataNames
+from ..base.family import Family, MetadataNames
 from .config import DENOISER, PATCH, SIDE, TEXT, VAE, published
+from .host import HOST
 from .layout import Layout
 from .lora import LoraNames
 from .networks import Networks, denoise
@@ -45,7 +46,7 @@ Z_IMAGE = Family(
     texts=Texts(),
     latents=AutoencoderLatents(published(VAE), PATCH),
     lora=LoraNames(),
-    host=HostNames((), -2),
+    host=HOST,
     metadata=MetadataNames(
         lambda prediction: "z-image",
         implementation="https://github.com/Tongyi-MAI/Z-Image",

@@ -59,10 +59,8 @@ def describe_file(file: StoredFile) -> Description:
         )
     prefix = prefix_of(DENOISER, file.tensors)
     assert prefix is not None, "only claimed files are described"
-    own = _shapes(file, prefix)
-    refuse_relatives(file.name, dict(own.items()))
-    configs = {DENOISER: denoiser_config(own, fused=is_fused(file.tensors, prefix))}
-    refuse_config(file.name, configs[DENOISER])
+    fused = is_fused(file.tensors, prefix)
+    configs = {DENOISER: describe_denoiser(_shapes(file, prefix), fused=fused)}
     prefixes, files = {DENOISER: prefix}, {}
     for companion in (TEXT_FILE, VAE_FILE):
         name, holder = companion.component, file
@@ -87,6 +85,14 @@ def describe_file(file: StoredFile) -> Description:
         resolution=configs.get(VAE, {}).get("sample_size", SIDE),
         files=files,
     )
+
+
+def describe_denoiser(shapes: Shapes, *, fused: bool) -> dict[str, Any]:
+    """Return the config of a denoiser, in a file or in memory; raise for relatives of Z-Image."""
+    refuse_relatives(shapes.file, dict(shapes.items()))
+    config = denoiser_config(shapes, fused=fused)
+    refuse_config(shapes.file, config)
+    return config
 
 
 def _beside(file: StoredFile, companion: Companion) -> StoredFile:

@@ -58,7 +58,7 @@ class Networks:
         self, who: str, component: str, tensors: Mapping[str, Tensor], *, skip_last: int = 0,
         device: torch.device | str = "cpu",
     ) -> nn.Module:  # fmt: skip
-        raise CheckpointError(f"{who}: Z-Image is hardened from its files, not from a host")
+        raise CheckpointError(f"{who} encodes the prompts of Z-Image itself")  # `HOST`
 
 
 def denoise(denoiser: Any, latents: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:

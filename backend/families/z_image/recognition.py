@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import CheckpointError
 from ..base.family import LoraTensors
 from ..base.shapes import Shapes
 from ..base.stored import Description, StoredFile, StoredFolder
 from .config import DENOISER
-from .file import describe_file, prefix_of
+from .file import describe_denoiser, describe_file, prefix_of
 from .folder import describe_folder, is_z_image
 from .lora import claims_lora
+from .names import FUSED
 
 
 class Recognition:
@@ -34,10 +34,10 @@ class Recognition:
         return ()
 
     def claims_denoiser(self, shapes: Shapes) -> bool:
-        return False  # hosts' models in memory are not read
+        return all(name in shapes for name in FUSED)
 
     def describe_denoiser(self, shapes: Shapes) -> dict[str, Any]:
-        raise CheckpointError(f"{shapes.file}: Z-Image is hardened from its files")
+        return describe_denoiser(shapes, fused=True)
 
     def claims_lora(self, file: LoraTensors) -> int:
         return claims_lora(file)

@@ -1,10 +1,12 @@
-"""FLUX.2 klein in the tab: A1111 and Forge say that they do not know it; the tab alone takes it,
-with its text encoder and VAE where they are not found."""
+"""Flow-matching families in the tab: A1111 and Forge say that they do not know them; the tab alone
+takes them, with text encoder and VAE where they are not found."""
 
 import shutil
 from datetime import datetime
 
-import fakes_klein as fakes
+import fakes_anima
+import fakes_klein
+import fakes_z_image
 import pytest
 from fakes_webui import FakeHost
 
@@ -19,18 +21,28 @@ from resalign.scripts.resalign_webui.runs import Run
 
 NOW = datetime(2026, 1, 31, 14, 5, 9)
 CHOSEN = {"text_encoder": "far/away/text.safetensors", "vae": "far/away/vae.safetensors"}
-FORM = {"checkpoint": "klein-base.safetensors", "concepts": ["weapons"]}
+FORM = {"checkpoint": "model-base.safetensors", "concepts": ["weapons"]}
+
+
+FAMILIES = {
+    "FLUX.2 klein 4B": fakes_klein, "Anima": fakes_anima, "Z-Image": fakes_z_image,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def title(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(title, tmp_path_factory):
     """Checkpoints: the denoiser, and its companions where they are not looked for."""
-    base = tmp_path_factory.mktemp("host")
+    base, fakes = tmp_path_factory.mktemp("host"), FAMILIES[title]
     fakes.write_split(base / "source")
     far = base / "models" / "far" / "away"
     far.mkdir(parents=True)
     for name, target in (
-        (fakes.DENOISER_FILE, base / "models/klein-base.safetensors"),
+        (fakes.DENOISER_FILE, base / "models/model-base.safetensors"),
         (fakes.TEXT_FILE, far / "text.safetensors"),
         (fakes.VAE_FILE, far / "vae.safetensors"),
     ):
@@ -55,13 +67,13 @@ def paths(folder):
 
 
 @pytest.mark.parametrize("name", ["A1111", "Forge"])
-def test_hosts_that_do_not_know_the_family_say_so(folder, name):
+def test_hosts_that_do_not_know_the_family_say_so(title, folder, name):
     host = FakeHost(folder)
     host.name = name
-    words = rf"FLUX.2 klein 4B, a family that {name} does not know.*resalign ui"
+    words = rf"{title}, a family that {name} does not know.*resalign ui"
     with pytest.raises(ConfigError, match=words):
         forms.harden_request(FORM, host, NOW)
-    said = Actions(host, None, lambda *names: "").describe("klein-base.safetensors")  # type: ignore[arg-type]
+    said = Actions(host, None, lambda *names: "").describe("model-base.safetensors")  # type: ignore[arg-type]
     assert f"{name} does not know" in said
 
 
@@ -82,11 +94,11 @@ def test_without_them_it_says_which_is_missing(alone):
 
 
 def test_a_probe_and_a_lora_take_them_too(alone, paths, folder):
-    shutil.copyfile(folder / "models/klein-base.safetensors", folder / "models/hard.safetensors")
+    shutil.copyfile(folder / "models/model-base.safetensors", folder / "models/hard.safetensors")
     (folder / "loras/style.safetensors").touch()
     values = {
-        "original": "klein-base.safetensors", "hardened": "hard.safetensors", **CHOSEN,
-        "probe_concepts": ["weapons"], "try_original": "klein-base.safetensors",
+        "original": "model-base.safetensors", "hardened": "hard.safetensors", **CHOSEN,
+        "probe_concepts": ["weapons"], "try_original": "model-base.safetensors",
         "try_hardened": "hard.safetensors", "lora": "style.safetensors", "prompt": "a cat",
     }  # fmt: skip
     found = measure_forms.probe_request(values, alone, [], NOW)
@@ -98,7 +110,7 @@ def test_a_probe_and_a_lora_take_them_too(alone, paths, folder):
 
 
 def test_a_runs_own_files_are_taken_for_its_original(alone, paths, folder):
-    source = str(folder / "models/klein-base.safetensors")
+    source = str(folder / "models/model-base.safetensors")
     plan = forms.harden_request(FORM | CHOSEN, alone, NOW)["plan"]
     run = Run(name="a", folder=folder / "run", steps=2, total=2, checkpoint=source,
               concepts=("weapons",), plan=plan, parts=paths)  # fmt: skip
