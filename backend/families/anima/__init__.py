@@ -4,9 +4,10 @@ from ..base.family import Family, HostNames, MetadataNames
 from .config import CONDITIONER, DENOISER, SIDE, TEXT, VAE, published
 from .latents import Latents
 from .layout import Layout
-from .lora import LoraNames
+from .lora import LORA_NAMES
 from .networks import Networks, denoise
-from .recognition import Recognition
+from .process import flow_process
+from .recognition import RECOGNITION
 from .text import Texts
 
 TARGETS = {
@@ -26,12 +27,6 @@ _TERMS = (
 )
 
 
-def _process(file, config):
-    from .process import flow_process
-
-    return flow_process(file, config)
-
-
 ANIMA = Family(
     name="anima",
     title="Anima",
@@ -44,14 +39,14 @@ ANIMA = Family(
     entrances=r"^\.(patch_embed|time_embed|norm_out)|\.norm[123]\.linear_[12]$",
     config=published,
     denoise=denoise,
-    process=_process,
+    process=flow_process,
     native_side=lambda prediction: SIDE,
-    recognition=Recognition(),
+    recognition=RECOGNITION,
     networks=Networks(),
     tensors=Layout(),
     texts=Texts(),
     latents=Latents(),
-    lora=LoraNames(),
+    lora=LORA_NAMES,
     host=HostNames((), -1),
     metadata=MetadataNames(
         lambda prediction: "anima",
