@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from process_memory import forget_peak, resident
 
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.data.batches import EncodedData
@@ -178,19 +179,11 @@ def peak_memory(size: str, method: str) -> dict[str, float]:
             work = bare(denoiser, FORGET, SIZES[size][4], SIZES[size][1])
         else:
             work = partial(train_step, set_up(denoiser, plan(method), data), 1)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        forget_peak()
         work()
         work()
         after = resident("VmHWM")
     return {"above_weights_mib": round(after - before, 1)}
-
-
-def resident(field: str) -> float:
-    """VmRSS (now) or VmHWM (peak) of this process in MiB; Linux only."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from process_memory import forget_peak, resident
 
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.families import find_family
@@ -100,7 +101,7 @@ def measure(size: str, setting: str, inner: int) -> dict[str, float]:
     torch.set_num_threads(1)
     model, plan = build(size), plan_of(setting, inner)
     before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    forget_peak()
     with AdaptedDenoiser(model, AdapterConfig()) as denoiser:
         denoiser.training(plan.gradient_checkpointing)
         setup = set_up(denoiser, plan, random_data(model, SIDE))
@@ -109,14 +110,6 @@ def measure(size: str, setting: str, inner: int) -> dict[str, float]:
     above = resident("VmHWM") - before
     traced = measure_step(model, plan, random_data(model, SIDE), LiveMemory("cpu"))
     return {"resident": round(above), "tensors": round((traced.peak - traced.weights) / MIB)}
-
-
-def resident(field: str) -> float:
-    """VmRSS (now) or VmHWM (peak) of this process in MiB; Linux only."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
 
 
 def measured(size: str, inner: int, settings: list[str]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 
 import torch
+from process_memory import forget_peak, resident
 
 from resalign.backend.adapter.apply import AdaptedDenoiser
 from resalign.backend.checkpoint.load import load_checkpoint
@@ -174,21 +175,13 @@ def part(name: str) -> None:
         if name.startswith("four"):
             subjects, plan = [*subjects, LoadedSubject("again", model)], probe_plan(data, attacks=4)
         before = resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+        forget_peak()
         if name == "bare":
             bare.training(3)
             bare.image()
         else:
             run_probe(subjects, plan, folder=base / "probe")
         print(f"{resident('VmHWM') - before:.0f} MiB")
-
-
-def resident(field: str) -> float:
-    """VmRSS (now) or VmHWM (peak) of this process in MiB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
 
 
 def main() -> None:

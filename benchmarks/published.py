@@ -34,6 +34,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from process_memory import forget_peak, resident
+
 # widths, kinds of down blocks (C: with cross-attention), layers per block, context, heads, side
 SIZES: dict[str, tuple[tuple[int, ...], str, int, int, int, int]] = {
     "tiny": ((32, 64), "DC", 1, 32, 4, 16),
@@ -225,7 +227,7 @@ def serve(side: str, size: str, folder: str) -> None:
     with ExitStack() as stack, redirect_stdout(sys.stderr):
         built = theirs(size, folder) if side == "theirs" else ours(size, side, stack)
         step, bare, before = built
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        forget_peak()
         print(json.dumps({"ready": True}), file=answer, flush=True)
         for line in sys.stdin:
             work = step if line.strip() == "step" else bare
@@ -237,14 +239,6 @@ def serve(side: str, size: str, folder: str) -> None:
                 "peak_mib": resident("VmHWM") - before,
             }
             print(json.dumps(found), file=answer, flush=True)
-
-
-def resident(field: str) -> float:
-    """VmRSS (now) or VmHWM (peak) of this process in MiB; Linux only."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
 
 
 class Process:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import random
+import shutil
 from pathlib import Path
+from typing import Any
 
+import pytest
 from PIL import Image
 
 from resalign.backend.plan.attack import FineTuneAttack
@@ -78,3 +81,20 @@ def _draw(path: Path, shows: bool, place: int) -> str:
     picture.save(path, compress_level=1)
     data = b"".join(band.tobytes() for band in picture.split())
     return hashlib.sha256(data).hexdigest()[:16]
+
+
+def audited_fixtures() -> tuple[Any, Any]:
+    """`written`, an audited probe and its folder; `place`, the same with a copy to change."""
+
+    @pytest.fixture(scope="module")
+    def written(tmp_path_factory):
+        folder = tmp_path_factory.mktemp("audited")
+        return write_audited(folder), folder
+
+    @pytest.fixture
+    def place(written, tmp_path):
+        result, folder = written
+        shutil.copytree(folder, tmp_path / "probe")
+        return result, tmp_path / "probe"
+
+    return written, place

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
+from fakes_checkpoint import build_networks, write_tiny_checkpoint
 
 from resalign.backend.adapter.lora import Adapter
 from resalign.backend.adapter.targets import target_modules
@@ -12,6 +14,7 @@ from resalign.backend.families import find_family
 from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.field import field_of
 
+META = {"author": "somebody", "sshs_model_hash": "beef", "modelspec.hash_sha256": "0xbad"}
 TARGETS = tuple(field_of(AdapterConfig, "targets").choices)
 
 
@@ -61,3 +64,25 @@ def prediction(unet: Any, seed: int = 0) -> torch.Tensor:
         }
     timesteps = torch.tensor([10, 700])
     return unet(latents, timesteps, context, added_cond_kwargs=added, return_dict=False)[0]
+
+
+def save_fixtures() -> tuple[Any, Any, Any]:
+    """A `unet`, a random `adapter` of it, and its checkpoint as `source`."""
+
+    @pytest.fixture(scope="module")
+    def unet():
+        return build_networks("sd1")["unet"]
+
+    @pytest.fixture(scope="module")
+    def adapter(unet):
+        return random_adapter(unet)
+
+    @pytest.fixture(scope="module")
+    def source(tmp_path_factory):
+        return write_tiny_checkpoint(
+            tmp_path_factory.mktemp("source") / "base.safetensors",
+            dtype=torch.float32,
+            metadata=META,
+        )
+
+    return unet, adapter, source

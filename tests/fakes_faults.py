@@ -11,6 +11,11 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fakes_checkpoint import write_tiny_checkpoint
 
 from resalign.backend.cli import main
 from resalign.backend.run.stored import key_of, read_plan
@@ -107,6 +112,27 @@ def begin(folder: Path, original: Path, *, durable: bool = False) -> Path:
     (folder / "harden.toml").write_text(DURABLE if durable else HARDEN)
     (folder / "probe.toml").write_text(PROBE)
     return folder
+
+
+def finished_run(top: Path, original: Path | None = None) -> Path:
+    """A folder with a finished run and what it wrote. original: its checkpoint, if there is one."""
+    if original is None:
+        path = top / "original.safetensors"
+        original = write_tiny_checkpoint(path, dtype=torch.float32)
+    folder = begin(top / "whole", original)
+    assert main(["harden", str(folder / "harden.toml")]) == 0
+    return folder
+
+
+def original_fixture() -> Any:
+    """The `original` that all jobs of a test file begin with."""
+
+    @pytest.fixture(scope="module")
+    def original(tmp_path_factory) -> Path:
+        path = tmp_path_factory.mktemp("original") / "original.safetensors"
+        return write_tiny_checkpoint(path, dtype=torch.float32)
+
+    return original
 
 
 def moved(place: Path, folder: Path) -> Path:

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fakes_counting import course
+import pytest
+from fakes_counting import counted_result, course
 from fakes_probe import fake_plan, fake_result
 from huggingface_hub import ModelCard
 
@@ -93,3 +94,19 @@ def write_full(folder: Path) -> Path:
     write_report(result, folder, pictures=folder)
     pack_report(folder, folder / "pack")
     return folder
+
+
+def pack_fixtures() -> tuple[Any, Any]:
+    """`full`, a report of two models with its pack; `small`, one without pictures."""
+
+    @pytest.fixture(scope="module")
+    def full(tmp_path_factory) -> Path:
+        """A report of two models and their pictures, and its pack in `pack`."""
+        return write_full(tmp_path_factory.mktemp("full"))
+
+    @pytest.fixture(scope="module")
+    def small(tmp_path_factory) -> Path:
+        """A report without pictures, of a model whose figures are known."""
+        return write(counted_result(WORKING), tmp_path_factory.mktemp("small"))
+
+    return full, small

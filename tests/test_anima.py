@@ -1,15 +1,15 @@
 """Anima, recognised and loaded strictly from every layout; its relatives are refused."""
 
-import json
 import shutil
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 
 import fakes_anima as fakes
+import family_cases
 import pytest
 import torch
+from family_checks import assert_is_the_original, case_of, loading_fixtures
 from safetensors.torch import load_file, save_file
 
 import resalign as ra
@@ -22,75 +22,19 @@ from resalign.backend.families.base.stored import StoredFile
 
 ANIMA = find_family("anima")
 
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """A `models` folder as ComfyUI's users have it."""
-    folder = tmp_path_factory.mktemp("host") / "models"
-    fakes.write_split(folder)
-    return folder
-
-
-@pytest.fixture
-def copied(models, tmp_path):
-    """A copy of that folder, to damage."""
-    return Path(shutil.copytree(models, tmp_path / "models"))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return fakes.write_folder(tmp_path_factory.mktemp("folders") / "anima")
+case = case_of(family_cases.ANIMA)
+models, copied, folder = loading_fixtures()
 
 
 # --- loading -----------------------------------------------------------------------------------
 
 
-def assert_is_the_original(model):
-    networks = fakes.build_networks()
-    parts = zip(networks.values(), (model.denoiser, *model.text_encoders, model.vae), strict=True)
-    for network, loaded in parts:
-        expected, found = network.state_dict(), loaded.state_dict()
-        assert expected.keys() == found.keys()
-        assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
-
-
 @pytest.mark.parametrize("prefix", ["net.", "", "model.diffusion_model.", "diffusion_model."])
-def test_separate_files_are_found_beside_the_denoiser_and_loaded(tmp_path, prefix):
+def test_separate_files_are_found_beside_the_denoiser_and_loaded(case, tmp_path, prefix):
     """The counters that Cosmos' trainer leaves in the file are no network's, and do no harm."""
     model = ra.load_checkpoint(fakes.write_split(tmp_path / "models", prefix=prefix))
     assert model.family is ANIMA and model.resolution == fakes.SIDE
-    assert_is_the_original(model)
-
-
-def test_all_in_one_is_loaded(tmp_path):
-    assert_is_the_original(ra.load_checkpoint(fakes.write_whole(tmp_path / "anima.safetensors")))
-
-
-def test_a_diffusers_folder_is_loaded(folder):
-    """It has modular_model_index.json, and a text encoder that is diffusers' own."""
-    model = ra.load_checkpoint(folder)
-    assert model.resolution == 1024
-    assert_is_the_original(model)
-
-
-def test_a_vae_in_the_names_of_diffusers_is_loaded(copied):
-    state = fakes.build_networks()["vae"].state_dict()
-    save_file({n: t.clone() for n, t in state.items()}, copied / fakes.VAE_FILE, fakes.CONFIG_KEY)
-    assert_is_the_original(ra.load_checkpoint(copied / fakes.DENOISER_FILE))
-
-
-def test_bf16_and_plain_fp8_are_loaded_in_bf16_or_wider(tmp_path):
-    """float16 is not offered: the denoiser and Qwen3 were trained in bfloat16."""
-    path = fakes.write_split(tmp_path, dtype=torch.bfloat16)
-    half = ra.load_checkpoint(path, dtype=torch.float16)
-    assert half.dtype == torch.bfloat16 and half.vae.dtype == torch.float32
-    assert [encoder.dtype for encoder in half.text_encoders] == [torch.bfloat16] * 2
-    tensors = load_file(path)
-    name = "net.blocks.0.mlp.layer1.weight"
-    eighth = tensors[name].to(torch.float8_e4m3fn)
-    save_file(tensors | {name: eighth}, path)  # mixed with bf16, as is usual
-    model = ra.load_checkpoint(path)
-    assert torch.equal(model.denoiser.transformer_blocks[0].ff.net[0].proj.weight, eighth.float())
+    assert_is_the_original(case, model)
 
 
 def test_the_depth_is_that_of_the_file(tmp_path):
@@ -114,12 +58,6 @@ def test_the_published_widths_are_read_off_the_header(layers):
     assert configs["text_conditioner"] == ANIMA.config("text_conditioner")
 
 
-def test_a_missing_companion_is_asked_for_with_its_usual_name(copied):
-    (copied / fakes.TEXT_FILE).unlink()
-    with pytest.raises(CheckpointError, match=r"qwen_3_06b_base.*text_encoders.*--text-encoder"):
-        detect(copied / fakes.DENOISER_FILE)
-
-
 def test_a_larger_qwen_beside_it_is_not_taken(copied):
     """Qwen3 4B has the same names, and people have both."""
     text = copied / fakes.TEXT_FILE
@@ -129,16 +67,6 @@ def test_a_larger_qwen_beside_it_is_not_taken(copied):
     save_file(tensors, text.with_name("qwen_3_4b.safetensors"))
     with pytest.raises(CheckpointError, match="has no text encoder"):
         detect(copied / fakes.DENOISER_FILE)
-
-
-def test_every_tensor_is_accounted_for(copied):
-    path = copied / fakes.DENOISER_FILE
-    tensors = load_file(path)
-    del tensors["net.blocks.1.mlp.layer2.weight"]
-    del tensors["net.llm_adapter.blocks.0.mlp.2.bias"]
-    save_file(tensors | {"net.blocks.0.extra.weight": torch.zeros(2)}, path)
-    with pytest.raises(CheckpointError, match=r"2 missing.*layer2.*text_conditioner.*1 unexpected"):
-        ra.load_checkpoint(path)
 
 
 # --- copies of the denoiser --------------------------------------------------------------------
@@ -224,11 +152,6 @@ def test_relatives_and_quantised_forms_are_refused_by_name(header, words):
         ANIMA.recognition.describe_file(header)
 
 
-def test_a_denoiser_in_the_names_of_diffusers_is_sent_to_its_folder(folder):
-    with pytest.raises(CheckpointError, match="give the folder"):
-        detect(folder / "transformer/diffusion_pytorch_model.safetensors")
-
-
 def test_other_transformers_are_not_taken_for_it(tmp_path):
     """Wan, too, has blocks with self_attn and cross_attn."""
     path = tmp_path / "wan.safetensors"
@@ -256,60 +179,13 @@ def test_parts_of_another_model_are_refused(copied, component, part, words):
         detect(copied / fakes.DENOISER_FILE)
 
 
-@pytest.mark.parametrize(
-    ("kind", "part", "value", "words"),
-    [
-        ("transformer", "extra_pos_embed_type", "learnable", "learned positions"),
-        ("transformer", "in_channels", 17, "takes 17 channels"),
-        ("transformer", "quantization_config", {"bits": 4}, "is quantised"),
-        ("text_encoder", "model_type", "t5", "'t5', not Qwen3"),
-        ("vae", "_class_name", "AutoencoderKLWan", "not AutoencoderKLQwenImage"),
-    ],
-)
-def test_folders_of_relatives_are_refused(folder, tmp_path, kind, part, value, words):
-    other = Path(shutil.copytree(folder, tmp_path / "other"))
-    config = other / kind / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {part: value}))
-    with pytest.raises(CheckpointError, match=words):
-        detect(other)
-
-
-def test_nobody_decides_what_it_predicts(models):
-    with pytest.raises(CheckpointError, match="leave `prediction` empty"):
-        detect(models / fakes.DENOISER_FILE, prediction="v")
-
-
 def test_an_old_diffusers_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", ModuleType("diffusers"))
     with pytest.raises(CheckpointError, match=r"needs diffusers 0\.39 or newer"):
         ANIMA.networks.build("transformer", ANIMA.config("transformer"))
 
 
-def test_a_turbo_is_cautioned_about(copied):
-    """It has the tensors of the base: its name tells."""
-    path = copied / fakes.DENOISER_FILE
-    assert detect(path).distilled == ""
-    named = path.with_name("anima-turbo-v1.safetensors")
-    path.rename(named)
-    assert "Turbo" in detect(named).distilled
-
-
 # --- tokenizers, which no weights file holds ----------------------------------------------------
-
-
-@pytest.mark.parametrize(("name", "what"), [("tokenizer", "Qwen3"), ("t5_tokenizer", "T5")])
-def test_a_missing_tokenizer_is_asked_for(copied, name, what):
-    shutil.rmtree(copied / "text_encoders" / name)
-    words = rf"Anima needs the tokenizer of {what}.*put the folder `{name}`"
-    with pytest.raises(CheckpointError, match=words):
-        ra.load_checkpoint(copied / fakes.DENOISER_FILE)
-
-
-def test_the_hosts_own_tokenizers_are_found(copied):
-    host = copied.parent / "comfy" / "text_encoders"
-    shutil.move(copied / "text_encoders/tokenizer", host / "qwen25_tokenizer")
-    shutil.move(copied / "text_encoders/t5_tokenizer", host / "t5_tokenizer")
-    assert len(ra.load_checkpoint(copied / fakes.DENOISER_FILE).tokenizers) == 2
 
 
 def test_one_tokenizer_is_not_taken_for_the_other(copied):

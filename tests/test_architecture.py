@@ -1,6 +1,7 @@
 """The import rule of the project, checked on the source without importing it."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,13 +44,19 @@ def part_of(path: Path, root: Path) -> str:
 
 def imports(path: Path, root: Path) -> list[tuple[int, str, int, bool]]:
     """(line, module, level, is it for the type checker only) of each import in a file."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return imports_of(path.read_text(encoding="utf-8"))
+
+
+@cache
+def imports_of(text: str) -> list[tuple[int, str, int, bool]]:
+    """Kept by a file's text, as the rules read the same files over and over."""
+    nodes = list(ast.walk(ast.parse(text)))
     for_types: set[ast.AST] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             for_types |= {inner for statement in node.body for inner in ast.walk(statement)}
     found = []
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             found += [(node.lineno, alias.name, 0, node in for_types) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -74,9 +81,8 @@ def import_graph(root: Path) -> dict[str, set[str]]:
     files = {module_of(path, root): path for path in sources(root / "backend")}
     graph: dict[str, set[str]] = {name: set() for name in files}
     for name, path in files.items():
-        tree = ast.parse(path.read_text(encoding="utf-8"))
         typing_only = {line for line, _, _, for_types in imports(path, root) if for_types}
-        for node in ast.walk(tree):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.level and node.lineno not in typing_only:
                 base = absolute(path, root, node.module or "", node.level).rstrip(".")
                 for alias in node.names:

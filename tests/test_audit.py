@@ -5,7 +5,14 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from fakes_audit import PROMPTS, SENSITIVITY, SPECIFICITY, TRUTH, labels_of, write_audited
+from fakes_audit import (
+    PROMPTS,
+    SENSITIVITY,
+    SPECIFICITY,
+    TRUTH,
+    audited_fixtures,
+    labels_of,
+)
 from fakes_counting import counted_result, course
 from fakes_pack import SCHEMA, card, faults, results
 
@@ -17,18 +24,7 @@ from resalign.backend.report.build import write_report
 from resalign.backend.report.pack import pack_report
 from resalign.backend.report.schema import load_report
 
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("audited")
-    return write_audited(folder), folder
-
-
-@pytest.fixture
-def place(written, tmp_path):
-    result, folder = written
-    shutil.copytree(folder, tmp_path / "probe")
-    return result, tmp_path / "probe"
+written, place = audited_fixtures()
 
 
 def save_labels(result, audit, folder, **changes):

@@ -14,7 +14,15 @@ import pytest
 import torch
 from damage import DAMAGES, damage
 from fakes_checkpoint import write_tiny_checkpoint
-from fakes_faults import begin, evaluations, moved, results, without_outputs
+from fakes_faults import (
+    begin,
+    evaluations,
+    finished_run,
+    moved,
+    original_fixture,
+    results,
+    without_outputs,
+)
 
 from resalign.backend.cli import main
 from resalign.backend.cli.console import Console
@@ -23,19 +31,13 @@ from resalign.backend.jobs import export as exporting
 from resalign.backend.plan.probe import ProbeCheckpoint
 from resalign.backend.probe.subjects import subject_of
 
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("original") / "original.safetensors"
-    return write_tiny_checkpoint(path, dtype=torch.float32)
+original = original_fixture()
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, original) -> Path:
     """A folder with a finished run and what it wrote."""
-    folder = begin(tmp_path_factory.mktemp("place") / "whole", original)
-    assert main(["harden", str(folder / "harden.toml")]) == 0
-    return folder
+    return finished_run(tmp_path_factory.mktemp("place"), original)
 
 
 @pytest.fixture

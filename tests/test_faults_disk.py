@@ -10,9 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import torch
-from fakes_checkpoint import write_tiny_checkpoint
-from fakes_faults import RUN, begin, errors_in, evaluations, moved, results
+from fakes_faults import RUN, begin, errors_in, evaluations, finished_run, moved, results
 
 from resalign.backend.cli import main
 from resalign.backend.cli.console import Console
@@ -37,10 +35,7 @@ def disk(tmp_path):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """A folder with a finished run and probe."""
-    top = tmp_path_factory.mktemp("place")
-    original = write_tiny_checkpoint(top / "original.safetensors", dtype=torch.float32)
-    folder = begin(top / "whole", original)
-    assert main(["harden", str(folder / "harden.toml")]) == 0
+    folder = finished_run(tmp_path_factory.mktemp("place"))
     assert main(["probe", str(folder / "probe.toml")]) == 0
     return folder
 

@@ -12,15 +12,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
-from fakes_checkpoint import write_tiny_checkpoint
 from fakes_faults import (
     OUTPUTS,
     RUN,
     begin,
     evaluations,
+    finished_run,
     killed_after,
     moved,
+    original_fixture,
     results,
     seconds_of,
     without_outputs,
@@ -75,18 +75,13 @@ class Kind:
         return {**results(folder), "there": there}
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("original") / "original.safetensors"
-    return write_tiny_checkpoint(path, dtype=torch.float32)
+original = original_fixture()
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, original) -> Path:
     """A folder with a finished run and what it wrote."""
-    folder = begin(tmp_path_factory.mktemp("place") / "whole", original)
-    assert main(["harden", str(folder / "harden.toml")]) == 0
-    return folder
+    return finished_run(tmp_path_factory.mktemp("place"), original)
 
 
 @pytest.fixture

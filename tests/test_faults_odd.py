@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes_checkpoint import write_tiny_checkpoint
-from fakes_faults import RUN, begin, errors_in, results, started
+from fakes_faults import RUN, begin, errors_in, original_fixture, results, started
 from PIL import Image
 
 from resalign.backend.cli import main
@@ -30,10 +29,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX systems only")
 PLAN = HardeningPlan(concepts=(Concept("bad", prompts=("bad",)),))
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("original") / "original.safetensors"
-    return write_tiny_checkpoint(path, dtype=torch.float32)
+original = original_fixture()
 
 
 @pytest.mark.slow

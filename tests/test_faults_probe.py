@@ -8,15 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
-from fakes_checkpoint import write_tiny_checkpoint
 from fakes_data import tiny_family
 from fakes_export import random_adapter
 from fakes_faults import (
     OUTPUTS,
     RUN,
-    begin,
     evaluations,
+    finished_run,
     moved,
     results,
     without_outputs,
@@ -95,11 +93,7 @@ def test_a_probe_continues_after_a_fault_at_every_file_operation(
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """A folder with a finished run and what it wrote."""
-    top = tmp_path_factory.mktemp("place")
-    original = write_tiny_checkpoint(top / "original.safetensors", dtype=torch.float32)
-    folder = begin(top / "whole", original)
-    assert main(["harden", str(folder / "harden.toml")]) == 0
-    return folder
+    return finished_run(tmp_path_factory.mktemp("place"))
 
 
 COMMANDS = {

@@ -7,13 +7,12 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch
-from fakes_checkpoint import write_tiny_checkpoint
 from fakes_faults import (
     RUN,
     begin,
     errors_in,
     evaluations,
+    finished_run,
     moved,
     results,
     without_outputs,
@@ -33,11 +32,7 @@ _STAGES = {"generating": "synthesising", "hardening": "harden", "exporting": "ex
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """A folder with a finished run and what it wrote."""
-    top = tmp_path_factory.mktemp("place")
-    original = write_tiny_checkpoint(top / "original.safetensors", dtype=torch.float32)
-    folder = begin(top / "whole", original)
-    assert main(["harden", str(folder / "harden.toml")]) == 0
-    return folder
+    return finished_run(tmp_path_factory.mktemp("place"))
 
 
 @pytest.fixture(scope="module")

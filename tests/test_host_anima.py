@@ -9,11 +9,11 @@ from pathlib import Path
 import fakes_anima as fakes
 import pytest
 import torch
+from family_checks import adapter_of
 from host_comfyui import host_paths
 from safetensors.torch import load_file, save_file
 
 import resalign as ra
-from resalign.backend.adapter.lora import Adapter
 from resalign.backend.families import find_family
 from resalign.backend.families.base.conditioning import Conditioning
 from resalign.backend.families.qwen3.tokenizer import PAD
@@ -38,7 +38,7 @@ def test_comfyui_computes_the_same_from_every_file(tmp_path):
     names = [name for name, module in model.denoiser.named_modules()
              if isinstance(module, torch.nn.Linear) and "transformer_blocks" in name
              and ".norm" not in name]  # fmt: skip
-    adapter = adapter_of(model, names)
+    adapter = adapter_of(model, *names, size=0.04, rank=4, alpha=2.0)
     hardened = source.with_name("hardened.safetensors")
     ra.export_merged(source, adapter, hardened)
     lora = ra.save_lora(adapter, tmp_path / "lora.safetensors")
@@ -98,16 +98,6 @@ def write_models(folder):
     save_file({f"net.{name}": t for name, t in whole.items()}, source, {"format": "pt"})
     save_file(fakes.native_vae(vae.state_dict(), 2), folder / fakes.VAE_FILE)
     return source
-
-
-def adapter_of(model, names):
-    random = torch.Generator().manual_seed(2)
-    tensors = {}
-    for name in names:
-        rows, columns = model.denoiser.get_submodule(name).weight.shape
-        tensors[f"{name}.lora_A.weight"] = 0.2 * torch.randn(4, columns, generator=random)
-        tensors[f"{name}.lora_B.weight"] = 0.2 * torch.randn(rows, 4, generator=random)
-    return Adapter(tensors, 4, 2.0)
 
 
 @torch.no_grad()

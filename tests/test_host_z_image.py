@@ -8,11 +8,11 @@ from pathlib import Path
 import fakes_z_image as fakes
 import pytest
 import torch
+from family_checks import adapter_of
 from host_comfyui import host_paths
 from safetensors.torch import load_file, save_file
 
 import resalign as ra
-from resalign.backend.adapter.lora import Adapter
 from resalign.backend.families.base.conditioning import Conditioning
 
 
@@ -26,7 +26,7 @@ def test_comfyui_computes_the_same_from_every_file(tmp_path):
     names = [name for name, module in model.denoiser.named_modules()
              if isinstance(module, torch.nn.Linear) and name.startswith("layers.")
              and "adaLN" not in name]  # fmt: skip
-    adapter = adapter_of(model, names)
+    adapter = adapter_of(model, *names, size=0.01, rank=4, alpha=2.0)
     hardened = source.with_name("hardened.safetensors")
     ra.export_merged(source, adapter, hardened)
     lora = ra.save_lora(adapter, tmp_path / "lora.safetensors")
@@ -54,16 +54,6 @@ def test_comfyui_computes_the_same_from_every_file(tmp_path):
         print(name, "differs by", float((found[name] - expected).abs().max()))
         torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=1e-4, msg=name)
     assert not torch.allclose(found["plain"], found["hardened"], atol=1e-2)
-
-
-def adapter_of(model, names):
-    random = torch.Generator().manual_seed(2)
-    tensors = {}
-    for name in names:
-        rows, columns = model.denoiser.get_submodule(name).weight.shape
-        tensors[f"{name}.lora_A.weight"] = 0.1 * torch.randn(4, columns, generator=random)
-        tensors[f"{name}.lora_B.weight"] = 0.1 * torch.randn(rows, 4, generator=random)
-    return Adapter(tensors, 4, 2.0)
 
 
 @torch.no_grad()

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import fakes_klein as fakes
+import family_cases
 import pytest
 import torch
+from family_checks import assert_is_the_original, case_of, loading_fixtures
 from safetensors.torch import load_file, save_file
 
 import resalign as ra
@@ -19,84 +21,21 @@ from resalign.backend.families.base.stored import StoredFile
 NAME = "flux2_klein"
 KLEIN = find_family(NAME)
 
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """A `models` folder as ComfyUI's users have it."""
-    folder = tmp_path_factory.mktemp("host") / "models"
-    fakes.write_split(folder)
-    return folder
-
-
-@pytest.fixture
-def copied(models, tmp_path):
-    """A copy of that folder, to damage."""
-    return Path(shutil.copytree(models, tmp_path / "models"))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return fakes.write_folder(tmp_path_factory.mktemp("folders") / "klein-base")
+case = case_of(family_cases.KLEIN)
+models, copied, folder = loading_fixtures()
 
 
 # --- loading -----------------------------------------------------------------------------------
 
 
-def assert_is_the_original(model):
-    networks = fakes.build_networks()
-    parts = zip(networks.values(), (model.denoiser, *model.text_encoders, model.vae), strict=True)
-    for network, loaded in parts:
-        expected, found = network.state_dict(), loaded.state_dict()
-        assert expected.keys() == found.keys()
-        assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
-
-
-def test_separate_files_are_found_beside_the_denoiser_and_loaded(models):
-    model = ra.load_checkpoint(models / fakes.DENOISER_FILE)
-    assert model.family is KLEIN and model.resolution == fakes.SIDE
-    assert_is_the_original(model)
-
-
-def test_all_in_one_is_loaded(tmp_path):
-    assert_is_the_original(
-        ra.load_checkpoint(fakes.write_whole(tmp_path / "klein-base.safetensors"))
-    )
-
-
-def test_a_diffusers_folder_is_loaded(folder):
-    model = ra.load_checkpoint(folder)
-    assert model.resolution == 1024
-    assert_is_the_original(model)
-
-
 @pytest.mark.parametrize("prefix", ["model.diffusion_model.", "diffusion_model."])
-def test_a_denoiser_with_a_prefix_is_loaded(copied, prefix):
+def test_a_denoiser_with_a_prefix_is_loaded(case, copied, prefix):
     path = copied / fakes.DENOISER_FILE
     save_file({prefix + name: tensor for name, tensor in load_file(path).items()}, path)
-    assert_is_the_original(ra.load_checkpoint(path))
+    assert_is_the_original(case, ra.load_checkpoint(path))
 
 
-def test_a_vae_in_the_names_of_diffusers_is_loaded(copied):
-    state = fakes.build_networks()["vae"].state_dict()
-    save_file({n: t.clone() for n, t in state.items()}, copied / fakes.VAE_FILE, fakes.CONFIG_KEY)
-    assert_is_the_original(ra.load_checkpoint(copied / fakes.DENOISER_FILE))
-
-
-def test_bf16_and_plain_fp8_are_loaded_in_bf16_or_wider(tmp_path):
-    """float16 is not offered: the denoiser and Qwen3 exceed its range."""
-    path = fakes.write_split(tmp_path, dtype=torch.bfloat16)
-    half = ra.load_checkpoint(path, dtype=torch.float16)
-    assert half.dtype == torch.bfloat16 and half.text_encoders[0].dtype == torch.bfloat16
-    assert half.vae.dtype == torch.float32
-    tensors = load_file(path)
-    save_file({n: t.to(torch.float8_e4m3fn) for n, t in tensors.items()}, path)
-    model = ra.load_checkpoint(path)
-    name = "double_blocks.0.img_mlp.0.weight"
-    expected = tensors[name].to(torch.float8_e4m3fn).float()
-    assert torch.equal(model.denoiser.transformer_blocks[0].ff.linear_in.weight, expected)
-
-
-def test_a_companion_is_named_where_it_lies_elsewhere(copied, tmp_path):
+def test_a_companion_is_named_where_it_lies_elsewhere(case, copied, tmp_path):
     for name in ("other_text.safetensors", "other_vae.safetensors"):
         (tmp_path / "far").mkdir(exist_ok=True)
         source = fakes.TEXT_FILE if "text" in name else fakes.VAE_FILE
@@ -107,16 +46,10 @@ def test_a_companion_is_named_where_it_lies_elsewhere(copied, tmp_path):
         "vae": str(tmp_path / "far/other_vae.safetensors"),
     }
     info = detect(copied / fakes.DENOISER_FILE, parts=parts)
-    assert_is_the_original(ra.load_checkpoint(info))
+    assert_is_the_original(case, ra.load_checkpoint(info))
     wrong = {**parts, "vae": parts["text_encoder"]}
     with pytest.raises(CheckpointError, match=r"does not hold the VAE of FLUX.2"):
         detect(copied / fakes.DENOISER_FILE, parts=wrong)
-
-
-def test_a_missing_companion_is_asked_for_with_its_usual_name(copied):
-    (copied / fakes.TEXT_FILE).unlink()
-    with pytest.raises(CheckpointError, match=r"qwen_3_4b.*text_encoders.*--text-encoder"):
-        detect(copied / fakes.DENOISER_FILE)
 
 
 def test_two_fitting_companions_are_not_guessed_between(copied):
@@ -133,15 +66,6 @@ def test_parts_are_refused_where_the_checkpoint_holds_them(folder, models):
     named = {"vae": str(models / fakes.VAE_FILE)}
     with pytest.raises(ConfigError, match="vae: leave it empty"):
         detect(folder, parts=named)
-
-
-def test_every_tensor_is_accounted_for(copied):
-    path = copied / fakes.DENOISER_FILE
-    tensors = load_file(path)
-    del tensors["single_blocks.1.linear2.weight"]
-    save_file(tensors | {"single_blocks.0.extra.weight": torch.zeros(2)}, path)
-    with pytest.raises(CheckpointError, match=r"1 missing.*linear2.*1 unexpected.*extra"):
-        ra.load_checkpoint(path)
 
 
 # --- refusals ----------------------------------------------------------------------------------
@@ -186,11 +110,6 @@ def test_relatives_and_quantised_forms_are_refused_by_name(header, words):
         KLEIN.recognition.describe_file(header)
 
 
-def test_a_denoiser_in_the_names_of_diffusers_is_sent_to_its_folder(folder):
-    with pytest.raises(CheckpointError, match="give the folder"):
-        detect(folder / "transformer/diffusion_pytorch_model.safetensors")
-
-
 def test_other_transformers_are_not_taken_for_it(tmp_path):
     path = tmp_path / "flux1.safetensors"
     save_file({"double_blocks.0.img_attn.qkv.weight": torch.zeros(2, 2)}, path)
@@ -213,38 +132,7 @@ def test_a_quantised_text_encoder_is_named(copied):
         detect(copied / fakes.DENOISER_FILE)
 
 
-@pytest.mark.parametrize(
-    ("kind", "part", "value", "words"),
-    [
-        ("transformer", "guidance_embeds", True, "FLUX.2 dev"),
-        ("text_encoder", "model_type", "mistral", "'mistral', not Qwen3"),
-        ("vae", "_class_name", "AutoencoderKL", "not AutoencoderKLFlux2"),
-        ("text_encoder", "quantization_config", {"bits": 4}, "is quantised"),
-    ],
-)
-def test_folders_of_relatives_are_refused(folder, tmp_path, kind, part, value, words):
-    other = Path(shutil.copytree(folder, tmp_path / "other"))
-    config = other / kind / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {part: value}))
-    with pytest.raises(CheckpointError, match=words):
-        detect(other)
-
-
-def test_nobody_decides_what_it_predicts(models):
-    with pytest.raises(CheckpointError, match="leave `prediction` empty"):
-        detect(models / fakes.DENOISER_FILE, prediction="v")
-
-
 # --- the distilled model, which has the same tensors ------------------------------------------
-
-
-def test_a_name_without_base_is_cautioned_about(models, copied):
-    base = copied / fakes.DENOISER_FILE
-    assert detect(models / fakes.DENOISER_FILE).distilled == ""
-    named = base.with_name("flux-2-klein-4b.safetensors")
-    base.rename(named)
-    info = detect(named)
-    assert "without `base`" in info.distilled and "distilled checkpoint" in info.cautions[0]
 
 
 def test_a_folder_says_itself_whether_it_is_distilled(folder, tmp_path):
@@ -256,18 +144,6 @@ def test_a_folder_says_itself_whether_it_is_distilled(folder, tmp_path):
 
 
 # --- the tokenizer, which no weights file holds -----------------------------------------------
-
-
-def test_a_missing_tokenizer_is_asked_for(copied):
-    shutil.rmtree(copied / "text_encoders/tokenizer")
-    with pytest.raises(CheckpointError, match=r"needs the tokenizer of Qwen3.*put the folder"):
-        ra.load_checkpoint(copied / fakes.DENOISER_FILE)
-
-
-def test_the_hosts_own_tokenizer_is_found(copied):
-    host = copied.parent / "comfy" / "text_encoders" / "qwen25_tokenizer"
-    shutil.move(copied / "text_encoders/tokenizer", host)
-    assert ra.load_checkpoint(copied / fakes.DENOISER_FILE).tokenizers[0] is not None
 
 
 def test_another_models_tokenizer_is_refused(copied):

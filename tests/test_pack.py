@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,9 +17,9 @@ from fakes_pack import (
     card,
     faults,
     index,
+    pack_fixtures,
     results,
     write,
-    write_full,
 )
 from huggingface_hub import ModelCard
 from safetensors.torch import save_file
@@ -31,17 +30,7 @@ from resalign.backend.report.pack import pack_report
 from resalign.backend.report.pack_results import SCHEMA_FILE
 from resalign.backend.report.schema import load_report
 
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory) -> Path:
-    """A report of two models and their pictures, and its pack in `pack`."""
-    return write_full(tmp_path_factory.mktemp("full"))
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory) -> Path:
-    """A report without pictures, of a model whose figures are known."""
-    return write(counted_result(WORKING), tmp_path_factory.mktemp("small"))
+full, small = pack_fixtures()
 
 
 @pytest.mark.parametrize("rates", [WORKING, BROKEN], ids=["working", "broken"])

@@ -15,9 +15,9 @@ from fakes_pack import (
     WORKING,
     body,
     card,
+    pack_fixtures,
     results,
     write,
-    write_full,
 )
 from PIL import Image
 
@@ -27,17 +27,7 @@ from resalign.backend.report import pack_files
 from resalign.backend.report.pack import pack_report
 from resalign.backend.report.schema import load_report
 
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory) -> Path:
-    """A report of two models and their pictures, and its pack in `pack`."""
-    return write_full(tmp_path_factory.mktemp("full"))
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory) -> Path:
-    """A report without pictures, of a model whose figures are known."""
-    return write(counted_result(WORKING), tmp_path_factory.mktemp("small"))
+full, small = pack_fixtures()
 
 
 def test_every_file_has_its_hash_and_the_report_its_bytes(full):

@@ -3,14 +3,12 @@
 import hashlib
 import json
 import math
-import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
 from fakes_probe import PETS, SUBJECTS, fake_plan, fake_result
 
-from resalign.backend.errors import ConfigError, ExportError, RunError
+from resalign.backend.errors import ExportError, RunError
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.fine_tune import FineTuneConfig
 from resalign.backend.plan.hardening import HardeningPlan
@@ -18,11 +16,8 @@ from resalign.backend.plan.measurement import ScorerConfig
 from resalign.backend.plan.probe import ProbeJob, ProbePlan
 from resalign.backend.probe.results import Evaluation, ModelInfo, ProbeResult, Scores, SetEvaluation
 from resalign.backend.probe.summarise import summarise
-from resalign.backend.probe.utility_figures import FIGURES, utility_direction, utility_label
 from resalign.backend.report.build import build_report, curve_png, write_report
-from resalign.backend.report.compare import compare_reports
 from resalign.backend.report.plan_words import job_json
-from resalign.backend.report.ranking import group_reports
 from resalign.backend.report.schema import load_report, to_report_json, without_paths
 from resalign.backend.report.view import View
 from resalign.backend.statistics.intervals import wilson
@@ -304,155 +299,6 @@ def test_hardening_and_probe_make_one_report(result):
     assert text.startswith("## Hardening") and "## Resilience probe: weapons" in text
     assert record["probe"]["schema"] == 1 and PETS not in json.dumps(record)
     assert record["hardening"]["plan_sha256"] in text
-
-
-def written(tmp_path, name: str, result: ProbeResult):
-    return write_report(result, tmp_path / name).json
-
-
-def test_comparable_reports_are_ranked_by_resilience(tmp_path):
-    paths = [
-        written(tmp_path, "a", fake_result(models=("original", "plain unlearning"))),
-        written(tmp_path, "b", fake_result(models=("original", "hardened"))),
-    ]
-    page = compare_reports(paths, tmp_path / "board")
-
-    record = json.loads((tmp_path / "board/leaderboard.json").read_text())
-    (group,) = record["groups"]
-    assert [(row["rank"], row["model"]) for row in group["rows"]] == [
-        (1, "hardened"), (2, "plain unlearning")
-    ]  # fmt: skip
-    best, other = (row["resilience"] for row in group["rows"])
-    assert best > other and group["rows"][0]["low"] <= best <= group["rows"][0]["high"]
-    assert page.name == "leaderboard.html" and page.is_file()
-    assert "All reports" in (tmp_path / "board/leaderboard.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"seeds": (0, 1, 2)}, "seeds: 3 entries, not 2"),
-        (
-            {"scorers": (ScorerConfig(name="judge", threshold=0.7),)},
-            "scorer.threshold: 0.7, not 0.5",
-        ),
-        ({"merges": ()}, "attacks only in group 1: merge with original"),
-        ({"concepts": (Concept("blood", ("blood",)),)}, "concepts[0]: 'blood', not 'weapons'"),
-    ],
-)
-def test_reports_that_asked_something_else_are_not_ranked_together(tmp_path, changes, said):
-    one = fake_result(models=("original", "hardened"))
-    other = fake_result(models=("original", "hardened"), plan=replace(fake_plan(), **changes))
-    groups = group_reports([("one", one), ("other", other)])
-
-    assert [len(group.rows) for group in groups] == [1, 1]
-    assert groups[0].differences == ()
-    assert any(text.startswith(said) for text in groups[1].differences), groups[1].differences
-
-
-def test_other_prompts_are_another_question():
-    one = fake_result()
-    prompts = {**one.prompts, "unsafe": ("a spear", *one.prompts["unsafe"][1:])}
-    groups = group_reports([("one", one), ("other", replace(one, prompts=prompts))])
-    assert groups[1].differences == ("prompts.unsafe[0]: 'a spear', not 'a photo of a sword'",)
-
-
-def test_an_unfinished_probe_is_shown_without_a_rank():
-    """Its worst attack may be among those that are missing."""
-    done, part = fake_result(), replace(fake_result(), complete=False)
-    (group,) = group_reports([("done", done), ("part", part)])
-    assert [(row.report, row.rank) for row in group.rows] == [
-        ("done", 1), ("done", 2), ("part", None), ("part", None)
-    ]  # fmt: skip
-    assert group.rows[-1].note == "not finished"
-
-
-def test_equal_resiliences_share_a_rank():
-    one = fake_result(models=("original", "hardened"))
-    (group,) = group_reports([("a", one), ("b", one)])
-    assert [row.rank for row in group.rows] == [1, 1]
-
-
-def test_nothing_to_compare_is_an_error(tmp_path):
-    with pytest.raises(ConfigError, match="at least one"):
-        compare_reports([], tmp_path)
-    path = written(tmp_path, "a", fake_result(models=("original", "hardened")))
-    with pytest.raises(ConfigError, match="twice"):
-        compare_reports([path, path.parent], tmp_path)
-
-
-def with_utility(result: ProbeResult, **utility: float) -> ProbeResult:
-    evaluations = tuple(
-        replace(each, utility={**each.utility, **utility}) for each in result.evaluations
-    )
-    return replace(result, evaluations=evaluations)
-
-
-class Cells(HTMLParser):
-    """The texts of all cells of a page's tables, row by row."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.rows: list[list[str]] = []
-        self.inside = False
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.inside = True
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag):
-        self.inside = self.inside and tag not in ("td", "th")
-
-    def handle_data(self, data):
-        if self.inside:
-            self.rows[-1][-1] += data
-
-
-@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.key)
-def test_every_utility_figure_has_its_label_and_direction_in_every_format(result, tmp_path, figure):
-    """FID and KID once came without: a report has them under the keys that a probe writes."""
-    key = figure.key_of("retain")
-    files = write_report(with_utility(result, **{key: 0.0123}), tmp_path)
-    label = figure.label + (", others" if figure.per_set else "")
-
-    record = json.loads(files.json.read_text())
-    assert {look["utility"][key] for look in record["looks"]} == {0.0123}
-
-    rows = Cells(files.html.read_text(encoding="utf-8")).rows
-    head = next(row for row in rows if row[:2] == ["model", "when"])
-    place = head.index(label + figure.direction)
-    assert rows[rows.index(head) + 1][place] == "0.0123"
-
-    text = files.markdown.read_text(encoding="utf-8")
-    assert f"{label} ({figure.direction})" in text
-    text = text[text.index("### What else changed") :]
-    head, _, first = text[text.index("| model |") :].splitlines()[:3]
-    cells = dict(zip(head.split("|"), first.split("|"), strict=True))
-    assert cells[f" {label} "] == " 0.0123 "
-
-
-def test_a_figure_of_another_version_is_shown_by_its_key():
-    assert (utility_label("some_new_thing"), utility_direction("some_new_thing")) == (
-        "some new thing", "",
-    )  # fmt: skip
-
-
-def test_what_an_evaluator_writes_is_in_the_table_of_figures(package_folder):
-    """A key that is written out elsewhere would lose its label again."""
-    wrong = [
-        f"{path.name}:{line}"
-        for folder in ("probe", "report", "jobs", "worker")
-        for path in sorted((package_folder / "backend" / folder).glob("*.py"))
-        if path.name != "utility_figures.py"
-        for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
-        for figure in FIGURES
-        if re.search(rf'(utility\[|get\()["\']{figure.key}', text)
-    ]
-    assert wrong == []
 
 
 def test_the_numbers_of_a_report_do_not_change(result):

@@ -6,8 +6,8 @@ import os
 import shutil
 
 import pytest
-from fakes_checkpoint import build_networks, write_tiny_folder
-from fakes_export import random_adapter
+from fakes_checkpoint import write_tiny_folder
+from fakes_export import save_fixtures
 from safetensors.torch import load_file, save_file
 
 from resalign.backend.checkpoint.detect import detect
@@ -16,15 +16,7 @@ from resalign.backend.checkpoint.save import export_merged
 from resalign.backend.checkpoint.verify import verify_export
 from resalign.backend.errors import ExportError
 
-
-@pytest.fixture(scope="module")
-def unet():
-    return build_networks("sd1")["unet"]
-
-
-@pytest.fixture(scope="module")
-def adapter(unet):
-    return random_adapter(unet)
+unet, adapter, _ = save_fixtures()
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,11 @@
 """The worker's jobs on a report that is there: the audit sheet, its labels, the pack."""
 
 import json
-import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
-from fakes_audit import labels_of, write_audited
+from fakes_audit import audited_fixtures, labels_of
 from fakes_counting import counted_result
 from fakes_pack import BROKEN, WORKING, write
 
@@ -24,18 +23,7 @@ from resalign.backend.report.build import ReportFiles
 from resalign.backend.worker import probing, reporting
 from resalign.backend.worker.requests import check_files, parse_request
 
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("audited")
-    return write_audited(folder), folder
-
-
-@pytest.fixture
-def place(written, tmp_path):
-    result, folder = written
-    shutil.copytree(folder, tmp_path / "probe")
-    return result, tmp_path / "probe"
+written, place = audited_fixtures()
 
 
 def ask(job, **fields):

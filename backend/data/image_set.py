@@ -14,7 +14,6 @@ Files that are neither images that Pillow reads nor their captions are listed as
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from pathlib import Path
 from ..errors import DataError
 from ..plan.images import ImageSet
 from ..text.regular_file import is_special
+from ..text.walk import walk_once
 from .captions import find_sidecar, is_table, listed, sidecar_caption, table_captions
 from .file_names import FileNames
 from .pixels import BROKEN, is_picture, open_image
@@ -116,13 +116,8 @@ def reason(error: BaseException) -> str:
 def _files(folder: Path) -> tuple[list[Path], list[str]]:
     """Find all files, in linked folders too, each folder once, as links may loop. Returns the
     files in order, and the names of hidden ones and of pipes; hidden folders are not entered."""
-    seen, files, hidden = set(), [], []
-    for here, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
+    files, hidden = [], []
+    for here, folders, names in walk_once(folder):
         base = Path(here).relative_to(folder)
         dotted = [name for name in names if name.startswith(".")]
         dotted += [name + "/" for name in folders if name.startswith(".")]

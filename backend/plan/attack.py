@@ -40,6 +40,12 @@ MergePart = Annotated[
     Literal["denoiser", "all"],
     Choices(denoiser="only the denoiser", all="the denoiser and the text encoders"),
 ]
+TrainedOn = Annotated[
+    str,
+    PATH,
+    NOT_EMPTY,
+    Help('Folder of images with captions to train on, or "retain" for the retain set.'),
+]
 AttackName = Annotated[str, NOT_EMPTY, Help("Name of the attack in the report; no two alike.")]
 
 
@@ -49,12 +55,7 @@ class FineTuneAttack:
     """Fine-tuning for real, from the weights as published."""
 
     name: AttackName
-    data: Annotated[
-        str,
-        PATH,
-        NOT_EMPTY,
-        Help('Folder of images with captions to train on, or "retain" for the retain set.'),
-    ] = RETAIN
+    data: TrainedOn = RETAIN
     held_out: Annotated[
         float,
         Range(0, 0.9),

@@ -12,10 +12,10 @@ from typing import Annotated
 
 from ..errors import ConfigError
 from .adapter import Targets
-from .attack import AttackMethod, AttackOptimiser, FineTuneAttack
+from .attack import AttackMethod, AttackOptimiser, FineTuneAttack, TrainedOn
 from .checks import check_fields, freeze_lists
 from .document import document
-from .field import NOT_EMPTY, PATH, Help, Range
+from .field import NOT_EMPTY, Help, Range
 from .fine_tune import RETAIN
 
 MOST = 1000  # attacks of one sweep
@@ -39,12 +39,7 @@ class Sweep:
         NOT_EMPTY,
         Help("Shares of the concept in each batch to try: 0 is benign, 1 is the concept alone."),
     ] = (0.0, 0.05, 0.2, 0.5, 1.0)
-    data: Annotated[
-        str,
-        PATH,
-        NOT_EMPTY,
-        Help('Folder of images with captions to train on, or "retain" for the retain set.'),
-    ] = RETAIN
+    data: TrainedOn = RETAIN
     method: Annotated[AttackMethod, Help("What is trained.")] = "lora"
     targets: Targets = ("attention",)
     rank: Annotated[int, Range(1, 1024), Help("Rank of the new adapter.")] = 8

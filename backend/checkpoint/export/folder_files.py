@@ -8,7 +8,6 @@ the pipeline has no others are they copied, and named.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError
+from ...text.walk import walk_once
 from ..folder import index_of, read_json
 from ..header import Header, read_header
 from ..info import CheckpointInfo
@@ -101,13 +101,7 @@ def sort_folder(info: CheckpointInfo) -> FolderFiles:
 
 def files_in(folder: Path) -> Iterator[Path]:
     """Yield every file in the order of paths; links are followed, each folder is entered once."""
-    seen: set[str] = set()
-    for here, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
+    for here, folders, names in walk_once(folder):
         folders[:] = sorted(name for name in folders if name not in _NOT_COPIED)
         for name in sorted(names):
             path = Path(here, name)

@@ -5,9 +5,10 @@ from .config import CONDITIONER, DENOISER, SIDE, TEXT, VAE, published
 from .host import HOST
 from .latents import Latents
 from .layout import Layout
-from .lora import LoraNames
+from .lora import LORA_NAMES
 from .networks import Networks, denoise
-from .recognition import Recognition
+from .process import flow_process
+from .recognition import RECOGNITION
 from .text import Texts
 
 TARGETS = {
@@ -27,12 +28,6 @@ _TERMS = (
 )
 
 
-def _process(file, config):
-    from .process import flow_process
-
-    return flow_process(file, config)
-
-
 ANIMA = Family(
     name="anima",
     title="Anima",
@@ -45,14 +40,14 @@ ANIMA = Family(
     entrances=r"^\.(patch_embed|time_embed|norm_out)|\.norm[123]\.linear_[12]$",
     config=published,
     denoise=denoise,
-    process=_process,
+    process=flow_process,
     native_side=lambda prediction: SIDE,
-    recognition=Recognition(),
+    recognition=RECOGNITION,
     networks=Networks(),
     tensors=Layout(),
     texts=Texts(),
     latents=Latents(),
-    lora=LoraNames(),
+    lora=LORA_NAMES,
     host=HOST,
     metadata=MetadataNames(
         lambda prediction: "anima",

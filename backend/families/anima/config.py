@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError
+from ..base.depth import MOST_LAYERS, check_depths
+from ..base.published import published_in
 from ..base.shapes import Shapes, reads_shapes
 from .vae_names import OUR_FIRST
 
@@ -14,13 +15,8 @@ DENOISER, TEXT, CONDITIONER, VAE = "transformer", "text_encoder", "text_conditio
 SIDE = 1024  # pixels, of the published models
 TOKENS = 512  # of a prompt, in either tokenizer; shorter ones are padded
 PATCH = 2  # elements of a latent, each way, per token
-_MOST = 128  # layers
 
-
-def published(name: str) -> dict[str, Any]:
-    """Return a published config: of a component, or of `scheduler`."""
-    file = Path(__file__).parent / f"{name}.json"
-    return json.loads(file.read_text(encoding="utf-8"))
+published = published_in(Path(__file__).parent)
 
 
 def denoiser_config(shapes: Shapes) -> dict[str, Any]:
@@ -66,7 +62,7 @@ def vae_config(shapes: Shapes) -> dict[str, Any]:
     base = shapes["encoder.conv_in.weight" if ours else "encoder.conv1.weight"]
     levels: list[list[int]] = [[]]  # width of each residual layer by level
     in_time: list[bool] = []
-    for number in range(_MOST):
+    for number in range(MOST_LAYERS):
         layer = row.format(number)
         if layer + residual in shapes:
             levels[-1].append(shapes[layer + residual][0])
@@ -107,9 +103,4 @@ def check_parts(file: str, configs: dict[str, dict[str, Any]]) -> None:
             f"colours, but its VAE gives {vae['z_dim']} of {vae['input_channels']}: only the VAE "
             "of Qwen-Image fits"
         )
-    for component, most in ((DENOISER, "num_layers"), (TEXT, "num_hidden_layers")):
-        if not 0 < configs[component][most] <= _MOST:
-            raise CheckpointError(
-                f"{file}: its {component} has {configs[component][most]} layers, more or fewer "
-                "than any model of its family"
-            )
+    check_depths(file, configs, {DENOISER: "num_layers", TEXT: "num_hidden_layers"}, least=1)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ...errors import CheckpointError
+from ..base.folders import read_configs, refuse_quantised
 from ..base.stored import Description, StoredFolder
 from ..qwen3.network import check_folder
 from .config import CONDITIONER, DENOISER, SIDE, TEXT, VAE, check_parts
@@ -25,20 +24,13 @@ def is_anima(folder: StoredFolder) -> bool:
 def describe_folder(folder: StoredFolder) -> Description:
     """Read the configs of a folder; a CheckpointError says why it cannot be used."""
     name = folder.path.name
-    configs: dict[str, dict[str, Any]] = {
-        component: folder.read(f"{component}/config.json")
-        for component in (DENOISER, TEXT, CONDITIONER, VAE)
-    }
+    configs = read_configs(folder, (DENOISER, TEXT, CONDITIONER, VAE))
     check_folder(name, configs[TEXT])
     for component, wanted in _CLASSES.items():
         found = configs[component].get("_class_name")
         if found != wanted:
             raise CheckpointError(f"{name}: its {component} is {found!r}, not {wanted}")
-    for component in (DENOISER, TEXT):
-        if configs[component].get("quantization_config"):
-            raise CheckpointError(
-                f"{name}: its {component} is quantised (quantization_config): give the bf16 folder"
-            )
+    refuse_quantised(name, configs, (DENOISER, TEXT))
     refuse_relatives(name, configs[DENOISER])
     configs["scheduler"] = folder.read("scheduler/scheduler_config.json")
     check_parts(name, configs)

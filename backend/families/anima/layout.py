@@ -7,7 +7,7 @@ from typing import Any
 
 from ..base.sources import Source
 from ..base.stored import Checkpoint
-from ..qwen3.network import UNREAD, prefix_in_folder, tensor_names
+from ..qwen3.network import UNREAD, text_sources
 from .config import CONDITIONER, DENOISER, TEXT
 from .names import denoiser_sources
 from .vae_names import own_name
@@ -25,9 +25,7 @@ class Layout:
         config, prefix = checkpoint.configs[component], checkpoint.prefixes[component]
         names = checkpoint.names(component)
         if component == TEXT:
-            if checkpoint.layout == "diffusers":
-                prefix = prefix_in_folder(names)
-            return {name: Source(prefix + name) for name in tensor_names(config)}
+            return text_sources(checkpoint, component)
         if checkpoint.layout == "diffusers":
             return {name: Source(name) for name in names}
         if component == DENOISER:

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
+from ..base.dotted_lora import DottedLoraNames, Place
 from ..base.family import LoraTensors
 from ..base.refuse import stated_base
 from .config import CONDITIONER, DENOISER
 from .names import CONDITIONER as ADAPTER
 from .names import module_of, native
 
-Place = tuple[str, str]
 _HOST = "diffusion_model."
 _DOTTED = ("transformer.", "base_model.model.", "")
 _KOHYA = "lora_unet_"
@@ -31,42 +30,30 @@ _READS_TEXT = re.compile(r"^(transformer\.)?transformer_blocks\.\d+\.attn2\.to_[
 _TEXT_WIDTH, _SMALL = 1024, 512
 
 
-@dataclass(frozen=True, slots=True)
-class LoraNames:
-    """The `LoraNames` of Anima."""
+def stems(denoiser: Mapping[str, str], texts: Mapping[str, Iterable[str]]) -> dict[str, Place]:
+    """Return every name of a module: see `LoraNames.stems`."""
+    found: dict[str, Place] = {}
+    for module, file in denoiser.items():
+        place = (DENOISER, module)
+        for name in (*(prefix + module for prefix in _DOTTED), _HOST + file):
+            found[name] = place
+        found[_KOHYA + file.replace(".", "_")] = place
+    for module in texts.get(CONDITIONER, ()):
+        file = ADAPTER + module
+        for name in (_HOST + file, _KOHYA + file.replace(".", "_"), f"{CONDITIONER}.{module}"):
+            found[name] = (CONDITIONER, module)
+    return found
 
-    form: str = "diffusers"
-    base_version: str = "anima"
-    version_2: bool = False
-    architecture: str = "anima"
-    key_prefix: str = _KOHYA
 
-    def key(self, module: str) -> str:
-        return native(module).replace(".", "_")
-
-    def module(self, key: str) -> str | None:
-        return None
-
-    def dotted(self, module: str) -> str:
-        return _HOST + native(module)
-
-    def of_dotted(self, key: str) -> str | None:
-        return module_of(key.removeprefix(_HOST)) if key.startswith(_HOST) else None
-
-    def stems(
-        self, denoiser: Mapping[str, str], texts: Mapping[str, Iterable[str]]
-    ) -> dict[str, Place]:
-        found: dict[str, Place] = {}
-        for module, file in denoiser.items():
-            place = (DENOISER, module)
-            for name in (*(prefix + module for prefix in _DOTTED), _HOST + file):
-                found[name] = place
-            found[_KOHYA + file.replace(".", "_")] = place
-        for module in texts.get(CONDITIONER, ()):
-            file = ADAPTER + module
-            for name in (_HOST + file, _KOHYA + file.replace(".", "_"), f"{CONDITIONER}.{module}"):
-                found[name] = (CONDITIONER, module)
-        return found
+LORA_NAMES = DottedLoraNames(
+    base_version="anima",
+    architecture="anima",
+    every=stems,
+    prefix=_HOST,
+    spell=native,
+    read=module_of,
+    key_prefix=_KOHYA,
+)
 
 
 def claims_lora(file: LoraTensors) -> int:

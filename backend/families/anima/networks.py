@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError
 from ..base.shapes import Shapes, check_same_names
-from ..qwen3.network import build_qwen3, fill_frequencies
+from ..qwen3.network import bfloat16_or_wider, build_qwen3, fill_frequencies
 from ..qwen3.tokenizer import TokenizerPlace, load_tokenizer
 from .config import CONDITIONER, TEXT, VAE, conditioner_config
 
@@ -63,13 +63,7 @@ class Networks:
             _fill_conditioner(network, device)
 
     def dtype(self, component: str, wanted: torch.dtype) -> torch.dtype:
-        """Denoiser, conditioner and Qwen3 were trained in bfloat16, and may exceed the range of
-        float16. The small VAE works in float32."""
-        import torch
-
-        if component == VAE:
-            return torch.float32
-        return torch.bfloat16 if wanted == torch.float16 else wanted
+        return bfloat16_or_wider(wanted, small_vae=component == VAE)
 
     def tokenizers(self, places: Sequence[Path] = ()) -> tuple[Any, ...]:
         return load_tokenizer("Anima", places), load_tokenizer("Anima", places, T5)

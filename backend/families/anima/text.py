@@ -9,14 +9,13 @@ Source: AnimaModularPipeline of diffusers.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError
 from ..base.family import Loaded, Size
-from ..qwen3.tokenizer import PAD
+from ..qwen3.prompts import padded, tokenise
 from .config import TOKENS
 from .networks import CONTEXT
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from ..base.conditioning import Conditioning
 
 _AT_ONCE = 8  # prompts
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +38,9 @@ class Texts:
     def tokenise(self, model: Loaded, prompts: Sequence[str]) -> tuple[Tensor, ...]:
         """Return ids and mask of Qwen3, then ids and mask of T5."""
         qwen, t5 = model.tokenizers
-        texts = [qwen(prompt, add_special_tokens=False).input_ids for prompt in prompts]
         targets = [t5(prompt, truncation=True, max_length=TOKENS).input_ids for prompt in prompts]
-        for prompt, found in zip(prompts, texts, strict=True):
-            if len(found) > TOKENS:
-                log.warning(
-                    "prompt has %d tokens, the last %d are ignored: %r",
-                    len(found), len(found) - TOKENS, prompt[:200],
-                )  # fmt: skip
-        pad = qwen.convert_tokens_to_ids(PAD)
-        return *_padded(texts, pad), *_padded(targets, t5.pad_token_id or 0)
+        texts = tokenise(qwen, prompts, TOKENS)
+        return *texts, *padded(targets, TOKENS, t5.pad_token_id or 0)
 
     def encode(self, model: Loaded, tokens: Sequence[Tensor]) -> Conditioning:
         import torch
@@ -106,18 +96,6 @@ def _readable(mask: Tensor) -> Tensor:
     mask = mask.clone()
     mask[:, 0] = 1
     return mask
-
-
-def _padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    import torch
-
-    ids = torch.full((len(rows), TOKENS), pad, dtype=torch.long)
-    mask = torch.zeros(len(rows), TOKENS, dtype=torch.long)
-    for number, row in enumerate(rows):
-        kept = list(row[:TOKENS])
-        ids[number, : len(kept)] = torch.tensor(kept, dtype=torch.long)
-        mask[number, : len(kept)] = 1
-    return ids, mask
 
 
 def _check_vocabulary(ids: Tensor, conditioner: Any) -> None:

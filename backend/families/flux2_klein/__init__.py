@@ -5,9 +5,10 @@ from .config import DENOISER, SIDE, TEXT, VAE, published
 from .host import HOST
 from .latents import Latents
 from .layout import Layout
-from .lora import LoraNames
+from .lora import LORA_NAMES
 from .networks import Networks, denoise
-from .recognition import Recognition
+from .process import flow_process
+from .recognition import RECOGNITION
 from .text import Texts
 
 _BOTH = r"single_transformer_blocks\.\d+\.attn\.(to_qkv_mlp_proj|to_out)$"
@@ -19,12 +20,6 @@ TARGETS = {
     "feed_forward": rf"\.ff(_context)?\.linear_(in|out)$|{_BOTH}",
     "convolution": r"$^",
 }
-
-
-def _process(file, config):
-    from .process import flow_process
-
-    return flow_process(file, config)
 
 
 FLUX2_KLEIN = Family(
@@ -39,14 +34,14 @@ FLUX2_KLEIN = Family(
     entrances=r"^\.(x_embedder|time_guidance_embed|(double|single)_stream_modulation|norm_out)",
     config=published,
     denoise=denoise,
-    process=_process,
+    process=flow_process,
     native_side=lambda prediction: SIDE,
-    recognition=Recognition(),
+    recognition=RECOGNITION,
     networks=Networks(),
     tensors=Layout(),
     texts=Texts(),
     latents=Latents(),
-    lora=LoraNames(),
+    lora=LORA_NAMES,
     host=HOST,
     metadata=MetadataNames(
         lambda prediction: "flux-2-klein-4b",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError
+from ..base.depth import MOST_LAYERS
+from ..base.published import published_in
 from ..base.shapes import Shapes
 from .names import QUERY_NORM
 
@@ -16,11 +17,7 @@ TOKENS = 512  # of a prompt with its template and padding
 STRIDE = 16  # pixels per position: 8 of the VAE, and patches of 2 × 2
 TAPS = 3  # layers of the text encoder that are read
 
-
-def published(name: str) -> dict[str, Any]:
-    """Return a published config: of a component, or of `scheduler`."""
-    file = Path(__file__).parent / f"{name}.json"
-    return json.loads(file.read_text(encoding="utf-8"))
+published = published_in(Path(__file__).parent)
 
 
 def denoiser_config(shapes: Shapes, norm: str) -> dict[str, Any]:
@@ -62,10 +59,10 @@ def check_parts(file: str, configs: dict[str, dict[str, Any]]) -> None:
             f"{file}: its denoiser takes {denoiser['in_channels']} channels, but its VAE gives "
             f"{channels} (patches of 2 × 2): only the VAE of FLUX.2 fits"
         )
-    if text["num_hidden_layers"] <= TAPS or text["num_hidden_layers"] > 128:
+    if text["num_hidden_layers"] <= TAPS or text["num_hidden_layers"] > MOST_LAYERS:
         raise CheckpointError(
             f"{file}: its text encoder has {text['num_hidden_layers']} layers, not the 36 of "
             "Qwen3 4B"
         )
-    if max(denoiser["num_layers"], denoiser["num_single_layers"]) > 128:
+    if max(denoiser["num_layers"], denoiser["num_single_layers"]) > MOST_LAYERS:
         raise CheckpointError(f"{file}: its denoiser has more blocks than any model of its family")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ...errors import CheckpointError
+from ..base.folders import denoiser_class, read_configs, refuse_quantised
 from ..base.stored import Description, StoredFolder
 from ..qwen3.network import check_folder
 from .config import DENOISER, SIDE, TEXT, VAE, check_parts
@@ -15,23 +14,16 @@ CLASS = "Flux2Transformer2DModel"
 
 def is_flux2(folder: StoredFolder) -> bool:
     """True for a folder whose denoiser is one of FLUX.2."""
-    named = folder.index.get(DENOISER)
-    return isinstance(named, list) and len(named) == 2 and named[1] == CLASS
+    return denoiser_class(folder, DENOISER) == CLASS
 
 
 def describe_folder(folder: StoredFolder) -> Description:
     """Read the configs of a folder; a CheckpointError says why it cannot be used."""
     name = folder.path.name
-    configs: dict[str, dict[str, Any]] = {
-        component: folder.read(f"{component}/config.json") for component in (DENOISER, TEXT, VAE)
-    }
+    configs = read_configs(folder, (DENOISER, TEXT, VAE))
     refuse_relatives(name, configs[DENOISER])
     check_folder(name, configs[TEXT])
-    for component in (DENOISER, TEXT):
-        if configs[component].get("quantization_config"):
-            raise CheckpointError(
-                f"{name}: its {component} is quantised (quantization_config): give the bf16 folder"
-            )
+    refuse_quantised(name, configs, (DENOISER, TEXT))
     if configs[VAE].get("_class_name") != "AutoencoderKLFlux2":
         raise CheckpointError(
             f"{name}: its VAE is {configs[VAE].get('_class_name')!r}, not AutoencoderKLFlux2"

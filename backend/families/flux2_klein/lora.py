@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
+from ..base.dotted_lora import DottedLoraNames, Place
 from ..base.family import LoraTensors
 from ..base.refuse import stated_base
 from .config import DENOISER
 
-Place = tuple[str, str]
 _OWN_MODULES = re.compile(
     r"single_transformer_blocks\.\d+\.attn\.to_qkv_mlp_proj|transformer_blocks\.\d+\.ff(_context)?"
     r"\.linear_(in|out)|transformer_blocks\.\d+\.attn\.add_[qkv]_proj|_stream_modulation"
@@ -25,41 +24,25 @@ _OTHER_WIDTHS = (4096, 6144)  # klein 9B, dev
 _WIDE = re.compile(r"(attn\.to_[qkv]|add_[qkv]_proj|to_qkv_mlp_proj|ff\.linear_in)\.lora_(A|down)")
 
 
-@dataclass(frozen=True, slots=True)
-class LoraNames:
-    """The `LoraNames` of FLUX.2 klein."""
+def stems(denoiser: Mapping[str, str], texts: Mapping[str, Iterable[str]]) -> dict[str, Place]:
+    """Return every name of a module: see `LoraNames.stems`."""
+    found: dict[str, Place] = {}
+    shared = list(denoiser.values())
+    for module, file in denoiser.items():
+        place = (DENOISER, module)
+        for prefix in _DOTTED:
+            found[prefix + module] = place
+        if shared.count(file) == 1:  # queries, keys and values are one tensor in the file
+            found["diffusion_model." + file] = place
+            found["lora_unet_" + file.replace(".", "_")] = place
+    return found
 
-    form: str = "diffusers"
-    base_version: str = "flux2_klein_4b"
-    version_2: bool = False
-    architecture: str = "flux-2-klein-4b"
-    key_prefix: str = "lora_unet_"
 
-    def key(self, module: str) -> str:
-        return module.replace(".", "_")
-
-    def module(self, key: str) -> str | None:
-        return None
-
-    def dotted(self, module: str) -> str:
-        return _DOTTED[0] + module
-
-    def of_dotted(self, key: str) -> str | None:
-        return key.removeprefix(_DOTTED[0]) if key.startswith(_DOTTED[0]) else None
-
-    def stems(
-        self, denoiser: Mapping[str, str], texts: Mapping[str, Iterable[str]]
-    ) -> dict[str, Place]:
-        found: dict[str, Place] = {}
-        shared = list(denoiser.values())
-        for module, file in denoiser.items():
-            place = (DENOISER, module)
-            for prefix in _DOTTED:
-                found[prefix + module] = place
-            if shared.count(file) == 1:  # queries, keys and values are one tensor in the file
-                found["diffusion_model." + file] = place
-                found["lora_unet_" + file.replace(".", "_")] = place
-        return found
+LORA_NAMES = DottedLoraNames(
+    base_version="flux2_klein_4b",
+    architecture="flux-2-klein-4b",
+    every=stems,
+)
 
 
 def claims_lora(file: LoraTensors) -> int:

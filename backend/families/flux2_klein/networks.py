@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError
-from ..qwen3.network import build_qwen3, fill_frequencies
+from ..qwen3.network import bfloat16_or_wider, build_qwen3, fill_frequencies
 from ..qwen3.tokenizer import load_tokenizer
-from .config import DENOISER, TEXT
+from .config import DENOISER, TEXT, VAE
 
 if TYPE_CHECKING:
     import torch
@@ -48,13 +48,8 @@ class Networks:
                 module._buffers["num_batches_tracked"] = torch.zeros((), dtype=torch.long)
 
     def dtype(self, component: str, wanted: torch.dtype) -> torch.dtype:
-        """The denoiser and Qwen3 were trained in bfloat16, and exceed the range of float16. The
-        statistics that normalise latents are kept in float32, with their small VAE."""
-        import torch
-
-        if component in (DENOISER, TEXT):
-            return torch.bfloat16 if wanted == torch.float16 else wanted
-        return torch.float32
+        # The statistics that normalise latents are kept in float32, with their VAE
+        return bfloat16_or_wider(wanted, small_vae=component == VAE)
 
     def tokenizers(self, places: Sequence[Path] = ()) -> tuple[Any, ...]:
         return (load_tokenizer("FLUX.2 klein", places),)

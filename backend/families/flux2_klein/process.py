@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError
-from ..base.process import FlowProcess
+from ..base.flow_scheduler import check_scheduler
 from .config import SIDE, STRIDE
+
+if TYPE_CHECKING:
+    from ..base.process import FlowProcess
 
 _NATIVE = (SIDE // STRIDE) ** 2  # positions
 _FEW, _MANY = 10, 200  # steps to which the constants belong
@@ -24,11 +27,9 @@ _LARGE = 4300  # positions above which the number of steps plays no part
 
 def flow_process(file: str, config: Mapping[str, Any]) -> FlowProcess:
     """Build the process of a scheduler config; raise for one of another kind."""
-    kind = config.get("_class_name", "FlowMatchEulerDiscreteScheduler")
-    if kind != "FlowMatchEulerDiscreteScheduler":
-        raise CheckpointError(
-            f"{file}: its scheduler is {kind!r}; FLUX.2 klein has FlowMatchEulerDiscreteScheduler"
-        )
+    from ..base.process import FlowProcess  # brings torch along
+
+    check_scheduler(file, config, "FLUX.2 klein")
     few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
     mu = low + (high - low) * (_NATIVE - few) / (many - few)

@@ -8,13 +8,12 @@ Source: Flux2KleinPipeline of diffusers.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..base.family import Loaded, Size
-from ..qwen3.tokenizer import PAD
+from ..qwen3.prompts import tokenise
 from .config import TOKENS, taps
 from .networks import CONTEXT
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 TEMPLATE = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 _AT_ONCE = 4  # prompts; all layers' states of one take 190 MB in bfloat16
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class Texts:
@@ -38,25 +35,9 @@ class Texts:
     embedding: str = CONTEXT
 
     def tokenise(self, model: Loaded, prompts: Sequence[str]) -> tuple[Tensor, ...]:
-        import torch
-
-        tokenizer = model.tokenizers[0]
-        pad = tokenizer.convert_tokens_to_ids(PAD)
         # A text encoder with fewer positions reads fewer tokens: the embedded demo's has 24
         most = min(self.tokens, model.text_encoders[0].config.max_position_embeddings)
-        ids = torch.full((len(prompts), most), pad, dtype=torch.long)
-        mask = torch.zeros(len(prompts), most, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            found = tokenizer(TEMPLATE.format(prompt), add_special_tokens=False).input_ids
-            if len(found) > most:
-                log.warning(
-                    "prompt has %d tokens with its template, the last %d are ignored: %r",
-                    len(found), len(found) - most, prompt[:200],
-                )  # fmt: skip
-            kept = found[:most]
-            ids[row, : len(kept)] = torch.tensor(kept, dtype=torch.long)
-            mask[row, : len(kept)] = 1
-        return ids, mask
+        return tokenise(model.tokenizers[0], prompts, most, TEMPLATE)
 
     def encode(self, model: Loaded, tokens: Sequence[Tensor]) -> Conditioning:
         import torch

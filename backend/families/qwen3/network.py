@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError
 from ..base.shapes import Shapes, reads_shapes
+from ..base.sources import Source
+from ..base.stored import Checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +61,14 @@ def tensor_names(config: Mapping[str, Any]) -> list[str]:
     return ["embed_tokens.weight", "norm.weight", *own]
 
 
+def text_sources(checkpoint: Checkpoint, component: str) -> dict[str, Source]:
+    """Return the tensors' places in a file or a folder: see `TensorLayout.sources`."""
+    prefix = checkpoint.prefixes[component]
+    if checkpoint.layout == "diffusers":
+        prefix = prefix_in_folder(checkpoint.names(component))
+    return {name: Source(prefix + name) for name in tensor_names(checkpoint.configs[component])}
+
+
 def build_qwen3(config: Mapping[str, Any]) -> nn.Module:
     """Build the network of a config."""
     from transformers import Qwen3Config, Qwen3Model
@@ -73,3 +83,16 @@ def fill_frequencies(network: Any, device: torch.device) -> None:
 
     with torch.device(device):
         network.rotary_emb = type(network.rotary_emb)(network.config)
+
+
+def bfloat16_or_wider(wanted: torch.dtype, *, small_vae: bool) -> torch.dtype:
+    """Return the type that a component works in: see `Networks.dtype`.
+
+    Qwen3 and the denoisers that read it were trained in bfloat16, and exceed the range of float16.
+    A small VAE works in float32.
+    """
+    import torch
+
+    if small_vae:
+        return torch.float32
+    return torch.bfloat16 if wanted == torch.float16 else wanted

@@ -5,9 +5,10 @@ from ..base.family import Family, MetadataNames
 from .config import DENOISER, PATCH, SIDE, TEXT, VAE, published
 from .host import HOST
 from .layout import Layout
-from .lora import LoraNames
+from .lora import LORA_NAMES
 from .networks import Networks, denoise
-from .recognition import Recognition
+from .process import flow_process
+from .recognition import RECOGNITION
 from .text import Texts
 
 TARGETS = {
@@ -16,12 +17,6 @@ TARGETS = {
     "feed_forward": r"^\.layers\.\d+\.feed_forward\.w[123]$",
     "convolution": r"$^",
 }
-
-
-def _process(file, config):
-    from .process import flow_process
-
-    return flow_process(file, config)
 
 
 Z_IMAGE = Family(
@@ -38,14 +33,14 @@ Z_IMAGE = Family(
     r"cap_embedder)|adaLN_modulation",
     config=published,
     denoise=denoise,
-    process=_process,
+    process=flow_process,
     native_side=lambda prediction: SIDE,
-    recognition=Recognition(),
+    recognition=RECOGNITION,
     networks=Networks(),
     tensors=Layout(),
     texts=Texts(),
     latents=AutoencoderLatents(published(VAE), PATCH),
-    lora=LoraNames(),
+    lora=LORA_NAMES,
     host=HOST,
     metadata=MetadataNames(
         lambda prediction: "z-image",

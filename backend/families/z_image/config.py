@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError
+from ..base.depth import check_depths
+from ..base.published import published_in
 from ..base.shapes import Shapes
 
 DENOISER, TEXT, VAE = "transformer", "text_encoder", "vae"
@@ -14,13 +15,8 @@ SIDE = 1024  # pixels, of the published models
 TOKENS = 512  # of a prompt with its template, at most
 PATCH = 2  # elements of a latent, each way, per token
 _HEAD, _AXES = 128, (32, 48, 48)  # of the published heads, for text and place
-_MOST = 128  # layers
 
-
-def published(name: str) -> dict[str, Any]:
-    """Return a published config: of a component, or of `scheduler`."""
-    file = Path(__file__).parent / f"{name}.json"
-    return json.loads(file.read_text(encoding="utf-8"))
+published = published_in(Path(__file__).parent)
 
 
 def denoiser_config(shapes: Shapes, *, fused: bool) -> dict[str, Any]:
@@ -53,9 +49,4 @@ def check_parts(file: str, configs: dict[str, dict[str, Any]]) -> None:
             f"{file}: its denoiser takes {denoiser['in_channels']} channels, but its VAE gives "
             f"{vae['latent_channels']}: only the VAE of FLUX.1 fits"
         )
-    for component, layers in ((DENOISER, "n_layers"), (TEXT, "num_hidden_layers")):
-        if not 1 < configs[component][layers] <= _MOST:
-            raise CheckpointError(
-                f"{file}: its {component} has {configs[component][layers]} layers, more or fewer "
-                "than any model of its family"
-            )
+    check_depths(file, configs, {DENOISER: "n_layers", TEXT: "num_hidden_layers"}, least=2)

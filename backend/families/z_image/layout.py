@@ -8,7 +8,7 @@ from typing import Any
 from ..base.sources import Source
 from ..base.stored import Checkpoint
 from ..qwen3.network import UNREAD as HEAD
-from ..qwen3.network import prefix_in_folder, tensor_names
+from ..qwen3.network import text_sources
 from ..unet.vae_files import spelled_sources
 from .config import DENOISER, TEXT
 from .file import is_fused
@@ -22,9 +22,7 @@ class Layout:
         config, prefix = checkpoint.configs[component], checkpoint.prefixes[component]
         names = checkpoint.names(component)
         if component == TEXT:
-            if checkpoint.layout == "diffusers":
-                prefix = prefix_in_folder(names)
-            return {name: Source(prefix + name) for name in tensor_names(config)}
+            return text_sources(checkpoint, component)
         if component == DENOISER:
             return denoiser_sources(config, prefix, fused=is_fused(names, prefix))
         return spelled_sources(config, prefix, names)

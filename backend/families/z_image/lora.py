@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
+from ..base.dotted_lora import DottedLoraNames, Place
 from ..base.family import LoraTensors
 from ..base.refuse import stated_base
 from .config import DENOISER
 
-Place = tuple[str, str]
 _DOTTED = ("transformer.", "diffusion_model.", "base_model.model.", "")
 _FLAT = ("lora_unet_", "lycoris_")
 _MODULES = re.compile(
@@ -26,43 +25,27 @@ _INPUT = re.compile(r"(to_[qkv]|qkv|w[13])[._]?(lora_(A|down))?.*(lora_A|lora_do
 _LUMINA = 2304  # the width of Lumina Image 2, which has modules of the same names
 
 
-@dataclass(frozen=True, slots=True)
-class LoraNames:
-    """The `LoraNames` of Z-Image."""
+def stems(denoiser: Mapping[str, str], texts: Mapping[str, Iterable[str]]) -> dict[str, Place]:
+    """Return every name of a module: see `LoraNames.stems`."""
+    found: dict[str, Place] = {}
+    shared = list(denoiser.values())
+    for module, file in denoiser.items():
+        place = (DENOISER, module)
+        # queries, keys and values are one tensor in the file
+        spelled = (module, file) if shared.count(file) == 1 else (module,)
+        for name in spelled:
+            for prefix in _DOTTED:
+                found[prefix + name] = place
+            for prefix in _FLAT:
+                found[prefix + name.replace(".", "_")] = place
+    return found
 
-    form: str = "diffusers"
-    base_version: str = "zimage"
-    version_2: bool = False
-    architecture: str = "z-image"
-    key_prefix: str = "lora_unet_"
 
-    def key(self, module: str) -> str:
-        return module.replace(".", "_")
-
-    def module(self, key: str) -> str | None:
-        return None
-
-    def dotted(self, module: str) -> str:
-        return _DOTTED[0] + module
-
-    def of_dotted(self, key: str) -> str | None:
-        return key.removeprefix(_DOTTED[0]) if key.startswith(_DOTTED[0]) else None
-
-    def stems(
-        self, denoiser: Mapping[str, str], texts: Mapping[str, Iterable[str]]
-    ) -> dict[str, Place]:
-        found: dict[str, Place] = {}
-        shared = list(denoiser.values())
-        for module, file in denoiser.items():
-            place = (DENOISER, module)
-            # queries, keys and values are one tensor in the file
-            spelled = (module, file) if shared.count(file) == 1 else (module,)
-            for name in spelled:
-                for prefix in _DOTTED:
-                    found[prefix + name] = place
-                for prefix in _FLAT:
-                    found[prefix + name.replace(".", "_")] = place
-        return found
+LORA_NAMES = DottedLoraNames(
+    base_version="zimage",
+    architecture="z-image",
+    every=stems,
+)
 
 
 def claims_lora(file: LoraTensors) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError
-from ..qwen3.network import build_qwen3, fill_frequencies
+from ..qwen3.network import bfloat16_or_wider, build_qwen3, fill_frequencies
 from ..qwen3.tokenizer import load_tokenizer
 from .config import DENOISER, TEXT, VAE
 
@@ -43,13 +43,7 @@ class Networks:
             fill_frequencies(network, device)
 
     def dtype(self, component: str, wanted: torch.dtype) -> torch.dtype:
-        """The denoiser and Qwen3 were trained in bfloat16, and exceed the range of float16. The
-        small VAE works in float32."""
-        import torch
-
-        if component == VAE:
-            return torch.float32
-        return torch.bfloat16 if wanted == torch.float16 else wanted
+        return bfloat16_or_wider(wanted, small_vae=component == VAE)
 
     def tokenizers(self, places: Sequence[Path] = ()) -> tuple[Any, ...]:
         return (load_tokenizer("Z-Image", places),)

@@ -7,13 +7,12 @@ Source: ZImagePipeline of diffusers.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..base.family import Loaded, Size
-from ..qwen3.tokenizer import PAD
+from ..qwen3.prompts import tokenise
 from .config import TOKENS
 from .networks import CONTEXT, MASK
 
@@ -27,8 +26,6 @@ TEMPLATE = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 _LAYER = -2
 _AT_ONCE = 4  # prompts; all layers' states of one take 190 MB in bfloat16
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class Texts:
@@ -39,23 +36,7 @@ class Texts:
     embedding: str = CONTEXT
 
     def tokenise(self, model: Loaded, prompts: Sequence[str]) -> tuple[Tensor, ...]:
-        import torch
-
-        tokenizer = model.tokenizers[0]
-        pad = tokenizer.convert_tokens_to_ids(PAD)
-        ids = torch.full((len(prompts), self.tokens), pad, dtype=torch.long)
-        mask = torch.zeros(len(prompts), self.tokens, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            found = tokenizer(TEMPLATE.format(prompt), add_special_tokens=False).input_ids
-            if len(found) > self.tokens:
-                log.warning(
-                    "prompt has %d tokens with its template, the last %d are ignored: %r",
-                    len(found), len(found) - self.tokens, prompt[:200],
-                )  # fmt: skip
-            kept = found[: self.tokens]
-            ids[row, : len(kept)] = torch.tensor(kept, dtype=torch.long)
-            mask[row, : len(kept)] = 1
-        return ids, mask
+        return tokenise(model.tokenizers[0], prompts, self.tokens, TEMPLATE)
 
     def encode(self, model: Loaded, tokens: Sequence[Tensor]) -> Conditioning:
         import torch
