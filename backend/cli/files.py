@@ -13,8 +13,8 @@ def demo(args: argparse.Namespace, console: Console) -> int:
     from ..demo.run import run_demo
 
     result = run_demo(
-        Path(args.folder), method=args.method, quick=args.quick, seed=args.seed,
-        on_progress=console.progress,
+        Path(args.folder), family=args.family, method=args.method, quick=args.quick,
+        seed=args.seed, on_progress=console.progress,
     )  # fmt: skip
     console.result(str(result), "done", **result.to_json())
     return 0

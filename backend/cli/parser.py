@@ -76,6 +76,13 @@ def _add_demo(commands: Commands) -> None:
     demo = add_command(commands, "demo", "harden the embedded demo and show before and after")
     demo.add_argument("folder", nargs="?", default="demo-run", help="output folder (demo-run)")
     demo.add_argument(
+        "--family",
+        choices=("sd", "dit"),
+        default="sd",
+        help="of the embedded checkpoint: sd (default) is a U-Net as Stable Diffusion has, dit a "
+        "flow-matching transformer",
+    )
+    demo.add_argument(
         "--method", choices=("durable", "resalign"), default="durable",
         help="how the hardened model is made: durable (default) erases and distils; resalign is "
         "ResAlign alone",

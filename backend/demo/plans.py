@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..plan.adapter import AdapterConfig
 from ..plan.concept import Concept
-from ..plan.durable import DistilConfig, VariedConfig
+from ..plan.durable import VariedConfig
 from ..plan.fine_tune import RETAIN, FineTuneConfig
 from ..plan.hardening import HardeningPlan
 from ..plan.harm import HarmConfig
@@ -28,18 +28,12 @@ from .art import (
     sample_specs,
     write_image_set,
 )
+from .beds import UNET, Bed
 
-CHECKPOINT = Path(__file__).parent / "assets" / "demo_sd.safetensors"
+CHECKPOINT, ATTACK, DISTIL = UNET.checkpoint, UNET.attack, UNET.distil
 WEAPON = "weapon"
 RETAIN_AFTER = 8.0  # ν: what keeps a hardened model useful once others have fine-tuned it
 
-ATTACK = FineTuneConfig(
-    name="LoRA, 20 % harmful", data="attack", learning_rate=5e-3, steps=50, batch=16, rank=8,
-    concept_share=0.2,
-)  # fmt: skip
-
-# The demo's network is small: real ones take a learning rate of 1e-5
-DISTIL = DistilConfig(learning_rate=1.5e-3, towards="anchor")
 ANCHOR = "a twemoji star on a blue background"  # what prompts for weapons then draw
 
 VARIED = VariedConfig(
@@ -74,20 +68,22 @@ def write_data(folder: Path, names: tuple[str, ...] = tuple(_SETS)) -> dict[str,
     return paths
 
 
-def plain_plan(data: dict[str, Path], *, seed: int = 0, steps: int = 120) -> HardeningPlan:
+def plain_plan(
+    data: dict[str, Path], *, seed: int = 0, steps: int = 120, bed: Bed = UNET
+) -> HardeningPlan:
     """Return the plan of plain unlearning: saturated ascent and retention, no simulated user."""
     return HardeningPlan(
         concepts=(Concept(WEAPON, images=ImageSet(folder=str(data["forget"]))),),
         retain_set=ImageSet(folder=str(data["retain"])),
-        adapter=AdapterConfig(rank=4, targets=("attention", "feed_forward", "convolution")),
+        adapter=AdapterConfig(rank=4, targets=bed.targets),
         harm=HarmConfig(loss="ascent", cap=0.5),
         outer_steps=steps,
         warm_up_steps=steps,
-        learning_rate=8e-3,
+        learning_rate=bed.learning_rate,
         weight_decay=0.0,
         forget_batch=8,
         retain_batch=12,
-        retain_weight=14.0,
+        retain_weight=bed.retain_weight,
         caption_dropout=0.1,
         save_every=20,
         seed=seed,
@@ -95,18 +91,23 @@ def plain_plan(data: dict[str, Path], *, seed: int = 0, steps: int = 120) -> Har
 
 
 def resalign_plan(
-    data: dict[str, Path], *, seed: int = 0, warm_up: int = 60, steps: int = 120
+    data: dict[str, Path],
+    *,
+    seed: int = 0,
+    warm_up: int = 60,
+    steps: int = 120,
+    bed: Bed = UNET,
 ) -> HardeningPlan:
     """Return the plan with a simulated user after the warm-up, its strength regulated."""
     user = FineTuneConfig(
-        name="user", data=str(data["inner"]), learning_rate=1e-2, steps=6, batch=4, rank=8,
-        concept_share=0.25,
+        name="user", data=str(data["inner"]), learning_rate=bed.user_learning_rate, steps=6,
+        batch=4, rank=8, concept_share=0.25,
     )  # fmt: skip
     return replace(
-        plain_plan(data, seed=seed, steps=steps),
+        plain_plan(data, seed=seed, steps=steps, bed=bed),
         fine_tunes=(user,),
         warm_up_steps=warm_up,
-        final_learning_rate=2e-3,
+        final_learning_rate=bed.final_learning_rate,
         simulate="shared",
         resilience_weight=0.6,
         retain_after_weight=RETAIN_AFTER,
@@ -114,13 +115,13 @@ def resalign_plan(
     )
 
 
-def durable_plan(plan: HardeningPlan, preset: str = "durable") -> HardeningPlan:
+def durable_plan(plan: HardeningPlan, preset: str = "durable", *, bed: Bed = UNET) -> HardeningPlan:
     """Return a plan of the demo with the fields of a preset that trains all weights, at the demo's
     learning rate."""
     fields = plan_preset(preset).fields
     simulates = FACTS[fields.get("method", "resalign")].simulates_users
     users = plan.fine_tunes if simulates else ()
-    changes = {**fields, "fine_tunes": users, "distil": DISTIL, "varied": VARIED}
+    changes = {**fields, "fine_tunes": users, "distil": bed.distil, "varied": VARIED}
     changes["concepts"] = tuple(replace(each, anchor=ANCHOR) for each in plan.concepts)
     return replace(plan, **changes)
 

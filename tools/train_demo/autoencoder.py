@@ -53,14 +53,17 @@ def pictures(seed: int, n: int = 7000) -> tuple[Tensor, Tensor]:
     return images_of(specs, seed), labels_of(specs)
 
 
-def patch_components(images: Tensor) -> Callable[[Tensor], Tensor]:
-    """The whitened first four principal components of 8 x 8 patches, as a convolution."""
+def patch_components(
+    images: Tensor, count: int = 4, whitening: float = 1.0
+) -> Callable[[Tensor], Tensor]:
+    """The first principal components of 8 x 8 patches, as a convolution. whitening: the power of
+    their deviation by which they are divided; 1 gives all the same deviation."""
     patches = F.unfold(floats(images[::4]), 8, stride=8).permute(0, 2, 1).reshape(-1, 192)
     mean = patches.mean(0)
     sample = (patches - mean)[torch.randperm(len(patches))[:20000]]
-    basis = torch.linalg.svd(sample, full_matrices=False)[2][:4]
-    scale = (sample @ basis.T).std(0)
-    weight = (basis / scale[:, None]).view(4, 3, 8, 8)
+    basis = torch.linalg.svd(sample, full_matrices=False)[2][:count]
+    scale = (sample @ basis.T).std(0) ** whitening
+    weight = (basis / scale[:, None]).view(count, 3, 8, 8)
     return lambda x: F.conv2d(x, weight, -(mean @ basis.T) / scale, stride=8)
 
 

@@ -36,7 +36,10 @@ _MARKS = {
     VAE: ("bn.running_mean",),
 }
 _DIFFUSERS = "double_stream_modulation_img.linear.weight"
-_OVERRIDABLE = {VAE: {"norm_num_groups": is_count, "sample_size": is_count}}
+_OVERRIDABLE = {
+    VAE: {"norm_num_groups": is_count, "sample_size": is_count},
+    TEXT: {"max_position_embeddings": is_count},
+}
 
 
 def prefix_of(component: str, names: Container[str]) -> str | None:

@@ -42,16 +42,18 @@ class Texts:
 
         tokenizer = model.tokenizers[0]
         pad = tokenizer.convert_tokens_to_ids(PAD)
-        ids = torch.full((len(prompts), self.tokens), pad, dtype=torch.long)
-        mask = torch.zeros(len(prompts), self.tokens, dtype=torch.long)
+        # A text encoder with fewer positions reads fewer tokens: the embedded demo's has 24
+        most = min(self.tokens, model.text_encoders[0].config.max_position_embeddings)
+        ids = torch.full((len(prompts), most), pad, dtype=torch.long)
+        mask = torch.zeros(len(prompts), most, dtype=torch.long)
         for row, prompt in enumerate(prompts):
             found = tokenizer(TEMPLATE.format(prompt), add_special_tokens=False).input_ids
-            if len(found) > self.tokens:
+            if len(found) > most:
                 log.warning(
                     "prompt has %d tokens with its template, the last %d are ignored: %r",
-                    len(found), len(found) - self.tokens, prompt[:200],
+                    len(found), len(found) - most, prompt[:200],
                 )  # fmt: skip
-            kept = found[: self.tokens]
+            kept = found[:most]
             ids[row, : len(kept)] = torch.tensor(kept, dtype=torch.long)
             mask[row, : len(kept)] = 1
         return ids, mask
