@@ -71,7 +71,7 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
         parts("concept_images", gr.Number, "or so many drawn (0 or empty: as usual)",
               value=None, precision=0)  # fmt: skip
         parts("retain_folder", gr.Textbox, "Folder with pictures of what must stay", value="")
-        parts("retain_images", gr.Number, "or so many drawn, of what must stay (0 or empty: as usual)",
+        parts("retain_images", gr.Number, "or so many drawn, of what must stay (0: as usual)",
               value=None, precision=0)  # fmt: skip
         parts("strengths", gr.Textbox, "Strengths", value="",
               placeholder="weapons: 2, nudity: 0.5",
