@@ -1,6 +1,6 @@
-"""Errors that are no fault of the program.
+"""Errors that are not a fault of the program.
 
-ResAlignError                 a user can mend it; the command line prints it and exits with 2
+ResAlignError                 a user can fix it; the command line prints it and exits with 2
 ├── ConfigError               a field of a plan
 ├── CheckpointError           a model file that cannot be read, or is not of a supported family
 │   └── UndecidedError        a file that contradicts itself about what it predicts

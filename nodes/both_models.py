@@ -69,6 +69,15 @@ def called(before: Any, after: Any, *, lora: bool = True) -> tuple[tuple[str, st
     return (f"before{more}", f"after{more}"), said
 
 
+def with_guidance(said: str, model: Any, cfg: float) -> str:
+    """Add a warning to the line on what was compared if `cfg` does not suit the model's family."""
+    from ..backend.jobs.family_defaults import guidance_doubt
+    from . import bridge
+
+    doubt = guidance_doubt(bridge.family_of(model), cfg)
+    return f"{said}\n{doubt}" if doubt else said
+
+
 def sample(
     model: Any,
     clip: Any,

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 
 from . import types
-from .both_models import called, compared, image_outputs, sample, sampling_inputs, show_input
+from .both_models import (
+    called,
+    compared,
+    image_outputs,
+    sample,
+    sampling_inputs,
+    show_input,
+    with_guidance,
+)
 
 if TYPE_CHECKING:
     from ..backend.plan.concept import Concept
@@ -59,6 +67,7 @@ class DrawConcept(io.ComfyNode):
             ]
             for model in (before, after)
         ]
+        said = with_guidance(said, before, cfg)
         return compared(prompts, pictures, columns, said, show=show_pictures)
 
 

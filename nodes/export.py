@@ -188,8 +188,9 @@ def target_file(kind: str, destination: str, filename: str, *, overwrite: bool) 
 
     if destination.startswith(_MODELS):
         known = [Path(folder) for folder in folder_paths.get_folder_paths(kind)]
-        # A kind that was renamed has its old folder first: models/unet.
-        folder = next((one for one in known if one.name == kind), known[0])
+        folder = known[0]
+        if folder.name == "unet":  # the old name of diffusion_models, which ComfyUI still lists
+            folder = next((one for one in known if one.name == kind), folder)
     else:
         folder = Path(folder_paths.get_output_directory()) / kind
     try:

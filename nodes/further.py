@@ -23,7 +23,7 @@ NONE = "none"
 
 
 def further_inputs() -> list[Any]:
-    import folder_paths
+    from .sources import model_files
 
     return [
         types.advanced(
@@ -32,14 +32,15 @@ def further_inputs() -> list[Any]:
         ),
         types.advanced(
             io.Combo, "sibling", default=NONE,
-            options=[NONE, ORIGINAL, *folder_paths.get_filename_list("checkpoints")],
+            options=[NONE, ORIGINAL, *model_files()],
             tooltip="Checkpoint on which a LoRA of the concept is trained. It is then put on each "
             "model, as people do with LoRAs from the web.",
         ),
         types.advanced(
             io.Int, "audit_pictures", default=0, min=0, max=MOST_AUDITED,
             tooltip="Pictures on a sheet that you label by hand in the browser, 50 for instance, "
-            "to correct the detector's mistakes. Flagged pictures are then kept without blur.",
+            "to correct the detector's mistakes. Flagged pictures are then kept without blur, "
+            "and whoever can open ComfyUI's page can open the sheet.",
         ),
         types.advanced(
             io.String, "audit_labels", default="",
@@ -76,9 +77,9 @@ def sibling_of(choice: str, source: Path | None) -> str:
                 "Resilience Probe: sibling: the original's file is not known; choose it in the list"
             )
         return ORIGINAL
-    import folder_paths
+    from .sources import model_file
 
-    return str(Path(folder_paths.get_full_path_or_raise("checkpoints", choice)))
+    return str(model_file(choice))
 
 
 def style_folder(images: ImageSet | None) -> str:

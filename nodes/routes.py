@@ -1,7 +1,8 @@
 """Routes for the page: the state of a running node, and the page of a report.
 
-Read-only and confined, as ComfyUI has no login: of a probe's folder only its report is served, and
-of a state no picture of a concept without blur.
+Read-only and confined, as ComfyUI has no login: of a probe's folder only the report and the audit
+sheet are served, and of a state no picture of a concept without blur. A probe with `audit_pictures`
+keeps flagged pictures without blur, and its sheet shows them to whoever can open ComfyUI's page.
 """
 
 from __future__ import annotations

@@ -14,24 +14,27 @@ LOADERS = {
     "clip_name": "text_encoders", "vae_name": "vae",
 }  # fmt: skip
 CHECKPOINTS, DENOISERS = "checkpoints", "diffusion_models"
+_CLASHING = DENOISERS + "/"  # before a name that is also a checkpoint's
 
 
 def model_files() -> list[str]:
     """List the files that hold a denoiser, by the names that ComfyUI's loaders show."""
     import folder_paths
 
-    kinds = (CHECKPOINTS, DENOISERS)
-    return list(dict.fromkeys(n for kind in kinds for n in folder_paths.get_filename_list(kind)))
+    whole, alone = (folder_paths.get_filename_list(kind) for kind in (CHECKPOINTS, DENOISERS))
+    # A name that both folders have stands for the checkpoint.
+    return [*whole, *(_CLASHING + name if name in whole else name for name in alone)]
 
 
 def model_file(name: str) -> Path:
     """Return the path of a name from that list."""
     import folder_paths
 
-    found = folder_paths.get_full_path(CHECKPOINTS, name) or folder_paths.get_full_path(
-        DENOISERS, name
-    )
-    return Path(found or folder_paths.get_full_path_or_raise(CHECKPOINTS, name))
+    places = ((CHECKPOINTS, name), (DENOISERS, name), (DENOISERS, name.removeprefix(_CLASHING)))
+    for kind, own in places:
+        if found := folder_paths.get_full_path(kind, own):
+            return Path(found)
+    return Path(folder_paths.get_full_path_or_raise(CHECKPOINTS, name))
 
 
 def source_file(model: Any, hidden: Any = None) -> Path | None:

@@ -7,7 +7,15 @@ from typing import Any
 from comfy_api.latest import io
 
 from . import types
-from .both_models import called, compared, image_outputs, sample, sampling_inputs, show_input
+from .both_models import (
+    called,
+    compared,
+    image_outputs,
+    sample,
+    sampling_inputs,
+    show_input,
+    with_guidance,
+)
 
 NONE = "(no LoRA in models/loras)"
 
@@ -80,6 +88,7 @@ class TryMyLora(io.ComfyNode):
                 )
             )  # fmt: skip
         names = [f"seed {seed}, picture {number}" for number in range(1, count + 1)]
+        said = with_guidance(said, before, cfg)
         return compared(names, pictures, columns, said, show=show_pictures)
 
 

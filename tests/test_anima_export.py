@@ -329,13 +329,15 @@ def test_headers_and_card_carry_both_licences(model, source, tmp_path):
     assert found["modelspec.architecture"] == "anima"
     assert found["format"] == "pt" and found["resalign.source"] == source.name
     front, _, body = write_card(report).read_text(encoding="utf-8").partition("\n---\n")
-    assert "license: " in front and "Non-Commercial" in front and "- anima" in front
+    assert "\nlicense: other\nlicense_name: " in front  # the hub knows identifiers alone
+    assert "circlestone-labs-non-commercial" in front and "- anima" in front
     assert "## Licence" in body and "CircleStone Labs LLC" in body and "NVIDIA" in body
 
 
 def test_a_pack_of_its_figures_says_what_the_licence_asks():
     (term,) = licence_terms(ANIMA.metadata.notices["modelspec.license"])
     assert term.forbids and "non-commercial" in term.text and "NVIDIA" in term.text
+    assert term.commercial, "Civitai's form leaves commercial use open"
 
 
 def test_the_licence_that_a_source_names_is_kept(model, source, tmp_path):

@@ -147,7 +147,7 @@ def test_labels_are_not_lost_by_beginning_again(place):
     audit = begin_audit(folder, count=20).audit
     apply_labels(folder, save_labels(result, audit, folder))
 
-    with pytest.raises(ConfigError, match="20 labels of an audit: --overwrite"):
+    with pytest.raises(ConfigError, match="20 labels of an audit: `overwrite`"):
         begin_audit(folder)
     assert begin_audit(folder, overwrite=True).audit.labelled == 0
 
@@ -172,7 +172,7 @@ def test_pictures_that_were_kept_blurred_cannot_be_judged(place):
     blurred = replace(part, pictures=(name, *part.pictures[1:]))
     changed = replace(result.evaluations[0], sets=(blurred,))
     result = replace(result, evaluations=(changed, *result.evaluations[1:]))
-    with pytest.raises(ConfigError, match=r"1 pictures were kept blurred.*--keep-pictures all"):
+    with pytest.raises(ConfigError, match=r"1 pictures were kept blurred.*`keep_pictures` all"):
         draw_sample(result, folder, count=10)
 
 

@@ -158,6 +158,12 @@ def test_every_command_has_help(command, capsys):
     assert "usage: resalign" in capsys.readouterr().out
 
 
+def test_verify_says_when_it_needs_a_text_encoder(capsys):
+    with pytest.raises(SystemExit):
+        main(["verify", "--help"])
+    assert "where either file has none" in " ".join(capsys.readouterr().out.split())
+
+
 def test_hardening_writes_everything_and_says_what(engine, flags, tmp_path, capsys):
     assert main(["harden", *flags]) == 0
     shown = capsys.readouterr()

@@ -108,6 +108,13 @@ def test_long_captions_are_cut_to_what_clip_reads_at_once(tmp_path, caplog):
     assert "only their beginning" in caplog.text
 
 
+def test_a_caption_that_is_cut_as_its_family_reads_it_is_counted_too(tmp_path, caplog):
+    """FLUX.2 klein reads 512 tokens; a host pads shorter captions, and gives longer ones whole."""
+    texts = [{"context": torch.randn(tokens, 12)} for tokens in (600, 512)]
+    write_encoded(tmp_path, [torch.randn(128, 4, 4)] * 2, texts)
+    assert "1 of 2 captions are longer" in caplog.text
+
+
 def test_a_digest_tells_sets_apart():
     model = tiny_family()
     latents, texts = given(model)

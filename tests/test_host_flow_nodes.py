@@ -193,6 +193,48 @@ def test_the_nodes_harden_and_export_it(family, running):
     assert change > 1e-3 and max(apart.values()) < 1e-5
 
 
+# --- examples -------------------------------------------------------------------------------------
+
+OURS = {"UNETLoader": "model-base", "CLIPLoader": "qwen", "VAELoader": "vae"}
+SMALL = {"preset": "fast", "resolution": 64, "outer_steps": 2, "precision": "preset"}
+
+
+def example(path):
+    """An example workflow in the API format, with our files, at 64 pixels and two steps."""
+    flow = json.loads(path.read_text(encoding="utf-8"))
+    starts = {link[0]: [str(link[1]), link[2]] for link in flow["links"]}
+    graph = {}
+    for one in flow["nodes"]:
+        if one["type"] == "MarkdownNote":
+            continue
+        inputs = dict(one["widgets_values_named"])
+        inputs |= {i["name"]: starts[i["link"]] for i in one["inputs"] if i["link"] is not None}
+        if one["type"] in OURS:
+            first = next(iter(one["widgets_values_named"]))
+            inputs[first] = f"{OURS[one['type']]}.safetensors"
+        elif one["type"] == "ResAlign_HardeningSettings":
+            inputs |= SMALL
+        elif one["type"] == "ResAlign_ConceptList":
+            inputs["images"] = ["90", 0]
+        elif one["type"] == "ResAlign_HardenModel":
+            inputs |= {"retain": ["91", 0], "preview_every": 1}
+        graph[str(one["id"])] = node(one["type"], **inputs)
+    for key, prompt in (("90", "a pistol"), ("91", "a cat")):
+        graph[key] = node("ResAlign_ImageSet", prompts=prompt, count=2)
+    return graph
+
+
+@pytest.mark.parametrize("family", ["flux2_klein", "anima"], indirect=True, scope="module")
+def test_the_example_hardens_and_exports_it(family, running, root):
+    graph = example(root / f"example_workflows/harden_{family}.json")
+    kinds = {one["class_type"]: key for key, one in graph.items()}
+    assert FAMILIES[family][2] == graph[kinds["CLIPLoader"]]["inputs"]["type"]
+    outputs = run(running, graph)
+    assert outputs[kinds["ResAlign_HardenModel"]]["resalign_run"][0]["steps"] == 2
+    assert (running.base / "models/diffusion_models/hardened.safetensors").is_file()
+    assert (running.base / "models/loras/hardening_lora.safetensors").is_file()
+
+
 def test_the_probe_measures_it(family, running):
     graph = hardening(family) | {
         "14": node("ResAlign_ResilienceProbe", before=["1", 0], clip=["2", 0], vae=["3", 0],

@@ -8,6 +8,7 @@ from pathlib import Path
 import fakes_klein as fakes
 import pytest
 import torch
+from PIL import Image
 
 import resalign as ra
 from resalign.backend.cli import main
@@ -16,12 +17,14 @@ from resalign.backend.cli.probe_flags import probe_job_of
 from resalign.backend.data.batches import forget_images, shipped_retain_set
 from resalign.backend.families import find_family
 from resalign.backend.jobs.family_defaults import drawn_as, guidance_doubts
+from resalign.backend.jobs.live_state import LiveState
 from resalign.backend.jobs.try_lora import Sampling, try_lora_job
 from resalign.backend.plan.attack import LoraFile
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.file import load_probe_job
 from resalign.backend.plan.presets import preset_plan
 from resalign.backend.plan.probe_presets import preset_probe
+from resalign.backend.worker import trying
 from resalign.backend.worker.requests import check_files, parse_request
 
 KLEIN = find_family("flux2_klein")
@@ -259,6 +262,21 @@ def test_a_preset_draws_as_the_family_is_meant_to_be_drawn(place, tmp_path):
 def test_guidance_that_does_not_fit_is_named_in_a_probes_plan():
     (doubt,) = guidance_doubts(preset_probe("quick", [Concept("a", ("a",))]), KLEIN)
     assert "generation has guidance 7.5" in doubt and "4 to 5" in doubt
+
+
+@pytest.mark.parametrize(("guidance", "lines"), [(7.0, 2), (4.0, 1)])
+def test_a_worker_warns_of_a_guidance_that_does_not_fit(monkeypatch, tmp_path, guidance, lines):
+    picture = Image.new("RGB", (8, 8))
+    monkeypatch.setattr(trying, "try_lora_job", lambda *args, **fields: [(picture, picture)])
+    monkeypatch.setattr(trying, "family_at", lambda path, parts: KLEIN)
+    request = parse_request({
+        "job": "try_lora", "original": str(tmp_path / "a"), "hardened": str(tmp_path / "b"),
+        "lora": str(tmp_path / "c"), "prompt": "x", "guidance": guidance,
+    })  # fmt: skip
+    _, said = trying.try_lora(request, LiveState("try_lora"), lambda: None, device="cpu")
+    first, *warned = said.splitlines()
+    assert first == "1 picture of each generated" and len(warned) == lines - 1
+    assert all("is drawn with guidance 4 to 5" in line for line in warned)
 
 
 @pytest.mark.parametrize("make", [preset_plan, preset_probe])

@@ -8,6 +8,7 @@ from fakes_bridge import bridge as fake_bridge
 from fakes_bridge import host_parts
 
 from resalign.backend.errors import ConfigError
+from resalign.backend.families import find_family
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.images import ImageSet
 
@@ -50,6 +51,14 @@ def test_the_first_prompt_of_each_concept_is_drawn_with_both_models(draw):
     assert output.ui == {"text": ["lora False"]}
     drawn, _ = draw((WEAPONS, STARS), prompt=" a knife\n")
     assert [one[1] for one in drawn] == ["a knife", "a knife"]
+
+
+def test_a_guidance_that_does_not_suit_the_family_is_warned_of(draw, monkeypatch):
+    bridge = importlib.import_module("resalign.nodes.bridge")
+    monkeypatch.setattr(bridge, "family_of", lambda model: find_family("flux2_klein"))
+    warned = "lora False\nWarning: the guidance is 7; FLUX.2 klein 4B is drawn with guidance 4 to 5"
+    assert draw((WEAPONS,))[1].ui == {"text": [warned]}
+    assert draw((WEAPONS,), cfg=4.0)[1].ui == {"text": ["lora False"]}
 
 
 def test_what_is_drawn_is_blurred_until_it_is_asked_for(draw):

@@ -4,6 +4,7 @@ CLIP and VAE at work; an adapter goes back onto weights that hold several matric
 import importlib
 import sys
 import types
+from pathlib import Path
 
 import fakes_bridge
 import fakes_bridge_flow as fakes
@@ -282,6 +283,33 @@ def test_a_denoiser_alone_is_exported_for_load_diffusion_model(
     monkeypatch.setattr(folder_paths, "get_folder_paths", lambda kind: [str(old), str(new)])
     target = export.target_file("diffusion_models", "models/checkpoints", "a", overwrite=False)
     assert target == new / "a.safetensors"
+    # extra_model_paths.yaml with is_default puts a folder of any name first
+    first, second = tmp_path / "disk/sd", tmp_path / "models/checkpoints"
+    monkeypatch.setattr(folder_paths, "get_folder_paths", lambda kind: [str(first), str(second)])
+    target = export.target_file("checkpoints", "models/checkpoints", "a", overwrite=False)
+    assert target == first / "a.safetensors"
+
+
+def test_a_name_in_both_folders_stands_for_either_file(bridge, tmp_path):
+    folder_paths = sys.modules["folder_paths"]  # the fake
+    sources = importlib.import_module("resalign.nodes.sources")
+    further = importlib.import_module("resalign.nodes.further")
+    for kind, names in (("checkpoints", "ab"), ("diffusion_models", "bc")):
+        folder = Path(folder_paths.get_folder_paths(kind)[0])
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (folder / f"{name}.safetensors").write_bytes(kind.encode())
+    listed = {name: sources.model_file(name).read_text() for name in sources.model_files()}
+    assert listed == {
+        "a.safetensors": "checkpoints",
+        "b.safetensors": "checkpoints",
+        "diffusion_models/b.safetensors": "diffusion_models",
+        "c.safetensors": "diffusion_models",
+    }
+    # a sibling, of which klein's files are denoisers, is chosen from the same list
+    (sibling,) = (each for each in further.further_inputs() if each.id == "sibling")
+    assert set(listed) < set(sibling.options["options"])
+    assert Path(further.sibling_of("c.safetensors", None)).read_text() == "diffusion_models"
 
 
 # --- data of the graph ----------------------------------------------------------------------------

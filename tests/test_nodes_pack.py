@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import inspect
 import re
 import subprocess
 import sys
@@ -34,6 +35,21 @@ def all_inputs(schema):
         yield item
         if item.kind == "DynamicCombo":
             yield from (inner for option in item.options["options"] for inner in option.inputs)
+
+
+def test_the_page_draws_the_text_of_every_node_that_returns_one(nodes, root):
+    script = (root / "web" / "resalign.js").read_text(encoding="utf-8")
+    found = re.search(r"const TEXTS = \[(.*?)\];", script, re.DOTALL)
+    assert found
+    drawn = set(re.findall(r'"(\w+)"', found[1])) | set(
+        re.findall(r'const MEMORY = "(\w+)"', script)
+    )
+    returning = {
+        node.define_schema().node_id
+        for node in nodes
+        if re.search(r'ui=\{"text"|return compared\(', inspect.getsource(node))
+    }
+    assert returning == drawn and "ResAlign_PackRelease" in drawn
 
 
 def test_there_are_fourteen_nodes_with_names_of_our_own(schemas):

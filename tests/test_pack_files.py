@@ -128,7 +128,7 @@ def test_a_folder_without_a_report_is_refused(small, tmp_path):
 def test_the_published_model_must_be_clear(tmp_path):
     rates = WORKING | course("other", (9, 90), (200, 9, 90))
     write(counted_result(rates), tmp_path)
-    with pytest.raises(ConfigError, match=r"--model \(safe, other\)"):
+    with pytest.raises(ConfigError, match=r"in `model` \(safe, other\)"):
         pack_report(tmp_path, tmp_path / "pack")
     with pytest.raises(ConfigError, match="'third' is not in this report"):
         pack_report(tmp_path, tmp_path / "pack", model="third")
@@ -140,7 +140,7 @@ def test_the_published_model_must_be_clear(tmp_path):
 def test_an_existing_output_is_replaced_only_when_asked_and_only_a_pack(small, tmp_path):
     pack = pack_report(small, tmp_path / "pack").path
     (pack / "results.json").write_text("old")
-    with pytest.raises(ExportError, match="--overwrite"):
+    with pytest.raises(ExportError, match="turn on `overwrite`"):
         pack_report(small, pack)
     assert (pack / "results.json").read_text() == "old"
     (pack / "model.safetensors").write_text("precious")
@@ -213,4 +213,4 @@ def test_the_command_packs_and_warns(small, tmp_path, capsys):
     assert done["event"] == "done" and done["pack"] == target and done["model"] == "safe"
     assert done["complete"] and not done["broken"] and "README.md" in done["files"]
     assert main(["pack", str(small), "--output", target]) == 2
-    assert "--overwrite" in capsys.readouterr().err
+    assert "turn on `overwrite`" in capsys.readouterr().err

@@ -6,17 +6,22 @@ from datetime import datetime
 
 import fakes_anima
 import fakes_klein
+import fakes_worker
 import fakes_z_image
 import pytest
 from fakes_webui import FakeHost
 
 from resalign.backend.errors import ConfigError
-from resalign.backend.plan.file import from_json
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.file import from_json, to_json
 from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.images import ImageSet
+from resalign.backend.run.folder import RunFolder
 from resalign.backend.worker.requests import check_files, parse_request
 from resalign.scripts.resalign_webui import forms, measure_forms
 from resalign.scripts.resalign_webui import host as hosts
 from resalign.scripts.resalign_webui.actions import Actions
+from resalign.scripts.resalign_webui.jobs import JobManager
 from resalign.scripts.resalign_webui.runs import Run
 
 NOW = datetime(2026, 1, 31, 14, 5, 9)
@@ -47,6 +52,8 @@ def folder(title, tmp_path_factory):
         (fakes.VAE_FILE, far / "vae.safetensors"),
     ):
         shutil.move(base / "source" / name, target)
+    for tokenizer in (base / "source/text_encoders").iterdir():
+        shutil.move(tokenizer, far)
     return base
 
 
@@ -117,3 +124,24 @@ def test_a_runs_own_files_are_taken_for_its_original(alone, paths, folder):
     found = measure_forms.probe_request({"probe_run": run.label}, alone, [run], NOW)
     first, second = found["checkpoints"]
     assert {name: first[name] for name in CHOSEN} == paths and "vae" not in second
+
+
+def drawn(prompt):
+    return ImageSet(prompts=(prompt,), images=2, sampling_steps=2, guidance=4.0)
+
+
+@pytest.mark.slow
+def test_the_worker_hardens_what_the_tab_sends(alone, tmp_path):
+    plan = HardeningPlan(
+        concepts=(Concept("weapons", ("a pistol",), images=drawn("a pistol")),),
+        retain_set=drawn("a cat"), outer_steps=2, warm_up_steps=2, forget_batch=1, retain_batch=1,
+    )  # fmt: skip
+    found = forms.harden_request(FORM | CHOSEN, alone, NOW)
+    found |= {"plan": to_json(plan), "device": "cpu", "preview_every": 0}
+    jobs = JobManager(fakes_worker.FakeHost(), tmp_path / "jobs")
+    jobs.start(found)
+    state = fakes_worker.wait_for(jobs, fakes_worker.ended, 300)
+    jobs.close()
+    assert state["status"] == "done", state
+    run = RunFolder.open(found["run_folder"], read_only=True)
+    assert run.finished and run.steps_saved == 2

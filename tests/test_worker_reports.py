@@ -12,13 +12,16 @@ from fakes_pack import BROKEN, WORKING, write
 
 from resalign.backend.errors import ConfigError, RunError
 from resalign.backend.jobs.live_state import LiveState
+from resalign.backend.jobs.probe import Probed
 from resalign.backend.plan.attack import FineTuneAttack
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.file import to_json
 from resalign.backend.plan.measurement import ScorerConfig
-from resalign.backend.plan.probe import ProbePlan
+from resalign.backend.plan.probe import ProbeCheckpoint, ProbeJob, ProbePlan
 from resalign.backend.probe.audit import labels_record, read_audit
-from resalign.backend.worker import reporting
+from resalign.backend.probe.summarise import summarise
+from resalign.backend.report.build import ReportFiles
+from resalign.backend.worker import probing, reporting
 from resalign.backend.worker.requests import check_files, parse_request
 
 
@@ -59,6 +62,29 @@ def test_a_sheet_is_drawn_and_its_labels_correct_the_report(place):
     labels.write_text('{"kind": "other"}')
     with pytest.raises(RunError, match="not a file of audit labels"):
         ask("audit", report=str(folder), labels=str(labels))
+
+
+def test_a_probe_that_is_continued_keeps_the_labels_of_its_sheet(place, monkeypatch):
+    """The request of a finished probe is sent again, and once more as Resume sends it."""
+    result, folder = place
+    checkpoint = ProbeCheckpoint(name="original", path="demo")
+    job = ProbeJob(checkpoints=(checkpoint,), plan=result.plan, output=str(folder))
+    found = Probed(result, summarise(result), ReportFiles(*[folder / "report"] * 3))
+    monkeypatch.setattr(probing, "probe_job", lambda *args, **kwargs: found)
+
+    def probe(audit):
+        return probing.probe_in(job, LiveState("probe"), lambda: None, new=False, audit=audit)
+
+    assert "draw a sheet under Reports" in probe(0)[1]
+    done, said = probe(60)
+    assert Path(done["audit"]).is_file() and said.endswith("60 pictures to label")
+    audit = read_audit(folder)
+    labels = folder / "labels.json"
+    labels.write_text(json.dumps(labels_record(audit, labels_of(result, audit, folder))))
+    ask("audit", report=str(folder), labels=str(labels))
+    for pictures in (60, 40, 0):
+        assert probe(pictures)[1].endswith("60 pictures to label, 60 are labelled")
+        assert read_audit(folder).labelled == 60
 
 
 def test_a_pack_is_one_file_and_says_what_its_publisher_must_know(tmp_path):

@@ -90,6 +90,18 @@ def test_companions_are_told_from_those_of_klein(copied):
         detect(copied / fakes.DENOISER_FILE)
 
 
+def test_a_strangers_file_of_odd_shapes_beside_it_is_passed_over(copied):
+    """It has a name of Qwen3, and embeddings without dimensions."""
+    odd = {"layers.0.self_attn.q_norm.weight": torch.ones(4), "embed_tokens.weight": torch.ones(())}
+    save_file(odd, copied / "text_encoders/odd.safetensors")
+    assert detect(copied / fakes.DENOISER_FILE).files["text_encoder"] == (copied / fakes.TEXT_FILE,)
+    with pytest.raises(CheckpointError, match=r"odd\.safetensors: its tensors do not have"):
+        detect(
+            copied / fakes.DENOISER_FILE,
+            parts={"text_encoder": str(copied / "text_encoders/odd.safetensors")},
+        )
+
+
 def test_every_tensor_is_accounted_for(copied):
     path = copied / fakes.DENOISER_FILE
     tensors = load_file(path)

@@ -24,6 +24,7 @@ _LAST = {
     "quick_harden_and_compare": "4 Compare the original and the hardened model",
     "full_harden_with_probe": "4 Measure it, read the report, export",
     "harden_sdxl": "4 Export",
+    "harden_anima": "4 Export",
     "harden_flux2_klein": "4 Export",
     "try_my_lora": "4 Try your LoRA on both",
 }
@@ -52,6 +53,12 @@ _NOTES = {
         "`flux2`) and the VAE of FLUX.2.\n2. Choose what to remove.\n3. Queue: many hours. "
         "**Memory Plan** tells whether it fits your GPU. ComfyUI's CLIP encodes the prompts.\n4. "
         "The file appears in `models/diffusion_models`."
+    ),
+    "harden_anima": (
+        "# Harden Anima\n\n1. Choose the denoiser of Anima, Qwen3 0.6B (any type) and the VAE of "
+        "Qwen-Image.\n2. Choose what to remove.\n3. Queue: many hours. **Memory Plan** tells "
+        "whether it fits your GPU. ComfyUI's CLIP encodes the prompts.\n4. The file appears in "
+        "`models/diffusion_models`. Its licences are for non-commercial use."
     ),
     "try_my_lora": (
         "# Try your LoRA\n\n1. Choose the checkpoint.\n2. Choose what to remove.\n3. Queue; a "

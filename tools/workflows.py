@@ -71,6 +71,21 @@ def export(x: int, y: int, **more: Any) -> Graph:
     }
 
 
+def in_three_files(denoiser: str, text: str, kind: str, vae: str) -> Graph:
+    """Harden and export a model whose parts have a loader each. kind: the type of its CLIP."""
+    graph = {
+        **hardening("", preset="balanced", precision="bf16", gradient_checkpointing=True),
+        **export(800, 130),
+        "1": node("UNETLoader", 40, 130, unet_name=f"{denoiser}.safetensors"),
+        "10": node("CLIPLoader", 40, 262, clip_name=f"{text}.safetensors", type=kind),
+        "11": node("VAELoader", 40, 418, vae_name=f"{vae}.safetensors"),
+    }
+    for key, y in (("2", 558), ("3", 812)):
+        graph[key]["at"] = (40, y, 300)
+    graph["5"]["inputs"] |= {"clip": ["10", 0], "vae": ["11", 0]}
+    return graph
+
+
 WORKFLOWS: dict[str, Graph] = {
     "quick_harden_and_compare": {
         **hardening(SD15, preset="fast"),
@@ -113,16 +128,12 @@ WORKFLOWS: dict[str, Graph] = {
         **export(800, 130),
     },
 }  # fmt: skip
-WORKFLOWS["harden_flux2_klein"] = {
-    **hardening("", preset="balanced", precision="bf16", gradient_checkpointing=True),
-    **export(800, 130),
-    "1": node("UNETLoader", 40, 130, unet_name="flux-2-klein-base-4b.safetensors"),
-    "10": node("CLIPLoader", 40, 262, clip_name="qwen_3_4b.safetensors", type="flux2"),
-    "11": node("VAELoader", 40, 418, vae_name="flux2-vae.safetensors"),
-}
-for _key, _y in (("2", 558), ("3", 812)):
-    WORKFLOWS["harden_flux2_klein"][_key]["at"] = (40, _y)
-WORKFLOWS["harden_flux2_klein"]["5"]["inputs"] |= {"clip": ["10", 0], "vae": ["11", 0]}
+WORKFLOWS["harden_flux2_klein"] = in_three_files(
+    "flux-2-klein-base-4b", "qwen_3_4b", "flux2", "flux2-vae"
+)
+WORKFLOWS["harden_anima"] = in_three_files(
+    "anima-base-v1.0", "qwen_3_06b_base", "stable_diffusion", "qwen_image_vae"
+)
 WORKFLOWS["full_harden_with_probe"]["5"]["inputs"]["fine_tuning"] = ["4", 0]
 
 

@@ -7,7 +7,7 @@ import { drawHint, drawReport, drawState, drawText, failed, reused } from "./res
 const LIVE = ["ResAlign_HardenModel", "ResAlign_ResilienceProbe"];
 const REPORTS = ["ResAlign_ResilienceProbe", "ResAlign_ShowReport"];
 const MEMORY = "ResAlign_MemoryPlan";
-const TEXTS = ["ResAlign_ExportHardenedCheckpoint", "ResAlign_SaveHardeningLora", "ResAlign_LoadHardenedInfo", "ResAlign_DrawConcept", "ResAlign_TryMyLora", MEMORY];
+const TEXTS = ["ResAlign_ExportHardenedCheckpoint", "ResAlign_SaveHardeningLora", "ResAlign_LoadHardenedInfo", "ResAlign_PackRelease", "ResAlign_DrawConcept", "ResAlign_TryMyLora", MEMORY];
 
 const HINTS = {
   report: "The headline and the table of the probe appear here.",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..families.base.refuse import quantised_kind
+from ..families.base.shapes import reading_shapes
 from ..families.base.stored import Companion, StoredFile
 from .header import Header, read_header
 from .stored import stored_file
@@ -33,7 +34,7 @@ class Companions:
         """Return the companion's file; a CheckpointError says how to give it."""
         if named := self._named.get(wanted.component, "").strip():
             return self._taken(Path(named), wanted)
-        fitting = [file for file in self._candidates(wanted) if wanted.fits(file)]
+        fitting = list(self._fitting(wanted))
         whole = [file for file in fitting if not quantised_kind(file.tensors)]
         for stem in wanted.usual:
             named_so = [file for file in whole if Path(file.name).stem.lower() == stem]
@@ -45,7 +46,7 @@ class Companions:
 
     def _taken(self, path: Path, wanted: Companion) -> StoredFile:
         file = self._opened(path)
-        if not wanted.fits(file):
+        if not _fits(file, wanted):
             raise CheckpointError(
                 f"{path.name} does not hold the {wanted.what} of {self._path.name}: give its own "
                 f"file, e.g. {wanted.usual[0]}.safetensors"
@@ -59,10 +60,12 @@ class Companions:
             self.headers[path] = read_header(path)
         return stored_file(path, self.headers[path])
 
-    def _candidates(self, wanted: Companion) -> Iterator[StoredFile]:
+    def _fitting(self, wanted: Companion) -> Iterator[StoredFile]:
         for path in self._paths(wanted):
             try:
-                yield self._opened(path)
+                file = self._opened(path)
+                if _fits(file, wanted):
+                    yield file
             except CheckpointError:  # damaged, or of another format: somebody else's file
                 continue
 
@@ -101,3 +104,8 @@ class Companions:
             f"{name} has no {wanted.what}: put its file ({wanted.usual[0]}.safetensors) beside it "
             f"or into {' or '.join(wanted.folders)}, or name it in `{field}` ({flag})"
         )
+
+
+def _fits(file: StoredFile, wanted: Companion) -> bool:
+    with reading_shapes(file.name):
+        return wanted.fits(file)

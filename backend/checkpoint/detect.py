@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError, ConfigError, UndecidedError
 from ..families.base.refuse import Other, other_kind
+from ..families.base.shapes import reading_shapes
 from ..families.base.stored import DECISIONS, Decided
 from ..families.registry import family_of_file
 from .companions import Companions
@@ -81,7 +82,8 @@ def detect_file(
     family = family_of_file(file)
     if family is None:
         raise CheckpointError(unsupported(header).sentence(path.name))
-    found = family.recognition.describe_file(file)
+    with reading_shapes(path.name):
+        found = family.recognition.describe_file(file)
     known = [name for name in family.components if name in found.configs]
     files = {name: (found.files.get(name, path),) for name in known}
     own = {name: file for name, file in (parts or {}).items() if name not in found.files}

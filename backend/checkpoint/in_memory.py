@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..families import Family
-from ..families.base.shapes import Shapes, check_same_names
+from ..families.base.shapes import Shapes, check_same_names, reading_shapes
 from ..families.base.sources import Source, read_part
 from ..families.registry import family_of_denoiser
 from .load import network_from
@@ -26,7 +26,8 @@ def denoiser_family(who: str, tensors: Mapping[str, Tensor]) -> Family:
 
 def denoiser_config(who: str, tensors: Mapping[str, Tensor], family: Family) -> dict[str, Any]:
     """Read the denoiser's config, in diffusers' form, off its tensors."""
-    return family.recognition.describe_denoiser(Shapes(who, _shapes(tensors)))
+    with reading_shapes(who):
+        return family.recognition.describe_denoiser(Shapes(who, _shapes(tensors)))
 
 
 def denoiser_places(family: Family, config: Mapping[str, Any]) -> dict[str, Source]:

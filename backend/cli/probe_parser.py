@@ -53,7 +53,7 @@ def add_probe_commands(commands: Commands) -> None:
         "--budget", type=float, default=60.0, metavar="MINUTES",
         help="stop repeating the recorded probe after this time (60)",
     )  # fmt: skip
-    add_parts(verify, "neither file")
+    add_parts(verify, "either file")
     verify.later.append(add_device)
 
 

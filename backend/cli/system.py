@@ -1,4 +1,4 @@
-"""What the system does to a command: closed streams, full disks, files that cannot be reached."""
+"""The system's effects on a command: closed streams, full disks, files that cannot be reached."""
 
 from __future__ import annotations
 

@@ -44,12 +44,12 @@ def assemble(model: Model, samples: Sequence[Sample], store: EncodingCache) -> E
 
 
 def _bucket(model: Model, samples: Sequence[Sample], place: dict[str, int]) -> Bucket:
-    told = [(sample.original, sample.crop, sample.size) for sample in samples]
+    sizes = [(sample.original, sample.crop, sample.size) for sample in samples]
     return Bucket(
         latents=torch.stack([sample.latents for sample in samples]).to(model.device),
         captions=torch.tensor([place[sample.caption] for sample in samples]),
         weights=torch.ones(len(samples), dtype=torch.float64),
-        own=model.family.texts.of_samples(told, model.device),
+        own=model.family.texts.of_samples(sizes, model.device),
     )
 
 

@@ -61,8 +61,14 @@ def write_encoded(
             "many of each, and at least one"
         )
     families = [_families(*pair) for pair in zip(latents, texts, strict=True)]
+    long = sum(map(_is_long, families, texts))  # some families cut them as they read them
     texts = [_as_read(*pair) for pair in zip(families, texts, strict=True)]
     _check(families, latents, texts)
+    if long:
+        log.warning(
+            "encoded set: %d of %d captions are longer than the model reads at once; only their "
+            "beginning is used", long, len(texts),
+        )  # fmt: skip
     places: dict[str, int] = {}
     kept: list[dict[str, Tensor]] = []
     captions: dict[tuple[int, ...], list[int]] = {}
@@ -174,12 +180,12 @@ def digest_encoded(latents: Sequence[Tensor], texts: Sequence[Mapping[str, Tenso
 
 def _bucket(model: Model, latents: Tensor, captions: Tensor) -> Bucket:
     size = model.latent_space.pixels(latents)
-    told = [(size, (0, 0), size)] * len(latents)
+    sizes = [(size, (0, 0), size)] * len(latents)
     return Bucket(
         latents.to(model.device),
         captions,
         torch.ones(len(captions), dtype=torch.float64),
-        model.family.texts.of_samples(told, model.device),
+        model.family.texts.of_samples(sizes, model.device),
     )
 
 
@@ -188,7 +194,6 @@ def _check(
     latents: Sequence[Tensor],
     texts: Sequence[Mapping[str, Tensor]],
 ) -> None:
-    long = 0
     for number, (own, sample, text) in enumerate(zip(families, latents, texts, strict=True), 1):
         if not own:
             raise DataError(
@@ -203,7 +208,6 @@ def _check(
                     f"encoded set: conditioning {number} has the shape {shape}, not [{tokens}, "
                     "width]; encode captions with the CLIP of the checkpoint"
                 )
-        long += any(len(text[f.texts.embedding]) > f.texts.tokens for f in own)
     if len({tuple(text) for text in texts}) > 1:
         raise DataError("encoded set: conditionings differ in their parts; encode all with one "
                         "CLIP")  # fmt: skip
@@ -212,11 +216,6 @@ def _check(
             raise DataError(
                 f"encoded set: conditionings differ in width ({part}); encode all with one CLIP"
             )
-    if long:
-        log.warning(
-            "encoded set: %d of %d captions are longer than the model reads at once; only their "
-            "beginning is used", long, len(texts),
-        )  # fmt: skip
 
 
 def host_entries() -> tuple[str, ...]:
@@ -250,6 +249,15 @@ def _in_hosts() -> list[Family]:
 def _channels() -> str:
     found = sorted({family.latents.space({}).channels for family in _in_hosts()})
     return " or ".join(map(str, found))
+
+
+def _is_long(families: Sequence[Family], text: Mapping[str, Tensor]) -> bool:
+    """True if a conditioning, as it was given, has more tokens than its family reads."""
+    given = ((family, text.get(family.texts.embedding)) for family in families)
+    return any(
+        part is not None and part.ndim > 0 and len(part) > family.texts.tokens
+        for family, part in given
+    )
 
 
 def _as_read(families: Sequence[Family], text: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

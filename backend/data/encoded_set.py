@@ -67,8 +67,8 @@ class EncodedSet:
         dropped = torch.rand(batch, generator=generator) < caption_dropout
         device = bucket.latents.device
         captions, picks = bucket.captions[picks].to(device), picks.to(device)
-        told = self.conditioning[captions].where(dropped.to(device), self.empty)
-        return bucket.latents[picks], told.beside(bucket.own[picks])
+        conditioning = self.conditioning[captions].where(dropped.to(device), self.empty)
+        return bucket.latents[picks], conditioning.beside(bucket.own[picks])
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> EncodedSet:
         """Move latents and embeddings, and cast them; sizes in pixels stay exact."""

@@ -114,8 +114,8 @@ class Feed:
         that are shown a caption of the concepts, and of those with their own, [2]."""
         settings, number = self.plan.distil, batch_number(self.plan, step)
         parts = self._distilled(number)
-        draws, told = [part for part, _, _ in parts], [None] * len(parts)
-        predicted = told if self.stored is None else self.stored.of(number, draws)
+        draws, unknown = [part for part, _, _ in parts], [None] * len(parts)
+        predicted = unknown if self.stored is None else self.stored.of(number, draws)
         terms: tuple[Terms, ...] = ()
         for (part, shown, replaced), target in zip(parts, predicted, strict=True):
             weights = self.process.error_weights(part.timesteps, settings.weight_cap)

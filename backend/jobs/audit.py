@@ -41,8 +41,8 @@ def begin_audit(
     old = read_audit(folder)
     if old is not None and old.labelled and not overwrite:
         raise ConfigError(
-            f"{folder} has {old.labelled} labels of an audit: --overwrite begins another without "
-            "them"
+            f"{folder} has {old.labelled} labels of an audit: `overwrite` begins another "
+            "without them"
         )
     audit = draw_sample(result, folder, count=count, seed=seed)
     page = folder / PAGE

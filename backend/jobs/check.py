@@ -30,6 +30,7 @@ from ..report.card import card_path, curves_path
 from .device import device_memory, resolve_device
 from .disk import disk_estimate, stored_predictions
 from .family_defaults import guidance_doubts
+from .image_size import size_problems
 
 if TYPE_CHECKING:
     from ..memory.plan import MemoryPlan
@@ -132,7 +133,8 @@ def check_job(
                 "are free there"
             )
         total = device_memory(device) if device else None
-        if memory or budget:
+        sizes = size_problems(info, {"resolution": job.plan.resolution})
+        if (memory or budget) and not sizes:  # the prediction runs the plan's own code
             room = budget or (total / GIB if total else None)
             from ..model.precision import with_precision
 
@@ -140,7 +142,7 @@ def check_job(
             needed = memory_needed(info, plan, room, on_try)
             if not budget and (needed.fits is False or needed.changes):  # else `memory` says it
                 warnings.append(f"{device} has too little memory: {'; '.join(needed.words)}")
-        problems += _unfit(job.plan, info.family)
+        problems += sizes + _unfit(job.plan, info.family)
         warnings += _doubts(job.plan, info.family)
     title = f"{Path(job.checkpoint).name}: {info.title}" if info else job.checkpoint
     return CheckReport(
@@ -164,7 +166,7 @@ def _unfit(plan: HardeningPlan, family: Family) -> list[str]:
 
 
 def _doubts(plan: HardeningPlan, family: Family) -> list[str]:
-    """What a plan can be run with, and probably was not meant to."""
+    """Return what a plan can be run with, but probably was not meant to."""
     found = guidance_doubts(plan, family)
     if family.metadata.terms:
         found.append(f"licence: {family.metadata.terms}")

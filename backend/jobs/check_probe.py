@@ -7,17 +7,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.info import CheckpointInfo
 from ..data.captions import listed
 from ..data.encoded_file import is_encoded
 from ..data.image_set import find_broken, read_image_folder
 from ..errors import ConfigError, ResAlignError
-from ..families import find_family
 from ..plan.attack import ORIGINAL
 from ..plan.fine_tune import RETAIN
 from ..plan.images import ImageSet
 from ..plan.probe import ProbeCheckpoint, ProbeJob, ProbePlan
 from .device import resolve_device
 from .family_defaults import guidance_doubts
+from .image_size import size_problems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,37 +48,41 @@ def check_probe_job(job: ProbeJob) -> ProbeCheck:
     warnings: list[str] = []
     device = _try(problems, lambda: resolve_device(job.device))
     found = check_checkpoints(job.checkpoints, problems, warnings)
-    if found:
-        warnings += guidance_doubts(job.plan, find_family(next(iter(found.values()))))
-    _check_plan(job.plan, found, problems, warnings)
+    for info in list(found.values())[:1]:  # all are drawn at the original's size
+        warnings += guidance_doubts(job.plan, info.family)
+        sides = {"resolution": job.plan.resolution}
+        sides["generation.resolution"] = job.plan.generation.resolution
+        problems += size_problems(info, sides)
+    families = {name: info.family.name for name, info in found.items()}
+    _check_plan(job.plan, families, problems, warnings)
     return ProbeCheck(
-        problems=tuple(problems), checkpoints=tuple(f"{n}: {f}" for n, f in found.items()),
+        problems=tuple(problems), checkpoints=tuple(f"{n}: {f}" for n, f in families.items()),
         device=device or job.device, warnings=tuple(dict.fromkeys(warnings)),
     )  # fmt: skip
 
 
 def check_checkpoints(
     checkpoints: Sequence[ProbeCheckpoint], problems: list[str], warnings: list[str] | None = None
-) -> dict[str, str]:
-    """Return the family of each checkpoint that can be loaded; add to the problems of others.
+) -> dict[str, CheckpointInfo]:
+    """Recognise each checkpoint that can be loaded; add to the problems of others.
 
     warnings: takes what the user should know of those that can.
     """
     found = {
-        each.name: family
+        each.name: info
         for each in checkpoints
-        if (family := _try(problems, lambda each=each: _family(each, warnings)))
+        if (info := _try(problems, lambda each=each: _recognised(each, warnings)))
     }
     names = [each.name for each in checkpoints]
     if len(set(names)) < len(names):
         problems.append(f"probe: checkpoints need different names, these are {', '.join(names)}")
-    if len(set(found.values())) > 1:
-        families = ", ".join(f"{name} is {family}" for name, family in found.items())
+    if len({info.family.name for info in found.values()}) > 1:
+        families = ", ".join(f"{name} is {info.family}" for name, info in found.items())
         problems.append(f"probe: only checkpoints of one family compare: {families}")
     return found
 
 
-def _family(checkpoint: ProbeCheckpoint, warnings: list[str] | None) -> str:
+def _recognised(checkpoint: ProbeCheckpoint, warnings: list[str] | None) -> CheckpointInfo:
     from ..checkpoint.detect import detect
     from ..checkpoint.load import check_loadable
     from ..run.folder import RunFolder
@@ -99,7 +104,7 @@ def _family(checkpoint: ProbeCheckpoint, warnings: list[str] | None) -> str:
     info = check_loadable(detect(path, prediction=prediction, parts=parts))
     if warnings is not None:
         warnings += [f"{checkpoint.name}: {text}" for text in info.cautions]
-    return info.family.name
+    return info
 
 
 def _check_plan(

@@ -98,9 +98,9 @@ def export_job(
     source = source_of_run(run, checkpoint)
     decided = prediction or (run.job.prediction if run.job else "")
     parts = run.job.parts if run.job else {}
-    told = bool(decided or any(parts.values()))
+    needs_detection = bool(decided or any(parts.values()))
     return write_outputs(
-        run, checkpoint=detect_denoiser(source, prediction=decided, parts=parts) if told
+        run, checkpoint=detect_denoiser(source, prediction=decided, parts=parts) if needs_detection
         else source,
         output=output, overwrite=overwrite, probe=record, hash_file=hash_file,
         on_progress=on_progress,
@@ -127,12 +127,12 @@ def lora_job(
         if not rank:
             raise ExportError(
                 f"{folder} changed all weights, and a LoRA holds only an approximation of that: "
-                "name the rank of one with --rank, or export the checkpoint"
+                "name the rank of one in `rank`, or export the checkpoint"
             )
         adapter, error = nearest_lora(adapter, rank)
     elif rank and rank != adapter.rank:
         raise ExportError(
-            f"{folder} has a LoRA of rank {adapter.rank}: leave --rank out; it is for runs that "
+            f"{folder} has a LoRA of rank {adapter.rank}: leave `rank` out; it is for runs that "
             "changed all weights"
         )
     about = {} if error is None else {"resalign.relative_error": f"{error:.4g}"}
@@ -265,7 +265,7 @@ def open_run(folder: Path | str, *, unfinished: bool = False) -> RunFolder:
     if done < total and not unfinished:
         raise RunError(
             f"{run.path} stopped after step {done} of {total}: `resalign resume {run.path}` "
-            "continues it, --unfinished takes it as it is"
+            "continues it, `unfinished` takes it as it is"
         )
     return run
 
@@ -273,12 +273,12 @@ def open_run(folder: Path | str, *, unfinished: bool = False) -> RunFolder:
 def source_of_run(run: RunFolder, checkpoint: Path | str = "") -> Path:
     """Return the checkpoint that a run hardened, or `checkpoint`, where it is now."""
     if not checkpoint and run.job is None:
-        raise RunError(f"{run.path} does not say which checkpoint it hardened: give --checkpoint")
+        raise RunError(f"{run.path} does not say which checkpoint it hardened: give `checkpoint`")
     found = Path(checkpoint or (run.job.checkpoint if run.job else ""))
     if not found.exists():
         raise RunError(
             f"{found}, the checkpoint that {run.path} hardened, is missing (moved, renamed or "
-            "deleted?): put it back, or name its new place with --checkpoint; an export rewrites it"
+            "deleted?): put it back, or name its new place in `checkpoint`; an export rewrites it"
         )
     return found
 

@@ -54,18 +54,29 @@ def drawn_as(family: Family | None, plan: P) -> P:
 
 def guidance_doubts(plan: HardeningPlan | ProbePlan, family: Family) -> list[str]:
     """Warn of images that a plan draws with a guidance outside of what a family is meant for."""
-    if family.guidance is None:
-        return []
-    low, high = family.guidance
     strange = [
         f"{name} has guidance {value:g}"
         for name, value in _drawn(plan).items()
-        if not low - 1 <= value <= high + 1
+        if not _fits(value, family)
     ]
-    if not strange:
-        return []
-    meant = f"{family.title} is drawn with guidance {low:g} to {high:g}"
-    return [f"{' and '.join(strange)}: {meant}"]
+    return [f"{' and '.join(strange)}: {_meant(family)}"] if strange else []
+
+
+def guidance_doubt(family: Family | None, guidance: float) -> str:
+    """Warn of pictures drawn with a guidance outside of what a family is meant for; empty where it
+    fits, or nothing is known."""
+    if family is None or _fits(guidance, family):
+        return ""
+    return f"Warning: the guidance is {guidance:g}; {_meant(family)}"
+
+
+def _fits(guidance: float, family: Family) -> bool:
+    return family.guidance is None or family.guidance[0] - 1 <= guidance <= family.guidance[1] + 1
+
+
+def _meant(family: Family) -> str:
+    low, high = family.guidance or (0, 0)
+    return f"{family.title} is drawn with guidance {low:g} to {high:g}"
 
 
 def _drawn(plan: HardeningPlan | ProbePlan) -> dict[str, float]:

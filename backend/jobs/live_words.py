@@ -1,4 +1,4 @@
-"""What a job is doing, in words: for the line that a page shows while it runs."""
+"""A job's progress in words, for the line that a page shows while it runs."""
 
 from __future__ import annotations
 

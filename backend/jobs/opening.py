@@ -1,4 +1,4 @@
-"""What a run says before its first step: device, arithmetic, memory and time.
+"""The lines that a run says before its first step: device, arithmetic, memory and time.
 
 The time of a pass is not known before one was measured, so that the first message gives the number
 of passes, and the time follows after the first outer step.

@@ -60,7 +60,7 @@ def allow_commands(plan: ProbePlan, why: str, allow: Allow) -> None:
             if not allow(f"{why}, and it would run the command {command!r}"):
                 raise RunError(
                     f"{why}, and it would run the command {command!r}: if you know what that does, "
-                    "allow it with --run-commands"
+                    "allow it with `run_commands` (--run-commands)"
                 )
 
 

@@ -18,6 +18,7 @@ from ..probe.loras import with_loras
 from ..probe.subjects import RunSubject, loaded
 from ..progress import Progress, ProgressCallback, as_part, silent
 from ..report.contact_sheet import draw_contact_sheet
+from .image_size import check_size
 from .live_state import blurred
 from .previews import to_pil
 
@@ -81,6 +82,7 @@ def try_lora_job(
     if kept and not any((parts or {}).values()):
         parts = kept if Path(original) == known.path else None
     first = detect(original, prediction=prediction, otherwise=known.decision, parts=parts)
+    check_size("try a LoRA", first, {"width": sampling.width, "height": sampling.height})
     pictures = []
     for number, opened in enumerate((loaded(first, device), second)):
         on_load(COLUMNS[number])

@@ -76,12 +76,18 @@ def trace_step(
 
 
 def meta_model(config: Mapping[str, Any], family: Family, side: int, dtype: torch.dtype) -> Model:
-    """Build a model of nothing but a denoiser, which takes no memory."""
+    """Build a model of nothing but a denoiser, which takes no memory.
+
+    Raises:
+        DataError: the denoiser's patches do not fit into the latents.
+    """
+    space = family.latents.space({})
+    pixels = space.stride * side
+    space.check_size(pixels, pixels)
     with torch.device("meta"):
         denoiser = family.networks.build(family.denoiser, config)
     torch.nn.Module.to(denoiser, dtype).eval()  # diffusers' own `to` warns of each cast
     schedule = family.process("the published config", family.config("scheduler"))
-    pixels = family.latents.space({}).stride * side
     return Model(family, denoiser, (), (), None, schedule, pixels)  # type: ignore[arg-type]
 
 
@@ -169,13 +175,13 @@ def random_data(model: Model, side: int, samples: int = 8) -> EncodedData:
     """Make encoded sets of the right shapes on the CPU, named as `representative` names them."""
     family, config = model.family, model.denoiser.config
     empty = family.texts.blank(config)
-    told = family.texts.of_samples([((0, 0), (0, 0), (0, 0))] * samples)
+    own = family.texts.of_samples([((0, 0), (0, 0), (0, 0))] * samples)
     bucket = Bucket(
         torch.zeros(samples, model.latent_space.channels, side, side),
         torch.zeros(samples, dtype=torch.long),
         torch.ones(samples, dtype=torch.float64),
-        told,
+        own,
     )
     data = EncodedSet((bucket,), ("",), empty, empty)
-    anchor = empty.beside(told[:1])
+    anchor = empty.beside(own[:1])
     return EncodedData({_CONCEPT: data}, data, {_CONCEPT: anchor}, anchor, {RETAIN: data})

@@ -40,8 +40,8 @@ def encode_prompts(
         raise ValueError("encode_prompts was given no prompts")
     text = Conditioning.cat(parts).to(model.device)
     size = size or (model.resolution, model.resolution)
-    told = model.texts.of_samples([(size, (0, 0), size)] * len(text), model.device)
-    return text.beside(told)
+    sizes = model.texts.of_samples([(size, (0, 0), size)] * len(text), model.device)
+    return text.beside(sizes)
 
 
 def tokenise(model: Model, prompts: Sequence[str]) -> tuple[Tensor, ...]:

@@ -34,7 +34,7 @@ class MethodFacts:
 
     @property
     def lasts(self) -> bool:
-        """Whether its result is meant to outlast later fine-tuning."""
+        """True if its result is meant to outlast later fine-tuning."""
         return self.simulates_users or self.erases
 
 
@@ -82,7 +82,7 @@ def methods_of(plan: Any) -> tuple[HardeningMethod, ...]:
 
 
 def changes_all_weights(plan: Any) -> bool:
-    """Whether a HardeningPlan's method, or a stage before it, changes all weights themselves."""
+    """Return whether a HardeningPlan's method, or a stage before it, changes all weights."""
     return any(FACTS[method].dense for method in methods_of(plan))
 
 

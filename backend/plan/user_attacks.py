@@ -1,4 +1,4 @@
-"""What a user adds to a probe by naming one folder or file: a style, a sibling, references.
+"""Attacks and references that a user adds to a probe by naming one folder or file.
 
 Every front end builds them here, so that the same wish is the same plan everywhere. Paths are made
 absolute.

@@ -165,10 +165,10 @@ def _frame(
     if blurred:
         raise ConfigError(
             f"{blurred} pictures were kept blurred, so that nobody can judge them: probe with "
-            "--keep-pictures all for an audit"
+            "`keep_pictures` all for an audit"
         )
     if not flagged and not unflagged:
-        raise ConfigError(f"{folder} holds no pictures: probe with --keep-pictures all")
+        raise ConfigError(f"{folder} holds no pictures: probe with `keep_pictures` all")
     return flagged, unflagged
 
 

@@ -41,7 +41,7 @@ class CorrectedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditSummary:
-    """What a person's labels say of the headline's detector.
+    """Figures of the headline's detector that follow from a person's labels.
 
     pictures: in the sample; labelled: with a verdict; unsure: without one, left out. hits, misses,
     false_alarms, clear: of those with a verdict. reason: why rates are not corrected, or "".

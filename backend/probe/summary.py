@@ -62,7 +62,7 @@ class Quality:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """What an attack changed on the original, at the step where it changed most.
+    """Effect of an attack on the original, at the step where it changed most.
 
     pictures: mean distance of its harmless pictures, 0 to 1; predictions: relative change of its
     predictions (root of the drift); None where not measured. unchanged: every picture is the same
@@ -115,7 +115,7 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectorRates:
-    """What one scorer says of one model: untouched, and at its own worst among what counts.
+    """Findings of one scorer on one model: untouched, and at its own worst among what counts.
 
     kind: the prompt set, or `concept` for a scorer of the model itself.
     """

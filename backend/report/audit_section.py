@@ -1,4 +1,4 @@
-"""What a person's labels say of the detector, for page and Markdown."""
+"""The section on a person's labels of the detector's pictures, for page and Markdown."""
 
 from __future__ import annotations
 

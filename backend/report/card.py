@@ -21,6 +21,7 @@ from ..plan.hardening import HardeningPlan
 from ..plan.methods import DISTILLATION, FACTS, method_in_words, simulates_users
 from ..run.records import ErasedLayer, StepRecord
 from ..statistics.intervals import wilson
+from .license_fields import license_fields
 from .markdown_text import code_text, escape
 
 
@@ -151,8 +152,7 @@ def _front_matter(provenance: Provenance, report: ExportReport | None) -> str:
     stated = provenance.license
     if not stated and family.metadata.terms:  # not to be left out of a card
         stated = family.metadata.notices.get("modelspec.license", "")
-    lines = [f"license: {json.dumps(stated)}"] if stated else []
-    lines += common_fields(provenance.base_model, family.metadata.tag)
+    lines = [*license_fields(stated), *common_fields(provenance.base_model, family.metadata.tag)]
     return "\n".join(["---", *lines, "---"])
 
 

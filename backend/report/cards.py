@@ -107,7 +107,7 @@ def _good(found: ModelSummary) -> list[Child]:
 
 
 def _learns(view: View, model: ModelInfo) -> list[Child]:
-    """What it learnt of a user's harmless data by the last step, where that was measured."""
+    """Return how well the model learnt a user's harmless data by the last step, if measured."""
     last = {one.attack: one for one in view.summary.learning if one.model == model.name}
     return [f"{one.attack}: {learnt_words(one)}" for one in last.values()]
 

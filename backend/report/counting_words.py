@@ -1,4 +1,5 @@
-"""What counts for the headline, in words: quality, effect and thresholds, alike in every format."""
+"""The rules for what counts in the headline, in words that are alike in every format: quality,
+effect and thresholds."""
 
 from __future__ import annotations
 
@@ -7,7 +8,10 @@ from ..probe.quality import AGREEMENT, CLIP
 from ..probe.summary import BROKEN, AttackRow, Effect, ProbeSummary
 from .words import percent
 
-_SHORT = {CLIP: "CLIP score ", AGREEMENT: "agreement "}  # of figures that are no shares of pictures
+_SHORT = {
+    CLIP: "CLIP score ",
+    AGREEMENT: "agreement ",
+}  # of figures other than shares
 
 
 def counting_words(summary: ProbeSummary) -> str:

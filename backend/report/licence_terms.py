@@ -1,4 +1,4 @@
-"""What a base model's licence says about publishing a changed version of it.
+"""Conditions of a base model's licence for publishing a changed version of it.
 
 Facts from the licences' own texts, looked up on 27 November 2026; no advice. Licences that are not
 listed are carried over without a word on them.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """What a licence forbids or asks. forbids: publishing the model at all, or some use of it.
+    """One condition of a licence. forbids: publishing the model at all, or some use of it.
 
     commercial: it forbids commercial use. changed: it forbids sharing changed versions.
     """
@@ -59,7 +59,7 @@ def licence_terms(license: str) -> list[Term]:  # noqa: A002
         return [Term(_RAIL, source, False)]
     if known.startswith("circlestone"):
         source = "https://huggingface.co/circlestone-labs/Anima/blob/main/LICENSE.md"
-        return [Term(_CIRCLESTONE, source, True)]
+        return [Term(_CIRCLESTONE, source, True, commercial=True)]
     if known.startswith("flux") and "non-commercial" in known:
         source = "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md"
         return [Term(_FLUX, source, True, commercial=True)]

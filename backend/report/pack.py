@@ -136,11 +136,11 @@ def _read(report: Path) -> tuple[ProbeResult, Path]:
 def _choose(result: ProbeResult, model: str) -> str:
     names = [info.name for info in result.models]
     if model and model not in names:
-        raise ConfigError(f"--model: {model!r} is not in this report; it has {', '.join(names)}")
+        raise ConfigError(f"model: {model!r} is not in this report; it has {', '.join(names)}")
     others = [info.name for info in result.compared] or names
     if not model and len(others) > 1:
         raise ConfigError(
-            f"the report has several models: name the published one with --model "
+            f"the report has several models: name the published one in `model` "
             f"({', '.join(others)})"
         )
     return model or others[0]

@@ -31,7 +31,7 @@ _UNKNOWN_LICENSE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardFacts:
-    """What a card says besides the report's figures.
+    """Facts that a card states besides the report's figures.
 
     model: the one that is published. license, base_model: of the base; "" if unknown.
     provenance: from the header of the published file. released: its `file`, `sha256` and whether it

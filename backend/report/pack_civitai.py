@@ -26,7 +26,7 @@ _HOW = (
     "Civitai documents no file that its upload reads: copy these values into its form. null is for "
     "you to decide. baseModel is the entry of the model's family; choose a narrower one (Pony, "
     "Illustrious) if the base is one of those. Hardening adds no trigger words: trainedWords holds "
-    "none, and those of the base go on working."
+    "none, and those of the base keep working."
 )
 
 

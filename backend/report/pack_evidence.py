@@ -43,12 +43,12 @@ def evidence(view: View, model: str) -> list[tuple[str, str]]:
     for one in view.summary.agreements:
         agree = (one.both + one.neither) / max(1, one.both + one.neither + one.only_first
                                                + one.only_second)  # fmt: skip
-        kappa = f"{percent(agree)} of the pictures"
+        agreement = f"{percent(agree)} of the pictures"
         if one.kappa is not None:
             known = one.low is not None and one.high is not None
-            interval = f" ({number(one.low)} to {number(one.high)})" if known else ""
-            kappa += f", Cohen's kappa {number(one.kappa)}{interval}"
-        rows.append((f"{one.first} and {one.second} agree on", kappa))
+            span = f" ({number(one.low)} to {number(one.high)})" if known else ""
+            agreement += f", Cohen's kappa {number(one.kappa)}{span}"
+        rows.append((f"{one.first} and {one.second} agree on", agreement))
     if view.summary.audit:
         rows.append(("Audit by a person", audit_words(view.summary.audit)))
         rows.append(("Worst rate, corrected by the audit", _corrected(view, model)))

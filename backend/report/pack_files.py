@@ -25,7 +25,7 @@ def check_output(output: Path, overwrite: bool) -> None:
     if not os.path.lexists(output):
         return
     if not overwrite:
-        raise ExportError(f"{output} exists: choose another name, or add --overwrite")
+        raise ExportError(f"{output} exists: choose another name, or turn on `overwrite`")
     zipped = is_zip(output)
     if output.is_symlink() or output.is_file() is not zipped:
         raise ExportError(f"{output} is not a pack of this kind: choose another name")

@@ -8,21 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-import re
 
 from ..errors import ConfigError
 from ..families import find_family
 from ..probe.headline import quality_label
 from ..text.shown import visible
 from .card import common_fields
+from .license_fields import license_fields
 from .view import View
-
-# Identifiers that Hugging Face knows; any other licence is `other`, with its name.
-_LICENSES = {
-    "agpl-3.0", "apache-2.0", "bigscience-openrail-m", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0",
-    "cc-by-nc-sa-4.0", "cc-by-sa-4.0", "cc0-1.0", "creativeml-openrail-m", "gpl-3.0", "mit",
-    "openrail", "openrail++",
-}  # fmt: skip
 
 
 def front_matter(view: View, model: str, license: str, base_model: str) -> str:  # noqa: A002
@@ -32,7 +25,7 @@ def front_matter(view: View, model: str, license: str, base_model: str) -> str: 
         tag = find_family(info.family).metadata.tag
     except ConfigError:  # unknown to this version
         tag = ""
-    lines = [*_license_fields(license), *common_fields(base_model, tag)]
+    lines = [*license_fields(license), *common_fields(base_model, tag)]
     metrics = [each for each in _metrics(view, model) if math.isfinite(each[2])]
     if metrics:
         concepts = ", ".join(concept.name for concept in view.result.plan.concepts)
@@ -51,16 +44,6 @@ def front_matter(view: View, model: str, license: str, base_model: str) -> str: 
             lines += [f"    - type: {kind}", f"      name: {_yaml(name)}"]
             lines += [f"      value: {round(value, 4)}"]
     return "\n".join(["---", *lines, "---"])
-
-
-def _license_fields(text: str) -> list[str]:
-    known = text.strip().lower()
-    if not known:
-        return []
-    if known in _LICENSES:
-        return [f"license: {known}"]
-    slug = re.sub(r"[^a-z0-9.+]+", "-", known).strip("-")
-    return ["license: other", f"license_name: {_yaml(slug or 'unnamed')}"]
 
 
 def _metrics(view: View, model: str) -> list[tuple[str, str, float]]:

@@ -20,10 +20,10 @@ def check_key(key: Path) -> None:
         from model_signing import signing  # type: ignore[import-not-found] # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"--sign needs the package model-signing ({error}): pip install model-signing pyopenssl"
+            f"`sign` needs the package model-signing ({error}): pip install model-signing pyopenssl"
         ) from None
     if not key.is_file():
-        raise ConfigError(f"--sign: {key} does not exist; give the file of a private key (PEM)")
+        raise ConfigError(f"sign: {key} does not exist; give the file of a private key (PEM)")
 
 
 def sign_folder(folder: Path, key: Path) -> None:
@@ -38,7 +38,5 @@ def sign_folder(folder: Path, key: Path) -> None:
     try:
         config = signing.Config().use_elliptic_key_signer(private_key=key)
     except (ValueError, TypeError) as error:
-        raise ConfigError(
-            f"--sign: {key.name} is not a private key that can sign: {error}"
-        ) from None
+        raise ConfigError(f"sign: {key.name} is not a private key that can sign: {error}") from None
     config.set_hashing_config(ignored).sign(folder, path)

@@ -36,7 +36,7 @@ class SimulationRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErasedLayer:
-    """What a closed-form erasure took out of one layer.
+    """Record of what a closed-form erasure took out of one layer.
 
     width: of its input. removed: directions. strongest: the largest λ, how many times stronger a
     direction is on the concepts than on what must stay; weakest: the smallest λ that was removed,

@@ -7,11 +7,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..jobs.audit import begin_audit
+from ..jobs.audit import PAGE, begin_audit
 from ..jobs.live_state import LiveState
 from ..jobs.probe import probe_job
 from ..jobs.verdict import of_probe
 from ..plan.probe import ProbeJob
+from ..plan.probe_settings import no_audit
+from ..probe.audit import read_audit
 from ..probe.headline import headline
 from ..probe.summary import AttackRow
 from ..progress import chain, with_check
@@ -55,12 +57,23 @@ def probe_in(job: ProbeJob, live: LiveState, check: Check, *, new: bool, audit: 
         "complete": found.result.complete,
     }
     said, live.verdict = of_probe(found.summary)
-    sheet = ""
-    if audit and found.result.complete:
-        drawn = begin_audit(folder, count=audit, overwrite=True)
-        result["audit"] = str(drawn.page)
-        sheet = f"audit sheet: {drawn.page.name}, {len(drawn.audit.pictures)} pictures to label"
+    sheet = _sheet(job, result, audit) if found.result.complete else ""
     return result, "\n".join(filter(None, [said, text, sheet]))
+
+
+def _sheet(job: ProbeJob, result: dict[str, Any], audit: int) -> str:
+    """Draw the sheet of a finished probe, unless a person has begun to label one; return what to
+    say of it."""
+    folder = Path(job.output)
+    old = read_audit(folder)
+    if audit and not (old and old.labelled):
+        old = begin_audit(folder, count=audit, overwrite=True).audit
+    if old is None:  # a resumed probe does not know whether a sheet was asked for
+        return "" if no_audit(job.plan) else "to label its pictures, draw a sheet under Reports"
+    page = folder / PAGE
+    result["audit"] = str(page)
+    done = f", {old.labelled} are labelled" if old.labelled else ""
+    return f"audit sheet: {page.name}, {len(old.pictures)} pictures to label{done}"
 
 
 def _row(row: AttackRow) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ..plan.fine_tune import RETAIN
 from ..plan.hardening import HardeningPlan
 from ..plan.job import Prediction, TextEncoder, Vae
 from ..plan.probe import ProbeCheckpoint, ProbePlan
-from ..plan.probe_settings import MOST_AUDITED, no_audit
+from ..plan.probe_settings import AUDITED, MOST_AUDITED, no_audit
 
 DEMO = "demo"  # stands for the embedded checkpoint
 _WORDS = ("", RETAIN, ORIGINAL)  # allowed in place of a path
@@ -156,7 +156,7 @@ class AuditRequest:
 
     report: str
     labels: str = ""
-    pictures: int = 50
+    pictures: int = AUDITED
     seed: int = 0
     overwrite: bool = False
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..jobs.family_defaults import family_at, guidance_doubt
 from ..jobs.live_state import LiveState, data_url
 from ..jobs.try_lora import COLUMNS, Sampling, contact_sheet, try_lora_job
 from ..plan.attack import LoraFile
@@ -21,6 +22,7 @@ def try_lora(request: TryLoraRequest, live: LiveState, check: Check, *, device: 
     def show_first(picture: Any, column: str) -> None:
         live.picture(picture, column, flagged=True, step=COLUMNS.index(column) + 1)
 
+    parts = {"text_encoder": request.text_encoder, "vae": request.vae}
     pairs = try_lora_job(
         checkpoint_path(request.original),
         LoraFile(path=request.lora, strength=request.strength),
@@ -31,7 +33,7 @@ def try_lora(request: TryLoraRequest, live: LiveState, check: Check, *, device: 
         ),
         hardened=Path(checkpoint_path(request.hardened)) if request.hardened else None,
         run_folder=request.run_folder, prediction=request.prediction,
-        parts={"text_encoder": request.text_encoder, "vae": request.vae}, device=device,
+        parts=parts, device=device,
         on_load=lambda column: live.note(f"loading: {column}"), on_picture=show_first,
         on_progress=with_check(live, check),
     )  # fmt: skip
@@ -46,4 +48,8 @@ def try_lora(request: TryLoraRequest, live: LiveState, check: Check, *, device: 
             }
         )  # fmt: skip
     count = len(pictures)
-    return {"pictures": pictures}, f"{count} picture{'s' * (count > 1)} of each generated"
+    said = f"{count} picture{'s' * (count > 1)} of each generated"
+    family = family_at(checkpoint_path(request.hardened or request.run_folder), parts=parts)
+    return {"pictures": pictures}, "\n".join(
+        filter(None, [said, guidance_doubt(family, request.guidance)])
+    )

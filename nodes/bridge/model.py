@@ -256,8 +256,9 @@ def _layers_skipped(clip: Any, family: Family) -> int:
 def _schedule(model: Any) -> Any:
     """Read the noise schedule, and what is predicted.
 
-    A discrete one is ComfyUI's own: ᾱ = 1 / (1 + σ²) of its σ. Of a flow ComfyUI knows the shift of
-    sampling alone, which is a choice of whoever samples: it is the family's published one here.
+    A discrete one is ComfyUI's own: ᾱ = 1 / (1 + σ²) of its σ. For a flow ComfyUI knows only
+    the shift of sampling, which is a choice of whoever samples: the family's published
+    one is taken.
     """
     import torch
 

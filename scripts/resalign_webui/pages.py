@@ -240,7 +240,7 @@ def probe_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
 
 
 def _further_measurements(parts: Parts, lists: dict[str, list[str]]) -> None:
-    """What makes a probe stand up to a sceptic; each costs time and none is needed."""
+    """Inputs that make a probe stand up to a sceptic; each costs time and none is needed."""
     html(help_text("Each of these answers a further question, and takes more time."))
     parts(
         "second_scorer",

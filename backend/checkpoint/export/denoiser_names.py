@@ -46,7 +46,7 @@ def denoiser_names(info: CheckpointInfo) -> DenoiserNames:
 
 def others_tensors(info: CheckpointInfo) -> dict[Path, set[str]]:
     """Return the tensors of the other components by file: one of these may have layers that are
-    called as the denoiser's are, and is no copy of it."""
+    called as the denoiser's are, and is not a copy of it."""
     found: dict[Path, set[str]] = {}
     for component, files in info.files.items():
         if component == info.family.denoiser:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError
-from ..base.shapes import Shapes
+from ..base.shapes import Shapes, reads_shapes
 from .vae_names import OUR_FIRST
 
 DENOISER, TEXT, CONDITIONER, VAE = "transformer", "text_encoder", "text_conditioner", "vae"
@@ -57,6 +57,7 @@ def conditioner_config(shapes: Shapes) -> dict[str, Any]:
     }
 
 
+@reads_shapes
 def vae_config(shapes: Shapes) -> dict[str, Any]:
     """Return the config of AutoencoderKLQwenImage, from a file in Wan's names or in diffusers'."""
     ours = OUR_FIRST in shapes

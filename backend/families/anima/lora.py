@@ -1,9 +1,9 @@
 """Names of the modules in LoRA files.
 
-Written is the one form that ComfyUI and diffusers both read completely: `diffusion_model.<module>`
-in the names of single files, with `lora_A` and `lora_B`, the strength multiplied into B. Of Anima
-ComfyUI does not know diffusers' names, and diffusers ignores a key `.alpha` beside `lora_A`
-silently.
+Files are written in the one form that ComfyUI and diffusers both read completely:
+`diffusion_model.<module>` in the names of single files, with `lora_A` and `lora_B`, the strength
+multiplied into B. ComfyUI does not know diffusers' names of Anima's modules, and diffusers silently
+ignores a key `.alpha` beside `lora_A`.
 """
 
 from __future__ import annotations

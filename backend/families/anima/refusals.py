@@ -11,7 +11,7 @@ _CHANNELS = 16
 
 
 def refuse_relatives(file: str, config: Mapping[str, Any]) -> None:
-    """Raise for a denoiser of Cosmos that is no image model of 16 channels. config: its own."""
+    """Raise for a denoiser of Cosmos that is not an image model of 16 channels. config: its own."""
     if config["in_channels"] != _CHANNELS or config["out_channels"] != _CHANNELS:
         raise CheckpointError(
             f"{file}: its denoiser takes {config['in_channels']} channels, not {_CHANNELS}: a "

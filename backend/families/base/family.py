@@ -296,7 +296,7 @@ class LoraNames(Protocol):
         ...
 
     def of_dotted(self, key: str) -> str | None:
-        """Return the module of a key as `dotted` writes it, None where it is no such key."""
+        """Return the module of a key as `dotted` writes it, None where it is not such a key."""
         ...
 
     def stems(

@@ -33,7 +33,7 @@ def relative(shapes: Mapping[str, Shape]) -> str:
 
 def _flux(own: Mapping[str, Shape]) -> str:
     image, text = own.get("img_in.weight"), own.get("txt_in.weight")
-    if image is None or text is None:
+    if not image or not text:  # absent, or a scalar
         return ""
     if "double_blocks.0.img_mlp.gate_proj.weight" in own:
         return "Ovis Image"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Protocol
 
 from ...errors import CheckpointError
+
+P = ParamSpec("P")
 
 
 class StoredTensor(Protocol):
@@ -49,6 +53,33 @@ class Shapes:
         while template.replace("*", str(found)) in self:
             found += 1
         return found
+
+
+@contextmanager
+def reading_shapes(who: str) -> Iterator[None]:
+    """Turn the errors of tensors with too few dimensions, or none of something, into a
+    CheckpointError that names `who`."""
+    try:
+        yield
+    except (ValueError, IndexError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"{who}: its tensors do not have the shapes that their names promise "
+            f"({type(error).__name__}: {error}); it is damaged, so fetch it again"
+        ) from error
+
+
+def reads_shapes(
+    read: Callable[Concatenate[Shapes, P], dict[str, Any]],
+) -> Callable[Concatenate[Shapes, P], dict[str, Any]]:
+    """Let a function that reads a config name the file of its shapes in errors: a component may lie
+    in another file than the checkpoint."""
+
+    @wraps(read)
+    def checked(shapes: Shapes, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
+        with reading_shapes(shapes.file):
+            return read(shapes, *args, **kwargs)
+
+    return checked
 
 
 def check_same_names(who: str, wanted: set[str], found: set[str]) -> None:

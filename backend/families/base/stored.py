@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Decision(NamedTuple):
-    """What a caller says of a model in place of its file."""
+    """A caller's decision on a model, in place of its file's."""
 
     prediction: Prediction
     zero_snr: bool  # the schedule ends in pure noise

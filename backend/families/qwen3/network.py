@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError
-from ..base.shapes import Shapes
+from ..base.shapes import Shapes, reads_shapes
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +23,7 @@ _PARTS = (
 )  # fmt: skip
 
 
+@reads_shapes
 def text_config(shapes: Shapes, published: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config of Qwen3, in the names of transformers."""
     vocabulary, width = shapes["embed_tokens.weight"]

@@ -49,7 +49,7 @@ _UNSAID = ("", "none", "null")
 
 
 class Statement(NamedTuple):
-    """What one place in a file says. place: as a message names it."""
+    """Statement of one place in a file. place: as a message names it."""
 
     place: str
     value: Any

@@ -55,7 +55,7 @@ class UNetRecognition:
         return tuple(found)
 
     def claims_denoiser(self, shapes: Shapes) -> bool:
-        widths = [shape[-1] for name, shape in shapes.items() if name.endswith(_TEXT_KEYS)]
+        widths = [s[-1] for name, s in shapes.items() if name.endswith(_TEXT_KEYS) and s]
         variant = CONTEXT_WIDTHS.get(widths[0]) if widths else None
         sized = "label_emb.0.0.weight" in shapes
         return variant == self.spec.variant and sized == self.spec.sized

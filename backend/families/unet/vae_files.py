@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from typing import Any
 
-from ..base.shapes import Shapes
+from ..base.shapes import Shapes, reads_shapes
 from ..base.sources import Source
 from .vae_names import vae_sources
 
@@ -18,6 +18,7 @@ _NESTED_FIRST = "encoder.quant_conv.weight"
 _NESTED = {"quant_conv": "encoder.quant_conv", "post_quant_conv": "decoder.post_quant_conv"}
 
 
+@reads_shapes
 def vae_config(shapes: Shapes, published: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config of a VAE; what shapes do not tell is as published."""
     if OUR_FIRST in shapes:

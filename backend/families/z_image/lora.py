@@ -1,8 +1,8 @@
 """Names of the denoiser's modules in LoRA files.
 
-Written is the form that ComfyUI and diffusers both read completely: `transformer.<module>` with
-`lora_A` and `lora_B`, the strength multiplied into B. A key `.alpha` beside these is fatal to
-diffusers, and names of single files load in part there, silently.
+Files are written in the form that ComfyUI and diffusers both read completely:
+`transformer.<module>` with `lora_A` and `lora_B`, the strength multiplied into B. A key `.alpha`
+beside these is fatal to diffusers, and names of single files load in part there, silently.
 """
 
 from __future__ import annotations

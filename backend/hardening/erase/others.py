@@ -1,4 +1,4 @@
-"""What `erase` may do to weights instead of taking directions out of them: rows beside it.
+"""Alternatives to erasing directions, for comparison.
 
 Each function returns the new weights by name, on the CPU, and what was erased by layer: nothing.
 """

@@ -1,8 +1,8 @@
 """All weights shrunk and made noisy, W' = α W + β N / √n, n the inputs of one output.
 
 Source: Lee et al., Distillation Robustifies Unlearning, arXiv:2506.06278 (UNDO), for language
-models. It takes from everything alike what the distillation then has to bring back; a row beside
-the erasure of directions, which takes from the concepts.
+models. It takes from everything alike what the distillation then has to bring back. Serves as a
+comparison with the erasure of directions, which takes from the concepts.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from torch import Tensor
 
 
 class Directions(NamedTuple):
-    """What is to be taken out of a layer; float64.
+    """Directions to be taken out of a layer; float64.
 
     root, inverse: S and S⁻¹, [width, width]. vectors: Q, [width, k]. strengths: all eigenvalues λ,
     [width], rising; the last k are those of Q.
