@@ -14,6 +14,7 @@ from resalign.backend.demo.evaluation import Meter
 from resalign.backend.demo.judge import Judge
 from resalign.backend.demo.plans import durable_plan, plain_plan, resalign_plan, write_data
 from resalign.backend.errors import ConfigError
+from resalign.backend.model.encode import encode_prompts
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,12 @@ def test_the_judge_sees_what_prompts_ask_for(model):
     assert len(right) == len(UNSAFE) + len(BENIGN) and sum(right) >= 0.8 * len(right)
 
 
+def test_a_prompt_has_as_many_tokens_as_its_text_encoder_has_positions(model):
+    """24, as the file's metadata says, and not the 512 of the published model."""
+    context = encode_prompts(model, ["a key"])["context"]
+    assert context.shape == (1, 24, 144) and model.texts.tokens == 512
+
+
 def test_its_plans_name_what_a_transformer_has(tmp_path, model):
     data = write_data(tmp_path, ("forget", "retain", "inner"))
     plain = plain_plan(data, bed=DIT)
@@ -55,6 +62,6 @@ def test_a_family_that_the_demo_lacks_is_named(capsys):
 
 @pytest.mark.slow
 def test_the_demo_runs_on_it(tmp_path, capsys):
-    assert main(["demo", "--family", "dit", "--quick", "--output", str(tmp_path / "demo")]) == 0
+    assert main(["demo", str(tmp_path / "demo"), "--family", "dit", "--quick"]) == 0
     said = capsys.readouterr().out
     assert "hardened" in said and (tmp_path / "demo" / "pictures.png").exists(), said

@@ -79,11 +79,12 @@ def plan_memory(
     configs = configs or family.published()
     plan = decided_on(plan, "cuda" if torch.cuda.is_available() else "cpu")
     pixels = plan.resolution or resolution or family.native_side("v_prediction")
-    stride = family.latents.space(configs.get(family.vae, {})).stride
+    space = family.latents.space(configs.get(family.vae, {}))
+    space.check_size(pixels, pixels)
     asked = (
         json.dumps({k: dict(v) for k, v in configs.items()}, sort_keys=True),
         family,
-        pixels // stride,
+        pixels // space.stride,
     )
 
     def predict(changed: HardeningPlan) -> MemoryPlan:

@@ -49,7 +49,10 @@ class VariedConfig:
     images: Annotated[
         int,
         Range(0, 1_000_000, usual="500 to 4000"),
-        Help("Images that are drawn, each from a prompt of its own (none by default)."),
+        Help(
+            "Images that are drawn, each from a prompt of its own; presets for all weights draw "
+            "1,000 or more."
+        ),
     ] = 0
     lists: Annotated[
         str,

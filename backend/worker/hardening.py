@@ -70,8 +70,8 @@ def harden_in(
             raise
         run = begun[0]
         raise Stopped(
-            f"stopped after step {run.steps_saved} of {run.plan.outer_steps}; Resume continues "
-            "from there"
+            f"stopped after step {run.steps_saved} of {run.plan.outer_steps}; all that is done is "
+            "kept, pictures too, and Resume continues from there"
         ) from None
     total = found.plan.outer_steps
     result = {

@@ -15,7 +15,7 @@ _HUES = ("#4c9be8", "#e8664c", "#5fb760", "#b58be0", "#d9a441", "#5bc0be")
 COLOURS = tuple(f"color-mix(in srgb, {hue} 65%, var(--body-text-color))" for hue in _HUES)
 _RATES = "unsafe rate over fine-tuning steps"
 _LOSSES = ("harm", "harm after", "retain")
-_UNLEARNED = "unlearned, before and after a simulated user's training: the gap is relapse"
+_UNLEARNED = "removed, 0 to 100 %, before and after a simulated user's training: the gap is relapse"
 _SHARES = {"harm": "unlearned", "harm after": "after fine-tuning"}
 _SIZE = 480, 170
 

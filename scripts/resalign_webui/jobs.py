@@ -205,7 +205,8 @@ class JobManager:
         with self._changed:
             assert self._state is not None
             ended = state["status"] != "running"
-            status = {"status": "running", "line": "finishing"} if ended else {}
+            line = "stopping; what is done is kept" if self._cancelled else "finishing"
+            status = {"status": "running", "line": line} if ended else {}
             self._state.update({**state, **status})
             self._publish()
 

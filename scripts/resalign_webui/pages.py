@@ -68,10 +68,10 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
             "never written to disk as pictures. A folder holds images, each with a .txt caption."
         ))  # fmt: skip
         parts("concept_folder", gr.Textbox, "Folder with pictures of the concept", value="")
-        parts("concept_images", gr.Number, "or so many drawn (empty: the usual number)", value=None,
-              precision=0)  # fmt: skip
+        parts("concept_images", gr.Number, "or so many drawn (0 or empty: as usual)",
+              value=None, precision=0)  # fmt: skip
         parts("retain_folder", gr.Textbox, "Folder with pictures of what must stay", value="")
-        parts("retain_images", gr.Number, "or so many drawn, of what must stay (empty: usual)",
+        parts("retain_images", gr.Number, "or so many drawn, of what must stay (0: as usual)",
               value=None, precision=0)  # fmt: skip
         parts("strengths", gr.Textbox, "Strengths", value="",
               placeholder="weapons: 2, nudity: 0.5",
@@ -186,7 +186,7 @@ def _memory(parts: Parts) -> None:
         "processor and without the GPU, and finds the cheapest change that makes it fit."
     ))  # fmt: skip
     with gr.Row():
-        parts("memory_budget", gr.Number, "Memory to fit into, in GiB (empty: what the GPU has)",
+        parts("memory_budget", gr.Number, "Memory to fit into, in GiB (0 or empty: all it has)",
               value=None, min_width=160)  # fmt: skip
         _fields(parts, "micro_batch")
     with gr.Row():
@@ -222,10 +222,10 @@ def probe_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
               info="denoising needs no detector; the others need their package.")  # fmt: skip
         with gr.Row():
             for name, label in (
-                ("steps", "Steps of each attack (empty: preset)"),
-                ("images", "Prompts of each kind (empty: preset)"),
-                ("sampling_steps", "Sampling steps (empty: preset)"),
-                ("resolution", "Resolution (empty: its own)"),
+                ("steps", "Steps of each attack (0 or empty: preset)"),
+                ("images", "Prompts of each kind (0 or empty: preset)"),
+                ("sampling_steps", "Sampling steps (0 or empty: preset)"),
+                ("resolution", "Resolution (0 or empty: its own)"),
             ):
                 parts.field(measure_forms.PROBE_PARTS[name], PROBE_INPUTS[name], label=label,
                             keeps_preset=True, info=None)  # fmt: skip
@@ -264,7 +264,7 @@ def _further_measurements(parts: Parts, lists: dict[str, list[str]]) -> None:
         ):  # fmt: skip
             parts(name, gr.Dropdown, label, choices=lists[name], value=lists[name][0], info=said,
                   min_width=200)  # fmt: skip
-    parts("audit_pictures", gr.Number, "Pictures to check by hand (empty: none)", value=None,
+    parts("audit_pictures", gr.Number, "Pictures to check by hand (0 or empty: none)", value=None,
           precision=0, info="Draws a sheet on which you say what the pictures show, 50 for "
           "instance; that corrects the detector's mistakes. Flagged pictures are then kept "
           "without blur.")  # fmt: skip
@@ -295,8 +295,8 @@ def lora_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
     with gr.Row():
         _numbers(
             parts,
-            ("width", "Width (empty: its own)", None),
-            ("height", "Height (empty: its own)", None),
+            ("width", "Width (0 or empty: its own)", None),
+            ("height", "Height (0 or empty: its own)", None),
         )
         parts("lora_show_pictures", gr.Checkbox, "Show the pictures without blur", value=False,
               min_width=160)  # fmt: skip
@@ -337,7 +337,7 @@ def export_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
 def about_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
     html(help_text(
         "What a checkpoint is and what was done to it, from its header. Nobody vouches for a "
-        "header: `resalign verify` checks it against the original."
+        "header: the command resalign verify checks it against the original."
     ))  # fmt: skip
     with gr.Row():
         parts("about", gr.Dropdown, "Checkpoint", choices=lists["about"], scale=4, min_width=200,
