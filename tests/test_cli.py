@@ -67,7 +67,7 @@ def engine(monkeypatch, tmp_path):
         title="Stable Diffusion 1.x", layout="ldm", family=find_family("sd1"), bytes=1000,
         export_bytes=1000,
         path=tmp_path / "model.safetensors",
-        resolution=512, files={"unet": ()}, headers={}, sources=lambda component: {},
+        resolution=512, configs={}, files={"unet": ()}, headers={}, sources=lambda component: {},
         cautions=(),
     )  # fmt: skip
     monkeypatch.setattr(checking, "detect", lambda path, **_: info)
