@@ -40,7 +40,7 @@ def bridge(monkeypatch, tmp_path):
         (fakes.Z_IMAGE, fakes.Clip(fakes.KLEIN), r"\[512, 96\].*a width of 32.*type lumina2"),
         (fakes.ANIMA, fakes.Clip(fakes.ANIMA, 16), r"16\], but.*a width of 32.*Qwen3 0\.6B"),
     ],
-    ids=str,
+    ids=["flux2_klein", "z_image", "anima"],
 )
 def test_a_clip_of_the_wrong_type_is_refused(bridge, host, clip, words):
     model, _, vae = host.parts()
