@@ -171,7 +171,7 @@ def __getattr__(name: str) -> Any:
 
 
 async def comfy_entrypoint() -> Any:
-    """What ComfyUI calls to get the nodes."""
+    """Return the nodes; ComfyUI calls it."""
     from .nodes import load
 
     return load()

@@ -1,4 +1,4 @@
-"""What the tests in common expect of each family's hardened files and LoRAs, written out."""
+"""Values that the common tests expect of each family's hardened files and LoRAs, written out."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def loaded(path: str) -> Any:
 
 
 def host_parts() -> tuple[Any, Any, Any]:
-    """What the loaders give; core's loader of VAEs notes the file."""
+    """Return what the loaders give; core's loader of VAEs notes the file."""
     import comfy.sd
     import comfy.utils
 

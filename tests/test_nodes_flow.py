@@ -238,7 +238,7 @@ def as_loaded(tensors):
 def test_a_process_of_its_own_is_told_the_files_of_clip_and_vae(
     host, bridge, parts, models, source, tmp_path
 ):
-    """What the loaders say, else the graph, else the only fitting file in the host's folders."""
+    """Found by the loaders, else by the graph, else as the only fitting file of the host."""
     sources = importlib.import_module("resalign.nodes.sources")
     model, clip, vae = parts
     files = {"diffusion_models/a-base": host.fakes.DENOISER_FILE,

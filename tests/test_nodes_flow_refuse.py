@@ -1,4 +1,4 @@
-"""What ComfyUI's nodes refuse of flow-matching families: parts of other models, other kinds of
+"""ComfyUI's nodes refuse, of flow-matching families, parts of other models, other kinds of
 sampling, and relatives that share names, each by its name."""
 
 import importlib

@@ -46,7 +46,7 @@ def test_an_existing_target_is_replaced_only_when_allowed(adapter, source, tmp_p
 
 
 def test_a_target_that_is_a_link_is_replaced_not_followed(adapter, source, tmp_path):
-    """What the link pointed to stays as it is."""
+    """The target of the link stays as it is."""
     other = tmp_path / "other.bin"
     other.write_text("precious")
     target = tmp_path / "out.safetensors"

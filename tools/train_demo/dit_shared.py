@@ -27,5 +27,5 @@ FILE = "demo_dit_base.safetensors"  # without `base` in the name it might be the
 
 
 def reader(encoder, tokenizer) -> SimpleNamespace:
-    """What `FAMILY.texts` wants of a model."""
+    """A model with what `FAMILY.texts` reads."""
     return SimpleNamespace(text_encoders=(encoder,), tokenizers=(tokenizer,), device="cpu")
