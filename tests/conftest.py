@@ -41,9 +41,12 @@ def import_package(name: str, root: Path):
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="resalign-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
-# A shell that begins us in the background has Ctrl-C ignored, and so would what tests begin
+# A shell that begins us in the background has Ctrl-C ignored, nohup has SIGHUP ignored, and so would
+# what tests begin
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 if TESTS_THE_WHEEL:
     import resalign
