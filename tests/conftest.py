@@ -41,7 +41,7 @@ def import_package(name: str, root: Path):
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="resalign-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
-# A shell that begins us in the background has Ctrl-C ignored, nohup has SIGHUP ignored, and so would
+# A shell that begins us in the background has Ctrl-C ignored, nohup SIGHUP, and so would
 # what tests begin
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
