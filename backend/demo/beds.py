@@ -36,6 +36,11 @@ class Bed:
     distil: DistilConfig
     attack: FineTuneConfig
 
+    @property
+    def tokenizer(self) -> Path:
+        """The folder of the tokenizer, for a family that has none of its own."""
+        return self.checkpoint.parent / "tokenizer"
+
 
 UNET = Bed(
     family="sd",

@@ -10,6 +10,7 @@ judges what the images show.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from dataclasses import replace
 from functools import partial
@@ -90,6 +91,8 @@ def _run(
     files = {BASE: bed.checkpoint} | {
         name: folder / f"demo_{name.replace(' ', '_')}.safetensors" for name in plans
     }
+    if bed.tokenizer.is_dir():  # no part of a weights file, and looked for beside it
+        shutil.copytree(bed.tokenizer, folder / bed.tokenizer.name, dirs_exist_ok=True)
     # What both need is encoded first: two threads would do it twice
     shared = prepare_data(base, plans[PLAIN], cache=cache, on_progress=on_progress)
     encoded = {PLAIN: shared, HARDENED: None}
