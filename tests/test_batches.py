@@ -370,4 +370,5 @@ def test_a_checkpoint_file_of_each_family_feeds_its_own_denoiser(family, folders
         noised = model.process.add_noise(found.latents, found.noise, found.timesteps)
         prediction = model.denoise(noised, found.timesteps, found.conditioning)
         assert prediction.shape == (2, 4, 8, 8) and prediction.isfinite().all()
-    assert model.denoise(noised[:1], found.timesteps[:1], data.anchors["bad"]).isfinite().all()
+    anchor = found.conditioning[:1].beside(data.anchors["bad"])
+    assert model.denoise(noised[:1], found.timesteps[:1], anchor).isfinite().all()
