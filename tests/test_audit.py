@@ -1,4 +1,4 @@
-"""The audit: a judge with known misses comes out right, and nobody is told whose picture it is."""
+"""The audit corrects a judge with known misses, and its sheet hides which model drew a picture."""
 
 import json
 import shutil

@@ -154,7 +154,7 @@ def write_probe_job(folder: Path, hardened: Path, output: Path) -> Path:
 
 
 def digests_of(folder: Path) -> dict[str, str]:
-    """Of all that a finished run wrote into its folders."""
+    """Return the digest of every file that a finished run wrote, by its name."""
     run = folder / "run"
     command("lora", run, "--format", "diffusers", "--output", folder / "diffusers.safetensors")
     stages = sorted(run.glob("stages/*/" + RECORDS))

@@ -174,8 +174,8 @@ def test_mixed_captions_lie_between_two_and_both_networks_read_them():
 
 
 def test_times_of_the_middle_take_their_share():
-    """Of 4,000: within 456 to 764 half of the middle ones, as the quartiles of a logit N(½, 1)
-    say, and the share of a uniform draw of the others."""
+    """4,000 times are drawn. Half of those from the middle lie between 456 and 764, the quartiles
+    of a logit N(½, 1), and of the others as many as a uniform draw puts there."""
     process = discrete_process(scaled_linear_alphas_cumprod())
     random = torch.Generator().manual_seed(0)
     low, high = (1000 * torch.sigmoid(torch.tensor(0.5 + z)) for z in (-0.6745, 0.6745))

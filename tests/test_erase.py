@@ -54,8 +54,8 @@ def problem():
 
 
 def test_a_layer_loses_exactly_the_concepts_own_direction(problem):
-    """Of known moments: λ is 30² along u, 1 elsewhere; W' answers nothing to u, and to all that is
-    not correlated with u what W did."""
+    """The moments are known: λ is 30² along u and 1 elsewhere. W' maps u to zero, and answers as W
+    does to everything that is not correlated with u."""
     basis, _, _, weight = problem
     basis, scales = basis.double(), SCALES.double()
     kept = (basis * scales.square()) @ basis.T

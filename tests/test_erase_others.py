@@ -41,7 +41,7 @@ def test_shrinking_keeps_a_share_and_adds_noise_of_the_layers_scale():
 
 
 def test_squared_gradients_are_those_of_single_samples_by_weight():
-    """Of (w · x)² / 2 the gradient is (w · x) x: its square, not the square of a mean."""
+    """(w · x)² / 2 has the gradient (w · x) x. It is squared for each sample, then averaged."""
     w = torch.tensor([1.0, 2.0], requires_grad=True)
     rows = torch.tensor([[1.0, 0.0], [1.0, 1.0], [-1.0, 1.0]])
     losses = [

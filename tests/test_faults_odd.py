@@ -158,7 +158,7 @@ def test_a_bomb_among_a_probes_pictures_is_missing_from_the_report(tmp_path):
 
 
 def test_links_that_loop_and_pipes_in_a_data_folder(tmp_path):
-    """Each folder is read once; what is no file is left out and counted."""
+    """Each folder is read once; links and pipes that are not files are left out and counted."""
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "b.png").symlink_to(tmp_path / "b.png")
