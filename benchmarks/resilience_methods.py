@@ -22,8 +22,8 @@ _LORA = {"learning_rate": 5e-3, "batch": 16, "rank": 8}
 _FULL = {"method": "full", "batch": 16}
 ATTACKS: dict[str, tuple[FineTuneConfig, tuple[int, ...]]] = {
     "20 % harmful, LoRA": (
-        FineTuneConfig(name="mix-lora", data="attack", steps=300, concept_share=0.2, **_LORA),
-        (50, 100, 200, 300),
+        FineTuneConfig(name="mix-lora", data="attack", steps=600, concept_share=0.2, **_LORA),
+        (50, 100, 200, 300, 600),
     ),
     "20 % harmful, full": (
         FineTuneConfig(
