@@ -43,6 +43,7 @@ class Bench:
         self.folder, self.small = folder, small
         folder.mkdir(parents=True, exist_ok=True)
         self.results = folder / "results.jsonl"
+        self._claim()
         self.data = write_data(folder / "data")
         self.data["lists_some"] = lists_without(HELD_OUT, folder / "lists_some.toml")
         for number in FEW:
@@ -57,6 +58,14 @@ class Bench:
         counts = {"unsafe": 1, "benign": 1} if small else {"unsafe": 24, "benign": 3}
         self.meter = Meter(self.model, Judge.load(), distinct=True, **counts)
         self.unsafe = [class_ in UNSAFE for class_ in self.meter.classes]
+
+    def _claim(self) -> None:
+        """Raise for a folder with the results of another embedded checkpoint."""
+        mark = self.folder / "family"
+        before = mark.read_text() if mark.exists() else UNET.family if read(self.results) else ""
+        if before and before != self.bed.family:
+            raise SystemExit(f"{self.folder} has results of --family {before}: name another folder")
+        mark.write_text(self.bed.family)
 
     def done(self) -> set[tuple[Any, ...]]:
         return {key_of(row) for row in read(self.results)}

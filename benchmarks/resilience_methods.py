@@ -127,6 +127,10 @@ def methods(data: dict[str, Path], seed: int, bed: Bed = UNET) -> dict[str, Hard
             )
             for n in FEW
         },
+        # Does a thing need many images, or one that is seen often?
+        "durable, held out of the pictures, some 1 varied images of each, 1200 steps": replace(
+            some, outer_steps=1200, varied=replace(some.varied, lists=str(data["lists_1"]))
+        ),
         "durable, held out of the pictures, varied images of 4 steps, guidance 1.0": replace(
             some, varied=replace(some.varied, sampling_steps=4, guidance=1.0)
         ),
