@@ -45,14 +45,7 @@ def source(host, models, filed):
     return models / host.fakes.DENOISER_FILE
 
 
-@pytest.fixture
-def parts(host):
-    return host.parts()
-
-
-@pytest.fixture
-def bridge(monkeypatch, tmp_path):
-    return fakes.bridge(monkeypatch, tmp_path)
+parts, bridge = fakes.bridge_fixtures()
 
 
 def pictures(count=2):
