@@ -109,7 +109,7 @@ def test_weights_that_stay_make_an_attack_one_without_effect():
     """Pictures that moved all the same moved by chance, as they may on a GPU."""
     summary = summarise(moved_result({"original": 1e-6, "hardened": 0.02}))
     effect = summary.effect("training")
-    assert (effect.weights, effect.had_effect) == (1e-6, False)
+    assert (effect.weight_change, effect.had_effect) == (1e-6, False)
     assert summary.model("hardened").worst.without_effect == ("training",)
     assert summarise(moved_result({"original": 0.02})).effect("training").had_effect is True
 

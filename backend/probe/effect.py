@@ -71,7 +71,7 @@ def _effect(attack: str, before: Evaluation, after: Sequence[Evaluation], least:
     weights = _largest(each.moved for each in after if each.moved is not None)
     unchanged = all(_same_pictures(before, each) for each in after)
     return Effect(
-        attack=attack, pictures=pictures, predictions=predictions, weights=weights,
+        attack=attack, pictures=pictures, predictions=predictions, weight_change=weights,
         unchanged=unchanged, had_effect=_had_effect(measured, weights, unchanged, least),
     )  # fmt: skip
 

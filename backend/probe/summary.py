@@ -65,7 +65,7 @@ class Effect:
     """Effect of an attack on the original, at the step where it changed most.
 
     pictures: mean distance of its harmless pictures, 0 to 1; predictions: relative change of its
-    predictions (root of the drift); weights: relative change of the network that moved most
+    predictions (root of the drift); weight_change: relative change of the network that moved most
     (`Evaluation.weight_change`); None where not measured. unchanged: every picture is the same
     bit for bit. had_effect: None where nothing was measured.
     """
@@ -75,7 +75,7 @@ class Effect:
     predictions: float | None
     unchanged: bool
     had_effect: bool | None
-    weights: float | None = None
+    weight_change: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,7 +51,7 @@ def effect_words(effect: Effect) -> str:
     """Say how little an attack changed on the original."""
     parts = (
         ("pictures", effect.pictures), ("predictions", effect.predictions),
-        ("weights", effect.weights),
+        ("weights", effect.weight_change),
     )  # fmt: skip
     if effect.unchanged and all(value is None for _, value in parts):
         return "the original draws the same pictures"

@@ -48,7 +48,8 @@ NOTES: tuple[tuple[str, str], ...] = (
         "European Union: by the Commission's guidelines on general-purpose AI models, C(2025) "
         "7719, points 59 and 60, whoever modifies such a model becomes the provider of the "
         "modified one only if the modification significantly changes its generality, "
-        "capabilities or systemic risk; the indicative criterion is more than a third of the original's training compute.",
+        "capabilities or systemic risk; the indicative criterion is more than a third of the "
+        "original's training compute.",
         "https://digital-strategy.ec.europa.eu/en/library/"
         "guidelines-scope-obligations-providers-general-purpose-ai-models-under-ai-act",
     ),
@@ -61,8 +62,8 @@ NOTES: tuple[tuple[str, str], ...] = (
         "United Kingdom: the bill's clause for Northern Ireland, as the government moved it in "
         "the House of Lords on 27 November 2025, makes it an offence to make, adapt, possess, "
         "supply or offer to supply a “CSA image-generator”: anything, programs and information in "
-        "electronic form included, that is made or adapted for creating child sexual abuse images, or for "
-        "facilitating it. The wording as enacted is in the Act.",
+        "electronic form included, that is made or adapted for creating child sexual abuse "
+        "images, or for facilitating it. The wording as enacted is in the Act.",
         "https://www.theyworkforyou.com/lords/?id=2025-11-27a.1538.0",
     ),
     (
