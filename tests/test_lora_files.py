@@ -293,6 +293,3 @@ def test_reads_the_names_of_old_diffusers(tiny_models, tmp_path):
 
     assert bits_equal(*found)
     assert sum(not torch.equal(found[0][n], t) for n, t in state(model).items()) == 3
-
-
-# --- the formulas ------------------------------------------------------------------------------
