@@ -63,15 +63,17 @@
     }
   }
 
-  // On a narrow window the panel lies below the form: bring it into sight after a start.
-  const STARTS = ["harden", "check", "resume", "probe", "try_lora", "export", "save_lora"];
+  // On a narrow window the panel lies above the form: bring it into sight after a start.
+  const STARTS = [
+    "harden", "check", "resume", "probe", "try_lora", "export", "save_lora", "audit", "labels", "pack",
+  ];
   document.addEventListener("click", (event) => {
     const pressed = event.composedPath().map((part) => part.id ?? "");
     if (!STARTS.some((name) => pressed.includes(`resalign_${name}`))) return;
     setTimeout(() => {
       const panel = find("#resalign_job");
       const top = panel?.getBoundingClientRect().top ?? 0;
-      if (top > innerHeight * 0.8) panel.scrollIntoView({ behavior: "smooth", block: "center" });
+      if (top < 0 || top > innerHeight * 0.8) panel.scrollIntoView({ behavior: "smooth", block: "start" });
     }, 600);
   });
 

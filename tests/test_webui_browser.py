@@ -106,7 +106,7 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         assert max(map(tab.bottom, ("harden_message", "harden"))) < 900, "and in sight"
         tab.tick("concepts", "nudity")
         tab.tick("concepts", "weapons")
-        tab.tick("preset", "fast")
+        tab.tick("preset", "Test run: .*")
         tab.press("harden")
         tab.status("running", "harden")
         other.status("running", "harden")  # started elsewhere, shown by itself
@@ -128,13 +128,15 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         tab.press("resume")
         assert "all is well" not in tab.status("running", "resume")
         tab.status("done", "resume")
-        tab.wait_text("Next: Probe")
+        tab.wait_text("Next: measure it")
         assert not tab.enabled("cancel")
         tab.press("next")
         tab.page.locator("#resalign_probe_run:visible").first.wait_for(state="visible")
 
+        tab.wait_value("probe_run", "test run, not safe to publish")
+        tab.wait_text("is a test run")
         tab.go("Export")
-        assert "finished" in tab.value("export_run")
+        tab.wait_value("export_run", "test run, not safe to publish")
         tab.fill("export_name", "sub/../../up")
         tab.press("export")
         assert "not a file name" in tab.message("export")
@@ -145,7 +147,7 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         shot(tab, f"{name}-export")
 
         tab.go("Probe")
-        assert "weapon" in tab.value("probe_run"), "the newest run is chosen"
+        tab.wait_value("probe_run", "weapon")
         tab.choose("hardened", "sub/new")
         tab.choose("original", "ResAlign demo")
         tab.press("probe")
@@ -161,7 +163,7 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         tab.press("show_about")
         tab.wait_text("Stable Diffusion 1.x")
         tab.go("Try my LoRA")
-        assert "weapon" in tab.value("try_run")
+        tab.wait_value("try_run", "weapon")
         tab.press("try_lora")
         assert "write what to draw" in tab.message("lora")
         shot(tab, f"{name}-lora")
@@ -184,7 +186,7 @@ def test_a_check_of_the_memory_is_shown_and_what_fits_is_put_into_the_form(
         context = chromium.new_context()
         tab = Tab(context, url)
         tab.tick("concepts", "weapons")
-        tab.tick("preset", "balanced")
+        tab.tick("preset", "Standard: .*")
         tab.open_more("Memory")
         tab.press("fit")
         assert "Press Check memory first" in tab.message("harden")
@@ -199,7 +201,7 @@ def test_a_check_of_the_memory_is_shown_and_what_fits_is_put_into_the_form(
         tab.press("fit")
         tab.wait_text("Set in the form")
         assert tab.value("micro_batch") == "2"
-        tab.open_more("More settings")
+        tab.open_more("Advanced settings")
         assert tab.value("precision") == "bf16"
         assert tab.value("products") == "finite_difference"
         assert tab.page.locator("#resalign_gradient_checkpointing input").first.is_checked()

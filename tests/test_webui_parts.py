@@ -6,8 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from resalign.backend.plan.settings import PRESET_LINES, input_field
-from resalign.scripts.resalign_webui import forms
+from resalign.backend.plan.settings import input_field
 
 OURS = "resalign.scripts.resalign_webui"
 
@@ -62,10 +61,3 @@ def test_a_seed_of_0_is_a_seed(load):
     pages._fields(made, "seed", "resolution")
     assert made["seed"].options["label"] == "Seed" and made["seed"].value == 0
     assert made["resolution"].options["label"].endswith("(0: auto)")
-
-
-def test_every_preset_of_the_form_says_its_duration_before_the_start(load):
-    pages = load("pages", OldNumber)
-    for name in forms.PRESETS:
-        assert f"{name}: {PRESET_LINES[name]}. Times are computed" in pages.preset_line(name)
-    assert pages.preset_line("<b>") == ""

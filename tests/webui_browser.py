@@ -114,6 +114,14 @@ class Tab:
             self.page.wait_for_timeout(100)
         raise AssertionError(f"{name} is {self.value(name)!r} after choosing {text!r}")
 
+    def wait_value(self, name: str, text: str) -> None:
+        """Wait until a field has this in it: a page chooses in its lists when it is opened."""
+        for _ in range(100):
+            if text in self.value(name):
+                return
+            self.page.wait_for_timeout(100)
+        raise AssertionError(f"{name} is {self.value(name)!r}, and not {text!r}")
+
     def value(self, name: str) -> str:
         field = self.page.locator(f"#resalign_{name} textarea, #resalign_{name} input")
         return field.locator("visible=true").first.input_value()
@@ -152,7 +160,7 @@ class Tab:
 
     def _press_tab(self, name: str) -> None:
         """Buttons in 3.41; later ones have a role, and copies that measure their width."""
-        text = re.compile(f"^ *{name} *$")
+        text = re.compile(f"^ *([0-9] )?{name} *$")
         tabs = self.page.locator("button[role=tab]:visible, .tab-nav button:visible")
         tabs.filter(has_text=text).first.wait_for(state="visible")
         shown = self.page.locator("[role=tablist]:not(.visually-hidden) button, .tab-nav button")

@@ -93,10 +93,6 @@ def on(
     return event(function, list(inputs), list(outputs), **options)
 
 
-def first(entries: Sequence[str]) -> str | None:
-    return entries[0] if entries else None
-
-
 def own_settings_only(blocks: Any) -> None:
     """The hosts keep each component's first default in ui-config.json and prefer it for ever;
     ours come from the code."""
