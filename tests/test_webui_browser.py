@@ -125,6 +125,7 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         assert "Resume continues" in tab.status("stopped")
         other.status("stopped")
         assert "of 20" in tab.value("unfinished")
+        assert tab.bottom("resume") < 250 and tab.bottom("unfinished") < 350, "near the top"
         tab.press("resume")
         assert "all is well" not in tab.status("running", "resume")
         tab.status("done", "resume")
@@ -141,10 +142,13 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         tab.press("export")
         assert "not a file name" in tab.message("export")
         tab.fill("export_name", "sub/new")
+        first_choice = tab.value("export_run")
         tab.press("export")
         assert "new.safetensors is in the folder sub" in tab.status("done", "export")
         assert (tmp_path / "models" / "sub" / "new.safetensors").exists()
         shot(tab, f"{name}-export")
+        assert tab.value("export_run") == first_choice, "a choice in sight stays"
+        tab.wait_text("Next: measure it")  # what was exported has no report yet
 
         tab.go("Probe")
         tab.wait_value("probe_run", "weapon")
@@ -153,7 +157,9 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         tab.press("probe")
         tab.status("done", "probe")
         shot(tab, f"{name}-probe")
-        tab.go("Reports")
+        tab.wait_text("Next: pack it for a release")
+        tab.press("next")
+        tab.wait_value("pack_checkpoint", "sub/new")
         tab.press("show_report")
         report = tab.page.frame_locator("iframe").locator("text=resilience 0.8")
         report.first.wait_for(state="visible")
@@ -169,8 +175,17 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         shot(tab, f"{name}-lora")
         for window in (tab, other):
             assert window.errors == [] and window.overflow() == []
-        tab.page.set_viewport_size({"width": 480, "height": 900})
+        tab.page.set_viewport_size({"width": 400, "height": 844})
         assert tab.overflow() == [], "on a narrow window too"
+        tab.go("Harden")
+        tab.press("harden")
+        tab.status("running", "harden")
+        tab.page.evaluate("scrollTo(0, document.body.scrollHeight)")
+        for part in ("cancel", "now"):
+            assert 0 <= tab.top_in_window(part) < 200, "in sight wherever the form is read"
+        tab.press("cancel")
+        tab.status("stopped")
+        assert tab.visible("resume"), "beside Cancel, where the words that name it are"
         first.close()
         second.close()
     assert ended == {"left": []}, "nothing of ours is left for Reload UI to find"

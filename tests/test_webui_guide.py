@@ -206,10 +206,14 @@ def test_a_time_says_what_it_assumes_until_a_job_has_measured_it(host, actions):
 def test_the_newest_measurement_of_a_checkpoint_counts_and_bad_ones_do_not(host):
     folder, run = hosts.work_folder(host), str(run_of(host, "whole"))
     path = str(host.checkpoint_folder() / "model.safetensors")
-    for measured in ({"drawing": 1.0}, {"drawing": 0.5}, {}, {"training": float("nan")}, None):
+    measurements = ({"drawing": 1.0}, {"drawing": 0.5}, {}, {"training": float("nan")}, None)
+    for measured in measurements:
         pace.remember(folder, {"pace": measured, "request": {"run_folder": run}})
     found = pace.known(folder, path)
     assert found is not None and found[0] == Pace(0.5, 0.5), "what is missing is the other's"
+    pace.remember(folder, {"pace": {"training": 3.0}, "request": {"run_folder": run}})
+    found = pace.known(folder, path)
+    assert found is not None and found[0] == Pace(0.5, 3.0), "a resumed job draws nothing"
     pace.remember(folder, {"pace": {"drawing": 9.0}, "request": {"run_folder": "/nowhere"}})
     pace.remember(folder, {"pace": {"drawing": 9.0}, "request": None})
     assert pace.known(folder, path) == found

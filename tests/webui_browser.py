@@ -87,6 +87,11 @@ class Tab:
         box = self.page.locator(f"#resalign_{name}").locator("visible=true").first.bounding_box()
         return box["y"] + box["height"]
 
+    def top_in_window(self, name: str) -> float:
+        """Where a part begins, in pixels from the top of the window as it is scrolled."""
+        part = self.page.locator(f"#resalign_{name}").locator("visible=true").first
+        return part.evaluate("(part) => part.getBoundingClientRect().top")
+
     def enabled(self, name: str) -> bool:
         return self.page.locator(f"#resalign_{name}:visible").first.is_enabled()
 

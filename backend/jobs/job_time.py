@@ -28,7 +28,7 @@ _SETTLED = 1.0  # seconds of measured work below which nothing is said
 _PRIOR = 0.5  # units that a prediction counts for beside the measured ones
 DRAW, BEFORE, PREDICT = "draw", "stages before", "predict"
 PREVIEW, UNLEARN, RESIST = "preview", "unlearn", "resist"
-_PACES = {"drawing": (DRAW, PREVIEW), "training": (BEFORE, PREDICT, UNLEARN, RESIST)}
+_PACES = {"drawing": (DRAW,), "training": (BEFORE, PREDICT, UNLEARN, RESIST)}
 _ORDER = (DRAW, BEFORE, PREDICT, UNLEARN, RESIST)
 
 

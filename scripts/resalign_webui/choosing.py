@@ -44,14 +44,24 @@ def bind_lists(
         updates = [gr.update(choices=choices[name], value=found[name]) for name in _LISTS]
         return [found, *updates]
 
-    bind(blocks.load, start, (), [ours, *parts.list_of(_LISTS)])
+    warned = [(parts[name], named[f"about_{name}"]) for name in _WARNED]
+
+    def warn(event: Any) -> None:
+        for run, line in warned:
+            bind(event, actions.about_run, [run], [line])
+
+    # A page that was not shown yet does not tell that its list has changed.
+    warn(bind(blocks.load, start, (), [ours, *parts.list_of(_LISTS)]).then)
     for page, names in _ON_PAGE.items():
         fields = parts.list_of(names)
-        bind(opened[page].select, _entering(actions, names), [ours, *fields], [ours, *fields])
-    for name in _WARNED:
-        bind(parts[name].change, actions.about_run, [parts[name]], [named[f"about_{name}"]])
+        entered = bind(
+            opened[page].select, _entering(actions, names), [ours, *fields], [ours, *fields]
+        )
+        warn(entered.then)
+    for run, line in warned:
+        bind(run.change, actions.about_run, [run], [line])
     outputs = [tabs, ours, parts["pack_fields"], *parts.list_of(_LED)]
-    bind(named["next"].click, _leading(actions), [ours], outputs)
+    warn(bind(named["next"].click, _leading(actions), [ours], outputs).then)
     bind_times(actions, parts, named, blocks.load)
     for changed in ("checkpoint", "resolution"):
         bind_times(actions, parts, named, parts[changed].change)

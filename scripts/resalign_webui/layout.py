@@ -130,6 +130,9 @@ def _bind_jobs(
         ended = bind(started.then, follow, (), outputs)
         if name in ("harden", "resume"):
             choosing.bind_times(actions, parts, named, ended.then)
+        if name == "resume":  # the panel beside it says how it ended
+            said = named[message]
+            bind(ended.then, lambda text: text if "ra-error" in str(text) else "", [said], [said])
 
 
 def _fitting(actions: Actions) -> Callable[[], list[Any]]:

@@ -30,10 +30,14 @@ def remember(folder: Path, state: dict[str, Any], today: date | None = None) -> 
     checkpoint, resolution, device = _run(Path(run))
     if not checkpoint:
         return
-    kept = [one for one in _entries(folder) if _key(one) != (checkpoint, resolution)]
+    entries = _entries(folder)
+    kept = [one for one in entries if _key(one) != (checkpoint, resolution)]
+    earlier = next((one for one in reversed(entries) if one not in kept), {})
+    known = {name: earlier[name] for name in ("drawing", "training") if name in earlier}
     entry = {
         "checkpoint": checkpoint, "resolution": resolution, "device": device,
         "day": (today or date.today()).isoformat(),
+        **known,  # a job that was resumed draws nothing
         **{name: measured[name] for name in ("drawing", "training") if name in measured},
     }  # fmt: skip
     path = folder / PACE

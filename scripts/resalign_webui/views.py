@@ -36,11 +36,18 @@ STYLE = """<style>
 #resalign_now, #resalign_style { display: none; }
 #resalign_missing:not(:has(.ra)), [id^=resalign_about_]:not(:has(.ra)),
 [id^=resalign_][id$=_message]:not(:has(.ra)) { display: none; }
+#resalign_next { flex: 1 1 100%; }
+.gradio-container:has(.ra-job) { overflow: clip; }
+@media (min-width: 861px) {
+  #resalign_side:has(.ra-job) { position: sticky; top: 0; align-self: flex-start;
+    max-height: 100vh; overflow-y: auto; }
+}
 @media (max-width: 860px) {
+  #resalign_job { scroll-margin-top: 160px; }
   .gradio-container:has(.ra-job) #resalign_side { display: contents; }
   .gradio-container:has(.ra-job) #resalign_side > * { order: -1; }
   .gradio-container:has(.ra-job) #resalign_side > #resalign_controls { order: -2;
-    position: sticky; top: 0; z-index: 20; padding: 6px 0;
+    position: sticky; top: 0; z-index: 100; padding: 6px 0;
     background: var(--body-background-fill); }
   .gradio-container:has(.ra-running) #resalign_now { display: block; flex: 1 1 100%; }
   .gradio-container:has(.ra-job) #resalign_follow { display: none; }
