@@ -56,6 +56,18 @@ def test_an_empty_number_says_that_its_value_is_chosen_automatically(load):
     assert new.options["label"] == "Rank"
 
 
+def test_a_list_without_pairs_shows_labels_as_values(load, monkeypatch):
+    """A1111's gradio makes a text of a pair: its list then had no value at all."""
+    parts = load("parts", OldNumber)
+    choices = ["none", ("one | finished", "one")]
+    assert parts.listed(choices) == choices and parts.entry(choices, "one") == "one"
+    monkeypatch.setattr(parts, "_PAIRS", False)
+    assert parts.listed(choices) == ["none", "one | finished"]
+    assert [parts.entry(choices, value) for value in ("one", "none", None)] == [
+        "one | finished", "none", None,
+    ]  # fmt: skip
+
+
 def test_a_seed_of_0_is_a_seed(load):
     pages, made = load("pages", OldNumber), load("parts", OldNumber).Parts()
     pages._fields(made, "seed", "resolution")

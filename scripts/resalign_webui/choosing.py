@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 from .actions import NONE, Actions
-from .parts import Parts, on
+from .parts import Parts, entry, listed, on
 
 # The lists that have a value of their own on each page.
 _ON_PAGE = {
@@ -39,9 +39,8 @@ def bind_lists(
     ours = gr.State({})  # by list: the value that was chosen here, and not by the visitor
 
     def start() -> list[Any]:
-        found = actions.defaults()
-        choices = actions.choices()
-        updates = [gr.update(choices=choices[name], value=found[name]) for name in _LISTS]
+        choices, found = actions.choices(), _defaults(actions)
+        updates = [gr.update(choices=listed(choices[n]), value=found[n]) for n in _LISTS]
         return [found, *updates]
 
     warned = [(parts[name], named[f"about_{name}"]) for name in _WARNED]
@@ -83,14 +82,20 @@ def bind_times(actions: Actions, parts: Parts, named: dict[str, Any], event: Any
 
 def renewed(choices: Mapping[str, list[Any]]) -> list[Any]:
     """Return updates of the lists' choices; their values stay."""
-    return [gr.update(choices=found) for found in choices.values()]
+    return [gr.update(choices=listed(found)) for found in choices.values()]
+
+
+def _defaults(actions: Actions) -> dict[str, Any]:
+    """Return the values that lists of a page that is opened have, as this gradio has them."""
+    choices = actions.choices()
+    return {name: entry(choices[name], value) for name, value in actions.defaults().items()}
 
 
 def _entering(actions: Actions, names: tuple[str, ...]) -> Callable[..., list[Any]]:
     """Return an event of a page that is opened: what the visitor did not choose may change."""
 
     def enter(ours: dict[str, Any], *values: Any) -> list[Any]:
-        found, kept, updates = actions.defaults(), dict(ours or {}), []
+        found, kept, updates = _defaults(actions), dict(ours or {}), []
         for name, value in zip(names, values, strict=True):
             untouched = value == kept.get(name, NONE) or not value
             if untouched and found[name] != value:
@@ -114,7 +119,7 @@ def _leading(actions: Actions) -> Callable[[dict[str, Any]], list[Any]]:
         for name in step.chosen:
             kept[name] = ""
         lists = [
-            gr.update(choices=choices[name], value=step.chosen[name])
+            gr.update(choices=listed(choices[name]), value=entry(choices[name], step.chosen[name]))
             if name in step.chosen
             else gr.update()
             for name in _LED

@@ -11,13 +11,13 @@ import gradio as gr
 from . import choosing, guide, pages, report_page, views
 from .actions import Actions
 from .forms import FITTING
-from .parts import Parts, button, html, on, own_settings_only
+from .parts import Parts, button, entry, html, listed, on, own_settings_only
 
 
 def build(actions: Actions) -> Any:
     """Build the gr.Blocks that hosts render into their page."""
     bind = partial(on, host=actions.host)
-    lists, parts = actions.choices(), Parts()
+    lists, parts = {name: listed(found) for name, found in actions.choices().items()}, Parts()
     with gr.Blocks(analytics_enabled=False) as blocks:
         html(views.STYLE, "style")
         _setup(actions, blocks)
@@ -187,9 +187,9 @@ def _lists(actions: Actions, names: list[str]) -> list[Any]:
     """Return updates of the lists' choices, and the value of what Resume continues."""
     choices = actions.choices()
     updates = dict(zip(names, choosing.renewed({n: choices[n] for n in names}), strict=True))
-    resumed = actions.unfinished()
+    resumed, entries = actions.unfinished(), choices["unfinished"]
     updates["unfinished"] = gr.update(
-        choices=choices["unfinished"], value=resumed, visible=resumed is not None
+        choices=listed(entries), value=entry(entries, resumed), visible=resumed is not None
     )
     return list(updates.values())
 

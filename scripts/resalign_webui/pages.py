@@ -87,9 +87,8 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
 
 def resume_fields(parts: Parts, lists: dict[str, list[Any]]) -> None:
     """The list of what can be continued and the answer to Resume, whose button is beside Cancel."""
-    entries = lists["unfinished"]
-    parts("unfinished", gr.Dropdown, "Stopped before the end: Resume continues", choices=entries,
-          value=entries[0][1] if entries else None, visible=bool(entries))  # fmt: skip
+    parts("unfinished", gr.Dropdown, "Stopped before the end: Resume continues", value=None,
+          choices=lists["unfinished"], visible=bool(lists["unfinished"]))  # fmt: skip
     html(name="resume_message")
 
 
