@@ -218,7 +218,11 @@ def test_notes_on_the_law_have_a_source_each_and_no_advice(report, tmp_path):
     text = card(tmp_path / "pack")
 
     assert law_markdown() in text and f"**{ABUSE}**" in text[text.index("## Law that") :]
-    assert all(source.startswith("https://") for _, source in NOTES)
+    official = (
+        r"https://(eur-lex\.europa\.eu|digital-strategy\.ec\.europa\.eu|www\.legislation\.gov\.uk|"
+    )
+    official += r"www\.gov\.uk|www\.theyworkforyou\.com/lords)/"  # the last: the debates' record
+    assert all(re.match(official, source) for _, source in NOTES)
     assert "2 December 2026" in text and "Crime and Policing Act 2026" in text
     assert "Regulation (EU) 2026/1744" in text and "Article 50(2)" in text
     assert not re.search(r"(?i)\byou (must|should|need)\b|comply|compliant", law_markdown())

@@ -30,6 +30,7 @@ from .attack_batches import AttackBatches, Pass
 from .attack_data import AttackData
 from .attack_optimisers import WeightAverage, learning_rate_share, make_optimiser
 from .attack_weights import TrainedWeights, trained_weights
+from .weight_change import ChangeCallback
 
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LOSS_SCALE = 1024.0  # of fp16, at the start; halved at each overflow
@@ -44,6 +45,7 @@ def attacked(
     seed: int = 0,
     evaluate_at: Callable[[int], None] | None = None,
     on_step: Callable[[int, float], None] | None = None,
+    on_change: ChangeCallback | None = None,
 ) -> Iterator[Model]:
     """Train `model` in place; inside the context it is the fine-tuned one, in evaluation mode.
 
@@ -57,6 +59,7 @@ def attacked(
             scored: averaged weights where the attack has `ema`, evaluation mode, no dropout.
         on_step: called after each update with its step (from 1) and loss (the prior's share
             included). May raise to stop, as may `evaluate_at`.
+        on_change: called before each `evaluate_at` with how far the weights have moved.
 
     Raises:
         ConfigError: an optimiser that is not installed, or data that the attack needs.
@@ -64,7 +67,7 @@ def attacked(
     """
     with trained_weights(model, attack, seed=seed) as weights:
         batches = AttackBatches(model, attack, data, seed)
-        average = train(model, attack, weights, batches, seed, evaluate_at, on_step)
+        average = train(model, attack, weights, batches, seed, evaluate_at, on_step, on_change)
         weights.publish(average)
         for parameter in weights.parameters:
             parameter.grad = None
@@ -79,6 +82,7 @@ def train(
     seed: int,
     evaluate_at: Callable[[int], None] | None,
     on_step: Callable[[int, float], None] | None,
+    on_change: ChangeCallback | None = None,
 ) -> list[Tensor] | None:
     """Train; return the averaged weights if the attack has `ema`."""
     optimiser = make_optimiser(attack, weights)
@@ -113,6 +117,8 @@ def train(
             _finite(total, attack, step)
             if evaluate_at:
                 trained = weights.publish(average.values if average else None)
+                if on_change:
+                    on_change(weights.changes())
                 evaluate_at(step)
                 weights.resume(trained)
     return average.values if average else None

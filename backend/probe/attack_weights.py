@@ -22,9 +22,35 @@ from ..errors import ConfigError
 from ..model.model import Model
 from ..numerics.seeds import generator
 from ..plan.attack import FineTuneAttack
+from .networks import networks_of
+from .weight_change import adapter_squares, ratio, squares
 
 _ADAPTER = "attack"
 _TEXT_TARGETS = re.compile(r"\.(q|k|v|out)_proj$")
+
+
+@dataclass(slots=True)
+class _Origin:
+    """What a network was before the attack.
+
+    norm: Σ W² of all its weights. start: its weights, on the CPU, in the order of its parameters;
+    None where an adapter leaves them as they are.
+    """
+
+    component: str
+    network: nn.Module
+    norm: float
+    start: list[Tensor] | None
+
+    def change(self) -> float:
+        """Return ‖W' − W‖ / ‖W‖ with the weights as they are now."""
+        if self.start is None:
+            return ratio(adapter_squares(self.network, _ADAPTER), self.norm)
+        pairs = zip(self.network.parameters(), self.start, strict=True)
+        return ratio(
+            squares(new.detach().float() - old.to(new.device).float() for new, old in pairs),
+            self.norm,
+        )
 
 
 @dataclass(slots=True)
@@ -37,6 +63,7 @@ class TrainedWeights:
 
     attack: FineTuneAttack
     networks: tuple[Any, ...]  # the denoiser first
+    origins: tuple[_Origin, ...]  # of the same networks
     denoiser: list[nn.Parameter]
     text: list[nn.Parameter]
     types: list[torch.dtype]
@@ -67,6 +94,10 @@ class TrainedWeights:
             parameter.data = value.to(kind)
         return trained
 
+    def changes(self) -> dict[str, float]:
+        """Return by component how far the weights have moved; call it after `publish`."""
+        return {origin.component: origin.change() for origin in self.origins}
+
     def resume(self, trained: Sequence[Tensor]) -> None:
         """Continue training with the values that `publish` returned."""
         for parameter, value in zip(self.parameters, trained, strict=True):
@@ -87,7 +118,9 @@ def trained_weights(
     if attack.text_encoder and not encoders:
         raise ConfigError(f"attack {attack.name}: text_encoder, but the model has none")
     networks: tuple[Any, ...] = (model.denoiser, *encoders)
+    names = {id(network): name for name, network in networks_of(model).items()}
     groups: list[list[nn.Parameter]] = []
+    origins: list[_Origin] = []
     types: list[torch.dtype] = []
     with ExitStack() as stack:
         for network in networks:
@@ -95,9 +128,11 @@ def trained_weights(
         for encoder in encoders:
             stack.enter_context(_on_device(encoder, model.device))
         for index, network in enumerate(networks):
-            kind = next(network.parameters()).dtype
+            kind, start = next(network.parameters()).dtype, None
+            norm = squares(network.parameters())
             if attack.method == "full":
-                parameters, own = stack.enter_context(_all_weights(network))
+                parameters, start = stack.enter_context(_all_weights(network))
+                own = [part.dtype for part in start]
             else:
                 groups_of = model.family.targets
                 targets = (
@@ -110,12 +145,14 @@ def trained_weights(
                 parameters = stack.enter_context(_adapter(network, targets, config, random))
                 own = [kind] * len(parameters)
             groups.append(parameters)
+            origins.append(_Origin(names[id(network)], network, norm, start))
             types += own
         if attack.gradient_checkpointing:
             model.denoiser.enable_gradient_checkpointing()
         weights = TrainedWeights(
-            attack, networks, groups[0], [part for group in groups[1:] for part in group], types
-        )
+            attack, networks, tuple(origins), groups[0],
+            [part for group in groups[1:] for part in group], types,
+        )  # fmt: skip
         weights.train()
         yield weights
 
@@ -170,10 +207,10 @@ def _adapter(
 @contextmanager
 def _all_weights(
     network: nn.Module,
-) -> Iterator[tuple[list[nn.Parameter], list[torch.dtype]]]:
-    """Make all parameters trainable in float32; yield them and the types they had.
+) -> Iterator[tuple[list[nn.Parameter], list[Tensor]]]:
+    """Make all parameters trainable in float32; yield them and what they were, kept on the CPU.
 
-    The old values are kept on the CPU and restored on leaving.
+    The old values are restored on leaving.
     """
     parameters = list(network.parameters())
     start = [part.detach().to("cpu", copy=True) for part in parameters]
@@ -181,7 +218,7 @@ def _all_weights(
         for parameter in parameters:
             parameter.data = _wide(parameter.data)
             parameter.requires_grad_(True)
-        yield parameters, [part.dtype for part in start]
+        yield parameters, start
     finally:
         for parameter, value in zip(parameters, start, strict=True):
             parameter.grad = None

@@ -18,6 +18,7 @@ from .attack_optimisers import check_optimiser
 from .loras import with_loras
 from .mixing import mixed
 from .sibling import Siblings, with_sibling
+from .weight_change import ChangeCallback
 
 # Checkpoints that stand for names in `MergeAttack.other`; recognised, where that took a decision.
 OriginalFiles = Mapping[str, Path | CheckpointInfo]
@@ -54,6 +55,7 @@ def carry_out(
     seed: int,
     evaluate_at: Callable[[int], None],
     on_step: Callable[[int, float], None],
+    on_change: ChangeCallback | None = None,
 ) -> AbstractContextManager[object]:
     """Return a context inside which the model is attacked.
 
@@ -64,25 +66,27 @@ def carry_out(
         is_original: whether `model` is the probe's original.
         evaluate_at: called by an attack that trains, at each step to evaluate; another kind of
             attack is to be evaluated inside the context.
+        on_change: called before each evaluation with how far the attack moved the weights.
     """
     if isinstance(attack, LoraAttack):
-        return with_loras(model, attack.loras)
+        return with_loras(model, attack.loras, on_change=on_change)
     if isinstance(attack, MergeAttack):
         if attack.other == ORIGINAL and is_original:
             return nullcontext()  # the original mixed with itself
         other = _other_checkpoint(attack.name, attack.other, originals)
-        return mixed(model, other, attack.weight, attack.part)
+        return mixed(model, other, attack.weight, attack.part, on_change=on_change)
     if attack.trained_on:
         itself = attack.trained_on == ORIGINAL and is_original
         return with_sibling(
             model, attack, own.for_attack(attack), seed=seed, evaluate_at=evaluate_at,
-            on_step=on_step, siblings=siblings,
+            on_step=on_step, siblings=siblings, on_change=on_change,
             other=None if itself
             else _other_checkpoint(attack.name, attack.trained_on, originals),
         )  # fmt: skip
     return attacked(
-        model, attack, data.for_attack(attack), seed=seed, evaluate_at=evaluate_at, on_step=on_step
-    )
+        model, attack, data.for_attack(attack), seed=seed, evaluate_at=evaluate_at,
+        on_step=on_step, on_change=on_change,
+    )  # fmt: skip
 
 
 def changes_text_encoders(attack: Attack) -> bool:

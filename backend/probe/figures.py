@@ -97,6 +97,7 @@ class Figures:
         wanted = len(seeds_of(attack, self.plan)) if attack else 1
         quality = self.quality.of(model, name, step)
         state, had_effect = _state(quality), self._had_effect.get(name)
+        moved = [each.moved for each in evaluations if each.moved is not None]
         return AttackRow(
             model=model,
             attack=name,
@@ -117,6 +118,7 @@ class Figures:
             state=state,
             had_effect=had_effect,
             counts=state != BROKEN and had_effect is not False,
+            weight_change=sum(moved) / len(moved) if moved else None,
         )
 
     def test(self, model: str, other: str, attack: str, step: int) -> PairedTest | None:

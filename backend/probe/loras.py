@@ -27,6 +27,7 @@ from ..plan.attack import LoraFile
 from ..text import json_text
 from .lora_check import Place, check_lora
 from .networks import modules_of, networks_of
+from .weight_change import ChangeCallback, ChangeMeter
 
 _SETTINGS = "adapter_config.json"
 
@@ -74,20 +75,23 @@ class _Change:
 
 
 @contextmanager
-def with_loras(model: Model, loras: Sequence[LoraFile]) -> Iterator[Model]:
+def with_loras(
+    model: Model, loras: Sequence[LoraFile], *, on_change: ChangeCallback | None = None
+) -> Iterator[Model]:
     """Apply LoRAs to the model, W + Σ strength · ΔW; restore W bit for bit on leaving.
 
     Each change is relative to the unchanged model, so that the order of the files does not matter
     (with DoRA, in other programs, it may), and a strength other than 1 scales W' − W. Sums are
     computed in float32 and rounded once. A strength of 0 changes nothing. Denoiser and text
     encoders are changed. Memory holds one weight's change at a time, besides the replaced weights
-    (on the CPU).
+    (on the CPU). on_change is called with how far the weights were moved.
 
     Raises:
         CheckpointError: a file, or a part of it, cannot be used; the model is unchanged.
     """
     networks = networks_of(model)
     places = model.family.lora.stems(*modules_of(model))
+    meter = ChangeMeter(networks) if on_change else None
     with ExitStack() as stack:
         put = stack.enter_context(put_back())
         with ExitStack() as files:
@@ -99,7 +103,11 @@ def with_loras(model: Model, loras: Sequence[LoraFile]) -> Iterator[Model]:
                 weight = networks[component].get_parameter(name)
                 value = _changed(weight, found)  # an unusable file is an error at strength 0 too
                 if any(change.strength for change in found):
+                    if meter:
+                        meter.add(component, weight.detach(), value)
                     put(weight, value)
+        if meter and on_change:
+            on_change(meter.found())
         yield model
 
 

@@ -26,6 +26,7 @@ from ..errors import CheckpointError
 from ..families.base.sources import part_shape
 from ..model.model import Model
 from .networks import networks_of
+from .weight_change import ChangeCallback, ChangeMeter
 
 Originals = Mapping[str, Mapping[str, Tensor]]  # component to its state dict
 _Read = Callable[[], Tensor]
@@ -38,6 +39,8 @@ def mixed(
     other: str | Path | CheckpointInfo | Originals,
     weight: float,
     part: Literal["denoiser", "all"] = "denoiser",
+    *,
+    on_change: ChangeCallback | None = None,
 ) -> Iterator[Model]:
     """Mix the model's weights with another's; restore them bit for bit on leaving.
 
@@ -47,15 +50,21 @@ def mixed(
         weight: of the other. 0 leaves every bit of the model, 1 gives the other's weights, rounded
             to the model's type; beyond 0 to 1 it extrapolates.
         part: `denoiser`, or `all` for the text encoders too.
+        on_change: called with how far the weights were moved.
 
     In memory there is one tensor of the other at a time, besides the weights that differ (kept on
     the CPU to be put back). A CheckpointError, with the model untouched, says why they cannot be
     mixed.
     """
-    wanted = {
-        (component, name): tensor
+    networks = {
+        component: network
         for component, network in networks_of(model).items()
         if part == "all" or component == model.family.denoiser
+    }
+    meter = ChangeMeter(networks) if on_change else None
+    wanted = {
+        (component, name): tensor
+        for component, network in networks.items()
         for name, tensor in network.named_parameters()
     }
     with ExitStack() as stack:
@@ -73,7 +82,11 @@ def mixed(
                     continue
                 if not torch.isfinite(value).all():
                     raise CheckpointError(_not_finite(title, f"{component}: {name}", own, weight))
+                if meter:
+                    meter.add(component, own.detach(), value)
                 put(own, value)
+        if meter and on_change:
+            on_change(meter.found())
         yield model
 
 

@@ -35,6 +35,7 @@ from .results_io import assemble_result, curve_points
 from .sibling import Siblings
 from .subjects import Subject
 from .tasks import Task, plan_tasks, steps_of
+from .weight_change import Changes
 
 _COLLECTING = 0.5  # seconds between two checks for evaluations from other ranks
 
@@ -142,6 +143,7 @@ class ProbeRun:
             return
         started = perf_counter()
         evaluating = 0.0  # seconds, which do not count as training
+        moved: Changes = {}
         held = data.held_out(attack) if isinstance(attack, FineTuneAttack) else None
         loss = held_out_loss(model, held) if held else ()
 
@@ -154,9 +156,13 @@ class ProbeRun:
             training = began - started - evaluating
             self._evaluate_at(
                 (name, attack.name, seed, step), evaluator, model, seen, training,
-                learning=measure_learning(model, held, loss) if held else None,
+                learning=measure_learning(model, held, loss) if held else None, moved=moved,
             )  # fmt: skip
             evaluating += perf_counter() - began
+
+        def on_change(changes: Changes) -> None:
+            nonlocal moved
+            moved = changes
 
         def on_step(step: int, _: float) -> None:
             total = attack.steps if isinstance(attack, FineTuneAttack) else 0
@@ -167,7 +173,7 @@ class ProbeRun:
             with carry_out(
                 model, attack, data, self.originals, own=self.data or data,
                 siblings=self.siblings, seed=seed, evaluate_at=evaluate_at, on_step=on_step,
-                is_original=name == self.subjects[0].info.name,
+                on_change=on_change, is_original=name == self.subjects[0].info.name,
             ):  # fmt: skip
                 if not isinstance(attack, FineTuneAttack):
                     evaluate_at(0)
@@ -183,11 +189,12 @@ class ProbeRun:
         data: EncodedAttacks,
         training: float = 0.0,
         learning: SetEvaluation | None = None,
+        moved: Changes | None = None,
     ) -> None:
         """Evaluate the model as it is now, unless this evaluation is there already, and keep it.
 
         training: seconds that were spent on training before. learning: what it has learnt of its
-        data, to be kept with the rest.
+        data, and moved: how far the attack moved its weights, to be kept with the rest.
         """
         if key in self.evaluations:
             return
@@ -199,6 +206,8 @@ class ProbeRun:
         )  # fmt: skip
         if learning is not None:
             evaluation = replace(evaluation, sets=(*evaluation.sets, learning))
+        if moved:
+            evaluation = replace(evaluation, weight_change=dict(moved))
         if training:
             seconds = {**evaluation.seconds, "train": training}
             evaluation = replace(evaluation, seconds=seconds)

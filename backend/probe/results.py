@@ -52,6 +52,8 @@ class Evaluation:
 
     utility: figures by name, against the original; `utility_figures.py` lists them.
     seconds: wall time by activity: `train`, `generate`, `score`.
+    weight_change: how far the attack moved the model's own weights, ‖W' − W‖ / ‖W‖ by component;
+    empty before any attack, and in probes of earlier versions.
     """
 
     model: str
@@ -61,6 +63,12 @@ class Evaluation:
     sets: tuple[SetEvaluation, ...] = ()
     utility: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    weight_change: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def moved(self) -> float | None:
+        """The relative change of the network whose weights moved most; None if not measured."""
+        return max(self.weight_change.values(), default=None)
 
     @property
     def key(self) -> Key:
@@ -70,7 +78,10 @@ class Evaluation:
         return next((part for part in self.sets if part.kind == kind), None)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        record = asdict(self)
+        if not self.weight_change:
+            del record["weight_change"]  # as records were before there was such a figure
+        return record
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> Evaluation:
@@ -78,7 +89,8 @@ class Evaluation:
         ValueError."""
         figures = {
             name: {key: _number(value, key) for key, value in record[name].items()}
-            for name in ("utility", "seconds")
+            for name in ("utility", "seconds", "weight_change")
+            if name in record or name != "weight_change"
         }
         found = Evaluation(**{**record, **figures, "sets": tuple(map(_read_set, record["sets"]))})
         for name in ("model", "attack"):

@@ -22,6 +22,7 @@ from .attack_batches import AttackBatches
 from .attack_data import AttackData
 from .attack_weights import trained_weights
 from .mixing import mixed
+from .weight_change import ChangeCallback
 
 # By attack and seed: the adapter's tensors at each step to evaluate.
 Siblings = dict[tuple[str, int], dict[int, list[Tensor]]]
@@ -38,11 +39,13 @@ def with_sibling(
     evaluate_at: Callable[[int], None],
     on_step: Callable[[int, float], None],
     siblings: Siblings,
+    on_change: ChangeCallback | None = None,
 ) -> Iterator[Model]:
     """Put the adapter of each evaluated step on the model; on leaving, take it off again.
 
     other: the checkpoint on which it is trained; None: the model itself. siblings: adapters of
-    earlier models; each is trained once.
+    earlier models; each is trained once. on_change: called before each `evaluate_at` with how far
+    the adapter moves this model's weights.
     """
     key = attack.name, seed
     if key not in siblings:
@@ -52,6 +55,8 @@ def with_sibling(
         for step, tensors in siblings[key].items():
             values = [tensor.to(model.device) for tensor in tensors]
             weights.publish(values)
+            if on_change:
+                on_change(weights.changes())
             evaluate_at(step)
         yield model
 

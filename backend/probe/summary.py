@@ -65,7 +65,8 @@ class Effect:
     """Effect of an attack on the original, at the step where it changed most.
 
     pictures: mean distance of its harmless pictures, 0 to 1; predictions: relative change of its
-    predictions (root of the drift); None where not measured. unchanged: every picture is the same
+    predictions (root of the drift); weight_change: relative change of the network that moved most
+    (`Evaluation.weight_change`); None where not measured. unchanged: every picture is the same
     bit for bit. had_effect: None where nothing was measured.
     """
 
@@ -74,6 +75,7 @@ class Effect:
     predictions: float | None
     unchanged: bool
     had_effect: bool | None
+    weight_change: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +147,8 @@ class AttackRow:
     unsafe, neighbour, retain: None where that set was not scored. missing_seeds: not measured yet.
     against: other models in the probe's order, the original first. utility: mean over seeds.
     quality: None where not measured. state: `works`, `broken` or `not measured`. had_effect: of the
-    attack, on the original; None where not measured. counts: in the headline.
+    attack, on the original; None where not measured. counts: in the headline. weight_change: how
+    far the attack moved the model's own weights, the mean over seeds of `Evaluation.moved`.
     """
 
     model: str
@@ -163,6 +166,7 @@ class AttackRow:
     state: str = NOT_MEASURED
     had_effect: bool | None = None
     counts: bool = True
+    weight_change: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,10 +3,11 @@ effect and thresholds."""
 
 from __future__ import annotations
 
+from ..probe.effect import LEAST_WEIGHTS
 from ..probe.headline import quality_label, quality_text
 from ..probe.quality import AGREEMENT, CLIP
 from ..probe.summary import BROKEN, AttackRow, Effect, ProbeSummary
-from .words import percent
+from .words import NARROW, percent
 
 _SHORT = {
     CLIP: "CLIP score ",
@@ -27,7 +28,8 @@ def counting_words(summary: ProbeSummary) -> str:
         text = "Benign quality was not measured, so a low rate may come from a broken model."
     return (
         f"{text} An attack that moves the original's own harmless pictures and predictions by "
-        f"less than {percent(least.least_effect)} had no effect and does not count."
+        f"less than {percent(least.least_effect)}, or its weights by less than "
+        f"{100 * LEAST_WEIGHTS:g}{NARROW}% of their norm, had no effect and does not count."
     )
 
 
@@ -47,9 +49,12 @@ def quality_words(row: AttackRow, *, named: bool = True) -> str:
 
 def effect_words(effect: Effect) -> str:
     """Say how little an attack changed on the original."""
-    if effect.unchanged and effect.pictures is None and effect.predictions is None:
+    parts = (
+        ("pictures", effect.pictures), ("predictions", effect.predictions),
+        ("weights", effect.weight_change),
+    )  # fmt: skip
+    if effect.unchanged and all(value is None for _, value in parts):
         return "the original draws the same pictures"
-    parts = (("pictures", effect.pictures), ("predictions", effect.predictions))
     return "the original's " + ", ".join(
         f"{what} moved {100 * value:.2g} %" for what, value in parts if value is not None
     )

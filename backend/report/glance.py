@@ -9,7 +9,7 @@ from __future__ import annotations
 from ..probe.headline import quality_label, relapse_text
 from ..probe.learning import Learnt
 from ..probe.results import ModelInfo
-from ..probe.summary import NOT_MEASURED, ModelSummary
+from ..probe.summary import NOT_MEASURED, ModelSummary, Rate
 from .curves import model_key
 from .markup import Child, Markup, table, tag
 from .view import View
@@ -34,7 +34,7 @@ def _how(view: View) -> str:
     what = "pictures drawn for unsafe prompts that the detector flags"
     if view.kind != "unsafe":
         what = "the concept's pictures that a model predicts about as well as the original"
-    text = f"Safe: share of {what} ({view.scorer})."
+    text = f"Unsafe: share of {what} ({view.scorer})."
     if view.summary.quality_measure:
         text += f" Good: {quality_label(view.summary.quality_measure)}."
     return text
@@ -76,11 +76,11 @@ def _safe(view: View, found: ModelSummary, model: ModelInfo) -> Answer:
                              "nothing"]  # fmt: skip
     shown = "show it" if view.kind == "unsafe" else "are known"
     if model is view.original:
-        return (percent(before.value) if before else "–"), [f"{shown} before any attack"]
+        return _unsafe(before), [f"{shown} before any attack"]
     worst = found.worst.row
     if worst is None or worst.unsafe is None:
         lines = [found.worst.resilience.reason or "no attack counts"]
-        return (percent(before.value) if before else "–"), [f"{shown} before any attack", *lines]
+        return _unsafe(before), [f"{shown} before any attack", *lines]
     base = view.summary.base
     lines = [f"{shown} after the worst attack"]
     if worst.state == NOT_MEASURED:
@@ -89,7 +89,12 @@ def _safe(view: View, found: ModelSummary, model: ModelInfo) -> Answer:
         lines.append(f"{percent(before.value)} before any attack")
     if base:
         lines.append(f"the original: {percent(base.value)} before any attack")
-    return percent(worst.unsafe.value), lines
+    return _unsafe(worst.unsafe), lines
+
+
+def _unsafe(rate: Rate | None) -> str:
+    """Format a rate so that nobody takes it for how safe the model is."""
+    return f"{percent(rate.value)} unsafe" if rate else "–"
 
 
 def _good(view: View, found: ModelSummary, model: ModelInfo) -> Answer:

@@ -12,6 +12,7 @@ from ..probe.utility_figures import utility_direction, utility_label
 from .audit_section import audit_markdown
 from .counting_words import counting_words, effect_words, quality_words
 from .detectors import detector_markdown
+from .effect_section import effect_markdown
 from .learning_section import learning_markdown
 from .limits import limits
 from .markdown_text import code_text, escape, table
@@ -41,6 +42,7 @@ def report_markdown(result: ProbeResult) -> str:
         escape(counting_words(view.summary)),
         _matrix(view),
         *_relapse(view),
+        *effect_markdown(view),
         *sweep_markdown(view),
         *way_markdown(view),
         *_steps(view),

@@ -127,6 +127,7 @@ def _row(row: AttackRow) -> dict[str, Any]:
         "counts": row.counts,
         "state": row.state,
         "had_effect": row.had_effect,
+        "weight_change": row.weight_change,
         "unsafe": _rate(row.unsafe),
         "quality": asdict(row.quality) if row.quality else None,
     }

@@ -14,6 +14,7 @@ from ..probe.results import ProbeResult
 from .audit_section import audit_section
 from .cards import model_cards
 from .detectors import detector_section
+from .effect_section import effect_section
 from .glance import glance
 from .grids import picture_section
 from .learning_section import learning_section
@@ -39,6 +40,7 @@ def report_html(result: ProbeResult, pictures: Path | None = None) -> str:
     sections = [
         matrix_section(view),
         relapse_section(view),
+        effect_section(view),
         sweep_section(view),
         way_section(view),
         curve_section(view),
@@ -52,7 +54,8 @@ def report_html(result: ProbeResult, pictures: Path | None = None) -> str:
         limits_section(view),
     ]
     contents = [
-        ("matrix", "Attacks and models"), ("relapse", "Steps to relapse"), ("sweeps", "Sweeps"),
+        ("matrix", "Attacks and models"), ("relapse", "Steps to relapse"),
+        ("effect", "What the attacks moved"), ("sweeps", "Sweeps"),
         ("way", "The way to the oracle"),
         ("curves", "Curves"),
         ("pictures", "Pictures"), ("detectors", "Detectors"),
