@@ -1,4 +1,4 @@
-"""What the tab's page sends becomes a request for the worker, or an error that says what to do."""
+"""The tab's forms become requests for the worker, or errors that say what to do."""
 
 import json
 import math
@@ -101,7 +101,7 @@ def test_the_methods_of_all_weights_are_presets_here_too(request_of, name):
 
 @pytest.mark.parametrize("name", ["redirect", "edit"])
 def test_the_fast_methods_are_presets_here_too(request_of, name):
-    """Of the demo with its own rates; nobody is simulated, whoever is chosen."""
+    """The demo runs with its own rates; nobody is simulated, whoever is chosen."""
     assert request_of(preset=name)[1] == preset_plan(name, [load_preset("weapons").concept()])
     own = plan_preset(name).fields
     for users in ("preset", "none"):

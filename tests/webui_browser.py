@@ -83,7 +83,7 @@ class Tab:
         self.page.locator(f"#resalign_{name}").locator("visible=true").first.click()
 
     def bottom(self, name: str) -> float:
-        """Where a button ends, in pixels from the top of the page."""
+        """The lower edge of a button, in pixels from the top of the page."""
         box = self.page.locator(f"#resalign_{name}").locator("visible=true").first.bounding_box()
         return box["y"] + box["height"]
 
@@ -143,7 +143,7 @@ class Tab:
         return shown.first.inner_text()
 
     def message(self, name: str) -> str:
-        """What a page says after a button."""
+        """The page's answer to a button."""
         note = self.page.locator(f"#resalign_{name}_message .ra-note").locator("visible=true")
         note.first.wait_for(state="visible")
         return note.first.inner_text()

@@ -1,4 +1,4 @@
-"""What a person does in the tab with real jobs on the demo checkpoint, step by step."""
+"""Clicks of a person in the tab, with real jobs on the demo checkpoint, step by step."""
 
 from __future__ import annotations
 
