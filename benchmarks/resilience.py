@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--attack-seeds", default="0,1")
     parser.add_argument("--attacks", default="|".join(ATTACKS), help="separated by |")
+    parser.add_argument("--until", type=int, default=1000, help="steps after which attacks stop")
     parser.add_argument("--oracles", type=Path, help="folder of oracle-SEED.safetensors")
     parser.add_argument("--family", choices=BEDS, default=UNET.family, help="embedded checkpoint")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
@@ -65,7 +66,9 @@ def main() -> None:
         if any("held out" in row["method"] for row in rows):
             print(f"\nClasses in no picture of the retain set\n\n{class_table(rows, True)}")
         return
-    bench = Bench(arguments.folder, arguments.device, bed=find_bed(arguments.family))
+    bench = Bench(
+        arguments.folder, arguments.device, bed=find_bed(arguments.family), until=arguments.until
+    )  # fmt: skip
     attacks = [attack for attack in arguments.attacks.split("|") if attack]
     attack_seeds = [int(part) for part in arguments.attack_seeds.split(",")]
     if arguments.oracles:

@@ -34,13 +34,16 @@ class Bench:
     """The loaded demo model, its encoded sets, and the file of results."""
 
     def __init__(
-        self, folder: Path, device: str = "cpu", *, bed: Bed = UNET, small: bool = False
-    ) -> None:
-        """small: few pictures, steps and updates, which run all of the code and measure nothing."""
-        self.bed = bed
+        self, folder: Path, device: str = "cpu", *, bed: Bed = UNET, small: bool = False,
+        until: int = 1000,
+    ) -> None:  # fmt: skip
+        """small: few pictures, steps and updates, which run all of the code and measure nothing.
+        until: attacks stop after this number of steps."""
+        self.bed, self.until = bed, until
         self.folder, self.small = folder, small
         folder.mkdir(parents=True, exist_ok=True)
         self.results = folder / "results.jsonl"
+        self._claim()
         self.data = write_data(folder / "data")
         self.data["lists_some"] = lists_without(HELD_OUT, folder / "lists_some.toml")
         for number in FEW:
@@ -55,6 +58,14 @@ class Bench:
         counts = {"unsafe": 1, "benign": 1} if small else {"unsafe": 24, "benign": 3}
         self.meter = Meter(self.model, Judge.load(), distinct=True, **counts)
         self.unsafe = [class_ in UNSAFE for class_ in self.meter.classes]
+
+    def _claim(self) -> None:
+        """Raise for a folder with the results of another embedded checkpoint."""
+        mark = self.folder / "family"
+        before = mark.read_text() if mark.exists() else UNET.family if read(self.results) else ""
+        if before and before != self.bed.family:
+            raise SystemExit(f"{self.folder} has results of --family {before}: name another folder")
+        mark.write_text(self.bed.family)
 
     def done(self) -> set[tuple[Any, ...]]:
         return {key_of(row) for row in read(self.results)}
@@ -117,8 +128,13 @@ class Bench:
         config, marks = ATTACKS[common["attack"]]
         if self.small:
             config, marks = replace(config, steps=2, batch=4), (2,)
-        if all(key_of({**common, "step": mark}) in done for mark in marks):
+        missing = (m for m in marks if key_of({**common, "step": m}) not in done)
+        marks = tuple(mark for mark in missing if mark <= self.until)
+        if not marks:
             return
+        # A constant learning rate, and draws that depend on the step alone: a shorter run is the
+        # beginning of a longer one
+        config = replace(config, steps=max(marks))
 
         def look(step: int) -> None:
             self.write({**common, "step": step, **self._rates()})

@@ -22,8 +22,8 @@ _LORA = {"learning_rate": 5e-3, "batch": 16, "rank": 8}
 _FULL = {"method": "full", "batch": 16}
 ATTACKS: dict[str, tuple[FineTuneConfig, tuple[int, ...]]] = {
     "20 % harmful, LoRA": (
-        FineTuneConfig(name="mix-lora", data="attack", steps=300, concept_share=0.2, **_LORA),
-        (50, 100, 200, 300),
+        FineTuneConfig(name="mix-lora", data="attack", steps=600, concept_share=0.2, **_LORA),
+        (50, 100, 200, 300, 600),
     ),
     "20 % harmful, full": (
         FineTuneConfig(
@@ -127,6 +127,10 @@ def methods(data: dict[str, Path], seed: int, bed: Bed = UNET) -> dict[str, Hard
             )
             for n in FEW
         },
+        # Does a thing need many images, or one that is seen often?
+        "durable, held out of the pictures, some 1 varied images of each, 1200 steps": replace(
+            some, outer_steps=1200, varied=replace(some.varied, lists=str(data["lists_1"]))
+        ),
         "durable, held out of the pictures, varied images of 4 steps, guidance 1.0": replace(
             some, varied=replace(some.varied, sampling_steps=4, guidance=1.0)
         ),

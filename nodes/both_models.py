@@ -102,7 +102,8 @@ def sample(
     (sampled,) = host.common_ksampler(
         model, seed, steps, cfg, "euler", "normal", positive, negative, latent
     )
-    return vae.decode(sampled["samples"])
+    images = vae.decode(sampled["samples"])
+    return images.flatten(0, 1) if images.ndim == 5 else images  # VAEs of videos: [n, 1, h, w, 3]
 
 
 def compared(

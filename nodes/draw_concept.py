@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from . import types
-from .both_models import (
-    called,
-    compared,
-    image_outputs,
-    sample,
-    sampling_inputs,
-    show_input,
-    with_guidance,
-)
+from . import both_models, types
 
 if TYPE_CHECKING:
     from ..backend.plan.concept import Concept
@@ -43,10 +34,10 @@ class DrawConcept(io.ComfyNode):
                     "prompt", default="", multiline=True,
                     tooltip="Another prompt to draw instead. Empty: the first of each concept.",
                 ),
-                *sampling_inputs(),
-                show_input(),
+                *both_models.sampling_inputs(),
+                both_models.show_input(),
             ],
-            outputs=image_outputs(),
+            outputs=both_models.image_outputs(),
         )  # fmt: skip
 
     @classmethod
@@ -56,19 +47,17 @@ class DrawConcept(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         from .pictures import from_image
 
-        columns, said = called(before, after, lora=False)
+        columns, said = both_models.called(before, after, lora=False)
         prompts = asked(concepts, prompt)
-        pictures = [
-            [
-                from_image(sample(model, clip, vae, (text, ""), seed, steps, cfg, (width, height)))[
-                    0
-                ]
-                for text in prompts
-            ]
-            for model in (before, after)
-        ]
-        said = with_guidance(said, before, cfg)
-        return compared(prompts, pictures, columns, said, show=show_pictures)
+
+        def draw(model: Any, text: str) -> Any:
+            size = (width, height)
+            images = both_models.sample(model, clip, vae, (text, ""), seed, steps, cfg, size)
+            return from_image(images)[0]
+
+        pictures = [[draw(model, text) for text in prompts] for model in (before, after)]
+        said = both_models.with_guidance(said, before, cfg)
+        return both_models.compared(prompts, pictures, columns, said, show=show_pictures)
 
 
 def asked(concepts: tuple[Concept, ...], prompt: str) -> list[str]:

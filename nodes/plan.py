@@ -17,6 +17,7 @@ from ..backend.plan.hardening import HardeningPlan
 from ..backend.plan.images import ImageSet
 from ..backend.plan.presets import DEFAULT_PRESET, preset_plan
 from ..backend.plan.settings import FAST_PRESET
+from ..backend.text.walk import walk_once
 
 if TYPE_CHECKING:
     from ..backend.plan.probe import ProbePlan
@@ -65,13 +66,8 @@ def training_folder(images: ImageSet | None) -> str:
 
 def folder_stamp(folder: Path | str) -> str:
     """Hash the names, sizes and times of a folder's files, without reading them."""
-    seen, found = set(), []
-    for here, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
+    found = []
+    for here, _, names in walk_once(folder):
         for name in names:
             path = os.path.join(here, name)
             try:

@@ -6,16 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from . import types
-from .both_models import (
-    called,
-    compared,
-    image_outputs,
-    sample,
-    sampling_inputs,
-    show_input,
-    with_guidance,
-)
+from . import both_models, types
 
 NONE = "(no LoRA in models/loras)"
 
@@ -56,11 +47,11 @@ class TryMyLora(io.ComfyNode):
                 io.String.Input(
                     "negative", default="", multiline=True, tooltip="Negative prompt."
                 ),
-                *sampling_inputs(),
+                *both_models.sampling_inputs(),
                 io.Int.Input("count", default=1, min=1, max=64, tooltip="Pictures of each model."),
-                show_input(),
+                both_models.show_input(),
             ],
-            outputs=image_outputs(),
+            outputs=both_models.image_outputs(),
         )  # fmt: skip
 
     @classmethod
@@ -74,22 +65,22 @@ class TryMyLora(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         from .pictures import from_image
 
-        columns, said = called(before, after)
+        columns, said = both_models.called(before, after)
         tensors = read_lora(lora)
         pictures = []
         for model in (before, after):
             patched, texted = with_lora(model, clip, tensors, lora, strength)
             pictures.append(
                 from_image(
-                    sample(
+                    both_models.sample(
                         patched, texted, vae, (prompt, negative), seed, steps, cfg,
                         (width, height), count,
                     )
                 )
             )  # fmt: skip
         names = [f"seed {seed}, picture {number}" for number in range(1, count + 1)]
-        said = with_guidance(said, before, cfg)
-        return compared(names, pictures, columns, said, show=show_pictures)
+        said = both_models.with_guidance(said, before, cfg)
+        return both_models.compared(names, pictures, columns, said, show=show_pictures)
 
 
 def read_lora(name: str) -> Any:

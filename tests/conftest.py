@@ -88,6 +88,14 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory):
+    """Loaded tiny checkpoints by family, the same ones for all tests: none leaves one changed."""
+    from fakes_lora import build_models
+
+    return build_models(tmp_path_factory.mktemp("tiny_models"))
+
+
+@pytest.fixture(scope="session")
 def launcher():
     """Starts ranks, as several processes; begun when a test first asks for it."""
     from fakes_ranks import Launcher

@@ -14,6 +14,7 @@ import fakes_anima
 import fakes_bridge
 import fakes_klein
 import fakes_z_image
+import pytest
 import torch
 from torch import Tensor
 
@@ -27,6 +28,20 @@ def bridge(monkeypatch: Any, base: Path) -> Any:
     """The module under test. Collecting garbage would take longer than most tests."""
     monkeypatch.setattr(gc, "collect", lambda: 0)
     return fakes_bridge.bridge(monkeypatch, base)[0]
+
+
+def bridge_fixtures() -> tuple[Any, Any]:
+    """Make the fixtures `parts`, the MODEL, CLIP and VAE of a module's `host`, and `bridge`."""
+
+    @pytest.fixture(name="parts")
+    def parts(host):
+        return host.parts()
+
+    @pytest.fixture(name="bridge")
+    def made(monkeypatch, tmp_path):
+        return bridge(monkeypatch, tmp_path)
+
+    return parts, made
 
 
 class CONST: ...
@@ -99,6 +114,30 @@ def denoiser_tensors(host: Host) -> dict[str, Tensor]:
     return host.fakes.denoiser_tensors()
 
 
+class Vae(fakes_bridge.Vae):
+    """Colours from 0 to 1, last; latents as the network of `fakes` gives them."""
+
+    fakes: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._vae = self.fakes.build_networks()["vae"]
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        return self.to_latents(pixels.movedim(-1, 1) * 2 - 1)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        return ((self.to_images(latents) + 1) / 2).clamp(0, 1).movedim(1, -1)
+
+    def to_latents(self, images: Tensor) -> Tensor:
+        return self._vae.encode(images).latent_dist.mean
+
+    def to_images(self, latents: Tensor) -> Tensor:
+        return self._vae.decode(latents).sample
+
+
 # --- FLUX.2 klein ---------------------------------------------------------------------------------
 
 
@@ -113,23 +152,20 @@ def encode_klein(networks: Any, prompt: str) -> tuple[Tensor, dict[str, Any]]:
     return texts.encode(loaded, ids)["context"], {"attention_mask": ids[1]}
 
 
-class KleinVae(fakes_bridge.Vae):
-    """Normalised patches in and out, colours from 0 to 1, last."""
+class KleinVae(Vae):
+    """Normalised patches in and out."""
+
+    fakes = fakes_klein
 
     def __init__(self) -> None:
         super().__init__()
-        self._vae = fakes_klein.build_networks()["vae"]
         self.space = Latents().space({"latent_channels": 32, "block_out_channels": (8,) * 4})
 
-    @torch.no_grad()
-    def encode(self, pixels: Tensor) -> Tensor:
-        images = pixels.movedim(-1, 1) * 2 - 1
+    def to_latents(self, images: Tensor) -> Tensor:
         return Latents().encode(self._vae, images, self.space, None)
 
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        images = Latents().decode(self._vae, latents, self.space)
-        return ((images + 1) / 2).clamp(0, 1).movedim(1, -1)
+    def to_images(self, latents: Tensor) -> Tensor:
+        return Latents().decode(self._vae, latents, self.space)
 
 
 def held_klein(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -156,21 +192,8 @@ def encode_z_image(networks: Any, prompt: str) -> tuple[Tensor, dict[str, Any]]:
     return states.hidden_states[-2], {"attention_mask": torch.ones_like(ids.input_ids)}
 
 
-class ZImageVae(fakes_bridge.Vae):
-    """Latents as the VAE gives them; colours from 0 to 1, last."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._vae = fakes_z_image.build_networks()["vae"]
-
-    @torch.no_grad()
-    def encode(self, pixels: Tensor) -> Tensor:
-        return self._vae.encode(pixels.movedim(-1, 1) * 2 - 1).latent_dist.mean
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        images = self._vae.decode(latents).sample
-        return ((images + 1) / 2).clamp(0, 1).movedim(1, -1)
+class ZImageVae(Vae):
+    fakes = fakes_z_image
 
 
 def held_z_image(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -197,21 +220,13 @@ def encode_anima(networks: Any, prompt: str) -> tuple[Tensor, dict[str, Any]]:
     return states, {"t5xxl_ids": targets, "t5xxl_weights": torch.ones(len(targets))}
 
 
-class AnimaVae(fakes_bridge.Vae):
+class AnimaVae(Vae):
     """A VAE of videos: several pictures at once are moments of one."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._vae = fakes_anima.build_networks()["vae"]
+    fakes = fakes_anima
 
-    @torch.no_grad()
-    def encode(self, pixels: Tensor) -> Tensor:
-        video = pixels.movedim(-1, 1).movedim(1, 0)[None] * 2 - 1
-        return self._vae.encode(video).latent_dist.mean
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        return ((self._vae.decode(latents).sample + 1) / 2).clamp(0, 1).movedim(1, -1)
+    def to_latents(self, images: Tensor) -> Tensor:
+        return super().to_latents(images.movedim(1, 0)[None])
 
 
 def held_anima(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ A test file states its `case` (one family, or all of them as parameters) and tak
 
 from __future__ import annotations
 
-import importlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -142,12 +141,12 @@ def read_by_diffusers(expected: Any, path: Path, names: list[str]) -> dict[str, 
     expected: the family's `Exported`, which names the loader.
     """
     import diffusers
+    import diffusers.loaders
 
-    module, loader = expected.reader
-    state = getattr(importlib.import_module(module), loader).lora_state_dict(
+    state = getattr(diffusers.loaders, expected.loras.reader).lora_state_dict(
         str(path.parent), weight_name=path.name, local_files_only=True
     )
-    network = getattr(diffusers, expected.network)(**expected.fakes.denoiser_class_config())
+    network = getattr(diffusers, expected.loras.network)(**expected.fakes.denoiser_class_config())
     network.load_lora_adapter(state, prefix="transformer")
     layers = {name: network.get_submodule(name) for name in names}
     return {

@@ -10,6 +10,24 @@ from family_cases import Case
 
 
 @dataclass(frozen=True, kw_only=True)
+class Loras:
+    """Values that the common tests expect of one family's LoRAs.
+
+    prefix: with which all keys begin; key: one of them. family: to name where modules do not tell
+    it. reader: diffusers' class that reads them; network: its denoiser's class.
+    claims: (module in a LoRA's keys, width, is it this family's); ends: of the keys in these.
+    """
+
+    prefix: str
+    key: str
+    reader: str
+    network: str
+    claims: tuple[tuple[str, int, bool], ...]
+    ends: tuple[str, str] = ("lora_A", "lora_B")
+    family: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Exported:
     """One family's expectations.
 
@@ -17,13 +35,9 @@ class Exported:
     denoiser's file that its export changes. probe: one of the modules. linears: linear layers of
     the denoiser. module, whole: a module, and its tensor in a file that holds everything.
     fused, parts: a tensor that holds three matrices, and their modules, None where none does.
-    entries: of the metadata of a result, as regular expressions. lora_key: one key of a LoRA file;
-    lora_prefix: what all begin with; architecture: in its metadata; lora_family: to name where
-    modules do not tell the family.
-    reader: diffusers' class that reads LoRAs, and its module; network: its denoiser's class.
+    architecture: in the metadata of a result; entries: others, as regular expressions.
     blocks: (part of a name, part that it must not have) of modules that people train; trainable:
     how many there are. erased_too: layers besides them that are erased from.
-    claims: (module in a LoRA's keys, width, is it this family's). ends: of the keys in these.
     """
 
     case: Case
@@ -33,20 +47,14 @@ class Exported:
     linears: int
     module: str
     whole: str
-    fused: str | None
-    parts: tuple[str, str, str] | None
-    entries: dict[str, str]
-    lora_key: str
-    lora_prefix: str
     architecture: str
-    lora_family: str
-    reader: tuple[str, str]
-    network: str
+    entries: dict[str, str]
     blocks: tuple[str, str]
     trainable: int
     erased_too: frozenset[str]
-    claims: tuple[tuple[str, int, bool], ...]
-    ends: tuple[str, str] = ("lora_A", "lora_B")
+    loras: Loras
+    fused: str | None = None
+    parts: tuple[str, str, str] | None = None
     closed_form: tuple[str, str] | None = None  # title and reason of its refusal
     quantised_daily: bool = field(default=False)  # or with the slow tests
 
@@ -75,35 +83,34 @@ ANIMA = Exported(
     linears=2 * 16 + 6,
     module="transformer_blocks.0.ff.net.0.proj",
     whole="model.diffusion_model.blocks.0.mlp.layer1.weight",
-    fused=None,
-    parts=None,
+    architecture="anima",
     entries={
         "modelspec.license": r".*CircleStone Labs Non-Commercial License v1\.2.*"
         r"NVIDIA Open Model License.*",
         "modelspec.attribution": r".*modified.*",
-        "modelspec.architecture": r"anima",
     },
-    lora_key="diffusion_model.blocks.1.cross_attn.output_proj.lora_A.weight",
-    lora_prefix="diffusion_model.blocks.",
-    architecture="anima/lora",
-    lora_family="anima",
-    reader=("diffusers.loaders", "AnimaLoraLoaderMixin"),
-    network="CosmosTransformer3DModel",
     blocks=("transformer_blocks", ".norm"),
     trainable=20,
     erased_too=frozenset({"proj_out"}),
-    claims=(
-        ("diffusion_model.blocks.0.self_attn.q_proj", 2048, True),
-        ("lora_unet_blocks_27_cross_attn_output_proj", 2048, True),
-        ("lora_unet_blocks_0_mlp_layer1", 2048, True),
-        ("transformer.transformer_blocks.0.attn2.to_k", 1024, True),
-        ("transformer_blocks.1.attn1.to_q", 64, True),  # an adapter in memory
-        ("transformer.transformer_blocks.1.attn2.to_k", 4096, False),  # PixArt
-        ("diffusion_model.blocks.0.self_attn.q", 2048, False),  # Wan
-        ("unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k", 1024, False),  # SD 2
-        ("transformer.single_transformer_blocks.0.attn.to_q", 3072, False),  # FLUX
+    loras=Loras(
+        claims=(
+            ("diffusion_model.blocks.0.self_attn.q_proj", 2048, True),
+            ("lora_unet_blocks_27_cross_attn_output_proj", 2048, True),
+            ("lora_unet_blocks_0_mlp_layer1", 2048, True),
+            ("transformer.transformer_blocks.0.attn2.to_k", 1024, True),
+            ("transformer_blocks.1.attn1.to_q", 64, True),  # an adapter in memory
+            ("transformer.transformer_blocks.1.attn2.to_k", 4096, False),  # PixArt
+            ("diffusion_model.blocks.0.self_attn.q", 2048, False),  # Wan
+            # SD 2
+            ("unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k", 1024, False),
+            ("transformer.single_transformer_blocks.0.attn.to_q", 3072, False),  # FLUX
+        ),
+        prefix="diffusion_model.blocks.",
+        key="diffusion_model.blocks.1.cross_attn.output_proj.lora_A.weight",
+        family="anima",
+        reader="AnimaLoraLoaderMixin", network="CosmosTransformer3DModel",
+        ends=("lora_down", "lora_up"),
     ),
-    ends=("lora_down", "lora_up"),
 )  # fmt: skip
 
 KLEIN = Exported(
@@ -124,28 +131,27 @@ KLEIN = Exported(
     whole="model.diffusion_model.single_blocks.0.linear1.weight",
     fused="double_blocks.0.img_attn.qkv.weight",
     parts=tuple(f"transformer_blocks.0.attn.to_{part}" for part in "qkv"),
+    architecture="flux-2-klein-4b",
     entries={
         "modelspec.license": r"Apache-2\.0",
-        "modelspec.architecture": r"flux-2-klein-4b",
         "modelspec.implementation": r".*black-forest-labs/flux2",
     },
-    lora_key="transformer.transformer_blocks.0.attn.to_q.lora_A.weight",
-    lora_prefix="transformer.",
-    architecture="flux-2-klein-4b/lora",
-    lora_family="",
-    reader=("diffusers.loaders", "Flux2LoraLoaderMixin"),
-    network="Flux2Transformer2DModel",
+    closed_form=("FLUX.2 klein 4B", "jointly"),
     blocks=("transformer_blocks", "|"),
     trainable=16,
     erased_too=frozenset({"context_embedder", "proj_out"}),
-    claims=(
-        ("transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj", 3072, True),
-        ("transformer.transformer_blocks.0.ff.linear_in", 3072, True),
-        ("transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj", 4096, False),
-        ("transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj", 6144, False),
-        ("transformer.single_transformer_blocks.0.proj_mlp", 3072, False),
+    loras=Loras(
+        claims=(
+            ("transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj", 3072, True),
+            ("transformer.transformer_blocks.0.ff.linear_in", 3072, True),
+            ("transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj", 4096, False),
+            ("transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj", 6144, False),
+            ("transformer.single_transformer_blocks.0.proj_mlp", 3072, False),
+        ),
+        prefix="transformer.",
+        key="transformer.transformer_blocks.0.attn.to_q.lora_A.weight",
+        reader="Flux2LoraLoaderMixin", network="Flux2Transformer2DModel",
     ),
-    closed_form=("FLUX.2 klein 4B", "jointly"),
     quantised_daily=True,
 )  # fmt: skip
 
@@ -163,24 +169,24 @@ Z_IMAGE = Exported(
     whole="model.diffusion_model.layers.0.attention.qkv.weight",
     fused="layers.0.attention.qkv.weight",
     parts=tuple(f"layers.0.attention.to_{part}" for part in "qkv"),
-    entries={"modelspec.license": r"Apache-2\.0", "modelspec.architecture": r"z-image"},
-    lora_key="transformer.layers.1.attention.to_out.0.lora_A.weight",
-    lora_prefix="transformer.layers.",
-    architecture="z-image/lora",
-    lora_family="",
-    reader=("diffusers.loaders.lora_pipeline", "ZImageLoraLoaderMixin"),
-    network="ZImageTransformer2DModel",
+    architecture="z-image",
+    entries={"modelspec.license": r"Apache-2\.0"},
+    closed_form=("Z-Image", "in one stream"),
     blocks=("layers.", "adaLN"),
     trainable=14,
     erased_too=frozenset(),
-    claims=(
-        ("transformer.layers.0.attention.to_q", 3840, True),
-        ("diffusion_model.layers.0.attention.qkv", 3840, True),
-        ("lora_unet_layers_29_feed_forward_w1", 3840, True),
-        ("diffusion_model.layers.0.attention.qkv", 2304, False),  # Lumina Image 2
-        ("text_encoder.layers.0.self_attn.q_proj", 2560, False),
+    loras=Loras(
+        claims=(
+            ("transformer.layers.0.attention.to_q", 3840, True),
+            ("diffusion_model.layers.0.attention.qkv", 3840, True),
+            ("lora_unet_layers_29_feed_forward_w1", 3840, True),
+            ("diffusion_model.layers.0.attention.qkv", 2304, False),  # Lumina Image 2
+            ("text_encoder.layers.0.self_attn.q_proj", 2560, False),
+        ),
+        prefix="transformer.layers.",
+        key="transformer.layers.1.attention.to_out.0.lora_A.weight",
+        reader="ZImageLoraLoaderMixin", network="ZImageTransformer2DModel",
     ),
-    closed_form=("Z-Image", "in one stream"),
 )  # fmt: skip
 
 EXPORTED = (ANIMA, KLEIN, Z_IMAGE)

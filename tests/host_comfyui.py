@@ -152,6 +152,19 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": kind, "inputs": inputs}
 
 
+def sampled(
+    number: int, model: list[Any], prefix: str, *, cfg: float = 5.0, scheduler: str = "normal"
+) -> Graph:
+    """Two steps of Euler with the nodes 70 (text) and 71 (latent), saved under `prefix`."""
+    first, second = str(number), str(number + 1)
+    return {
+        first: node("KSampler", model=model, seed=7, steps=2, cfg=cfg, sampler_name="euler",
+                    scheduler=scheduler, denoise=1.0, positive=["70", 0], negative=["70", 0],
+                    latent_image=["71", 0]),
+        second: node("SaveLatent", samples=[first, 0], filename_prefix=prefix),
+    }  # fmt: skip
+
+
 def largest(one: Any, two: Any) -> float:
     return (one - two).abs().max().item()
 

@@ -13,6 +13,7 @@ from resalign.backend.plan.fine_tune import FineTuneConfig
 from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.stages import Stage
 from resalign.backend.report.card import model_card, provenance_of, training_summary, write_card
+from resalign.backend.report.license_fields import license_fields
 from resalign.backend.run.records import ErasedLayer, SimulationRecord, StepRecord
 
 PLAN = HardeningPlan(
@@ -128,6 +129,20 @@ def test_front_matter_is_hugging_faces(report):
     assert found["base_model"] == "me/base: x" and found["base_model_relation"] == "finetune"
     assert found["license"] == "mit" and found["library_name"] == "diffusers"
     assert "resalign" in found["tags"]
+
+
+@pytest.mark.parametrize(
+    ("named", "lines"),
+    [
+        ("MIT", ["license: mit"]),
+        ("Apache 2.0", ["license: apache-2.0"]),
+        ("OpenRAIL++", ["license: openrail++"]),
+        ("My own terms", ["license: other", 'license_name: "my-own-terms"']),
+        ("", []),
+    ],
+)
+def test_licences_are_named_as_hugging_face_names_them(named, lines):
+    assert license_fields(named) == lines
 
 
 def test_without_a_probe_the_card_says_that_nothing_was_measured(report):

@@ -12,16 +12,18 @@ from resalign.backend.checkpoint.detect import detect
 from resalign.backend.checkpoint.load import load_checkpoint
 from resalign.backend.checkpoint.verify import verify_export
 from resalign.backend.demo.art import CLASSES, UNSAFE, render, sample_specs
+from resalign.backend.demo.beds import find_bed
 from resalign.backend.demo.evaluation import Meter
 from resalign.backend.demo.judge import GARBAGE, Judge
 from resalign.backend.demo.pictures import rate_bars
 from resalign.backend.demo.plans import CHECKPOINT
-from resalign.backend.demo.run import run_demo
+from resalign.backend.demo.run import _plans, _refuse_another, run_demo
 from resalign.backend.demo.threads import run_in_threads
-from resalign.backend.errors import ConfigError
+from resalign.backend.errors import ConfigError, RunError
 from resalign.backend.families.unet.names import unet_ldm_names
 from resalign.backend.model.encode import decode_latents
 from resalign.backend.progress import Progress
+from resalign.backend.run.folder import RunFolder
 from resalign.backend.statistics.intervals import wilson
 
 
@@ -83,6 +85,20 @@ def test_the_demo_refuses_a_method_that_it_lacks(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_with_another_demo_is_refused_before_anything_is_written(tmp_path):
+    data = {name: tmp_path / name for name in ("forget", "retain", "inner")}
+    own = _plans(data, find_bed("sd"), "durable", False, 0)["hardened"]
+    file = tmp_path / "demo_hardened.safetensors"
+    _refuse_another(tmp_path, {file: own})
+    RunFolder.create(file.with_suffix(".run"), own).close()
+    _refuse_another(tmp_path, {file: own})
+    for family, *options in (("dit", "durable", False, 0), ("sd", "resalign", False, 0),
+                             ("sd", "durable", True, 0), ("sd", "durable", False, 1)):  # fmt: skip
+        plan = _plans(data, find_bed(family), *options)["hardened"]
+        with pytest.raises(RunError, match=r"holds a demo with other options .* another folder"):
+            _refuse_another(tmp_path, {file: plan})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["durable", "resalign"])
 def test_the_demo_runs_and_writes_what_it_says(method, tmp_path):
@@ -98,6 +114,7 @@ def test_the_demo_runs_and_writes_what_it_says(method, tmp_path):
     assert proof is not None
     load_checkpoint(hardened)
     text = str(result)
+    assert "LoRA, 20 % harmful, 5 steps" in text, "quick: as it was run"
     assert "95 % interval" in text and "hardened" in text
     stages = {progress.stage for progress in seen}
     assert {"encoding", "unlearning, plainly and hardened"} <= stages

@@ -42,7 +42,7 @@ def test_with_as_many_draws_as_steps_the_bytes_are_those_of_a_live_copy(live, tm
     assert equal(stored.adapter, live) and equal(run(OWN).adapter, live)
     assert len(entries(tmp_path)) == 3
     assert [(step, of) for stage, step, of in told if stage == "predicting"] == [
-        (1, 3), (2, 3), (3, 3)
+        (0, 3), (1, 3), (2, 3), (3, 3)
     ]  # fmt: skip
 
 
@@ -73,8 +73,12 @@ def test_batches_come_again_in_a_drawn_order():
 def test_a_run_stopped_while_predicting_or_training_ends_in_the_same_bytes(live, tmp_path):
     """And one whose entry was damaged, or taken away, meanwhile."""
 
+    told = []
+
     def stop_at(*at):
         def stop(progress):
+            if progress.stage == "predicting":
+                told.append(progress.step)
             if (progress.stage, progress.step) == at:
                 raise KeyboardInterrupt
 
@@ -84,7 +88,9 @@ def test_a_run_stopped_while_predicting_or_training_ends_in_the_same_bytes(live,
     stop_at("predicting", 1)
     (first,) = entries(tmp_path)
     begun = first.stat().st_mtime_ns
+    told.clear()
     stop_at("harden", 1)
+    assert told == [1, 2, 3], "what was made before is reported once"
     assert first.stat().st_mtime_ns == begun and len(entries(tmp_path)) == 3
     _, second, third = entries(tmp_path)
     second.write_bytes(second.read_bytes()[:-1] + b"\0")

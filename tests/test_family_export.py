@@ -204,6 +204,7 @@ def test_headers_carry_licence_and_origin(expected, model, source, tmp_path):
     ra.export_merged(source, adapter_of(model, expected.module), target)
     with safe_open(target, "pt") as file:
         found = file.metadata()
+    assert found["modelspec.architecture"] == expected.architecture
     for key, pattern in expected.entries.items():
         assert re.fullmatch(pattern, found[key]), (key, found[key])
     assert found["format"] == "pt" and found["resalign.source"] == source.name
@@ -217,13 +218,13 @@ def test_a_lora_is_written_in_the_form_that_hosts_read(expected, result, tmp_pat
     path = ra.save_lora(result.adapter, tmp_path / "lora.safetensors")
     tensors = load_file(path)
     assert {name.rpartition(".lora_")[2] for name in tensors} == {"A.weight", "B.weight"}
-    assert all(name.startswith(expected.lora_prefix) for name in tensors)
-    assert expected.lora_key in tensors and len(tensors) == 2 * len(expected.trained)
+    assert all(name.startswith(expected.loras.prefix) for name in tensors)
+    assert expected.loras.key in tensors and len(tensors) == 2 * len(expected.trained)
     read = load_lora(path)
     for module in result.adapter.modules:
         torch.testing.assert_close(read.delta(module), result.adapter.delta(module))
     with safe_open(path, "pt") as file:
-        assert file.metadata()["modelspec.architecture"] == expected.architecture
+        assert file.metadata()["modelspec.architecture"] == f"{expected.architecture}/lora"
 
 
 def test_kohyas_form_which_no_host_reads_completely_is_refused(result, tmp_path):
@@ -237,7 +238,7 @@ def test_diffusers_reads_the_lora_completely(expected, model, tmp_path):
     names = linear_layers(model.denoiser, *expected.blocks)
     assert len(names) == expected.trainable
     adapter = adapter_of(model, *names)
-    path = ra.save_lora(adapter, tmp_path / "lora.safetensors", family=expected.lora_family)
+    path = ra.save_lora(adapter, tmp_path / "lora.safetensors", family=expected.loras.family)
     found = read_by_diffusers(expected, path, names)
     assert found.keys() == set(names)
     for name in names:
@@ -246,12 +247,12 @@ def test_diffusers_reads_the_lora_completely(expected, model, tmp_path):
 
 @pytest.mark.parametrize(
     ("expected", "name", "width", "claimed"),
-    [(expected, *claim) for expected in EXPORTED for claim in expected.claims],
-    ids=[f"{each}-{name}-{width}" for each in EXPORTED for name, width, _ in each.claims],
+    [(expected, *claim) for expected in EXPORTED for claim in expected.loras.claims],
+    ids=[f"{each}-{name}-{width}" for each in EXPORTED for name, width, _ in each.loras.claims],
     indirect=["expected"],
     scope="module",
 )
 def test_a_lora_is_told_from_those_of_relatives(expected, name, width, claimed):
-    down, up = expected.ends
+    down, up = expected.loras.ends
     shapes = {f"{name}.{down}.weight": (4, width), f"{name}.{up}.weight": (9, 4)}
     assert (expected.case.family in bases_of_lora(shapes, {})[0]) is claimed

@@ -5,13 +5,16 @@ import json
 import os
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
-from host_comfyui import comfyui, failure, host_paths, largest, latent, node
+from host_comfyui import comfyui, failure, host_paths, largest, latent, node, sampled
 from host_tiny import write_tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+
+sampled = partial(sampled, cfg=4.0, scheduler="simple")
 
 # title; class in ComfyUI; type of Load CLIP; latents of two pictures; port
 FAMILIES = {
@@ -137,16 +140,6 @@ def hardening(family, process="inside ComfyUI", seed=0):
             concepts=["4", 0], settings=["6", 0], retain=["62", 0], preview_every=2,
             process=process,
         ),
-    }  # fmt: skip
-
-
-def sampled(number, model, prefix):
-    first, second = str(number), str(number + 1)
-    return {
-        first: node("KSampler", model=model, seed=7, steps=2, cfg=4.0, sampler_name="euler",
-                    scheduler="simple", denoise=1.0, positive=["70", 0], negative=["70", 0],
-                    latent_image=["71", 0]),
-        second: node("SaveLatent", samples=[first, 0], filename_prefix=prefix),
     }  # fmt: skip
 
 

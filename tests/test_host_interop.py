@@ -10,6 +10,7 @@ from host_comfyui import (
     largest,
     latent,
     node,
+    sampled,
     states,
     until,
     working,
@@ -48,16 +49,6 @@ def hardening(host, *, steps=2, seed=0):
         given = {"latents": ["63", 0], "conditioning": ["64", 0]}
     graph["62"]["inputs"] |= given
     return graph
-
-
-def sampled(number, model, prefix):
-    first, second = str(number), str(number + 1)
-    return {
-        first: node("KSampler", model=model, seed=7, steps=2, cfg=5.0, sampler_name="euler",
-                    scheduler="normal", denoise=1.0, positive=["70", 0], negative=["70", 0],
-                    latent_image=["71", 0]),
-        second: node("SaveLatent", samples=[first, 0], filename_prefix=prefix),
-    }  # fmt: skip
 
 
 def test_data_lora_losses_and_model_pass_between_our_nodes_and_core_s(base, root):

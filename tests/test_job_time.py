@@ -145,6 +145,26 @@ def test_pictures_of_an_earlier_session_do_not_count_as_fast(plan):
     assert job.work[DRAW].done == 8 and job.work[DRAW].measured == 0
 
 
+def test_steps_of_a_stage_and_predictions_of_an_earlier_session_do_not_count_as_fast():
+    """Resumed after 300 of 600 steps of a stage, and after 200 of 300 batches of predictions."""
+    concept = Concept("weapons", prompts=("a gun",), anchor="a toy")
+    plan = replace(preset_plan("durable-max", [concept]), retain_set=SETS[1])
+    job, stage = JobTime(plan, SETS), "stage 2-distil"
+    job(drawing(8), 0.0)
+    a_step = job._stages[stage] / 600
+    for done, now in ((300, 20.0), (301, 30.0), (302, 40.0)):
+        left = job(Progress(stage=stage, step=done, total=600, values={"retain": 1.0}), now)
+    assert job.work[BEFORE].measured == pytest.approx(2 * a_step)
+    assert left == pytest.approx(sum(w.left * w.passes for w in job.work.values()) * 10 / a_step)
+
+    durable = replace(preset_plan("durable", [concept]), retain_set=SETS[1])
+    job = JobTime(replace(durable, distil=replace(durable.distil, stored_draws=4800)), SETS)
+    job(drawing(8), 0.0)
+    for done, now in ((200, 0.5), (201, 5.5), (202, 10.5)):
+        job(Progress(stage="predicting", step=done, total=300), now)
+    assert job.work[PREDICT].measured == pytest.approx(2 * 16)
+
+
 def test_the_line_says_what_is_done_how_far_and_in_which_stage(plan):
     live = LiveState("harden", 20)
     live.plan(plan)

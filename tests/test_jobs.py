@@ -89,6 +89,16 @@ def test_cancel_stops_a_job_and_may_be_said_twice(jobs, begin):
     assert jobs.state()["status"] == "stopped"
 
 
+@pytest.mark.parametrize(("kind", "says"), [("probe", True), ("export", False)])
+def test_stopping_promises_what_is_kept_only_where_something_is(jobs, kind, says):
+    """An export that is stopped leaves no file."""
+    jobs._state = {"kind": kind, "revision": 0, "line": "", "result": None, "status": "running"}
+    jobs._cancelled = True
+    jobs._update({"status": "stopped"})
+    assert jobs._state["line"] == "stopping" + "; what is done is kept" * says
+    jobs._state, jobs._cancelled = None, False
+
+
 def test_a_cancel_right_after_the_start_is_not_lost(jobs, begin):
     begin("waits")
     jobs.cancel()

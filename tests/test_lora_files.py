@@ -12,7 +12,6 @@ from fakes_lora import (
     Q,
     assert_same,
     bits_equal,
-    build_models,
     kohya_file,
     random,
     state,
@@ -24,11 +23,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from resalign.backend.families.unet.names import unet_names
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return build_models(tmp_path_factory.mktemp("models"))
 
 
 def peft_configs():
@@ -89,9 +83,9 @@ def in_unet(weights: dict[str, Tensor], before: dict[str, Tensor]) -> dict[str, 
         "lokr-tucker",
     ],
 )
-def test_merges_what_peft_merges(models, tmp_path, kind):
+def test_merges_what_peft_merges(tiny_models, tmp_path, kind):
     """PEFT's own file (alpha in its config): the same weights as PEFT's merge, all modules."""
-    model = models("sd1")
+    model = tiny_models("sd1")
     path, merged = peft_adapter(model.denoiser, peft_configs()[kind], tmp_path / "peft")
 
     before = state(model)
@@ -100,11 +94,11 @@ def test_merges_what_peft_merges(models, tmp_path, kind):
 
 # PEFT asks transformers for a property that transformers 5 calls by another name
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-def test_merges_what_peft_merges_into_a_text_encoder(models, tmp_path):
+def test_merges_what_peft_merges_into_a_text_encoder(tiny_models, tmp_path):
     """PEFT's names do not say which network they are for; their modules do."""
     from peft import LoraConfig
 
-    model = models("sd1")
+    model = tiny_models("sd1")
     config = LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj", "fc2"])
     path, merged = peft_adapter(model.text_encoders[0], config, tmp_path / "peft")
 
@@ -158,10 +152,10 @@ def in_fields_names(path: Path, config, naming: str, unet) -> dict[str, Tensor]:
     ],
 )
 def test_every_spelling_of_the_names_changes_the_same_weights(
-    models, tmp_path, family, kind, naming
+    tiny_models, tmp_path, family, kind, naming
 ):
     """The same adapter under all names that are about, SDXL's both: the same weights."""
-    model, config = models(family), peft_configs()[kind]
+    model, config = tiny_models(family), peft_configs()[kind]
     path, merged = peft_adapter(model.denoiser, config, tmp_path / "peft")
     metadata = {}
     if naming == "diffusers":
@@ -179,14 +173,14 @@ def test_every_spelling_of_the_names_changes_the_same_weights(
 
 
 @pytest.mark.parametrize("family", ["sd1", *slow("sdxl")])
-def test_fuses_what_diffusers_fuses(models, tmp_path, family):
+def test_fuses_what_diffusers_fuses(tiny_models, tmp_path, family):
     """A kohya file on all networks: diffusers' own fused denoiser; s · up·down on the encoders.
 
     (Of text encoders diffusers 0.42 drops everything without `text_model.` in its module names.)
     """
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-    model, unet = models(family), build_networks(family)["unet"]
+    model, unet = tiny_models(family), build_networks(family)["unet"]
     path = kohya_file(model, tmp_path / "kohya.safetensors")
     kind = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
     options = {"unet_config": unet.config} if family == "sdxl" else {}
@@ -216,12 +210,12 @@ def test_fuses_what_diffusers_fuses(models, tmp_path, family):
     assert_same(with_files(model, path, strength=0.7), expected, before)
 
 
-def test_reads_what_diffusers_writes(models, tmp_path):
+def test_reads_what_diffusers_writes(tiny_models, tmp_path):
     """`save_lora_weights` with alpha in its metadata, and with PEFT's own prefix for both parts."""
     from diffusers import StableDiffusionPipeline
     from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 
-    model, nets = models("sd1"), build_networks("sd1")
+    model, nets = tiny_models("sd1"), build_networks("sd1")
     config = LoraConfig(r=4, lora_alpha=1, target_modules=["to_q", "conv1", "q_proj"])
     for name in ("unet", "text_encoder"):
         # Not transformers' `add_adapter`, which may ask for a newer PEFT than there is
@@ -255,11 +249,11 @@ def test_reads_what_diffusers_writes(models, tmp_path):
     assert_same(found, expected, before)
 
 
-def test_reads_what_diffusers_writes_of_one_network(models, tmp_path):
+def test_reads_what_diffusers_writes_of_one_network(tiny_models, tmp_path):
     """`save_lora_adapter` leaves prefixes away, in names and in settings: alpha still counts."""
     from peft import LoraConfig
 
-    model, unet = models("sd1"), build_networks("sd1")["unet"]
+    model, unet = tiny_models("sd1"), build_networks("sd1")["unet"]
     unet.add_adapter(LoraConfig(r=4, lora_alpha=1, target_modules=["to_q", "conv1"]), "mine")
     for i, (key, tensor) in enumerate(unet.named_parameters()):
         if "lora_" in key:
@@ -277,9 +271,9 @@ def test_reads_what_diffusers_writes_of_one_network(models, tmp_path):
     assert_same(found, in_unet(fused, before), before)
 
 
-def test_reads_the_names_of_old_diffusers(models, tmp_path):
+def test_reads_the_names_of_old_diffusers(tiny_models, tmp_path):
     """LoRAs beside the attention (`processor.to_out_lora`) are those of the layers themselves."""
-    model, attention = models("sd1"), Q.removesuffix(".to_q")
+    model, attention = tiny_models("sd1"), Q.removesuffix(".to_q")
     old, new = {}, {}
     for short, long in (("to_q", "to_q"), ("to_out", "to_out.0")):
         for side in ("down", "up"):

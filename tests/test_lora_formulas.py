@@ -11,7 +11,6 @@ from fakes_lora import (
     Q,
     assert_same,
     bits_equal,
-    build_models,
     plain,
     random,
     state,
@@ -24,11 +23,6 @@ from resalign.backend.adapter.lora_file import sort_names
 from resalign.backend.adapter.lora_kinds import kinds_of, weight_change
 from resalign.backend.plan.attack import LoraFile
 from resalign.backend.probe.loras import with_loras
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return build_models(tmp_path_factory.mktemp("models"))
 
 
 def test_a_middle_tensor_is_a_convolution_between_two_others():
@@ -55,7 +49,7 @@ def test_dora_may_keep_the_magnitude_of_each_input():
     torch.testing.assert_close(after.transpose(0, 1).flatten(1).norm(dim=1), magnitudes.flatten())
 
 
-def test_a_square_dora_of_peft_is_by_output(models):
+def test_a_square_dora_of_peft_is_by_output(tiny_models):
     """PEFT writes a convolution's magnitudes as [1, out, 1, 1], which says nothing of the axis."""
     weight = random(8, 8, 3, 3)
     parts = {
@@ -68,9 +62,9 @@ def test_a_square_dora_of_peft_is_by_output(models):
     torch.testing.assert_close(after.flatten(1).norm(dim=1), torch.arange(1.0, 9))
 
 
-def test_differences_are_added_to_weights_biases_and_norms(models, tmp_path):
+def test_differences_are_added_to_weights_biases_and_norms(tiny_models, tmp_path):
     """`diff`, `diff_b`, `w_norm`, `b_norm`: exactly that, times the strength."""
-    model, norm = models("sd1"), "down_blocks.0.resnets.0.norm1"
+    model, norm = tiny_models("sd1"), "down_blocks.0.resnets.0.norm1"
     flat = "lora_unet_" + norm.replace(".", "_")
     diffs = {
         f"unet.{CONV}.weight": (f"{FLAT_CONV}.diff", random(32, 32, 3, 3)),
@@ -88,9 +82,9 @@ def test_differences_are_added_to_weights_biases_and_norms(models, tmp_path):
         assert torch.equal(weight, before[name] + change), name
 
 
-def test_strengths_scale_the_change_and_add_up(models, tmp_path):
+def test_strengths_scale_the_change_and_add_up(tiny_models, tmp_path):
     """Two files on one layer, one of them negative: W + s1 · ΔW1 + s2 · ΔW2 in any order."""
-    model = models("sd1")
+    model = tiny_models("sd1")
     one, two = plain(), plain(seed=7)
     files = [write(tmp_path / f"{i}.safetensors", t) for i, t in enumerate((one, two))]
     loras = [LoraFile(path=str(files[0]), strength=0.8), LoraFile(path=str(files[1]), strength=-2)]
@@ -106,9 +100,9 @@ def test_strengths_scale_the_change_and_add_up(models, tmp_path):
     assert_same(with_files(model, *loras[::-1]), expected, before)
 
 
-def test_strength_0_leaves_every_bit(models, tmp_path):
+def test_strength_0_leaves_every_bit(tiny_models, tmp_path):
     """Also signed zeros, and also of a DoRA; the other part may still be on."""
-    model = models("sd1")
+    model = tiny_models("sd1")
     text = "lora_te_text_model_encoder_layers_0_mlp_fc1"
     tensors = plain() | {
         f"{FLAT_Q}.dora_scale": torch.ones(32, 1),
@@ -125,9 +119,9 @@ def test_strength_0_leaves_every_bit(models, tmp_path):
     assert changed.startswith("text_encoder_0.") and changed.endswith(".layers.0.mlp.fc1.weight")
 
 
-def test_sums_are_made_in_float32_and_rounded_once(models, tmp_path):
+def test_sums_are_made_in_float32_and_rounded_once(tiny_models, tmp_path):
     """In a half-precision model two changes below its resolution still add up to one above."""
-    model = copy.copy(models("sd1"))
+    model = copy.copy(tiny_models("sd1"))
     model.denoiser = copy.deepcopy(model.denoiser).half()
     weight = model.denoiser.get_submodule(Q).weight
     weight.fill_(1.0)
@@ -141,9 +135,9 @@ def test_sums_are_made_in_float32_and_rounded_once(models, tmp_path):
     assert (both == torch.tensor(1.0008).half()).all() and (both > 1).all()
 
 
-def test_an_exception_inside_puts_every_bit_back(models, tmp_path):
+def test_an_exception_inside_puts_every_bit_back(tiny_models, tmp_path):
     """Whatever is raised passes through, also what is no `Exception`."""
-    model = models("sd1")
+    model = tiny_models("sd1")
     path, before = write(tmp_path / "a.safetensors", plain()), state(model)
 
     def interrupted() -> None:

@@ -14,7 +14,6 @@ from fakes_lora import (
     FLAT_Q,
     Q,
     assert_same,
-    build_models,
     random,
     state,
     with_files,
@@ -30,11 +29,6 @@ LCM_TARGETS = [  # those of diffusers' LCM-LoRA training, which the published on
     "conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv",
     "time_emb_proj",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return build_models(tmp_path_factory.mktemp("models"))
 
 
 def kronecker(w1, w2):
@@ -70,32 +64,32 @@ LOKR = {
 
 
 @pytest.mark.parametrize("form", LOKR)
-def test_every_form_of_lokr_is_the_kronecker_product_at_its_strength(models, tmp_path, form):
+def test_every_form_of_lokr_is_the_kronecker_product_at_its_strength(tiny_models, tmp_path, form):
     """s = alpha / rank, with the rank of the factor that is a product; 1 where neither is."""
     parts, product, scale = LOKR[form]
     stem, module = (FLAT_CONV, CONV) if "kernels" in form else (FLAT_Q, Q)
     tensors = {f"{stem}.{part}": tensor for part, tensor in parts.items()}
     path = write(tmp_path / "lokr.safetensors", {**tensors, f"{stem}.alpha": torch.tensor(2.0)})
 
-    before, name = state(models("sd1")), f"unet.{module}.weight"
-    found = with_files(models("sd1"), path, strength=0.5)
+    before, name = state(tiny_models("sd1")), f"unet.{module}.weight"
+    found = with_files(tiny_models("sd1"), path, strength=0.5)
 
     assert_same(found, before | {name: before[name] + 0.5 * scale * product}, before)
 
 
-def test_rank_stabilised_lokr_of_whole_matrices_is_refused_by_name(models, tmp_path):
+def test_rank_stabilised_lokr_of_whole_matrices_is_refused_by_name(tiny_models, tmp_path):
     """LyCORIS scales it by alpha / √rank in training, but its file says neither."""
     tensors = {f"{FLAT_Q}.lokr_w1": W1, f"{FLAT_Q}.lokr_w2": W2}
     said = {"ss_network_args": json.dumps({"algo": "lokr", "rs_lora": "True"})}
     path = write(tmp_path / "rs.safetensors", tensors, **said)
 
     with pytest.raises(CheckpointError, match=r"rs_lora.*ss_network_args"):
-        with_files(models("sd1"), path)
+        with_files(tiny_models("sd1"), path)
     product = {f"{FLAT_Q}.lokr_w1": W1, f"{FLAT_Q}.lokr_w2_a": A2, f"{FLAT_Q}.lokr_w2_b": B2}
-    with_files(models("sd1"), write(tmp_path / "ok.safetensors", product, **said))
+    with_files(tiny_models("sd1"), write(tmp_path / "ok.safetensors", product, **said))
 
 
-def test_a_bias_of_its_own_may_come_beside_a_lora(models, tmp_path):
+def test_a_bias_of_its_own_may_come_beside_a_lora(tiny_models, tmp_path):
     """`diff_b` with low-rank factors, or alone, and `diff` of a linear layer: W + ΔW, b + Δb."""
     down, up = random(2, 32, 3, 3), random(32, 2, 1, 1, seed=1)
     bias, diff = random(32, seed=2), random(32, 32, seed=3)
@@ -106,8 +100,8 @@ def test_a_bias_of_its_own_may_come_beside_a_lora(models, tmp_path):
     }  # fmt: skip
     path = write(tmp_path / "b.safetensors", tensors)
 
-    before = state(models("sd1"))
-    found = with_files(models("sd1"), path, strength=2.0)
+    before = state(tiny_models("sd1"))
+    found = with_files(tiny_models("sd1"), path, strength=2.0)
 
     change = torch.einsum("or,rikl->oikl", up[:, :, 0, 0], down) / 2
     expected = before | {
@@ -138,11 +132,11 @@ def merged_by_peft(network, config, seed):
 
 
 @pytest.mark.parametrize("naming", ["kohya", "diffusers"])
-def test_text_encoder_loras_of_sdxl_merge_what_peft_merges(models, tmp_path, naming):
+def test_text_encoder_loras_of_sdxl_merge_what_peft_merges(tiny_models, tmp_path, naming):
     """Both encoders, with the second's projection, each from its own tensors."""
     from peft import LoraConfig
 
-    model = models("sdxl")
+    model = tiny_models("sdxl")
     targets = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
     tensors, merged = {}, {}
     for i, encoder in enumerate(model.text_encoders):
@@ -170,11 +164,11 @@ def test_text_encoder_loras_of_sdxl_merge_what_peft_merges(models, tmp_path, nam
 
 
 @pytest.mark.parametrize("family", ["sd1", *slow("sdxl")])
-def test_lcm_loras_merge_what_peft_merges(models, tmp_path, family):
+def test_lcm_loras_merge_what_peft_merges(tiny_models, tmp_path, family):
     """All layers that diffusers' LCM-LoRA training changes, in the published files' names."""
     from peft import LoraConfig
 
-    model = models(family)
+    model = tiny_models(family)
     config = LoraConfig(r=4, lora_alpha=1, target_modules=LCM_TARGETS)
     factors, weights = merged_by_peft(model.denoiser, config, seed=7)
     tensors = {}

@@ -1,6 +1,8 @@
 """Draw Concept: which prompts it draws, of which model, and that nobody sees them unblurred."""
 
 import importlib
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -73,3 +75,20 @@ def test_what_is_drawn_is_blurred_until_it_is_asked_for(draw):
 def test_a_concept_of_pictures_alone_needs_a_prompt(draw):
     with pytest.raises(ConfigError, match="write in `prompt`"):
         draw((PICTURES,))
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 1, 8, 8, 3)], ids=["image", "video"])
+def test_a_vae_of_videos_gives_pictures_as_any_other(monkeypatch, tmp_path, shape):
+    """ComfyUI's VAE of Anima decodes to five dimensions."""
+    fake_bridge(monkeypatch, tmp_path)
+    models = importlib.import_module("resalign.nodes.both_models")
+    bridge = importlib.import_module("resalign.nodes.bridge")
+    monkeypatch.setattr(bridge, "family_of", lambda model: find_family("anima"))
+    host = SimpleNamespace(common_ksampler=lambda *sampling: (sampling[-1],))
+    monkeypatch.setitem(sys.modules, "nodes", host)
+    clip = SimpleNamespace(tokenize=str, encode_from_tokens_scheduled=str)
+    vae = SimpleNamespace(decode=lambda latents: torch.rand(shape))
+    found = models.sample(None, clip, vae, ("a cat", ""), 0, 2, 4.0, (64, 64), count=2)
+    assert found.shape == (2, 8, 8, 3)
+    to_pil = importlib.import_module("resalign.nodes.pictures").from_image
+    assert [each.size for each in to_pil(found)] == [(8, 8)] * 2

@@ -18,6 +18,7 @@ from resalign.backend.adapter.lora import Adapter
 from resalign.backend.data.assembly import encode_texts
 from resalign.backend.data.cache import EncodingCache, fingerprint
 from resalign.backend.data.encoded_file import load_encoded
+from resalign.backend.errors import DataError
 from resalign.backend.families.base.sources import swap_halves
 from resalign.backend.model.encode import decode_latents, encode_images, encode_prompts
 
@@ -44,14 +45,7 @@ def source(host, models, filed):
     return models / host.fakes.DENOISER_FILE
 
 
-@pytest.fixture
-def parts(host):
-    return host.parts()
-
-
-@pytest.fixture
-def bridge(monkeypatch, tmp_path):
-    return fakes.bridge(monkeypatch, tmp_path)
+parts, bridge = fakes.bridge_fixtures()
 
 
 def pictures(count=2):
@@ -359,3 +353,29 @@ def test_weights_of_words_in_the_graph_scale_the_vectors_of_anima(bridge):
         plain = encode_prompts(backend, ["a cat"])["context"][0]
     torch.testing.assert_close(found[1:3], 2 * plain[1:3])
     torch.testing.assert_close(found[3:], plain[3:])
+
+
+def test_captions_of_anima_reach_the_text_conditioner_a_few_at_a_time(bridge):
+    """As where the model encodes them itself: hundreds at once would take gigabytes."""
+    parts = fakes.ANIMA.parts()
+    clip, sizes = parts[1], []
+    prompts = [f"cat {number:02}" for number in range(20)]
+    entries = [clip.encode_from_tokens_scheduled(clip.tokenize(each))[0] for each in prompts]
+    folder = stored(torch.randn(20, 16, 1, 8, 8), entries)
+    with bridge.to_backend(*parts) as backend:
+        conditioner = backend.text_encoders[-1]
+        hook = conditioner.register_forward_pre_hook(
+            lambda module, given, named: sizes.append(len(named["source_hidden_states"])),
+            with_kwargs=True,
+        )
+        found = load_encoded(backend, folder).conditioning["context"]
+        hook.remove()
+        plain = encode_prompts(backend, prompts)["context"]
+    assert sum(sizes) - 1 == 20 and max(sizes) == 8, "one is the empty caption"
+    torch.testing.assert_close(found, plain)
+
+
+def test_a_conditioning_of_qwen_without_tokens_of_t5_is_refused():
+    """The CLIP of ACE-Step 1.5 has a Qwen3 of this size, and no T5."""
+    with pytest.raises(DataError, match="no t5xxl_ids: Anima reads Qwen3's states with T5's"):
+        fakes.ANIMA.family.host.prompts.read(torch.zeros(1, 3, 8), {})

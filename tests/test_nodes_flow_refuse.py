@@ -22,14 +22,7 @@ def host(request):
     return request.param
 
 
-@pytest.fixture
-def parts(host):
-    return host.parts()
-
-
-@pytest.fixture
-def bridge(monkeypatch, tmp_path):
-    return fakes.bridge(monkeypatch, tmp_path)
+parts, bridge = fakes.bridge_fixtures()
 
 
 @pytest.mark.parametrize(

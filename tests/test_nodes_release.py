@@ -2,12 +2,11 @@
 
 import importlib
 import json
-import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
-from fakes_audit import labels_of, write_audited
+from fakes_audit import audited_fixtures, labels_of
 from fakes_comfy import install, load_nodes
 from fakes_counting import counted_result
 from fakes_pack import WORKING, write
@@ -19,11 +18,7 @@ from resalign.backend.plan.images import ImageSet
 from resalign.backend.probe.audit import labels_record, read_audit
 from resalign.backend.report.schema import load_report
 
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("audited")
-    return write_audited(folder), folder
+written, audited = audited_fixtures()
 
 
 @pytest.fixture
@@ -33,11 +28,11 @@ def probe(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def kept(probe, written, tmp_path):
-    result, folder = written
+def kept(probe, audited, tmp_path):
+    result, folder = audited
     place = tmp_path / "output" / "resalign" / "probes" / ("a" * 20)
-    shutil.copytree(folder, place)
-    return result, place
+    place.parent.mkdir(parents=True)
+    return result, folder.rename(place)
 
 
 class Subject:

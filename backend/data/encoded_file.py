@@ -28,6 +28,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..families import Family, all_families
 from ..families.base.conditioning import Conditioning
+from ..model.encode import on_device
 from ..model.model import Model
 from .assembly import encode_texts, require_finite
 from .encoded_set import Bucket, EncodedSet
@@ -280,7 +281,10 @@ def _cut(families: Sequence[Family], part: str, tensor: Tensor) -> Tensor:
 def _finished(model: Model, given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Return the conditioning of what a host encoded, where the model itself has a part in it."""
     prompts = model.family.host.prompts
-    return prompts.finished(model, Conditioning(given)).parts if prompts else given
+    if prompts is None:
+        return given
+    with on_device(model, *model.text_encoders):
+        return prompts.finished(model, Conditioning(given)).parts
 
 
 def _part(path: Path, given: Mapping[str, Tensor], name: str, empty: Conditioning) -> Tensor:

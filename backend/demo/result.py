@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..plan.fine_tune import FineTuneConfig
 from ..statistics.intervals import wilson
-from .beds import UNET, find_bed
+from .beds import UNET
 from .evaluation import Rates
 
 BASE, PLAIN, HARDENED = "base", "plainly unlearned", "hardened"
@@ -28,15 +29,15 @@ class DemoResult:
 
     folder: Path
     rows: tuple[DemoRow, ...]
+    attack: FineTuneConfig  # as it was run
     seed: int
     seconds: float
     family: str = UNET.family
 
     def __str__(self) -> str:
-        attack = find_bed(self.family).attack
         lines = [
             f"Unsafe images among {self.rows[0].before.unsafe_total} prompts that ask for a "
-            f"weapon; attack: {attack.name}, {attack.steps} steps; seed {self.seed}",
+            f"weapon; attack: {self.attack.name}, {self.attack.steps} steps; seed {self.seed}",
             "",
             f"{'model':<19}{'before':>8}{'after fine-tuning':>20}{'95 % interval':>18}"
             f"{'other things drawn right':>27}",
@@ -57,10 +58,9 @@ class DemoResult:
             {"model": row.model, "before": asdict(row.before), "after": asdict(row.after)}
             for row in self.rows
         ]
-        attack = asdict(find_bed(self.family).attack)
         return {
             "folder": str(self.folder), "family": self.family, "seed": self.seed,
-            "seconds": round(self.seconds, 1), "attack": attack, "rows": rows,
+            "seconds": round(self.seconds, 1), "attack": asdict(self.attack), "rows": rows,
         }  # fmt: skip
 
 

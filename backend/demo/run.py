@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from ..checkpoint.save import export_merged
 from ..data.batches import EncodedData, prepare_data
 from ..data.encoded_set import EncodedSet
 from ..data.latents import encode_image_set
-from ..errors import ConfigError
+from ..errors import ConfigError, RunError
 from ..hardening.run import harden
 from ..plan.fine_tune import FineTuneConfig
 from ..plan.hardening import HardeningPlan
@@ -32,6 +33,7 @@ from ..plan.images import ImageSet
 from ..probe.fine_tune import fine_tuned
 from ..progress import Progress, ProgressCallback, silent
 from ..report.card import provenance_of, write_card
+from ..run.stored import check_same_plan, read_plan
 from ..statistics.intervals import wilson
 from .art import UNSAFE
 from .beds import UNET, Bed, find_bed
@@ -91,6 +93,7 @@ def _run(
     files = {BASE: bed.checkpoint} | {
         name: folder / f"demo_{name.replace(' ', '_')}.safetensors" for name in plans
     }
+    _refuse_another(folder, {files[name]: plan for name, plan in plans.items()})
     if bed.tokenizer.is_dir():  # no part of a weights file, and looked for beside it
         shutil.copytree(bed.tokenizer, folder / bed.tokenizer.name, dirs_exist_ok=True)
     # What both need is encoded first: two threads would do it twice
@@ -129,10 +132,32 @@ def _run(
     captions = [meter.classes[index] for index in shown]
     picture_grid(folder / "pictures.png", pictures, captions,
                  "Same prompts, same seeds: before and after the same fine-tuning")  # fmt: skip
-    _bars(folder / "rates.png", rows, bed.attack)
-    result = DemoResult(folder, tuple(rows), seed, time.perf_counter() - started, bed.family)
+    _bars(folder / "rates.png", rows, attack)
+    result = DemoResult(
+        folder, tuple(rows), attack, seed, time.perf_counter() - started, bed.family
+    )
     (folder / "demo.json").write_text(json.dumps(result.to_json(), indent=1) + "\n")
     return result
+
+
+def _refuse_another(folder: Path, plans: Mapping[Path, HardeningPlan]) -> None:
+    """Raise for a folder in which a demo with other options was begun."""
+    for file, plan in plans.items():
+        run = _run_of(file)
+        if not (run / "plan.json").is_file():
+            continue
+        stored = read_plan(run)
+        try:
+            check_same_plan(run, stored, plan)
+        except RunError:
+            raise RunError(
+                f"{folder} holds a demo with other options (family, method, seed or quick): name "
+                "another folder, or delete this one"
+            ) from None
+
+
+def _run_of(file: Path) -> Path:
+    return file.with_suffix(".run")
 
 
 def _plans(
@@ -177,9 +202,8 @@ def _unlearn(
 
     model = load_checkpoint(source)
     data = data or prepare_data(model, plan, cache=cache, on_progress=drawing)
-    run = target.with_suffix(".run")
     result = harden(
-        model, plan, run_folder=run, data=data,
+        model, plan, run_folder=_run_of(target), data=data,
         on_progress=lambda progress: on_progress(replace(progress, step=drawn + progress.step)),
     )  # fmt: skip
     provenance = provenance_of(plan, result.records, base_model="resalign demo")

@@ -49,9 +49,11 @@ class StoredPredictions:
         """
         if self.store.folder is not None:
             clear_leftovers(self.store.folder)
-        for done, number in enumerate(numbers, start=1):
-            if not self._holds(number):
-                self._make(number, draws(number))
+        missing = [number for number in numbers if not self._holds(number)]
+        held = len(numbers) - len(missing)
+        self.on_predicted(held, len(numbers))  # at once, as what an earlier session made
+        for done, number in enumerate(missing, start=held + 1):
+            self._make(number, draws(number))
             self.on_predicted(done, len(numbers))
         self.forget()
         self.filled = True

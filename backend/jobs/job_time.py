@@ -74,6 +74,8 @@ class JobTime:
         }
         self._sets: dict[str, int] = {}  # pictures drawn of each set
         self._drawing = False  # the pictures of now are drawn, and not read from an earlier session
+        # Of each stage, and of predictions, the first report holds what an earlier session did
+        self._met: set[str] = set()
         self._at: float | None = None
         self._kind = ""  # of the last report: a unit that follows other work includes its end
 
@@ -128,14 +130,17 @@ class JobTime:
             work.done = math.floor(work.done) + share if share < 1 else math.floor(work.done) + 1.0
         elif kind == BEFORE:
             self.work[DRAW].done = self.work[DRAW].units
+            counts = progress.stage in self._met
             work.done = self._stages_done(progress, share)
         elif kind == PREDICT:
+            counts = progress.stage in self._met
             work.done = work.units * progress.step / max(1, progress.total)
         else:
             for each in (DRAW, BEFORE, PREDICT):
                 self.work[each].done = self.work[each].units
             whole = progress.step - (self._warm if kind == RESIST else 0)
             work.done = whole + (0.0 if progress.values else share)
+        self._met.add(progress.stage)
         work.done = min(work.units, max(before, work.done))
         if last is not None and counts and begun:
             work.seconds += now - last

@@ -62,7 +62,7 @@ _DENSE = {
     "distil": DistilConfig(towards="anchor"),
 }  # fmt: skip
 
-# In passes as many as `durable` draws: a quarter of the steps, and one pass a step.
+# Four times the images of `durable`, in as many passes: half of the steps, and one pass a step.
 _WIDE = VariedConfig(images=4000, wide=True, sampling_steps=10, guidance=1.0)
 
 PLAN_PRESETS: dict[str, PlanPreset] = {

@@ -18,7 +18,8 @@ def license_fields(text: str) -> list[str]:
     known = text.strip().lower()
     if not known:
         return []
-    if known in _KNOWN:
-        return [f"license: {known}"]
     slug = re.sub(r"[^a-z0-9.+]+", "-", known).strip("-")
+    for name in (known, slug):
+        if name in _KNOWN:
+            return [f"license: {name}"]
     return ["license: other", f"license_name: {json.dumps(slug or 'unnamed')}"]

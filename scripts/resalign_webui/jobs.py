@@ -23,6 +23,8 @@ from ...backend.worker.process import WorkerProcess, death, python_path
 from ...backend.worker.requests import check_files, parse_request
 from .runs import saved_steps
 
+_RESUMED = ("harden", "resume", "probe")  # jobs that keep what is done when they are stopped
+
 LAST_JOB = "last_job.json"
 # Jobs that do not use the GPU: the host keeps its model and its queue.
 BESIDE_THE_HOST = ("check", "audit", "pack")
@@ -195,7 +197,7 @@ class JobManager:
 
     def _next_step(self, request: dict[str, Any]) -> str:
         """Return what to do after a worker has died."""
-        if request["job"] not in ("harden", "resume", "probe"):
+        if request["job"] not in _RESUMED:
             return ". Start the job again"
         step = saved_steps(Path(str(request.get("run_folder") or "")))
         return ". Resume continues " + (f"from step {step}" if step else "from what was saved")
@@ -205,10 +207,14 @@ class JobManager:
         with self._changed:
             assert self._state is not None
             ended = state["status"] != "running"
-            line = "stopping; what is done is kept" if self._cancelled else "finishing"
+            line = self._stopping() if self._cancelled else "finishing"
             status = {"status": "running", "line": line} if ended else {}
             self._state.update({**state, **status})
             self._publish()
+
+    def _stopping(self) -> str:
+        kept = self._state is not None and self._state["kind"] in _RESUMED
+        return "stopping; what is done is kept" if kept else "stopping"
 
     def _note(self, line: str) -> None:
         with self._changed:

@@ -12,18 +12,20 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
+from training import update
 from world import GROUPS, VAE_WIDTHS, Average, art, floats, images_of, judge, labels_of, save_grid
 
 PCA_SHARE = 0.35  # of the time
 
 
 def build() -> AutoencoderKL:
-    """Residual branches start at zero, the convolutions around the latents as the identity."""
+    """Build the network with new weights."""
     vae = AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -35,6 +37,13 @@ def build() -> AutoencoderKL:
         sample_size=art.SIZE,
         norm_num_groups=GROUPS,
     )
+    start_as_identity(vae)
+    vae.quant_conv.bias.data[4:] = -4  # log variance
+    return vae.to(memory_format=torch.channels_last)
+
+
+def start_as_identity(vae: nn.Module) -> None:
+    """Start residual branches at zero, the convolutions around the latents as the identity."""
     for name, module in vae.named_modules():
         if name.endswith(("conv2", "to_out.0")):
             nn.init.zeros_(module.weight)
@@ -42,8 +51,6 @@ def build() -> AutoencoderKL:
     for conv in (vae.quant_conv, vae.post_quant_conv):
         nn.init.dirac_(conv.weight)
         nn.init.zeros_(conv.bias)
-    vae.quant_conv.bias.data[4:] = -4  # log variance
-    return vae.to(memory_format=torch.channels_last)
 
 
 def pictures(seed: int, n: int = 7000) -> tuple[Tensor, Tensor]:
@@ -74,6 +81,30 @@ def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
     return (output - target).abs().mean() + F.mse_loss(output, target) + 0.5 * edges
 
 
+def losses_of(
+    vae: nn.Module,
+    data: Tensor,
+    components: Callable[[Tensor], Tensor],
+    noise: float,
+    *,
+    apart: bool,
+) -> tuple[Tensor, Tensor, Any]:
+    """Losses on eight images.
+
+    noise: deviation, on the latents that are decoded. apart: the decoder paints from components.
+
+    Returns:
+        loss of the reconstructions, mean squared error to the components, latents' distribution.
+    """
+    batch = floats(data[torch.randint(len(data), (8,))])
+    batch = batch.contiguous(memory_format=torch.channels_last)
+    latents, target = vae.encode(batch).latent_dist, components(batch)
+    to_components = F.mse_loss(latents.mean, target)
+    code = target if apart else latents.mean
+    output = vae.decode(code + noise * torch.randn_like(code)).sample
+    return reconstruction_loss(output, batch), to_components, latents
+
+
 @torch.no_grad()
 def measure(vae: AutoencoderKL, seed: int, path: Path | None = None) -> str:
     """Error and recognisability of reconstructions; writes originals and copies to `path`."""
@@ -96,7 +127,7 @@ def _judge_exists() -> bool:
     return (art.ASSETS / "judge.safetensors").exists()
 
 
-def _optimise(
+def optimise(
     parameters: list[nn.Parameter],
     minutes: float,
     rate: float,
@@ -113,11 +144,7 @@ def _optimise(
         cosine = max(0.02, (1 + math.cos(math.pi * share)) / 2)
         optimizer.param_groups[0]["lr"] = rate * min(1, (step + 1) / 50) * cosine
         loss = loss_at(share)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        average.update()
+        update(loss, optimizer, average)
         step += 1
         if elapsed > next_report:
             next_report += 60
@@ -132,20 +159,14 @@ def train(minutes: float, folder: Path, seed: int = 0) -> AutoencoderKL:
     components = patch_components(data)
 
     def loss_at(share: float) -> Tensor:
-        batch = floats(data[torch.randint(len(data), (8,))])
-        batch = batch.contiguous(memory_format=torch.channels_last)
-        latents, target = vae.encode(batch).latent_dist, components(batch)
-        to_components = F.mse_loss(latents.mean, target)
         apart = share < PCA_SHARE
-        code = target if apart else latents.mean
-        output = vae.decode(code + 0.03 * torch.randn_like(code)).sample
-        loss = reconstruction_loss(output, batch)
+        loss, to_components, latents = losses_of(vae, data, components, 0.03, apart=apart)
         if apart:
             return loss + to_components
         prior = 0.5 * (latents.mean**2 + latents.var - 1 - latents.logvar).mean()
         return loss + 1e-4 * prior + 1e-3 * to_components
 
-    _optimise(list(vae.parameters()), minutes, 2e-3, loss_at, lambda: measure(vae, 102))
+    optimise(list(vae.parameters()), minutes, 2e-3, loss_at, lambda: measure(vae, 102))
     print("vae", measure(vae, 102, folder.with_suffix(".png")), flush=True)
     vae.save_pretrained(folder)
     return vae
@@ -169,7 +190,7 @@ def train_decoder(minutes: float, source: Path, folder: Path, seed: int = 1) -> 
         return reconstruction_loss(vae.decode(latents[pick] + noise).sample, batch)
 
     parameters = [p for p in vae.parameters() if p.requires_grad]
-    _optimise(parameters, minutes, 1.5e-3, loss_at, lambda: measure(vae, 102))
+    optimise(parameters, minutes, 1.5e-3, loss_at, lambda: measure(vae, 102))
     print("decoder", measure(vae, 102, folder.with_suffix(".png")), flush=True)
     vae.save_pretrained(folder)
     return vae

@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
 from torch import Tensor, nn
+from training import Resumable, update
 from transformers import CLIPTextModel
 from world import (
     GROUPS,
     HEADS,
+    OVERSAMPLED,
     TEXT_WIDTH,
     UNET_WIDTHS,
     Average,
@@ -36,7 +38,6 @@ from world import (
 )
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-OVERSAMPLED = {"knife": 1.5, "gun": 1.4, "bomb": 1.4, "sword": 1.6}
 RATE, LARGEST_WEIGHT, CAPTION_DROPOUT = 2e-3, 60.0, 0.1
 
 
@@ -164,14 +165,10 @@ def train(
     latents, texts, caption_of = (encoded[k] for k in ("latents", "texts", "caption_of"))
     parameters = list(unet.parameters())
     optimizer = torch.optim.AdamW(parameters, RATE, weight_decay=1e-3, betas=(0.9, 0.99))
-    average, step, before, running = Average(parameters), 0, 0.0, 0.0
-    state_path = folder / "unet_state.pt"
-    if state_path.exists():
-        state = torch.load(state_path)
-        unet.load_state_dict(state["unet"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.values, average.steps = state["average"], state["step"]
-        step, before = state["step"], state["elapsed"]
+    average, running = Average(parameters), 0.0
+    state = Resumable(folder / "unet_state.pt", "unet", unet, optimizer, average)
+    step, before = state.load()
+    if step:
         torch.manual_seed(seed + step)
     next_save, next_monitor = before + 300, before + 240
     start = time.time() - before
@@ -191,20 +188,14 @@ def train(
         noised = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         error = (unet(noised, times, texts[chosen]).sample - noise).square().mean((1, 2, 3))
         loss = ((1 / abar[times]).clamp(max=LARGEST_WEIGHT) * error).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        average.update()
+        update(loss, optimizer, average)
         step += 1
         running = loss.item() if running == 0 else 0.99 * running + 0.01 * loss.item()
         if step % 200 == 0:
             print(f"unet {step} loss {running:.4f} {elapsed:.0f} s", flush=True)
         if elapsed > next_save:
             next_save += 300
-            kept = {"unet": unet.state_dict(), "optimizer": optimizer.state_dict()}
-            kept |= {"average": average.values, "step": step, "elapsed": elapsed}
-            torch.save(kept, state_path)
+            state.save(step, elapsed)
             average.swap()
             unet.save_pretrained(folder / "unet")
             average.swap()

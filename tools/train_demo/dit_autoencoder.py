@@ -14,33 +14,28 @@ import torch
 import torch.nn.functional as F
 from autoencoder import (
     PCA_SHARE,
-    _optimise,
+    losses_of,
     measure,
+    optimise,
     patch_components,
     pictures,
-    reconstruction_loss,
+    start_as_identity,
 )
 from diffusers import AutoencoderKLFlux2
 from dit_shared import CHANNELS, GROUPS, LATENT_CHANNELS, VAE_WIDTHS
-from torch import Tensor, nn
+from torch import Tensor
 from world import art, floats
 
 WHITENING, POSTERIOR_LOGVAR, DECODER_NOISE = 0.5, -7.0, 0.05
 
 
 def build() -> AutoencoderKLFlux2:
-    """Residual branches start at zero, the convolutions around the latents as the identity."""
+    """Build the network with new weights."""
     vae = AutoencoderKLFlux2(
         block_out_channels=VAE_WIDTHS, layers_per_block=1, norm_num_groups=GROUPS,
         latent_channels=LATENT_CHANNELS, sample_size=art.SIZE,
     )  # fmt: skip
-    for name, module in vae.named_modules():
-        if name.endswith(("conv2", "to_out.0")):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
-    for conv in (vae.quant_conv, vae.post_quant_conv):
-        nn.init.dirac_(conv.weight)
-        nn.init.zeros_(conv.bias)
+    start_as_identity(vae)
     # A constant posterior: the network does not learn one
     vae.quant_conv.weight.data[LATENT_CHANNELS:] = 0
     vae.quant_conv.bias.data[LATENT_CHANNELS:] = POSTERIOR_LOGVAR
@@ -58,21 +53,16 @@ def rotated_components(images: Tensor) -> Callable[[Tensor], Tensor]:
 def train(minutes: float, folder: Path, seed: int = 0) -> AutoencoderKLFlux2:
     """Train both halves, then take the statistics of the latents; writes `folder`."""
     torch.manual_seed(seed)
-    vae, (data, _) = build(), pictures(100)
+    vae = build()
+    data, _ = pictures(100)
     components = rotated_components(data)
 
     def loss_at(share: float) -> Tensor:
-        batch = floats(data[torch.randint(len(data), (8,))])
-        batch = batch.contiguous(memory_format=torch.channels_last)
-        mean, target = vae.encode(batch).latent_dist.mean, components(batch)
-        to_components = F.mse_loss(mean, target)
         apart = share < PCA_SHARE
-        code = target if apart else mean
-        output = vae.decode(code + DECODER_NOISE * torch.randn_like(code)).sample
-        loss = reconstruction_loss(output, batch)
+        loss, to_components, _ = losses_of(vae, data, components, DECODER_NOISE, apart=apart)
         return loss + (1.0 if apart else 0.1) * to_components
 
-    _optimise(list(vae.parameters()), minutes, 2e-3, loss_at, lambda: measure(vae, 102))
+    optimise(list(vae.parameters()), minutes, 2e-3, loss_at, lambda: measure(vae, 102))
     vae.eval()
     with torch.no_grad():
         means = torch.cat([vae.encode(floats(p)).latent_dist.mean for p in data[:3000].split(64)])

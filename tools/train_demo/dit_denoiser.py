@@ -35,11 +35,11 @@ from dit_shared import (
 )
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from world import Average, art, floats, images_of
+from training import Resumable, update
+from world import OVERSAMPLED, Average, art, floats, images_of
 
 from resalign.backend.families.base.conditioning import Conditioning
 
-OVERSAMPLED = {"knife": 1.5, "gun": 1.4, "bomb": 1.4, "sword": 1.6}  # as the other test-bed
 PICTURES, CAPTIONS = 12_000, 4
 RATE, BATCH, CAPTION_DROPOUT, WARM_UP = 2e-3, 32, 0.1, 200
 UNIFORM_SHARE = 0.25  # of the times
@@ -115,14 +115,10 @@ def train(
     network, generator = build(), torch.Generator().manual_seed(seed)
     parameters = list(network.parameters())
     optimizer = torch.optim.AdamW(parameters, RATE, weight_decay=1e-3, betas=(0.9, 0.98))
-    average, step, before, running = Average(parameters), 0, 0.0, 0.0
-    state_path = folder / f"{name}.pt"
-    if state_path.exists():
-        state = torch.load(state_path)
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.values, average.steps = state["average"], state["step"]
-        step, before = state["step"], state["elapsed"]
+    average, running = Average(parameters), 0.0
+    state = Resumable(folder / f"{name}.pt", "network", network, optimizer, average)
+    step, before = state.load()
+    if step:
         generator.manual_seed(seed + step)
     start, next_save = time.time() - before, before + 180
     while True:
@@ -144,11 +140,7 @@ def train(
             Conditioning({"context": contexts[chosen]}),
         )  # fmt: skip
         loss = (predicted - PROCESS.target(clean, noise, times)).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        average.update()
+        update(loss, optimizer, average)
         step += 1
         running = loss.item() if running == 0 else 0.99 * running + 0.01 * loss.item()
         if step % 100 == 0:
@@ -156,9 +148,7 @@ def train(
                   f"{time.process_time():.0f} CPU s", flush=True)  # fmt: skip
         if elapsed > next_save:
             next_save += 180
-            kept = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-            kept |= {"average": average.values, "step": step, "elapsed": elapsed}
-            torch.save(kept, state_path)
+            state.save(step, elapsed)
             average.swap()
             _write(network, folder / f"{name}-early.safetensors", seed, step)
             average.swap()

@@ -9,20 +9,17 @@ encoder is frozen.
 
 from __future__ import annotations
 
-import math
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from dit_shared import FAMILY, TEXT_HEAD, TEXT_LAYERS, TEXT_WIDTH, TOKENS, reader
-from text import SUFFIXES, labelled_captions
-from torch import nn
+from text import BATCH, SUFFIXES, labelled_captions, train_to_tell
+from torch import Tensor
 from world import art
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
-BATCH, PLACES = 32, 6
+PLACES = 6  # at which the heads read, of each caption
 NOTHING = 0  # the place of <|endoftext|>, which pads
 
 
@@ -74,37 +71,16 @@ def train(folder: Path, tokenizer_folder: Path, steps: int = 700, seed: int = 0)
     torch.manual_seed(seed)
     rng, tokenizer = np.random.default_rng(seed), build_tokenizer(tokenizer_folder)
     encoder = build(len(tokenizer))
-    model = reader(encoder, tokenizer)
-    sizes = (len(art.CLASSES), len(art.STYLES), len(art.BACKGROUNDS))
-    heads = nn.ModuleList(nn.Linear(3 * TEXT_WIDTH, size + 1) for size in sizes)
-    parameters = [*encoder.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(parameters, 3e-3, weight_decay=0.0, betas=(0.9, 0.98))
-    start = time.time()
-    for step in range(steps):
-        cosine = max(0.02, (1 + math.cos(math.pi * step / steps)) / 2)
-        optimizer.param_groups[0]["lr"] = 3e-3 * min(1, (step + 1) / 30) * cosine
-        captions, labels = labelled_captions(BATCH, rng)
+    model, width = reader(encoder, tokenizer), 3 * TEXT_WIDTH
+
+    def read(captions: list[str]) -> Tensor:
         tokens = FAMILY.texts.tokenise(model, captions)
         hidden = FAMILY.texts.encode(model, tokens)["context"]
         # From the end of the user's words on, every state may know all of them
         end = (tokens[0] == tokenizer.convert_tokens_to_ids(SPECIAL[2])).int().argmax(1)[:, None]
         places = end + (torch.rand(BATCH, PLACES) * (TOKENS - end)).long()
-        read = hidden.gather(1, places[..., None].expand(-1, -1, 3 * TEXT_WIDTH))
-        logits = [head(read) for head in heads]
-        loss = sum(
-            F.cross_entropy(out.flatten(0, 1), labels[:, i].repeat_interleave(PLACES))
-            for i, out in enumerate(logits)
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        if step % 50 == 0 or step == steps - 1:
-            right = [
-                round((out.argmax(-1) == labels[:, i : i + 1]).float().mean().item(), 2)
-                for i, out in enumerate(logits)
-            ]
-            seconds = time.time() - start
-            print(f"text {step} loss {loss.item():.3f} {right} {seconds:.0f} s", flush=True)
+        return hidden.gather(1, places[..., None].expand(-1, -1, width))
+
+    train_to_tell(encoder, width, read, steps, rng)
     encoder.save_pretrained(folder)
     return encoder

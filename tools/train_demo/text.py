@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from training import update
 from transformers import CLIPTextConfig, CLIPTextModel
 from world import HEADS, TEXT_WIDTH, art, load_tokenizer, tokenize
 
@@ -70,13 +72,19 @@ def labelled_captions(n: int, rng: np.random.Generator) -> tuple[list[str], Tens
     return captions, torch.tensor(labels)
 
 
-def train(folder: Path, tokenizer_folder: Path, steps: int = 450, seed: int = 0) -> CLIPTextModel:
-    """Pretrain and write `folder`."""
-    torch.manual_seed(seed)
-    rng, tokenizer = np.random.default_rng(seed), load_tokenizer(tokenizer_folder)
-    encoder = build()
+def train_to_tell(
+    encoder: nn.Module,
+    width: int,
+    read: Callable[[list[str]], Tensor],
+    steps: int,
+    rng: np.random.Generator,
+) -> None:
+    """Train the encoder with linear heads that read class, style and background; drop the heads.
+
+    read: captions to the states that the heads see, [batch, places, width].
+    """
     sizes = (len(art.CLASSES), len(art.STYLES), len(art.BACKGROUNDS))
-    heads = nn.ModuleList(nn.Linear(TEXT_WIDTH, size + 1) for size in sizes)
+    heads = nn.ModuleList(nn.Linear(width, size + 1) for size in sizes)
     parameters = [*encoder.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, 3e-3, weight_decay=0.0, betas=(0.9, 0.98))
     start = time.time()
@@ -84,21 +92,13 @@ def train(folder: Path, tokenizer_folder: Path, steps: int = 450, seed: int = 0)
         cosine = max(0.02, (1 + math.cos(math.pi * step / steps)) / 2)
         optimizer.param_groups[0]["lr"] = 3e-3 * min(1, (step + 1) / 30) * cosine
         captions, labels = labelled_captions(BATCH, rng)
-        tokens = tokenize(tokenizer, captions)
-        hidden = encoder(tokens).last_hidden_state
-        first_end = (tokens != END).sum(1, keepdim=True)
-        padding = first_end + (torch.rand(BATCH, 3) * (77 - first_end)).long()
-        places = torch.cat([first_end, padding], 1)
-        read = hidden.gather(1, places[..., None].expand(-1, -1, TEXT_WIDTH))
-        logits = [head(read) for head in heads]
+        states = read(captions)
+        logits = [head(states) for head in heads]
         loss = sum(
-            F.cross_entropy(out.flatten(0, 1), labels[:, i].repeat_interleave(4))
+            F.cross_entropy(out.flatten(0, 1), labels[:, i].repeat_interleave(states.shape[1]))
             for i, out in enumerate(logits)
         )
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        update(loss, optimizer)
         if step % 50 == 0 or step == steps - 1:
             right = [
                 round((out.argmax(-1) == labels[:, i : i + 1]).float().mean().item(), 2)
@@ -106,5 +106,22 @@ def train(folder: Path, tokenizer_folder: Path, steps: int = 450, seed: int = 0)
             ]
             seconds = time.time() - start
             print(f"text {step} loss {loss.item():.3f} {right} {seconds:.0f} s", flush=True)
+
+
+def train(folder: Path, tokenizer_folder: Path, steps: int = 450, seed: int = 0) -> CLIPTextModel:
+    """Pretrain and write `folder`."""
+    torch.manual_seed(seed)
+    rng, tokenizer = np.random.default_rng(seed), load_tokenizer(tokenizer_folder)
+    encoder = build()
+
+    def read(captions: list[str]) -> Tensor:
+        tokens = tokenize(tokenizer, captions)
+        hidden = encoder(tokens).last_hidden_state
+        first_end = (tokens != END).sum(1, keepdim=True)
+        padding = first_end + (torch.rand(BATCH, 3) * (77 - first_end)).long()
+        places = torch.cat([first_end, padding], 1)
+        return hidden.gather(1, places[..., None].expand(-1, -1, TEXT_WIDTH))
+
+    train_to_tell(encoder, TEXT_WIDTH, read, steps, rng)
     encoder.save_pretrained(folder)
     return encoder

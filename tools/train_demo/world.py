@@ -30,6 +30,7 @@ TEXT_WIDTH = 32
 HEADS = 4
 GROUPS = 8
 SCALING_FACTOR = 0.18215
+OVERSAMPLED = {"knife": 1.5, "gun": 1.4, "bomb": 1.4, "sword": 1.6}  # how often they are drawn
 
 
 def images_of(specs: Sequence, seed: int) -> Tensor:

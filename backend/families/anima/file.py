@@ -7,14 +7,7 @@ from typing import Any
 
 from ..base.overrides import is_count
 from ..base.shapes import Shapes
-from ..base.single_file import (
-    Part,
-    PartNames,
-    SingleFiles,
-    from_folder,
-    refuse_unusable,
-    shapes_of,
-)
+from ..base.single_file import Part, PartNames, SingleFiles, from_folder, refuse_unusable, shapes_of
 from ..base.stored import Companion, Description, StoredFile
 from ..qwen3.companion import qwen3_companion
 from ..qwen3.network import MARK, PREFIX, text_config

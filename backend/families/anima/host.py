@@ -11,7 +11,7 @@ from ..base.host import HostNames, HostPrompts, mask_of, to_length
 from .config import CONDITIONER, TOKENS
 from .names import CONDITIONER as ADAPTER
 from .networks import CONTEXT
-from .text import condition
+from .text import AT_ONCE, condition
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,12 +26,16 @@ _KEPT = (_STATES_MASK, _TARGETS, _TARGETS_MASK, _SCALE) = (
 
 
 def read_prompt(embedding: Tensor, entries: Mapping[str, Any]) -> Conditioning:
-    """States [1, tokens, width] and T5's tokens to 512 of each with masks. Weights are those that
-    the syntax (word:1.2) gives to T5's tokens."""
+    """Bring states, [1, tokens, width], and T5's tokens to 512 of each with masks.
+
+    Weights are those that the syntax (word:1.2) gives to T5's tokens.
+    """
     import torch
 
     from ..base.conditioning import Conditioning
 
+    if entries.get(_IDS) is None:
+        raise _lacks(_IDS)
     device = embedding.device
     ids = entries[_IDS].reshape(1, -1).to(device, torch.long)
     weights = entries.get(_WEIGHTS)
@@ -49,18 +53,27 @@ def read_prompt(embedding: Tensor, entries: Mapping[str, Any]) -> Conditioning:
 
 def finish(model: Loaded, kept: Conditioning) -> Conditioning:
     """Let the text conditioner make the denoiser's vectors of what `read_prompt` keeps."""
+    import torch
+
     from ..base.conditioning import Conditioning
 
     if missing := [name for name in (CONTEXT, *_KEPT) if name not in kept]:
-        raise DataError(
-            f"the conditioning has no {missing[0]}: Anima reads Qwen3's states with T5's tokens; "
-            f"encode the captions with its CLIP ({HOST.loader})"
-        )
-    found = condition(
-        model, kept[CONTEXT], kept[_STATES_MASK], kept[_TARGETS].long(), kept[_TARGETS_MASK]
+        raise _lacks(missing[0])
+    found = []
+    for states, mask, targets, targets_mask, scale in zip(
+        *(kept[name].split(AT_ONCE) for name in (CONTEXT, *_KEPT)), strict=True
+    ):
+        vectors = condition(model, states, mask, targets.long(), targets_mask)
+        # float32, as what hosts give otherwise
+        found.append(vectors * scale.to(vectors.device).unsqueeze(-1))
+    return Conditioning({CONTEXT: torch.cat(found)})
+
+
+def _lacks(name: str) -> DataError:
+    return DataError(
+        f"the conditioning has no {name}: Anima reads Qwen3's states with T5's tokens; "
+        f"encode the captions with its CLIP ({HOST.loader})"
     )
-    scale = kept[_SCALE].to(found.device).unsqueeze(-1)  # float32, as what hosts give otherwise
-    return Conditioning({CONTEXT: found * scale})
 
 
 def _width(model: Loaded) -> int:

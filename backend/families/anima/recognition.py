@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..base.file_recognition import FileRecognition
+from ..base.file_recognition import FileRecognition, Reader
 from ..base.stored import StoredFile
 from .config import DENOISER
 from .file import NAMES, describe_denoiser, describe_file, in_diffusers_names
@@ -17,10 +17,8 @@ def claims_file(file: StoredFile) -> bool:
 
 
 RECOGNITION = FileRecognition(
-    is_file=claims_file,
-    read_file=describe_file,
-    is_folder=is_anima,
-    read_folder=describe_folder,
+    file=Reader(claims_file, describe_file),
+    folder=Reader(is_anima, describe_folder),
     rate_lora=claims_lora,
     telling=TELLING,
     read_denoiser=describe_denoiser,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ..base.conditioning import Conditioning
 
-_AT_ONCE = 8  # prompts
+AT_ONCE = 8  # prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Texts:
         device = next(encoder.parameters()).device
         found = []
         for ids, mask, targets, kept in zip(
-            *(part.to(device).split(_AT_ONCE) for part in tokens), strict=True
+            *(part.to(device).split(AT_ONCE) for part in tokens), strict=True
         ):
             read = _readable(mask)
             states = encoder(input_ids=ids, attention_mask=read, use_cache=False).last_hidden_state

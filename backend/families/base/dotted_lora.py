@@ -16,8 +16,8 @@ def same(name: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DottedLoraNames:
-    """The `LoraNames` of a family whose own form is `diffusers`. No file in kohya's form is read by
-    it, as hosts would not load all of its modules.
+    """The `LoraNames` of a family whose own form is `diffusers`. Files in kohya's form are
+    read and not written, as hosts would not load all of their modules.
 
     base_version, architecture: as in `LoraNames`. prefix: what keys begin with. spell, read: a
     module to its name in such files, and back. every: see `LoraNames.stems`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..base.file_recognition import FileRecognition
+from ..base.file_recognition import FileRecognition, Reader
 from ..base.shapes import Shapes
 from ..base.stored import StoredFile
 from .config import DENOISER, denoiser_config
@@ -28,10 +28,8 @@ def denoiser_in_memory(shapes: Shapes) -> dict[str, Any]:
 
 
 RECOGNITION = FileRecognition(
-    is_file=claims_file,
-    read_file=describe_file,
-    is_folder=is_flux2,
-    read_folder=describe_folder,
+    file=Reader(claims_file, describe_file),
+    folder=Reader(is_flux2, describe_folder),
     rate_lora=claims_lora,
     telling=(TELLING,),
     read_denoiser=denoiser_in_memory,

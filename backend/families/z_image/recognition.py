@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..base.file_recognition import FileRecognition
+from ..base.file_recognition import FileRecognition, Reader
 from ..base.stored import StoredFile
 from .config import DENOISER
 from .file import NAMES, describe_denoiser, describe_file
@@ -19,10 +19,8 @@ def claims_file(file: StoredFile) -> bool:
 
 
 RECOGNITION = FileRecognition(
-    is_file=claims_file,
-    read_file=describe_file,
-    is_folder=is_z_image,
-    read_folder=describe_folder,
+    file=Reader(claims_file, describe_file),
+    folder=Reader(is_z_image, describe_folder),
     rate_lora=claims_lora,
     telling=FUSED,
     read_denoiser=partial(describe_denoiser, fused=True),
