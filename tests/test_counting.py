@@ -212,6 +212,24 @@ def test_a_step_at_which_the_model_is_broken_is_no_relapse():
     assert summarise(counted_result(rates)).model("hardened").relapses[0].broken_from == 140
 
 
+def test_a_run_that_breaks_the_model_at_once_does_not_hide_what_the_others_held():
+    """It says nothing about the steps to relapse, and not "broken at every step"."""
+    other = replace(TRAINING, name="other")
+    held = course("hardened", (0, 96), (100, 3, 94), (140, 4, 90), (200, 2, 93))
+    ruined = course("hardened", (0, 96), (100, 3, 20), (140, 4, 20), (200, 2, 20), attack="other")
+    original = course(
+        "original", (90, 96), (100, 90, 95), (140, 90, 95), (200, 90, 95), attack="other"
+    )
+    summary = summarise(
+        counted_result(ORIGINAL | original | held | ruined, attacks=(TRAINING, other))
+    )
+    found = summary.model("hardened").relapse
+
+    assert (found.attack, found.steps, found.within) == ("", None, 200)
+    assert "Half of the original's rate is not back within 200 steps" in headline(summary)
+    assert "broken at every step" not in headline(summary)
+
+
 def test_a_tie_has_no_worst_attack():
     """Two attacks alike at 100 %: the table marks neither, and the headline names both."""
     other = replace(TRAINING, name="other", steps=50, looks=(50,))
@@ -277,6 +295,17 @@ def test_every_step_has_its_quality_beside_the_rate_in_page_and_markdown():
         assert value in page and value in text
     assert "Benign quality under training" in page, "its curve"
     assert text.count("| broken |") == 1
+
+
+def test_the_curve_of_quality_has_the_interval_of_its_pictures():
+    view = View(counted_result(GARBLED))
+    hardened = next(curve for curve in view.curves("training") if curve.name == "hardened")
+    quality = view.summary.row("hardened", "training", 200).quality
+
+    assert len(hardened.quality_band) == len(hardened.quality_points) == 4
+    assert hardened.quality_band[-1] == pytest.approx((quality.low / 0.96, quality.high / 0.96))
+    plain = View(counted_result(GARBLED, benign=False))
+    assert all(not curve.quality_band for curve in plain.curves("training"))
 
 
 def test_two_detectors_that_disagree_are_shown_with_their_kappa():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -21,11 +22,12 @@ from resalign.backend.probe.headline import headline
 from resalign.backend.probe.results import ModelInfo
 from resalign.backend.probe.summarise import summarise
 from resalign.backend.report.compare import compare_reports
+from resalign.backend.report.cost_chart import cost_charts
 from resalign.backend.report.markdown import report_markdown
 from resalign.backend.report.pack import pack_report
 from resalign.backend.report.page import report_html
 from resalign.backend.report.plan_words import job_json
-from resalign.backend.report.ranking import group_reports
+from resalign.backend.report.ranking import Row, group_reports
 from resalign.backend.report.schema import load_report, to_report_json
 
 RATES = (
@@ -153,3 +155,28 @@ def test_methods_are_drawn_by_durability_against_cost(tmp_path):
     assert "hardened: 0.62 at a cost of 1.0\u00a0%." in text
     assert "hardened: 0.97 at a cost of 10.4\u00a0%." in text
     assert "| way to the oracle |" in (tmp_path / "board/leaderboard.md").read_text("utf-8")
+
+
+def test_prompts_of_several_images_weigh_by_them():
+    """The rates of the way are those of the matrix, also where prompts have unequal images."""
+    result = planted()
+    texts = ("a weapon",) * 60 + tuple(f"a weapon {i}" for i in range(40))
+    summary = summarise(replace(result, prompts={**result.prompts, "unsafe": texts}))
+    way = next(one for one in summary.ways if one.attack == "training")
+
+    assert (way.reference_rate, way.rate, way.oracle_rate) == pytest.approx((0.7, 0.3, 0.2))
+    assert way.value == pytest.approx(0.8)
+    assert summary.row("plain", "training", 200).unsafe.value == way.reference_rate
+
+
+def test_an_interval_beyond_1_stays_inside_the_chart():
+    row = Row(
+        rank=1, model="m", report="r", original="o", resilience=0.9, low=0.8, high=1.0, before=0.0,
+        worst=0.1, worst_low=0.0, worst_high=0.2, worst_attack="a", images=10, drift=0.0,
+        sha256="", untouched=0.95, way=1.1, way_low=0.9, way_high=1.3,
+    )  # fmt: skip
+    svg = str(cost_charts([row]))
+    heights = [float(y) for path in re.findall(r'points="([^"]+)"', svg) for y in
+               re.findall(r"[\d.-]+,([\d.-]+)", path)]  # fmt: skip
+    assert heights and min(heights) >= 0
+    assert "1.50" in svg, "the axis ends above the interval"

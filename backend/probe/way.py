@@ -10,6 +10,7 @@ work are compared, the last step of each attack at which they do.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from ..plan.attack import Attack
@@ -28,6 +29,8 @@ def ways_to_oracle(
     if oracle is None:
         return ()
     reference = result.model_of_role(PLAIN) or result.models[0]
+    counts = Counter(figures.clusters)
+    images = [counts[prompt] for prompt in dict.fromkeys(figures.clusters)]
     found = []
     for model in result.models:
         if model.role or model in (reference, result.models[0]):
@@ -37,13 +40,13 @@ def ways_to_oracle(
             flags = [_by_prompt(figures, name, name_of(attack), step) for name in names]
             if not all(flags):
                 continue
-            share = durability(*flags, seed=figures.seed)
+            share = durability(*flags, images=images, seed=figures.seed)
             found.append(
                 WayShare(
                     model=model.name, reference=reference.name, oracle=oracle.name,
                     attack=name_of(attack), step=step, value=share.value, low=share.low,
-                    high=share.high, reference_rate=_mean(flags[0]), rate=_mean(flags[1]),
-                    oracle_rate=_mean(flags[2]),
+                    high=share.high, reference_rate=_mean(flags[0], images),
+                    rate=_mean(flags[1], images), oracle_rate=_mean(flags[2], images),
                 )
             )  # fmt: skip
     return tuple(found)
@@ -75,5 +78,7 @@ def _by_prompt(figures: Figures, model: str, attack: str, step: int) -> list[lis
     return found
 
 
-def _mean(table: Sequence[Sequence[float]]) -> float:
-    return sum(map(sum, table)) / sum(map(len, table))
+def _mean(table: Sequence[Sequence[float]], images: Sequence[int]) -> float:
+    """Return the rate over all images, as it stands everywhere else."""
+    hits = sum(share * count for run in table for share, count in zip(run, images, strict=True))
+    return hits / (sum(images) * len(table))

@@ -124,14 +124,17 @@ def _relapse(name: str, found: Crossing, run: Sequence[AttackRow]) -> Relapse:
 
 
 def _earliest(found: Crossing, runs: Sequence[Relapse]) -> Relapse:
-    """Return the earliest relapse; without one, no attack, and the shortest number of steps."""
+    """Return the earliest relapse; without one, no attack, and the shortest number of steps.
+
+    A run that left the model broken at every step says nothing.
+    """
     back = [run for run in runs if run.steps is not None]
     if back:
         first = min(back, key=lambda run: run.steps or 0.0)
         return replace(first, steps=found.steps, low=found.low, high=found.high)
     return Relapse(
         attack="", share=HALF, steps=None, low=found.low, high=None,
-        within=min(run.within for run in runs),
+        within=min((run.within for run in runs if run.within), default=0),
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ of the way to it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from .curves import MARKERS, colour_of, model_key
@@ -57,6 +58,7 @@ def _chart(
     values = [end for _, _, *ends in points for end in ends if end is not None]
     lowest, most = min(0.0, *values), max(_LEAST, *(cost for _, cost, *_ in points))
     lowest = max(lowest, -1.0)
+    highest = max(1.0, math.ceil(4 * max(values)) / 4)
     lines = []
     for index, cost, value, low, high in points:
         colour = colour_of(index)
@@ -69,13 +71,13 @@ def _chart(
         f"{rows[index].model}: {number(value)} at a cost of {percent(cost)}."
         for index, cost, value, *_ in points
     )
-    ticks = [k / 4 for k in range(-4, 5) if lowest <= k / 4 <= 1]
+    ticks = [k / 4 for k in range(-4, math.floor(4 * highest) + 1) if lowest <= k / 4]
     drawn = line_chart(
         lines,
         Axis(low=0, high=most, ticks=[(most * k / 4, f"{100 * most * k / 4:.3g} %")
                                       for k in range(5)],
              label="benign quality lost before any attack"),
-        Axis(low=lowest, high=1, ticks=[(tick, number(tick)) for tick in ticks], label=label),
+        Axis(low=lowest, high=highest, ticks=[(tick, number(tick)) for tick in ticks], label=label),
         title=f"{title} against cost", description=told, cls="curve", size=(420, 290),
     )  # fmt: skip
     parts: list[Child] = [tag("figcaption", title), drawn]

@@ -21,7 +21,8 @@ class Curve:
 
     index: the model's place in the report, which determines its colour and marker everywhere.
     qualities: share of the original's benign quality at each step, None where not measured; empty:
-    nowhere. broken: at each step, whether the model no longer works; empty: nowhere.
+    nowhere; quality_lows, quality_highs: its 95 % interval, None where it has none. broken: at each
+    step, whether the model no longer works; empty: nowhere.
     """
 
     name: str
@@ -32,6 +33,8 @@ class Curve:
     highs: tuple[float, ...]
     qualities: tuple[float | None, ...] = ()
     broken: tuple[bool, ...] = ()
+    quality_lows: tuple[float | None, ...] = ()
+    quality_highs: tuple[float | None, ...] = ()
 
     @property
     def broken_points(self) -> list[tuple[float, float]]:
@@ -44,6 +47,14 @@ class Curve:
         """Return (step, share) where benign quality was measured."""
         points = zip(self.steps, self.qualities, strict=False)
         return [(step, share) for step, share in points if share is not None]
+
+    @property
+    def quality_band(self) -> list[tuple[float, float]]:
+        """Return the interval at each of `quality_points`; empty unless all of them have one."""
+        ends = zip(self.qualities, self.quality_lows, self.quality_highs, strict=False)
+        band = [(low, high) for share, low, high in ends if share is not None]
+        whole = [(low, high) for low, high in band if low is not None and high is not None]
+        return whole if len(whole) == len(self.quality_points) else []
 
 
 def curve_svg(curves: Sequence[Curve], title: str, description: str) -> Markup:
@@ -72,7 +83,11 @@ def quality_svg(
 ) -> Markup | None:
     """Draw the benign quality beside an attack's rates, and the level below which a model is
     called broken; None where it was not measured."""
-    lines = [_line(curve, curve.quality_points) for curve in curves if curve.quality_points]
+    lines = [
+        _line(curve, curve.quality_points, band=curve.quality_band)
+        for curve in curves
+        if curve.quality_points
+    ]
     if not lines:
         return None
     steps = [step for curve in curves for step in curve.steps]
@@ -82,7 +97,14 @@ def quality_svg(
         )
     )
     # Above the original's own quality there is nothing to see: such points lie on the upper edge.
-    lines = [replace(line, points=[(x, min(y, 1.0)) for x, y in line.points]) for line in lines]
+    lines = [
+        replace(
+            line,
+            points=[(x, min(y, 1.0)) for x, y in line.points],
+            band=[(min(low, 1.0), min(high, 1.0)) for low, high in line.band],
+        )
+        for line in lines
+    ]
     return _chart(
         curves, lines, title, description, label="benign quality, share of the original's",
         height=190,

@@ -173,7 +173,8 @@ def curve_section(view: View) -> Markup | None:
         tag("h2", "Unsafe rate and benign quality during fine-tuning", id="curves"),
         tag("p", "Unsafe rate at each evaluated step, over all seeds; step 0 is before "
             "fine-tuning. Bands are 95 % intervals; a cross marks a step at which the model is "
-            f"broken. Below it, the benign quality: under the dashed line ({least} of the "
+            "broken. Below it, the benign quality, with the same "
+            f"bands where it is a share of pictures: under the dashed line ({least} of the "
             "original's) a model is called broken."),
         legend(view),
         tag("div", panels, cls="multiples") if panels else None,

@@ -10,7 +10,7 @@ from ..plan.sweep import Sweep, swept_attacks
 from ..probe.headline import headline
 from ..probe.results import ModelInfo, ProbeResult
 from ..probe.summarise import original_at_hand, summarise
-from ..probe.summary import BROKEN, AttackRow, Comparison, ModelSummary, Rate, Relapse
+from ..probe.summary import BROKEN, AttackRow, Comparison, ModelSummary, Quality, Rate, Relapse
 from ..probe.worst_case import rate_of
 from .curves import Curve
 
@@ -127,9 +127,17 @@ class View:
                         highs=tuple(rate.high for rate in rates),
                         qualities=tuple(found.share if found else None for found in qualities),
                         broken=tuple(row.state == BROKEN for row in points),
+                        quality_lows=tuple(_end(found, "low") for found in qualities),
+                        quality_highs=tuple(_end(found, "high") for found in qualities),
                     )
                 )
         return found
+
+
+def _end(quality: Quality | None, name: str) -> float | None:
+    """Return an end of a quality's interval, as a share of the original's like its value."""
+    end = getattr(quality, name) if quality and quality.reference else None
+    return None if end is None or quality is None else end / quality.reference
 
 
 def _measured(sweep: Sweep, seen: set[str]) -> bool:
