@@ -47,7 +47,7 @@ def test_the_page_draws_the_text_of_every_node_that_returns_one(nodes, root):
     returning = {
         node.define_schema().node_id
         for node in nodes
-        if re.search(r'ui=\{"text"|return compared\(', inspect.getsource(node))
+        if re.search(r'ui=\{"text"|return both_models\.compared\(', inspect.getsource(node))
     }
     assert returning == drawn and "ResAlign_PackRelease" in drawn
 
