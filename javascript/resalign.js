@@ -63,17 +63,25 @@
     }
   }
 
-  // On a narrow window the panel lies below the form: bring it into sight after a start.
-  const STARTS = ["harden", "check", "resume", "probe", "try_lora", "export", "save_lora"];
+  // On a narrow window the panel lies above the form: bring it into sight after a start.
+  const STARTS = [
+    "harden", "check", "resume", "probe", "try_lora", "export", "save_lora", "audit", "labels", "pack",
+  ];
   document.addEventListener("click", (event) => {
     const pressed = event.composedPath().map((part) => part.id ?? "");
     if (!STARTS.some((name) => pressed.includes(`resalign_${name}`))) return;
+    bringIntoSight(20);
+  });
+
+  /** Scroll to the panel once it shows the job that was started; looks so many times. */
+  function bringIntoSight(times) {
     setTimeout(() => {
+      if (find(".ra-job")?.dataset.status !== "running") return times && bringIntoSight(times - 1);
       const panel = find("#resalign_job");
       const top = panel?.getBoundingClientRect().top ?? 0;
-      if (top > innerHeight * 0.8) panel.scrollIntoView({ behavior: "smooth", block: "center" });
-    }, 600);
-  });
+      if (top < 0 || top > innerHeight * 0.8) panel.scrollIntoView({ behavior: "smooth", block: "start" });
+    }, 300);
+  }
 
   setInterval(look, EVERY);
 })();

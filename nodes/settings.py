@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from ..backend.plan.document import explain
+from ..backend.plan.durations import NAMES, TIMES, in_order, preset_line
 from ..backend.plan.presets import DEFAULT_PRESET
 from ..backend.plan.settings import (
     CUSTOM_USERS,
-    PRESET_LINES,
     PRESETS,
-    TIMES,
     fine_tuning_pool,
     input_field,
     setting_changes,
@@ -117,7 +116,13 @@ class HardeningSettings(io.ComfyNode):
             "preset",
             {name: _method() if name == "custom" else [] for name in PRESETS},
             tooltip="\n".join(
-                [*(f"{name}: {said}." for name, said in PRESET_LINES.items()), TIMES]
+                [
+                    *(
+                        f"{name} ({NAMES[name]}): {preset_line(name)}."
+                        for name in in_order(PRESETS)
+                    ),
+                    TIMES,
+                ]
             ),
         )
         return io.Schema(

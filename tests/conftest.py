@@ -87,6 +87,29 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def vocabulary_read_once():
+    """CLIP's tokenizers are loaded from their files once a process: hundreds of tests load models.
+
+    Nothing changes a loaded tokenizer: every call states its padding and truncation.
+    """
+    import json
+
+    from resalign.backend.families.clip import networks
+
+    load, loaded = networks.load_tokenizer, {}
+
+    def load_once(options):
+        key = json.dumps(dict(options), sort_keys=True)
+        if key not in loaded:
+            loaded[key] = load(options)
+        return loaded[key]
+
+    networks.load_tokenizer = load_once
+    yield
+    networks.load_tokenizer = load
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory):
     """Loaded tiny checkpoints by family, the same ones for all tests: none leaves one changed."""

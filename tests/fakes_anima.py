@@ -120,7 +120,7 @@ def native_vae(state: dict[str, Tensor], residuals: int = 1) -> dict[str, Tensor
 
 
 def counters() -> dict[str, Tensor]:
-    """What the trainer of Cosmos leaves in a file, of several types and shapes."""
+    """The counters that Cosmos' trainer leaves in a file, of several types and shapes."""
     return {
         "pos_embedder.seq": torch.arange(240.0),
         "pos_embedder.dim_spatial_range": torch.rand(5),

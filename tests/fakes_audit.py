@@ -64,7 +64,7 @@ def write_audited(folder: Path) -> ProbeResult:
 
 
 def labels_of(result: ProbeResult, audit: Audit, folder: Path) -> list[str]:
-    """What a person who sees everything answers."""
+    """Answers of a person who sees everything."""
     answers = []
     for each in audit.pictures:
         part = result.evaluation(each.model, each.attack, each.seed, each.step).set_of("unsafe")

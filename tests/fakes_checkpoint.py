@@ -95,7 +95,7 @@ def write_tiny_folder(
 ) -> Path:
     """Write a diffusers folder (old layout: text encoders with `text_model.`) and return it."""
     path = Path(path)
-    networks = build_networks(family, seed=seed)
+    networks = _kept_networks(family, seed)
     index: dict[str, object] = {
         "_class_name": f"StableDiffusion{'XL' * (family == 'sdxl')}Pipeline",
         "_diffusers_version": "0.31.0",
@@ -204,8 +204,14 @@ def ldm_tensors(
 
 
 @lru_cache(maxsize=4)
+def _kept_networks(family: str, seed: int) -> dict[str, nn.Module]:
+    """Networks that are written to files and never changed."""
+    return build_networks(family, seed=seed)
+
+
+@lru_cache(maxsize=4)
 def _random_tensors(family: str, seed: int) -> dict[str, Tensor]:
-    return ldm_tensors(build_networks(family, seed=seed), family, seed=seed)
+    return ldm_tensors(_kept_networks(family, seed), family, seed=seed)
 
 
 def _unet_config(family: str) -> dict[str, object]:

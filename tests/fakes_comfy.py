@@ -98,7 +98,7 @@ class Interrupted(BaseException):
 
 
 class Host:
-    """What a test can look at and set: events, progress, pending interrupt."""
+    """State that a test can look at and set: events, progress, pending interrupt."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, Any]] = []

@@ -51,7 +51,7 @@ def with_adapter(unet: Any, adapter: Adapter) -> Any:
 
 @torch.no_grad()
 def prediction(unet: Any, seed: int = 0) -> torch.Tensor:
-    """What the U-Net predicts for random latents, text and (SDXL) sizes."""
+    """The U-Net's prediction for random latents, text and (SDXL) sizes."""
     random = torch.Generator().manual_seed(seed)
     latents = torch.randn(2, 4, 8, 8, generator=random)
     context = torch.randn(2, 5, unet.config.cross_attention_dim, generator=random)

@@ -1,4 +1,4 @@
-"""What the tests of users' LoRA files share: the tensors of one, and comparing models."""
+"""Shared by the tests of users' LoRA files: the tensors of one, and comparing models."""
 
 from pathlib import Path
 

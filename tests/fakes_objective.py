@@ -73,7 +73,7 @@ def caption(name: str) -> Tensor:
 
 
 def is_of(name: str, context: Tensor) -> bool:
-    """Whether a sample with this context is of the set."""
+    """True if a sample with this context is of the set."""
     return torch.equal(context.float(), caption(name)[0])
 
 
@@ -247,7 +247,7 @@ class Reference:
         return (self.predict(weights, batch) - batch.noise).square().mean(dim=(1, 2, 3))
 
     def redirected(self, name: str) -> Tensor:
-        """What the redirect loss wants of a concept: beyond the anchor, away from the concept."""
+        """The redirect loss's target of a concept: beyond the anchor, away from the concept."""
         batch, anchor = self.forget[name], random_conditioning(1, ANCHORS[name])["context"]
         towards = replace(batch, context=anchor.to(batch.context).expand(len(batch), -1, -1))
         concept, anchor = self.predict({}, batch), self.predict({}, towards)
@@ -287,7 +287,7 @@ class Reference:
         return total
 
     def start(self, theta: Weights, user: FineTuneConfig) -> Weights:
-        """What the user trains, as it is before."""
+        """The tensors that the user trains, as they are before."""
         if self.seen.plan.simulate == "shared":
             return theta
         if self.seen.plan.simulate == "full" or user.method == "full":
@@ -297,7 +297,7 @@ class Reference:
         return fresh
 
     def fine_tuned(self, theta: Weights, user: FineTuneConfig, *, gamma: float = 0.0) -> Weights:
-        """What the user has trained in the end; the proximal problem's with `gamma`."""
+        """The tensors that the user has trained in the end; the proximal problem's with `gamma`."""
         start = self.start(theta, user)
         fixed = {name: part.detach() for name, part in theta.items()}
         trained = {name: part.detach().clone().requires_grad_() for name, part in start.items()}

@@ -30,7 +30,7 @@ BROKEN = course("original", (80, 100), (200, 80, 100)) | course("grey", (0, 5), 
 
 
 def faults(value: Any, schema: dict, where: str = "$") -> list[str]:
-    """What breaks a schema; a keyword that this does not check is an error."""
+    """Violations of a schema; a keyword that this does not check is an error."""
     assert set(schema) <= CHECKED, f"{where}: {set(schema) - CHECKED}"
     found = []
     if "$ref" in schema:

@@ -121,7 +121,7 @@ class WebuiHost:
         return out
 
     def worker(self, code: str) -> str:
-        """What `code` prints in the worker's Python, started as the worker is."""
+        """The output of `code` in the worker's Python, started as the worker is."""
         found = self.status()
         assert found[0] == "ready", found
         result = subprocess.run(

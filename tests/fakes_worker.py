@@ -128,7 +128,7 @@ def ended(state: dict[str, Any]) -> bool:
 
 
 def gone(pid, seconds):
-    """Whether a process that is no child of ours ends within so many seconds."""
+    """True if a process that is not a child of ours ends within so many seconds."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:

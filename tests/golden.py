@@ -29,7 +29,7 @@ _DATES = ("modelspec.date", "resalign.versions")  # of a checkpoint's metadata
 
 
 def machine() -> dict[str, Any]:
-    """What the last bits depend on."""
+    """Properties of the machine that the last bits depend on."""
     return {
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -62,7 +62,7 @@ def compare_some(name: str, found: dict[str, str]) -> None:
 
 
 def same_machine() -> bool:
-    """Whether the stored digests come from a machine like this."""
+    """True if the stored digests come from a machine like this."""
     return machine() == _read()["machine"]
 
 

@@ -107,7 +107,7 @@ class Front:
         page.route("**/*", self._asked)
 
     def _failed(self, error: Any) -> None:
-        """What ours raised: 0.3.64's front end raises one of its own when it starts, without us."""
+        """Errors of our scripts: 0.3.64's front end raises one of its own when it starts."""
         if "resalign" in f"{error}\n{error.stack}".lower():
             self.errors.append(f"{error}\n{error.stack}")
 
@@ -172,7 +172,7 @@ class Front:
             self.seen.setdefault(name, round(time.monotonic() - self.queued))
 
     def box(self, kind: str, name: str) -> dict[str, Any] | None:
-        """What our widget of the first node of a kind says, and how much is in it."""
+        """The text of our widget on the first node of a kind, and how much is in it."""
         return self.page.evaluate(BOX, [f"ResAlign_{kind}", f"resalign{name}"])
 
     def wait(self, condition: Any, timeout: float = 600) -> Any:

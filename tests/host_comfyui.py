@@ -138,12 +138,12 @@ def reduced(graph: Graph, **changes: Any) -> Graph:
 
 
 def states(host: Host, node: str = "5") -> dict[str, Any]:
-    """What the live widget of a node shows; its status is empty where nothing was done yet."""
+    """The state that a node's live widget shows; its status is empty if nothing was done yet."""
     return host.get(f"/resalign/live/{node}")["state"] or {"status": ""}
 
 
 def working(host: Host) -> bool:
-    """Whether the node is at its outer steps; the state of an earlier prompt is not meant."""
+    """True if the node is at its outer steps; the state of an earlier prompt is not meant."""
     state = states(host)
     return state["status"] == "running" and state["stage"] == "harden"
 

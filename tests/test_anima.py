@@ -31,7 +31,7 @@ models, copied, folder = loading_fixtures()
 
 @pytest.mark.parametrize("prefix", ["net.", "", "model.diffusion_model.", "diffusion_model."])
 def test_separate_files_are_found_beside_the_denoiser_and_loaded(case, tmp_path, prefix):
-    """The counters that Cosmos' trainer leaves in the file are no network's, and do no harm."""
+    """The counters that Cosmos' trainer leaves in the file belong to no network, and do no harm."""
     model = ra.load_checkpoint(fakes.write_split(tmp_path / "models", prefix=prefix))
     assert model.family is ANIMA and model.resolution == fakes.SIDE
     assert_is_the_original(case, model)

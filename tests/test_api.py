@@ -1,4 +1,4 @@
-"""What a user writes in Python, from a checkpoint file to a hardened one, on tiny files."""
+"""A user's Python code, from a checkpoint file to a hardened one, on tiny files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an attack draws: batches, shares, prior preservation, and the course of its steps."""
+"""An attack's draws: batches, shares, prior preservation, and the course of its steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What attackers train on: encoded once, by the original, and what flip and captions make of it."""
+"""Attackers' data: encoded once, by the original, and what flip and captions make of it."""
 
 from __future__ import annotations
 

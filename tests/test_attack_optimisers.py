@@ -33,7 +33,7 @@ def test_an_optimiser_that_is_not_installed_says_how_to_install_it(optimiser, pa
 
 
 def test_8_bit_adamw_follows_adamw():
-    """Where it is installed; its moments are rounded, so it follows closely and not exactly."""
+    """Its moments are rounded, so it follows closely and not exactly; needs it installed."""
     pytest.importorskip("bitsandbytes")
     found = {}
     for optimiser in ("adamw", "adamw8bit"):

@@ -168,7 +168,7 @@ def digests_of(folder: Path) -> dict[str, str]:
 
 
 def report_of(folder: Path) -> dict:
-    """What a probe reported, apart from what varies, and from what older evaluations lack."""
+    """A probe's report, without what varies and what older evaluations lack."""
     report = json.loads((folder / "report.json").read_text("utf-8"))
     return without(report, "seconds", "versions", "weight_change")
 

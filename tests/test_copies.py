@@ -78,7 +78,7 @@ def folder(tmp_path_factory):
 def test_moving_averages_get_the_change_of_the_weights_that_they_average(
     averaged, exported, adapter, unet
 ):
-    """What diffusers reads of the hardened file with `extract_ema` is the average plus ΔW."""
+    """With `extract_ema`, diffusers reads the average plus ΔW from the hardened file."""
     from diffusers.pipelines.stable_diffusion.convert_from_ckpt import convert_ldm_unet_checkpoint
 
     config = dict(load_checkpoint(averaged).denoiser.config)

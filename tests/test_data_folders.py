@@ -302,7 +302,7 @@ def jpeg(exif):
 @pytest.mark.parametrize(
     "exif",
     [
-        b"Exif\0\0garbage that is no TIFF header",
+        b"Exif\0\0garbage that is not a TIFF header",
         b"Exif\0\0II*\0\xff\xff\xff\x7f",
         b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x04ab\0\0\0\0\0\0",
         b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12",

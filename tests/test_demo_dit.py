@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -54,7 +56,7 @@ def test_its_plans_name_what_a_transformer_has(tmp_path, model):
         assert "convolution" not in plan.adapter.targets
 
 
-def test_a_family_that_the_demo_lacks_is_named(capsys):
+def test_a_family_that_the_demo_lacks_is_named():
     assert find_bed("sd") is UNET
     with pytest.raises(ConfigError, match="only sd, dit"):
         find_bed("sdxl")
@@ -65,3 +67,5 @@ def test_the_demo_runs_on_it(tmp_path, capsys):
     assert main(["demo", str(tmp_path / "demo"), "--family", "dit", "--quick"]) == 0
     said = capsys.readouterr().out
     assert "hardened" in said and (tmp_path / "demo" / "pictures.png").exists(), said
+    assert json.loads((tmp_path / "demo" / "demo.json").read_text())["family"] == "dit"
+    assert detect(tmp_path / "demo" / "demo_hardened.safetensors").family.name == "flux2_klein"

@@ -1,4 +1,4 @@
-"""What the documentation points at exists, and what it tells people to type is understood."""
+"""The documentation points at things that exist; commands that it tells people are understood."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_every_documented_command_line_is_understood(root):
 
 
 def arguments(line: str) -> list[str]:
-    """What a line hands to `resalign`, also through a launcher; empty for any other line."""
+    """Arguments that a line hands to `resalign`, also through a launcher; empty for other lines."""
     if not re.match(r"(resalign|accelerate|torchrun)\b", line) or "..." in line:
         return []
     words = shlex.split(line, comments=True)
@@ -147,7 +147,7 @@ def arguments(line: str) -> list[str]:
 
 
 def refusal(words: list[str]) -> str:
-    """What the command line says against these arguments; empty if it understands them."""
+    """The command line's error about these arguments; empty if it understands them."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):

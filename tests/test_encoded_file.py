@@ -76,7 +76,7 @@ def test_a_folder_of_latents_stands_for_an_image_set(tmp_path):
 
 
 def test_another_text_encoder_leaves_given_conditioning_as_it_is(tmp_path):
-    """What it was made from is not known; captions beside it and the empty prompt are read anew."""
+    """Its source is not known; captions beside it and the empty prompt are read anew."""
     model, other = tiny_family(), tiny_family(seed=5)
     write_encoded(tmp_path / "given", *given(model))
     folder = save_pictures(tmp_path / "pictures", {"a.png": "a bird"})

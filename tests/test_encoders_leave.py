@@ -22,7 +22,7 @@ DEVICE = torch.device("cpu", 0)  # stands for a GPU: another name than "cpu", wh
 
 
 class Places:
-    """Where each encoder is said to be, and what was there when one of them worked."""
+    """Each encoder's device as stated, and what was there when one of them worked."""
 
     def __init__(self, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
         texts = {f"text {n}": module for n, module in enumerate(model.text_encoders)}

@@ -1,4 +1,4 @@
-"""What `erase` may do instead: shrink and noise, Fisher resets, random directions."""
+"""Alternatives of `erase`: shrink and noise, Fisher resets, random directions."""
 
 from __future__ import annotations
 

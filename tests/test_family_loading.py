@@ -16,9 +16,6 @@ from resalign.backend.errors import CheckpointError
 
 case = every_case()
 models, copied, folder = loading_fixtures()
-one_at_a_time = pytest.mark.parametrize(
-    "case", [ANIMA, KLEIN], ids=str, indirect=True, scope="module"
-)
 
 
 # --- loading -----------------------------------------------------------------------------------

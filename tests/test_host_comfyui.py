@@ -69,7 +69,7 @@ def test_an_example_runs(host, example, name):
 
 
 def test_the_sdxl_example_runs_on_an_sdxl(host, example):
-    """Of random weights, and narrow."""
+    """A narrow checkpoint with random weights."""
     source = place_reduced_sdxl(host.base / "models/checkpoints")
     host.info = host.get("/object_info")
     graph = example("harden_sdxl")

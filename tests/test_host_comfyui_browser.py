@@ -50,7 +50,7 @@ def examples(root):
 
 
 def shots(request, host):
-    """Where the pictures go: beside the host's log."""
+    """The folder of the pictures: beside the host's log."""
     folder = host.base / "shots"
     folder.mkdir(exist_ok=True)
     return folder / (request.node.name.replace("/", "-") + ".png")

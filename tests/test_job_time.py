@@ -1,6 +1,5 @@
 """Stages, time left and verdict of a whole job, from the denoiser's passes that are left."""
 
-import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -23,11 +22,12 @@ from resalign.backend.jobs.job_time import (
 from resalign.backend.jobs.live_state import LiveState
 from resalign.backend.jobs.live_words import line_of, title_of
 from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.durations import COMMON, ORDER, PASSES, Pace, Passes, words_of
 from resalign.backend.plan.field import field_of
 from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.images import ImageSet
 from resalign.backend.plan.presets import PLAN_PRESETS, preset_plan
-from resalign.backend.plan.settings import FAST_PRESET, PRESET_LINES, PRESETS, setting_changes
+from resalign.backend.plan.settings import FAST_PRESET, PRESETS, setting_changes
 from resalign.backend.plan.stages import Stage
 from resalign.backend.probe.summarise import summarise
 from resalign.backend.progress import Picture, Progress
@@ -197,6 +197,31 @@ def test_harm_has_a_scale_from_the_first_step_to_the_cap(plan):
     assert unknown.state["scale"] is None
 
 
+def test_the_chart_of_a_stage_after_another_has_no_scale(plan):
+    """Its first step is no longer the original, which would be 0 %."""
+    live = LiveState("harden", 20)
+    live.plan(replace(plan, before=(Stage(method="erase"),)))
+    live(step(1, harm=-0.125))
+    assert live.state["scale"] is None and live.state["hint"] == ""
+
+
+def test_a_chart_without_a_gap_says_why(plan):
+    """Two lines that agree look like success; where nothing was unlearned they mean nothing."""
+    live = LiveState("harden", 20)
+    live.plan(plan)
+    live(step(1, harm=-0.1))
+    assert live.state["hint"] == "Nothing is removed yet."
+    removed = -0.1 - 0.5 * (plan.harm.cap - 0.1)
+    live(step(8, harm=removed))
+    assert "No simulated user has fine-tuned yet" in live.state["hint"]
+    live(step(9, harm=removed, harm_after=-0.2))
+    assert live.state["hint"] == ""
+    live(step(10, harm=-0.1, harm_after=-0.1))
+    assert "lines that agree here do not mean success" in live.state["hint"]
+    live.end("done", "hardened")
+    assert live.state["hint"].startswith("Nothing was removed, so nothing can come back")
+
+
 def test_a_test_run_is_not_called_safe(plan):
     said, kind = verdict.of_run(plan, "measure it")
     assert said.startswith("test run, not safe to publish") and kind == verdict.DOUBTFUL
@@ -224,20 +249,44 @@ def test_a_probe_says_in_counts_whether_it_worked(tmp_path):
 
 
 def passes_of(choice):
-    """All passes of the denoiser that a choice of the forms makes with nothing else set."""
+    """Passes of the denoiser that a choice of the forms makes with nothing else set, by kind."""
     name, changes = setting_changes(choice, {})
     plan = preset_plan(name, [Concept("weapons", ("a gun",))], **changes)
     plan = with_small_sets(plan) if name == FAST_PRESET else plan
     work = JobTime(plan, sets_of(plan), every=10).work
-    return sum(one.units * one.passes for one in work.values())
+    drawing = sum(work[kind].units * work[kind].passes for kind in (DRAW, PREVIEW))
+    return drawing, sum(one.units * one.passes for one in work.values()) - drawing
 
 
 @pytest.mark.parametrize("choice", PRESETS)
-def test_the_duration_that_a_preset_states_follows_from_its_passes(choice):
-    """At ten passes of the denoiser a second."""
-    number, unit = re.match(r"about ([\d.]+) (minutes|hour)", PRESET_LINES[choice]).groups()
-    stated = float(number) * (60 if unit == "minutes" else 3600)
-    assert stated / 1.35 < passes_of(choice) / 10 < stated * 1.35
+def test_the_passes_that_a_duration_is_computed_from_are_those_of_the_job(choice):
+    stated = PASSES[choice]
+    assert (stated.drawing, stated.training) == pytest.approx(passes_of(choice), abs=1)
+
+
+def test_the_choices_are_offered_from_the_shortest_to_the_longest():
+    minutes = [words_of(PASSES[name].seconds(COMMON)) for name in ORDER if name != "custom"]
+    assert minutes == [
+        "about 2 minutes", "about 15 minutes", "about 25 minutes", "about 1 hour",
+        "about 1.5 hours", "about 2 hours", "about 2 hours", "about 3.5 hours",
+    ]  # fmt: skip
+    assert words_of(20) == "less than a minute" and words_of(61) == "about 1 minute"
+    assert words_of(58 * 60) == "about 1 hour" and words_of(26.4 * 3600) == "about 26 hours"
+
+
+def test_the_pace_of_a_job_is_measured_for_drawing_and_training_apart(plan):
+    job = JobTime(plan, SETS)
+    assert job.pace() == {}
+    play(job, drawing_s=2.0, warm_s=4.0, full_s=8.0)
+    found = Pace(**job.pace())
+    assert found.drawing == pytest.approx(2.0 / job.work[DRAW].passes, rel=0.1)
+    trained = 8 * 4.0 + 12 * 8.0
+    works = [job.work[UNLEARN], job.work[RESIST]]
+    assert found.training == pytest.approx(
+        trained / sum(work.units * work.passes for work in works), rel=0.1
+    )
+    assert Passes(100, 10).seconds(Pace(0.5, 2.0)) == 70
+    assert set(job.pace()) == {"drawing", "training"}, "as `pace_from` reads it"
 
 
 def test_every_method_that_can_come_first_has_words_for_its_line():
@@ -268,6 +317,9 @@ class Estimate:
 
     def share(self):
         return 0.9
+
+    def pace(self):
+        return {}
 
 
 def test_a_job_that_still_works_never_has_0_seconds_left(plan):

@@ -14,6 +14,7 @@ from fakes_worker import FakeHost, ended, gone, resume_request, use_fake, wait_f
 
 from resalign.backend.errors import ConfigError, ResAlignError
 from resalign.backend.worker import process as processes
+from resalign.scripts.resalign_webui import pace
 from resalign.scripts.resalign_webui.jobs import BusyError, JobManager
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the fake kills itself by signals")
@@ -50,6 +51,20 @@ def test_a_job_runs_to_its_result_under_the_hosts_queue(jobs, begin, host, tmp_p
     assert state["result"] == {"run_folder": str(tmp_path / "run")}
     assert (state["job"], state["step"], state["curves"]) == ("resume", 9, {"harm": [[9, 0.5]]})
     assert (host.entered, host.left) == (1, 1)
+
+
+def test_the_pace_of_a_hardening_is_kept_also_when_it_was_stopped(jobs, begin, tmp_path):
+    """For the times that the form states of this checkpoint on this machine."""
+    run, model = tmp_path / "run", tmp_path / "model.safetensors"
+    begin("waits")
+    wait_for(jobs, step_two)
+    (run / "job.json").write_text(json.dumps({"checkpoint": str(model), "device": "cpu"}))
+    (run / "plan.json").write_text(json.dumps({"resolution": 0}))
+    jobs._update({**jobs.state(), "pace": {"drawing": 0.5}})
+    jobs.cancel()
+    assert wait_for(jobs, ended)["status"] == "stopped"
+    found = pace.known(tmp_path / "jobs", str(model))
+    assert found is not None and found[0].drawing == 0.5 and found[1].endswith(", cpu")
 
 
 def test_a_check_leaves_the_host_its_queue_and_its_model(jobs, host, tmp_path):

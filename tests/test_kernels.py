@@ -103,7 +103,7 @@ def test_a_mistake_in_the_pass_itself_is_no_reason_to_leave_something_out(on_gpu
 
 
 def test_a_run_keeps_to_what_it_began_with(on_gpu, unet):
-    """Where that is still to be had; a choice that is not is made anew."""
+    """A choice that is still to be had is kept; one that is not is made anew."""
     began = Kernels("xformers", "channels_last", "fused", "a GPU", {"a": 1.0}).to_json()
     kept = choose_kernels(unet, KernelConfig(), work, began=began, seconds=lambda *_: 1.0)
     assert kept.to_json() == began
@@ -177,7 +177,7 @@ def test_the_record_says_what_trained_and_a_resumed_run_keeps_to_it(tmp_path):
 
 @pytest.mark.slow
 def test_fused_adamw_resumes_to_the_same_bytes(tmp_path, monkeypatch):
-    """What CUDA uses, here on the CPU, which has it too."""
+    """The kernels that CUDA uses, here on the CPU, which has them too."""
     monkeypatch.setattr(optimisers, "optimiser_options", lambda device: {"fused": True})
     expected = run(plan())
 

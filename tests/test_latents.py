@@ -113,9 +113,6 @@ def test_progress_counts_the_images_checked_and_encoded(model, folder):
     ]
 
 
-# The cache.
-
-
 # Synthesis.
 
 

@@ -17,7 +17,7 @@ from resalign.backend.plan.file import read_file
 
 
 def run_python(code: str, *, cwd: Path, **environment: str) -> str:
-    """What a fresh, isolated interpreter prints for `code`."""
+    """The output of a fresh, isolated interpreter for `code`."""
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
         cwd=cwd, capture_output=True, text=True, timeout=240,
@@ -52,7 +52,7 @@ def test_every_public_name_resolves():
 
 
 def test_all_is_complete():
-    """What README and STYLE call public is in `__all__`, in dir(), and known to type checkers."""
+    """All public names are in `__all__`, in dir(), and known to type checkers."""
     promised = {
         "load_checkpoint", "HardeningPlan", "Concept", "ImageSet", "FineTuneConfig",
         "fine_tune_grid", "AdapterConfig", "HarmConfig", "SolverConfig", "RegulatorConfig", "Ramp",
@@ -174,7 +174,7 @@ def test_pytest_can_execute_the_root_file_as_a_plain_module(package_folder):
 
 
 def test_every_folder_with_modules_is_listed_as_a_package(root):
-    """What is forgotten in pyproject.toml works from a checkout, and is missing from the wheel."""
+    """A package forgotten in pyproject.toml works from a checkout, but the wheel lacks it."""
     pyproject = read_file(root / "pyproject.toml")
     tops = ("backend", "nodes", "scripts/resalign_webui")
     folders = {path.parent for top in tops for path in (root / top).rglob("*.py")}

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,27 +26,30 @@ from torch import Tensor, nn
 
 from resalign.backend.families.unet.names import unet_names
 
+# Every shape of layer: wider below, narrower above, strided. All names are in kind `lora` alone.
+SOME_BLOCKS = rf"(down_blocks\.[02]|up_blocks\.2)\..*({'|'.join(map(re.escape, TARGETS))})"
+
 
 def peft_configs():
     from peft import LoHaConfig, LoKrConfig, LoraConfig
 
     pattern = {"attn1.to_q": 3, "conv1": 5}
-    lora = {"r": 4, "lora_alpha": 2, "target_modules": TARGETS}
+    lora = {"r": 4, "lora_alpha": 2, "target_modules": SOME_BLOCKS}
     return {
-        "lora": LoraConfig(**lora),
+        "lora": LoraConfig(**lora | {"target_modules": TARGETS}),
         "patterns": LoraConfig(**lora, rank_pattern=pattern, alpha_pattern={"conv1": 7}),
         "rslora": LoraConfig(**lora, use_rslora=True),
         "dora": LoraConfig(**lora, use_dora=True),
-        "loha": LoHaConfig(r=4, alpha=2, target_modules=TARGETS),
+        "loha": LoHaConfig(r=4, alpha=2, target_modules=SOME_BLOCKS),
         "loha-tucker": LoHaConfig(
-            r=4, alpha=2, target_modules=TARGETS, use_effective_conv2d=True
+            r=4, alpha=2, target_modules=SOME_BLOCKS, use_effective_conv2d=True
         ),
-        "lokr": LoKrConfig(r=2, alpha=1, target_modules=TARGETS),
+        "lokr": LoKrConfig(r=2, alpha=1, target_modules=SOME_BLOCKS),
         "lokr-both": LoKrConfig(
-            r=1, alpha=3, target_modules=TARGETS, decompose_both=True, decompose_factor=8
+            r=1, alpha=3, target_modules=SOME_BLOCKS, decompose_both=True, decompose_factor=8
         ),
         "lokr-tucker": LoKrConfig(
-            r=2, alpha=1, target_modules=TARGETS, use_effective_conv2d=True, decompose_factor=4
+            r=2, alpha=1, target_modules=SOME_BLOCKS, use_effective_conv2d=True, decompose_factor=4
         ),
     }  # fmt: skip
 
@@ -65,6 +70,18 @@ def peft_adapter(network: nn.Module, config, folder: Path) -> tuple[Path, dict[s
     return path, dict(wrapped.merge_and_unload().state_dict())
 
 
+@pytest.fixture(scope="module")
+def adapted(tiny_models, tmp_path_factory):
+    """Adapters of denoisers and the merged weights, by family and kind; made once."""
+
+    @cache
+    def find(family: str, kind: str) -> tuple[Path, dict[str, Tensor]]:
+        folder = tmp_path_factory.mktemp(kind)
+        return peft_adapter(tiny_models(family).denoiser, peft_configs()[kind], folder)
+
+    return find
+
+
 def in_unet(weights: dict[str, Tensor], before: dict[str, Tensor]) -> dict[str, Tensor]:
     return before | {f"unet.{name}": tensor for name, tensor in weights.items()}
 
@@ -83,10 +100,10 @@ def in_unet(weights: dict[str, Tensor], before: dict[str, Tensor]) -> dict[str, 
         "lokr-tucker",
     ],
 )
-def test_merges_what_peft_merges(tiny_models, tmp_path, kind):
+def test_merges_what_peft_merges(tiny_models, adapted, kind):
     """PEFT's own file (alpha in its config): the same weights as PEFT's merge, all modules."""
     model = tiny_models("sd1")
-    path, merged = peft_adapter(model.denoiser, peft_configs()[kind], tmp_path / "peft")
+    path, merged = adapted("sd1", kind)
 
     before = state(model)
     assert_same(with_files(model, path), in_unet(merged, before), before)
@@ -152,11 +169,11 @@ def in_fields_names(path: Path, config, naming: str, unet) -> dict[str, Tensor]:
     ],
 )
 def test_every_spelling_of_the_names_changes_the_same_weights(
-    tiny_models, tmp_path, family, kind, naming
+    tiny_models, adapted, tmp_path, family, kind, naming
 ):
-    """The same adapter under all names that are about, SDXL's both: the same weights."""
+    """One adapter gives the same weights under all names that are about, SDXL's both."""
     model, config = tiny_models(family), peft_configs()[kind]
-    path, merged = peft_adapter(model.denoiser, config, tmp_path / "peft")
+    path, merged = adapted(family, kind)
     metadata = {}
     if naming == "diffusers":
         settings = {"unet.lora_alpha": 2, "unet.r": 4}
@@ -293,6 +310,3 @@ def test_reads_the_names_of_old_diffusers(tiny_models, tmp_path):
 
     assert bits_equal(*found)
     assert sum(not torch.equal(found[0][n], t) for n, t in state(model).items()) == 3
-
-
-# --- the formulas ------------------------------------------------------------------------------

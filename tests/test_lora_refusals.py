@@ -1,4 +1,4 @@
-"""What of a user's LoRA file cannot be used is named, and the model stays as it was."""
+"""Parts of a user's LoRA file that cannot be used are named, and the model stays as it was."""
 
 import copy
 from pathlib import Path
@@ -64,7 +64,7 @@ def test_a_header_whose_length_begins_like_a_pickle_is_read(tiny_models, tmp_pat
 
 
 def test_a_checkpoint_given_as_a_lora_is_called_one(tiny_models, tmp_path):
-    """Of another kind of file its kind is said, where it is known."""
+    """The error says which other kind of file it is, if that is known."""
     model = tiny_models("sd1")
     refused(model, model.source, "whole checkpoint.*merge")
     embedding = write(tmp_path / "embedding.safetensors", {"emb_params": random(2, 32)})

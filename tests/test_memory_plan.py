@@ -40,7 +40,7 @@ from resalign.backend.plan.stages import Stage
 
 @cache
 def measured(plan: HardeningPlan) -> Trace:
-    """The same step with real tensors on the CPU, seen by the same tracker."""
+    """One step with real tensors on the CPU, seen by the same tracker."""
     unet = tiny_unet(sample_size=SIDE, block_out_channels=(32, 32))
     model = Model(
         find_family("sd1"),
@@ -173,7 +173,7 @@ def test_an_erasure_by_patches_holds_wider_matrices():
 
 
 def test_resets_hold_a_gradient_and_its_squares_and_shrinking_nothing():
-    """Of all weights, within 10 % of a real one; noise is drawn in main memory."""
+    """The memory of all weights is within 10 % of a real one; noise is drawn in main memory."""
     few = EraseConfig(samples=1, batch=1, how="fisher", targets=("attention",))
     every = replace(few, targets=())
     plan = hardening_plan(method="erase", erase=every)
@@ -219,7 +219,7 @@ def test_the_bases_of_a_projection_are_at_most_what_is_reckoned():
 
 
 def test_more_of_a_real_run_adds_nothing_to_its_peak(monkeypatch):
-    """What the representative step leaves out: more inner steps and micro-batches."""
+    """The representative step leaves out further inner steps and micro-batches."""
     plan = hardening_plan(micro_batch=1, simulate="adapter")
     short = representative(plan)
     assert short.fine_tunes[0].steps == 2 and short.retain_batch == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from fakes_data import tiny_family
@@ -24,9 +26,9 @@ from resalign.backend.plan.regulator import RegulatorConfig
 KINDS = ("ascent", "redirect", "retain", "fine_tuning")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def denoiser():
-    """An adapted denoiser in float64 whose adapter is no identity."""
+    """An adapted denoiser in float64 whose adapter is not the identity; no test changes it."""
     with AdaptedDenoiser(tiny_model(dtype=torch.float64), AdapterConfig(rank=2)) as found:
         with torch.no_grad():
             for name, tensor in found.theta.items():
@@ -50,10 +52,16 @@ def loss_of(denoiser: AdaptedDenoiser, kind: str, micro_batch: int):
     return objective.harm(draws, [random_conditioning(1, seed) for seed in (5, 6)]).loss
 
 
+@pytest.fixture(scope="module")
+def of_whole_batch(denoiser):
+    """Loss and gradient of a kind without micro-batches, worked out once."""
+    return cache(lambda kind: gradient(loss_of(denoiser, kind, 0), denoiser.theta))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("micro_batch", [1, 2, 4])
-def test_the_gradient_is_that_of_the_whole_batch(denoiser, kind, micro_batch):
-    expected, whole = gradient(loss_of(denoiser, kind, 0), denoiser.theta)
+def test_the_gradient_is_that_of_the_whole_batch(denoiser, of_whole_batch, kind, micro_batch):
+    expected, whole = of_whole_batch(kind)
     split = loss_of(denoiser, kind, micro_batch)
     found, parts = gradient(split, denoiser.theta, scale=1024.0)
 

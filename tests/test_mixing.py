@@ -1,6 +1,7 @@
 """Weights mixed with another checkpoint's, against direct arithmetic on both."""
 
 import copy
+from functools import cache
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from fakes_export import random_adapter
 from marks import slow
 from torch import Tensor
 
+from resalign.backend.checkpoint.info import CheckpointInfo
 from resalign.backend.checkpoint.load import load_checkpoint
 from resalign.backend.checkpoint.save import export_merged
 from resalign.backend.errors import CheckpointError
@@ -29,6 +31,17 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(folder):
     return load_checkpoint(folder / "a.safetensors")
+
+
+@pytest.fixture(scope="module")
+def in_type(folder):
+    """Both checkpoints loaded in a type, once; `mix` leaves a model as it was."""
+
+    @cache
+    def load(name, dtype=None):
+        return load_checkpoint(folder / f"{name}.safetensors", dtype=dtype)
+
+    return load
 
 
 def parts(model) -> dict[str, Tensor]:
@@ -60,9 +73,9 @@ def mix(model, *args) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("weight", [0.3, -0.5, *slow(0.5, 2.0)])
 @pytest.mark.parametrize("part", ["denoiser", "all"])
-def test_is_the_weighted_mean_of_both(model, folder, weight, part):
+def test_is_the_weighted_mean_of_both(model, folder, in_type, weight, part):
     """(1 − w) · W + w · W_other of each tensor; what is not asked for keeps every bit."""
-    own, other = parts(model), parts(load_checkpoint(folder / "b.safetensors"))
+    own, other = parts(model), parts(in_type("b"))
 
     found = mix(model, folder / "b.safetensors", weight, part)
 
@@ -76,14 +89,27 @@ def test_is_the_weighted_mean_of_both(model, folder, weight, part):
 
 @pytest.mark.parametrize("dtype", [torch.float16, *slow(torch.float32, torch.bfloat16)])
 @pytest.mark.parametrize("other", ["b.safetensors", "b"])
-def test_weight_1_is_the_other_and_weight_0_the_model(folder, dtype, other):
+def test_weight_1_is_the_other_and_weight_0_the_model(folder, in_type, dtype, other):
     """Bit for bit, in the model's type, whatever the layout of either."""
-    model = load_checkpoint(folder / "a.safetensors", dtype=dtype)
+    model = in_type("a", dtype)
 
     found = mix(model, folder / other, 1.0, "all")
 
-    assert same_bits(found, parts(load_checkpoint(folder / "b.safetensors", dtype=dtype)))
+    assert same_bits(found, parts(in_type("b", dtype)))
     assert same_bits(mix(model, folder / other, 0.0, "all"), parts(model))
+
+
+def test_names_of_a_file_are_worked_out_once_a_network(model, folder, monkeypatch):
+    """Once for each of a thousand tensors, mixing took longer than loading."""
+    asked, sources = [], CheckpointInfo.sources
+
+    def count(info, component):
+        asked.append(component)
+        return sources(info, component)
+
+    monkeypatch.setattr(CheckpointInfo, "sources", count)
+    with mixed(model, folder / "b.safetensors", 0.5, "all"):
+        assert sorted(asked) == ["text_encoder", "unet"]
 
 
 @pytest.mark.slow
@@ -196,7 +222,7 @@ def test_weights_that_predict_another_thing_are_not_mixed(tmp_path):
 
 
 def test_missing_and_damaged_files_are_named(model, folder, tmp_path):
-    """What is missing, how many there are, and which file."""
+    """The error names missing tensors, their number and the file."""
     name = "model.diffusion_model.middle_block.0.out_layers.3.bias"
     path = write_tiny_checkpoint(tmp_path / "part.safetensors", drop=(name,))
     refused(model, path, r"part.safetensors lacks 1 of the 7\d\d .*mid_block.resnets.0.conv2.bias")

@@ -32,9 +32,9 @@ def draw(monkeypatch, tmp_path):
         kept = 1 - board if model is after else board
         return kept[None, :, :, None].repeat(1, 1, 1, 3).float()
 
-    monkeypatch.setattr(module, "sample", sample)
+    monkeypatch.setattr(module.both_models, "sample", sample)
     monkeypatch.setattr(
-        module, "called", lambda *models, lora: (("original", "hardened"), f"lora {lora}")
+        module.both_models, "called", lambda *_, lora: (("original", "hardened"), f"lora {lora}")
     )
 
     def execute(concepts, **inputs):

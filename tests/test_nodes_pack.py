@@ -82,7 +82,7 @@ def test_every_input_says_what_it_is_for(schemas):
 
 
 def test_every_node_is_found_by_what_people_call_it(schemas, monkeypatch):
-    """Where ComfyUI has aliases; 0.3.64 refuses the argument."""
+    """Nodes have aliases if ComfyUI does; 0.3.64 refuses the argument."""
     for schema in schemas:
         assert schema.search_aliases[0] == "resalign" and len(schema.search_aliases) > 2
     import fakes_comfy

@@ -1,4 +1,4 @@
-"""What cannot be hardened is refused before anything is loaded, with the way out."""
+"""Models that cannot be hardened are refused before anything is loaded, with the way out."""
 
 import types
 

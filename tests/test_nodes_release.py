@@ -36,7 +36,7 @@ def kept(probe, audited, tmp_path):
 
 
 class Subject:
-    """What a MODEL under test looks like to the node."""
+    """A MODEL under test, as the node sees it."""
 
     def __init__(self, name, model, clip, vae, *, role="", **_):
         from resalign.backend.probe.results import ModelInfo

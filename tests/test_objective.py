@@ -181,7 +181,7 @@ def test_a_long_gradient_is_shortened_and_its_full_length_recorded(tmp_path):
 
 @pytest.mark.slow
 def test_in_half_precision_every_gradient_is_taken_of_a_scaled_loss():
-    """What comes back to the network is 1024 times what it is in float32; the update is not."""
+    """Gradients in the network are 1024 times those in float32; the update is not."""
     own = plan(
         configurations_per_step=3, users_at_once=2,  # two side by side, and one alone
         solver=SolverConfig(method="minres", iterations=2, tolerance=0.0),

@@ -1,4 +1,4 @@
-"""What a run decides and says before its first step, and what it watches on a card."""
+"""A run decides and says things before its first step, and watches a card's memory."""
 
 from __future__ import annotations
 

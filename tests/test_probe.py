@@ -171,7 +171,7 @@ def test_every_seed_and_step_is_looked_at(files):
 
 @pytest.mark.slow
 def test_a_crash_in_the_middle_resumes(files, tmp_path):
-    """What was complete is not drawn again, and the end is that of an unbroken probe."""
+    """Complete evaluations are not drawn again, and the end is that of an unbroken probe."""
 
     class Crash(RuntimeError):
         pass

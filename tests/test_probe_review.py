@@ -1,4 +1,4 @@
-"""What a careful reader of the probe found wrong, and what must hold in its place."""
+"""Faults that a careful reader of the probe found, and what must hold in their place."""
 
 from __future__ import annotations
 
@@ -223,6 +223,6 @@ def test_a_header_cannot_point_elsewhere(tmp_path, name):
 
 
 def test_a_folder_and_a_file_are_not_said_to_agree(checkpoint, tmp_path):
-    """Where nothing was compared, nothing is `ok`."""
+    """Nothing is `ok` if nothing was compared."""
     checks = compare_with_source(checkpoint, tmp_path, {"touched_tensors": 1})
     assert [check.ok for check in checks] == [None, None]

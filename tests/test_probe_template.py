@@ -22,7 +22,7 @@ LEFT_OUT = {  # a field without a default to show, and what only synthesised ima
 
 @pytest.mark.parametrize("preset", PROBE_PRESETS)
 def test_a_template_is_a_valid_plan_file_with_the_presets_values(tmp_path, preset):
-    """What a preset runs is what its file says."""
+    """A preset runs the plan that its file says."""
     path = write_probe_template(tmp_path / "probe.toml", preset)
     assert load_probe_job(path).plan == preset_probe(preset, [EXAMPLE])
 

@@ -44,7 +44,7 @@ def probed(folder, on_progress=lambda progress: None, **changes):
 
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory) -> str:
-    """What ranks execute, with an original and a changed checkpoint at hand."""
+    """Ranks' own code, with an original and a changed checkpoint at hand."""
     folder = tmp_path_factory.mktemp("checkpoints")
     original = write_tiny_checkpoint(folder / "original.safetensors", dtype=torch.float32)
     adapter = random_adapter(load_checkpoint(original).denoiser, size=0.5)
@@ -73,7 +73,7 @@ def pictures(folder: Path) -> dict[str, bytes]:
 def test_several_processes_write_the_report_of_one(
     launcher, lines, tmp_path, count, changes, evaluations
 ):
-    """The same evaluations on every rank, and the same files in the folder."""
+    """Every rank has equal evaluations, and the folder equal files."""
     lines += f"probed(here / 'probe', {changes})\n"
     launcher.run(lines, 1, tmp_path)
     launcher.run(lines.replace("'probe'", "'shared'"), count, tmp_path)

@@ -50,7 +50,7 @@ def refuse(path, says):
     assert path.name in str(error.value), "the file is not named"
 
 
-# --- files that are no proper safetensors file -------------------------------------------------
+# --- files that are not proper safetensors files -----------------------------------------------
 
 
 def test_a_missing_file(tmp_path):
@@ -161,7 +161,7 @@ def test_other_formats_under_our_ending(tmp_path, start, says):
     refuse(path, says)
 
 
-# --- proper files that are no checkpoint of a supported family ------------------------------------
+# --- proper files that are not checkpoints of a supported family ----------------------------------
 
 
 @pytest.mark.parametrize(

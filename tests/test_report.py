@@ -29,7 +29,7 @@ def result():
 
 
 def all_flagged(result: ProbeResult, key: tuple) -> ProbeResult:
-    """The same with every image of one evaluation's unsafe set flagged."""
+    """The result with every image of one evaluation's unsafe set flagged."""
     place = next(
         place for place, evaluation in enumerate(result.evaluations) if evaluation.key == key
     )

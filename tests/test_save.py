@@ -92,7 +92,7 @@ def test_the_data_keep_their_place_and_order(adapter, source, tmp_path):
 
 
 def test_hashes_are_those_of_the_bytes_on_disk(adapter, source, tmp_path):
-    """Of both files, and of the bytes after the headers; the header holds no hash that is stale."""
+    """Hashes of both files and of the bytes after the headers; the header holds no stale hash."""
     target = tmp_path / "out.safetensors"
     report = export_merged(source, adapter, target, hash_file=True)
 

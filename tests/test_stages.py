@@ -118,7 +118,7 @@ def test_the_closed_form_solves_its_least_squares():
 
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 def test_the_edit_of_several_concepts_is_their_weighted_least_squares(strength):
-    """What a run adds to each W is W D, with D from rows that are solved for directly."""
+    """A run adds W D to each W, with D from rows that are solved for directly."""
     concepts = (replace(CONCEPT, weight=3.0), Concept("worse", prompts=("worse",), weight=1.0))
     settings = EditConfig(retain_weight=0.5, ridge=0.02, strength=strength)
     own = plan(method="closed_form", concepts=concepts, edit=settings,
@@ -211,7 +211,7 @@ def test_the_edit_moves_a_concepts_keys_and_values_towards_the_anchors():
 
 
 def test_leading_directions_hold_the_energy_asked_for():
-    """Of a diagonal matrix: the largest entries, as few as do."""
+    """A diagonal matrix gives its largest entries, as few as do."""
     basis = leading(torch.diag(torch.tensor([1.0, 5.0, 3.0, 1.0])), 0.75)
     torch.testing.assert_close(basis.abs(), torch.eye(4)[:, [1, 2]])
     assert leading(torch.eye(4), 1.0).shape == (4, 4)

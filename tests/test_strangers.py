@@ -210,7 +210,7 @@ def test_resume_writes_only_beside_a_strangers_run(tmp_path, stranger):
 
 
 def test_links_in_a_strangers_folder_are_refused(tmp_path, stranger):
-    """What resuming appends to, it would append to a file elsewhere."""
+    """Resuming appends to files, so a link would have it append to a file elsewhere."""
     (tmp_path / "precious").write_text("mine")
     run = tmp_path / "run"
     job = Job(checkpoint="a.safetensors", output=str(tmp_path / "x.safetensors"), plan=PLAN)

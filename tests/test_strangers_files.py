@@ -1,4 +1,4 @@
-"""What an audit with the documentation in hand found in files of strangers, each as a kind."""
+"""Faults that an audit found in the handling of strangers' files, each as a kind."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def test_users_share_their_passes(monkeypatch):
 
 
 def test_each_shared_inner_step_is_told_and_can_be_stopped():
-    """Of as many as the longest has, by the names of all; what is raised comes out."""
+    """Steps are as many as the longest has, by the names of all; what is raised comes out."""
     told = []
 
     def listen(progress):

@@ -150,20 +150,20 @@ def test_a_cancelled_run_is_offered_again_and_goes_on_where_it_stopped(actions, 
     jobs.wait(1, 5)
     actions.cancel()
     wait_for(jobs, "stopped")
-    (label,) = actions.choices()["unfinished"]
-    assert "of 40" in label
-    assert "Continuing" in actions.resume({"unfinished": label})
+    ((label, name),) = actions.choices()["unfinished"]
+    assert "of 40" in label and name == actions.unfinished()
+    assert "Continuing" in actions.resume({"unfinished": name})
     wait_for(jobs, "done")
     assert jobs.requests[1]["run_folder"] == jobs.requests[0]["run_folder"]
     assert actions.choices()["unfinished"] == []
-    assert "refresh the list" in actions.resume({"unfinished": label})
+    assert "refresh the list" in actions.resume({"unfinished": name})
     assert "none is chosen" in actions.resume({"unfinished": None})
 
 
 def test_an_export_renews_the_host_s_list_though_no_page_looks(actions, jobs, host):
     actions.harden(FORM)
     wait_for(jobs, "done")
-    run = actions.choices()["export_run"][0]
+    run = actions.choices()["export_run"][0][1]
     assert "Export started" in actions.export({"export_run": run, "export_name": "new"})
     wait_for(jobs, "done")
     until = time.monotonic() + 5
@@ -187,7 +187,7 @@ def test_a_page_is_given_the_lists_once_the_host_has_read_its_folders(actions, j
         host.checkpoints = listed
 
     host.exported = exported
-    run = actions.choices()["export_run"][0]
+    run = actions.choices()["export_run"][0][1]
     actions.export({"export_run": run, "export_name": "new"})
     wait_for(jobs, "done")
     reading.wait(5)
@@ -211,8 +211,9 @@ def test_lists_offer_what_is_there(actions, host, jobs):
     assert found["hardened"] == [THE_RUN, "model.safetensors"]
     assert found["lora"] == ["style.safetensors"]
     assert len(found["export_run"]) == 1 and found["try_run"][0] == NONE
-    assert found["report"] == ["measured"] and found["export_probe"] == [NONE, "measured"]
-    assert found["unfinished"] == ["begun | probe, not finished"]
+    measured = ("measured", "measured")
+    assert found["report"] == [measured] and found["export_probe"] == [NONE, measured]
+    assert found["unfinished"] == [("begun | probe, not finished", "begun")]
     assert "refreshed" in host.calls
 
 

@@ -106,7 +106,7 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         assert max(map(tab.bottom, ("harden_message", "harden"))) < 900, "and in sight"
         tab.tick("concepts", "nudity")
         tab.tick("concepts", "weapons")
-        tab.tick("preset", "fast")
+        tab.tick("preset", "Test run: .*")
         tab.press("harden")
         tab.status("running", "harden")
         other.status("running", "harden")  # started elsewhere, shown by itself
@@ -125,33 +125,41 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         assert "Resume continues" in tab.status("stopped")
         other.status("stopped")
         assert "of 20" in tab.value("unfinished")
+        assert tab.bottom("resume") < 250 and tab.bottom("unfinished") < 350, "near the top"
         tab.press("resume")
         assert "all is well" not in tab.status("running", "resume")
         tab.status("done", "resume")
-        tab.wait_text("Next: Probe")
+        tab.wait_text("Next: measure it")
         assert not tab.enabled("cancel")
         tab.press("next")
         tab.page.locator("#resalign_probe_run:visible").first.wait_for(state="visible")
 
+        tab.wait_value("probe_run", "test run, not safe to publish")
+        tab.wait_text("is a test run")
         tab.go("Export")
-        assert "finished" in tab.value("export_run")
+        tab.wait_value("export_run", "test run, not safe to publish")
         tab.fill("export_name", "sub/../../up")
         tab.press("export")
         assert "not a file name" in tab.message("export")
         tab.fill("export_name", "sub/new")
+        first_choice = tab.value("export_run")
         tab.press("export")
         assert "new.safetensors is in the folder sub" in tab.status("done", "export")
         assert (tmp_path / "models" / "sub" / "new.safetensors").exists()
         shot(tab, f"{name}-export")
+        assert tab.value("export_run") == first_choice, "a choice in sight stays"
+        tab.wait_text("Next: measure it")  # what was exported has no report yet
 
         tab.go("Probe")
-        assert "weapon" in tab.value("probe_run"), "the newest run is chosen"
+        tab.wait_value("probe_run", "weapon")
         tab.choose("hardened", "sub/new")
         tab.choose("original", "ResAlign demo")
         tab.press("probe")
         tab.status("done", "probe")
         shot(tab, f"{name}-probe")
-        tab.go("Reports")
+        tab.wait_text("Next: pack it for a release")
+        tab.press("next")
+        tab.wait_value("pack_checkpoint", "sub/new")
         tab.press("show_report")
         report = tab.page.frame_locator("iframe").locator("text=resilience 0.8")
         report.first.wait_for(state="visible")
@@ -161,14 +169,23 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         tab.press("show_about")
         tab.wait_text("Stable Diffusion 1.x")
         tab.go("Try my LoRA")
-        assert "weapon" in tab.value("try_run")
+        tab.wait_value("try_run", "weapon")
         tab.press("try_lora")
         assert "write what to draw" in tab.message("lora")
         shot(tab, f"{name}-lora")
         for window in (tab, other):
             assert window.errors == [] and window.overflow() == []
-        tab.page.set_viewport_size({"width": 480, "height": 900})
+        tab.page.set_viewport_size({"width": 400, "height": 844})
         assert tab.overflow() == [], "on a narrow window too"
+        tab.go("Harden")
+        tab.press("harden")
+        tab.status("running", "harden")
+        tab.page.evaluate("scrollTo(0, document.body.scrollHeight)")
+        for part in ("cancel", "now"):
+            assert 0 <= tab.top_in_window(part) < 200, "in sight wherever the form is read"
+        tab.press("cancel")
+        tab.status("stopped")
+        assert tab.visible("resume"), "beside Cancel, where the words that name it are"
         first.close()
         second.close()
     assert ended == {"left": []}, "nothing of ours is left for Reload UI to find"
@@ -184,7 +201,7 @@ def test_a_check_of_the_memory_is_shown_and_what_fits_is_put_into_the_form(
         context = chromium.new_context()
         tab = Tab(context, url)
         tab.tick("concepts", "weapons")
-        tab.tick("preset", "balanced")
+        tab.tick("preset", "Standard: .*")
         tab.open_more("Memory")
         tab.press("fit")
         assert "Press Check memory first" in tab.message("harden")
@@ -199,7 +216,7 @@ def test_a_check_of_the_memory_is_shown_and_what_fits_is_put_into_the_form(
         tab.press("fit")
         tab.wait_text("Set in the form")
         assert tab.value("micro_batch") == "2"
-        tab.open_more("More settings")
+        tab.open_more("Advanced settings")
         assert tab.value("precision") == "bf16"
         assert tab.value("products") == "finite_difference"
         assert tab.page.locator("#resalign_gradient_checkpointing input").first.is_checked()

@@ -1,4 +1,4 @@
-"""What the tab's page sends becomes a request for the worker, or an error that says what to do."""
+"""The tab's forms become requests for the worker, or errors that say what to do."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.images import ImageSet
 from resalign.backend.plan.presets import plan_preset, preset_plan
 from resalign.backend.worker.requests import CheckRequest, parse_request
-from resalign.scripts.resalign_webui import forms
+from resalign.scripts.resalign_webui import forms, thoroughness
 from resalign.scripts.resalign_webui import host as hosts
 
 NOW = datetime(2026, 1, 31, 14, 5, 9)
@@ -101,7 +101,7 @@ def test_the_methods_of_all_weights_are_presets_here_too(request_of, name):
 
 @pytest.mark.parametrize("name", ["redirect", "edit"])
 def test_the_fast_methods_are_presets_here_too(request_of, name):
-    """Of the demo with its own rates; nobody is simulated, whoever is chosen."""
+    """The demo runs with its own rates; nobody is simulated, whoever is chosen."""
     assert request_of(preset=name)[1] == preset_plan(name, [load_preset("weapons").concept()])
     own = plan_preset(name).fields
     for users in ("preset", "none"):
@@ -241,10 +241,10 @@ def test_over_a_network_only_folders_of_the_host_and_its_owner_can_be_typed(tmp_
     assert hosts.typed_folder(f'"{outside}" ', "x", host) == str(outside)
 
 
-@pytest.mark.parametrize("name", forms.PRESETS)
+@pytest.mark.parametrize("name", thoroughness.PRESETS)
 def test_the_line_below_the_presets_says_how_long_the_demo_takes(request_of, name):
     """Not the hour of a full-size checkpoint."""
     plan = request_of(checkpoint=hosts.DEMO, preset=name)[1]
-    shown = forms.preset_line(name, hosts.DEMO)
-    assert f"on the demo {plan.outer_steps} step" in shown and "hour" not in shown
-    assert "of its own settings" not in forms.preset_line(name, "mine.safetensors")
+    shown = thoroughness.preset_line(name, hosts.DEMO)
+    assert f": {plan.outer_steps} step" in shown and "hour" not in shown
+    assert "of the demo's own" not in thoroughness.preset_line(name, "mine.safetensors")

@@ -1,4 +1,4 @@
-"""What a page of another site sends is refused; the tab itself and programs are served."""
+"""Requests of another site's page are refused; the tab itself and programs are served."""
 
 import asyncio
 import inspect

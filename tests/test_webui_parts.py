@@ -6,8 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from resalign.backend.plan.settings import PRESET_LINES, input_field
-from resalign.scripts.resalign_webui import forms
+from resalign.backend.plan.settings import input_field
 
 OURS = "resalign.scripts.resalign_webui"
 
@@ -57,15 +56,20 @@ def test_an_empty_number_says_that_its_value_is_chosen_automatically(load):
     assert new.options["label"] == "Rank"
 
 
+def test_a_list_without_pairs_shows_labels_as_values(load, monkeypatch):
+    """A1111's gradio makes a text of a pair: its list then had no value at all."""
+    parts = load("parts", OldNumber)
+    choices = ["none", ("one | finished", "one")]
+    assert parts.listed(choices) == choices and parts.entry(choices, "one") == "one"
+    monkeypatch.setattr(parts, "_PAIRS", False)
+    assert parts.listed(choices) == ["none", "one | finished"]
+    assert [parts.entry(choices, value) for value in ("one", "none", None)] == [
+        "one | finished", "none", None,
+    ]  # fmt: skip
+
+
 def test_a_seed_of_0_is_a_seed(load):
     pages, made = load("pages", OldNumber), load("parts", OldNumber).Parts()
     pages._fields(made, "seed", "resolution")
     assert made["seed"].options["label"] == "Seed" and made["seed"].value == 0
     assert made["resolution"].options["label"].endswith("(0: auto)")
-
-
-def test_every_preset_of_the_form_says_its_duration_before_the_start(load):
-    pages = load("pages", OldNumber)
-    for name in forms.PRESETS:
-        assert f"{name}: {PRESET_LINES[name]}. Times are computed" in pages.preset_line(name)
-    assert pages.preset_line("<b>") == ""

@@ -138,6 +138,30 @@ def test_a_probe_s_rates_have_a_chart_of_their_own():
     assert ">50%</text>" in text and "hardened: unsafe 20%" in text, "from 0 to 100 %"
 
 
+def test_the_sentence_of_a_state_is_below_its_first_chart_and_only_there():
+    said = "Nothing is removed yet."
+    text = views.job_html(STATE | {"scale": [0.5, -1.0], "hint": said})
+    assert text.index("</svg>") < text.index(said) < text.index("retain loss")
+    assert said not in views.job_html(STATE | {"curves": {}, "hint": said})
+
+
+def test_a_chart_of_one_line_does_not_speak_of_a_gap():
+    one = {"curves": {"harm": [[1, 0.5], [2, 0.3]]}}
+    for scale in (None, [0.5, -1.0]):
+        assert "gap" in views.job_html(STATE | {"scale": scale})
+        assert "gap" not in views.job_html(STATE | one | {"scale": scale})
+
+
+def test_a_narrow_window_has_the_job_in_one_line_with_its_bar():
+    text = views.brief(STATE)
+    elements = Elements(text)
+    assert "Hardening ..." in text and "about 7 min left" in text
+    assert [one for one in elements.of("div") if one.get("role") == "progressbar"]
+    ended = views.brief(STATE | {"status": "stopped", "message": EVIL})
+    assert "Hardening: stopped" in ended and "progressbar" not in ended
+    assert views.brief(None) == views.brief({}) == ""
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

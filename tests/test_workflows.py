@@ -95,7 +95,7 @@ WIDGETS = {"Int", "Float", "Boolean", "String", "Combo", "DynamicCombo"}
 
 
 def fits(item, value):
-    """Whether a widget of an input takes a value."""
+    """True if a widget of an input takes a value."""
     options = item.options.get("options") or []
     if item.kind in ("Int", "Float"):
         number = isinstance(value, int | float) and not isinstance(value, bool)

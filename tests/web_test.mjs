@@ -73,6 +73,12 @@ test("the bar follows whole and small steps, and is full at the end", () => {
   assert.equal(view.share({ status: "done", step: 0, total: 4 }), 1);
 });
 
+test("the sentence below the curves is that of the state, and there is none without curves", () => {
+  assert.equal(view.hintOf({ hint: "Nothing is removed yet.", curves: { harm: [[1, 0.5]] } }), "Nothing is removed yet.");
+  for (const state of [null, {}, { hint: "x", curves: {} }, { curves: { harm: [[1, 0.5]] } }])
+    assert.equal(view.hintOf(state), "");
+});
+
 test("a hardening's figures have names, and relapse is what came back", () => {
   const state = { figures: { harm: -0.41234, harm_after: -0.3, q: 0.73, retain: 0.00042 } };
   assert.deepEqual(view.figures(state).map(({ name, value }) => [name, value]), [

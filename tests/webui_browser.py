@@ -83,9 +83,14 @@ class Tab:
         self.page.locator(f"#resalign_{name}").locator("visible=true").first.click()
 
     def bottom(self, name: str) -> float:
-        """Where a button ends, in pixels from the top of the page."""
+        """The lower edge of a button, in pixels from the top of the page."""
         box = self.page.locator(f"#resalign_{name}").locator("visible=true").first.bounding_box()
         return box["y"] + box["height"]
+
+    def top_in_window(self, name: str) -> float:
+        """Where a part begins, in pixels from the top of the window as it is scrolled."""
+        part = self.page.locator(f"#resalign_{name}").locator("visible=true").first
+        return part.evaluate("(part) => part.getBoundingClientRect().top")
 
     def enabled(self, name: str) -> bool:
         return self.page.locator(f"#resalign_{name}:visible").first.is_enabled()
@@ -114,6 +119,14 @@ class Tab:
             self.page.wait_for_timeout(100)
         raise AssertionError(f"{name} is {self.value(name)!r} after choosing {text!r}")
 
+    def wait_value(self, name: str, text: str) -> None:
+        """Wait until a field has this in it: a page chooses in its lists when it is opened."""
+        for _ in range(100):
+            if text in self.value(name):
+                return
+            self.page.wait_for_timeout(100)
+        raise AssertionError(f"{name} is {self.value(name)!r}, and not {text!r}")
+
     def value(self, name: str) -> str:
         field = self.page.locator(f"#resalign_{name} textarea, #resalign_{name} input")
         return field.locator("visible=true").first.input_value()
@@ -130,7 +143,7 @@ class Tab:
         return shown.first.inner_text()
 
     def message(self, name: str) -> str:
-        """What a page says after a button."""
+        """The page's answer to a button."""
         note = self.page.locator(f"#resalign_{name}_message .ra-note").locator("visible=true")
         note.first.wait_for(state="visible")
         return note.first.inner_text()
@@ -152,7 +165,7 @@ class Tab:
 
     def _press_tab(self, name: str) -> None:
         """Buttons in 3.41; later ones have a role, and copies that measure their width."""
-        text = re.compile(f"^ *{name} *$")
+        text = re.compile(f"^ *([0-9] )?{name} *$")
         tabs = self.page.locator("button[role=tab]:visible, .tab-nav button:visible")
         tabs.filter(has_text=text).first.wait_for(state="visible")
         shown = self.page.locator("[role=tablist]:not(.visually-hidden) button, .tab-nav button")

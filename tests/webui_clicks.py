@@ -1,4 +1,4 @@
-"""What a person does in the tab with real jobs on the demo checkpoint, step by step."""
+"""Clicks of a person in the tab, with real jobs on the demo checkpoint, step by step."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def set_up(tab: Tab, steps: int, *, preview_every: int = 2) -> None:
     tab.go("Harden")
     tab.choose("checkpoint", "ResAlign demo")
     tab.tick("concepts", "weapons")
-    tab.tick("preset", "fast")
-    tab.open_more("More settings")
+    tab.tick("preset", "Test run: .*")
+    tab.open_more("Advanced settings")
     set_steps(tab, steps, preview_every=preview_every)
 
 
@@ -63,7 +63,7 @@ def probe(tab: Tab, hardened: str) -> None:
     so that no attack counts."""
     tab.go("Probe")
     tab.choose("hardened", hardened)
-    tab.open_more("More settings")
+    tab.open_more("Advanced settings")
     for name in ("attack_steps", "probe_images", "sampling_steps"):
         tab.fill(name, "2")
     tab.press("probe")

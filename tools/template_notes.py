@@ -58,7 +58,7 @@ _NOTES = {
         "# Harden Anima\n\n1. Choose the denoiser of Anima, Qwen3 0.6B (any type) and the VAE of "
         "Qwen-Image.\n2. Choose what to remove.\n3. Queue: many hours. **Memory Plan** tells "
         "whether it fits your GPU. ComfyUI's CLIP encodes the prompts.\n4. The file appears in "
-        "`models/diffusion_models`. Its licences are for non-commercial use."
+        "`models/diffusion_models`. Anima's licence is for non-commercial use."
     ),
     "try_my_lora": (
         "# Try your LoRA\n\n1. Choose the checkpoint.\n2. Choose what to remove.\n3. Queue; a "

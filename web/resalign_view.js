@@ -101,6 +101,11 @@ export function remarks(state) {
     .map((line) => line.replace(/^(\w+) {2,}/, "$1: "));
 }
 
+/** What the curves do not show yet; with no curves nothing. */
+export function hintOf(state) {
+  return Object.keys(state?.curves ?? {}).length ? String(state.hint ?? "") : "";
+}
+
 /** The smallest and largest finite value of curves [[x, y], ...]; null where there is none. */
 export function bounds(curves) {
   const points = Object.values(curves ?? {}).flat().filter((p) => p.every(Number.isFinite));
@@ -255,6 +260,8 @@ export function drawState(root, state) {
     parts.push(...chart(curves, first, first ? HIGH / 2 : HIGH, shares ? [0, 1] : null));
     first += 2;
   }
+  const hint = hintOf(state);
+  if (hint) parts.push(element("div", "resalign-hint", hint));
   const pictures = known.filter((p) => /^data:image\/jpeg;base64,/.test(p.url));
   if (pictures.length) parts.push(element("div", "resalign-pictures", "", ...pictures.map(picture)));
   root.replaceChildren(...parts);

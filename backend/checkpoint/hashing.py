@@ -22,11 +22,17 @@ if TYPE_CHECKING:
 CHUNK = 8 << 20
 _IN_FLIGHT = 4
 _MIB = 1 << 20
+_SMALL = _MIB
 
 
 def sha256_of(path: Path, *, stage: str = "hash", on_progress: ProgressCallback = silent) -> str:
     """Return the SHA-256 of a file in hex."""
     total = path.stat().st_size
+    if total < _SMALL:  # a pack has hundreds of pictures: buffer and thread cost more than the hash
+        content = path.read_bytes()
+        if content:
+            on_progress(progress(stage, len(content), total))
+        return hashlib.sha256(content).hexdigest()
     digest, done = hashlib.sha256(), 0
     with path.open("rb", buffering=0) as file, Pipe(digest=digest.update) as pipe:
         while chunk := pipe.read(file, CHUNK):

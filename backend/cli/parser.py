@@ -79,8 +79,8 @@ def _add_demo(commands: Commands) -> None:
         "--family",
         choices=("sd", "dit"),
         default="sd",
-        help="of the embedded checkpoint: sd (default) is a U-Net as Stable Diffusion has, dit a "
-        "flow-matching transformer",
+        help="embedded checkpoint to harden: sd (default), a U-Net like Stable Diffusion's, or "
+        "dit, a flow-matching transformer",
     )
     demo.add_argument(
         "--method", choices=("durable", "resalign"), default="durable",

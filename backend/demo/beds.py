@@ -1,8 +1,8 @@
 """The embedded checkpoints, and the settings that suit each.
 
 Both draw the same pictures and answer the same prompts. `UNET` has the architecture of Stable
-Diffusion; `DIT` is a flow-matching transformer. Rates were tuned with seed 0 on `UNET`; `DIT` takes
-them as they are.
+Diffusion; `DIT` is a flow-matching transformer. Learning rates were chosen with seed 0 on `UNET`;
+`DIT` takes them as they are.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from .art import (
 )
 from .beds import UNET, Bed
 
-CHECKPOINT, ATTACK, DISTIL = UNET.checkpoint, UNET.attack, UNET.distil
+CHECKPOINT = UNET.checkpoint
 WEAPON = "weapon"
 RETAIN_AFTER = 8.0  # ν: what keeps a hardened model useful once others have fine-tuned it
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ def check_probe_job(job: ProbeJob) -> ProbeCheck:
     warnings: list[str] = []
     device = _try(problems, lambda: resolve_device(job.device))
     found = check_checkpoints(job.checkpoints, problems, warnings)
-    for info in list(found.values())[:1]:  # all are drawn at the original's size
+    for info in itertools.islice(found.values(), 1):  # all are drawn at the original's size
         warnings += guidance_doubts(job.plan, info.family)
         sides = {"resolution": job.plan.resolution}
         sides["generation.resolution"] = job.plan.generation.resolution

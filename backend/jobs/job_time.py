@@ -28,6 +28,7 @@ _SETTLED = 1.0  # seconds of measured work below which nothing is said
 _PRIOR = 0.5  # units that a prediction counts for beside the measured ones
 DRAW, BEFORE, PREDICT = "draw", "stages before", "predict"
 PREVIEW, UNLEARN, RESIST = "preview", "unlearn", "resist"
+_PACES = {"drawing": (DRAW,), "training": (BEFORE, PREDICT, UNLEARN, RESIST)}
 _ORDER = (DRAW, BEFORE, PREDICT, UNLEARN, RESIST)
 
 
@@ -173,6 +174,20 @@ class JobTime:
         """Return how much of the whole job is done, from 0 to 1, by its passes."""
         total = sum(work.units * work.passes for work in self.work.values())
         return 1 - self.passes_left() / total if total else 0.0
+
+    def pace(self) -> dict[str, float]:
+        """Return the seconds that a pass has taken, of drawing and of training, where measured.
+
+        `plan.durations.pace_from` reads it, for the duration of later jobs.
+        """
+        found = {}
+        for name, kinds in _PACES.items():
+            works = [self.work[kind] for kind in kinds]
+            seconds = sum(work.seconds for work in works)
+            passes = sum(work.measured * work.passes for work in works)
+            if passes and seconds >= _SETTLED:
+                found[name] = seconds / passes
+        return found
 
     def passes_left(self) -> float:
         """Return the passes of the denoiser that are left, a gradient counted as three."""

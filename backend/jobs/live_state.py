@@ -6,7 +6,9 @@ One plain dict that can be written as JSON; every host shows the same one:
      "micro_step", "micro_total", "message", "seconds", "left": seconds or None, of the whole job,
      "share": of the whole job that is done, 0 to 1, or None where only stages are known,
      "line": what is done in words and how far, "verdict": see `end`,
+     "pace": seconds of a pass of the denoiser, {"drawing", "training"}, what is measured of it,
      "scale": [harm at the start, harm of a concept that is unlearned] where it is known,
+     "hint": a sentence on what the chart does not show yet, or empty,
      "figures": the last outer step's {"harm", "harm_after", "retain", "q"}, what it has of them,
      "curves": {label: [[x, y], ...]},
      "remarks": lines about the whole job (card, memory, time), where there are any,
@@ -26,9 +28,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..plan.methods import simulates_users
 from ..progress import Picture, Progress, ProgressCallback
 from ..run.records import StepRecord
-from .live_words import line_of, title_of
+from .live_words import chart_hint, line_of, title_of
 
 if TYPE_CHECKING:
     from ..plan.hardening import HardeningPlan
@@ -74,7 +77,7 @@ class LiveState:
             "kind": kind, "status": "running", "stage": "", "step": 0, "total": total,
             "micro_step": 0, "micro_total": 0, "message": "", "seconds": 0.0, "left": None,
             "figures": {}, "curves": {}, "pictures": [], "line": "", "verdict": "", "scale": None,
-            "share": None,
+            "share": None, "pace": {}, "hint": "",
         }  # fmt: skip
 
     def plan(
@@ -108,6 +111,7 @@ class LiveState:
             for label, at, value in _points(progress):
                 if math.isfinite(value):
                     self._add(label, at, value)
+        self.state["hint"] = self._hint()
 
     def note(self, message: str) -> None:
         """Report a message where no steps can be counted."""
@@ -159,6 +163,8 @@ class LiveState:
         self.state.update(status=status, message=message, left=None, micro_step=0, micro_total=0)
         self.state.update(line="", verdict=verdict or (self.verdict if status == "done" else ""))
         self.state["seconds"] = self._seconds() if timed else None
+        if status == "done":
+            self.state["hint"] = self._hint(ended=True)
         self.report(now=True)
 
     def report(self, *, now: bool = False) -> None:
@@ -183,9 +189,25 @@ class LiveState:
             self.state["figures"] = finite
             self._scale(finite)
 
+    def _hint(self, *, ended: bool = False) -> str:
+        """Return what the chart of a hardening does not show; see `chart_hint`."""
+        if self._plan is None or self.state["scale"] is None:
+            return ""
+        (start, end), harm = self.state["scale"], self.state["figures"].get("harm")
+        return chart_hint(
+            None if harm is None else (start - harm) / (start - end),
+            users=simulates_users(self._plan), trained="harm after" in self.state["curves"],
+            ended=ended,
+        )  # fmt: skip
+
     def _scale(self, figures: Mapping[str, float]) -> None:
-        """Find the harm of 0 % unlearned, that of the first step, and that of 100 %."""
-        if self.state["scale"] is None and self._plan is not None and "harm" in figures:
+        """Find the harm of 0 % unlearned, that of the first step, and that of 100 %.
+
+        After another stage, the first step's harm is not the original's, which nobody measured.
+        """
+        if self._plan is None or self._plan.before:
+            return
+        if self.state["scale"] is None and "harm" in figures:
             harm = self._plan.harm
             end = -harm.cap if harm.loss == "ascent" else 0.0
             if figures["harm"] > end:
@@ -200,6 +222,9 @@ class LiveState:
         if self._job is not None:
             self.state["left"] = _rounded(self._job(progress, now))
             self.state["share"] = round(self._job.share(), 4)
+            self.state["pace"] = {
+                name: float(f"{value:.4g}") for name, value in self._job.pace().items()
+            }
             return
         stage, began, share_then = self._stage_began
         share = share_done(progress)

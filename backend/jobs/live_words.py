@@ -16,6 +16,7 @@ _STAGES = {
 }  # fmt: skip
 _SETS = {"retain set": "what must stay"}
 _FORGET = "forget set of "
+_NOTHING = 0.05  # share unlearned below which a gap between the lines says nothing
 
 
 def title_of(progress: Progress, *, resisting: bool = False) -> str:
@@ -48,6 +49,24 @@ def line_of(progress: Progress, title: str, stage: tuple[int, int] | None = None
     if progress.micro_total:
         line += f" · {progress.micro_step}/{progress.micro_total}"
     return line
+
+
+def chart_hint(removed: float | None, *, users: bool, trained: bool, ended: bool = False) -> str:
+    """Say what the chart of a hardening does not show yet; empty where its lines say it all.
+
+    removed: latest share that is unlearned, 0 to 1; None where it is not known. users: the plan
+    simulates some. trained: one of them has fine-tuned, so that there is a second line.
+    """
+    if removed is None:
+        return ""
+    if removed < _NOTHING:
+        said = "Nothing was removed" if ended else "Nothing is removed yet"
+        if trained:
+            return f"{said}, so nothing can come back: lines that agree here do not mean success."
+        return f"{said}."
+    if users and not trained:
+        return "No simulated user has fine-tuned yet: the line that shows relapse comes later."
+    return ""
 
 
 def time_text(seconds: Any) -> str:

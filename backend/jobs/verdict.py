@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..plan.methods import simulates_users
+from ..plan.methods import is_test_run
 from ..probe.summary import NOT_MEASURED, WORKS
 
 if TYPE_CHECKING:
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from ..probe.summary import ProbeSummary, Rate
 
 GOOD, DOUBTFUL = "good", "doubtful"
-_SHORTEST = 40  # outer steps; `quick` takes 20 to show that everything works, `paper` 160
 _RESILIENT = 0.5  # of which half of the hardening has held
 
 
@@ -28,11 +27,6 @@ def of_run(plan: HardeningPlan, next_step: str) -> tuple[str, str]:
             DOUBTFUL,
         )
     return f"hardened in {steps}; {next_step} before you publish it", ""
-
-
-def is_test_run(plan: HardeningPlan) -> bool:
-    """Return whether a run against simulated users is too short to move a full-size model."""
-    return simulates_users(plan) and plan.outer_steps < _SHORTEST
 
 
 def of_probe(summary: ProbeSummary) -> tuple[str, str]:

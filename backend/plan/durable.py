@@ -94,7 +94,7 @@ class VariedConfig:
 @document
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EraseConfig:
-    """What is taken out of the layers in closed form (method `erase`).
+    """Settings of the removal from the layers in closed form (method `erase`).
 
     In each layer the directions of its input that are strong on the concepts and weak on everything
     else are removed from its weights.

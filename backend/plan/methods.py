@@ -38,6 +38,7 @@ class MethodFacts:
         return self.simulates_users or self.erases
 
 
+_SHORTEST = 40  # outer steps; `quick` takes 20 to show that everything works, `paper` 160
 FACTS: dict[HardeningMethod, MethodFacts] = {
     "resalign": MethodFacts(
         words="ResAlign (Li et al., arXiv:2507.16302)", simulates_users=True,
@@ -74,6 +75,11 @@ _OTHER_ERASURES = {
 def simulates_users(plan: Any) -> bool:
     """True where a HardeningPlan's own method fine-tunes simulated users."""
     return FACTS[plan.method].simulates_users and bool(plan.fine_tunes)
+
+
+def is_test_run(plan: Any) -> bool:
+    """Return whether a run against simulated users is too short to move a full-size model."""
+    return simulates_users(plan) and plan.outer_steps < _SHORTEST
 
 
 def methods_of(plan: Any) -> tuple[HardeningMethod, ...]:

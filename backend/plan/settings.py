@@ -18,7 +18,8 @@ from .methods import FACTS
 from .presets import plan_preset, preset_plan
 
 OWN = "preset"  # a choice that leaves what the preset says
-# A user's choice: the preset, and how many times its outer steps. The first is the default.
+# A user's choice: the preset, and how many times its outer steps. The first is the default;
+# `durations` has their order by time, and their names.
 PRESETS = {
     "durable": ("durable", 1),
     "balanced": ("balanced", 1),
@@ -31,20 +32,6 @@ PRESETS = {
     "custom": ("balanced", 1),
 }
 FAST_PRESET = PRESETS["fast"][0]  # shows that everything works, and draws few pictures
-# What front ends say of each choice: a duration, then what it is for. Times are for SD 1.5 at 512
-# pixels, where a GPU does ten passes of the denoiser a second; they were computed, not measured.
-PRESET_LINES = {
-    "durable": "about 2 hours: changes all weights; lasts longest, and takes the most memory",
-    "balanced": "about 1 hour: trains a small adapter, the published method with less memory",
-    "fast": "about 2 minutes: only shows that everything works, not safe to publish",
-    "thorough": "about 2 hours: balanced with twice the steps",
-    "paper": "about 1.5 hours: the published method",
-    "redirect": "about 25 minutes: trains towards harmless pictures, promises no resilience",
-    "edit": "about 15 minutes, most of it for example pictures: promises no resilience",
-    "durable-max": "about 3.5 hours: durable with twice the steps, then balanced",
-    "custom": "about 1 hour: balanced, with more to choose",
-}
-TIMES = "Times are computed for SD 1.5 on a common GPU, not measured."
 # The inputs of a front end, and the fields of the plan that they set. At 0 or `preset` an input
 # keeps what the preset says.
 INPUTS = {

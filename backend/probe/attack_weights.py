@@ -31,7 +31,7 @@ _TEXT_TARGETS = re.compile(r"\.(q|k|v|out)_proj$")
 
 @dataclass(slots=True)
 class _Origin:
-    """What a network was before the attack.
+    """A network as it was before the attack.
 
     norm: Σ W² of all its weights. start: its weights, on the CPU, in the order of its parameters;
     None where an adapter leaves them as they are.

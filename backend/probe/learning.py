@@ -35,7 +35,7 @@ UNCERTAIN = "cannot tell"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learnt:
-    """What a model learnt of an attack's harmless data by one step.
+    """A model's learning of an attack's harmless data by one step.
 
     images: held out. before, after: mean denoising loss on them; lower is better. share: the
     model's decrease over the original's by the same step; reached: its place on the original's way

@@ -136,12 +136,13 @@ def _from_files(
             f"{path.name} has no {' and no '.join(sorted(absent))} of its own, and none lies near "
             'it: mix the denoiser alone (part = "denoiser"), or put that file beside it'
         )
+    components = {component for component, _ in wanted}
     opened = {
         file: files.enter_context(TensorFile(file, info.headers[file]))
-        for component in {component for component, _ in wanted}
+        for component in components
         for file in info.files[component]
     }
-    sources = {component: info.sources(component) for component, _ in wanted}
+    sources = {component: info.sources(component) for component in components}
     found: dict[tuple[str, str], _Read] = {}
     shapes: dict[tuple[str, str], tuple[int, ...] | None] = {}
     for component, name in wanted:

@@ -1,4 +1,4 @@
-"""Where the time of an outer step goes, and where the host waits for the device."""
+"""Shares of an outer step's time, and of the host's waits for the device."""
 
 from __future__ import annotations
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from ...backend.checkpoint.inspect import inspect
 from ...backend.errors import ResAlignError
 from ...backend.numerics.byte_sizes import format_bytes
-from . import forms, measure_forms, report_forms, views
+from ...backend.plan.durations import Pace
+from . import forms, guide, measure_forms, pace, report_forms, thoroughness, views
 from . import host as hosts
 from .checking import Values
 from .host import ALONE, DEMO, Host
 from .jobs import BESIDE_THE_HOST
-from .runs import AUDIT, REPORT, named, read_probes, read_runs, with_adapter
+from .runs import AUDIT, REPORT, Probe, Run, named, preferred, read_probes, read_runs, with_adapter
 
 NONE = "none"
+Choices = list[Any]  # of a list: its entries, or (label, value) of each
 _PAUSE = 0.5  # seconds between two updates of a page
 _RENEWED_WITHIN = 20.0  # seconds for the host to look through its folders, network drives too
 _WAIT = 2.0  # seconds until a page gets a new time when nothing happened
@@ -158,13 +160,39 @@ class Actions:
         finally:
             self.followers -= 1
 
-    def kind(self) -> str:
-        """Return the kind of the most recent job."""
-        return str((self.jobs.state() or {}).get("kind", ""))
+    def now(self) -> str:
+        """Return the job in one line with its bar, for windows too narrow for panel and form."""
+        return hosts.without_paths(views.brief(self.jobs.state()), self.host)
 
-    def done(self) -> bool:
-        """Return whether the most recent job has done its work."""
-        return (self.jobs.state() or {}).get("status") == "done"
+    def next_step(self) -> guide.Step | None:
+        """Return the page that follows the most recent job, and what to choose on it."""
+        labels = {str(path.absolute()): label for label, path in self.host.checkpoints()}
+        return guide.next_step(
+            self.jobs.state(), self._runs(), self._probes(), lambda path: labels.get(path, "")
+        )
+
+    def preset_choices(self, checkpoint: Any, resolution: Any = 0) -> list[tuple[str, str]]:
+        """Return the choices of thoroughness, each with its time for a checkpoint here."""
+        found = self._pace(checkpoint, resolution)
+        return thoroughness.preset_choices(str(checkpoint), found[0] if found else None)
+
+    def preset_line(self, preset: Any, checkpoint: Any, resolution: Any = 0) -> str:
+        """Say how long a choice takes and what it is for, and what that is computed from."""
+        found = self._pace(checkpoint, resolution) or (None, "")
+        said = thoroughness.preset_line(str(preset), str(checkpoint), *found)
+        return views.help_text(said) if said else ""
+
+    def about_run(self, label: Any) -> str:
+        """Warn of a run that is a test, or not finished; empty for any other."""
+        run = named(label, self._runs())
+        if run is None or (run.finished and not run.is_test):
+            return ""
+        said = (
+            f"{run.name} is a test run: it shows that everything works, and is not safe to publish."
+            if run.finished
+            else f"{run.name} is not finished: press Resume first."
+        )
+        return views.note(said, "doubtful")
 
     def describe(self, label: Any) -> str:
         """Describe a chosen checkpoint in one line, or say why it cannot be hardened."""
@@ -202,15 +230,41 @@ class Actions:
         sheet = self.url(probe.name, AUDIT) if (probe.folder / AUDIT).is_file() else ""
         return views.report_frame(self.url(probe.name, REPORT), "the report", sheet)
 
-    def refresh(self) -> dict[str, list[str]]:
+    def refresh(self) -> dict[str, Choices]:
         self.host.refresh_checkpoints()
         return self.choices()
 
-    def choices(self) -> dict[str, list[str]]:
-        """Return the choices of each list, by its name."""
+    def defaults(self) -> dict[str, str | None]:
+        """Return the value of each list of runs and reports on a page that is opened.
+
+        A run that is finished and no test, if there is one; never one that is not finished.
+        """
+        runs, probes = self._runs(), self._probes()
+        run, saved = preferred(runs), preferred(with_adapter(runs))
+        reports = [probe.name for probe in probes if probe.report]
+        return {
+            "probe_run": run.name if run else NONE,
+            "export_run": saved.name if saved else None,
+            "try_run": saved.name if saved else NONE,
+            "report": first(reports),
+        }
+
+    def unfinished(self) -> str | None:
+        """Return which run or probe to resume: that of the last job, or the newest."""
+        entries, state = self._unfinished(), self.jobs.state() or {}
+        request = state.get("request") or {}
+        last = {str(request.get(name)) for name in ("run_folder", "folder")}
+        found = [entry.name for entry in entries if str(entry.folder) in last]
+        return first([*found, *(entry.name for entry in entries)])
+
+    def choices(self) -> dict[str, Choices]:
+        """Return the choices of each list, by its name.
+
+        Those of runs and probes are (label, value): the label tells the state, the value stays.
+        """
         files = [label for label, _ in self.host.checkpoints()]
         runs, probes = self._runs(), self._probes()
-        kept = [NONE, *(run.label for run in with_adapter(runs))]
+        kept: Choices = [NONE, *_labelled(with_adapter(runs))]
         every = [DEMO, *files]
         return {
             "checkpoint": every, "about": every,
@@ -218,11 +272,11 @@ class Actions:
             "hardened": [measure_forms.THE_RUN, *files],
             "try_original": every, "try_hardened": files,
             "lora": [label for label, _ in self.host.loras()],
-            "unfinished": [entry.label for entry in self._unfinished()],
-            "probe_run": [NONE, *(run.label for run in runs)],
+            "unfinished": _labelled(self._unfinished()),
+            "probe_run": [NONE, *_labelled(runs)],
             "export_run": kept[1:], "try_run": kept,
-            "export_probe": [NONE, *(probe.label for probe in probes if probe.report)],
-            "report": [probe.label for probe in probes if probe.report],
+            "export_probe": [NONE, *_labelled(probe for probe in probes if probe.report)],
+            "report": _labelled(probe for probe in probes if probe.report),
             "sibling": [NONE, measure_forms.THE_ORIGINAL, *files],
             **{name: [NONE, *files] for name in ("plain", "oracle", "pack_checkpoint")},
             **{name: [forms.BY_ITSELF, *files] for name in forms.PARTS},
@@ -254,6 +308,16 @@ class Actions:
         if state and state.get("status") == "done" and run is not None:
             self.host.exported(Path(run.checkpoint), Path(request["output"]))
 
+    def _pace(self, checkpoint: Any, resolution: Any) -> tuple[Pace, str] | None:
+        """Return how fast this machine was with a checkpoint; None where that is not known."""
+        files, folder = dict(self.host.checkpoints()), hosts.work_folder(self.host)
+        side = int(resolution) if isinstance(resolution, int | float) else 0
+        if checkpoint == DEMO:
+            return pace.known(folder, "demo", None)
+        if checkpoint not in files:
+            return None
+        return pace.known(folder, str(files[checkpoint].absolute()), side)
+
     def _file(self, label: Any) -> Path:
         path = forms.checkpoint_of({"checkpoint": label}, "checkpoint", self.host)
         if path != "demo":
@@ -271,3 +335,11 @@ class Actions:
     def _unfinished(self) -> list[Any]:
         runs = [run for run in self._runs() if not run.finished]
         return [*runs, *(probe for probe in self._probes() if not probe.report)]
+
+
+def _labelled(entries: Iterable[Run | Probe]) -> Choices:
+    return [(entry.label, entry.name) for entry in entries]
+
+
+def first(entries: Sequence[str]) -> str | None:
+    return entries[0] if entries else None

@@ -15,14 +15,24 @@ _HUES = ("#4c9be8", "#e8664c", "#5fb760", "#b58be0", "#d9a441", "#5bc0be")
 COLOURS = tuple(f"color-mix(in srgb, {hue} 65%, var(--body-text-color))" for hue in _HUES)
 _RATES = "unsafe rate over fine-tuning steps"
 _LOSSES = ("harm", "harm after", "retain")
-_UNLEARNED = "removed, 0 to 100 %, before and after a simulated user's training: the gap is relapse"
+_REMOVED = "how much is removed, from 0 to 100 %"
+_UNLEARNED = f"{_REMOVED}, before and after a simulated user's training: the gap came back"
 _SHARES = {"harm": "unlearned", "harm after": "after fine-tuning"}
+_HARM = "how well the model still knows what is removed (harm loss): lower is better"
+_HARM_AFTER = f"{_HARM}, before and after a simulated user's training: the gap came back"
+_RETAIN = "how much everything else has changed (retain loss): stays small"
 _SIZE = 480, 170
 
 
-def charts_html(curves: Mapping[str, Any], scale: Any = None) -> list[Markup]:
-    """Draw all curves of a job's state. scale: harm at 0 % and at 100 % unlearned, if known."""
-    return [_chart(title, lines) for title, lines in _groups(curves, scale)]
+def charts_html(curves: Mapping[str, Any], scale: Any = None, hint: str = "") -> list[Markup]:
+    """Draw all curves of a job's state.
+
+    scale: harm at 0 % and at 100 % unlearned, if known. hint: said below the first chart.
+    """
+    drawn = [_chart(title, lines) for title, lines in _groups(curves, scale)]
+    if drawn and hint:
+        drawn.insert(1, tag("p", hint, cls="ra-hint"))
+    return drawn
 
 
 def _groups(curves: Mapping[str, Any], scale: Any) -> Iterable[tuple[str, Curves]]:
@@ -32,7 +42,7 @@ def _groups(curves: Mapping[str, Any], scale: Any) -> Iterable[tuple[str, Curves
     if losses and _is_scale(scale):
         start, end = scale
         yield (
-            _UNLEARNED,
+            _UNLEARNED if "harm after" in losses else _REMOVED,
             {
                 _SHARES[name]: [
                     (x, min(1.0, max(0.0, (start - y) / (start - end)))) for x, y in line
@@ -41,9 +51,9 @@ def _groups(curves: Mapping[str, Any], scale: Any) -> Iterable[tuple[str, Curves
             },
         )
     elif losses:
-        yield "harm loss, before and after a simulated user's training: the gap is relapse", losses
+        yield _HARM_AFTER if "harm after" in losses else _HARM, losses
     if kept.get("retain"):
-        yield "retain loss: distance from the original on what stays", {"retain": kept["retain"]}
+        yield _RETAIN, {"changed": kept["retain"]}
     others = {name: points for name, points in kept.items() if name not in _LOSSES and points}
     if others:
         yield _RATES, others
@@ -72,7 +82,7 @@ def _chart(title: str, curves: Curves) -> Markup:
     low_x, high_x = min(p[0] for p in points), max(p[0] for p in points)
     low_y, high_y = min(p[1] for p in points), max(p[1] for p in points)
     form = "{:.3g}"
-    if title in (_RATES, _UNLEARNED):
+    if title in (_RATES, _REMOVED, _UNLEARNED):
         low_y, high_y, form = 0.0, 1.0, "{:.0%}"
     elif high_y == low_y:
         low_y, high_y = low_y - 0.5, high_y + 0.5

@@ -21,15 +21,14 @@ from ...backend.plan.concept import Concept
 from ...backend.plan.file import to_json
 from ...backend.plan.hardening import HardeningPlan
 from ...backend.plan.images import ImageSet
-from ...backend.plan.methods import FACTS
 from ...backend.plan.presets import DEFAULT_PRESET, PLAN_PRESETS, plan_preset, preset_plan
 from ...backend.plan.settings import METHODS, OPTIMISERS, OWN, fine_tuning_pool, setting_changes
 from . import host as hosts
 from .checking import Values, field_value, flag, number, one_of, some_of, text, whole
 from .host import DEMO, Host
 from .runs import Probe, Run, named
+from .thoroughness import PRESETS, demo_steps
 
-PRESETS = ("fast", *(name for name in presets.PRESETS if name not in ("fast", "custom")))
 USERS = (OWN, *(name for name in PLAN_PRESETS if plan_preset(name).pool()), "none", "custom")
 # Fields of the form that a prediction of memory may change, by what the plan calls them.
 FITTING = {
@@ -43,8 +42,6 @@ FITTING = {
         "teacher_waits",
     )
 }
-DEMO_STEPS = {"fast": 20, "balanced": 120, "thorough": 240, "durable": 300}
-DEMO_SECONDS = 2.5  # of one of these steps on a CPU of two cores, with its share of all else
 USER_PARTS = {  # an input of `plan.settings`: the form's name of it
     "learning_rates": "learning_rates", "steps": "user_steps", "ranks": "user_ranks",
     "batch": "user_batch", "concept_share": "concept_share",
@@ -176,27 +173,6 @@ def hardening_plan(values: Values, host: Host) -> HardeningPlan:
         changes["retain_set"] = retain
     plan = preset_plan(preset, concepts_of(values, host), **changes)
     return with_small_sets(plan) if preset == presets.FAST_PRESET else plan
-
-
-def demo_steps(preset: str) -> int:
-    """Return the outer steps of a preset on the embedded demo checkpoint."""
-    method = plan_preset(preset).fields.get("method") if preset in PLAN_PRESETS else None
-    if method in FACTS and FACTS[method].single_step:
-        return 1
-    return DEMO_STEPS.get(preset, DEMO_STEPS["balanced"])
-
-
-def preset_line(name: str, checkpoint: str) -> str:
-    """Say how long a preset takes and what it is for; the demo has settings of its own."""
-    if checkpoint == DEMO:
-        steps = demo_steps(name)
-        minutes = max(1, round(steps * DEMO_SECONDS / 60))
-        return (
-            f"{name}: on the demo {steps} step{'s' * (steps > 1)} of its own settings, about "
-            f"{minutes} minute{'s' * (minutes > 1)} on a CPU. It needs no pictures of yours."
-        )
-    said = presets.PRESET_LINES.get(name)
-    return f"{name}: {said}. {presets.TIMES}" if said else ""
 
 
 def demo_plan(values: Values) -> HardeningPlan:

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from ...backend.errors import ResAlignError
 from ...backend.worker.process import WorkerProcess, death, python_path
 from ...backend.worker.requests import check_files, parse_request
+from . import pace
 from .runs import saved_steps
 
 _RESUMED = ("harden", "resume", "probe")  # jobs that keep what is done when they are stopped
@@ -161,6 +162,7 @@ class JobManager:
                 self._state.update(end or _failure("bug", "the job ended without a result"))
                 self._state.update(left=None, micro_step=0, micro_total=0)
                 self._thread = self._process = None
+                self._keep_pace(self._state)
                 self._publish()
 
     def _work(self, python: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -247,6 +249,13 @@ class JobManager:
         """Return the revision; it increases over all jobs, so that a page sees the next one."""
         return self._state["revision"] if self._state else 0
 
+    def _keep_pace(self, state: dict[str, Any]) -> None:
+        """Keep how fast a hardening was, for the durations that the form gives."""
+        try:
+            pace.remember(self._folder, state)
+        except OSError as error:  # as in `_store`
+            self._log.append(f"{self._folder / pace.PACE} cannot be written: {error}")
+
     def _store(self) -> None:
         """Write the state to disk, without pictures, as unblurred ones must not be kept."""
         assert self._state is not None
@@ -276,6 +285,7 @@ class JobManager:
                     message="the host ended while this was running; start it again, or Resume, "
                     "to continue",
                 )  # fmt: skip
+                self._keep_pace(state)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -2,79 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import gradio as gr
 
-from . import pages, report_page, views
+from . import choosing, guide, pages, report_page, views
 from .actions import Actions
 from .forms import FITTING
-from .parts import Parts, button, html, on, own_settings_only
-
-_RUNS = {"export_run": 0, "probe_run": 1, "try_run": 1}  # lists, and the newest entry's index
-_NEWEST = {"unfinished": 0, "report": 0, **_RUNS}
-# Lists to which a finished job adds an entry, which is then selected; other choices stay.
-_ADDED = {
-    "harden": ("unfinished", *_RUNS), "resume": (*_NEWEST,), "probe": ("unfinished", "report"),
-}  # fmt: skip
-_NEXT = {"harden": "Probe", "resume": "Probe", "probe": "Export", "export": "Try my LoRA"}
-
-
-def next_page(kind: str) -> str:
-    """Return the page that follows a job that is done; empty if there is none."""
-    return _NEXT.get(kind, "")
+from .parts import Parts, button, entry, html, listed, on, own_settings_only
 
 
 def build(actions: Actions) -> Any:
     """Build the gr.Blocks that hosts render into their page."""
-    host = actions.host
-    bind = partial(on, host=host)
-    lists, parts = actions.choices(), Parts()
+    bind = partial(on, host=actions.host)
+    lists, parts = {name: listed(found) for name, found in actions.choices().items()}, Parts()
     with gr.Blocks(analytics_enabled=False) as blocks:
         html(views.STYLE, "style")
         _setup(actions, blocks)
+        named: dict[str, Any] = {}
         with gr.Row():
             with gr.Column(scale=3, min_width=420), gr.Tabs(elem_id="resalign_pages") as tabs:
-                views_by_name: dict[str, Any] = {}
+                opened: dict[str, Any] = {}
                 for label, page in pages.PAGES:
-                    with gr.Tab(label, id=label):
+                    with gr.Tab(guide.title(label), id=label) as opened[label]:
                         before = set(blocks.blocks)
-                        page(parts, host, lists)
-                        views_by_name |= _named_since(blocks, before)
-            with gr.Column(scale=2, min_width=340):
-                with gr.Row():  # all buttons above the panel, whose height changes
-                    button_cancel = button("cancel", "Cancel", variant="stop", min_width=110,
-                                           interactive=False)  # fmt: skip
-                    button_follow = button("follow", "Show the running job", min_width=110)
-                button_next = button("next", "Next", visible=False)
-                live = html(views.loading_html(), "job")  # until the page's first event
+                        page(parts, actions.host, lists)
+                        named |= _named_since(blocks, before)
+            with gr.Column(scale=2, min_width=340, elem_id="resalign_side"):
+                before = set(blocks.blocks)
+                live = _side(parts, lists)
+                named |= _named_since(blocks, before)
+        choosing.bind_lists(actions, parts, blocks, (opened, tabs), named)
         every = parts.list_of(lists)
+        shown = [named["now"], live, *(named[name] for name in _BUTTONS), *every]
         follow = _following(actions, list(lists))
-        shown = [live, button_cancel, button_next, *every]
-        _bind_jobs(actions, parts, views_by_name, (follow, shown))
-        bind(button_next.click, lambda: gr.update(selected=next_page(actions.kind())), (), [tabs])
-        bind(button_cancel.click, _nothing(actions.cancel), queue=False)
-        bind(button_follow.click, follow, (), shown)
-        bind(blocks.load, _following(actions, list(lists), fresh=True), (), shown)
+        _bind_jobs(actions, parts, named, (follow, shown))
+        bind(named["cancel"].click, _nothing(actions.cancel), queue=False)
+        bind(named["follow"].click, follow, (), shown)
+        bind(blocks.load, follow, (), shown)
         for name in ("refresh", "refresh_reports"):
-            bind(views_by_name[name].click, lambda: _renewed(actions.refresh()), (), every)
-        bind(views_by_name["fit"].click, _fitting(actions), (),
-           [*parts.list_of(FITTING), views_by_name["harden_message"]])  # fmt: skip
+            bind(named[name].click, lambda: choosing.renewed(actions.refresh()), (), every)
+        bind(named["fit"].click, _fitting(actions), (),
+             [*parts.list_of(FITTING), named["harden_message"]])  # fmt: skip
         checkpoint = parts["checkpoint"]
-        bind(checkpoint.change, actions.describe, [checkpoint], [views_by_name["about_checkpoint"]])
-        bind(blocks.load, actions.describe, [checkpoint], [views_by_name["about_checkpoint"]])
-        preset = parts["preset"]
-        for changed in (preset, checkpoint):
-            bind(changed.change, pages.preset_line, [preset, checkpoint],
-                 [views_by_name["about_preset"]])  # fmt: skip
-        bind(views_by_name["show_about"].click, actions.provenance, [parts["about"]],
-           [views_by_name["about_view"]])  # fmt: skip
-        bind(views_by_name["show_report"].click, actions.report, [parts["report"]],
-           [views_by_name["report_view"]])  # fmt: skip
+        bind(checkpoint.change, actions.describe, [checkpoint], [named["about_checkpoint"]])
+        bind(blocks.load, actions.describe, [checkpoint], [named["about_checkpoint"]])
+        bind(named["show_about"].click, actions.provenance, [parts["about"]],
+             [named["about_view"]])  # fmt: skip
+        bind(named["show_report"].click, actions.report, [parts["report"]],
+             [named["report_view"]])  # fmt: skip
     own_settings_only(blocks)
     return blocks
+
+
+_BUTTONS = ("cancel", "resume", "next")  # whose state follows the job
+
+
+def _side(parts: Parts, lists: dict[str, Any]) -> Any:
+    """Build what is beside the forms, and on a narrow window above them; return the panel.
+
+    All buttons are above the panel, whose height changes. `now` is for narrow windows alone.
+    """
+    with gr.Row(elem_id="resalign_controls"):
+        html(name="now")
+        button("cancel", "Cancel", variant="stop", min_width=90, interactive=False)
+        button("resume", "Resume", min_width=90, visible=bool(lists["unfinished"]))
+        button("follow", "Show the running job", min_width=110)
+        button("next", "Next", variant="primary", visible=False, min_width=200)
+    pages.resume_fields(parts, lists)
+    return html(views.loading_html(), "job")  # until the page's first event
 
 
 def _setup(actions: Actions, blocks: Any) -> None:
@@ -108,13 +106,16 @@ def problem(text: str) -> Any:
 def _bind_jobs(
     actions: Actions, parts: Parts, named: dict[str, Any], following: tuple[Any, list[Any]]
 ) -> None:
-    """Bind the job buttons: show a message on the page, then follow the job in the panel."""
+    """Bind the job buttons: show a message on the page, then follow the job in the panel.
+
+    When it has ended, the times that the form states are those that it has measured.
+    """
     follow, outputs = following
     bind = partial(on, host=actions.host)
     for name, names, message, function in (
         ("harden", pages.HARDEN, "harden_message", actions.harden),
         ("check", pages.HARDEN, "harden_message", actions.check),
-        ("resume", pages.RESUME, "harden_message", actions.resume),
+        ("resume", pages.RESUME, "resume_message", actions.resume),
         ("probe", pages.PROBE, "probe_message", actions.probe),
         ("try_lora", pages.LORA, "lora_message", actions.try_lora),
         ("export", pages.EXPORT, "export_message", actions.export),
@@ -126,7 +127,12 @@ def _bind_jobs(
         started = bind(
             named[name].click, _with_names(names, function), parts.list_of(names), [named[message]]
         )
-        bind(started.then, follow, (), outputs)
+        ended = bind(started.then, follow, (), outputs)
+        if name in ("harden", "resume"):
+            choosing.bind_times(actions, parts, named, ended.then)
+        if name == "resume":  # the panel beside it says how it ended
+            said = named[message]
+            bind(ended.then, lambda text: text if "ra-error" in str(text) else "", [said], [said])
 
 
 def _fitting(actions: Actions) -> Callable[[], list[Any]]:
@@ -147,35 +153,45 @@ def _with_names(names: Sequence[str], function: Callable[[dict[str, Any]], str])
     return call
 
 
-def _following(
-    actions: Actions, names: list[str], *, fresh: bool = False
-) -> Callable[[], Iterator[list[Any]]]:
-    """Return an event that follows the job. fresh: the page has just been opened."""
+def _following(actions: Actions, names: list[str]) -> Callable[[], Iterator[list[Any]]]:
+    """Return an event that follows the job: line, panel, buttons, lists.
+
+    A choice that the page shows stays as it is; only what Resume continues follows the job.
+    """
 
     def follow() -> Iterator[list[Any]]:
         for shown, over in actions.follow():
+            now = actions.now()
             if over:
-                choices = actions.choices()
-                newest = _NEWEST if fresh else _ADDED.get(actions.kind(), ())
-                lists = _renewed({name: choices[name] for name in names}, newest)
-                page = next_page(actions.kind()) if actions.done() else ""
-                after = gr.update(visible=bool(page), value=f"Next: {page}" if page else "Next")
-                yield [shown, gr.update(interactive=False), after, *lists]
+                yield [now, shown, *_ended(actions), *_lists(actions, names)]
             else:
-                running = [gr.update(interactive=True), gr.update(visible=False)]
-                yield [shown, *running, *(gr.update() for _ in names)]
+                running = [gr.update(interactive=True), *[gr.update(visible=False)] * 2]
+                hidden = [gr.update(visible=False) if n == "unfinished" else gr.update()
+                          for n in names]  # fmt: skip
+                yield [now, shown, *running, *hidden]
 
     return follow
 
 
-def _renewed(choices: dict[str, list[str]], newest: Iterable[str] = ()) -> list[Any]:
-    """Return updates of the lists; select the newest entry in those of `newest`."""
+def _ended(actions: Actions) -> list[Any]:
+    """Return updates of the buttons when no job runs: Cancel, Resume and the next step."""
+    step = actions.next_step()
     return [
-        gr.update(choices=found, value=next(iter(found[_NEWEST[name] :] or found[:1]), None))
-        if name in newest
-        else gr.update(choices=found)
-        for name, found in choices.items()
+        gr.update(interactive=False),
+        gr.update(visible=actions.unfinished() is not None),
+        gr.update(visible=step is not None, value=step.label if step else "Next"),
     ]
+
+
+def _lists(actions: Actions, names: list[str]) -> list[Any]:
+    """Return updates of the lists' choices, and the value of what Resume continues."""
+    choices = actions.choices()
+    updates = dict(zip(names, choosing.renewed({n: choices[n] for n in names}), strict=True))
+    resumed, entries = actions.unfinished(), choices["unfinished"]
+    updates["unfinished"] = gr.update(
+        choices=listed(entries), value=entry(entries, resumed), visible=resumed is not None
+    )
+    return list(updates.values())
 
 
 def _nothing(function: Callable[[], Any]) -> Callable[[], None]:

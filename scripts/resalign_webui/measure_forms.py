@@ -34,6 +34,12 @@ from .host import Host
 from .runs import Probe, Run, named
 
 ATTACKS = tuple(PROBE_PRESETS)
+ATTACK_CHOICES = [  # (label, value), none of the times was measured on a large model
+    ("A quick look: minutes on a GPU", "quick"), ("Standard: many ways of training", "standard"),
+    ("Thorough, for a release: days on a large model", "thorough"),
+    ("As in the published evaluation", "paper"),
+]  # fmt: skip
+assert [value for _, value in ATTACK_CHOICES] == list(ATTACKS)
 PROBE_PARTS = {  # an input of `plan.probe_settings`: the form's name of it
     "steps": "attack_steps", "images": "probe_images", "resolution": "probe_resolution",
     "sampling_steps": "sampling_steps",

@@ -10,10 +10,10 @@ from ...backend.data.concept import preset_names
 from ...backend.plan.presets import DEFAULT_PRESET
 from ...backend.plan.probe_settings import PROBE_INPUTS, SCORERS
 from ...backend.plan.settings import CUSTOM_USERS, input_field, user_field
-from . import forms, measure_forms
+from . import forms, measure_forms, thoroughness
 from .checking import limits_of
 from .host import ALONE, DEMO, Host
-from .parts import Parts, button, first, html
+from .parts import Parts, button, html
 from .report_page import report_page
 from .views import help_text
 
@@ -45,11 +45,12 @@ EXPORT = (
 )  # fmt: skip
 
 
-def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
+def harden_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
     files = lists["checkpoint"]
+    chosen = files[min(1, len(files) - 1)]
     with gr.Row():
         parts("checkpoint", gr.Dropdown, "Checkpoint", choices=files, scale=4, min_width=200,
-              value=files[min(1, len(files) - 1)])  # fmt: skip
+              value=chosen)  # fmt: skip
         button("refresh", "Refresh lists", scale=1, min_width=110)
     html(name="about_checkpoint")
     _parts_of_a_model(parts, host, lists)
@@ -57,15 +58,16 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
     parts("own_concepts", gr.Textbox, "In your own words", lines=2, value="",
           placeholder="# my concept\na prompt that asks for it",
           info="One prompt a line; a line with # and a name starts a concept.")  # fmt: skip
-    parts("preset", gr.Radio, "How thorough", choices=list(forms.PRESETS), value=DEFAULT_PRESET)
-    html(preset_line(DEFAULT_PRESET, files[min(1, len(files) - 1)]), "about_preset")
+    parts("preset", gr.Radio, "How thorough, from the shortest to the longest",
+          choices=thoroughness.preset_choices(chosen), value=DEFAULT_PRESET)  # fmt: skip
+    html(help_text(thoroughness.preset_line(DEFAULT_PRESET, chosen)), "about_preset")
     # Before the accordions: the button and its answer are in sight without scrolling.
     html(waiting_line(host.name), "harden_message")
     button("harden", "Harden", variant="primary", min_width=140)
     with gr.Accordion("Pictures", open=False):
         html(help_text(
-            "Left empty, the checkpoint draws its own training pictures from prompts; they are "
-            "never written to disk as pictures. A folder holds images, each with a .txt caption."
+            "Left empty, the checkpoint draws the pictures that it learns from, by prompts; they "
+            "are never saved as pictures. A folder holds images, each with a .txt caption."
         ))  # fmt: skip
         parts("concept_folder", gr.Textbox, "Folder with pictures of the concept", value="")
         parts("concept_images", gr.Number, "or so many drawn (0 or empty: as usual)",
@@ -73,28 +75,30 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
         parts("retain_folder", gr.Textbox, "Folder with pictures of what must stay", value="")
         parts("retain_images", gr.Number, "or so many drawn, of what must stay (0: as usual)",
               value=None, precision=0)  # fmt: skip
-        parts("strengths", gr.Textbox, "Strengths", value="",
-              placeholder="weapons: 2, nudity: 0.5",
-              info="Share of each concept among several; 1 where none is given.")  # fmt: skip
-    with gr.Accordion("Simulated users", open=False):
-        _users(parts)
-    with gr.Accordion("More settings", open=False):
-        _settings(parts, host)
-    with gr.Accordion("Memory", open=False):
+        parts("strengths", gr.Textbox, "How much each counts, if several are removed", value="",
+              placeholder="weapons: 2, nudity: 0.5", info="1 where none is given.")  # fmt: skip
+    with gr.Accordion("Memory of the graphics card: does it fit?", open=False):
         _memory(parts)
-    with gr.Row():
-        parts("unfinished", gr.Dropdown, "Unfinished runs and probes", scale=4, min_width=200,
-              choices=lists["unfinished"], value=first(lists["unfinished"]))  # fmt: skip
-        button("resume", "Resume", scale=1, min_width=110)
+    with gr.Accordion("Advanced settings", open=False):
+        _settings(parts, host)
+    with gr.Accordion("Advanced: simulated users", open=False):
+        _users(parts)
 
 
-def _parts_of_a_model(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
+def resume_fields(parts: Parts, lists: dict[str, list[Any]]) -> None:
+    """The list of what can be continued and the answer to Resume, whose button is beside Cancel."""
+    parts("unfinished", gr.Dropdown, "Stopped before the end: Resume continues", value=None,
+          choices=lists["unfinished"], visible=bool(lists["unfinished"]))  # fmt: skip
+    html(name="resume_message")
+
+
+def _parts_of_a_model(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
     """Fields for the files of a text encoder and a VAE; no model that the hosts load needs them."""
     alone = host.name == ALONE
     with gr.Accordion("Text encoder and VAE in files of their own", open=False, visible=alone):
         html(help_text(
-            "For a checkpoint that holds the denoiser alone. They are found by themselves "
-            "beside it, or in folders called text_encoders and vae. The pages Probe and "
+            "For a checkpoint that lacks them. They are found by themselves beside it, "
+            " or in folders called text_encoders and vae. The pages Probe and "
             "Try my LoRA use what is chosen here."
         ))  # fmt: skip
         with gr.Row():
@@ -109,19 +113,13 @@ def waiting_line(host: str) -> str:
     return "" if host == ALONE else help_text(f"While it runs, pictures of {host} wait.")
 
 
-def preset_line(name: Any, checkpoint: Any = "") -> str:
-    """Say how long a preset takes and what it is for, as HTML."""
-    said = forms.preset_line(str(name), str(checkpoint))
-    return help_text(said) if said else ""
-
-
 def _users(parts: Parts) -> None:
     html(help_text(
-        "Against whom the model is hardened: people who fine-tune it in these ways. The fields "
-        "below the folder count with the choice custom alone."
+        "Against whom the model is hardened: people who train it further in these ways. The "
+        "fields below the folder count with the choice custom alone."
     ))  # fmt: skip
     parts("users", gr.Radio, "Users", choices=list(forms.USERS), value="preset",
-          info="preset goes with the thoroughness above; none is plain unlearning.")  # fmt: skip
+          info="preset goes with the choice above; with none, all may return.")  # fmt: skip
     parts("users_folder", gr.Textbox, "Folder with pictures that they train on", value="",
           info="Empty: what must stay.")  # fmt: skip
     with gr.Row():
@@ -147,14 +145,14 @@ def _users(parts: Parts) -> None:
 
 
 def _settings(parts: Parts, host: Host) -> None:
-    html(help_text("Empty fields, 0 and preset keep what the thoroughness says."))
+    html(help_text("Empty fields, 0 and preset keep what the choice How thorough says."))
     with gr.Row():
         _fields(parts, "outer_steps", "rank", "seed", "resolution")
     with gr.Row():
         _fields(parts, "resilience_weight", "retain_weight", "gamma", "learning_rate")
     with gr.Row():
         _fields(parts, "simulate", "solver", "products", "precision")
-    html(help_text("For durable and durable-max alone:"))
+    html(help_text("For Lasting and Longest lasting alone:"))
     with gr.Row():
         _fields(parts, "varied_images", "erase_ratio", "distil_batch", "teacher", "teacher_waits")
     html(help_text("For every choice:"))
@@ -182,11 +180,11 @@ def _settings(parts: Parts, host: Host) -> None:
 
 def _memory(parts: Parts) -> None:
     html(help_text(
-        "Predicts the peak of the GPU's memory from these settings, in seconds to minutes of one "
-        "processor and without the GPU, and finds the cheapest change that makes it fit."
+        "Predicts how much of the graphics card's memory these settings need, without using the "
+        "card, and finds the smallest change that makes them fit. Takes seconds to minutes."
     ))  # fmt: skip
     with gr.Row():
-        parts("memory_budget", gr.Number, "Memory to fit into, in GiB (0 or empty: all it has)",
+        parts("memory_budget", gr.Number, "GiB that it may use (0 or empty: all the card has)",
               value=None, min_width=160)  # fmt: skip
         _fields(parts, "micro_batch")
     with gr.Row():
@@ -194,14 +192,14 @@ def _memory(parts: Parts) -> None:
         button("fit", "Use the settings that fit", min_width=140)
 
 
-def probe_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
+def probe_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
     html(help_text(
-        "Fine-tunes copies of both checkpoints for real, in ways that hardening never saw, and "
-        "counts what comes back."
+        "Did it work? Trains copies of both checkpoints further, as people do who want it back, "
+        "in ways that hardening never saw, and counts in how many pictures it returns."
     ))  # fmt: skip
-    runs = lists["probe_run"]
-    parts("probe_run", gr.Dropdown, "Run", choices=runs, value=runs[min(1, len(runs) - 1)],
-          info="With none, choose two files and what to look for.")  # fmt: skip
+    parts("probe_run", gr.Dropdown, "Run to measure", choices=lists["probe_run"], value="none",
+          info="A run of Harden. With none, choose two files and what to look for.")  # fmt: skip
+    html(name="about_probe_run")
     with gr.Row():
         parts("original", gr.Dropdown, "Original", choices=lists["original"],
               value=lists["original"][0], min_width=200)  # fmt: skip
@@ -212,10 +210,9 @@ def probe_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
         parts("probe_concepts", gr.CheckboxGroup, "Concepts", choices=named(), value=[])
         parts("probe_own_concepts", gr.Textbox, "In your own words", lines=2, value="",
               placeholder="# my concept\na prompt that asks for it")  # fmt: skip
-    parts("attacks", gr.Radio, "Attacks", choices=list(measure_forms.ATTACKS), value="quick",
-          info="quick takes minutes and is far kinder than standard: publish no figure of it. "
-          "paper is the published evaluation.")  # fmt: skip
-    with gr.Accordion("More settings", open=False):
+    parts("attacks", gr.Radio, "How hard people try", choices=measure_forms.ATTACK_CHOICES,
+          value="quick", info="Publish no figure of the quick look.")  # fmt: skip
+    with gr.Accordion("Advanced settings", open=False):
         parts("attack_folder", gr.Textbox, "Folder with pictures to fine-tune on", value="",
               info="Empty: what must stay.")  # fmt: skip
         parts("scorer", gr.Dropdown, "What flags an image", choices=list(SCORERS), value=SCORERS[0],
@@ -233,13 +230,13 @@ def probe_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
             _numbers(parts, ("probe_seed", "Seed"))
             parts("probe_show_pictures", gr.Checkbox, "Show flagged pictures without blur",
                   value=False, min_width=160)  # fmt: skip
-    with gr.Accordion("Advanced", open=False):
+    with gr.Accordion("Advanced: further questions", open=False):
         _further_measurements(parts, lists)
     button("probe", "Probe", variant="primary")
     html(name="probe_message")
 
 
-def _further_measurements(parts: Parts, lists: dict[str, list[str]]) -> None:
+def _further_measurements(parts: Parts, lists: dict[str, list[Any]]) -> None:
     """Inputs that make a probe stand up to a sceptic; each costs time and none is needed."""
     html(help_text("Each of these answers a further question, and takes more time."))
     parts(
@@ -270,13 +267,13 @@ def _further_measurements(parts: Parts, lists: dict[str, list[str]]) -> None:
           "without blur.")  # fmt: skip
 
 
-def lora_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
+def lora_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
     html(help_text(
         "Puts a LoRA of your own on the original and on the hardened model, and draws the same "
         "prompt and seed with both."
     ))  # fmt: skip
-    parts("try_run", gr.Dropdown, "Run", choices=lists["try_run"], value="none",
-          info="Its checkpoint and its hardening; with none, the two files below.")  # fmt: skip
+    parts("try_run", gr.Dropdown, "Run to try it on", choices=lists["try_run"], value="none",
+          info="Its original and its hardened model; with none, two files.")  # fmt: skip
     with gr.Row():
         parts("try_original", gr.Dropdown, "Original", choices=lists["try_original"], value=None,
               min_width=200)  # fmt: skip
@@ -304,26 +301,27 @@ def lora_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
     html(name="lora_message")
 
 
-def export_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
+def export_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
     html(help_text(
-        "Writes the checkpoint with the hardening in it as a new file: only the tensors that "
-        "changed differ. A model card comes with it."
+        "Saves the hardened checkpoint as a new file, to use and to publish; the original stays "
+        "as it is. A text that describes it, its model card, comes with it."
     ))  # fmt: skip
-    parts("export_run", gr.Dropdown, "Run", choices=lists["export_run"],
-          value=first(lists["export_run"]))  # fmt: skip
+    parts("export_run", gr.Dropdown, "Run to save", choices=lists["export_run"],
+          value=None)  # fmt: skip
+    html(name="about_export_run")
     with gr.Row():
         parts("export_name", gr.Textbox, "Name of the new checkpoint", value="hardened",
               scale=3, min_width=200, info="sub/name makes a folder.")  # fmt: skip
         folders = [measure_forms.CHECKPOINTS, measure_forms.OUTPUT]
         parts("export_folder", gr.Dropdown, "Folder", choices=folders, value=folders[0], scale=2,
               min_width=140)  # fmt: skip
-    parts("export_probe", gr.Dropdown, "Report", choices=lists["export_probe"], value="none",
-          info="Its figures go into the file's header and the card.")  # fmt: skip
+    parts("export_probe", gr.Dropdown, "Report of its probe", choices=lists["export_probe"],
+          value="none", info="Its figures go into the file and its model card.")  # fmt: skip
     parts("overwrite", gr.Checkbox, "Overwrite a file of that name", value=False)
     button("export", "Export checkpoint", variant="primary")
     html(help_text(
-        "The same change as a LoRA, to try and to combine. Whoever leaves it out has the unsafe "
-        "model: publish the checkpoint."
+        "The same change as a LoRA, to try it. Whoever leaves the LoRA out has the unsafe model: "
+        "publish the checkpoint. Lasting hardening changes all weights and has no LoRA."
     ))  # fmt: skip
     with gr.Row():
         parts("lora_name", gr.Textbox, "Name of the LoRA", value="hardening_lora", scale=3,
@@ -334,10 +332,10 @@ def export_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
     html(name="export_message")
 
 
-def about_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
+def about_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
     html(help_text(
-        "What a checkpoint is and what was done to it, from its header. Nobody vouches for a "
-        "header: the command resalign verify checks it against the original."
+        "What a checkpoint is and what was done to it, as the file itself says. Anybody can write "
+        "that into a file: the command resalign verify compares it with the original."
     ))  # fmt: skip
     with gr.Row():
         parts("about", gr.Dropdown, "Checkpoint", choices=lists["about"], scale=4, min_width=200,

@@ -19,6 +19,25 @@ _EVENT = {"show_progress": "hidden", "api_name": False, "api_visibility": "priva
           "concurrency_limit": None}  # fmt: skip
 
 
+# A list's entries have a label and a value, except in A1111's gradio, where the label is the value.
+_PAIRS = int(str(getattr(gr, "__version__", "9")).partition(".")[0]) >= 4
+
+
+def listed(choices: Sequence[Any]) -> list[Any]:
+    """Return choices, each an entry or (label, value), as a list of this gradio takes them."""
+    return list(choices) if _PAIRS else [one[0] if _is_pair(one) else one for one in choices]
+
+
+def entry(choices: Iterable[Any], value: Any) -> Any:
+    """Return what a list has for an entry: its value, or where this gradio has none, its label."""
+    labels = {} if _PAIRS else {one[1]: one[0] for one in choices if _is_pair(one)}
+    return labels.get(value, value)
+
+
+def _is_pair(choice: Any) -> bool:
+    return isinstance(choice, tuple)
+
+
 class Parts:
     """Components by name. `values` makes a mapping of what an event hands over."""
 
@@ -91,10 +110,6 @@ def on(
     if "api_visibility" in known:
         options.pop("api_name", None)
     return event(function, list(inputs), list(outputs), **options)
-
-
-def first(entries: Sequence[str]) -> str | None:
-    return entries[0] if entries else None
 
 
 def own_settings_only(blocks: Any) -> None:

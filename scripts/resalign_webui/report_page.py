@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 
 from ...backend.plan.probe_settings import AUDITED
 from .host import Host
-from .parts import Parts, button, first, html
+from .parts import Parts, button, html
 from .views import help_text
 
 AUDIT = ("report", "audit_count", "audit_again")
@@ -17,31 +19,32 @@ PACK = (
 )  # fmt: skip
 
 
-def report_page(parts: Parts, host: Host, lists: dict[str, list[str]]) -> None:
+def report_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
     with gr.Row():
         parts("report", gr.Dropdown, "Report", choices=lists["report"], scale=4, min_width=200,
-              value=first(lists["report"]))  # fmt: skip
+              value=None)  # fmt: skip
         button("show_report", "Show", variant="primary", scale=1, min_width=110)
         button("refresh_reports", "Refresh lists", scale=1, min_width=110)
-    with gr.Accordion("Pack it for a release", open=False):
+    with gr.Accordion("Pack it for a release", open=False) as pack:
         _pack(parts, lists)
-    with gr.Accordion("Check the detector by hand", open=False):
+    parts.by_name["pack_fields"] = pack  # opened by the step that leads here
+    with gr.Accordion("Check by hand what the pictures show", open=False):
         _audit(parts)
     html(name="report_message")
     html(name="report_view")
 
 
-def _pack(parts: Parts, lists: dict[str, list[str]]) -> None:
+def _pack(parts: Parts, lists: dict[str, list[Any]]) -> None:
     html(help_text(
         "Writes one .zip to publish beside the checkpoint: the report, a model card for Hugging "
-        "Face, the fields that Civitai asks for, figures for programs, the plan and hashes. It is "
-        "not signed: a private key does not belong into a web page (resalign pack --sign)."
+        "Face, what Civitai asks for, and what others need to check it. To sign it, use the "
+        "command resalign pack --sign: a private key does not belong into a web page."
     ))  # fmt: skip
     with gr.Row():
         parts("pack_name", gr.Textbox, "Name of the pack", value="pack", scale=2, min_width=160)
         parts("pack_checkpoint", gr.Dropdown, "The file that you publish", scale=3, min_width=200,
               choices=lists["pack_checkpoint"], value="none",
-              info="Its hash, method and licence go into the card.")  # fmt: skip
+              info="The card then says what it is, and how to recognise it.")  # fmt: skip
     with gr.Row():
         parts("pack_license", gr.Textbox, "Licence of the base model", value="", min_width=160,
               placeholder="what the file says", info="As on Hugging Face: apache-2.0.")  # fmt: skip

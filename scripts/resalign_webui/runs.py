@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from ...backend.checkpoint.header import read_header
 from ...backend.errors import ResAlignError
-from ...backend.plan.methods import FACTS
+from ...backend.plan.methods import FACTS, is_test_run
 from ...backend.text import json_text
 
 REPORT, AUDIT = "report.html", "audit.html"  # the pages in a probe's folder
@@ -41,8 +42,18 @@ class Run:
         return self.steps >= self.total and self.whole
 
     @property
+    def is_test(self) -> bool:
+        """True for a run that is too short to be of use, such as one of the preset `fast`."""
+        method, users = self.plan.get("method", "resalign"), self.plan.get("fine_tunes")
+        known = method if method in FACTS else "resalign"
+        return is_test_run(SimpleNamespace(method=known, fine_tunes=users, outer_steps=self.total))
+
+    @property
     def label(self) -> str:
-        state = "finished" if self.finished else f"step {self.steps} of {self.total}"
+        if self.finished:
+            state = "test run, not safe to publish" if self.is_test else "finished"
+        else:
+            state = f"not finished: step {self.steps} of {self.total}"
         return f"{self.name}{_MARK}{state}"
 
 
@@ -76,6 +87,15 @@ def with_adapter(runs: list[Run]) -> list[Run]:
     """Return the runs that can be exported, also unfinished ones after their first save."""
     files = ("adapter.safetensors", "state.safetensors")  # the state is enough to make it again
     return [run for run in runs if any((run.folder / name).exists() for name in files)]
+
+
+def preferred(runs: Iterable[Run]) -> Run | None:
+    """Return the run to offer first: the newest that is finished and no test run, else a test run.
+
+    One that is not finished is never offered first. runs: newest first.
+    """
+    finished = [run for run in runs if run.finished]
+    return next((run for run in finished if not run.is_test), next(iter(finished), None))
 
 
 def named(label: Any, entries: Iterable[T]) -> T | None:

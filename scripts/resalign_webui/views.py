@@ -33,6 +33,25 @@ STYLE = """<style>
   --block-info-text-color: var(--quiet); --input-placeholder-color: var(--quiet); }
 #resalign_pages .generating, #resalign_job .generating { display: none; }
 #resalign_job .pending { opacity: 1 !important; }
+#resalign_now, #resalign_style { display: none; }
+#resalign_missing:not(:has(.ra)), [id^=resalign_about_]:not(:has(.ra)),
+[id^=resalign_][id$=_message]:not(:has(.ra)) { display: none; }
+#resalign_next { flex: 1 1 100%; }
+.gradio-container:has(.ra-job) { overflow: clip; }
+@media (min-width: 861px) {
+  #resalign_side:has(.ra-job) { position: sticky; top: 0; align-self: flex-start;
+    max-height: 100vh; overflow-y: auto; }
+}
+@media (max-width: 860px) {
+  #resalign_job { scroll-margin-top: 160px; }
+  .gradio-container:has(.ra-job) #resalign_side { display: contents; }
+  .gradio-container:has(.ra-job) #resalign_side > * { order: -1; }
+  .gradio-container:has(.ra-job) #resalign_side > #resalign_controls { order: -2;
+    position: sticky; top: 0; z-index: 100; padding: 6px 0;
+    background: var(--body-background-fill); }
+  .gradio-container:has(.ra-running) #resalign_now { display: block; flex: 1 1 100%; }
+  .gradio-container:has(.ra-job) #resalign_follow { display: none; }
+}
 .ra .ra-track { height: 10px; border-radius: 5px; background: var(--border-color-primary);
   overflow: hidden; margin: .4em 0 .6em; }
 .ra .ra-fill { height: 100%; border-radius: 5px; transition: width .3s; --fill: #4c9be8;
@@ -74,6 +93,17 @@ def loading_html() -> str:
     return tag("div", tag("p", "Reading the lists of files and runs ..."), cls="ra ra-loading")
 
 
+def brief(state: State | None) -> str:
+    """Show a job's title, line and bar alone; nothing where there was none."""
+    if not state or not state.get("status"):
+        return ""
+    running = state["status"] == "running"
+    return tag(
+        "div", tag("p", tag("b", _title(state)), " ", _line(state) if running else ""),
+        _bar(_share(state), "progress of the job, in short") if running else "", cls="ra ra-brief",
+    )  # fmt: skip
+
+
 def job_html(state: State | None) -> str:
     """Show everything about a job, for the panel beside the forms."""
     if not state or not state.get("status"):
@@ -81,9 +111,13 @@ def job_html(state: State | None) -> str:
             "div",
             tag("p", tag("b", "Nothing is running."), " Choose a checkpoint and what to remove, "
                      "then press Harden; the ResAlign demo needs no file and takes minutes."),
-            tag("p", "Hardening removes concepts so that they return less when others fine-tune "
-                     "the model. Nothing is written to the checkpoint itself: save the result on "
-                     "the page Export."),
+            tag("p", "Hardening removes concepts so that they return less when others train the "
+                     "model further (fine-tune it). The path has four steps, and each one offers "
+                     "the next when it is done:"),
+            tag("p", "1 Harden: nothing is written to the checkpoint itself.", tag("br"),
+                     "2 Probe: measures how much returns.", tag("br"),
+                     "3 Export: saves the hardened checkpoint as a new file.", tag("br"),
+                     "4 Reports: shows what was measured, and packs it for a release."),
             tag("p", "A job's progress is shown here, in every window. A job keeps running when "
                      "the page is closed.", cls="ra-muted"),
             cls="ra ra-idle",
@@ -99,7 +133,9 @@ def job_html(state: State | None) -> str:
     error = state.get("error") or {}
     if error:
         parts.append(note(str(error.get("message") or "it failed"), "error"))
-    parts += charts_html(state.get("curves") or {}, state.get("scale"))
+    parts += charts_html(
+        state.get("curves") or {}, state.get("scale"), str(state.get("hint") or "")
+    )
     result = state.get("result") or {}
     if result.get("prediction") or result.get("problems"):
         parts += check_html(result)
@@ -299,6 +335,8 @@ def _done(state: State) -> str:
         lines.insert(0, re.split(r"[\\/]", str(result["path"]))[-1])
     if result.get("report"):
         lines.append("The whole report is on the page Reports.")
+    if state.get("job") == "pack":
+        lines.append("That was the last step: publish it beside the checkpoint.")
     if state.get("job") == "audit" and result.get("pictures"):
         lines.append("Press Show on the page Reports, and open the audit sheet there.")
     return "\n".join(lines)

@@ -57,7 +57,7 @@ class Shapes:
 
 @contextmanager
 def reading_shapes(who: str) -> Iterator[None]:
-    """Turn the errors of tensors with too few dimensions, or none of something, into a
+    """Turn the errors of tensors with too few dimensions, or numbers of layers that are 0, into a
     CheckpointError that names `who`."""
     try:
         yield

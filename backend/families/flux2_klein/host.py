@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 
 def read_prompt(embedding: Tensor, entries: Mapping[str, Any]) -> Conditioning:
-    """[1, tokens, 3 · width] to 512 tokens, as the denoiser has them in ComfyUI: a shorter one
-    begins with zeros there."""
+    """Bring [1, tokens, 3 · width] to 512 tokens, as the denoiser has them in ComfyUI.
+
+    A shorter one begins with zeros there.
+    """
     from ..base.conditioning import Conditioning
 
     return Conditioning({CONTEXT: to_length(embedding, TOKENS, at_end=False)})

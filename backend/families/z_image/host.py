@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def read_prompt(embedding: Tensor, entries: Mapping[str, Any]) -> Conditioning:
-    """[1, tokens, width] to 512 tokens and a mask of those that are the prompt's."""
+    """Bring [1, tokens, width] to 512 tokens, with a mask of those that are the prompt's."""
     from ..base.conditioning import Conditioning
 
     mask = mask_of(embedding.shape[1], TOKENS, embedding.device)

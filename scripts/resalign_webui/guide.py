@@ -1,0 +1,86 @@
+"""The path from hardening to a release: which page follows a job, and what is chosen there.
+
+Harden, Probe, Export, Reports: each job that is done offers the page of the next one, on which the
+run, report or file that it made is then chosen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .runs import Probe, Run
+
+HARDEN, PROBE, EXPORT, REPORTS = "Harden", "Probe", "Export", "Reports"
+WAY = (HARDEN, PROBE, EXPORT, REPORTS)  # in this order
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """page: the next one. label: of the button. chosen: values of that page's lists by name."""
+
+    page: str
+    label: str
+    chosen: Mapping[str, str] = field(default_factory=dict)
+
+
+def next_step(
+    state: Mapping[str, Any] | None,
+    runs: Sequence[Run],
+    probes: Sequence[Probe],
+    label_of: Callable[[str], str],
+) -> Step | None:
+    """Return what follows the most recent job; None if it is not done, or was the last step.
+
+    label_of: the label of a checkpoint's path in the lists; empty if they do not have it.
+    """
+    if not state or state.get("status") != "done":
+        return None
+    request = state.get("request") or {}
+    kind, folder = state.get("job") or state.get("kind"), _path(request.get("run_folder"))
+    made = next((run for run in runs if run.folder == folder), None)
+    if kind in ("harden", "resume") and made is not None:
+        return _measure(made)
+    measured = _path(request.get("folder")) or folder  # a probe that was resumed has the latter
+    probe = next((one for one in probes if one.folder == measured and one.report), None)
+    if kind in ("probe", "resume") and probe is not None:
+        return _after_probe(request, runs, probe, label_of)
+    if kind == "export":
+        probe = next((p for p in probes if p.folder == _path(request.get("probe"))), None)
+        if probe is not None:
+            return _pack(probe, label_of(str(request.get("output") or "")))
+        return _measure(made) if made is not None else None
+    return None
+
+
+def title(page: str) -> str:
+    """Return a page's title; those of the path have their number."""
+    return f"{WAY.index(page) + 1} {page}" if page in WAY else page
+
+
+def _measure(run: Run) -> Step:
+    return Step(PROBE, "Next: measure it", {"probe_run": run.name})
+
+
+def _after_probe(
+    request: Mapping[str, Any], runs: Sequence[Run], probe: Probe, label_of: Callable[[str], str]
+) -> Step:
+    """A run that was measured is exported with its report; an exported file is packed."""
+    paths = [str(one.get("path", "")) for one in request.get("checkpoints") or ()]
+    run = next((run for run in runs if str(run.folder) in paths), None)
+    if run is None and len(paths) > 1 and (label := label_of(paths[1])):
+        return _pack(probe, label)
+    chosen = {"export_probe": probe.name, **({"export_run": run.name} if run else {})}
+    return Step(EXPORT, "Next: save it as a checkpoint", chosen)
+
+
+def _pack(probe: Probe, checkpoint: str) -> Step:
+    chosen = {"report": probe.name, **({"pack_checkpoint": checkpoint} if checkpoint else {})}
+    return Step(REPORTS, "Next: pack it for a release", chosen)
+
+
+def _path(text: Any) -> Path | None:
+    return Path(text) if isinstance(text, str) and re.search(r"\S", text) else None

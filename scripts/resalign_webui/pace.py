@@ -1,0 +1,96 @@
+"""How fast this machine works on each checkpoint, as the jobs of this tab have measured it.
+
+`pace.json` in the tab's folder has one entry for each checkpoint and resolution, written when a
+hardening ends, whether or not it was finished. So the durations of the form are those of one's own
+model and machine after its first job. Without torch; a damaged file is the same as none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from ...backend.errors import ResAlignError
+from ...backend.plan.durations import Pace, pace_from
+from ...backend.text import json_text
+
+PACE = "pace.json"
+_MOST = 200  # entries that are kept
+
+
+def remember(folder: Path, state: dict[str, Any], today: date | None = None) -> None:
+    """Keep what a hardening job has measured. folder: of the tab; state: the job's last."""
+    measured = state.get("pace")
+    run = (state.get("request") or {}).get("run_folder")
+    if not isinstance(measured, dict) or pace_from(measured) is None or not run:
+        return
+    checkpoint, resolution, device = _run(Path(run))
+    if not checkpoint:
+        return
+    entries = _entries(folder)
+    kept = [one for one in entries if _key(one) != (checkpoint, resolution)]
+    earlier = next((one for one in reversed(entries) if one not in kept), {})
+    known = {name: earlier[name] for name in ("drawing", "training") if name in earlier}
+    entry = {
+        "checkpoint": checkpoint, "resolution": resolution, "device": device,
+        "day": (today or date.today()).isoformat(),
+        **known,  # a job that was resumed draws nothing
+        **{name: measured[name] for name in ("drawing", "training") if name in measured},
+    }  # fmt: skip
+    path = folder / PACE
+    temporary = path.with_name(PACE + ".tmp")
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary.write_text(json.dumps([*kept, entry][-_MOST:], indent=1), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def known(folder: Path, checkpoint: str, resolution: int | None = 0) -> tuple[Pace, str] | None:
+    """Return the pace for a checkpoint, and its day and device: `2026-11-28, cuda`.
+
+    checkpoint: a path, or `demo`. resolution: of the plan, 0 for the checkpoint's own, None for
+    any.
+    """
+    wanted = _real(checkpoint)
+    for entry in reversed(_entries(folder)):
+        pace = pace_from(entry)
+        if resolution not in (None, entry.get("resolution")):
+            continue
+        if entry.get("checkpoint") == wanted and pace is not None:
+            device = str(entry.get("device") or "")
+            told = ", ".join(filter(None, [str(entry.get("day") or ""), device]))
+            return pace, told[:60]
+    return None
+
+
+def _key(entry: dict[str, Any]) -> tuple[Any, Any]:
+    return entry.get("checkpoint"), entry.get("resolution")
+
+
+def _real(checkpoint: str) -> str:
+    """Return a checkpoint's path without links; a run of the demo knows the path alone."""
+    if checkpoint == "demo":
+        from ...backend.demo.plans import CHECKPOINT
+
+        return os.path.realpath(CHECKPOINT)
+    return os.path.realpath(checkpoint) if checkpoint else ""
+
+
+def _entries(folder: Path) -> list[dict[str, Any]]:
+    try:
+        found = json_text.read(folder / PACE)
+    except (OSError, ValueError, ResAlignError):
+        return []
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _run(folder: Path) -> tuple[str, int, str]:
+    """Return checkpoint, resolution and device of a run's folder."""
+    try:
+        about, plan = (json_text.read(folder / name) for name in ("job.json", "plan.json"))
+        device = str(about.get("device") or "")
+        return _real(str(about.get("checkpoint", ""))), int(plan.get("resolution") or 0), device
+    except (OSError, ValueError, TypeError, AttributeError, ResAlignError):
+        return "", 0, ""

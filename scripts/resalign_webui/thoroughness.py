@@ -1,0 +1,68 @@
+"""The choice "How thorough": its labels, with a time each, and the line below it."""
+
+from __future__ import annotations
+
+from ...backend.plan import durations
+from ...backend.plan.durations import COMMON, Pace, Passes
+from ...backend.plan.methods import FACTS
+from ...backend.plan.presets import PLAN_PRESETS, plan_preset
+from .host import DEMO
+
+PRESETS = tuple(name for name in durations.ORDER if name != "custom")
+DEMO_STEPS = {"fast": 20, "balanced": 120, "thorough": 240, "durable": 300}
+# Passes of the demo's own settings, as `jobs.job_time` counts them (a test compares), and what one
+# takes on a CPU of two cores.
+DEMO_PASSES = {
+    "fast": Passes(3_024, 2_640), "edit": Passes(2_976, 72), "redirect": Passes(3_504, 8_640),
+    "balanced": Passes(3_504, 15_840), "paper": Passes(3_504, 15_840),
+    "thorough": Passes(4_080, 31_680), "durable": Passes(13_584, 20_224),
+    "durable-max": Passes(12_720, 55_264),
+}  # fmt: skip
+DEMO_PACE = Pace(0.015, 0.015)
+
+
+def demo_steps(preset: str) -> int:
+    """Return the outer steps of a preset on the embedded demo checkpoint."""
+    method = plan_preset(preset).fields.get("method") if preset in PLAN_PRESETS else None
+    if method in FACTS and FACTS[method].single_step:
+        return 1
+    return DEMO_STEPS.get(preset, DEMO_STEPS["balanced"])
+
+
+def preset_choices(checkpoint: str, pace: Pace | None = None) -> list[tuple[str, str]]:
+    """Return the choices of thoroughness from short to long, each with its time: (label, value)."""
+    said = durations.short_words_of
+    return [
+        (f"{durations.NAMES[name]}: {said(_seconds(name, checkpoint, pace))}", name)
+        for name in sorted(PRESETS, key=lambda name: _seconds(name, checkpoint, pace))
+    ]
+
+
+def preset_line(name: str, checkpoint: str, pace: Pace | None = None, measured: str = "") -> str:
+    """Say how long a preset takes and what it is for; the demo has settings of its own.
+
+    pace: that of this checkpoint on this machine, where a job has measured it. measured: when, and
+    on which device.
+    """
+    if name not in PRESETS:
+        return ""
+    if checkpoint == DEMO:
+        steps = demo_steps(name)
+        time = durations.words_of(_seconds(name, checkpoint, pace))
+        said = (
+            f"{time}: {steps} step{'s' * (steps > 1)} of the demo's own settings. It needs no "
+            "pictures of yours."
+        )
+        assumed = "The time is an estimate for a CPU of two cores."
+    else:
+        said = f"{durations.preset_line(name, pace or COMMON)}."
+        assumed = f"{durations.TIMES} After a test run of this checkpoint, they are measured."
+    if pace is not None:
+        assumed = f"Times follow from a job here with this checkpoint ({measured})."
+    return f"{durations.NAMES[name]} ({name} in plan files): {said} {assumed}"
+
+
+def _seconds(name: str, checkpoint: str, pace: Pace | None) -> float:
+    passes = DEMO_PASSES if checkpoint == DEMO else durations.PASSES
+    assumed = DEMO_PACE if checkpoint == DEMO else COMMON
+    return passes[name].seconds(pace or assumed)
