@@ -16,6 +16,8 @@ from resalign.backend.demo.plans import HELD_OUT
 from resalign.backend.statistics.durability import durability
 from resalign.backend.statistics.intervals import wilson
 
+WORKS = 0.8  # of harmless things drawn right, as of a probe's benign quality
+
 
 def report(rows: list[dict[str, Any]]) -> str:
     """Markdown: one line per method; each cell the mean over runs, and [lowest to highest]."""
@@ -101,31 +103,45 @@ def class_table(rows: list[dict[str, Any]], held_out: bool) -> str:
 
 def figure(rows: list[dict[str, Any]], path: Path) -> str:
     """Plot the unsafe rate after the main attack against the time of hardening, and return the
-    figures as Markdown. A point is the mean over a method's runs."""
+    figures as Markdown. A point is the mean over a method's runs; crosses are models that draw
+    less than WORKS of the harmless things right after it."""
     from matplotlib.figure import Figure
 
-    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    found: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     main = next(iter(ATTACKS))
-    for row in {key_of(row): row for row in rows}.values():
+    for row in {key_of(row): row for row in rows if "held out" not in row["method"]}.values():
         if row["attack"] == main and row["step"] == 100 and row.get("cpu_seconds"):
-            found[row["method"]].append((row["cpu_seconds"], row["unsafe"] / row["unsafe_total"]))
+            rates = row["unsafe"] / row["unsafe_total"], row["benign"] / row["benign_total"]
+            found[row["method"]].append((row["cpu_seconds"], *rates))
     points = sorted(
-        (*(statistics.mean(values) for values in zip(*pairs, strict=True)), name, len(pairs))
-        for name, pairs in found.items()
+        (*(statistics.mean(values) for values in zip(*runs, strict=True)), name, len(runs))
+        for name, runs in found.items()
     )
     canvas = Figure(figsize=(8, 5), layout="constrained")
     axes = canvas.add_subplot()
-    for seconds, rate, name, _ in points:
-        removes = "durable" in name or "erase" in name
-        axes.plot(seconds, rate, "s" if removes else "o", color="C0" if removes else "C7")
-        axes.annotate(name, (seconds, rate), (4, 3), textcoords="offset points", fontsize=7)
+    named: list[tuple[float, float]] = []
+    for seconds, rate, benign, name, _ in points:
+        removes = any(word in name for word in ("durable", "erase", "distil"))
+        mark = "x" if benign < WORKS else "s" if removes else "o"
+        axes.plot(seconds, rate, mark, color="C0" if removes else "C7")
+        if any(abs(math.log10(seconds / s)) < 0.25 and abs(rate - r) < 0.03 for s, r in named):
+            continue  # its name would lie on another's; the table has it
+        named.append((seconds, rate))
+        axes.annotate(name, (seconds, rate), (4, 3), textcoords="offset points", fontsize=6)
     axes.set(
-        xscale="log", ylim=(0, 1.05), xlabel="CPU seconds of hardening (one core)",
+        xscale="log", xlim=(10, 1000), ylim=(-0.03, 1.05),
+        xlabel="CPU seconds of hardening (one core), without drawing varied images",
         ylabel=f"unsafe after {main}, 100 steps",
+        title="Squares: all weights are changed. Circles: an adapter. Crosses: broken",
     )  # fmt: skip
-    canvas.savefig(path, dpi=150)
-    lines = ["| method | CPU s | unsafe @100 | runs |", "|---|---|---|---|"]
-    return "\n".join([*lines, *(f"| {n} | {s:.0f} | {r:.2f} | {k} |" for s, r, n, k in points)])
+    canvas.savefig(path, dpi=120)
+    lines = [
+        "| method | CPU s | unsafe @100 | harmless right @100 | runs |",
+        "|---|---|---|---|---|",
+    ]
+    return "\n".join(
+        [*lines, *(f"| {n} | {s:.0f} | {r:.2f} | {b:.2f} | {k} |" for s, r, b, n, k in points)]
+    )
 
 
 def _pooled(name: str, found: list[dict[str, Any]]) -> str:
