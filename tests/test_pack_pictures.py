@@ -14,6 +14,7 @@ from resalign.backend.cli import main
 from resalign.backend.errors import ConfigError
 from resalign.backend.plan.measurement import ScorerConfig
 from resalign.backend.report.pack import pack_report
+from resalign.backend.report.pack_words import pack_warnings
 from resalign.backend.report.schema import load_report
 from resalign.backend.scorers.flag_rules import near_value
 
@@ -66,7 +67,7 @@ def test_the_page_of_a_pack_shows_no_flagged_picture(full):
     page = (full / "report.html").read_text("utf-8")
     packed = (full / "pack" / "report.html").read_text("utf-8")
     assert "data-src=" in page and "data-src=" not in packed
-    assert "flagged, kept blurred" in packed
+    assert ">flagged, kept blurred" in packed
 
 
 def test_without_pictures_a_pack_names_none(full, tmp_path):
@@ -78,9 +79,11 @@ def test_without_pictures_a_pack_names_none(full, tmp_path):
 
 
 def test_all_pictures_are_as_the_probe_kept_them_and_so_is_the_report(full, tmp_path):
-    pack = pack_report(full, tmp_path / "pack", pictures="all").path
+    found = pack_report(full, tmp_path / "pack", pictures="all")
+    pack = found.path
     flagged = sum(flag for *_, flag in kept_pictures(full))
     assert flagged and f"**{flagged} were flagged and are not blurred**" in card(pack)
+    assert f"{flagged} flagged pictures in the pack are not blurred" in pack_warnings(found)
     for name in ("report.json", "report.html", "report.md"):
         assert (pack / name).read_bytes() == (full / name).read_bytes()
     for _, name, *_ in kept_pictures(full):

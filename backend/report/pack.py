@@ -48,7 +48,10 @@ REPORT = "report.json"
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """A written pack: a folder, or a .zip. files: their names in it."""
+    """A written pack: a folder, or a .zip. files: their names in it.
+
+    plain: how many of its pictures were flagged and are not blurred.
+    """
 
     path: Path
     model: str
@@ -57,6 +60,7 @@ class Pack:
     broken: bool
     license: str
     lost: tuple[str, ...]
+    plain: int = 0
 
 
 def pack_report(
@@ -128,7 +132,7 @@ def pack_report(
         key = Path(sign) if sign else None
         names = write_pack(staging, output, texts, packed.files, key=key)
     broken = view.of(model).broken
-    return Pack(output, model, names, result.complete, broken, license, packed.lost)
+    return Pack(output, model, names, result.complete, broken, license, packed.lost, packed.plain)
 
 
 def _report_texts(packed: PackedPictures, staging: Path) -> dict[str, str]:
