@@ -57,6 +57,11 @@ class PackRelease(io.ComfyNode):
                 types.advanced(
                     io.Boolean, "overwrite", default=False, tooltip="Replace a pack of that name."
                 ),
+                types.advanced(
+                    io.Combo, "pictures", options=["blurred", "none", "all"], default="blurred",
+                    tooltip="blurred hides flagged pictures, and those of unsafe prompts that were "
+                    "almost flagged; none leaves pictures out; all shows flagged ones too.",
+                ),
             ],
             outputs=[io.String.Output("path", display_name="path")],
         )  # fmt: skip
@@ -68,7 +73,7 @@ class PackRelease(io.ComfyNode):
     @classmethod
     def execute(
         cls, report, filename="pack", checkpoint="", license="", base_model="", model="",  # noqa: A002
-        overwrite=False,
+        overwrite=False, pictures="blurred",
     ) -> io.NodeOutput:  # fmt: skip
         from ..backend.report.pack import pack_report
         from ..backend.report.pack_words import pack_warnings
@@ -76,7 +81,7 @@ class PackRelease(io.ComfyNode):
         found = pack_report(
             report.folder, target_pack(filename, overwrite=overwrite), model=model.strip(),
             checkpoint=checkpoint.strip(), license=license.strip(), base_model=base_model.strip(),
-            overwrite=overwrite,
+            pictures=pictures, overwrite=overwrite,
         )  # fmt: skip
         lines = [f"{found.path.name}: {len(found.files)} files, for {found.model}"]
         lines += [f"Warning: {text}" for text in pack_warnings(found)]

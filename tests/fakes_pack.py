@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +92,17 @@ def index(pack: Path) -> dict[str, float]:
 
 def write_full(folder: Path) -> Path:
     """A report of two models and their pictures, and its pack in `pack`."""
-    result = fake_result(folder, plan=fake_plan(pictures=1), models=("original", "hardened"))
-    write_report(result, folder, pictures=folder)
+    plan = fake_plan(pictures=1)
+    judge, denoising = plan.scorers
+    plan = replace(plan, scorers=(judge, replace(denoising, threshold=0.2499)))
+    result = fake_result(folder, plan=plan, models=("original", "hardened"))
+    models = [replace(m, sha256=hashlib.sha256(m.name.encode()).hexdigest()) for m in result.models]
+    write_report(replace(result, models=tuple(models)), folder, pictures=folder)
     pack_report(folder, folder / "pack")
     return folder
+
+
+_MADE: dict[str, Path] = {}  # shared by all files of tests, which only read them
 
 
 def pack_fixtures() -> tuple[Any, Any]:
@@ -102,11 +111,15 @@ def pack_fixtures() -> tuple[Any, Any]:
     @pytest.fixture(scope="module")
     def full(tmp_path_factory) -> Path:
         """A report of two models and their pictures, and its pack in `pack`."""
-        return write_full(tmp_path_factory.mktemp("full"))
+        if "full" not in _MADE:
+            _MADE["full"] = write_full(tmp_path_factory.mktemp("full"))
+        return _MADE["full"]
 
     @pytest.fixture(scope="module")
     def small(tmp_path_factory) -> Path:
         """A report without pictures, of a model whose figures are known."""
-        return write(counted_result(WORKING), tmp_path_factory.mktemp("small"))
+        if "small" not in _MADE:
+            _MADE["small"] = write(counted_result(WORKING), tmp_path_factory.mktemp("small"))
+        return _MADE["small"]
 
     return full, small

@@ -144,5 +144,11 @@ def test_a_pack_is_written_and_named(probe, monkeypatch, tmp_path):
     assert said.startswith("card.zip: ") and "for safe" in said
     assert "Warning: licence cc-by-nd-4.0: It allows making adapted material" in said
     assert "Warning" not in second.ui["text"][0]
+    third = node.PackRelease.execute(value, filename="none", license="mit", pictures="none")
+    kept = [
+        json.loads(zipfile.ZipFile(one.args[0]).read("results.json"))["pictures"]["kept"]
+        for one in (first, third)
+    ]
+    assert kept == ["blurred", "none"]
     with pytest.raises(ExportError, match="filename"):
         node.PackRelease.execute(value, filename="../out")

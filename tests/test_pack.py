@@ -120,10 +120,15 @@ def test_where_no_attack_counts_the_card_says_why(tmp_path):
     assert faults(results(pack), SCHEMA) == []
 
 
-def test_a_working_finished_model_begins_with_its_headline(small, tmp_path):
+def test_a_card_begins_with_its_status_then_the_table_then_the_sentence(small, tmp_path):
     pack = pack_report(small, tmp_path / "pack").path
-    assert body(pack).startswith("safe: at worst 20 %")
-    assert "This is not a test for abuse material" in body(pack)[:900]
+    text = body(pack)
+    assert text.startswith("- **Signature:** not signed")
+    places = [text.index(part) for part in (
+        "Every figure is the submitter's statement", "This is not a test for abuse material",
+        "## Evidence", "| Resilience | 0.75", "safe: at worst 20 %", "## What was not tested",
+    )]  # fmt: skip
+    assert places == sorted(places)
 
 
 def test_the_card_has_hashes_seeds_versions_and_replay(full):
@@ -173,7 +178,7 @@ def test_the_header_of_the_published_file_gives_licence_method_and_hash(small, t
 def test_a_published_file_that_was_not_measured_is_named_first(tmp_path, same):
     file = tmp_path / "final.safetensors"
     save_file({"x": torch.zeros(2)}, file)
-    sha256 = hashlib.sha256(file.read_bytes()).hexdigest() if same else "f" * 64
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest() if same else "fe" * 32
     result = counted_result(WORKING)
     models = (result.models[0], replace(result.models[1], sha256=sha256))
     write(replace(result, models=models), tmp_path / "probe")

@@ -12,7 +12,7 @@ from resalign.backend.plan.presets import preset_plan
 from resalign.backend.plan.probe import ProbePlan
 from resalign.backend.worker.requests import AuditRequest, PackRequest, parse_request
 from resalign.scripts.resalign_webui import host as hosts
-from resalign.scripts.resalign_webui import measure_forms, report_forms, routes
+from resalign.scripts.resalign_webui import measure_forms, report_forms, report_page, routes
 from resalign.scripts.resalign_webui.actions import Actions
 from resalign.scripts.resalign_webui.runs import read_probes, read_runs
 from resalign.scripts.resalign_webui.views import job_html
@@ -126,6 +126,17 @@ def test_a_pack_goes_below_the_output_folder_and_is_named_when_it_is_done(host, 
 def test_a_pack_that_cannot_be_is_refused(host, probes, values, message):
     with pytest.raises(ConfigError, match=message):
         report_forms.pack_request({"report": "measured", **values}, host, probes)
+
+
+def test_the_pictures_of_a_pack_can_be_chosen(host, probes):
+    values = {"report": "measured", "pack_name": "card"}
+    assert parse_request(report_forms.pack_request(values, host, probes)).pictures == "blurred"
+    for kept in ("none", "blurred", "all"):
+        found = report_forms.pack_request({**values, "pack_pictures": kept}, host, probes)
+        assert parse_request(found).pictures == kept
+    with pytest.raises(ConfigError, match="choose from none, blurred, all"):
+        report_forms.pack_request({**values, "pack_pictures": "some"}, host, probes)
+    assert "pack_pictures" in report_page.PACK
 
 
 def test_a_pack_is_overwritten_only_when_that_is_asked(host, probes):

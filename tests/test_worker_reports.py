@@ -96,6 +96,14 @@ def test_the_pack_of_a_broken_model_is_doubtful(tmp_path):
     assert live.verdict == "doubtful"
 
 
+@pytest.mark.parametrize(("asked", "kept"), [({}, "blurred"), ({"pictures": "none"}, "none")])
+def test_the_pictures_of_a_pack_are_those_that_were_asked_for(tmp_path, asked, kept):
+    folder = write(counted_result(WORKING), tmp_path / "probe")
+    ask("pack", report=str(folder), output=str(tmp_path / "p.zip"), **asked)
+    with zipfile.ZipFile(tmp_path / "p.zip") as file:
+        assert json.loads(file.read("results.json"))["pictures"]["kept"] == kept
+
+
 def plan_of(scorer: str, kept: str) -> ProbePlan:
     return ProbePlan(
         concepts=(Concept("weapons", ("a gun",)),), scorers=(ScorerConfig(name=scorer),),

@@ -72,6 +72,8 @@ def _add_audit(commands: Commands) -> None:
 
 
 def _add_pack(commands: Commands) -> None:
+    from ..report.pack_kept import KEPT
+
     pack = add_command(
         commands, "pack", "pack a report for a release: card, results, hashes, plan",
         "Writes the report with a model card, results for programs, the exact plan and the "
@@ -95,6 +97,10 @@ def _add_pack(commands: Commands) -> None:
     )  # fmt: skip
     pack.add_argument("--license", metavar="ID", help="of the base (what the header says)")
     pack.add_argument("--base-model", metavar="ID", help="of the base, as on Hugging Face")
+    pack.add_argument(
+        "--pictures", choices=tuple(KEPT), default="blurred",
+        help="; ".join(f"{name}: {meaning}" for name, meaning in KEPT.items()) + " (blurred)",
+    )  # fmt: skip
     pack.add_argument("--overwrite", action="store_true", help="replace an existing pack")
 
 

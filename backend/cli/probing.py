@@ -77,7 +77,7 @@ def pack(args: argparse.Namespace, console: Console) -> int:
         Path(args.report), Path(args.output), model=args.model or "",
         checkpoint=args.checkpoint or "", license=args.license or "",
         base_model=args.base_model or "", sign=args.sign or "",
-        overwrite=args.overwrite, on_progress=console.progress,
+        pictures=args.pictures, overwrite=args.overwrite, on_progress=console.progress,
     )  # fmt: skip
     console.close()
     for text in pack_warnings(found, how="give it with --license"):

@@ -155,10 +155,13 @@ def _shot(
     scorers = [s for s in part.scores if s.flagged[place] and s.scorer in judges]
     what = f"{column.model}, {column.when}: {prompt}"
     if shot.kept_blurred:
+        # A pack also blurs what came near to being flagged.
+        alt = "Flagged picture" if scorers else "Picture that was almost flagged"
+        state = "flagged" if scorers else "almost flagged"
         return tag(
             "span",
-            tag("img", cls="veil", src=shot.veil, alt=f"Flagged picture, kept blurred. {what}"),
-            tag("span", "flagged, kept blurred", cls="say"),
+            tag("img", cls="veil", src=shot.veil, alt=f"{alt}, kept blurred. {what}"),
+            tag("span", f"{state}, kept blurred", cls="say"),
             cls="shot flagged kept",
         )
     if not scorers:

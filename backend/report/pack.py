@@ -2,7 +2,8 @@
 
 README.md             the model card, which Hugging Face reads (pack_card.py)
 civitai.json          what Civitai's upload form asks for (pack_civitai.py)
-report.html, .md, .json, pictures/    the report, byte for byte
+report.html, .md, .json    the report, written anew from report.json so that all three agree
+pictures/             its pictures; flagged ones are blurred unless asked for (pack_pictures.py)
 results.json          the figures for programs, and results.schema.json (pack_results.py)
 probe.json            the exact plan: `resalign probe probe.json` measures again
 SHA256SUMS            the SHA-256 of every other file, for `sha256sum -c`
@@ -23,27 +24,34 @@ from typing import Any
 from ..checkpoint.hashing import sha256_of
 from ..checkpoint.header import read_header
 from ..checkpoint.metadata import Provenance
-from ..errors import ConfigError, RunError
-from ..probe.kept_picture import is_blurred
-from ..probe.results import ProbeResult, SetEvaluation
+from ..errors import ConfigError
+from ..probe.results import ProbeResult
+from ..probe.summarise import summarise
 from ..progress import ProgressCallback, silent
+from .markdown import report_markdown
 from .pack_card import CardFacts, model_sentence, pack_card
+from .pack_check import check_report
 from .pack_civitai import NAME as CIVITAI
 from .pack_civitai import pack_civitai
-from .pack_files import check_output, write_pack
+from .pack_files import check_output, staged, write_pack
+from .pack_kept import check_kept
+from .pack_pictures import PackedPictures, pack_pictures
 from .pack_results import SCHEMA_FILE, SCHEMA_NAME, pack_results
 from .pack_sign import check_key
-from .pictures import find_picture, pixel_digest
+from .page import report_html
 from .plan_words import job_json
-from .schema import load_report, without_paths
+from .schema import load_report, to_report_json, without_paths
 from .view import View
 
-REPORT = ("report.json", "report.html", "report.md")
+REPORT = "report.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """A written pack: a folder, or a .zip. files: their names in it."""
+    """A written pack: a folder, or a .zip. files: their names in it.
+
+    plain: how many of its pictures were flagged and are not blurred.
+    """
 
     path: Path
     model: str
@@ -52,6 +60,7 @@ class Pack:
     broken: bool
     license: str
     lost: tuple[str, ...]
+    plain: int = 0
 
 
 def pack_report(
@@ -63,6 +72,7 @@ def pack_report(
     license: str = "",  # noqa: A002
     base_model: str = "",
     sign: Path | str = "",
+    pictures: str = "blurred",
     overwrite: bool = False,
     on_progress: ProgressCallback = silent,
 ) -> Pack:
@@ -74,12 +84,15 @@ def pack_report(
         checkpoint: the file that is published, for its hash and header.
         sign: file of the publisher's private key, to sign the pack with model-signing.
         license, base_model: of the base; by default what the header of `checkpoint` says.
+        pictures: `none`, `blurred` (flagged ones, and those that came near to it) or `all` as the
+            probe kept them.
 
     Raises:
-        RunError: there is no complete set of report files.
+        RunError: there is no report, or it contradicts itself (pack_check.py).
         ConfigError: the model is not in the report, or must be named.
         ExportError: the output exists, or cannot be written.
     """
+    check_kept(pictures)
     output = Path(os.path.abspath(output))
     result, folder = _read(Path(report))
     model = _choose(result, model)
@@ -92,45 +105,53 @@ def pack_report(
     license = (  # noqa: A001
         license or header.get("resalign.license", "") or header.get("modelspec.license", "")
     )
-    view = View(result)
-    plan = job_json(result) + "\n"
-    plan_sha256 = hashlib.sha256(plan.encode()).hexdigest()
-    pictures, plain, lost = _pictures(result, folder)
-    facts = CardFacts(
-        model=model, license=license, provenance=provenance, released=released or None,
-        base_model=base_model or (provenance.base_model if provenance else ""),
-        plan_sha256=plan_sha256, pictures=len(pictures), plain=plain, lost=lost,
-        signed=bool(sign),
-    )  # fmt: skip
-    texts = {
-        "README.md": pack_card(view, facts),
-        CIVITAI: pack_civitai(
-            view, model, model_sentence(view, model), license=license,
-            base_model=facts.base_model, released=released or None,
-        ),
-        "probe.json": plan,
-        "results.json": pack_results(
-            result, view.summary, model, license=license, plan_sha256=plan_sha256,
-            released=released or None,
-        ),
-        SCHEMA_NAME: SCHEMA_FILE.read_text(encoding="utf-8"),
-    }  # fmt: skip
-    files = {name: folder / name for name in REPORT} | pictures
-    names = write_pack(output, texts, files, key=Path(sign) if sign else None)
+    with staged(output) as staging:
+        packed = pack_pictures(result, folder, staging, pictures)
+        view = View(packed.result)
+        plan = job_json(result) + "\n"
+        plan_sha256 = hashlib.sha256(plan.encode()).hexdigest()
+        facts = CardFacts(
+            model=model, license=license, provenance=provenance, released=released or None,
+            base_model=base_model or (provenance.base_model if provenance else ""),
+            plan_sha256=plan_sha256, pictures=packed, signed=bool(sign),
+        )  # fmt: skip
+        texts = {
+            "README.md": pack_card(view, facts),
+            CIVITAI: pack_civitai(
+                view, model, model_sentence(view, model), license=license,
+                base_model=facts.base_model, released=released or None,
+            ),
+            "probe.json": plan,
+            "results.json": pack_results(
+                result, view.summary, model, license=license, plan_sha256=plan_sha256,
+                released=released or None, pictures=packed, signed=bool(sign),
+            ),
+            SCHEMA_NAME: SCHEMA_FILE.read_text(encoding="utf-8"),
+            **_report_texts(packed, staging),
+        }  # fmt: skip
+        key = Path(sign) if sign else None
+        names = write_pack(staging, output, texts, packed.files, key=key)
     broken = view.of(model).broken
-    return Pack(output, model, names, result.complete, broken, license, lost)
+    return Pack(output, model, names, result.complete, broken, license, packed.lost, packed.plain)
+
+
+def _report_texts(packed: PackedPictures, staging: Path) -> dict[str, str]:
+    """Write the report anew: its page and its Markdown may be another's than its figures."""
+    result = packed.result
+    return {
+        REPORT: to_report_json(result, summarise(result).to_json()),
+        "report.html": report_html(result, staging),
+        "report.md": report_markdown(result),
+    }
 
 
 def _read(report: Path) -> tuple[ProbeResult, Path]:
     """Read a report, given as its folder or its `report.json`; return its folder too."""
-    if report.name != REPORT[0] or report.is_dir():
-        report = report / REPORT[0]
-    folder = report.parent.resolve()
+    if report.name != REPORT or report.is_dir():
+        report = report / REPORT
     result = without_paths(load_report(report))
-    for name in REPORT:
-        if not (folder / name).is_file():
-            raise RunError(f"{folder / name} is missing: `resalign report {folder}` writes it")
-    return result, folder
+    check_report(result)
+    return result, report.parent.resolve()
 
 
 def _choose(result: ProbeResult, model: str) -> str:
@@ -154,45 +175,3 @@ def _released(
     sha256 = sha256_of(path, on_progress=on_progress)
     return header, {"file": path.name, "sha256": sha256,
                     "measured": sha256 == measured if measured else None}  # fmt: skip
-
-
-def _pictures(result: ProbeResult, folder: Path) -> tuple[dict[str, Path], int, tuple[str, ...]]:
-    """Find the report's pictures: those that are intact, how many are flagged and plain, the rest.
-
-    A report may come from somebody else: only PNG files inside its folder are taken, and only if
-    they hold the pixels that were scored or were kept blurred.
-    """
-    found: dict[str, Path] = {}
-    plain, lost = 0, []
-    for part in (part for evaluation in result.evaluations for part in evaluation.sets):
-        for place, name in enumerate(part.pictures):
-            if not name or name in found:
-                continue
-            path = _intact(folder, name, part.digests[place] if place < len(part.digests) else "")
-            if path is None:
-                lost.append(name)
-                continue
-            found[name] = path
-            plain += _flagged(part, place) and not is_blurred(name)
-    return found, plain, tuple(lost)
-
-
-def _intact(folder: Path, name: str, digest: str) -> Path | None:
-    from PIL import Image, UnidentifiedImageError
-
-    path = find_picture(folder, name)
-    if path is None or path.relative_to(folder).as_posix() != name or not name.isprintable():
-        return None
-    if path.suffix != ".png" or "\\" in name:
-        return None
-    try:
-        with Image.open(path, formats=("PNG",)) as file:
-            pixels = file.convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
-        return None
-    same = not digest or is_blurred(name) or pixel_digest(pixels) == digest
-    return path if same else None
-
-
-def _flagged(part: SetEvaluation, place: int) -> bool:
-    return any(place < len(each.flagged) and each.flagged[place] for each in part.scores)

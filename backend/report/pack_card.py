@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..checkpoint.metadata import Provenance
+from ..probe.kept_picture import BLURRED
 from ..probe.recorded import paths_of
 from ..probe.results import ModelInfo
 from .card import LIMITS, done_rows
@@ -17,8 +18,10 @@ from .limits import limits
 from .markdown_text import code_text, escape, table
 from .pack_evidence import evidence, measure_words
 from .pack_metadata import front_matter
-from .pack_results import ABUSE
+from .pack_pictures import PackedPictures
+from .pack_results import ABUSE, DIGESTS
 from .pack_sign import SIGNATURE
+from .pack_status import NOT_GIVEN, status_block
 from .plan_words import plan_rows
 from .view import View
 from .words import series
@@ -35,8 +38,8 @@ class CardFacts:
 
     model: the one that is published. license, base_model: of the base; "" if unknown.
     provenance: from the header of the published file. released: its `file`, `sha256` and whether it
-    was `measured`; None if it was not given. pictures: files in the pack; plain: how many of them
-    were flagged and are not blurred. signed: with the publisher's key.
+    was `measured`; None if it was not given. pictures: those in the pack. signed: with the
+    publisher's key.
     """
 
     model: str
@@ -44,10 +47,8 @@ class CardFacts:
     base_model: str = ""
     provenance: Provenance | None = None
     released: Mapping[str, Any] | None = None
+    pictures: PackedPictures
     plan_sha256: str = ""
-    pictures: int = 0
-    plain: int = 0
-    lost: tuple[str, ...] = field(default=())
     signed: bool = False
 
 
@@ -57,12 +58,18 @@ def pack_card(view: View, facts: CardFacts) -> str:
         front_matter(view, facts.model, facts.license, facts.base_model),
         f"# {escape(facts.model)}",
         *_warnings(view, facts),
-        escape(model_sentence(view, facts.model)),
+        status_block(
+            signed=facts.signed,
+            released=facts.released,
+            license=facts.license,
+            seeds=len(view.result.plan.seeds),
+        ),
         f"Concepts measured: **{escape(series([c.name for c in view.result.plan.concepts]))}**.",
         f"**{ABUSE}**",
         "## Evidence",
         measure_words(view),
         table(["", ""], evidence(view, facts.model)),
+        escape(model_sentence(view, facts.model)),
         "Every attack, step and interval is in `report.html` and `report.md`; `results.json` has "
         "the figures for programs (`results.schema.json` describes it), `report.json` the score of "
         "every picture.",
@@ -117,9 +124,9 @@ def _warnings(view: View, facts: CardFacts) -> list[str]:
             "measured.** An export that records a probe in its header changes the SHA-256; "
             "`resalign verify` compares the weights."
         )
-    if facts.plain:
+    if plain := facts.pictures.plain:
         said.append(
-            f"**`pictures/` holds {facts.plain} pictures that were flagged and are not blurred.**"
+            f"**`pictures/` holds {plain} pictures that were flagged and are not blurred.**"
         )
     return said
 
@@ -140,7 +147,7 @@ def _checkpoint(info: ModelInfo) -> list[str]:
 
 def _released(facts: CardFacts) -> list[str]:
     if not facts.released:
-        return ["The published file itself was not given to `resalign pack`."]
+        return [f"The published file: {NOT_GIVEN}."]
     file, sha256 = code_text(facts.released["file"]), facts.released["sha256"]
     return [f"Published with this pack: `{file}`, SHA-256 `{sha256}`."]
 
@@ -185,15 +192,30 @@ def _pack(facts: CardFacts) -> str:
             f"model_signing verify key PACK --signature PACK/{SIGNATURE} --public_key KEY`. "
             "`SHA256SUMS` lists the SHA-256 of every file besides the two."
         )
-    if facts.pictures:
-        text += f" `pictures/` holds {facts.pictures} pictures as the probe kept them"
-        text += (
-            f"; **{facts.plain} of them were flagged and are not blurred**."
-            if facts.plain
-            else "; those that a scorer flagged are blurred."
+    return f"{text} {_pictures(facts.pictures)}"
+
+
+def _pictures(packed: PackedPictures) -> str:
+    if packed.kept == "none":
+        return "Its pictures were left out, by the publisher's choice (`--pictures none`)."
+    text = "It has no pictures."
+    if count := len(packed.files):
+        text = f"`pictures/` holds {count} pictures, {packed.blurred} of them blurred; " + (
+            f"**{packed.plain} were flagged and are not blurred**."
+            if packed.plain
+            else "those that a scorer flagged are among these."
+            if packed.blurred
+            else "no scorer flagged any."
         )
-    if facts.lost:
-        text += f" {len(facts.lost)} pictures that the report names are missing or damaged."
+    if packed.kept == BLURRED and count:
+        text += (
+            " Pictures of unsafe prompts whose score is at least half of the threshold are "
+            "blurred too, where the scorer has one. A scorer may have missed others."
+        )
+    if count:
+        text += f"\n\nEach has a digest in `report.json`: {DIGESTS}."
+    if packed.lost:
+        text += f" {len(packed.lost)} pictures that the report names are missing or damaged."
     return text
 
 

@@ -8,6 +8,7 @@ from .audit_section import audit_words, corrected_text
 from .counting_words import quality_words
 from .learning_section import learnt_words
 from .markdown_text import code_text, escape
+from .pack_left_out import counting_row, left_out, left_out_words
 from .view import View
 from .words import number, percent
 
@@ -33,6 +34,12 @@ def evidence(view: View, model: str) -> list[tuple[str, str]]:
                      rate_text(worst.unsafe)))  # fmt: skip
     else:
         rows.append(("Worst attack that counts", f"none: {kept.reason}" if kept.reason else ""))
+    if (out := left_out(view.summary, model)).attacks:
+        rows.append(("Left out of the worst case", left_out_words(out)))
+    if (other := own.with_original.row) and other.unsafe:
+        rows.append((f"With the original at hand, not in the worst case: {other.attack}",
+                     rate_text(other.unsafe)))  # fmt: skip
+    rows.append(("Rules of what counts", counting_row(view.summary.counting)))
     interval = ""
     if kept.low is not None and kept.high is not None:
         interval = f" ({number(kept.low)} to {number(kept.high)})"

@@ -6,7 +6,8 @@ import os
 import secrets
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..checkpoint.hashing import sha256_of
@@ -41,44 +42,48 @@ def check_output(output: Path, overwrite: bool) -> None:
             )
 
 
-def write_pack(
-    output: Path, texts: Mapping[str, str], files: Mapping[str, Path], *, key: Path | None = None
-) -> tuple[str, ...]:
-    """Write everything beside the output and move it there; on failure nothing stays.
-
-    key: private key to sign everything with; None signs nothing.
-    """
+@contextmanager
+def staged(output: Path) -> Iterator[Path]:
+    """Give a new folder beside the output to write a pack in; on failure nothing stays of it."""
     staging = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
     try:
-        for name, text in texts.items():
-            _place(staging, name).write_text(text, encoding="utf-8", newline="\n")
-        for name, path in files.items():
-            shutil.copyfile(path, _place(staging, name))
-        names = sorted([*texts, *files])
-        sums = "".join(f"{sha256_of(staging / name)}  {name}\n" for name in names)
-        (staging / SUMS).write_text(sums, encoding="utf-8", newline="\n")
-        names.append(SUMS)
-        if key is not None:
-            sign_folder(staging, key)
-            names.append(SIGNATURE)
-        if is_zip(output):
-            archive = staging / "pack.zip"
-            _zip(staging, names, archive)
-            os.replace(archive, output)
-        else:
-            _move(staging, output)
+        staging.mkdir(parents=True)
+        yield staging
     except OSError as error:
         why = error.strerror or error
         raise ExportError(f"{output} cannot be written ({why}): check folder and disk") from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_pack(
+    staging: Path,
+    output: Path,
+    texts: Mapping[str, str],
+    files: Sequence[str],
+    *,
+    key: Path | None = None,
+) -> tuple[str, ...]:
+    """Write texts and hashes beside the files that are in `staging`, and move all to the output.
+
+    key: private key to sign everything with; None signs nothing.
+    """
+    for name, text in texts.items():
+        (staging / name).write_text(text, encoding="utf-8", newline="\n")
+    names = sorted([*texts, *files])
+    sums = "".join(f"{sha256_of(staging / name)}  {name}\n" for name in names)
+    (staging / SUMS).write_text(sums, encoding="utf-8", newline="\n")
+    names.append(SUMS)
+    if key is not None:
+        sign_folder(staging, key)
+        names.append(SIGNATURE)
+    if is_zip(output):
+        archive = staging / "pack.zip"
+        _zip(staging, names, archive)
+        os.replace(archive, output)
+    else:
+        _move(staging, output)
     return tuple(names)
-
-
-def _place(staging: Path, name: str) -> Path:
-    path = staging / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def _zip(folder: Path, names: list[str], archive: Path) -> None:

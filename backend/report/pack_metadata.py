@@ -15,6 +15,7 @@ from ..probe.headline import quality_label
 from ..text.shown import visible
 from .card import common_fields
 from .license_fields import license_fields
+from .pack_left_out import left_out
 from .view import View
 
 
@@ -63,7 +64,10 @@ def _metrics(view: View, model: str) -> list[tuple[str, str, float]]:
         found.append(("unsafe_rate", f"Unsafe rate before attacks ({how})", rate))
     row, kept = own.worst.row, own.worst.resilience.value
     if row and row.unsafe:
-        name = f"Worst unsafe rate after attacks that count ({how})"
+        out = left_out(view.summary, model)
+        some = len(out.wholly) + len(out.partly)
+        but = f", {some} of {out.attacks} left out at least in part" if some else ""
+        name = f"Worst unsafe rate after attacks that count{but} ({how})"
         found.append(("worst_unsafe_rate", name, row.unsafe.value))
     if kept is not None:
         found.append(("resilience", "Resilience (1 − worst rate / original's rate)", kept))

@@ -17,11 +17,19 @@ from ..probe.results import ModelInfo, ProbeResult
 from ..probe.summary import AttackRow, Headline, ModelSummary, ProbeSummary, Rate
 from ..run.json_lines import finite
 from .limits import limits
+from .pack_left_out import changed_counting, left_out
+from .pack_pictures import PackedPictures
 
 SCHEMA = 1
 KIND = "resalign pack"
 SCHEMA_NAME = "results.schema.json"
 SCHEMA_FILE = Path(__file__).with_name(SCHEMA_NAME)
+DIGESTS = (
+    "SHA-256 over the picture's pixels as drawn, 8 bits each: all of red, row by row from the top "
+    "left, then all of green, then all of blue; of its hexadecimal form the first 16 digits. Not "
+    "over the bytes of the PNG file. A picture that was blurred keeps the digest of the original, "
+    "with which a replay compares"
+)
 ABUSE = (
     "This is not a test for abuse material: nothing here tests whether a model can produce it, and "
     "no figure says anything about it."
@@ -36,11 +44,13 @@ def pack_results(
     license: str,  # noqa: A002
     plan_sha256: str,
     released: Mapping[str, Any] | None,
+    pictures: PackedPictures,
+    signed: bool,
 ) -> str:
     """Make the text of `results.json`.
 
     license: of the base, "" if unknown. plan_sha256: of the pack's `probe.json`. released: name
-    and SHA-256 of the file that is published, where it was given.
+    and SHA-256 of the file that is published, where it was given. signed: with the publisher's key.
     """
     own = summary.model(model)
     infos = {info.name: info for info in result.models}
@@ -54,6 +64,15 @@ def pack_results(
         "original": _checkpoint(result.models[0]),
         "checkpoints": [_checkpoint(info) for info in result.models],
         "released": released,
+        "signed": signed,
+        "pictures": {
+            "kept": pictures.kept,
+            "files": len(pictures.files),
+            "blurred": pictures.blurred,
+            "flagged_not_blurred": pictures.plain,
+            "lost": len(pictures.lost),
+            "digests": DIGESTS,
+        },
         "license_of_base": license or None,
         "concepts": [concept.name for concept in result.plan.concepts],
         "scorer": summary.scorer,
@@ -69,7 +88,9 @@ def pack_results(
         "plan_sha256": plan_sha256,
         "quality_measure": summary.quality_measure or None,
         "counting": asdict(summary.counting),
+        "counting_changed": changed_counting(summary.counting),
         "headline": _headline(summary, own),
+        "left_out": _left_out(summary, model),
         "rows": [_row(row) for row in summary.rows],
         "audit": _audit(summary),
         "learning": [asdict(one) for one in summary.learning],
@@ -94,6 +115,16 @@ def _headline(summary: ProbeSummary, own: ModelSummary) -> dict[str, Any]:
         "before": _row(own.before) if own.before else None,
         **_worst(own.worst),
         "relapse": asdict(own.relapse) if own.relapse else None,
+    }
+
+
+def _left_out(summary: ProbeSummary, model: str) -> dict[str, Any]:
+    found = left_out(summary, model)
+    return {
+        "attacks": found.attacks,
+        "wholly": [{"attack": name, "why": why} for name, why in found.wholly],
+        "partly": [{"attack": name, "why": why} for name, why in found.partly],
+        "highest": _row(found.highest) if found.highest else None,
     }
 
 

@@ -23,6 +23,8 @@ def pack_warnings(found: Pack, *, how: str = "give it in the field license") -> 
     ]
     if not found.license:
         said.append(f"the licence of the base is unknown; {how}")
+    if found.plain:
+        said.append(f"{found.plain} flagged pictures in the pack are not blurred")
     if found.lost:
         said.append(f"{len(found.lost)} pictures of the report are missing or damaged")
     return said

@@ -19,6 +19,7 @@ from ..errors import ConfigError
 from ..plan.measurement import ScorerConfig
 from .clip_folder import load_clip, pixel_values
 from .fields import local_folder, threshold_of, uses_only
+from .flag_rules import THRESHOLDS
 from .pictures import checked, scores_from, to_bytes
 from .scores import Scores
 
@@ -39,7 +40,7 @@ class ClipScorer:
     def __init__(self, config: ScorerConfig, *, device: torch.device | str = "cpu") -> None:
         uses_only(config, "weights", "threshold", "labels")
         self.name = config.name
-        self.threshold = threshold_of(config, 0.5)
+        self.threshold = threshold_of(config, THRESHOLDS["clip"])
         if not config.labels:
             raise ConfigError(f"scorer {config.name}: labels is empty; name what counts: a weapon")
         clash = sorted(set(config.labels) & set(NEUTRAL))

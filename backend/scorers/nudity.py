@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..plan.measurement import ScorerConfig
 from .fields import labels_of, optional_module, threshold_of, uses_only
+from .flag_rules import THRESHOLDS
 from .pictures import checked, to_bytes
 from .scores import Scores
 
@@ -49,7 +50,7 @@ class NudeNetScorer:
         uses_only(config, "threshold", "labels")
         self.name = config.name
         self.labels = labels_of(config, _COUNTED.get(config.name, PAPER), KNOWN)
-        self.threshold = threshold_of(config, 0.45, low=_LOWEST)
+        self.threshold = threshold_of(config, THRESHOLDS["nudenet"], low=_LOWEST)
         module = optional_module(config.name, "nudenet", INSTALL)
         self._detector: Any = module.NudeDetector()
 

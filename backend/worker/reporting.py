@@ -47,7 +47,7 @@ def pack(request: PackRequest, live: LiveState, check: Check) -> Done:
         request.report, request.output, model=request.model,
         checkpoint=checkpoint_path(request.checkpoint) if request.checkpoint else "",
         license=request.license, base_model=request.base_model, sign=request.sign,
-        overwrite=request.overwrite, on_progress=with_check(live, check),
+        pictures=request.pictures, overwrite=request.overwrite, on_progress=with_check(live, check),
     )  # fmt: skip
     warnings = pack_warnings(found)
     if found.broken or not found.complete:

@@ -171,6 +171,7 @@ class PackRequest:
     report: the probe's folder. output: a new folder, or a file that ends in .zip. model: the one
     that is published, where the report has several. checkpoint: its file. license, base_model: of
     the base; empty: what the file's header says. sign: file of the publisher's private key.
+    pictures: `none`, `blurred` or `all` as the probe kept them.
     """
 
     report: str
@@ -180,6 +181,7 @@ class PackRequest:
     license: str = ""
     base_model: str = ""
     sign: str = ""
+    pictures: Literal["none", "blurred", "all"] = "blurred"
     overwrite: bool = False
 
 

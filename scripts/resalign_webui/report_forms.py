@@ -7,6 +7,7 @@ from typing import Any
 
 from ...backend.errors import ConfigError
 from ...backend.plan.probe_settings import AUDITED, MOST_AUDITED
+from ...backend.report.pack_kept import check_kept
 from ...backend.text import json_text
 from . import host as hosts
 from .checking import Values, flag, text, whole
@@ -64,9 +65,16 @@ def pack_request(values: Values, host: Host, probes: list[Probe]) -> dict[str, A
         "job": "pack", "report": str(folder), "output": str(output), "overwrite": overwrite,
         "model": text(values, "pack_model"), "license": text(values, "pack_license"),
         "base_model": text(values, "pack_base"),
+        "pictures": _kept(values),
         "checkpoint": reference_of(values, "pack_checkpoint", host),
     }  # fmt: skip
     return {name: value for name, value in request.items() if value != ""}
+
+
+def _kept(values: Values) -> str:
+    kept = text(values, "pack_pictures")
+    check_kept(kept or "blurred")
+    return kept
 
 
 def packs_folder(host: Host) -> Path:

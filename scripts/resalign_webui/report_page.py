@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from ...backend.plan.probe_settings import AUDITED
+from ...backend.report.pack_kept import KEPT
 from .host import Host
 from .parts import Parts, button, html
 from .views import help_text
@@ -15,7 +16,7 @@ AUDIT = ("report", "audit_count", "audit_again")
 LABELS = ("report", "audit_labels")
 PACK = (
     "report", "pack_name", "pack_model", "pack_checkpoint", "pack_license", "pack_base",
-    "pack_overwrite",
+    "pack_pictures", "pack_overwrite",
 )  # fmt: skip
 
 
@@ -53,6 +54,14 @@ def _pack(parts: Parts, lists: dict[str, list[Any]]) -> None:
         parts("pack_model", gr.Textbox, "Model of the report", value="", min_width=160,
               placeholder="the hardened one",
               info="Only where the report has several.")  # fmt: skip
+    parts(
+        "pack_pictures",
+        gr.Dropdown,
+        "Pictures",
+        choices=list(KEPT),
+        value="blurred",
+        info="blurred: also those that were almost flagged. all: flagged ones can be seen.",
+    )
     parts("pack_overwrite", gr.Checkbox, "Overwrite a pack of that name", value=False)
     button("pack", "Make the pack", variant="primary")
 
