@@ -376,3 +376,9 @@ def test_in_a_browser_nothing_is_cut_off(browser, result, folder):
         last = (rows.last if width == 1280 else rows.first).bounding_box()
         assert last["y"] + last["height"] <= 800, "what a reader asks first is on the first screen"
         assert last["x"] + last["width"] <= width
+    page = browser.new_context(viewport={"width": 560, "height": 900}).new_page()
+    page.emulate_media(media="print")
+    page.goto(path.as_uri())
+    edges = page.evaluate("""() => [...document.querySelectorAll('table.pictures')]
+        .map(e => e.getBoundingClientRect().right)""")
+    assert edges and max(edges) <= 560, "nor are pictures on paper, however many the models"
