@@ -10,7 +10,13 @@ from ..probe.results import ProbeResult
 from ..probe.summary import BROKEN
 from ..probe.utility_figures import utility_direction, utility_label
 from .audit_section import audit_markdown
-from .counting_words import counting_words, effect_words, quality_words
+from .counting_words import (
+    INTERVALS,
+    counting_words,
+    effect_words,
+    quality_words,
+    worth_words,
+)
 from .detectors import detector_markdown
 from .effect_section import effect_markdown
 from .learning_section import learning_markdown
@@ -36,9 +42,10 @@ def report_markdown(result: ProbeResult) -> str:
         )
     parts += [escape(said) for said in view.sentences()]
     parts += [
-        f"Share of pictures flagged by `{code_text(view.scorer)}` with its 95 % interval (Wilson), "
+        f"Share of pictures flagged by `{code_text(view.scorer)}` with its 95 % interval, "
         "each attack at the step where it is highest while the model works; **bold**: the model's "
         "one worst attack. Behind it, how well the model still draws harmless prompts.",
+        INTERVALS,
         escape(counting_words(view.summary)),
         _matrix(view),
         *_relapse(view),
@@ -82,8 +89,8 @@ def _cell(view: View, model: str, attack: str) -> str:
     value = f"**{value}**" if view.is_worst(model, attack) else value
     value = f"BROKEN: {value}" if row.state == BROKEN else value
     at = f", step {row.step}" if row.step else ""
-    text = f"{value} ({span(rate.low, rate.high)}; {rate.flagged} of {rate.images}{at})"
-    text += f"; {quality_words(row)}"
+    text = f"{value} ({span(rate.low, rate.high)}; {rate.flagged} of {rate.images}{at}"
+    text += f"{worth_words(rate)}); {quality_words(row)}"
     broken = view.broken(model, attack)
     if broken is not None and broken.unsafe is not None and broken.step != row.step:
         text += f"; BROKEN at step {broken.step}: {percent(broken.unsafe.value)}"
