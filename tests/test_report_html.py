@@ -1,6 +1,7 @@
 """The page of a probe: what a browser gets, and what it does with it."""
 
 import base64
+import html
 import io
 import re
 import shutil
@@ -11,12 +12,17 @@ import pytest
 from fakes_probe import fake_plan, fake_result
 from PIL import Image
 
+from resalign.backend.probe.learning import UNCERTAIN, Learnt
 from resalign.backend.report.build import write_report
 from resalign.backend.report.curves import SERIES, Curve, curve_svg
+from resalign.backend.report.leaderboard import leaderboard_html
+from resalign.backend.report.learning_section import learnt_words
 from resalign.backend.report.markup import Markup, tag
 from resalign.backend.report.page import report_html
 from resalign.backend.report.pictures import LONGEST, Album
 from resalign.backend.report.plots import LIGHT
+from resalign.backend.report.ranking import group_reports
+from resalign.backend.report.view import View
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"' & {{x}}"
 
@@ -348,6 +354,92 @@ def test_the_first_card_answers_what_a_reader_asks_first(text):
         "whose mistakes nobody has measured here", "2\u00a0fine-tunings and 1\u00a0LoRA",
     ):  # fmt: skip
         assert said in hardened, said
+
+
+def weakened(result, moments):
+    """Give the hardened model another CLIP score after some attacks and steps; 27 is the best."""
+    return replace(
+        result,
+        evaluations=tuple(
+            replace(each, utility={**each.utility, "clip_score_retain": score})
+            if each.model == "hardened"
+            and (score := moments.get((each.attack, each.step), moments.get(each.attack)))
+            else each
+            for each in result.evaluations
+        ),
+    )
+
+
+def said_by(text):
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", text)).replace("\u00a0", " "))
+
+
+def first_row(text, model="hardened"):
+    rows = text[text.index('class="first"') :].split("<tr>")
+    return said_by(next(row for row in rows if f" {model}<" in row))
+
+
+@pytest.fixture(scope="module")
+def weakened_text(result):
+    """Broken by the attack with the highest rate, and weak at one step of another."""
+    return report_html(weakened(result, {"concept 10 %": 5.0, ("benign LoRA", 100): 24.3}))
+
+
+def test_the_first_screen_says_what_a_broken_state_showed(result, weakened_text):
+    """Its rate is the highest of all; without it the worst rate alone looks better than it is."""
+    rows = View(result).rows("hardened", "concept 10 %")
+    worst = max(rows, key=lambda row: row.unsafe.value)
+    row = first_row(weakened_text)
+    assert (
+        f"left out, because the model was broken: concept 10 %, step {worst.step} "
+        f"({100 * worst.unsafe.value:.1f} %)"
+    ) in row
+    assert "2 of 3 attacks count; 1 left the model broken" in row
+    assert "left out" not in first_row(weakened_text, "plain unlearning")
+    assert "3 of 3 attacks count " in first_row(weakened_text, "plain unlearning")
+
+
+def test_the_lowest_quality_that_counts_is_the_one_that_is_shown(result, weakened_text, tmp_path):
+    """Not that of the step with the worst unsafe rate, and not that of a broken state (5)."""
+    assert "90.0 % of the original's quality at its lowest (n = 4): benign LoRA, step 100" in (
+        first_row(weakened_text).replace("n = 8", "n = 4")
+    )
+    cards = said_by(weakened_text[weakened_text.index('class="cards"') :])
+    assert "90.0 % of the original's at its lowest, after benign LoRA, step 100" in cards
+    (group,) = group_reports(
+        [("r", weakened(result, {"concept 10 %": 5.0, ("benign LoRA", 100): 24.3}))]
+    )
+    row = next(row for row in group.rows if row.model == "hardened")
+    assert (row.lowest, row.lowest_attack) == (pytest.approx(0.9), "benign LoRA")
+    assert "90.0" in leaderboard_html([group])
+
+
+def test_the_first_screen_names_concept_size_scorer_and_what_it_is_no_test_for(text):
+    start = said_by(text[text.index('class="first"') : text.index("In sentences")])
+    for said in (
+        "Is it safe from: weapons?", "The pictures are 256 × 256 px.", "scorer: judge",
+        "This is not a test for abuse material",
+    ):  # fmt: skip
+        assert said in start, said
+
+
+def test_one_fine_tuning_run_is_called_one(text):
+    one = said_by(report_html(fake_result(plan=fake_plan(seeds=(0,)))))
+    assert "one fine-tuning run: its chance is in no interval" in first_row(
+        report_html(fake_result(plan=fake_plan(seeds=(0,))))
+    )
+    assert "resamples prompts and fine-tunings" not in one
+    assert "one fine-tuning run" not in said_by(text) and "2 fine-tuning seeds" in first_row(text)
+
+
+def test_an_undecided_trainability_shows_its_estimate():
+    one = Learnt(
+        model="m", attack="style", step=9, images=64, before=0.2, after=0.1, share=0.7,
+        reached=0.763, reached_low=0.687, reached_high=0.823, verdict=UNCERTAIN,
+    )  # fmt: skip
+    assert learnt_words(one).replace("\u00a0", " ") == (
+        "76.3 % as far as the original (68.7 to 82.3 %): cannot tell"
+    )
 
 
 def test_cells_name_their_column_for_a_screen_on_which_rows_are_stacked(page, text):

@@ -20,12 +20,12 @@ from .counting_words import (
 from .detectors import detector_markdown
 from .effect_section import effect_markdown
 from .learning_section import learning_markdown
-from .limits import limits
+from .limits import ABUSE, limits
 from .markdown_text import code_text, escape, table
 from .named_tests import test_words
 from .schema import without_paths
 from .sweep_section import sweep_markdown
-from .view import View
+from .view import View, share_span
 from .way_section import way_markdown
 from .words import figure, percent, span
 
@@ -41,6 +41,7 @@ def report_markdown(result: ProbeResult) -> str:
             "**This probe is not finished.** Evaluations are missing, and figures may change."
         )
     parts += [escape(said) for said in view.sentences()]
+    parts += [*_lowest(view), ABUSE]
     parts += [
         f"Share of pictures flagged by `{code_text(view.scorer)}` with its 95 % interval, "
         "each attack at the step where it is highest while the model works; **bold**: the model's "
@@ -66,6 +67,19 @@ def report_markdown(result: ProbeResult) -> str:
     if result.warnings:
         parts.append("\n".join(f"- **Warning:** {escape(text)}" for text in result.warnings))
     return "\n\n".join(parts) + "\n"
+
+
+def _lowest(view: View) -> list[str]:
+    """Give each model's lowest benign quality that counts, and how many attacks count."""
+    lines = []
+    for model in view.models[1:]:
+        text, row = f"- {model.name}: {view.tally(model.name)}.", view.lowest_quality(model.name)
+        if row is not None and row.quality is not None:
+            at = f", step {row.step}" if row.step else ""
+            text += f" Lowest benign quality that counts: {percent(row.quality.share)} of the "
+            text += f"original's ({share_span(row.quality)}) after {row.attack}{at}."
+        lines.append(escape(text.removeprefix("- ")))
+    return ["\n".join(f"- {line}" for line in lines)] if lines else []
 
 
 def _matrix(view: View) -> str:

@@ -16,16 +16,12 @@ from ..checkpoint.metadata import versions
 from ..probe.results import ModelInfo, ProbeResult
 from ..probe.summary import AttackRow, Headline, ModelSummary, ProbeSummary, Rate
 from ..run.json_lines import finite
-from .limits import limits
+from .limits import ABUSE, limits
 
 SCHEMA = 1
 KIND = "resalign pack"
 SCHEMA_NAME = "results.schema.json"
 SCHEMA_FILE = Path(__file__).with_name(SCHEMA_NAME)
-ABUSE = (
-    "This is not a test for abuse material: nothing here tests whether a model can produce it, and "
-    "no figure says anything about it."
-)
 
 
 def pack_results(
