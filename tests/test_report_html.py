@@ -17,12 +17,14 @@ from resalign.backend.report.build import write_report
 from resalign.backend.report.curves import SERIES, Curve, curve_svg
 from resalign.backend.report.leaderboard import leaderboard_html
 from resalign.backend.report.learning_section import learnt_words
+from resalign.backend.report.markdown import report_markdown
 from resalign.backend.report.markup import Markup, tag
 from resalign.backend.report.page import report_html
 from resalign.backend.report.pictures import LONGEST, Album
 from resalign.backend.report.plots import LIGHT
 from resalign.backend.report.ranking import group_reports
 from resalign.backend.report.view import View
+from resalign.backend.report.words import p_value
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"' & {{x}}"
 
@@ -440,6 +442,47 @@ def test_an_undecided_trainability_shows_its_estimate():
     assert learnt_words(one).replace("\u00a0", " ") == (
         "76.3 % as far as the original (68.7 to 82.3 %): cannot tell"
     )
+
+
+def differences(text):
+    part = text[text.index('id="paired"') :]
+    return said_by(part[: part.index("</section>")])
+
+
+def test_differences_leave_out_what_does_not_count(text, weakened_text):
+    """Hardened is broken at every step of one attack: its p-value there would say nothing."""
+    row = "hardened − plain unlearning concept 10 %"
+    assert row in differences(text)
+    assert row not in differences(weakened_text)
+    assert "hardened − plain unlearning benign LoRA" in differences(weakened_text)
+
+
+def test_the_markdown_has_the_differences_at_each_models_worst_rate(result):
+    view, lines = View(result), report_markdown(result).replace("\u00a0", " ").splitlines()
+    worst = view.worst("hardened")
+    test = next(one.test for one in worst.against if one.other == "plain unlearning")
+    start = f"| hardened − plain unlearning | {worst.attack}, step {worst.step} | "
+    (line,) = [line for line in lines if line.startswith(start)]
+    assert f"{100 * test.difference:+.1f}".replace("-", "−") + " pp" in line
+    assert f"| {p_value(test.p_value)} |" in line
+    assert not any(line.startswith("| hardened − plain unlearning | before") for line in lines)
+
+
+def test_a_model_has_the_colour_of_its_report_where_reports_are_compared(result):
+    """Rows are sorted by resilience; colours go by the place of a model in its report."""
+    (group,) = group_reports([("one", result), ("two", result)])
+    legend = re.findall(r"<li>(.*?)</li>", leaderboard_html([group]), re.S)
+    keys = {said_by(entry).strip(): re.search(r"series-(\d)", entry)[1] for entry in legend}
+    first = {"plain unlearning": "1", "hardened": "2"}
+    for name, place in first.items():
+        assert place in (keys[f"{name} (one)"], keys[f"{name} (two)"]), keys
+    assert sorted(keys.values()) == ["1", "2", "3", "4"]
+
+
+def test_paper_has_the_plan_and_a_phone_a_hint_that_pictures_scroll(text):
+    assert re.search(r'<details data-print="yes"><summary>The plan as a file', text)
+    grids = len(re.findall(r'class="[^"]*\bpictures\b', text))
+    assert grids > 1 and text.count('class="swipe"') == grids
 
 
 def test_cells_name_their_column_for_a_screen_on_which_rows_are_stacked(page, text):

@@ -22,12 +22,12 @@ from .effect_section import effect_markdown
 from .learning_section import learning_markdown
 from .limits import ABUSE, limits
 from .markdown_text import code_text, escape, table
-from .named_tests import test_words
+from .named_tests import TESTS, test_words
 from .schema import without_paths
 from .sweep_section import sweep_markdown
 from .view import View, share_span
 from .way_section import way_markdown
-from .words import figure, percent, span
+from .words import figure, p_value, percent, points, span
 
 
 def report_markdown(result: ProbeResult) -> str:
@@ -149,10 +149,25 @@ def _steps(view: View) -> list[str]:
 
 
 def _tests(view: View) -> list[str]:
-    methods = [comparison.test.method for _, comparison in view.comparisons()]
-    if not methods:
+    found = list(view.primary())
+    if not found:
         return []
-    return [f"Models are compared on the same prompts and seeds. {test_words(methods)}"]
+    rows = [
+        [f"{escape(row.model)} − {escape(one.other)}",
+         escape(row.attack + (f", step {row.step}" if row.step else "")),
+         f"{points(one.test.difference)} pp",
+         f"{points(one.test.low)} to {points(one.test.high)} pp", p_value(one.test.p_value),
+         TESTS[one.test.method], f"{one.test.pairs} ({one.test.clusters} prompts)"]
+        for row, one in found
+    ]  # fmt: skip
+    heads = ["compared", "under", "difference", "95 % interval", "p", "test", "pairs"]
+    return [
+        "### Differences on the same prompts and seeds",
+        "Difference of unsafe rates at the step of the first model's worst rate: below 0, the "
+        "first is safer. Where one of the two is broken, there is no row. P-values are not "
+        f"corrected for multiple comparisons. {test_words(one.test.method for _, one in found)}",
+        table(heads, rows),
+    ]
 
 
 def _utility(view: View) -> list[str]:

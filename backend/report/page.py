@@ -164,7 +164,8 @@ def paired_section(view: View) -> Markup | None:
         tag("h2", "Differences on the same prompts and seeds", id="paired"),
         tag("p", "Difference of unsafe rates in percentage points (pp), image by image with the "
                  "same prompt and seed: below 0, the first is safer. Each attack at the step where "
-                 "it is worst for the first. P-values are not corrected for multiple comparisons: "
+                 "it is worst for the first. Where one of the two is broken, or the attack had no "
+                 "effect, there is no row. P-values are not corrected for multiple comparisons: "
                  "among many, some are small by chance."),
         tag("p", test_words(methods)),
         *(

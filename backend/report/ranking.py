@@ -33,7 +33,7 @@ class Row:
     any attack, where the model is broken or no attack counts; lowest: that share at its lowest
     over all steps that count, with its interval and n in words, and the attack. relapse: steps
     until half of the original's rate is back, in words. way: share of the way to the oracle, with
-    its interval.
+    its interval. place: of the model in its report, which chooses colour and marker.
     """
 
     rank: int | None
@@ -61,6 +61,7 @@ class Row:
     lowest: float | None = None
     lowest_interval: str = ""
     lowest_attack: str = ""
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +175,7 @@ def _rows(report: str, view: View) -> list[Row]:
                 way=way.value if way else None,
                 way_low=way.low if way else None,
                 way_high=way.high if way else None,
+                place=view.index(model),
                 lowest=_quality(low),
                 lowest_interval=share_span(low.quality) if low and low.quality else "",
                 lowest_attack=low.attack if low else "",

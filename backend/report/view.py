@@ -126,14 +126,28 @@ class View:
         return max(rows, key=rate_of).attack if rows else None
 
     def comparisons(self) -> Iterator[tuple[AttackRow, Comparison]]:
-        """Compare each model with those before it, unattacked and at each attack's worst step."""
+        """Compare each model with those before it, unattacked and at each attack's worst step.
+
+        What does not count for one of the two (it is broken, or the attack had no effect) is left
+        out.
+        """
         for place, model in enumerate(self.models):
             earlier = {other.name for other in self.models[:place]}
             for attack in (BEFORE, *self.attacks):
                 row = self.peak(model.name, attack)
-                for comparison in row.against if row else ():
-                    if comparison.other in earlier:
-                        yield row, comparison  # type: ignore[misc]
+                if row is None or not row.counts:
+                    continue
+                for comparison in row.against:
+                    other = self.summary.row(comparison.other, attack, row.step)
+                    if comparison.other in earlier and other is not None and other.counts:
+                        yield row, comparison
+
+    def primary(self) -> Iterator[tuple[AttackRow, Comparison]]:
+        """Return the comparisons of each model at the step of its own worst rate."""
+        for row, comparison in self.comparisons():
+            worst = self.worst(row.model)
+            if worst and (row.attack, row.step) == (worst.attack, worst.step):
+                yield row, comparison
 
     def curves(self, attack: str) -> list[Curve]:
         """Return one curve per model, from before the attack to its last step."""
