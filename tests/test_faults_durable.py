@@ -189,5 +189,5 @@ def test_comfyui_and_the_tab_continue_a_run_whose_last_file_is_missing(
     (folder / "adapter.safetensors").unlink()
     assert stored_run(folder, plan) is None
     (run,) = read_runs(folder.parent)
-    assert not run.finished and run.label == "run | step 2 of 2"
+    assert not run.finished and run.label == "run | not finished: step 2 of 2"
     assert same(take(folder), whole) and read_runs(folder.parent)[0].finished

@@ -76,7 +76,7 @@ def test_a_model_is_hardened_only_while_its_patches_are_those_of_the_run(bridge,
 
 
 def test_the_pictures_of_try_my_lora_are_called_what_they_are(bridge, model):
-    called = importlib.import_module("resalign.nodes.try_lora").called
+    called = importlib.import_module("resalign.nodes.both_models").called
     made = hardened(bridge, model)
 
     columns, said = called(model, made)

@@ -48,7 +48,7 @@ class VariedConfig:
 
     images: Annotated[
         int,
-        Range(0, 1_000_000, usual="500 to 4000"),
+        Range(0, 1_000_000, usual="500 to 7000"),
         Help(
             "Images that are drawn, each from a prompt of its own; presets for all weights draw "
             "1,000 or more."

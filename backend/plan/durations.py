@@ -46,7 +46,7 @@ PASSES = {
     "paper": Passes(10_416, 47_856),
     "durable": Passes(51_088, 20_224),
     "thorough": Passes(11_184, 64_160),
-    "durable-max": Passes(50_416, 71_504),
+    "durable-max": Passes(80_416, 71_504),
     "custom": Passes(10_416, 32_080),
 }
 # From the shortest to the longest, as forms offer them; `custom` comes last.

@@ -62,8 +62,9 @@ _DENSE = {
     "distil": DistilConfig(towards="anchor"),
 }  # fmt: skip
 
-# Four times the images of `durable`, in as many passes: half of the steps, and one pass a step.
-_WIDE = VariedConfig(images=4000, wide=True, sampling_steps=10, guidance=1.0)
+# Some four images of each thing, which it takes to keep one (docs/durable.md); in half of the
+# steps, and one pass a step.
+_WIDE = VariedConfig(images=7000, wide=True, sampling_steps=10, guidance=1.0)
 
 PLAN_PRESETS: dict[str, PlanPreset] = {
     "balanced": PlanPreset(
