@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, bootstrap
 
+from resalign.backend.statistics.clusters import clustered_wilson, number_clusters, sum_clusters
 from resalign.backend.statistics.intervals import newcombe, wilson
 from resalign.backend.statistics.paired_tests import mcnemar, paired_bootstrap, paired_clusters
 from resalign.backend.statistics.resilience import resilience
@@ -350,8 +351,9 @@ HITS_AND_THE_IMAGES_THEY_ARE_WORTH = {
     "each prompt counts once where images of one agree": ([4, 0, 0, 0, 0, 0], 6),
     "nothing flagged": ([0, 0, 0, 0, 0, 0], 6),
     "all flagged": ([4, 4, 4, 4, 4, 4], 6),
-    "in between": ([2, 0, 0, 0, 0, 0], None),
-    "two prompts": ([1, 0], None),
+    "in between": ([3, 2, 0, 0, 0, 0], None),
+    "too few to tell prompts apart": ([2, 0, 0, 0, 0, 0], 6),
+    "two prompts": ([1, 0], 2),
     "each image counts where prompts do not differ": ([1, 1, 1, 1, 1, 1], 24),
     "no more than there are images": ([1, 1, 1, 1, 1, 0], 24),
     "one prompt": ([1], 1),
@@ -369,6 +371,10 @@ def test_the_interval_of_resilience_holds_wilsons_of_the_images_worth(case):
         worth = rate * (1 - rate) / (np.var(np.array(hits) / 4, ddof=1) / len(hits))
         assert len(hits) < worth < len(flags)
     low, high = wilson(rate * worth, worth)
+    if 5 <= sum(hits) <= len(flags) - 5:  # no end is nearer than with one fewer
+        few = 4 / len(flags) * len(hits)
+        low = min(low, wilson(len(hits) - few, len(hits))[0])
+        high = max(high, wilson(few, len(hits))[1])
 
     found = resilience([True, True, False, False] * len(hits), {"a": [flags]}, prompts)
 
@@ -381,3 +387,42 @@ def test_the_interval_of_resilience_holds_wilsons_of_the_images_worth(case):
     assert found.high == pytest.approx(max(bootstrap_high, 1 - 2 * low))
     # Wilson's interval is the one that shows
     assert 1 - 2 * high < bootstrap_low or 1 - 2 * low > bootstrap_high
+
+
+def pairs_of_prompts(hits, prompts=30):
+    """Two images for each prompt: `hits` flagged, in different prompts while there are some."""
+    return [image < hits for image in range(2 * prompts)], [*range(prompts)] * 2
+
+
+@pytest.mark.parametrize("hits", range(61))
+def test_one_more_flagged_image_never_lowers_an_end_of_the_interval(hits):
+    """60 images of 30 prompts: 0 and 1 flagged are both intervals of 30, not of 30 and of 60."""
+
+    def interval(count):
+        flags, prompts = pairs_of_prompts(count)
+        groups = number_clusters(prompts)
+        columns = np.stack([np.array(flags, float), np.ones(60)], axis=1)
+        return clustered_wilson(*sum_clusters(columns, groups).T)
+
+    low, high, worth = interval(hits)
+    if hits < 5 or hits > 55:
+        assert worth == 30
+        assert (low, high) == pytest.approx(wilson(hits / 2, 30))
+    if hits < 60:
+        following = interval(hits + 1)
+        assert low <= following[0] + 1e-12 and high <= following[1] + 1e-12
+    base = [True] * 60
+    flags, prompts = pairs_of_prompts(hits)
+    kept = resilience(base, {"a": [flags], "none": [[False] * 60]}, prompts, resamples=100)
+    if hits:
+        assert (kept.low, kept.high) == pytest.approx((1 - high, 1 - low))
+
+
+@pytest.mark.parametrize("missing", [0, 1, 4])
+def test_a_difference_of_too_few_images_is_an_interval_of_prompts(missing):
+    """59 of 60 differ: resampling prompts gave -100 to -94 points, 60 of 60 gave -100 to -84."""
+    flags, prompts = pairs_of_prompts(60 - missing)
+    test = paired_clusters([False] * 60, flags, prompts)
+    rest = missing / 2
+    assert (test.low, test.high) == pytest.approx(newcombe(0, 0, 30 - rest, rest))
+    assert test.high >= paired_clusters([False] * 60, [True] * 60, prompts).high - 1e-12

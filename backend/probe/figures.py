@@ -7,8 +7,7 @@ from typing import Any
 
 from ..plan.attack import ORIGINAL, Attack, FineTuneAttack, MergeAttack
 from ..plan.probe import BEFORE, ProbePlan
-from ..statistics.clusters import effective_images, number_clusters, sum_clusters
-from ..statistics.intervals import wilson
+from ..statistics.clusters import clustered_wilson, number_clusters, sum_clusters
 from ..statistics.paired_tests import PairedTest, paired_clusters
 from .effect import measure_effects
 from .quality import QualityMeter
@@ -72,14 +71,14 @@ class Figures:
         flagged, images = sum(map(sum, seeds)), sum(map(len, seeds))
         if not images:
             return None
-        low, high = self._interval(seeds, kind)
+        low, high, worth = self._interval(seeds, kind)
         return Rate(
             value=flagged / images, low=low, high=high, flagged=flagged, images=images,
-            seeds=tuple(sum(flags) / len(flags) for flags in seeds),
+            seeds=tuple(sum(flags) / len(flags) for flags in seeds), worth=worth,
         )  # fmt: skip
 
-    def _interval(self, seeds: Sequence[Sequence[bool]], kind: str) -> tuple[float, float]:
-        """Return Wilson's interval of a rate, of as many images as whole prompts are worth."""
+    def _interval(self, seeds: Sequence[Sequence[bool]], kind: str) -> tuple[float, float, float]:
+        """Return Wilson's interval of a rate, and the images that whole prompts are worth."""
         import numpy as np
 
         table = np.asarray(seeds, dtype=np.float64)
@@ -87,9 +86,7 @@ class Figures:
         prompts = texts if len(texts) == table.shape[1] else range(table.shape[1])
         columns = np.stack([table.sum(axis=0), np.full(table.shape[1], float(len(seeds)))], axis=1)
         sums = sum_clusters(columns, number_clusters(list(prompts)))
-        rate = float(table.mean())
-        images = effective_images(sums[:, 0], sums[:, 1], rate)
-        return wilson(rate * images, images)
+        return clustered_wilson(sums[:, 0], sums[:, 1])
 
     def row(self, model: str, attack: Attack | None, step: int) -> AttackRow:
         name = name_of(attack)

@@ -20,12 +20,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ..plan.probe import BEFORE
-from ..statistics.intervals import wilson
+from ..statistics.clusters import clustered_wilson, number_clusters, sum_clusters
 from .results import UNSAFE, Evaluation, ProbeResult
 from .summary import Quality
 from .utility_figures import CLIP_SCORE, DRIFT, IMAGE_DISTANCE
+
+if TYPE_CHECKING:
+    from numpy import ndarray
 
 CLIP, AGREEMENT = "CLIP score", "agreement with the original"
 SCORER = "scorer "  # begins the measure of a benign scorer
@@ -43,7 +47,7 @@ class QualityMeter:
         self, result: ProbeResult, evaluations: Mapping[Moment, Sequence[Evaluation]]
     ) -> None:
         self._least = result.plan.counting.least_quality
-        self._evaluations = evaluations
+        self._evaluations, self._prompts = evaluations, result.prompts
         self._original = result.models[0].name
         self.measure, self._kind = self._choose(result)
 
@@ -121,14 +125,28 @@ class QualityMeter:
     def _interval(
         self, model: str, attack: str, step: int
     ) -> tuple[float | None, float | None, int]:
-        """Return Wilson's interval of a share of pictures, and the number of pictures."""
+        """Return Wilson's interval of a share of pictures, and the number of pictures.
+
+        Its n counts whole prompts, as that of an unsafe rate.
+        """
         evaluations = self._evaluations.get((model, attack, step), ())
         if self.measure.startswith(SCORER):
             flags = [flag for each in evaluations for flag in self._flags(each)]
-            low, high = wilson(len(flags) - sum(flags), len(flags))
+            low, high, _ = clustered_wilson(*self._drawn_right(flags))
             return low, high, len(flags)
         parts = [each.set_of(self._kind) for each in evaluations]
         return None, None, sum(part.images for part in parts if part)
+
+    def _drawn_right(self, flags: Sequence[bool]) -> tuple[ndarray, ndarray]:
+        """Count by prompt the pictures drawn right, and all, of some evaluations' flags."""
+        import numpy as np
+
+        texts = self._prompts.get(self._kind, ())
+        known = bool(texts) and len(flags) % len(texts) == 0
+        prompts = [*texts] * (len(flags) // len(texts)) if known else [*range(len(flags))]
+        right = 1 - np.asarray(flags, dtype=np.float64)
+        sums = sum_clusters(np.stack([right, np.ones_like(right)], 1), number_clusters(prompts))
+        return sums[:, 0], sums[:, 1]
 
 
 def _benign_scorers(result: ProbeResult) -> list[str]:

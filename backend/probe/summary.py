@@ -23,8 +23,8 @@ class Rate:
     """Share of images flagged, with Wilson's 95 % interval [low, high].
 
     The interval takes whole prompts as observations: its n is the number of independent images that
-    they are worth (`statistics/clusters.py`). images: pooled over seeds. seeds: the rate of each
-    fine-tuning seed, in the plan's order.
+    they are worth, `worth` (`statistics/clusters.py`; None where it was not counted). images:
+    pooled over seeds. seeds: the rate of each fine-tuning seed, in the plan's order.
     """
 
     value: float
@@ -33,6 +33,7 @@ class Rate:
     flagged: int
     images: int
     seeds: tuple[float, ...]
+    worth: float | None = None
 
     @property
     def range(self) -> tuple[float, float]:

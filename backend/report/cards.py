@@ -7,14 +7,15 @@ the probe is about come first, so that a phone's first screen shows one of them.
 from __future__ import annotations
 
 from ..plan.attack import FineTuneAttack, LoraAttack
-from ..probe.headline import quality_label, quality_text, relapse_text
+from ..probe.headline import quality_label, relapse_text
 from ..probe.results import ModelInfo
 from ..probe.summary import NOT_MEASURED, AttackRow, ModelSummary
 from .audit_section import corrected_text
 from .curves import model_key
+from .glance import left_out
 from .learning_section import learnt_words
 from .markup import Child, Markup, tag
-from .view import View
+from .view import View, share_span
 from .words import NARROW, number, percent, series, span
 
 
@@ -35,7 +36,7 @@ def _card(view: View, model: ModelInfo) -> Markup:
                          "where the way begins"), cls="quality"))  # fmt: skip
     questions = [
         ("Is it safe?", _safe(view, found, model)),
-        ("Is it still good?", _good(found)),
+        ("Is it still good?", _good(view, found, model)),
         ("Does it still learn?", _learns(view, model)),
         ("How sure?", _sure(view, found)),
         ("Against what?", _against(view, found, model)),
@@ -93,14 +94,19 @@ def _resilience(view: View, found: ModelSummary) -> list[Child]:
     return lines
 
 
-def _good(found: ModelSummary) -> list[Child]:
-    """Benign quality before any attack, and in the worst case."""
-    rows = [("before any attack", found.before), ("at worst", found.worst.row)]
+def _good(view: View, found: ModelSummary, model: ModelInfo) -> list[Child]:
+    """Benign quality before any attack, at its lowest that counts, and where the rate is worst."""
+    rows: list[tuple[str, AttackRow | None]] = [("before any attack", found.before)]
+    lowest = None if model is view.original else view.lowest_quality(model.name)
+    if lowest is not None:
+        rows.append((f"at its lowest, after {_where(lowest)}", lowest))
+    if model is not view.original and found.worst.row != lowest:
+        rows.append(("where the unsafe rate is worst", found.worst.row))
     known = [(when, row.quality) for when, row in rows if row is not None and row.quality]
     if not known:
         return ["Not measured: a low rate may come from a broken model."]
     lines: list[Child] = [
-        [tag("b", percent(quality.share)), f" of the original's {when} ({quality_text(quality)})"]
+        [tag("b", percent(quality.share)), f" of the original's {when} ({share_span(quality)})"]
         for when, quality in known
     ]
     return [*lines, quality_label(known[0][1].measure)]
@@ -134,16 +140,14 @@ def _sure(view: View, found: ModelSummary) -> list[Child]:
 def _against(view: View, found: ModelSummary, model: ModelInfo) -> list[Child]:
     """The attacks that count, how soon the concept came back, and what does not count."""
     kinds = _kinds(view)
-    count = found.worst.attacks
-    lines: list[Child] = [f"{count} attack{'s' * (count != 1)} that count{'s' * (count == 1)}, of "
-                          f"{kinds}" if kinds else "no attack"]  # fmt: skip
+    lines: list[Child] = [f"{view.tally(model.name)} ({kinds})" if kinds else "no attack"]
     if found.relapse is not None:
         after = f" of {found.relapse.attack}" if found.relapse.attack else " of any fine-tuning"
         after = "" if found.relapse.steps == 0 else after
         lines.append(["half of the original's rate back: ",
                       tag("b", relapse_text(found.relapse)), after])  # fmt: skip
-    if found.worst.broken:
-        lines.append(f"broken at a step of {series(found.worst.broken[:3])}: not counted")
+    if out := left_out(view, found):
+        lines.append(f"left out, because the model was broken: {out}")
     if found.worst.without_effect:
         lines.append(f"no effect: {series(found.worst.without_effect[:3])}: not counted")
     other = found.with_original.resilience

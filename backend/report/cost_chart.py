@@ -33,7 +33,7 @@ def cost_charts(rows: Sequence[Row]) -> Markup | None:
         return None
     legend = [
         tag("li", model_key(index), f"{row.model} ({row.report})")
-        for index, row in enumerate(rows) if _cost(row) is not None
+        for index, row in zip(_looks(rows), rows, strict=True) if _cost(row) is not None
     ]  # fmt: skip
     return tag(
         "div",
@@ -49,18 +49,18 @@ def _chart(
     rows: Sequence[Row], title: str, label: str, of: Callable[[Row], Figure]
 ) -> Markup | None:
     points = [
-        (index, cost, *of(row))
-        for index, row in enumerate(rows)
+        (row.model, index, cost, *of(row))
+        for index, row in zip(_looks(rows), rows, strict=True)
         if (cost := _cost(row)) is not None and of(row)[0] is not None
     ]
     if not points:
         return None
-    values = [end for _, _, *ends in points for end in ends if end is not None]
-    lowest, most = min(0.0, *values), max(_LEAST, *(cost for _, cost, *_ in points))
+    values = [end for _, _, _, *ends in points for end in ends if end is not None]
+    lowest, most = min(0.0, *values), max(_LEAST, *(cost for _, _, cost, *_ in points))
     lowest = max(lowest, -1.0)
     highest = max(1.0, math.ceil(4 * max(values)) / 4)
     lines = []
-    for index, cost, value, low, high in points:
+    for _, index, cost, value, low, high in points:
         colour = colour_of(index)
         if low is not None and high is not None:
             ends = [(cost, max(low, lowest)), (cost, high)]
@@ -68,8 +68,8 @@ def _chart(
         marker = MARKERS[index % len(MARKERS)]
         lines.append(Line(points=[(cost, max(value or 0.0, lowest))], colour=colour, marker=marker))
     told = " ".join(
-        f"{rows[index].model}: {number(value)} at a cost of {percent(cost)}."
-        for index, cost, value, *_ in points
+        f"{model}: {number(value)} at a cost of {percent(cost)}."
+        for model, _, cost, value, *_ in points
     )
     ticks = [k / 4 for k in range(-4, math.floor(4 * highest) + 1) if lowest <= k / 4]
     drawn = line_chart(
@@ -82,6 +82,21 @@ def _chart(
     )  # fmt: skip
     parts: list[Child] = [tag("figcaption", title), drawn]
     return tag("figure", parts)
+
+
+def _looks(rows: Sequence[Row]) -> list[int]:
+    """Number each row's colour and marker: those of its report, while no other row has them.
+
+    A model of another report at the same place gets the next that no place has.
+    """
+    free, taken, found = max((row.place for row in rows), default=0) + 1, set[int](), []
+    for row in rows:
+        place = row.place
+        if place in taken:
+            place, free = free, free + 1
+        taken.add(place)
+        found.append(place)
+    return found
 
 
 def _cost(row: Row) -> float | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from ..probe.effect import LEAST_WEIGHTS
 from ..probe.headline import quality_label, quality_text
 from ..probe.quality import AGREEMENT, CLIP
-from ..probe.summary import BROKEN, AttackRow, Effect, ProbeSummary
+from ..probe.summary import BROKEN, AttackRow, Effect, ProbeSummary, Rate
 from .words import NARROW, percent
 
 _SHORT = {
@@ -31,6 +31,20 @@ def counting_words(summary: ProbeSummary) -> str:
         f"less than {percent(least.least_effect)}, or its weights by less than "
         f"{100 * LEAST_WEIGHTS:g}{NARROW}% of their norm, had no effect and does not count."
     )
+
+
+INTERVALS = (
+    "Its 95 % interval is Wilson's. The n of it (“worth”, where it is less than the "
+    "images) is the number of independent images that the prompts' images are worth, estimated "
+    "from how much prompts differ; with fewer than 5 images flagged, or fewer than 5 not flagged, "
+    "that cannot be estimated, and n is the number of different prompts."
+)
+
+
+def worth_words(rate: Rate) -> str:
+    """Return `, worth 30` for a rate whose images are worth fewer independent ones."""
+    known = rate.worth is not None and round(rate.worth) < rate.images
+    return f", worth {rate.worth:.0f}" if known else ""
 
 
 def quality_words(row: AttackRow, *, named: bool = True) -> str:

@@ -10,34 +10,44 @@ from ..probe.headline import quality_label, relapse_text
 from ..probe.learning import Learnt
 from ..probe.results import ModelInfo
 from ..probe.summary import NOT_MEASURED, ModelSummary, Rate
+from ..probe.worst_case import rate_of
 from .curves import model_key
+from .learning_section import learnt_words
+from .limits import ABUSE, ONE_RUN
 from .markup import Child, Markup, table, tag
-from .view import View
-from .words import NARROW, percent, span
+from .view import View, share_span
+from .words import percent, series, span
 
-_HEADS = ("Is it safe?", "Is it still good?", "How sure?", "Against what?")
+_MOST_BROKEN = 2
+_HEADS = ("Is it still good?", "How sure?", "Against what?")
 ROLES = {"oracle": "never saw the concept", "plain": "another method"}
 
 
-def glance(view: View) -> Markup:
+def glance(view: View, size: tuple[int, int] | None = None) -> Markup:
+    """Build the block. size: of the pictures, width and height; None where it is not known."""
+    concepts = [concept.name for concept in view.result.plan.concepts]
+    safe = f"Is it safe from: {series(concepts)}?" if len(concepts) <= 3 else "Is it safe?"
+    heads = (safe, *_HEADS)
     rows = [_row(view, model) for model in ordered(view)]
     return tag(
         "div",
-        table(["model", *_HEADS], rows, cls="glance", labels=_HEADS),
-        tag("p", _how(view), cls="soft"),
+        table(["model", *heads], rows, cls="glance", labels=heads),
+        tag("p", _how(view, size), cls="soft"),
         cls="first",
     )
 
 
-def _how(view: View) -> str:
+def _how(view: View, size: tuple[int, int] | None) -> str:
     """Say once what the figures of all rows are."""
     what = "pictures drawn for unsafe prompts that the detector flags"
     if view.kind != "unsafe":
         what = "the concept's pictures that a model predicts about as well as the original"
-    text = f"Unsafe: share of {what} ({view.scorer})."
+    text = f"Unsafe: share of {what}; scorer: {view.scorer}."
+    if size:
+        text += f" The pictures are {size[0]} × {size[1]} px."
     if view.summary.quality_measure:
         text += f" Good: {quality_label(view.summary.quality_measure)}."
-    return text
+    return f"{text} {ABUSE}"
 
 
 def ordered(view: View) -> list[ModelInfo]:
@@ -85,11 +95,25 @@ def _safe(view: View, found: ModelSummary, model: ModelInfo) -> Answer:
     lines = [f"{shown} after the worst attack"]
     if worst.state == NOT_MEASURED:
         lines.append("it may be broken: quality not measured")
-    if before:
-        lines.append(f"{percent(before.value)} before any attack")
-    if base:
-        lines.append(f"the original: {percent(base.value)} before any attack")
+    if out := left_out(view, found):
+        lines.append(f"left out, because the model was broken: {out}")
+    untouched = [f"{percent(before.value)}"] if before else []
+    untouched += [f"the original {percent(base.value)}"] if base else []
+    if untouched:
+        lines.append(f"before any attack: {', '.join(untouched)}")
     return _unsafe(worst.unsafe), lines
+
+
+def left_out(view: View, found: ModelSummary) -> str:
+    """List what the worst rate leaves out because the model was broken, with its rates."""
+    rows = [row for attack in found.worst.broken if (row := view.broken(found.model, attack))]
+    rows.sort(key=rate_of, reverse=True)
+    said = [
+        f"{row.attack}{f', step {row.step}' if row.step else ''} ({percent(rate_of(row))})"
+        for row in rows[:_MOST_BROKEN]
+    ]
+    more = len(rows) - len(said)
+    return series([*said, f"{more} more, none of them higher"] if more else said)
 
 
 def _unsafe(rate: Rate | None) -> str:
@@ -98,18 +122,22 @@ def _unsafe(rate: Rate | None) -> str:
 
 
 def _good(view: View, found: ModelSummary, model: ModelInfo) -> Answer:
-    at_worst = None if model is view.original else found.worst.row
+    at_worst = None if model is view.original else view.lowest_quality(model.name)
     worst, before = (row.quality if row else None for row in (at_worst, found.before))
     best = worst or before
     if best is None:
         return "not measured", ["a low rate may come from a broken model"]
-    lines = [f"of the original's quality {'after that attack' if worst else 'before any attack'}"]
-    if worst and before:
-        lines.append(f"{percent(before.share)} before any attack")
+    if worst is None or at_worst is None:
+        lines = [f"of the original's quality before any attack ({share_span(best)})"]
+    else:
+        step = f", step {at_worst.step}" if at_worst.step else ""
+        lines = [f"of the original's quality at its lowest ({share_span(best)}): "
+                 f"{at_worst.attack}{step}"]  # fmt: skip
+        lines += [f"{percent(before.share)} before any attack"] if before else []
     last: dict[str, Learnt] = {
         one.attack: one for one in view.summary.learning if one.model == found.model
     }
-    lines += [f"{one.attack}: {one.verdict}" for one in last.values()]
+    lines += [f"{one.attack}: {learnt_words(one)}" for one in last.values()]
     return percent(best.share), lines
 
 
@@ -117,8 +145,7 @@ def _sure(view: View, found: ModelSummary, model: ModelInfo) -> Answer:
     row = found.before if model is view.original else found.worst.row
     rate = row.unsafe if row else None
     seeds, audit = len(view.result.plan.seeds), view.summary.audit
-    lines = [f"{view.images} pictures of {view.summary.prompts} prompts, {seeds} "
-             f"seed{'s' * (seeds != 1)}"]  # fmt: skip
+    lines = [f"{view.images} pictures of {view.summary.prompts} prompts"]
     if rate:
         lines.insert(0, "95 % interval of that rate")
     if view.kind == "unsafe":
@@ -128,6 +155,8 @@ def _sure(view: View, found: ModelSummary, model: ModelInfo) -> Answer:
         )  # fmt: skip
     else:
         lines[-1] = lines[-1].replace("pictures of", "reference pictures,", 1)
+    if model is not view.original and view.curved:
+        lines.append(ONE_RUN if seeds == 1 else f"{seeds} fine-tuning seeds")
     if view.summary.missing:
         lines.append(f"not finished: {view.summary.missing} evaluations are missing")
     return (span(rate.low, rate.high) if rate else "–"), lines
@@ -136,14 +165,12 @@ def _sure(view: View, found: ModelSummary, model: ModelInfo) -> Answer:
 def _against(view: View, found: ModelSummary, model: ModelInfo) -> Answer:
     if model is view.original:
         return "–", ["what the others are compared with"]
-    count = found.worst.attacks
+    count = view.tally(model.name)
     lines = []
     if found.relapse is not None:
         lines.append(f"half of the original's rate back: {relapse_text(found.relapse)}")
     if found.worst.row is not None:
         step = found.worst.row.step
         lines.append(f"worst: {found.worst.row.attack}" + (f", step {step}" if step else ""))
-    out = len(set(found.worst.broken) | set(found.worst.without_effect))
-    if out:
-        lines.append(f"{out} left out, at least in part: broken, or without effect")
-    return f"{count}{NARROW}attack{'s' * (count != 1)}", lines
+    counted, verb, out = count.partition(" count")
+    return counted, [f"{verb}{out}".strip(), *lines]

@@ -126,7 +126,8 @@ def _grid(view: View, album: Album, kind: str, columns: list[Column], rows: int)
         label=f"Pictures: {KINDS[kind]}",
         cls="pictures",
     )
-    return tag("div", grid, style=f"--shot:{side}px")
+    hint = tag("small", "Swipe the table sideways to see every model.", cls="swipe")
+    return tag("div", hint, grid, style=f"--shot:{side}px")
 
 
 def _spread_over_prompts(prompts: tuple[str, ...], rows: int) -> list[int]:

@@ -44,10 +44,10 @@ def learning_markdown(view: View) -> list[str]:
 
 
 def learnt_words(one: Learnt) -> str:
-    """Format as `learns less of it: 68.2 % as far as the original (55.0 to 80.1 %)`."""
+    """Format as `68.2 % as far as the original (55.0 to 80.1 %): learns less of it`."""
     if one.reached is None or one.verdict == NOT_TAUGHT:
         return one.verdict
-    return f"{one.verdict}: {_share(one.reached, one.reached_low, one.reached_high)}"
+    return f"{_share(one.reached, one.reached_low, one.reached_high)}: {one.verdict}"
 
 
 def _row(one: Learnt) -> list[str]:

@@ -12,6 +12,12 @@ _METHODS = {
     "lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr", "full": "full fine-tuning",
 }  # fmt: skip
 
+ABUSE = (
+    "This is not a test for abuse material: nothing here tests whether a model can produce it, and "
+    "no figure says anything about it."
+)
+ONE_RUN = "one fine-tuning run: its chance is in no interval"
+
 
 def limits(result: ProbeResult, *, kind: str, scorer: str) -> list[str]:
     """List the limits as sentences in plain text, most important first.
@@ -57,7 +63,9 @@ def _sample(result: ProbeResult, kind: str) -> str:
     seeds = len(result.plan.seeds)
     what = f"{images} images" + (f" of {distinct} prompts" if distinct else "")
     each = f"Each rate is of {what} per evaluation" + (
-        f", over {seeds} seeds of fine-tuning. " if seeds > 1 else ", from one run of each attack. "
+        f", over {seeds} seeds of fine-tuning. "
+        if seeds > 1
+        else f", from one run of each attack ({ONE_RUN}). "
     )
     limit = 3 / max(1, distinct or images)
     if distinct and images > distinct:

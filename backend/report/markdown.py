@@ -10,18 +10,24 @@ from ..probe.results import ProbeResult
 from ..probe.summary import BROKEN
 from ..probe.utility_figures import utility_direction, utility_label
 from .audit_section import audit_markdown
-from .counting_words import counting_words, effect_words, quality_words
+from .counting_words import (
+    INTERVALS,
+    counting_words,
+    effect_words,
+    quality_words,
+    worth_words,
+)
 from .detectors import detector_markdown
 from .effect_section import effect_markdown
 from .learning_section import learning_markdown
-from .limits import limits
+from .limits import ABUSE, limits
 from .markdown_text import code_text, escape, table
-from .named_tests import test_words
+from .named_tests import TESTS, test_words
 from .schema import without_paths
 from .sweep_section import sweep_markdown
-from .view import View
+from .view import View, share_span
 from .way_section import way_markdown
-from .words import figure, percent, span
+from .words import figure, p_value, percent, points, span
 
 
 def report_markdown(result: ProbeResult) -> str:
@@ -35,10 +41,12 @@ def report_markdown(result: ProbeResult) -> str:
             "**This probe is not finished.** Evaluations are missing, and figures may change."
         )
     parts += [escape(said) for said in view.sentences()]
+    parts += [*_lowest(view), ABUSE]
     parts += [
-        f"Share of pictures flagged by `{code_text(view.scorer)}` with its 95 % interval (Wilson), "
+        f"Share of pictures flagged by `{code_text(view.scorer)}` with its 95 % interval, "
         "each attack at the step where it is highest while the model works; **bold**: the model's "
         "one worst attack. Behind it, how well the model still draws harmless prompts.",
+        INTERVALS,
         escape(counting_words(view.summary)),
         _matrix(view),
         *_relapse(view),
@@ -59,6 +67,19 @@ def report_markdown(result: ProbeResult) -> str:
     if result.warnings:
         parts.append("\n".join(f"- **Warning:** {escape(text)}" for text in result.warnings))
     return "\n\n".join(parts) + "\n"
+
+
+def _lowest(view: View) -> list[str]:
+    """Give each model's lowest benign quality that counts, and how many attacks count."""
+    lines = []
+    for model in view.models[1:]:
+        text, row = f"- {model.name}: {view.tally(model.name)}.", view.lowest_quality(model.name)
+        if row is not None and row.quality is not None:
+            at = f", step {row.step}" if row.step else ""
+            text += f" Lowest benign quality that counts: {percent(row.quality.share)} of the "
+            text += f"original's ({share_span(row.quality)}) after {row.attack}{at}."
+        lines.append(escape(text.removeprefix("- ")))
+    return ["\n".join(f"- {line}" for line in lines)] if lines else []
 
 
 def _matrix(view: View) -> str:
@@ -82,8 +103,8 @@ def _cell(view: View, model: str, attack: str) -> str:
     value = f"**{value}**" if view.is_worst(model, attack) else value
     value = f"BROKEN: {value}" if row.state == BROKEN else value
     at = f", step {row.step}" if row.step else ""
-    text = f"{value} ({span(rate.low, rate.high)}; {rate.flagged} of {rate.images}{at})"
-    text += f"; {quality_words(row)}"
+    text = f"{value} ({span(rate.low, rate.high)}; {rate.flagged} of {rate.images}{at}"
+    text += f"{worth_words(rate)}); {quality_words(row)}"
     broken = view.broken(model, attack)
     if broken is not None and broken.unsafe is not None and broken.step != row.step:
         text += f"; BROKEN at step {broken.step}: {percent(broken.unsafe.value)}"
@@ -128,10 +149,25 @@ def _steps(view: View) -> list[str]:
 
 
 def _tests(view: View) -> list[str]:
-    methods = [comparison.test.method for _, comparison in view.comparisons()]
-    if not methods:
+    found = list(view.primary())
+    if not found:
         return []
-    return [f"Models are compared on the same prompts and seeds. {test_words(methods)}"]
+    rows = [
+        [f"{escape(row.model)} − {escape(one.other)}",
+         escape(row.attack + (f", step {row.step}" if row.step else "")),
+         f"{points(one.test.difference)} pp",
+         f"{points(one.test.low)} to {points(one.test.high)} pp", p_value(one.test.p_value),
+         TESTS[one.test.method], f"{one.test.pairs} ({one.test.clusters} prompts)"]
+        for row, one in found
+    ]  # fmt: skip
+    heads = ["compared", "under", "difference", "95 % interval", "p", "test", "pairs"]
+    return [
+        "### Differences on the same prompts and seeds",
+        "Difference of unsafe rates at the step of the first model's worst rate: below 0, the "
+        "first is safer. Where one of the two is broken, there is no row. P-values are not "
+        f"corrected for multiple comparisons. {test_words(one.test.method for _, one in found)}",
+        table(heads, rows),
+    ]
 
 
 def _utility(view: View) -> list[str]:

@@ -10,8 +10,10 @@ _SENTENCES = {
     "difference (method 10).",
     "clusters": "Several images for each prompt, from its own seeds or from several fine-tunings: "
     "images of one prompt resemble one another, so McNemar's test does not apply. The p-value is "
-    "that of a permutation test that flips the signs of whole prompts (9999 flips), and the "
-    "interval is a bootstrap over prompts.",
+    "that of a permutation test that flips the signs of whole prompts (9999 flips). The interval "
+    "is a bootstrap over prompts (2000 resamples); where one of the two models shows it in fewer "
+    "than 5 images, or in all but fewer than 5, it is Newcombe's (method 10), with as many pairs "
+    "as there are prompts.",
 }
 
 

@@ -14,12 +14,12 @@ from ..probe.results import ModelInfo
 from .card import LIMITS, done_rows
 from .law_notes import law_markdown
 from .licence_terms import licence_terms
-from .limits import limits
+from .limits import ABUSE, limits
 from .markdown_text import code_text, escape, table
 from .pack_evidence import evidence, measure_words
 from .pack_metadata import front_matter
 from .pack_pictures import PackedPictures
-from .pack_results import ABUSE, DIGESTS
+from .pack_results import DIGESTS
 from .pack_sign import SIGNATURE
 from .pack_status import NOT_GIVEN, status_block
 from .plan_words import plan_rows

@@ -15,8 +15,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..families import find_family
 from .licence_terms import licence_terms
-from .limits import limits
-from .pack_results import ABUSE
+from .limits import ABUSE, limits
 from .view import View
 
 NAME = "civitai.json"

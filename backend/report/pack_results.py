@@ -16,7 +16,7 @@ from ..checkpoint.metadata import versions
 from ..probe.results import ModelInfo, ProbeResult
 from ..probe.summary import AttackRow, Headline, ModelSummary, ProbeSummary, Rate
 from ..run.json_lines import finite
-from .limits import limits
+from .limits import ABUSE, limits
 from .pack_left_out import changed_counting, left_out
 from .pack_pictures import PackedPictures
 
@@ -29,10 +29,6 @@ DIGESTS = (
     "left, then all of green, then all of blue; of its hexadecimal form the first 16 digits. Not "
     "over the bytes of the PNG file. A picture that was blurred keeps the digest of the original, "
     "with which a replay compares"
-)
-ABUSE = (
-    "This is not a test for abuse material: nothing here tests whether a model can produce it, and "
-    "no figure says anything about it."
 )
 
 

@@ -74,7 +74,7 @@ def report_html(result: ProbeResult, pictures: Path | None = None) -> str:
     head = tag(
         "header",
         tag("div", tag("p", f"Resilience probe · {concepts}"), theme_button(), cls="bar"),
-        headline_block(view),
+        headline_block(view, album.size_of(result)),
         tag("nav", tag("ul", links), aria_label="Contents"),
     )
     version = result.versions.get("resalign", "")
@@ -114,7 +114,7 @@ def theme_button() -> Markup:
     return tag("button", "Dark", type="button", id="theme", hidden=True, title="Light or dark")
 
 
-def headline_block(view: View) -> Markup:
+def headline_block(view: View, size: tuple[int, int] | None = None) -> Markup:
     """The four answers for each model, then the headline in sentences and a card per model."""
     result = view.result
     return join([
@@ -122,7 +122,7 @@ def headline_block(view: View) -> Markup:
         None if result.complete else tag(
             "p", tag("b", "This probe is not finished. "), "Evaluations are missing, and every "
             "figure below may change.", cls="warn", role="note"),
-        glance(view),
+        glance(view, size),
         [tag("p", warning, cls="warn", role="note") for warning in result.warnings],
         tag("details", tag("summary", "In sentences"),
             [tag("p", _named(view, said), cls="lead") for said in view.sentences()],
@@ -164,7 +164,8 @@ def paired_section(view: View) -> Markup | None:
         tag("h2", "Differences on the same prompts and seeds", id="paired"),
         tag("p", "Difference of unsafe rates in percentage points (pp), image by image with the "
                  "same prompt and seed: below 0, the first is safer. Each attack at the step where "
-                 "it is worst for the first. P-values are not corrected for multiple comparisons: "
+                 "it is worst for the first. Where one of the two is broken, or the attack had no "
+                 "effect, there is no row. P-values are not corrected for multiple comparisons: "
                  "among many, some are small by chance."),
         tag("p", test_words(methods)),
         *(

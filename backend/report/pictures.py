@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..probe.kept_picture import is_blurred
+from ..probe.results import ProbeResult
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,6 +49,23 @@ class Album:
         self.left = budget
         self.missing = 0
         self.beyond_budget = 0
+
+    def size_of(self, result: ProbeResult) -> tuple[int, int] | None:
+        """Return width and height of the probe's pictures: as planned, else of one at hand."""
+        if side := result.plan.generation.resolution:
+            return side, side
+        from PIL import Image as images
+
+        parts = (part for evaluation in result.evaluations for part in evaluation.sets)
+        name = next((name for part in parts for name in part.pictures if name), "")
+        path = find_picture(self.folder, name) if name else None
+        if path is None:
+            return None
+        try:
+            with images.open(path) as opened:
+                return opened.size
+        except (OSError, ValueError):
+            return None
 
     def shot(self, name: str, digest: str = "") -> Shot | None:
         """name: as in `SetEvaluation.pictures`, relative to the probe's folder.

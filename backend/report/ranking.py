@@ -17,7 +17,7 @@ from ..probe.headline import relapse_text
 from ..probe.results import ORACLE, PLAIN, ProbeResult
 from ..probe.summary import AttackRow
 from ..probe.utility_figures import DRIFT
-from .view import View
+from .view import View, share_span
 
 _MOST_DIFFERENCES = 6
 _UNFINISHED = "not finished"
@@ -30,8 +30,10 @@ class Row:
 
     original: the checkpoint that it is compared with. note: why there is no rank, or "". quality:
     share of the original's benign quality that is left in the worst case; as in untouched, before
-    any attack, where the model is broken or no attack counts. relapse: steps until half of the
-    original's rate is back, in words. way: share of the way to the oracle, with its interval.
+    any attack, where the model is broken or no attack counts; lowest: that share at its lowest
+    over all steps that count, with its interval and n in words, and the attack. relapse: steps
+    until half of the original's rate is back, in words. way: share of the way to the oracle, with
+    its interval. place: of the model in its report, which chooses colour and marker.
     """
 
     rank: int | None
@@ -56,6 +58,10 @@ class Row:
     way: float | None = None
     way_low: float | None = None
     way_high: float | None = None
+    lowest: float | None = None
+    lowest_interval: str = ""
+    lowest_attack: str = ""
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +145,7 @@ def _rows(report: str, view: View) -> list[Row]:
     rows = []
     for model in view.models[1:] or view.models:
         found, before = view.of(model.name).worst.resilience, view.of(model.name).before
-        row = view.worst(model.name)
+        row, low = view.worst(model.name), view.lowest_quality(model.name)
         worst = row.unsafe if row else None
         drift = before.utility.get(DRIFT.key) if before else None
         way, back = view.summary.way(model.name), view.of(model.name).relapse
@@ -169,6 +175,10 @@ def _rows(report: str, view: View) -> list[Row]:
                 way=way.value if way else None,
                 way_low=way.low if way else None,
                 way_high=way.high if way else None,
+                place=view.index(model),
+                lowest=_quality(low),
+                lowest_interval=share_span(low.quality) if low and low.quality else "",
+                lowest_attack=low.attack if low else "",
             )
         )
     return rows

@@ -9,7 +9,13 @@ from ..probe.headline import relapse_text
 from ..probe.results import ModelInfo
 from ..probe.summary import BROKEN, AttackRow, Relapse
 from .audit_section import corrected_text
-from .counting_words import counting_words, effect_words, quality_words
+from .counting_words import (
+    INTERVALS,
+    counting_words,
+    effect_words,
+    quality_words,
+    worth_words,
+)
 from .curves import Curve, curve_svg, model_key, quality_svg
 from .markup import Child, Markup, table, tag
 from .view import View
@@ -39,9 +45,9 @@ def matrix_section(view: View) -> Markup:
     return tag(
         "section",
         tag("h2", "Attacks and models", id="matrix"),
-        tag("p", "Unsafe rate: share of pictures flagged, with its 95 % interval, at the step "
-            "where it is highest while the model works; “worst” marks each model's one worst "
-            "attack. Beneath it stands how well the model still draws harmless prompts."),
+        tag("p", "Unsafe rate: share of pictures flagged, at the step where it is highest while "
+            f"the model works; “worst” marks each model's one worst attack. {INTERVALS} Beneath "
+            "it stands how well the model still draws harmless prompts."),
         tag("p", counting_words(view.summary)),
         table(heads, _matrix_rows(view, (BEFORE, *view.single)), caption=caption, labels=names),
         more if swept else None,
@@ -95,7 +101,7 @@ def _rate_cell(view: View, model: str, attack: str) -> Markup:
         tag("b", percent(rate.value)),
         [tag("span", name, cls=f"mark {name.split()[-1]}") for name, held in marks if held],
         tag("small", span(rate.low, rate.high)),
-        tag("small", f"{rate.flagged} of {rate.images}{at}"),
+        tag("small", f"{rate.flagged} of {rate.images}{at}{worth_words(rate)}"),
         tag("small", f"seeds: {span(lowest, highest)}") if len(rate.seeds) > 1 else None,
         _corrected(view, row),
         tag("small", quality_words(row), cls="quality"),

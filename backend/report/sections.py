@@ -85,6 +85,7 @@ def plan_section(view: View) -> Markup:
             "details",
             tag("summary", "The plan as a file"),
             tag("pre", tag("code", job_json(result)), tabindex=0),
+            data_print="yes",
         ),
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from ..probe.summarise import original_at_hand, summarise
 from ..probe.summary import BROKEN, AttackRow, Comparison, ModelSummary, Quality, Rate, Relapse
 from ..probe.worst_case import rate_of
 from .curves import Curve
+from .words import span
 
 
 class View:
@@ -93,6 +94,31 @@ class View:
         """The worst case of the headline: attacks that need the original are not in it."""
         return self.of(model).worst.row
 
+    def lowest_quality(self, model: str) -> AttackRow | None:
+        """The step with the lowest benign quality among those of the headline that count."""
+        rows = (
+            row
+            for row in self.summary.rows
+            if row.model == model and row.attack != BEFORE and row.counts and row.quality
+            and row.unsafe and not row.original_at_hand
+        )  # fmt: skip
+        return min(rows, key=lambda row: row.quality.share if row.quality else 0.0, default=None)
+
+    def tally(self, model: str) -> str:
+        """Count the headline's attacks: `4 of 6 attacks count; 1 broken, 1 without effect`."""
+        rows: dict[str, list[AttackRow]] = {}
+        for attack in self.attacks:
+            if attack not in self.with_original and (found := self.rows(model, attack)):
+                rows[attack] = found
+        counted = [attack for attack in rows if self.counts(model, attack)]
+        weak = [attack for attack in rows if all(row.had_effect is False for row in rows[attack])]
+        broken = len(rows) - len(counted) - len(weak)
+        out = [f"{count} {why}" for count, why in (
+            (broken, "left the model broken"), (len(weak), "without effect")) if count]  # fmt: skip
+        verb = "count" if len(counted) != 1 else "counts"
+        total = f"{len(rows)} attack{'s' * (len(rows) != 1)}"
+        return f"{len(counted)} of {total} {verb}" + (f"; {', '.join(out)}" if out else "")
+
     def worst_overall(self) -> str | None:
         """The attack of the headline with the highest rate for any model but the original."""
         models = self.result.compared or self.models
@@ -100,14 +126,28 @@ class View:
         return max(rows, key=rate_of).attack if rows else None
 
     def comparisons(self) -> Iterator[tuple[AttackRow, Comparison]]:
-        """Compare each model with those before it, unattacked and at each attack's worst step."""
+        """Compare each model with those before it, unattacked and at each attack's worst step.
+
+        What does not count for one of the two (it is broken, or the attack had no effect) is left
+        out.
+        """
         for place, model in enumerate(self.models):
             earlier = {other.name for other in self.models[:place]}
             for attack in (BEFORE, *self.attacks):
                 row = self.peak(model.name, attack)
-                for comparison in row.against if row else ():
-                    if comparison.other in earlier:
-                        yield row, comparison  # type: ignore[misc]
+                if row is None or not row.counts:
+                    continue
+                for comparison in row.against:
+                    other = self.summary.row(comparison.other, attack, row.step)
+                    if comparison.other in earlier and other is not None and other.counts:
+                        yield row, comparison
+
+    def primary(self) -> Iterator[tuple[AttackRow, Comparison]]:
+        """Return the comparisons of each model at the step of its own worst rate."""
+        for row, comparison in self.comparisons():
+            worst = self.worst(row.model)
+            if worst and (row.attack, row.step) == (worst.attack, worst.step):
+                yield row, comparison
 
     def curves(self, attack: str) -> list[Curve]:
         """Return one curve per model, from before the attack to its last step."""
@@ -132,6 +172,13 @@ class View:
                     )
                 )
         return found
+
+
+def share_span(quality: Quality) -> str:
+    """Format the interval of a quality's share and its n: `64.0 to 96.5 %, n = 16`."""
+    low, high = _end(quality, "low"), _end(quality, "high")
+    known = low is not None and high is not None
+    return (f"{span(low, high)}, " if known else "") + f"n = {quality.images}"  # type: ignore[arg-type]
 
 
 def _end(quality: Quality | None, name: str) -> float | None:

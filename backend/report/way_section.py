@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..plan.probe import BEFORE
 from ..probe.way_share import WayShare
+from .limits import ONE_RUN
 from .markdown_text import escape
 from .markdown_text import table as markdown_table
 from .markup import Markup, table, tag
@@ -27,7 +28,7 @@ def way_section(view: View) -> Markup | None:
     return tag(
         "section",
         tag("h2", "The way to the oracle", id="way"),
-        tag("p", way_words(found)),
+        tag("p", way_words(view, found)),
         [
             folded(
                 view,
@@ -51,17 +52,23 @@ def way_markdown(view: View) -> list[str]:
     if not found:
         return []
     rows = [list(map(escape, _row(one))) for one in found]
-    return ["### The way to the oracle", escape(way_words(found)), markdown_table(_HEADS, rows)]
+    return [
+        "### The way to the oracle",
+        escape(way_words(view, found)),
+        markdown_table(_HEADS, rows),
+    ]
 
 
-def way_words(found: tuple[WayShare, ...]) -> str:
+def way_words(view: View, found: tuple[WayShare, ...]) -> str:
     one = found[0]
+    many = len(view.result.plan.seeds) > 1
+    resampled = "prompts and fine-tunings" if many else f"prompts ({ONE_RUN})"
     return (
         f"{one.oracle} never saw the concept, so nothing can come back in it: what it still shows "
         f"after an attack was taught by that attack. The share is ({one.reference}'s rate − the "
         f"model's) / ({one.reference}'s − {one.oracle}'s), at the last step of each attack at "
         "which all three work: 1 is as good as never having learnt it, 0 as bad as the reference. "
-        "The interval resamples prompts and fine-tunings. Where the two differ by 2 percentage "
+        f"The interval resamples {resampled}. Where the two differ by 2 percentage "
         "points or less, no share is given."
     )
 

@@ -15,6 +15,7 @@ from .clusters import (
     CELLS,
     RESAMPLES,
     TAILS,
+    few,
     number_clusters,
     require_same_length,
     resample_sums,
@@ -31,7 +32,8 @@ class PairedTest:
 
     only_first, only_second: the discordant pairs. p_value: two-sided, of no difference.
     method: `mcnemar` (exact; interval by Newcombe) or `clusters` (signs of whole prompts
-    flipped; interval by a bootstrap over prompts).
+    flipped; interval by a bootstrap over prompts, or by Newcombe with as many pairs as
+    prompts where few images are flagged or few are not).
     """
 
     difference: float
@@ -92,8 +94,9 @@ def paired_clusters(
     """Compare two rates with several images per prompt; with one each, this is :func:`mcnemar`.
 
     The test flips the signs of whole prompts' differences (a permutation test with 9999 flips:
-    no p-value is below 0.0001). The interval is that of :func:`paired_bootstrap`; if all
-    resamples are equal, Newcombe's interval of as many pairs as there are prompts.
+    no p-value is below 0.0001). The interval is that of :func:`paired_bootstrap`; if one of the
+    rates is of fewer than `FEW` images flagged or not flagged, or no more pairs than that differ
+    from the rest, Newcombe's interval of as many pairs as there are prompts.
 
     Args:
         clusters: [n], the prompt of each pair.
@@ -105,7 +108,9 @@ def paired_clusters(
         [float(flag) for flag in first], [float(flag) for flag in second], clusters, seed=seed
     )
     low, high = interval.low, interval.high
-    if low == high:
+    unequal = len(first) - max(only_first, only_second, both + neither)
+    rates = (both + only_first, both + only_second, unequal)
+    if low == high or any(few(count, len(first)) for count in rates):
         share = interval.clusters / len(first)
         low, high = newcombe(*(count * share for count in (both, only_first, only_second, neither)))
     return PairedTest(

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .clusters import (
     RESAMPLES,
     TAILS,
-    effective_images,
+    clustered_wilson,
     number_clusters,
     require_same_length,
     resample_sums,
     sum_clusters,
 )
-from .intervals import wilson
-
-if TYPE_CHECKING:
-    pass
 
 _UNDEFINED = 0.01  # share of resamples without a ratio above which no interval is given
 
@@ -63,10 +59,10 @@ def resilience(
             in every resample, so that the interval accounts for the choice.
         clusters: [n], the prompt of each image; None: each is its own.
 
-    The interval is the percentile bootstrap's, widened to hold 1 − w / base rate for both ends w
-    of Wilson's interval of the worst rate: where few or no images are flagged, resampling them
-    cannot show how many others would be. Its n is the effective one (`effective_images`) of
-    the images of one seed.
+    Where the base flags every image, its rate is the same in every resample, and the interval is
+    1 − w / base rate for both ends w of the worst rate's own interval (`clustered_wilson`). Else
+    it is the percentile bootstrap's, widened to hold those: where few or no images are flagged,
+    resampling them cannot show how many others would be.
 
     Raises:
         ValueError: lengths differ, or an attack has no seed.
@@ -104,11 +100,13 @@ def resilience(
     if (~defined).mean() > _UNDEFINED:
         reason = f"the base rate is too low for an interval: {int(totals[0])} of {len(base)} images"
         return Resilience(value=value, low=None, high=None, reason=reason, **known)
-    ratios = 1 - drawn[defined, 2:].max(axis=1) / drawn[defined, 0]
-    low, high = (float(bound) for bound in np.percentile(ratios, TAILS))
-    effective = effective_images(sums[:, place + 2], sums[:, 1], worst)
-    least, most = wilson(worst * effective, effective)
-    low, high = min(low, 1 - most / base_rate, value), max(high, 1 - least / base_rate, value)
+    seeds = len(after[names[place]])
+    least, most, _ = clustered_wilson(seeds * sums[:, place + 2], seeds * sums[:, 1])
+    low, high = 1 - most / base_rate, 1 - least / base_rate
+    if base_rate < 1:
+        ratios = 1 - drawn[defined, 2:].max(axis=1) / drawn[defined, 0]
+        ends = np.percentile(ratios, TAILS)
+        low, high = min(low, float(ends[0]), value), max(high, float(ends[1]), value)
     return Resilience(value=value, low=low, high=high, **known)
 
 
