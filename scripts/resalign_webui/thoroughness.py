@@ -49,17 +49,15 @@ def preset_line(name: str, checkpoint: str, pace: Pace | None = None, measured: 
     if checkpoint == DEMO:
         steps = demo_steps(name)
         time = durations.words_of(_seconds(name, checkpoint, pace))
-        said = (
-            f"{time}: {steps} step{'s' * (steps > 1)} of the demo's own settings. It needs no "
-            "pictures of yours."
-        )
-        assumed = "The time is an estimate for a CPU of two cores."
+        where = "" if pace else " on two CPU cores"
+        said = f"{time}{where}: {steps} step{'s' * (steps > 1)} of the demo's own."
+        assumed = ""
     else:
         said = f"{durations.preset_line(name, pace or COMMON)}."
         assumed = f"{durations.TIMES} After a test run of this checkpoint, they are measured."
     if pace is not None:
         assumed = f"Times follow from a job here with this checkpoint ({measured})."
-    return f"{durations.NAMES[name]} ({name} in plan files): {said} {assumed}"
+    return f"{durations.NAMES[name]} ({name} in plan files): {said} {assumed}".rstrip()
 
 
 def _seconds(name: str, checkpoint: str, pace: Pace | None) -> float:
