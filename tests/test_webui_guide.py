@@ -1,4 +1,4 @@
-"""What the tab offers before and after a job: times, runs to choose, and the step that follows."""
+"""The tab's offers before and after a job: times, runs to choose, and the step that follows."""
 
 import json
 import os

@@ -69,7 +69,7 @@ def _merged_change(model, weights, method):
 
 
 def test_an_adapter_that_was_not_trained_changes_nothing():
-    """B starts at zero: the random A is no change of the weights."""
+    """B starts at zero: the random A does not change the weights."""
     for method in ("lora", "dora", "loha", "lokr"):
         with trained_weights(tiny_model(), attack_by(method)) as weights:
             weights.publish()

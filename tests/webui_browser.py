@@ -88,7 +88,7 @@ class Tab:
         return box["y"] + box["height"]
 
     def top_in_window(self, name: str) -> float:
-        """Where a part begins, in pixels from the top of the window as it is scrolled."""
+        """Return the top of a part, in pixels from the top of the window as it is scrolled."""
         part = self.page.locator(f"#resalign_{name}").locator("visible=true").first
         return part.evaluate("(part) => part.getBoundingClientRect().top")
 

@@ -1,4 +1,4 @@
-"""What a pack's worst case leaves out, and by which rules: rows of the card and of results.json."""
+"""Attacks that a pack's worst case leaves out, and the rules: rows of card and results.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands behind the figures of a pack, and what does not: the first block of its card."""
+"""Signature, file, licence and seeds behind the figures of a pack: the first block of its card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the lists of a page have chosen, and when that may change: never while somebody looks.
+"""Choices of a page's lists, and when they may change: never while somebody looks.
 
 A list of runs or reports is given a value when the page is opened: the newest finished run that is
 no test. Until the visitor chooses another, each time one of our pages is opened may renew it; the
