@@ -240,7 +240,8 @@ def test_a_report_is_shown_in_a_sandbox_by_the_name_of_its_probe(actions, host):
     text = actions.report("my probe & co")
     assert 'src="resalign/report/my%20probe%20%26%20co/report.html"' in text
     assert 'sandbox="allow-scripts allow-popups"' in text
-    for wrong in ("../outputs", "no such", None, 5):
+    assert actions.report(None) == text, "pressed before the page has chosen: the newest"
+    for wrong in ("../outputs", "no such", 5):
         assert "ra-error" in actions.report(wrong)
 
 

@@ -224,7 +224,8 @@ class Actions:
         return views.facts(text, found.problem) + (views.help_text(hint) if hint else "")
 
     def report(self, label: Any) -> str:
-        probe = named(label, self._probes())
+        # Pressed before the page's event has chosen: what it is about to choose
+        probe = named(label or self.defaults()["report"], self._probes())
         if probe is None or not probe.report:
             return views.note("Choose a finished probe; the list has a refresh button.", "error")
         sheet = self.url(probe.name, AUDIT) if (probe.folder / AUDIT).is_file() else ""
