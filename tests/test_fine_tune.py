@@ -142,7 +142,7 @@ def test_stopping_from_the_callback_puts_the_weights_back():
 
 
 def test_a_merged_adapter_is_the_adapter_and_comes_out_again():
-    """W + ΔW predicts as the adapted network did; afterwards W is there to the bit."""
+    """W + ΔW predicts as the adapted network did; afterwards W is exactly as before."""
     model = tiny_model()
     before = weights(model)
     with AdaptedDenoiser(model, AdapterConfig(rank=2, alpha=3)) as denoiser:

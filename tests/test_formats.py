@@ -127,7 +127,7 @@ def test_the_file_says_which_family_it_is_for(unets, tmp_path):
 
 
 def test_text_width_tells_sd1_from_sd2():
-    """768 and 1024 wide text where nothing else is told."""
+    """Text encodings are 768 or 1024 wide; no other sign is given."""
     module = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
     for width, family in ((768, "sd1"), (1024, "sd2"), (2048, "sdxl")):
         tensors = {

@@ -72,7 +72,7 @@ def test_a_page_watches_reloads_in_mid_run_and_sees_the_end(
     page.reopen()  # the page comes back with its last workflow, and asks for the state
     after = page.wait(lambda: page.at("HardenModel", "harden", 3), 30)
     assert after["status"] == "running" and after["images"] >= 2
-    page.wait(lambda: page.at("HardenModel", "harden", 6))  # and hears what goes on
+    page.wait(lambda: page.at("HardenModel", "harden", 6))  # it keeps following the run
     host.post("/interrupt", {})
     stopped = page.wait(lambda: (b := page.box("HardenModel", "Live"))["status"] == "stopped" and b)
     assert "queue again to continue" in stopped["text"]

@@ -312,7 +312,7 @@ def test_a_state_is_a_copy_and_waiting_ends(jobs, begin):
 
 
 def test_a_host_that_ends_takes_its_worker_along(tmp_path):
-    """Without a word to the manager, which is told by Python."""
+    """Nobody closes the manager; Python does when it exits."""
     code = f"""
         import sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})

@@ -62,7 +62,7 @@ def same_bits(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
 
 
 def mix(model, *args) -> dict[str, Tensor]:
-    """Weights inside, after checking that they are put back to the bit."""
+    """Return the mixed weights, after checking that the old ones are restored exactly."""
     before = parts(model)
     with mixed(model, *args) as changed:
         assert changed is model
@@ -125,7 +125,7 @@ def test_all_families_are_read_from_either_layout(tmp_path, family):
 
 
 def test_subtracts_the_adapter(tmp_path):
-    """Hardened = original + ΔW: weight 1 is the original to the bit, 2 the original − ΔW."""
+    """Hardened = original + ΔW: weight 1 gives exactly the original, 2 the original − ΔW."""
     path = write_tiny_checkpoint(tmp_path / "original.safetensors", dtype=torch.float32)
     original = load_checkpoint(path)
     adapter = random_adapter(original.denoiser)
