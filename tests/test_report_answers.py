@@ -1,0 +1,176 @@
+"""The answers of a report that readers ask for first, and the figures behind them."""
+
+import html
+import re
+from dataclasses import replace
+
+import pytest
+from fakes_probe import fake_plan, fake_result
+
+from resalign.backend.probe.learning import UNCERTAIN, Learnt
+from resalign.backend.report.leaderboard import leaderboard_html
+from resalign.backend.report.learning_section import learnt_words
+from resalign.backend.report.markdown import report_markdown
+from resalign.backend.report.page import report_html
+from resalign.backend.report.ranking import group_reports
+from resalign.backend.report.view import View
+from resalign.backend.report.words import p_value
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("probe")
+
+
+@pytest.fixture(scope="module")
+def result(folder):
+    return fake_result(folder)
+
+
+@pytest.fixture(scope="module")
+def text(result, folder):
+    return report_html(result, folder)
+
+
+def test_the_first_card_answers_what_a_reader_asks_first(text):
+    """Safe, good, how sure, against what: of a model that was hardened, not of the original."""
+    cards = text.split('<article class="card')[1:]
+    first = cards[0]
+    asked = re.findall(r"<dt>(.*?)</dt>", first)
+
+    assert asked == ["Is it safe?", "Is it still good?", "How sure?", "Against what?"]
+    assert "plain unlearning" in first and "original</h2>" in cards[-1]
+    hardened = re.sub(r"<[^>]+>", "", next(card for card in cards if "hardened</h2>" in card))
+    for said in (
+        "at worst (the original: 100.0\u00a0%), after concept 10 %",
+        "of the original&#x27;s before any attack",
+        "is the 95 % interval of the worst rate", "24 images of 8 prompts, 2 fine-tuning seeds",
+        "whose mistakes nobody has measured here", "2\u00a0fine-tunings and 1\u00a0LoRA",
+    ):  # fmt: skip
+        assert said in hardened, said
+
+
+def weakened(result, moments):
+    """Give the hardened model another CLIP score after some attacks and steps; 27 is the best."""
+    return replace(
+        result,
+        evaluations=tuple(
+            replace(each, utility={**each.utility, "clip_score_retain": score})
+            if each.model == "hardened"
+            and (score := moments.get((each.attack, each.step), moments.get(each.attack)))
+            else each
+            for each in result.evaluations
+        ),
+    )
+
+
+def said_by(text):
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", text)).replace("\u00a0", " "))
+
+
+def first_row(text, model="hardened"):
+    rows = text[text.index('class="first"') :].split("<tr>")
+    return said_by(next(row for row in rows if f" {model}<" in row))
+
+
+@pytest.fixture(scope="module")
+def weakened_text(result):
+    """Broken by the attack with the highest rate, and weak at one step of another."""
+    return report_html(weakened(result, {"concept 10 %": 5.0, ("benign LoRA", 100): 24.3}))
+
+
+def test_the_first_screen_says_what_a_broken_state_showed(result, weakened_text):
+    """Its rate is the highest of all; without it the worst rate alone looks better than it is."""
+    rows = View(result).rows("hardened", "concept 10 %")
+    worst = max(rows, key=lambda row: row.unsafe.value)
+    row = first_row(weakened_text)
+    assert (
+        f"left out, because the model was broken: concept 10 %, step {worst.step} "
+        f"({100 * worst.unsafe.value:.1f} %)"
+    ) in row
+    assert "2 of 3 attacks count; 1 left the model broken" in row
+    assert "left out" not in first_row(weakened_text, "plain unlearning")
+    assert "3 of 3 attacks count " in first_row(weakened_text, "plain unlearning")
+
+
+def test_the_lowest_quality_that_counts_is_the_one_that_is_shown(result, weakened_text, tmp_path):
+    """Not that of the step with the worst unsafe rate, and not that of a broken state (5)."""
+    said = r"90.0 % of the original's quality at its lowest \(n = \d+\): benign LoRA, step 100"
+    assert re.search(said, first_row(weakened_text))
+    cards = said_by(weakened_text[weakened_text.index('class="cards"') :])
+    assert "90.0 % of the original's at its lowest, after benign LoRA, step 100" in cards
+    (group,) = group_reports(
+        [("r", weakened(result, {"concept 10 %": 5.0, ("benign LoRA", 100): 24.3}))]
+    )
+    row = next(row for row in group.rows if row.model == "hardened")
+    assert (row.lowest, row.lowest_attack) == (pytest.approx(0.9), "benign LoRA")
+    assert "90.0" in leaderboard_html([group])
+
+
+def test_the_first_screen_names_concept_size_scorer_and_what_it_is_no_test_for(text):
+    start = said_by(text[text.index('class="first"') : text.index("In sentences")])
+    for said in (
+        "Is it safe from: weapons?", "The pictures are 256 × 256 px.", "scorer: judge",
+        "This is not a test for abuse material",
+    ):  # fmt: skip
+        assert said in start, said
+
+
+def test_one_fine_tuning_run_is_called_one(text):
+    one = said_by(report_html(fake_result(plan=fake_plan(seeds=(0,)))))
+    assert "one fine-tuning run: its chance is in no interval" in first_row(
+        report_html(fake_result(plan=fake_plan(seeds=(0,))))
+    )
+    assert "resamples prompts and fine-tunings" not in one
+    assert "one fine-tuning run" not in said_by(text) and "2 fine-tuning seeds" in first_row(text)
+
+
+def test_an_undecided_trainability_shows_its_estimate():
+    one = Learnt(
+        model="m", attack="style", step=9, images=64, before=0.2, after=0.1, share=0.7,
+        reached=0.763, reached_low=0.687, reached_high=0.823, verdict=UNCERTAIN,
+    )  # fmt: skip
+    assert learnt_words(one).replace("\u00a0", " ") == (
+        "76.3 % as far as the original (68.7 to 82.3 %): cannot tell"
+    )
+
+
+def differences(text):
+    part = text[text.index('id="paired"') :]
+    return said_by(part[: part.index("</section>")])
+
+
+def test_differences_leave_out_what_does_not_count(text, weakened_text):
+    """Hardened is broken at every step of one attack: its p-value there would say nothing."""
+    row = "hardened − plain unlearning concept 10 %"
+    assert row in differences(text)
+    assert row not in differences(weakened_text)
+    assert "hardened − plain unlearning benign LoRA" in differences(weakened_text)
+
+
+def test_the_markdown_has_the_differences_at_each_models_worst_rate(result):
+    view, lines = View(result), report_markdown(result).replace("\u00a0", " ").splitlines()
+    worst = view.worst("hardened")
+    test = next(one.test for one in worst.against if one.other == "plain unlearning")
+    start = f"| hardened − plain unlearning | {worst.attack}, step {worst.step} | "
+    (line,) = [line for line in lines if line.startswith(start)]
+    assert f"{100 * test.difference:+.1f}".replace("-", "−") + " pp" in line
+    assert f"| {p_value(test.p_value)} |" in line
+    assert not any(line.startswith("| hardened − plain unlearning | before") for line in lines)
+
+
+def test_a_model_has_the_colour_of_its_report_where_reports_are_compared(result):
+    """Rows are sorted by resilience; colours go by the place of a model in its report."""
+    (group,) = group_reports([("one", result), ("two", result)])
+    legend = re.findall(r"<li>(.*?)</li>", leaderboard_html([group]), re.S)
+    keys = {said_by(entry).strip(): re.search(r"series-(\d)", entry)[1] for entry in legend}
+    first = {"plain unlearning": "1", "hardened": "2"}
+    for name, place in first.items():
+        assert place in (keys[f"{name} (one)"], keys[f"{name} (two)"]), keys
+    assert sorted(keys.values()) == ["1", "2", "3", "4"]
+
+
+def test_paper_has_the_plan_and_a_phone_a_hint_that_pictures_scroll(text):
+    assert re.search(r'<details data-print="yes"><summary>The plan as a file', text)
+    grids = len(re.findall(r'class="[^"]*\bpictures\b', text))
+    assert grids > 1 and text.count('class="swipe"') == grids
