@@ -219,6 +219,39 @@ def test_folders_that_hosts_share_are_packages_or_are_not(root):
     assert not (root / "tests" / "__init__.py").exists()
 
 
+def at_import(path: Path, root: Path) -> set[str]:
+    """Absolute names of modules that a file imports at its top, ours as `scripts.x.y`."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            base = absolute(path, root, base, node.level).rstrip(".") if node.level else base
+            found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("resalign.") for name in found}
+
+
+def reached(start: set[str], files: dict[str, Path], root: Path) -> set[str]:
+    seen: set[str] = set()
+    waiting = set(start)
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        if name in files:
+            waiting |= at_import(files[name], root) - seen
+    return seen
+
+
+def test_tests_start_without_gradio(root):
+    # `make test` installs none: a test that imports it at its top would end the whole run
+    files = {module_of(path, root): path for path in sources(root / "scripts")}
+    assert "gradio" in reached({"scripts.resalign_webui.layout"}, files, root)
+    tests = sources(root / "tests")
+    assert len(tests) > 200
+    assert [p.name for p in tests if "gradio" in reached(at_import(p, root), files, root)] == []
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

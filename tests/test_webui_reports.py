@@ -12,7 +12,7 @@ from resalign.backend.plan.presets import preset_plan
 from resalign.backend.plan.probe import ProbePlan
 from resalign.backend.worker.requests import AuditRequest, PackRequest, parse_request
 from resalign.scripts.resalign_webui import host as hosts
-from resalign.scripts.resalign_webui import measure_forms, report_forms, report_page, routes
+from resalign.scripts.resalign_webui import measure_forms, report_forms, routes
 from resalign.scripts.resalign_webui.actions import Actions
 from resalign.scripts.resalign_webui.runs import read_probes, read_runs
 from resalign.scripts.resalign_webui.views import job_html
@@ -136,7 +136,7 @@ def test_the_pictures_of_a_pack_can_be_chosen(host, probes):
         assert parse_request(found).pictures == kept
     with pytest.raises(ConfigError, match="choose from none, blurred, all"):
         report_forms.pack_request({**values, "pack_pictures": "some"}, host, probes)
-    assert "pack_pictures" in report_page.PACK
+    assert "pack_pictures" in report_forms.PACK
 
 
 def test_a_pack_is_overwritten_only_when_that_is_asked(host, probes):

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from . import choosing, guide, pages, report_page, views
+from . import choosing, guide, pages, report_forms, views
 from .actions import Actions
 from .forms import FITTING
 from .parts import Parts, button, entry, html, listed, on, own_settings_only
@@ -120,9 +120,9 @@ def _bind_jobs(
         ("try_lora", pages.LORA, "lora_message", actions.try_lora),
         ("export", pages.EXPORT, "export_message", actions.export),
         ("save_lora", pages.EXPORT, "export_message", actions.save_lora),
-        ("audit", report_page.AUDIT, "report_message", actions.audit),
-        ("labels", report_page.LABELS, "report_message", actions.labels),
-        ("pack", report_page.PACK, "report_message", actions.pack),
+        ("audit", report_forms.AUDIT, "report_message", actions.audit),
+        ("labels", report_forms.AUDIT_LABELS, "report_message", actions.labels),
+        ("pack", report_forms.PACK, "report_message", actions.pack),
     ):
         started = bind(
             named[name].click, _with_names(names, function), parts.list_of(names), [named[message]]

@@ -15,7 +15,14 @@ from .host import Host
 from .measure_forms import reference_of
 from .runs import Probe, named
 
-LABELS = "audit-labels.json"
+# The fields that the page's buttons send
+AUDIT = ("report", "audit_count", "audit_again")
+AUDIT_LABELS = ("report", "audit_labels")
+PACK = (
+    "report", "pack_name", "pack_model", "pack_checkpoint", "pack_license", "pack_base",
+    "pack_pictures", "pack_overwrite",
+)  # fmt: skip
+LABELS = "audit-labels.json"  # beside the report
 _LONGEST = 1 << 20  # bytes of a file of labels; 1000 of them take some 20 kB
 
 

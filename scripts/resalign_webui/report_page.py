@@ -12,13 +12,6 @@ from .host import Host
 from .parts import Parts, button, html
 from .views import help_text
 
-AUDIT = ("report", "audit_count", "audit_again")
-LABELS = ("report", "audit_labels")
-PACK = (
-    "report", "pack_name", "pack_model", "pack_checkpoint", "pack_license", "pack_base",
-    "pack_pictures", "pack_overwrite",
-)  # fmt: skip
-
 
 def report_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
     with gr.Row():
