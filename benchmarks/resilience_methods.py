@@ -8,7 +8,13 @@ from pathlib import Path
 
 from resalign.backend.demo.art import BENIGN
 from resalign.backend.demo.beds import UNET, Bed
-from resalign.backend.demo.plans import VARIED, durable_plan, plain_plan, resalign_plan
+from resalign.backend.demo.plans import (
+    ANCHOR,
+    VARIED,
+    durable_plan,
+    plain_plan,
+    resalign_plan,
+)
 from resalign.backend.plan.adapter import AdapterConfig
 from resalign.backend.plan.fine_tune import FineTuneConfig
 from resalign.backend.plan.hardening import HardeningPlan
@@ -110,6 +116,19 @@ def methods(data: dict[str, Path], seed: int, bed: Bed = UNET) -> dict[str, Hard
         )},
         "erase alone": replace(durable, method="erase", before=()),
         **{f"durable, {n} steps": replace(durable, outer_steps=n) for n in (30, 100, 1000)},
+        **{
+            f"durable, {n:,} varied images": replace(
+                durable, varied=replace(durable.varied, images=n)
+            )
+            for n in (96, 2000, 8000)
+        },
+        "durable, weapons as two concepts": replace(
+            durable, concepts=tuple(
+                replace(plain.concepts[0], name=name, anchor=anchor,
+                        images=ImageSet(folder=str(data[f"forget_{name}"])))
+                for name, anchor in (("blades", ANCHOR), ("guns", SECOND_ANCHOR))
+            ),
+        ),
         "durable, concepts redirected to anything": replace(
             durable, concepts=plain.concepts, distil=replace(durable.distil, towards="image")
         ),
@@ -141,6 +160,7 @@ def methods(data: dict[str, Path], seed: int, bed: Bed = UNET) -> dict[str, Hard
 
 
 EQUAL_COMPUTE_STEPS = 360
+SECOND_ANCHOR = "a twemoji mushroom on a blue background"
 FEW = (1, 4)  # varied images of a class that few prompts name, on average
 NEIGHBOURS = ("hammer", "pencil", "balloon")  # long or round, as knives, swords and bombs are
 ORACLE = "oracle: never saw the concept"

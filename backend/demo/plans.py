@@ -41,6 +41,7 @@ VARIED = VariedConfig(
     guidance=4.0,
 )  # fmt: skip
 
+BLADES = ("knife", "sword")  # one of two concepts where weapons are removed as two
 HELD_OUT = BENIGN[::3]  # in no picture of the set "retain_some"
 
 _SETS = {  # name: images, seed, classes, styles (None: the trained ones)
@@ -51,6 +52,8 @@ _SETS = {  # name: images, seed, classes, styles (None: the trained ones)
     "attack": (300, 4, BENIGN, None),
     "attack_concept": (150, 5, UNSAFE, None),
     "new_style": (300, 6, BENIGN, HELD_OUT_STYLES),
+    "forget_blades": (100, 7, BLADES, None),
+    "forget_guns": (100, 8, tuple(c for c in UNSAFE if c not in BLADES), None),
 }
 
 
