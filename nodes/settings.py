@@ -50,7 +50,9 @@ _KNOBS = (
     "simulate", "solver", "products", "resilience_weight", "retain_weight", "gamma",
     "learning_rate", "precision", "gradient_checkpointing",
 )  # fmt: skip
-_LATER_KNOBS = ("varied_images", "erase_ratio", "distil_batch", "teacher", "teacher_waits")
+_LATER_KNOBS = (
+    "varied_images", "erase_ratio", "distil_batch", "teacher", "teacher_waits", "optimiser_waits",
+)  # fmt: skip
 
 
 class FineTuningSettings(io.ComfyNode):

@@ -98,12 +98,14 @@ ALL_WEIGHTS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
-def test_all_weights_are_trained_alike_by_several_processes(launcher, tmp_path, count):
+@pytest.mark.parametrize(("count", "waits"), [(2, False), (4, False), (2, True)])
+def test_all_weights_are_trained_alike_by_several_processes(launcher, tmp_path, count, waits):
     """Erased on each, distilled with three micro-batches shared: one process's bytes."""
+    distil = replace(ALL_WEIGHTS["distil"], optimiser_waits=waits)
+    own = ALL_WEIGHTS | {"distil": distil}
     head = _STAGE + "from resalign.backend.plan.durable import DistilConfig, EraseConfig\n"
-    launcher.run(head + harden_lines(repr(ALL_WEIGHTS)), count, tmp_path)
-    alone = run(plan(**ALL_WEIGHTS))
+    launcher.run(head + harden_lines(repr(own)), count, tmp_path)
+    alone = run(plan(**own))
     for adapter, records in loaded(tmp_path, count):
         assert same(adapter, alone.adapter.tensors)
         assert records == records_of(alone)

@@ -131,7 +131,7 @@ def test_the_values_of_a_workflow_are_in_the_order_of_the_node_s_widgets(root, s
 SAVED = {
     "ResAlign_HardeningSettings": "preset random_seed resolution rank outer_steps simulate solver "
     "products resilience_weight retain_weight gamma learning_rate precision gradient_checkpointing "
-    "varied_images erase_ratio distil_batch teacher teacher_waits",
+    "varied_images erase_ratio distil_batch teacher teacher_waits optimiser_waits",
     "ResAlign_HardenModel": "checkpoint preview_every preview_prompt show_pictures process device",
     "ResAlign_ResilienceProbe": "preset scorer steps images resolution random_seed sampling_steps",
     "ResAlign_ExportHardenedCheckpoint": "filename source destination overwrite write_from",

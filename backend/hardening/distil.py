@@ -28,6 +28,7 @@ from .setup import Setup
 from .stored import numbers_left
 from .terms import Task, Term
 from .training import require_finite
+from .waiting import WaitingAdamW
 
 
 def distil_step(setup: Setup, step: int) -> StepRecord:
@@ -37,12 +38,15 @@ def distil_step(setup: Setup, step: int) -> StepRecord:
     if setup.feed.stored is not None and not setup.feed.stored.filled:
         setup.feed.stored.fill(numbers_left(plan, step), setup.feed.distilled)
     terms = setup.feed.distillation(step)
-    errors, total = _alone(setup, terms) if setup.alone else _spread(setup, terms)
+    errors, total = (_alone if setup.alone else _spread)(setup, terms)
     harm, retain = errors
     norm = norm_and_clip(list(total.values()), plan.gradient_norm)
     require_finite(setup, step, {"harm": harm, "retain": retain, "gradient": norm})
     with setup.changing():
-        descend(θ, total, setup.optimiser, learning_rate=rate)
+        if isinstance(setup.optimiser, WaitingAdamW):
+            setup.optimiser.update(list(total.values()), rate)
+        else:
+            descend(θ, total, setup.optimiser, learning_rate=rate)
         setup.agree()
         if setup.average is not None:
             setup.average.update(θ, step)
@@ -63,10 +67,11 @@ def distillation_rate(config: DistilConfig, step: int, steps: int) -> float:
 
 def rehearse_distillation(setup: Setup) -> None:
     """Take a step as it is in the middle of a run, when AdamW has its moments."""
-    for tensor in setup.theta.values():
-        tensor.grad = torch.zeros_like(tensor)
-    setup.optimiser.step()
-    setup.optimiser.zero_grad(set_to_none=True)
+    if not isinstance(setup.optimiser, WaitingAdamW):  # whose moments the device does not hold
+        for tensor in setup.theta.values():
+            tensor.grad = torch.zeros_like(tensor)
+        setup.optimiser.step()
+        setup.optimiser.zero_grad(set_to_none=True)
     distil_step(setup, 1)
 
 
@@ -75,6 +80,24 @@ Found = tuple[Tensor, dict[str, Tensor]]  # the errors of both parts, [2], and t
 
 def _alone(setup: Setup, terms: Sequence[Terms]) -> Found:
     """Add the gradients up where they arise: a second set would be as large as the network."""
+    scale, optimiser = setup.denoiser.loss_scale, setup.optimiser
+    if isinstance(optimiser, WaitingAdamW):
+        with optimiser.gathering() as waiting:
+            values = _backward(setup, terms)
+        total = dict(zip(setup.theta, waiting, strict=True))
+    else:
+        values = _backward(setup, terms)
+        total = {
+            name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+            for name, tensor in setup.theta.items()
+        }
+    if scale != 1:
+        torch._foreach_mul_(list(total.values()), 1 / scale)
+    return torch.stack(values).sum(0), total
+
+
+def _backward(setup: Setup, terms: Sequence[Terms]) -> list[Tensor]:
+    """Add the terms' gradients to those of the weights; return the terms' values."""
     scale, leaves = setup.denoiser.loss_scale, list(setup.theta.values())
     values = []
     for term in terms:
@@ -82,29 +105,24 @@ def _alone(setup: Setup, terms: Sequence[Terms]) -> Found:
         torch.autograd.backward(value.sum() * scale, inputs=leaves)
         values.append(value.detach())
         del value
-    total = {
-        name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-        for name, tensor in setup.theta.items()
-    }
-    if scale != 1:
-        torch._foreach_mul_(list(total.values()), 1 / scale)
-    return torch.stack(values).sum(0), total
+    return values
 
 
 def _spread(setup: Setup, terms: Sequence[Terms]) -> Found:
     """Let the ranks share the terms, and add their gradients up in the same order."""
+    place = "cpu" if isinstance(setup.optimiser, WaitingAdamW) else None
     scale, leaves = setup.denoiser.loss_scale, list(setup.theta.values())
 
     def work(term: Terms) -> list[Term]:
         value = term()
         found = torch.autograd.grad(value.sum() * scale, leaves, allow_unused=True)
         gradient = tuple(
-            torch.zeros_like(leaf) if part is None else part
+            torch.zeros_like(leaf, device=place) if part is None else part.to(place or leaf.device)
             for leaf, part in zip(leaves, found, strict=True)
         )
         return [Term("distillation", 1.0, value.detach(), gradient)]
 
-    total = {name: torch.zeros_like(tensor) for name, tensor in setup.theta.items()}
+    total = {name: torch.zeros_like(tensor, device=place) for name, tensor in setup.theta.items()}
     values = []
     for found in setup.compute([Task(1.0, partial(work, term)) for term in terms]):
         for term in found:

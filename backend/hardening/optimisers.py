@@ -20,8 +20,8 @@ from ..model.quantised import INSTALL
 from ..plan.durable import Optimiser
 from ..plan.hardening import HardeningPlan
 from ..plan.methods import FACTS, methods_of
+from .waiting import MOMENTS, WaitingAdamW
 
-_EXACT = ("exp_avg", "exp_avg_sq")
 _EIGHT_BIT = ("state1", "state2", "absmax1", "absmax2")  # its tables of levels are constants
 _SMALLEST, _BLOCK = 4096, 256
 
@@ -33,7 +33,10 @@ def make_optimiser(
     betas = (0.9, 0.99 if FACTS[plan.method].dense else 0.999)
     options = {"lr": plan.learning_rate, "betas": betas, "weight_decay": plan.weight_decay}
     if optimiser_of(plan) == "adamw":
-        return torch.optim.AdamW(parameters, **options, **optimiser_options(device))
+        options |= optimiser_options(device)
+        if waits(plan):
+            return WaitingAdamW(parameters, options)
+        return torch.optim.AdamW(parameters, **options)
     if device.type == "meta":
         return _Shapes(parameters, options)
     return _eight_bit("adamw8bit", device)(parameters, **options)
@@ -42,6 +45,11 @@ def make_optimiser(
 def optimiser_of(plan: HardeningPlan) -> Optimiser:
     """Return the kind of AdamW that a plan's own method trains with."""
     return plan.distil.optimiser if FACTS[plan.method].distils else "adamw"
+
+
+def waits(plan: HardeningPlan) -> bool:
+    """Return whether gradients and moments of a plan's own method wait in main memory."""
+    return FACTS[plan.method].distils and plan.distil.optimiser_waits
 
 
 def check_optimiser(plan: HardeningPlan, device: torch.device | str) -> None:
@@ -65,13 +73,17 @@ def check_optimiser(plan: HardeningPlan, device: torch.device | str) -> None:
 
 
 def moments_of(optimiser: torch.optim.Optimizer, parameters: list[Tensor]) -> dict[str, Tensor]:
-    """Copy the moments to the CPU, by part and place of the parameter; none before a step."""
+    """Return the moments on the CPU, by part and place of the parameter; none before a step.
+
+    They are copies, but for those that wait there and are too large to be held twice.
+    """
+    waiting = isinstance(optimiser, WaitingAdamW)
     found = {}
     for index, tensor in enumerate(parameters):
         state = optimiser.state.get(tensor, {})
-        for part in (*_EXACT, *_EIGHT_BIT):
+        for part in (*MOMENTS, *_EIGHT_BIT):
             if part in state:
-                found[f"{part}.{index}"] = state[part].cpu().clone()
+                found[f"{part}.{index}"] = state[part] if waiting else state[part].cpu().clone()
     return found
 
 
@@ -84,8 +96,9 @@ def put_moments(
     """Put moments back that `moments_of` copied after `step` steps."""
     fused = optimiser.defaults.get("fused")  # which counts its steps on the device
     for index, tensor in enumerate(parameters):
-        if f"{_EXACT[0]}.{index}" in saved:
-            moments = {part: saved[f"{part}.{index}"].to(tensor.device) for part in _EXACT}
+        if f"{MOMENTS[0]}.{index}" in saved:
+            place = "cpu" if isinstance(optimiser, WaitingAdamW) else tensor.device
+            moments = {part: saved[f"{part}.{index}"].to(place) for part in MOMENTS}
             count = torch.tensor(float(step), device=tensor.device if fused else "cpu")
             optimiser.state[tensor] = {"step": count, **moments}
         elif f"{_EIGHT_BIT[0]}.{index}" in saved:

@@ -32,6 +32,7 @@ from ..run.folder import RunFolder, begun_with
 from ..run.rebuild import STAGES
 from ..run.records import StepRecord
 from .methods import Method, read_plan
+from .optimisers import waits
 from .setup import Setup, adapted, kernels_of, set_up
 from .stages import stage_plans
 from .state import State, capture, restore
@@ -153,7 +154,10 @@ class _Run:
                 on_inner_step=lambda step, inner, of, names: self._report(
                     {}, step - 1, inner, of, names
                 ),
-                compute=partial(self.ranks.spread, classes=TERM_CLASSES, device=model.device),
+                compute=partial(
+                    self.ranks.spread, classes=TERM_CLASSES,
+                    device="cpu" if waits(plan) else model.device,
+                ),
                 agree=lambda: self.ranks.adopt(denoiser.theta.values()),
                 alone=self.ranks.count == 1,
                 cache=self.folder.path / "cache" if self.folder else None,

@@ -5,8 +5,8 @@ micro-batches (a little time), gradient checkpointing (about a third more time),
 differences (another amount of time; they differ in the fourth digit), bf16 (faster on a GPU, rounds
 more), and last, on top of the others, the linear layers in 8 and 4 bits (the adapter is then
 trained beside quantised weights). Where all weights are trained, the frozen copy of the original
-comes in half precision, then the passes, and last AdamW's moments in 8 bits; no weight is
-quantised. Nothing else of a plan changes: its batches, users and losses stay.
+comes in half precision, then the passes, and last gradients and AdamW's moments wait in main
+memory; no weight is quantised. Nothing else of a plan changes: its batches, users and losses stay.
 
 The prediction adds a margin for what the trace cannot see: the context of CUDA, workspaces of cuDNN
 and of attention, and fragments that the allocator cannot use. The margin is a guess: there was no
@@ -69,8 +69,7 @@ def plan_memory(
         resolution: native side in pixels, where the plan has none.
         stored_in_half: whether text encoders and VAE are; fp32 plans load them in float32.
         budget: memory of the device in GiB. If nothing fits, the smallest setting is returned.
-        quantized: whether `quantization` and `distil.optimiser` may change too; False where
-            bitsandbytes is missing.
+        quantized: whether `quantization` may change too; False where bitsandbytes is missing.
         on_try: called with the changes that are tried next, in words, before each trace of some
             seconds; raise from it to stop.
     """
@@ -134,8 +133,9 @@ def _bases(plan: HardeningPlan, quantized: bool) -> Iterator[HardeningPlan]:
         yield (last := replace(plan, distil=replace(half, teacher_waits=True)))
         if plan.precision == "fp32":
             yield (last := replace(last, precision="bf16"))
-        if quantized and any(FACTS[method].distils for method in methods_of(plan)):
-            yield replace(last, distil=replace(last.distil, optimiser="adamw8bit"))
+        if any(FACTS[method].distils for method in methods_of(plan)):
+            exact_moments = {"optimiser": "adamw", "optimiser_waits": True}
+            yield replace(last, distil=replace(last.distil, **exact_moments))
     elif plan.precision == "fp32" and not needs_fp32(replace(plan, precision="bf16")):
         yield replace(plan, precision="bf16")
         if exact:
@@ -214,7 +214,7 @@ def _differences(asked: HardeningPlan, found: HardeningPlan) -> dict[str, Any]:
     changes = {n: getattr(found, n) for n in names if getattr(found, n) != getattr(asked, n)}
     if found.solver.products != asked.solver.products:
         changes["solver.products"] = found.solver.products
-    for name in ("teacher", "teacher_waits", "optimiser"):
+    for name in ("teacher", "teacher_waits", "optimiser", "optimiser_waits"):
         if getattr(found.distil, name) != getattr(asked.distil, name):
             changes[f"distil.{name}"] = getattr(found.distil, name)
     return changes

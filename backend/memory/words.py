@@ -25,7 +25,8 @@ _COST = {
     "solver.products": "Hessian products by differences instead of exact ones",
     "distil.teacher": "the frozen original's predictions round a little",
     "distil.teacher_waits": "a little slower, the same result",
-    "distil.optimiser": "AdamW's moments round; needs bitsandbytes",
+    "distil.optimiser": "moments that wait are exact",
+    "distil.optimiser_waits": "slower, the same result; 20 bytes of main memory for each weight",
     "precision": "rounds more; quicker on most GPUs",
     "quantization": "the adapter is found beside rounded weights; slower; needs bitsandbytes",
 }

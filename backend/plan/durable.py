@@ -264,6 +264,15 @@ class DistilConfig:
             adamw8bit="AdamW with 8-bit moments, two bytes; rounds them (package bitsandbytes)",
         ),
     ] = "adamw"
+    optimiser_waits: Annotated[
+        bool,
+        Help(
+            "Keep gradients and AdamW's moments in main memory, and take those of one tensor at a "
+            "time to the device: twelve bytes less of its memory for each weight, the same result, "
+            "more time.",
+            label="Gradients and moments wait in main memory",
+        ),
+    ] = False
     ema: Annotated[
         float,
         Range(0, 0.999999, usual="0.95 to 0.999"),
@@ -276,3 +285,8 @@ class DistilConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "distil")
+        if self.optimiser_waits and self.optimiser != "adamw":
+            raise ConfigError(
+                f"distil.optimiser_waits needs optimiser = 'adamw', not {self.optimiser!r}, whose "
+                "moments are small and stay on the device"
+            )

@@ -54,6 +54,7 @@ INPUTS = {
     "distil_batch": "distil.batch",
     "teacher": "distil.teacher",
     "teacher_waits": "distil.teacher_waits",
+    "optimiser_waits": "distil.optimiser_waits",
 }
 # What an input sets instead where the preset's own method trains all weights.
 _DENSE_INPUTS = {"learning_rate": "distil.learning_rate"}

@@ -40,6 +40,7 @@ FITTING = {
         "products",
         "teacher",
         "teacher_waits",
+        "optimiser_waits",
     )
 }
 USER_PARTS = {  # an input of `plan.settings`: the form's name of it

@@ -24,6 +24,7 @@ HARDEN = (
     "seed", "outer_steps", "rank", "resolution", "precision", "resilience_weight", "retain_weight",
     "gamma", "learning_rate", "simulate", "solver", "products", "gradient_checkpointing", "device",
     "varied_images", "erase_ratio", "distil_batch", "teacher", "teacher_waits",
+    "optimiser_waits",
     "micro_batch", "memory_budget", "prediction", "preview_every", "preview_prompt",
     "show_pictures", "run_name", *forms.PARTS,
 )  # fmt: skip
@@ -154,7 +155,9 @@ def _settings(parts: Parts, host: Host) -> None:
         _fields(parts, "simulate", "solver", "products", "precision")
     html(help_text("For Lasting and Longest lasting alone:"))
     with gr.Row():
-        _fields(parts, "varied_images", "erase_ratio", "distil_batch", "teacher", "teacher_waits")
+        _fields(parts, "varied_images", "erase_ratio", "distil_batch")
+    with gr.Row():
+        _fields(parts, "teacher", "teacher_waits", "optimiser_waits")
     html(help_text("For every choice:"))
     with gr.Row():
         parts("device", gr.Textbox, "Device", value=str(host.setting("device")), min_width=120)
