@@ -161,7 +161,13 @@ class Tab:
         )
 
     def shot(self, path: Path | str) -> None:
+        """Photograph the whole page. A report that lies below the window is drawn only in sight."""
+        size = self.page.viewport_size
+        height = self.page.evaluate("document.documentElement.scrollHeight")
+        self.page.set_viewport_size({**size, "height": max(height, size["height"])})
+        self.page.wait_for_timeout(500)
         self.page.screenshot(path=str(path), full_page=True)
+        self.page.set_viewport_size(size)
 
     def _press_tab(self, name: str) -> None:
         """Buttons in 3.41; later ones have a role, and copies that measure their width."""
