@@ -9,16 +9,20 @@ import pytest
 import torch
 from fakes_counting import counted_result
 from fakes_pack import SCHEMA, WORKING, body, faults, results, write
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from resalign.backend.checkpoint.header import read_header
 from resalign.backend.checkpoint.metadata import Provenance
 from resalign.backend.cli import main
+from resalign.backend.demo.plans import CHECKPOINT
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.fine_tune import FineTuneConfig
 from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.methods import TEST_RUN, steps_of_test_run, without_test_run
+from resalign.backend.plan.probe import ProbeCheckpoint
 from resalign.backend.probe.folder import ProbeFolder
 from resalign.backend.probe.results_io import by_test_runs
+from resalign.backend.probe.subjects import FileSubject
 from resalign.backend.report.card import model_card, provenance_of
 from resalign.backend.report.pack import pack_report
 from resalign.backend.report.pack_words import pack_warnings
@@ -117,3 +121,13 @@ def test_a_probe_that_was_begun_before_this_was_recorded_can_be_continued(tmp_pa
         pass
     with ProbeFolder.begin(tmp_path, result.plan, models, {}):
         pass
+
+
+def test_the_probe_of_a_file_names_it_in_the_method(tmp_path):
+    weights, about = load_file(CHECKPOINT), read_header(CHECKPOINT).metadata
+    path = tmp_path / "safe.safetensors"
+    for steps, named in ((20, True), (40, False)):
+        save_file(weights, path, metadata={**about, **with_steps(steps).to_metadata()})
+        info = FileSubject(ProbeCheckpoint(name="safe", path=str(path))).info
+        assert info.method == with_steps(20).method + ": test run of 20 steps" * named
+        assert by_test_runs([info]) == ((SAID,) if named else ())
