@@ -124,7 +124,7 @@ class ResilienceProbe(io.ComfyNode):
         from ..backend.errors import ConfigError
         from ..backend.jobs.family_defaults import drawn_as
         from ..backend.plan.file import to_json
-        from ..backend.probe.results_io import same_models
+        from ..backend.probe.results_io import by_test_runs, same_models
         from . import bridge, places
         from .pictures import probe_grid, to_image
         from .plan import data_stamp
@@ -164,13 +164,16 @@ class ResilienceProbe(io.ComfyNode):
                 raise ConfigError(f"Resilience Probe: audit_pictures: {why}")
             subjects = [HostSubject("original", before, clip, vae, source=source)]
             if run is not None:
-                subjects.append(HostSubject("hardened", before, clip, vae, adapter=run.adapter))
+                subjects.append(
+                    HostSubject("hardened", before, clip, vae, adapter=run.adapter, plan=run.plan)
+                )
             if after is not None:
                 subjects.append(HostSubject("after", after, clip, vae))
             for role, model in (("plain", plain), ("oracle", oracle)):
                 if model is not None:
                     subjects.append(HostSubject(role, model, clip, vae, role=role))
-            warnings = [*said, *same_models([subject.info for subject in subjects])]
+            infos = [subject.info for subject in subjects]
+            warnings = [*said, *same_models(infos), *by_test_runs(infos)]
             about = [json.dumps(to_json(plan), sort_keys=True)]
             about.append(data_stamp(plan, named=places.sets()))
             about += [subject.identity for subject in subjects]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..backend.adapter.dense import AnyAdapter
     from ..backend.model.model import Model
+    from ..backend.plan.hardening import HardeningPlan
 
 
 class HostSubject:
@@ -23,10 +24,13 @@ class HostSubject:
         vae: Any,
         *,
         adapter: AnyAdapter | None = None,
+        plan: HardeningPlan | None = None,
         source: Path | None = None,
         role: str = "",
     ) -> None:
-        """role: `oracle` or `plain` for a MODEL that stands beside the others as a reference."""
+        """plan: of the run that made the adapter. role: `oracle` or `plain` for a MODEL that stands
+        beside the others as a reference."""
+        from ..backend.plan.methods import is_test_run, of_test_run
         from ..backend.probe.results import WEIGHTS, ModelInfo
         from ..backend.probe.subjects import adapter_digest
         from . import bridge
@@ -36,7 +40,8 @@ class HostSubject:
         self.identity = weights + (adapter_digest(adapter) if adapter else "")
         method = f"{WEIGHTS}{weights[:12]}"
         if adapter is not None:
-            method = f"adapter in memory, {adapter_digest(adapter)}"
+            test = of_test_run(plan.outer_steps) if plan and is_test_run(plan) else ""
+            method = f"adapter in memory{test}, {adapter_digest(adapter)}"
         self.info = ModelInfo(
             name=name,
             source=source.name if source else "",

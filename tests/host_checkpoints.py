@@ -157,13 +157,18 @@ def _vae_residual(w: _Weights, name: str, width: int, out: int) -> None:
 
 
 def write_full_checkpoint(path: Path) -> Path:
-    """A whole SD 1.5 of random weights in fp16, for hosts that take no reduced one: 2.1 GB."""
+    """A whole SD 1.5 of random weights in fp16, for hosts that take no reduced one: 2.1 GB.
+
+    A1111 and Forge divide by the mean of the text encoder's output, which a last norm without a
+    bias makes 0: the picture would be empty.
+    """
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from fakes_checkpoint import ldm_tensors
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from resalign.backend.families import find_family
 
+    torch.manual_seed(0)
     published = find_family("sd1").config
     networks = {
         "unet": UNet2DConditionModel.from_config(published("unet")),
@@ -171,6 +176,7 @@ def write_full_checkpoint(path: Path) -> Path:
         "text_encoder": CLIPTextModel(CLIPTextConfig(**published("text_encoder"))),
     }
     tensors = ldm_tensors({name: network.half() for name, network in networks.items()})
+    tensors["cond_stage_model.transformer.text_model.final_layer_norm.bias"].fill_(0.1)
     save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata={"format": "pt"})
     return path
 

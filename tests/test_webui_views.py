@@ -54,7 +54,8 @@ def test_a_running_job_says_how_far_it_is_and_shows_curves_and_pictures():
     assert elements.of("div")[0]["data-status"] == "running"
     assert "27%" in text or "width:27.1%" in text
     assert len(elements.of("polyline")) == 2 and len(elements.of("circle")) == 1
-    assert len(elements.of("svg")) == 2, "losses of another scale have a chart of their own"
+    charts = [one for one in elements.of("svg") if one.get("class") == "ra-chart"]
+    assert len(charts) == 2, "losses of another scale have a chart of their own"
     assert "a gun (blurred)" in text and elements.of("img")[0]["alt"] == "a gun"
 
 
@@ -136,6 +137,15 @@ def test_a_probe_s_rates_have_a_chart_of_their_own():
     text = views.job_html({**STATE, "job": "probe", "curves": curves})
     assert "unsafe rate" in text and "harm loss" not in text
     assert ">50%</text>" in text and "hardened: unsafe 20%" in text, "from 0 to 100 %"
+
+
+def test_no_two_of_twelve_curves_look_alike_and_the_legend_shows_their_looks():
+    curves = {f"attack {index}": [[0, 1], [2, index / 20]] for index in range(12)}
+    text = views.job_html({**STATE, "job": "probe", "curves": curves})
+    elements = re.findall(r"<(?:polyline|line) [^>]*style=[^>]*>", text)
+    drawn = [re.findall(r'(?:dasharray|style)="([^"]*)"', element) for element in elements]
+    assert len(drawn) == 24 and drawn[:12] == drawn[12:]
+    assert len(set(map(tuple, drawn))) == 12
 
 
 def test_the_sentence_of_a_state_is_below_its_first_chart_and_only_there():

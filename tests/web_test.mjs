@@ -113,6 +113,13 @@ test("the rate of a cell is read from its text", () => {
   assert.equal(view.rateOf("-"), null);
 });
 
+test("no two of twelve curves look alike", () => {
+  const curves = Object.fromEntries([...Array(12).keys()].map((i) => [`attack ${i}`, [[0, i], [1, i]]]));
+  const looks = view.polylines(curves, 100, 50).map(({ colour, dash }) => `${colour} ${dash}`);
+  assert.equal(new Set(looks).size, 12);
+  assert.equal(looks.filter((one) => one.endsWith(" ")).length, 6, "the first six are solid");
+});
+
 test("curves fill their box, and what is not finite is left out", () => {
   const [line] = view.polylines({ harm: [[0, 0], [1, NaN], [2, 10]] }, 104, 54);
   assert.equal(line.points, "4.0,50.0 100.0,4.0");

@@ -83,9 +83,15 @@ class Tab:
         self.page.locator(f"#resalign_{name}").locator("visible=true").first.click()
 
     def bottom(self, name: str) -> float:
-        """The lower edge of a button, in pixels from the top of the page."""
-        box = self.page.locator(f"#resalign_{name}").locator("visible=true").first.bounding_box()
-        return box["y"] + box["height"]
+        """The lower edge of a button, in pixels from the top of the page, once nothing moves."""
+        part = self.page.locator(f"#resalign_{name}").locator("visible=true").first
+        places: list[float] = []
+        while len(places) < 2 or places[-1] != places[-2]:  # gradio makes room while it waits
+            assert len(places) < 100, f"{name} does not come to rest"
+            self.page.wait_for_timeout(300)
+            box = part.bounding_box()
+            places.append(box["y"] + box["height"])
+        return places[-1]
 
     def top_in_window(self, name: str) -> float:
         """Return the top of a part, in pixels from the top of the window as it is scrolled."""
@@ -161,7 +167,13 @@ class Tab:
         )
 
     def shot(self, path: Path | str) -> None:
+        """Photograph the whole page. A report that lies below the window is drawn only in sight."""
+        size = self.page.viewport_size
+        height = self.page.evaluate("document.documentElement.scrollHeight")
+        self.page.set_viewport_size({**size, "height": max(height, size["height"])})
+        self.page.wait_for_timeout(500)
         self.page.screenshot(path=str(path), full_page=True)
+        self.page.set_viewport_size(size)
 
     def _press_tab(self, name: str) -> None:
         """Buttons in 3.41; later ones have a role, and copies that measure their width."""

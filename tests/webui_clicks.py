@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from webui_browser import Tab
 
 AT_WORK = "unlearned"  # what the panel says of a running job (test_webui_views.py)
@@ -24,11 +26,21 @@ def set_steps(tab: Tab, steps: int, *, preview_every: int = 2) -> None:
 
 
 def start(tab: Tab) -> None:
-    """Harden, until its first curve is drawn."""
+    """Harden, until its first curve is drawn; print the seconds that a user waited for what."""
+    pressed, seen = time.monotonic(), {}
+
+    def see(what: str) -> None:
+        seen[what] = round(time.monotonic() - pressed, 1)
+
     tab.press("harden")
     tab.status("running", "harden")
+    see("word")
+    tab.page.locator(".ra-pictures img:visible").first.wait_for(timeout=SLOW * 1000)
+    see("picture")
     curve = tab.page.locator(".ra-job polyline").first  # of two steps or more
     curve.wait_for(state="attached", timeout=SLOW * 1000)  # a level one has no height to be seen by
+    see("loss")
+    print("seconds:", seen)
 
 
 def cancel(tab: Tab, steps: int) -> None:

@@ -55,6 +55,8 @@ const STYLE = `
 .resalign-legend span { margin-right: 10px; white-space: nowrap; }
 .resalign-legend span::before { content: ""; display: inline-block; width: 10px; height: 3px;
   margin-right: 4px; vertical-align: middle; background: color-mix(in srgb, var(--colour) 60%, var(--input-text, #ddd)); }
+.resalign-legend .resalign-dashed::before { background: repeating-linear-gradient(90deg,
+  color-mix(in srgb, var(--colour) 60%, var(--input-text, #ddd)) 0 var(--dash), transparent 0 calc(var(--dash) + 2px)); }
 .resalign-pictures { display: grid; grid-template-columns: repeat(4, minmax(0, 96px)); gap: 6px; }
 .resalign figure { margin: 0; }
 .resalign img { display: block; width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 4px; }

@@ -1,5 +1,6 @@
 // What our widgets show, as plain values and elements. No import, so that it can be tested alone.
 
+const DASHES = ["", "8 6", "2 6"];
 const COLOURS = ["#4a90d9", "#e0603f", "#3f9e4d", "#a06cd5", "#b9822b", "#2f9c9a"];
 const NAMES = { harm: "unlearned", "harm after": "after fine-tuning", retain: "drift of the rest" };
 export const WIDE = 300;
@@ -120,7 +121,13 @@ function dotted(points) {
   return points.length === 1 ? [points[0], points[0]] : points;
 }
 
-/** Curves as polylines in a box: [{name, colour, points: "x,y x,y"}]. Not finite: left out. */
+/** Colour and dashes of a curve by its number: colours come again in dashes. */
+function look(index) {
+  const rounds = Math.floor(index / COLOURS.length);
+  return { colour: COLOURS[index % COLOURS.length], dash: DASHES[rounds % DASHES.length] };
+}
+
+/** Curves as polylines in a box: [{name, colour, dash, points: "x,y x,y"}]. Not finite: left out. */
 export function polylines(curves, width, height, pad = 4, axis = null) {
   const box = bounds(curves);
   if (!box) return [];
@@ -129,7 +136,7 @@ export function polylines(curves, width, height, pad = 4, axis = null) {
     high > low ? pad + ((value - low) / (high - low)) * (size - 2 * pad) : size / 2;
   return Object.entries(curves).map(([name, points], index) => ({
     name,
-    colour: COLOURS[index % COLOURS.length],
+    ...look(index),
     points: dotted(points.filter((p) => p.every(Number.isFinite)))
       .map(([x, y]) => [scale(box.x, x, width), height - scale(box.y, y, height)])
       .map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`)
@@ -201,12 +208,13 @@ function chart(curves, first, height, axis) {
   svg.setAttribute("aria-label", `curves: ${lines.map((line) => line.name).join(", ")}`);
   const legend = element("div", "resalign-legend");
   lines.forEach((line, index) => {
-    const colour = COLOURS[(first + index) % COLOURS.length];
-    const drawn = shape("polyline", { points: line.points });
+    const { colour, dash } = look(first + index);
+    const drawn = shape("polyline", { points: line.points, ...(dash && { "stroke-dasharray": dash }) });
     drawn.style.setProperty("--colour", colour);
     svg.append(drawn);
-    const entry = element("span", "", NAMES[line.name] ?? line.name);
+    const entry = element("span", dash && "resalign-dashed", NAMES[line.name] ?? line.name);
     entry.style.setProperty("--colour", colour);
+    if (dash) entry.style.setProperty("--dash", `${parseInt(dash) / 2}px`);
     legend.append(entry);
   });
   const ends = element("div", "resalign-ends", "", ...[y[1], y[0]].map((v) => element("span", "", axis ? `${100 * v} %` : numberText(v) || "0")));

@@ -85,6 +85,7 @@ def pack(args: argparse.Namespace, console: Console) -> int:
     console.result(
         f"pack  {found.path}  ({len(found.files)} files)", "done", pack=str(found.path),
         model=found.model, files=list(found.files), complete=found.complete, broken=found.broken,
+        test_run=found.test_run,
     )  # fmt: skip
     return 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +82,38 @@ def simulates_users(plan: Any) -> bool:
 def is_test_run(plan: Any) -> bool:
     """Return whether a run against simulated users is too short to move a full-size model."""
     return simulates_users(plan) and plan.outer_steps < _SHORTEST
+
+
+TEST_RUN = "a test run, which shows that everything works: it is not safe to publish"
+_IN_METHOD = re.compile(r": test run of \d+ steps?")
+_NO_USERS = "none"  # `simulate` in the header of a file that was hardened without users
+
+
+def of_test_run(steps: int) -> str:
+    """Return what a report adds to the words of a method that a test run applied."""
+    return f": test run of {steps} step{'s' * (steps != 1)}"
+
+
+def without_test_run(method: str) -> str:
+    """Return a method's words without those of `of_test_run`."""
+    return _IN_METHOD.sub("", method)
+
+
+def names_test_run(method: str) -> bool:
+    """Return whether a method in a report has the words of `of_test_run`."""
+    return _IN_METHOD.search(method) is not None
+
+
+def steps_of_test_run(training: Any) -> int:
+    """Return the outer steps of a file's hardening if it was a test run, else 0.
+
+    training: of the file's header, as `Provenance` has it.
+    """
+    if not isinstance(training, Mapping):
+        return 0
+    steps = training.get("steps")
+    simulated = training.get("simulate", _NO_USERS) != _NO_USERS
+    return steps if simulated and isinstance(steps, int) and steps < _SHORTEST else 0
 
 
 def methods_of(plan: Any) -> tuple[HardeningMethod, ...]:

@@ -33,6 +33,7 @@ from torch import Tensor
 from ..data.cache import clear_leftovers
 from ..errors import ConfigError, RunError
 from ..plan.file import differences, from_json, to_json
+from ..plan.methods import without_test_run
 from ..plan.probe import ProbeJob, ProbePlan
 from ..run import json_lines
 from ..run.files import explained, make_folder, read_file, replace_file, sync
@@ -147,6 +148,15 @@ def write_png(image: Tensor, file: Path | IO[bytes]) -> None:
     """Write one image, [3, height, width] in 8 bit."""
     pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
     Image.fromarray(pixels).save(file, format="PNG")
+
+
+def _as_before(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what earlier versions did not record of a model."""
+    models = [
+        {**model, "method": without_test_run(str(model.get("method", "")))}
+        for model in record.get("models", ())
+    ]
+    return {**record, "models": models}
 
 
 def read_plan(path: Path | str) -> tuple[ProbePlan, tuple[ModelInfo, ...]]:
@@ -299,7 +309,8 @@ def _keep_prompts(path: Path, requests: Requests) -> None:
 def _check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     if "models" not in stored:
         raise RunError(f"{path} holds a hardening run: choose another folder for the probe")
-    found = differences(_with_defaults(stored), json.loads(json.dumps(wanted)))
+    same = json.loads(json.dumps(wanted))
+    found = differences(_as_before(_with_defaults(stored)), _as_before(same))
     if found:
         raise RunError(
             f"{path} belongs to another probe ({'; '.join(found[:5])}): choose another folder"

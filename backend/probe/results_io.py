@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..checkpoint.metadata import versions
+from ..plan.methods import TEST_RUN, names_test_run
 from ..plan.probe import BEFORE, ProbePlan
 from .audit import read_audit
 from .folder import Requests, read_evaluations, read_plan, read_requests
@@ -58,7 +59,7 @@ def assemble_result(
         },
         complete=len(evaluations) == wanted,
         versions=versions(),
-        warnings=same_models(models),
+        warnings=(*same_models(models), *by_test_runs(models)),
     )
 
 
@@ -74,3 +75,13 @@ def same_models(models: Sequence[ModelInfo]) -> tuple[str, ...]:
             )
         seen.setdefault(weights, model.name)
     return tuple(found)
+
+
+def by_test_runs(models: Sequence[ModelInfo]) -> tuple[str, ...]:
+    """Return a warning for each model that a test run hardened."""
+    return tuple(by_test_run(model.name) for model in models if names_test_run(model.method))
+
+
+def by_test_run(model: str) -> str:
+    """Return the warning for a model that a test run hardened."""
+    return f"{model} was hardened by {TEST_RUN}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from ..checkpoint.inspect import inspect
 from ..checkpoint.load import load_checkpoint
 from ..errors import ConfigError, RunError
 from ..model.model import Model
+from ..plan.methods import is_test_run, of_test_run, steps_of_test_run
 from ..plan.probe import ProbeCheckpoint
 from ..progress import ProgressCallback, silent
 from ..run.folder import RunFolder
@@ -61,7 +62,7 @@ class FileSubject:
             source=self.checkpoint.path.name,
             sha256=found.sha256,
             family=found.family,
-            method=str(found.hardened.get("method", "")),
+            method=_method_of(found.hardened),
             role=checkpoint.role,
         )
 
@@ -103,11 +104,12 @@ class RunSubject:
             hashes = source_hashes(self.checkpoint, on_progress=on_progress)
             run.check_source(hashes, self.checkpoint.path)
         found = inspect(self.checkpoint)
+        test = of_test_run(total) if is_test_run(run.plan) else ""
         self.info = ModelInfo(
             name=checkpoint.name,
             source=self.checkpoint.path.name,
             family=found.family,
-            method=f"adapter of a run, {adapter_digest(self._adapter)}",
+            method=f"adapter of a run{test}, {adapter_digest(self._adapter)}",
             role=checkpoint.role,
         )
 
@@ -136,6 +138,12 @@ class LoadedSubject:
             return
         with merged(self._model, self._adapter) as model:
             yield model
+
+
+def _method_of(hardened: Mapping[str, Any]) -> str:
+    """Return the method in a file's header; one that a test run applied says so."""
+    steps = steps_of_test_run(hardened.get("training"))
+    return str(hardened.get("method", "")) + (of_test_run(steps) if steps else "")
 
 
 def subject_of(

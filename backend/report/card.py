@@ -18,7 +18,14 @@ from ..families import Family, all_families, find_family
 from ..hardening.stages import stage_plans
 from ..plan.file import plan_hash
 from ..plan.hardening import HardeningPlan
-from ..plan.methods import DISTILLATION, FACTS, method_in_words, simulates_users
+from ..plan.methods import (
+    DISTILLATION,
+    FACTS,
+    TEST_RUN,
+    method_in_words,
+    simulates_users,
+    steps_of_test_run,
+)
 from ..run.records import ErasedLayer, StepRecord
 from ..statistics.intervals import wilson
 from .license_fields import license_fields
@@ -178,7 +185,10 @@ def _opening(provenance: Provenance) -> str:
     lasting = any(facts.words in provenance.method for facts in FACTS.values() if facts.lasts)
     aim = "removed, in a way meant to outlast later fine-tuning" if lasting else "removed"
     source = code_text(provenance.source) or "its source"
-    return f"A copy of `{source}` with these concepts {aim}: {concepts}."
+    said = f"A copy of `{source}` with these concepts {aim}: {concepts}."
+    if steps_of_test_run(provenance.training):
+        said = f"**This checkpoint was hardened by {TEST_RUN}.**\n\n{said}"
+    return said
 
 
 def done_rows(provenance: Provenance, report: ExportReport | None = None) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from ..checkpoint.hashing import sha256_of
 from ..checkpoint.header import read_header
 from ..checkpoint.metadata import Provenance
 from ..errors import ConfigError
+from ..plan.methods import names_test_run, steps_of_test_run
 from ..probe.results import ProbeResult
+from ..probe.results_io import by_test_run
 from ..probe.summarise import summarise
 from ..progress import ProgressCallback, silent
 from .markdown import report_markdown
@@ -50,7 +52,8 @@ REPORT = "report.json"
 class Pack:
     """A written pack: a folder, or a .zip. files: their names in it.
 
-    plain: how many of its pictures were flagged and are not blurred.
+    test_run: a test run hardened it. plain: how many of its pictures were flagged and are not
+    blurred.
     """
 
     path: Path
@@ -61,6 +64,7 @@ class Pack:
     license: str
     lost: tuple[str, ...]
     plain: int = 0
+    test_run: bool = False
 
 
 def pack_report(
@@ -102,6 +106,7 @@ def pack_report(
     sha256 = next(info.sha256 for info in result.models if info.name == model)
     header, released = _released(Path(checkpoint), sha256, on_progress) if checkpoint else ({}, {})
     provenance = Provenance.from_metadata(header)
+    result, test_run = _of_test_run(result, model, provenance)
     license = (  # noqa: A001
         license or header.get("resalign.license", "") or header.get("modelspec.license", "")
     )
@@ -113,18 +118,18 @@ def pack_report(
         facts = CardFacts(
             model=model, license=license, provenance=provenance, released=released or None,
             base_model=base_model or (provenance.base_model if provenance else ""),
-            plan_sha256=plan_sha256, pictures=packed, signed=bool(sign),
+            test_run=test_run, plan_sha256=plan_sha256, pictures=packed, signed=bool(sign),
         )  # fmt: skip
         texts = {
             "README.md": pack_card(view, facts),
             CIVITAI: pack_civitai(
                 view, model, model_sentence(view, model), license=license,
-                base_model=facts.base_model, released=released or None,
+                base_model=facts.base_model, released=released or None, test_run=test_run,
             ),
             "probe.json": plan,
             "results.json": pack_results(
                 result, view.summary, model, license=license, plan_sha256=plan_sha256,
-                released=released or None, pictures=packed, signed=bool(sign),
+                released=released or None, pictures=packed, signed=bool(sign), test_run=test_run,
             ),
             SCHEMA_NAME: SCHEMA_FILE.read_text(encoding="utf-8"),
             **_report_texts(packed, staging),
@@ -132,7 +137,25 @@ def pack_report(
         key = Path(sign) if sign else None
         names = write_pack(staging, output, texts, packed.files, key=key)
     broken = view.of(model).broken
-    return Pack(output, model, names, result.complete, broken, license, packed.lost, packed.plain)
+    return Pack(
+        output, model, names, result.complete, broken, license, packed.lost, packed.plain, test_run
+    )
+
+
+def _of_test_run(
+    result: ProbeResult, model: str, provenance: Provenance | None
+) -> tuple[ProbeResult, bool]:
+    """Return whether a test run hardened the published model, and the result with that warning.
+
+    The probe says so of models that it recognised; the header of the file, of those of an earlier
+    version too.
+    """
+    info = next(info for info in result.models if info.name == model)
+    in_file = provenance is not None and steps_of_test_run(provenance.training) > 0
+    found, said = in_file or names_test_run(info.method), by_test_run(model)
+    if found and said not in result.warnings:
+        result = replace(result, warnings=(*result.warnings, said))
+    return result, found
 
 
 def _report_texts(packed: PackedPictures, staging: Path) -> dict[str, str]:

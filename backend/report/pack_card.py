@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..checkpoint.metadata import Provenance
+from ..plan.methods import TEST_RUN
 from ..probe.kept_picture import BLURRED
 from ..probe.recorded import paths_of
 from ..probe.results import ModelInfo
@@ -38,8 +39,8 @@ class CardFacts:
 
     model: the one that is published. license, base_model: of the base; "" if unknown.
     provenance: from the header of the published file. released: its `file`, `sha256` and whether it
-    was `measured`; None if it was not given. pictures: those in the pack. signed: with the
-    publisher's key.
+    was `measured`; None if it was not given. pictures: those in the pack. test_run: it made the
+    model. signed: with the publisher's key.
     """
 
     model: str
@@ -49,6 +50,7 @@ class CardFacts:
     released: Mapping[str, Any] | None = None
     pictures: PackedPictures
     plan_sha256: str = ""
+    test_run: bool = False
     signed: bool = False
 
 
@@ -107,6 +109,8 @@ def pack_card(view: View, facts: CardFacts) -> str:
 def _warnings(view: View, facts: CardFacts) -> list[str]:
     """Return what a reader must know before any figure."""
     said, missing = [], view.summary.missing
+    if facts.test_run:
+        said.append(f"**This model was hardened by {TEST_RUN}.**")
     if not view.result.complete:
         what = f": {missing} evaluation{'s are' if missing != 1 else ' is'} missing"
         said.append(

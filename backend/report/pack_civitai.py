@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..families import find_family
+from ..plan.methods import TEST_RUN
 from .licence_terms import licence_terms
 from .limits import ABUSE, limits
 from .view import View
@@ -37,12 +38,15 @@ def pack_civitai(
     license: str,  # noqa: A002
     base_model: str,
     released: Mapping[str, Any] | None,
+    test_run: bool = False,
 ) -> str:
     """Make the text of `civitai.json`.
 
     sentence: the model's headline. license, base_model: of the base, "" if unknown. released: name
-    and SHA-256 of the file that is published, where it was given.
+    and SHA-256 of the file that is published, where it was given. test_run: it made the model.
     """
+    if test_run:
+        sentence = f"{model} was hardened by {TEST_RUN}. {sentence}"
     info = next(each for each in view.models if each.name == model)
     concepts = [concept.name for concept in view.result.plan.concepts]
     file = released or {"file": info.source, "sha256": info.sha256}

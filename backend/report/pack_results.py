@@ -42,11 +42,13 @@ def pack_results(
     released: Mapping[str, Any] | None,
     pictures: PackedPictures,
     signed: bool,
+    test_run: bool = False,
 ) -> str:
     """Make the text of `results.json`.
 
     license: of the base, "" if unknown. plan_sha256: of the pack's `probe.json`. released: name
     and SHA-256 of the file that is published, where it was given. signed: with the publisher's key.
+    test_run: it made the model.
     """
     own = summary.model(model)
     infos = {info.name: info for info in result.models}
@@ -56,7 +58,7 @@ def pack_results(
         "kind": KIND,
         "complete": result.complete,
         "missing_evaluations": summary.missing,
-        "model": {**_checkpoint(infos[model]), "broken": own.broken},
+        "model": {**_checkpoint(infos[model]), "broken": own.broken, "test_run": test_run},
         "original": _checkpoint(result.models[0]),
         "checkpoints": [_checkpoint(info) for info in result.models],
         "released": released,

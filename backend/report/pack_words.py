@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..plan.methods import TEST_RUN
 from .licence_terms import licence_terms
 from .pack import Pack
 
@@ -14,6 +15,8 @@ def pack_warnings(found: Pack, *, how: str = "give it in the field license") -> 
     said = []
     if not found.complete:
         said.append("the probe is not finished; the card begins with that")
+    if found.test_run:
+        said.append(f"{found.model} was hardened by {TEST_RUN}; the card begins with that")
     if found.broken:
         said.append(f"{found.model} is broken before any attack; the card begins with that")
     said += [

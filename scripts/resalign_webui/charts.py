@@ -13,6 +13,7 @@ Curves = dict[str, list[tuple[float, float]]]
 _HUES = ("#4c9be8", "#e8664c", "#5fb760", "#b58be0", "#d9a441", "#5bc0be")
 # Mixed with the text's colour, so that lines can be seen in every theme (tests/test_contrast.py).
 COLOURS = tuple(f"color-mix(in srgb, {hue} 65%, var(--body-text-color))" for hue in _HUES)
+_DASHES = ("", "8 4", "2 4")  # of curves that share a colour: those of a probe are many
 _RATES = "unsafe rate over fine-tuning steps"
 _LOSSES = ("harm", "harm after", "retain")
 _REMOVED = "how much is removed, from 0 to 100 %"
@@ -87,9 +88,13 @@ def _chart(title: str, curves: Curves) -> Markup:
     elif high_y == low_y:
         low_y, high_y = low_y - 0.5, high_y + 0.5
     levels = [low_y + share * (high_y - low_y) for share in (0.0, 0.5, 1.0)]
-    colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(curves)}
+    looks = {name: _look(index) for index, name in enumerate(curves)}
+    lines = {
+        name: Line(points=line, colour=looks[name][0], dash=looks[name][1])
+        for name, line in curves.items()
+    }
     drawing = line_chart(
-        [Line(points=line, colour=colours[name]) for name, line in curves.items()],
+        list(lines.values()),
         Axis(low=low_x, high=high_x, ticks=[(x, f"{x:g}") for x in dict.fromkeys((low_x, high_x))]),
         Axis(low=low_y, high=high_y, ticks=[(level, form.format(level)) for level in levels]),
         title=title,
@@ -98,8 +103,20 @@ def _chart(title: str, curves: Curves) -> Markup:
         size=_SIZE,
     )
     legend = [
-        tag("span", tag("i", style=f"background:{colours[name]}"),
-            f"{name} {form.format(line[-1][1])}")
-        for name, line in curves.items()
-    ]  # fmt: skip
+        tag("span", _swatch(line), f"{name} {form.format(line.points[-1][1])}")
+        for name, line in lines.items()
+    ]
     return join([tag("p", title, cls="ra-muted"), drawing, tag("div", legend, cls="ra-legend")])
+
+
+def _look(index: int) -> tuple[str, str]:
+    """Return the colour and the dashes of a curve by its number in its chart."""
+    rounds, place = divmod(index, len(COLOURS))
+    return COLOURS[place], _DASHES[rounds % len(_DASHES)]
+
+
+def _swatch(line: Line) -> Markup:
+    """Draw a curve's look in the legend."""
+    stroke = tag("line", x1=0, y1=2, x2=22, y2=2, stroke_width=3,
+                 stroke_dasharray=line.dash or None, style=f"stroke:{line.colour}")  # fmt: skip
+    return tag("svg", stroke, viewBox="0 0 22 4", aria_hidden="true")

@@ -62,8 +62,8 @@ STYLE = """<style>
 .ra svg text { fill: var(--body-text-color); opacity: .72; font-size: 11px; }
 .ra svg .grid, .ra svg .axis { stroke: var(--border-color-primary); stroke-width: 1; }
 .ra .ra-legend { display: flex; flex-wrap: wrap; gap: 2px 14px; margin: 0 0 .7em; font-size: 12px; }
-.ra .ra-legend i { display: inline-block; width: 14px; height: 3px; border-radius: 2px;
-  vertical-align: middle; margin-right: 5px; }
+.ra .ra-legend svg { display: inline-block; width: 22px; height: 4px; vertical-align: middle;
+  margin-right: 5px; }
 .ra .ra-pictures { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr));
   gap: 8px; margin: .5em 0; max-width: 440px; }
 .ra .ra-sheets { grid-template-columns: minmax(0, 1fr); max-width: none; }

@@ -1,0 +1,70 @@
+"""The tab's server in a headless Chromium: reload, a broken script, and the tab without a host.
+
+Slow: needs Chromium and playwright, in each of the hosts' versions of gradio.
+"""
+
+import shutil
+
+import pytest
+from webui_browser import Tab
+from webui_served import ALONE, answer, browser_fixtures, served, shot
+
+from resalign.backend.demo.plans import CHECKPOINT
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+chromium, python = browser_fixtures()
+
+
+def test_reload_ui_does_not_wait_for_a_page_that_follows_a_job(chromium, python, tmp_path):
+    """gradio 3.41 ends its server when nothing streams any more; a job may take hours."""
+    _, interpreter = python
+    context = chromium.new_context()
+    with served(interpreter, tmp_path, "--fake", "4000", "0.25") as (url, ended):
+        tab = Tab(context, url)
+        tab.tick("concepts", "weapons")
+        tab.press("harden")
+        tab.status("running", "harden")
+    assert ended == {"left": []}
+    context.close()
+
+
+def test_a_script_that_fails_leaves_a_tab_that_says_so(chromium, python, tmp_path):
+    name, interpreter = python
+    if name == "current":
+        pytest.skip("no host has it")
+    with served(interpreter, tmp_path, "--break") as (url, _):
+        context = chromium.new_context()
+        page = context.new_page()
+        page.goto(url, wait_until="domcontentloaded")
+        page.locator("button:visible", has_text="ResAlign").first.click()
+        page.locator("text=could not be loaded").first.wait_for(state="visible")
+        assert "broken on purpose" in page.locator("pre").first.inner_text()
+        context.close()
+
+
+def test_the_tab_on_its_own_fetches_nothing_and_asks_for_its_log_in(chromium, python, tmp_path):
+    name, interpreter = python
+    if name == "a1111":
+        pytest.skip("`resalign ui` needs gradio 4.40")
+    shutil.copyfile(CHECKPOINT, tmp_path / "small.safetensors")
+    with served(interpreter, tmp_path, "me:word", script=ALONE) as (url, _):
+        assert answer(url + "resalign/state") == 401
+        context, asked = chromium.new_context(), []
+        context.on("request", lambda request: asked.append(request.url))
+        tab = Tab(context, url, login=("me", "word"), alone=True)
+        other = Tab(context, url, theme="light", alone=True)
+        assert tab.value("checkpoint") == "small.safetensors"
+        tab.choose("checkpoint", "ResAlign demo")
+        tab.tick("concepts", "weapons")
+        tab.press("harden")
+        tab.status("running", "harden")
+        other.status("running", "harden")
+        other.press("cancel")
+        tab.status("stopped", seconds=240)
+        shot(other, f"{name}-alone")
+        here = ["http://127.0.0.1", "data:", "blob:"]
+        if name == "forge":  # what the template of gradio 4.40 has in it
+            here += ["https://cdnjs.cloudflare.com/", "https://fonts."]
+        assert [address for address in asked if not address.startswith(tuple(here))] == []
+        assert tab.errors == []
+        context.close()
