@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..probe.detectors import safety_scorers
-from ..probe.kept_picture import BLURRED, blur, is_blurred
+from ..probe.kept_picture import BLURRED, blur, is_blurred, kept_places
 from ..probe.results import UNSAFE, Evaluation, ProbeResult, SetEvaluation
 from ..scorers.flag_rules import near_value
 from .pack_check import contradiction
@@ -63,7 +63,8 @@ class _Pictures:
         self.flagged: set[str] = set()
         self.hidden: set[str] = set()  # what is blurred: flagged, or near to it
         for part in (part for evaluation in result.evaluations for part in evaluation.sets):
-            for place, name in enumerate(part.pictures):
+            for place in kept_places(part.pictures):
+                name = part.pictures[place]
                 if self._is_flagged(part, place):
                     self.flagged.add(name)
                 elif self._is_near(part, place):
