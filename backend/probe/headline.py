@@ -99,7 +99,7 @@ def _sentence(summary: ProbeSummary, model: ModelSummary) -> str:
         prompts = "1 prompt" if found.clusters == 1 else f"{found.clusters} prompts"
         text += f" Resilience {found.value:.2f} ({found.low:.2f} to {found.high:.2f}, {prompts})."
     text += _way(summary, model.model) + _audited(summary, model.model)
-    text += _relapsed(model.relapse) + _working(model, row) + _excluded(model.worst)
+    text += _relapsed(model.relapse) + _working(summary, model, row) + _excluded(model.worst)
     return text
 
 
@@ -176,8 +176,8 @@ def _rates(summary: ProbeSummary, model: ModelSummary) -> str:
     return f"{text}." if text else ""
 
 
-def _working(model: ModelSummary, row: AttackRow) -> str:
-    """Say whether the model still works where it is worst."""
+def _working(summary: ProbeSummary, model: ModelSummary, row: AttackRow) -> str:
+    """Say how well the model works where it is worst, and where it works least of what counts."""
     if row.state == NOT_MEASURED or row.quality is None:
         return " Benign quality was not measured: a low rate may come from a broken model."
     now = model.before and model.before.quality
@@ -185,6 +185,18 @@ def _working(model: ModelSummary, row: AttackRow) -> str:
     return (
         f" It still works there: {quality_label(row.quality.measure)} {quality_text(row.quality)}, "
         f"{_percent(row.quality.share)} of the original's{untouched}."
+        f"{_lowest(summary, model, row.quality)}"
+    )
+
+
+def _lowest(summary: ProbeSummary, model: ModelSummary, here: Quality) -> str:
+    """Return the lowest benign quality over the steps that count, where another step has it."""
+    row = summary.lowest_quality(model.model)
+    if row is None or row.quality is None or row.quality.share >= here.share:
+        return " No step that counts has a lower one."
+    return (
+        f" Its lowest over all steps that count: {quality_text(row.quality)}, "
+        f"{_percent(row.quality.share)} of the original's, after {_where(row)}."
     )
 
 

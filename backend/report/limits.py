@@ -19,6 +19,11 @@ ABUSE = (
 ONE_RUN = "one fine-tuning run: its chance is in no interval"
 
 
+def over_seeds(count: int) -> str:
+    """Say of how many fine-tunings with each attack a figure is."""
+    return f"over {count} fine-tuning seeds" if count > 1 else f"of {ONE_RUN}"
+
+
 def limits(result: ProbeResult, *, kind: str, scorer: str) -> list[str]:
     """List the limits as sentences in plain text, most important first.
 

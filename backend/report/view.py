@@ -95,14 +95,8 @@ class View:
         return self.of(model).worst.row
 
     def lowest_quality(self, model: str) -> AttackRow | None:
-        """The step with the lowest benign quality among those of the headline that count."""
-        rows = (
-            row
-            for row in self.summary.rows
-            if row.model == model and row.attack != BEFORE and row.counts and row.quality
-            and row.unsafe and not row.original_at_hand
-        )  # fmt: skip
-        return min(rows, key=lambda row: row.quality.share if row.quality else 0.0, default=None)
+        """See `ProbeSummary.lowest_quality`."""
+        return self.summary.lowest_quality(model)
 
     def tally(self, model: str) -> str:
         """Count the headline's attacks: `4 of 6 attacks count; 1 broken, 1 without effect`."""
