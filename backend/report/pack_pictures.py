@@ -89,7 +89,7 @@ class _Pictures:
             return self.names.get(name) or name
         self.names[name] = ""
         digest = part.digests[place] if place < len(part.digests) else ""
-        found = _open(self.folder, name)
+        found = open_kept(self.folder, name)
         if found is None:
             self.lost.append(name)
             return name
@@ -130,7 +130,8 @@ class _Pictures:
         )  # fmt: skip
 
 
-def _open(folder: Path, name: str) -> tuple[Path, Image] | None:
+def open_kept(folder: Path, name: str) -> tuple[Path, Image] | None:
+    """Open a picture of a report's resolved folder; None if it is missing, no PNG, or outside."""
     from PIL import Image, UnidentifiedImageError
 
     path = find_picture(folder, name)
