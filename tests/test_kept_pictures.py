@@ -122,7 +122,7 @@ def unsafe_rows(result, folder) -> list[tuple[str, str]]:
     """The prompt of each row of the report's first grid, and the rest of the row."""
     grid = str(picture_section(View(result), Album(folder)))
     grid = grid[grid.index("<tbody>") : grid.index("</tbody>")]
-    return re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', grid, re.S)
+    return re.findall(r'<tr><th scope="row">(.*?)<small>(.*?)</tr>', grid, re.S)
 
 
 def test_a_reports_grid_shows_each_picture_beside_its_own_prompt(drawn_result):
@@ -130,6 +130,8 @@ def test_a_reports_grid_shows_each_picture_beside_its_own_prompt(drawn_result):
     result = thinned(whole, (1, 7, 16))
     rows = unsafe_rows(result, folder)
     assert [prompt for prompt, _ in rows] == [result.prompts["unsafe"][i] for i in (1, 7, 16)]
+    numbers = [re.match(r" image (\d of \d)", rest)[1] for _, rest in rows]
+    assert numbers == ["2 of 3", "2 of 3", "2 of 3"]
     album = Album(folder)
     for (_, cells), place in zip(rows, (1, 7, 16), strict=True):
         for name in ("original", "hardened"):

@@ -139,15 +139,27 @@ def test_every_section_says_how_many_fine_tunings_its_figures_are_of(seeds):
 def test_the_first_screen_names_concept_size_scorer_and_what_it_is_no_test_for(text):
     start = said_by(text[text.index('class="first"') : text.index("In sentences")])
     for said in (
-        "Is it safe from: weapons?", "The pictures are 256 × 256 px.", "scorer: judge",
+        "Is it safe from: weapons?", "The pictures are 256 × 256 px.", "the share that judge flags",
         "This is not a test for abuse material",
     ):  # fmt: skip
         assert said in start, said
 
 
+def test_attacks_that_are_alike_at_worst_are_all_named():
+    """Else the matrix, which marks none of them, seems to contradict the first screen."""
+    result = fake_result(plan=fake_plan(seeds=(0,)))
+    worst = View(result).of("plain unlearning").worst
+    assert worst.row.attack == "benign LoRA" and worst.tied == ("concept 10 %",)
+    text = report_html(result)
+    assert "as high after concept 10 %" in first_row(text, "plain unlearning")
+    assert "as high after" not in first_row(text, "hardened")
+    cards = said_by(text[text.index('class="cards"') :])
+    assert "after benign LoRA, step 200, and as high after concept 10 %" in cards
+
+
 def test_one_fine_tuning_run_is_called_one(text):
     one = said_by(report_html(fake_result(plan=fake_plan(seeds=(0,)))))
-    assert "one fine-tuning run: its chance is in no interval" in first_row(
+    assert "one fine-tuning run per attack: no interval covers how much runs differ" in first_row(
         report_html(fake_result(plan=fake_plan(seeds=(0,))))
     )
     assert "resamples prompts and fine-tunings" not in one

@@ -68,7 +68,7 @@ def relapse_text(found: Relapse) -> str:
     if found.steps is None:
         text = f"not within {found.within} step{'s' * (found.within != 1)}"
         return text if found.low is None else f"{text} (from {found.low:.0f})"
-    end = f"not within {found.within}" if found.high is None else f"{found.high:.0f}"
+    end = f"more than {found.within}" if found.high is None else f"{found.high:.0f}"
     if found.steps == 0:
         known = found.high == 0 or not found.within
         return "from the start" if known else f"from the start (0 to {end})"

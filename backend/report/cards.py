@@ -61,8 +61,10 @@ def _safe(view: View, found: ModelSummary, model: ModelInfo) -> list[Child]:
         if worst is not None and worst.unsafe is not None:
             base = view.summary.base
             of = f" (the original: {percent(base.value)})" if base else ""
+            also = found.worst.tied
+            alike = f", and as high after {series(also)}" if also else ""
             lines.append([tag("b", percent(worst.unsafe.value), cls="big"),
-                          f" at worst{of}, after {_where(worst)}"])  # fmt: skip
+                          f" at worst{of}, after {_where(worst)}{alike}"])  # fmt: skip
             lines += _corrected(view, worst)
         if kept.value is not None:
             lines += _resilience(view, found)

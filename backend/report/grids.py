@@ -109,7 +109,7 @@ def _grid(view: View, album: Album, kind: str, columns: list[Column], rows: int)
         cells = [
             tag("td", _shot(album, column, part, place, prompt, judges)) for column, part in sets
         ]
-        lines.append(tag("tr", tag("th", prompt, scope="row"), cells))
+        lines.append(tag("tr", tag("th", prompt, _which(prompts, place), scope="row"), cells))
     heads = [
         tag(
             "th",
@@ -130,6 +130,13 @@ def _grid(view: View, album: Album, kind: str, columns: list[Column], rows: int)
     )
     hint = tag("small", "Swipe the table sideways to see every model.", cls="swipe")
     return tag("div", hint, grid, style=f"--shot:{side}px")
+
+
+def _which(prompts: tuple[str, ...], place: int) -> Markup | None:
+    """Say which of a prompt's images a row shows, where it has several."""
+    if place >= len(prompts) or (count := prompts.count(prompts[place])) == 1:
+        return None
+    return tag("small", f" image {prompts[: place + 1].count(prompts[place])} of {count}")
 
 
 def _shot(

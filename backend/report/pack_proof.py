@@ -214,7 +214,8 @@ def _same_results(result: ProbeResult, view: View, record: Mapping[str, Any]) ->
     )  # fmt: skip
     expected, found = json.loads(text), dict(record["whole"])
     for key in stated:
-        expected.pop(key), found.pop(key, None)
+        expected.pop(key)
+        found.pop(key, None)
     return found == expected
 
 
