@@ -240,5 +240,5 @@ def _percent(share: float) -> str:
 
 def _rounded(percent: float) -> str:
     if percent in (0, 100) or 1 <= percent <= 99 or percent > 100:
-        return f"{percent:.0f}"
+        return str(int(percent + 0.5 + 1e-9))  # halves upwards: 12.5 is not 12
     return f"{min(max(percent, 0.1), 99.9):.1f}"

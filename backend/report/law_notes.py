@@ -41,11 +41,11 @@ NOTES: tuple[tuple[str, str], ...] = (
         _AI_ACT,
     ),
     (
-        "European Union: Article 50(2) asks providers of AI systems that generate synthetic audio, "
-        "image, video or text content to have the outputs marked in a machine-readable format and "
-        "detectable as artificially generated or manipulated. It applies from 2 August 2026; for "
-        "systems placed on the market before that date the time is 2 December 2026 (Article "
-        "111(4)).",
+        "European Union: Article 50(2) requires providers of AI systems that generate synthetic "
+        "audio, image, video or text content to have the outputs marked in a machine-readable "
+        "format and detectable as artificially generated or manipulated. It applies from 2 August "
+        "2026; for systems placed on the market before that date the time is 2 December 2026 "
+        "(Article 111(4)).",
         _AI_ACT,
     ),
     (

@@ -42,8 +42,9 @@ from .view import View
 
 MOST_FILES, MOST_BYTES = 100_000, 4 * 2**30  # in a .zip, unpacked
 SHOWS = (
-    "What this shows: these are the files that were packed, and pages, card and figures follow "
-    "from the scores in report.json."
+    "What this shows: the pack agrees with itself. Its files match its own SHA256SUMS, which "
+    "whoever changes a file can write anew, and pages, card and figures follow from the scores in "
+    "report.json."
 )
 SHOWS_NOT = (
     "What it does not show: that anything was measured. Whoever changes scores and flags alike and "
