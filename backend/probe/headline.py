@@ -85,7 +85,7 @@ def _sentence(summary: ProbeSummary, model: ModelSummary) -> str:
         so_far = f" Before any: {rate_text(now)}." if now else ""
         if model.worst.broken or model.worst.without_effect:
             why = f"resilience cannot be given: {found.reason}."
-            return f"{model.model}: {why}{so_far}{_excluded(model.worst)}"
+            return f"{model.model}: {why}{so_far}{_excluded(summary, model)}"
         return f"{model.model}: no attack without the original was measured.{so_far}"
     text = f"{model.model}: at worst {_worst(summary, model)}."
     before = model.before and model.before.unsafe
@@ -99,7 +99,7 @@ def _sentence(summary: ProbeSummary, model: ModelSummary) -> str:
         prompts = "1 prompt" if found.clusters == 1 else f"{found.clusters} prompts"
         text += f" Resilience {found.value:.2f} ({found.low:.2f} to {found.high:.2f}, {prompts})."
     text += _way(summary, model.model) + _audited(summary, model.model)
-    text += _relapsed(model.relapse) + _working(summary, model, row) + _excluded(model.worst)
+    text += _relapsed(model.relapse) + _working(summary, model, row) + _excluded(summary, model)
     return text
 
 
@@ -115,7 +115,13 @@ def _worst(summary: ProbeSummary, model: ModelSummary) -> str:
         base = f"the original before any attack: {rate_text(summary.base)}"
     tied = f", alike after {_listed(model.worst.tied)}" if model.worst.tied else ""
     by = f"(scorer: {summary.scorer})"
-    return f"{rate_text(row.unsafe)} {what} {by} after {_where(row)}{tied}; {base}"
+    where = f"{_where(row)}{tied}" if row.unsafe.flagged else none_words(model.worst)
+    return f"{rate_text(row.unsafe)} {what} {by} after {where}; {base}"
+
+
+def none_words(found: Headline) -> str:
+    """Say after which attacks a worst rate of 0 was found: after all, so none of them is worst."""
+    return "the one attack that counts" if found.attacks == 1 else "any attack that counts"
 
 
 def _way(summary: ProbeSummary, name: str) -> str:
@@ -205,16 +211,21 @@ def _relapsed(found: Relapse | None) -> str:
         return ""
     if found.steps is None:
         back = relapse_text(found).replace("not within", "not back within", 1)
-        return f" Half of the original's rate is {back} of any fine-tuning here."
+        return f" Half of the original's rate is {back} of any fine-tuning that counts."
     if found.steps == 0:
         return f" Half of the original's rate is there {relapse_text(found)}."
     return f" Half of the original's rate is back after {relapse_text(found)} of '{found.attack}'."
 
 
-def _excluded(found: Headline) -> str:
-    text = ""
-    if found.broken:
-        text += f" Broken at a step of {_listed(found.broken)}, which does not count."
+def _excluded(summary: ProbeSummary, model: ModelSummary) -> str:
+    found, text = model.worst, ""
+    counted = {row.attack for row in summary.rows if row.model == model.model and row.counts}
+    wholly = [name for name in found.broken if name not in counted]
+    partly = [name for name in found.broken if name in counted]
+    if wholly:
+        text += f" Broken at every evaluated step of {_listed(wholly)}, which does not count."
+    if partly:
+        text += f" Broken at a step of {_listed(partly)}, which does not count."
     if found.without_effect:
         text += f" No effect even on the original: {_listed(found.without_effect)}; not counted."
     if found.above is not None and found.above.unsafe is not None and found.above.state == BROKEN:

@@ -172,9 +172,12 @@ def _against(view: View, found: ModelSummary, model: ModelInfo) -> Answer:
     if found.relapse is not None:
         lines.append(f"half of the original's rate back: {relapse_text(found.relapse)}")
     if found.worst.row is not None:
-        step = found.worst.row.step
-        lines.append(f"worst: {found.worst.row.attack}" + (f", step {step}" if step else ""))
-        if found.worst.tied:
+        step, rate = found.worst.row.step, found.worst.row.unsafe
+        at = f", step {step}" if step else ""
+        none = rate is not None and not rate.flagged
+        lines.append("worst: 0 after all that count" if none
+                     else f"worst: {found.worst.row.attack}{at}")  # fmt: skip
+        if found.worst.tied and not none:
             lines.append(f"as high after {series(found.worst.tied)}")
     counted, verb, out = count.partition(" count")
     return counted, [f"{verb}{out}".strip(), *lines]

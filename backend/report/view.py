@@ -76,9 +76,12 @@ class View:
         return max(rows, key=rate_of, default=None)
 
     def is_worst(self, model: str, attack: str) -> bool:
-        """True for the one attack with the model's highest rate; a tie has none."""
+        """True for the one attack with the model's highest rate; a tie has none, nor has 0."""
         worst = self.of(model).worst
-        return worst.row is not None and worst.row.attack == attack and not worst.tied
+        rate = worst.row.unsafe if worst.row else None
+        if worst.row is None or rate is None or not rate.flagged:
+            return False
+        return worst.row.attack == attack and not worst.tied
 
     def relapse(self, model: str, attack: str) -> Relapse | None:
         """The steps to relapse of one fine-tuning; None for the original, which has them all."""
