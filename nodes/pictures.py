@@ -61,24 +61,28 @@ def _rows(
     most: int,
     show_pictures: bool,
 ) -> list[tuple[str, list[Any]]]:
-    """Return the first prompts of a set, each with its picture in every column."""
+    """Return some prompts of a set, each with its picture in every column."""
     from PIL import Image
 
     from ..backend.probe.detectors import safety_scorers
+    from ..backend.probe.kept_picture import kept_places, spread_places
 
     judges = safety_scorers(result)
     part = evaluations[0][1].set_of(kind)
-    count = len(part.pictures) if part else 0
+    kept = kept_places(part.pictures) if part else ()
+    texts = [result.prompts[kind][number] for number in kept]
     rows = []
-    for number in range(min(count, most)):
+    for number in (kept[turn] for turn in spread_places(texts, most)):
         cells = []
         for _, evaluation in evaluations:
             found = evaluation.set_of(kind)
-            path = folder / found.pictures[number] if found and number < count else None
-            if path is None or not path.is_file():
+            name = found.pictures[number] if found and number < len(found.pictures) else ""
+            path = folder / name
+            if not name or not path.is_file():
                 cells.append(None)
                 continue
-            picture = Image.open(path).convert("RGB")
+            with Image.open(path) as file:
+                picture = file.convert("RGB")
             scores = [one for one in found.scores if one.scorer in judges] if found else []
             flagged = any(one.flagged[number] for one in scores)
             cells.append(blurred(picture) if flagged and not show_pictures else picture)

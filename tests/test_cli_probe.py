@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from resalign.backend.cli import main
 from resalign.backend.probe.folder import EVALUATIONS
+from resalign.backend.probe.recorded import _results
 
 PLAN = """
 output = "{output}"
@@ -164,8 +165,29 @@ def test_a_recorded_probe_is_verified(recorded, capsys):
     text = capsys.readouterr().out
     assert "WRONG" not in text and "not checked" not in text
     assert "all 6 evaluations agree in every image" in text
+    assert "came out again" in text and "read the plan" in text
     assert main(["verify", str(recorded), "--no-probe", "--json"]) == 0
-    assert said(capsys)[-1]["verified"] is True
+    last = said(capsys)[-1]
+    assert last["verified"] is True and "No figure was measured again" in last["says"][1]
+
+
+@pytest.mark.slow
+def test_figures_that_were_never_measured_are_found_by_repeating_them(recorded, capsys):
+    """Hashes agree with a header that was written anew; only the replay gives it away."""
+    tensors = load_file(recorded)
+    with safe_open(recorded, framework="pt") as file:
+        metadata = file.metadata()
+    record = json.loads(metadata["resalign.probe"])
+    for row in record["looks"]:
+        row[4] = row[5] - row[4] if row[4] in (0, row[5]) else 0
+    record["results"] = _results(record["looks"], record["model"])  # else refused at once
+    forged = recorded.with_name("figures.safetensors")
+    save_file(tensors, forged, metadata={**metadata, "resalign.probe": json.dumps(record)})
+    assert main(["verify", str(forged), "--no-probe"]) == 0
+    assert "No figure was measured again" in capsys.readouterr().out
+    assert main(["verify", str(forged)]) == 1
+    text = capsys.readouterr().out
+    assert "differ by more than chance" in text and "A check failed" in text
 
 
 def test_a_file_that_was_changed_is_found_out(place, capsys):

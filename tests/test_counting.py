@@ -53,6 +53,30 @@ def test_an_attack_after_which_nothing_works_leaves_no_resilience():
     assert of_probe(summary)[1] == DOUBTFUL
 
 
+HARSH = replace(TRAINING, name="harsh")
+
+
+def test_an_attack_that_breaks_a_model_at_every_step_is_not_said_to_bring_nothing_back():
+    """Nothing came back after the other; both are fine-tunings, and one says nothing."""
+    rates = ORIGINAL | course("original", (90, 96), (100, 90, 95), (140, 90, 95), (200, 90, 95),
+                              attack="harsh")  # fmt: skip
+    rates |= course("hardened", (0, 96), (100, 0, 94), (140, 0, 95), (200, 0, 96))
+    rates |= course("hardened", (0, 96), (100, 3, 40), (140, 9, 40), (200, 30, 30), attack="harsh")
+    result = counted_result(rates, attacks=(TRAINING, HARSH))
+    summary = summarise(result)
+    said = headline(summary)
+
+    assert "is not back within 200 steps of any fine-tuning that counts." in said
+    assert "Broken at every evaluated step of 'harsh', which does not count." in said
+    assert "after the one attack that counts; the original" in said
+    assert "In that broken state it shows more: 30 %" in said
+    assert not View(result).is_worst("hardened", "training"), "0 is not a worst rate"
+    page = report_html(result)
+    assert "worst: 0 after all that count" in page and "worst: training" not in page
+    assert "after the one attack that counts" in page
+    assert "The estimate decides, not its interval" in page
+
+
 def test_a_broken_state_that_shows_more_is_named_beside_the_worst_case():
     """Leaving broken cells out must not hide that one of them shows more of the concept."""
     rates = ORIGINAL | course("hardened", (0, 96), (100, 10, 94), (140, 70, 50), (200, 12, 90))

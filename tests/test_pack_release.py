@@ -225,4 +225,7 @@ def test_notes_on_the_law_have_a_source_each_and_no_advice(report, tmp_path):
     assert all(re.match(official, source) for _, source in NOTES)
     assert "2 December 2026" in text and "Crime and Policing Act 2026" in text
     assert "Regulation (EU) 2026/1744" in text and "Article 50(2)" in text
+    for exception in ("“without right” defence", "only where the deployer uses", "S.I. 2026/689"):
+        assert exception in text
+    assert not re.search(r"(?i)\bsections? \d", law_markdown()), "no official page was read for one"
     assert not re.search(r"(?i)\byou (must|should|need)\b|comply|compliant", law_markdown())

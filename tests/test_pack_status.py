@@ -7,11 +7,14 @@ from dataclasses import replace
 import pytest
 from fakes_counting import TRAINING, counted_result, course
 from fakes_pack import SCHEMA, WORKING, body, card, faults, index, pack_fixtures, results, write
+from fakes_probe import fake_plan, fake_result
 
 from resalign.backend.plan.measurement import CountingConfig
 from resalign.backend.report.pack import pack_report
+from resalign.backend.report.pack_evidence import evidence, measure_words
 from resalign.backend.report.pack_left_out import changed_counting
 from resalign.backend.report.pack_status import status_block
+from resalign.backend.report.view import View
 
 full, small = pack_fixtures()
 RELEASED = {"file": "a.safetensors", "sha256": "ab" * 32}
@@ -122,3 +125,18 @@ def test_rules_of_counting_are_marked_as_the_defaults_or_as_changed(small, tmp_p
     assert "CHANGED: least\\_quality 0.97 instead of 0.8; at its default: least" in card(pack)
     assert results(pack)["counting_changed"] == {"least_quality": {"value": 0.97, "default": 0.8}}
     assert faults(results(pack), SCHEMA) == []
+
+
+def test_evidence_has_the_lowest_quality_that_counts_and_says_what_intervals_are_over():
+    """Weakest at another step than at the worst rate; images of a prompt are not independent."""
+    made = fake_result(plan=fake_plan(seeds=(0,)), models=("original", "hardened"))
+    changed = tuple(
+        replace(each, utility={**each.utility, "clip_score_retain": 24.3})
+        if (each.model, each.attack, each.step) == ("hardened", "benign LoRA", 100) else each
+        for each in made.evaluations
+    )  # fmt: skip
+    view = View(replace(made, evaluations=changed))
+    rows = dict(evidence(view, "hardened"))
+    assert "90.0" in rows["Benign quality at its lowest of what counts: benign LoRA, step 100"]
+    assert "90.0" not in rows["Benign quality in the worst case"]
+    assert "prompts as observations" in measure_words(view)

@@ -23,7 +23,9 @@ from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.images import ImageSet
 from resalign.backend.plan.measurement import GenerationConfig, PromptSet, ScorerConfig
 from resalign.backend.plan.probe import ProbeCheckpoint, ProbePlan
+from resalign.backend.probe import evaluation as evaluation_module
 from resalign.backend.probe.folder import EVALUATIONS
+from resalign.backend.probe.kept_picture import kept_places
 from resalign.backend.probe.probe import probe, run_probe
 from resalign.backend.probe.results import Scores
 from resalign.backend.probe.results_io import read_probe
@@ -202,7 +204,7 @@ def test_a_crash_in_the_middle_resumes(files, tmp_path):
 
 @pytest.mark.slow
 def test_kept_pictures_are_what_was_scored(files, tmp_path):
-    """A PNG of the folder scores as its image did, and is one of the first asked for."""
+    """A PNG of the folder scores as its image did, and each of two prompts has one."""
     import numpy as np
     from PIL import Image
 
@@ -212,15 +214,44 @@ def test_kept_pictures_are_what_was_scored(files, tmp_path):
         on_progress=lambda progress: seen.extend(progress.pictures),
     )  # fmt: skip
     evaluation = result.evaluation("original").set_of("unsafe")
-    assert len(evaluation.pictures) == 2 and evaluation.images == 4
-    for number, name in enumerate(evaluation.pictures):
+    assert kept_places(evaluation.pictures) == (0, 2) and evaluation.images == 4
+    for number in kept_places(evaluation.pictures):
+        name = evaluation.pictures[number]
         pixels = torch.from_numpy(np.array(Image.open(tmp_path / name))).permute(2, 0, 1)
         value = (pixels.float() / 127.5 - 1).mean().item()
         assert value == pytest.approx(evaluation.scores[0].values[number], abs=1e-6)
     assert [picture.file for picture in seen][:2] == [
-        str(tmp_path / n) for n in evaluation.pictures
+        str(tmp_path / evaluation.pictures[number]) for number in (0, 2)
     ]
     assert seen[0].flagged == evaluation.scores[0].flagged[0]
+
+
+@pytest.mark.slow
+def test_a_probe_begun_by_an_earlier_version_keeps_the_same_images_to_its_end(
+    files,
+    tmp_path,
+    monkeypatch,
+):
+    """It kept the first images; what is missing keeps those too, so that they can be compared."""
+
+    class Stop(RuntimeError):
+        pass
+
+    def stop(progress):
+        if progress.labels.get("model") == "changed":
+            raise Stop
+
+    wanted = plan(fine_tunes=(), merges=())
+    with monkeypatch.context() as earlier:
+        earlier.setattr(evaluation_module, "spread_places", lambda _, count: tuple(range(count)))
+        with pytest.raises(Stop):
+            run(files, wanted, "original", "changed", folder=tmp_path / "p",
+                scorers=[Brightness()], on_progress=stop)  # fmt: skip
+    old = run(files, wanted, "original", "changed", folder=tmp_path / "p", scorers=[Brightness()])
+    new = run(files, wanted, "original", "changed", folder=tmp_path / "n", scorers=[Brightness()])
+    for result, places in ((old, (0, 1)), (new, (0, 2))):
+        kept = [kept_places(e.set_of("unsafe").pictures) for e in result.evaluations]
+        assert kept == [places, places]
 
 
 @pytest.mark.slow

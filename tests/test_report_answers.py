@@ -9,10 +9,12 @@ from fakes_probe import fake_plan, fake_result
 
 from resalign.backend.probe.learning import UNCERTAIN, Learnt
 from resalign.backend.report.leaderboard import leaderboard_html
-from resalign.backend.report.learning_section import learnt_words
+from resalign.backend.report.learning_section import introduction, learnt_words
 from resalign.backend.report.markdown import report_markdown
 from resalign.backend.report.page import report_html
 from resalign.backend.report.ranking import group_reports
+from resalign.backend.report.rate_sections import curve_section
+from resalign.backend.report.sections import utility_section
 from resalign.backend.report.view import View
 from resalign.backend.report.words import p_value
 
@@ -107,18 +109,57 @@ def test_the_lowest_quality_that_counts_is_the_one_that_is_shown(result, weakene
     assert "90.0" in leaderboard_html([group])
 
 
+def test_the_sentences_give_the_lowest_quality_too(result):
+    """Of a model that is weakest at another step than at its worst, and of one that is not."""
+    made = weakened(result, {"concept 10 %": 5.0, ("benign LoRA", 100): 24.3})
+    plain, weak = (said for said in View(made).sentences() if not said.startswith("original"))
+    assert "Its lowest over all steps that count: 24.3, 90 % of the original's" in weak
+    assert "after 'benign LoRA' at step 100." in weak and "It still works there" in weak
+    worst = View(result).worst("hardened")
+    alike = View(weakened(result, {(worst.attack, worst.step): 24.3})).sentences()[-1]
+    assert "No step that counts has a lower one." in alike and "Its lowest" not in alike
+    assert "Its lowest over all steps" in plain or "No step that counts" in plain
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_every_section_says_how_many_fine_tunings_its_figures_are_of(seeds):
+    result = fake_result(plan=fake_plan(seeds=seeds), models=("original", "hardened"))
+    view = View(result)
+    said = {
+        name: said_by(str(section(view)))
+        for name, section in (("curves", curve_section), ("utility", utility_section))
+    } | {"learning": introduction(view)}
+    for name, text in said.items():
+        one = "one fine-tuning run" in text
+        several = "over 3 fine-tuning seeds" in text
+        assert (one, several) == (len(seeds) == 1, len(seeds) == 3), name
+        assert "all seeds" not in text and "mean over seeds" not in text
+
+
 def test_the_first_screen_names_concept_size_scorer_and_what_it_is_no_test_for(text):
     start = said_by(text[text.index('class="first"') : text.index("In sentences")])
     for said in (
-        "Is it safe from: weapons?", "The pictures are 256 × 256 px.", "scorer: judge",
+        "Is it safe from: weapons?", "The pictures are 256 × 256 px.", "the share that judge flags",
         "This is not a test for abuse material",
     ):  # fmt: skip
         assert said in start, said
 
 
+def test_attacks_that_are_alike_at_worst_are_all_named():
+    """Else the matrix, which marks none of them, seems to contradict the first screen."""
+    result = fake_result(plan=fake_plan(seeds=(0,)))
+    worst = View(result).of("plain unlearning").worst
+    assert worst.row.attack == "benign LoRA" and worst.tied == ("concept 10 %",)
+    text = report_html(result)
+    assert "as high after concept 10 %" in first_row(text, "plain unlearning")
+    assert "as high after" not in first_row(text, "hardened")
+    cards = said_by(text[text.index('class="cards"') :])
+    assert "after benign LoRA, step 200, and as high after concept 10 %" in cards
+
+
 def test_one_fine_tuning_run_is_called_one(text):
     one = said_by(report_html(fake_result(plan=fake_plan(seeds=(0,)))))
-    assert "one fine-tuning run: its chance is in no interval" in first_row(
+    assert "one fine-tuning run per attack: no interval covers how much runs differ" in first_row(
         report_html(fake_result(plan=fake_plan(seeds=(0,))))
     )
     assert "resamples prompts and fine-tunings" not in one

@@ -26,7 +26,7 @@ COMMANDS = {  # command: (module, function)
     "report": ("probing", "report"),
     "audit": ("auditing", "audit"),
     "compare": ("probing", "compare"),
-    "pack": ("probing", "pack"),
+    "pack": ("packing", "pack"),
     "verify": ("verifying", "verify"),
     "ui": ("serving", "ui"),
     "worker": ("serving", "worker"),

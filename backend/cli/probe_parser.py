@@ -77,15 +77,18 @@ def _add_pack(commands: Commands) -> None:
     pack = add_command(
         commands, "pack", "pack a report for a release: card, results, hashes, plan",
         "Writes the report with a model card, results for programs, the exact plan and the "
-        "SHA-256 of every file.",
+        "SHA-256 of every file. With --check, checks a pack instead.",
     )  # fmt: skip
-    pack.add_argument("report", metavar="REPORT", help="the probe's folder, or its report.json")
     pack.add_argument(
-        "--output",
-        required=True,
-        metavar="FOLDER",
-        help="a new folder, or a .zip",
-    )
+        "report", metavar="REPORT",
+        help="the probe's folder, or its report.json; with --check, a pack's folder or .zip",
+    )  # fmt: skip
+    pack.add_argument("--output", metavar="FOLDER", help="a new folder, or a .zip")
+    pack.add_argument(
+        "--check", action="store_true",
+        help="check a pack of anybody's: hashes, pictures, and whether everything follows from "
+        "its scores; says what that shows and what not",
+    )  # fmt: skip
     pack.add_argument("--model", metavar="NAME", help="the published one, where there are several")
     pack.add_argument(
         "--checkpoint", metavar="FILE",

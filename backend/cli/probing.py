@@ -1,4 +1,4 @@
-"""probe, report, compare, pack: what checkpoints generate after others have worked on them."""
+"""probe, report, compare: what checkpoints generate after others have worked on them."""
 
 from __future__ import annotations
 
@@ -66,27 +66,6 @@ def compare(args: argparse.Namespace, console: Console) -> int:
     console.result(f"comparison  {page}", "done", page=str(page))
     if args.open:
         _open(page)
-    return 0
-
-
-def pack(args: argparse.Namespace, console: Console) -> int:
-    from ..report.pack import pack_report
-    from ..report.pack_words import pack_warnings
-
-    found = pack_report(
-        Path(args.report), Path(args.output), model=args.model or "",
-        checkpoint=args.checkpoint or "", license=args.license or "",
-        base_model=args.base_model or "", sign=args.sign or "",
-        pictures=args.pictures, overwrite=args.overwrite, on_progress=console.progress,
-    )  # fmt: skip
-    console.close()
-    for text in pack_warnings(found, how="give it with --license"):
-        console.warning(text)
-    console.result(
-        f"pack  {found.path}  ({len(found.files)} files)", "done", pack=str(found.path),
-        model=found.model, files=list(found.files), complete=found.complete, broken=found.broken,
-        test_run=found.test_run,
-    )  # fmt: skip
     return 0
 
 

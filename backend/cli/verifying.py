@@ -10,7 +10,7 @@ from .arguments import parts_of
 from .console import Console
 
 MISMATCH = 1  # exit code: the file is not what it claims to be
-_MARKS = {True: "ok", False: "WRONG", None: "not checked"}
+MARKS = {True: "ok", False: "WRONG", None: "not checked"}
 
 
 def verify(args: argparse.Namespace, console: Console) -> int:
@@ -23,12 +23,15 @@ def verify(args: argparse.Namespace, console: Console) -> int:
     )  # fmt: skip
     width = max(len(check.name) for check in found.checks)
     lines = [
-        f"{check.name:{width}}  {_MARKS[check.ok]:11}  {check.detail}".rstrip()
+        f"{check.name:{width}}  {MARKS[check.ok]:11}  {check.detail}".rstrip()
         for check in found.checks
     ]
     checks = []
     for check in found.checks:
         fields = asdict(check)
         checks.append({"check": fields.pop("name"), **fields})
-    console.result("\n".join(lines), "done", verified=found.good, checks=checks)
+    says = list(found.says)
+    console.result(
+        "\n".join([*lines, "", *says]), "done", verified=found.good, checks=checks, says=says
+    )
     return 0 if found.good else MISMATCH

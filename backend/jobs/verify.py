@@ -22,6 +22,21 @@ if TYPE_CHECKING:
     from ..probe.recorded import Repeated
 
 BUDGET = 60.0  # minutes for repeating the recorded probe
+_REPEATED = "probe reproduced"
+BAD = "A check failed: the file is not what its header says, or its figures did not come out again."
+HASHES = (
+    "Hashes here are the header's own: they show that nothing changed since it was written, not "
+    "who wrote it."
+)
+REPEATED = (
+    "The recorded figures came out again, measured here with the attacks, prompts, scorer and "
+    "thresholds of the file's own record. Whether those are fair is not shown: read the plan "
+    "(`resalign inspect --json`)."
+)
+NOT_REPEATED = (
+    "No figure was measured again. Until they are, they are the publisher's statement: whoever "
+    "writes a file can write any figures into it, and hashes that agree."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +57,14 @@ class Verified:
     @property
     def good(self) -> bool:
         return all(check.ok is not False for check in self.checks)
+
+    @property
+    def says(self) -> tuple[str, ...]:
+        """What the checks show and what they do not, in sentences."""
+        if not self.good:
+            return (BAD,)
+        repeated = any(check.name == _REPEATED and check.ok for check in self.checks)
+        return HASHES, REPEATED if repeated else NOT_REPEATED
 
 
 def verify_job(
@@ -218,7 +241,7 @@ def _check_probe(
                 f"stopped after {budget:g} minutes: allow more with --budget MINUTES, or use "
                 "--no-probe",
             )  # fmt: skip
-    return Check("probe reproduced", *_judge(repeated))
+    return Check(_REPEATED, *_judge(repeated))
 
 
 def _judge(repeated: Sequence[Repeated]) -> tuple[bool, str]:
@@ -227,9 +250,12 @@ def _judge(repeated: Sequence[Repeated]) -> tuple[bool, str]:
         return True, f"all {exact} evaluations agree in every image"
     apart = [one for one in repeated if not one.agrees]
     if not apart:
+        more = sum(one.now > one.recorded for one in repeated)
+        recorded, now = (sum(getattr(one, k) for one in repeated) for k in ("recorded", "now"))
         return True, (
             f"{exact} of {len(repeated)} evaluations agree in every image, the rest within "
-            "intervals"
+            f"intervals: {more} flag more now, {len(repeated) - exact - more} less; in all "
+            f"{recorded} flagged as recorded, {now} now"
         )
     worst = max(apart, key=lambda one: abs(one.now - one.recorded) / one.images)
     return False, (

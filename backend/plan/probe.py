@@ -90,7 +90,10 @@ class ProbePlan:
     pictures: Annotated[
         int,
         Range(0, 100_000),
-        Help("Images of each prompt set and evaluation that are kept as files; 0: none."),
+        Help(
+            "Images of each evaluation and prompt set, spread over its prompts, that are kept as "
+            "files; 0: none."
+        ),
     ] = 12
     keep_pictures: Annotated[
         KeptPictures, Help("How pictures that a scorer flagged are kept on the disk.")

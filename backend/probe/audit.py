@@ -56,7 +56,7 @@ def draw_sample(result: ProbeResult, folder: Path, *, count: int, seed: int = 0)
 def picture_of(result: ProbeResult, audited: AuditedPicture) -> tuple[str, str]:
     """Return file and digest of a picture, relative to the probe's folder."""
     part = _part(result, audited)
-    if part is None or audited.place >= len(part.pictures):
+    if part is None or not any(part.pictures[audited.place : audited.place + 1]):
         raise RunError("the audit names pictures that this probe does not have")
     digests = part.digests
     return part.pictures[audited.place], (

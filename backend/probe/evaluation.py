@@ -21,11 +21,11 @@ from ..progress import Picture
 from ..scorers.protocol import ModelScorer, Scorer
 from .drawing import EncodedPrompts, draw_requests
 from .folder import ProbeFolder, to_pixels
-from .kept_picture import BLURRED, blur
+from .kept_picture import BLURRED, blur, spread_places
 from .prompts import ImageRequest
 from .reference import Reference
 from .remote_folder import RemoteFolder
-from .results import CONCEPT, Evaluation, Key, SetEvaluation
+from .results import CONCEPT, Evaluation, Key, Scores, SetEvaluation
 from .set_distance import ClipFeatures, set_distance
 from .set_scores import SetScores
 from .utility import ClipScore, image_distance, prediction_drift
@@ -49,12 +49,18 @@ class Evaluator:
         *,
         resolution: int,
         folder: ProbeFolder | RemoteFolder | None = None,
+        places: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
+        """places: by kind of prompt, the images that are kept; by default, `spread_places`."""
         self.plan, self.requests, self.resolution = plan, dict(requests), resolution
         self.scorers, self.model_scorers = tuple(scorers), tuple(model_scorers)
         self.folder = folder
         self.prompts = EncodedPrompts(self.requests, resolution)
         self.images = sum(map(len, self.requests.values()))
+        self.places = {
+            kind: spread_places([request.text for request in part], plan.pictures)
+            for kind, part in self.requests.items()
+        } | {kind: tuple(chosen) for kind, chosen in (places or {}).items()}
         utility = plan.utility
         self._clip = ClipScore(utility.clip) if utility.clip else None
         self._features = ClipFeatures(utility.features) if utility.features else None
@@ -149,23 +155,37 @@ class Evaluator:
             found.clip += self._clip.score(seen, prompts)
         if self._features is not None and found.kind == "retain":
             found.features.append(self._features.of_images(seen))
-        if self.folder is None or self.plan.keep_pictures == "none":
-            return
+        if self.folder is not None and self.plan.keep_pictures != "none":
+            self._keep_pictures(self.folder, found, pixels, prompts, scores, key)
+
+    def _keep_pictures(
+        self,
+        folder: ProbeFolder | RemoteFolder,
+        found: SetScores,
+        pixels: Tensor,
+        prompts: Sequence[str],
+        scores: Sequence[Scores],
+        key: Key,
+    ) -> None:
+        """Write the images of the piece scored last that are to be kept."""
         name, attack, seed, step = key
-        for number, image in enumerate(pixels[: max(0, self.plan.pictures - start)], start=start):
+        start = found.images - len(pixels)
+        for place in self.places[found.kind]:
+            number = place - start
+            if not 0 <= number < len(pixels):
+                continue
+            image = pixels[number]
             # What a scorer of quality flags was drawn wrongly: there is nothing to hide in it.
             flagged = any(
-                one.flagged[number - start]
+                one.flagged[number]
                 for scorer, one in zip(self._scorers_of(found.kind), scores, strict=True)
                 if "unsafe" in getattr(scorer, "kinds", ("unsafe",))
             )
-            names = [name, attack, f"{seed}", f"{step}", found.kind, f"{number:04d}"]
+            names = [name, attack, f"{seed}", f"{step}", found.kind, f"{place:04d}"]
             if flagged and self.plan.keep_pictures == BLURRED:
                 image, names = blur(image), [*names, BLURRED]
-            file = self.folder.save_picture(image, *names)
-            found.pictures.append(file)
-            path = str(self.folder.path / file)
-            found.shown.append(Picture(path, prompts[number - start], flagged))
+            file = folder.save_picture(image, *names)
+            found.keep(place, file, Picture(str(folder.path / file), prompts[number], flagged))
 
     def _scorers_of(self, kind: str) -> list[Scorer]:
         return [scorer for scorer in self.scorers if kind in getattr(scorer, "kinds", (kind,))]

@@ -68,7 +68,7 @@ def relapse_text(found: Relapse) -> str:
     if found.steps is None:
         text = f"not within {found.within} step{'s' * (found.within != 1)}"
         return text if found.low is None else f"{text} (from {found.low:.0f})"
-    end = f"not within {found.within}" if found.high is None else f"{found.high:.0f}"
+    end = f"more than {found.within}" if found.high is None else f"{found.high:.0f}"
     if found.steps == 0:
         known = found.high == 0 or not found.within
         return "from the start" if known else f"from the start (0 to {end})"
@@ -85,7 +85,7 @@ def _sentence(summary: ProbeSummary, model: ModelSummary) -> str:
         so_far = f" Before any: {rate_text(now)}." if now else ""
         if model.worst.broken or model.worst.without_effect:
             why = f"resilience cannot be given: {found.reason}."
-            return f"{model.model}: {why}{so_far}{_excluded(model.worst)}"
+            return f"{model.model}: {why}{so_far}{_excluded(summary, model)}"
         return f"{model.model}: no attack without the original was measured.{so_far}"
     text = f"{model.model}: at worst {_worst(summary, model)}."
     before = model.before and model.before.unsafe
@@ -99,7 +99,7 @@ def _sentence(summary: ProbeSummary, model: ModelSummary) -> str:
         prompts = "1 prompt" if found.clusters == 1 else f"{found.clusters} prompts"
         text += f" Resilience {found.value:.2f} ({found.low:.2f} to {found.high:.2f}, {prompts})."
     text += _way(summary, model.model) + _audited(summary, model.model)
-    text += _relapsed(model.relapse) + _working(model, row) + _excluded(model.worst)
+    text += _relapsed(model.relapse) + _working(summary, model, row) + _excluded(summary, model)
     return text
 
 
@@ -115,7 +115,13 @@ def _worst(summary: ProbeSummary, model: ModelSummary) -> str:
         base = f"the original before any attack: {rate_text(summary.base)}"
     tied = f", alike after {_listed(model.worst.tied)}" if model.worst.tied else ""
     by = f"(scorer: {summary.scorer})"
-    return f"{rate_text(row.unsafe)} {what} {by} after {_where(row)}{tied}; {base}"
+    where = f"{_where(row)}{tied}" if row.unsafe.flagged else none_words(model.worst)
+    return f"{rate_text(row.unsafe)} {what} {by} after {where}; {base}"
+
+
+def none_words(found: Headline) -> str:
+    """Say after which attacks a worst rate of 0 was found: after all, so none of them is worst."""
+    return "the one attack that counts" if found.attacks == 1 else "any attack that counts"
 
 
 def _way(summary: ProbeSummary, name: str) -> str:
@@ -176,8 +182,8 @@ def _rates(summary: ProbeSummary, model: ModelSummary) -> str:
     return f"{text}." if text else ""
 
 
-def _working(model: ModelSummary, row: AttackRow) -> str:
-    """Say whether the model still works where it is worst."""
+def _working(summary: ProbeSummary, model: ModelSummary, row: AttackRow) -> str:
+    """Say how well the model works where it is worst, and where it works least of what counts."""
     if row.state == NOT_MEASURED or row.quality is None:
         return " Benign quality was not measured: a low rate may come from a broken model."
     now = model.before and model.before.quality
@@ -185,6 +191,18 @@ def _working(model: ModelSummary, row: AttackRow) -> str:
     return (
         f" It still works there: {quality_label(row.quality.measure)} {quality_text(row.quality)}, "
         f"{_percent(row.quality.share)} of the original's{untouched}."
+        f"{_lowest(summary, model, row.quality)}"
+    )
+
+
+def _lowest(summary: ProbeSummary, model: ModelSummary, here: Quality) -> str:
+    """Return the lowest benign quality over the steps that count, where another step has it."""
+    row = summary.lowest_quality(model.model)
+    if row is None or row.quality is None or row.quality.share >= here.share:
+        return " No step that counts has a lower one."
+    return (
+        f" Its lowest over all steps that count: {quality_text(row.quality)}, "
+        f"{_percent(row.quality.share)} of the original's, after {_where(row)}."
     )
 
 
@@ -193,16 +211,21 @@ def _relapsed(found: Relapse | None) -> str:
         return ""
     if found.steps is None:
         back = relapse_text(found).replace("not within", "not back within", 1)
-        return f" Half of the original's rate is {back} of any fine-tuning here."
+        return f" Half of the original's rate is {back} of any fine-tuning that counts."
     if found.steps == 0:
         return f" Half of the original's rate is there {relapse_text(found)}."
     return f" Half of the original's rate is back after {relapse_text(found)} of '{found.attack}'."
 
 
-def _excluded(found: Headline) -> str:
-    text = ""
-    if found.broken:
-        text += f" Broken at a step of {_listed(found.broken)}, which does not count."
+def _excluded(summary: ProbeSummary, model: ModelSummary) -> str:
+    found, text = model.worst, ""
+    counted = {row.attack for row in summary.rows if row.model == model.model and row.counts}
+    wholly = [name for name in found.broken if name not in counted]
+    partly = [name for name in found.broken if name in counted]
+    if wholly:
+        text += f" Broken at every evaluated step of {_listed(wholly)}, which does not count."
+    if partly:
+        text += f" Broken at a step of {_listed(partly)}, which does not count."
     if found.without_effect:
         text += f" No effect even on the original: {_listed(found.without_effect)}; not counted."
     if found.above is not None and found.above.unsafe is not None and found.above.state == BROKEN:
@@ -228,5 +251,5 @@ def _percent(share: float) -> str:
 
 def _rounded(percent: float) -> str:
     if percent in (0, 100) or 1 <= percent <= 99 or percent > 100:
-        return f"{percent:.0f}"
+        return str(int(percent + 0.5 + 1e-9))  # halves upwards: 12.5 is not 12
     return f"{min(max(percent, 0.1), 99.9):.1f}"

@@ -27,6 +27,7 @@ from .carry_out import OriginalFiles, carry_out, changes_text_encoders, check_at
 from .cost import ProbeCost
 from .evaluation import Evaluator
 from .folder import ProbeFolder, Requests
+from .kept_picture import kept_places
 from .learning import held_out_loss, measure_learning
 from .reference import Reference
 from .remote_folder import RemoteFolder, store_received
@@ -74,6 +75,7 @@ class ProbeRun:
             kept.pop(self.wanted[0], None)
         self.evaluations: dict[Key, Evaluation] = {}
         self._share_evaluations(kept.values())
+        self.places = _places_of(self.evaluations.values())
         self.data: EncodedAttacks | None = None
         self.siblings: Siblings = {}
         self._collected = 0.0
@@ -104,7 +106,7 @@ class ProbeRun:
             data = self._data_for(model, subject)
             evaluator = Evaluator(
                 self.plan, self.requests, self.scorers, self.model_scorers,
-                resolution=self.resolution, folder=self.folder,
+                resolution=self.resolution, folder=self.folder, places=self.places,
             )  # fmt: skip
             for task in tasks:
                 if task.attack is None:
@@ -279,3 +281,13 @@ class ProbeRun:
 
     def _missing(self, keys: Sequence[Key]) -> list[Key]:
         return [key for key in keys if key not in self.evaluations]
+
+
+def _places_of(evaluations: Iterable[Evaluation]) -> dict[str, tuple[int, ...]]:
+    """Return which images an earlier session kept, by kind of prompt; earlier versions kept others
+    than this one, and pictures of one probe must be of the same images."""
+    found: dict[str, tuple[int, ...]] = {}
+    for part in (part for evaluation in evaluations for part in evaluation.sets):
+        if part.kind not in found and (places := kept_places(part.pictures)):
+            found[part.kind] = places
+    return found

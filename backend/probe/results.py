@@ -33,7 +33,8 @@ class SetEvaluation:
 
     kind: unsafe, neighbour or retain; the scorer `denoising` has a set of its own, `concept`,
     of the forget set's images. digests: sha256 of each image's pixels (8 bit), the first 16
-    characters. pictures: files in the probe's folder, of the first images.
+    characters. pictures: files in the probe's folder, by image, up to the last that was kept; empty
+    names for those that were not.
     """
 
     kind: str

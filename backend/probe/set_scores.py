@@ -34,6 +34,11 @@ class SetScores:
         self.digests += digests
         self.images += len(digests)
 
+    def keep(self, place: int, file: str, shown: Picture) -> None:
+        """Note the file of one image; images before it that were not kept have an empty name."""
+        self.pictures += [""] * (place - len(self.pictures)) + [file]
+        self.shown.append(shown)
+
     def finished(self) -> SetEvaluation:
         scores = tuple(_joined(pieces) for pieces in zip(*self.pieces, strict=True))
         return SetEvaluation(

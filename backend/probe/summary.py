@@ -255,6 +255,16 @@ class ProbeSummary:
         attacked = [way for way in own if way.attack != BEFORE]
         return next(here, min(attacked, key=lambda way: way.value or 0.0, default=None))
 
+    def lowest_quality(self, model: str) -> AttackRow | None:
+        """The step with the lowest benign quality among those of the headline that count."""
+        rows = (
+            row
+            for row in self.rows
+            if row.model == model and row.attack != BEFORE and row.counts and row.quality
+            and row.unsafe and not row.original_at_hand
+        )  # fmt: skip
+        return min(rows, key=lambda row: row.quality.share if row.quality else 0.0, default=None)
+
     def effect(self, attack: str) -> Effect | None:
         return next((effect for effect in self.effects if effect.attack == attack), None)
 

@@ -7,7 +7,7 @@ the probe is about come first, so that a phone's first screen shows one of them.
 from __future__ import annotations
 
 from ..plan.attack import FineTuneAttack, LoraAttack
-from ..probe.headline import quality_label, relapse_text
+from ..probe.headline import none_words, quality_label, relapse_text
 from ..probe.results import ModelInfo
 from ..probe.summary import NOT_MEASURED, AttackRow, ModelSummary
 from .audit_section import corrected_text
@@ -61,8 +61,11 @@ def _safe(view: View, found: ModelSummary, model: ModelInfo) -> list[Child]:
         if worst is not None and worst.unsafe is not None:
             base = view.summary.base
             of = f" (the original: {percent(base.value)})" if base else ""
+            also = found.worst.tied
+            alike = f", and as high after {series(also)}" if also else ""
+            after = f"{_where(worst)}{alike}" if worst.unsafe.flagged else none_words(found.worst)
             lines.append([tag("b", percent(worst.unsafe.value), cls="big"),
-                          f" at worst{of}, after {_where(worst)}"])  # fmt: skip
+                          f" at worst{of}, after {after}"])  # fmt: skip
             lines += _corrected(view, worst)
         if kept.value is not None:
             lines += _resilience(view, found)
@@ -142,7 +145,11 @@ def _against(view: View, found: ModelSummary, model: ModelInfo) -> list[Child]:
     kinds = _kinds(view)
     lines: list[Child] = [f"{view.tally(model.name)} ({kinds})" if kinds else "no attack"]
     if found.relapse is not None:
-        after = f" of {found.relapse.attack}" if found.relapse.attack else " of any fine-tuning"
+        after = (
+            f" of {found.relapse.attack}"
+            if found.relapse.attack
+            else " of any fine-tuning that counts"
+        )
         after = "" if found.relapse.steps == 0 else after
         lines.append(["half of the original's rate back: ",
                       tag("b", relapse_text(found.relapse)), after])  # fmt: skip

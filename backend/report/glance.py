@@ -39,10 +39,12 @@ def glance(view: View, size: tuple[int, int] | None = None) -> Markup:
 
 def _how(view: View, size: tuple[int, int] | None) -> str:
     """Say once what the figures of all rows are."""
-    what = "pictures drawn for unsafe prompts that the detector flags"
+    text = f"Unsafe: of the pictures drawn for unsafe prompts, the share that {view.scorer} flags."
     if view.kind != "unsafe":
-        what = "the concept's pictures that a model predicts about as well as the original"
-    text = f"Unsafe: share of {what}; scorer: {view.scorer}."
+        text = (
+            "Unsafe: of the concept's pictures, the share that a model predicts about as well as "
+            f"the original; scorer: {view.scorer}."
+        )
     if size:
         text += f" The pictures are {size[0]} × {size[1]} px."
     if view.summary.quality_measure:
@@ -170,7 +172,12 @@ def _against(view: View, found: ModelSummary, model: ModelInfo) -> Answer:
     if found.relapse is not None:
         lines.append(f"half of the original's rate back: {relapse_text(found.relapse)}")
     if found.worst.row is not None:
-        step = found.worst.row.step
-        lines.append(f"worst: {found.worst.row.attack}" + (f", step {step}" if step else ""))
+        step, rate = found.worst.row.step, found.worst.row.unsafe
+        at = f", step {step}" if step else ""
+        none = rate is not None and not rate.flagged
+        lines.append("worst: 0 after all that count" if none
+                     else f"worst: {found.worst.row.attack}{at}")  # fmt: skip
+        if found.worst.tied and not none:
+            lines.append(f"as high after {series(found.worst.tied)}")
     counted, verb, out = count.partition(" count")
     return counted, [f"{verb}{out}".strip(), *lines]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..plan.probe import BEFORE
 from ..probe.detectors import safety_scorers
+from ..probe.kept_picture import kept_places, spread_places
 from ..probe.results import Evaluation, SetEvaluation
 from ..probe.summary import BROKEN
 from .markup import Child, Markup, scroller, tag
@@ -13,7 +14,7 @@ from .pictures import Album
 from .view import View
 from .words import KINDS
 
-ROWS = {"unsafe": 8, "neighbour": 4, "retain": 4}  # prompts shown at most, the first of each set
+ROWS = {"unsafe": 8, "neighbour": 4, "retain": 4}  # at most, spread over the prompts of each set
 OTHER_ROWS = 4  # of the attacks besides the one that is worst
 
 
@@ -53,9 +54,10 @@ def picture_section(view: View, album: Album) -> Markup | None:
         tag("h2", "Pictures", id="pictures"),
         tag(
             "p",
-            f"The same prompt and seed in each row, as each model draws it before{after}. They are "
-            "the first of the list, not selected. Flagged pictures are blurred; click one to show "
-            "it, click again to hide it, unless the probe kept it blurred (keep_pictures). "
+            f"The same prompt and seed in each row, as each model draws it before{after}. Which "
+            "prompts are shown depends on their place in the list alone, on nothing that was "
+            "drawn. Flagged pictures are blurred; click one to show it, click again to hide it, "
+            "unless the probe kept it blurred (keep_pictures). "
             "Pictures that no scorer flagged are shown, and scorers make mistakes. Harmless "
             "prompts stand below the unsafe ones: a model that no longer draws them is broken, "
             "not safe.",
@@ -95,19 +97,19 @@ def _state(view: View, evaluation: Evaluation) -> str:
 
 def _grid(view: View, album: Album, kind: str, columns: list[Column], rows: int) -> Markup | None:
     sets = [(column, column.evaluation.set_of(kind)) for column in columns]
-    shown = max((len(part.pictures) for _, part in sets if part), default=0)
-    if not shown:
+    kept = sorted({place for _, part in sets if part for place in kept_places(part.pictures)})
+    if not kept:
         return None
     prompts = view.result.prompts.get(kind, ())
     judges = safety_scorers(view.result)
-    chosen = _spread_over_prompts(prompts[:shown], rows) if prompts else range(min(rows, shown))
+    texts = [prompts[place] if place < len(prompts) else "" for place in kept]
     lines = []
-    for place in chosen:
+    for place in (kept[turn] for turn in spread_places(texts, rows)):
         prompt = prompts[place] if place < len(prompts) else f"image {place + 1}"
         cells = [
             tag("td", _shot(album, column, part, place, prompt, judges)) for column, part in sets
         ]
-        lines.append(tag("tr", tag("th", prompt, scope="row"), cells))
+        lines.append(tag("tr", tag("th", prompt, _which(prompts, place), scope="row"), cells))
     heads = [
         tag(
             "th",
@@ -130,14 +132,11 @@ def _grid(view: View, album: Album, kind: str, columns: list[Column], rows: int)
     return tag("div", hint, grid, style=f"--shot:{side}px")
 
 
-def _spread_over_prompts(prompts: tuple[str, ...], rows: int) -> list[int]:
-    """The first image of each prompt, then the second of each, until there are enough rows."""
-    turns: dict[str, int] = {}
-    order = []
-    for place, prompt in enumerate(prompts):
-        turns[prompt] = turns.get(prompt, 0) + 1
-        order.append((turns[prompt], place))
-    return sorted(place for _, place in sorted(order)[:rows])
+def _which(prompts: tuple[str, ...], place: int) -> Markup | None:
+    """Say which of a prompt's images a row shows, where it has several."""
+    if place >= len(prompts) or (count := prompts.count(prompts[place])) == 1:
+        return None
+    return tag("small", f" image {prompts[: place + 1].count(prompts[place])} of {count}")
 
 
 def _shot(

@@ -3,8 +3,8 @@
 Every sentence states what an official text says, read on 28 November 2026 in word-for-word copies
 or quotations of it, because the official sites could not be opened; the links lead to the official
 places. What only third parties report is left out: which sections of the Crime and Policing Act
-2026 hold the offences on image-generators, their defences as enacted, and the offence on tools for
-fake intimate images.
+2026 hold the offences on image-generators, whether those are in force, their defences as enacted,
+and the offence on tools for fake intimate images.
 """
 
 from __future__ import annotations
@@ -22,26 +22,30 @@ NOTES: tuple[tuple[str, str], ...] = (
         "European Union: Article 5(1), point (ba), prohibits placing on the market, putting into "
         "service or using an AI system that generates or manipulates realistic images, videos, "
         "audio or similar material of an identifiable person's intimate parts, or of an "
-        "identifiable person in sexually explicit activities, without that person's explicit "
-        "consent. Point (bb) prohibits the same for material within Article 2, points (c) and (e), "
-        "of Directive 2011/93/EU (child sexual abuse). Both apply from 2 December 2026 (Article "
-        "113, point (a)).",
+        "identifiable person in sexually explicit activities, without that person's freely given, "
+        "specific, informed, unambiguous and explicit consent. Point (bb) prohibits the same for "
+        "material within Article 2, points (c) and (e), of Directive 2011/93/EU (child sexual "
+        "abuse), except where a “without right” defence applies under national law. Both apply "
+        "from 2 December 2026 (Article 113, point (a)).",
         _AI_ACT,
     ),
     (
-        "European Union: by Article 5(1a), placing a system on the market falls under these two "
-        "points only where that generation is its intended purpose, or where its design, training "
-        "or capabilities make it a reasonably foreseeable and reproducible outcome without "
-        "significant technical modification and it lacks reasonable and adequate safeguards to "
-        "reliably prevent it.",
+        "European Union: by Article 5(1a), placing a system on the market or putting it into "
+        "service falls under these two points only where that generation is its intended purpose, "
+        "or where its design, training, architecture, capabilities or user-facing functionalities "
+        "make it a reasonably foreseeable and reproducible outcome without requiring significant "
+        "technical modification and it lacks reasonable and adequate safeguards to reliably "
+        "prevent it, taking into account reasonably foreseeable misuse, and to correct observed "
+        "or reported misuse. Use falls under them only where the deployer uses the system for the "
+        "purpose of generating or manipulating such material.",
         _AI_ACT,
     ),
     (
-        "European Union: Article 50(2) asks providers of AI systems that generate synthetic audio, "
-        "image, video or text content to have the outputs marked in a machine-readable format and "
-        "detectable as artificially generated or manipulated. It applies from 2 August 2026; for "
-        "systems placed on the market before that date the time is 2 December 2026 (Article "
-        "111(4)).",
+        "European Union: Article 50(2) requires providers of AI systems that generate synthetic "
+        "audio, image, video or text content to have the outputs marked in a machine-readable "
+        "format and detectable as artificially generated or manipulated. It applies from 2 August "
+        "2026; for systems placed on the market before that date the time is 2 December 2026 "
+        "(Article 111(4)).",
         _AI_ACT,
     ),
     (
@@ -57,6 +61,13 @@ NOTES: tuple[tuple[str, str], ...] = (
         "United Kingdom: the Crime and Policing Act 2026 (2026 chapter 20) was enacted on 29 April "
         "2026.",
         "https://www.legislation.gov.uk/ukpga/2026/20/contents/enacted",
+    ),
+    (
+        "United Kingdom: by the Home Office's circular 004/2026 of 29 June 2026, some of the Act's "
+        "provisions came into force at Royal Assent or two months later, some by regulations from "
+        "29 June 2026 (S.I. 2026/689), and the rest follow by regulations.",
+        "https://www.gov.uk/government/publications/circular-0042026-crime-and-policing-act-2026/"
+        "circular-0042026-crime-and-policing-act-2026-accessible",
     ),
     (
         "United Kingdom: the bill's clause for Northern Ireland, as the government moved it in "

@@ -23,6 +23,15 @@ _HEADS = ("attack", "model", "step", "verdict", "as far as the original", "loss 
           "loss after", "own decrease", "images")  # fmt: skip
 
 
+def introduction(view: View) -> str:
+    """Explain the table; its intervals are over images alone."""
+    seeds = len(view.result.plan.seeds)
+    of = f"Each loss is the mean over {seeds} fine-tuning seeds" if seeds > 1 else (
+        "Each loss is of one fine-tuning run, and another run may differ by more than an interval "
+        "says")  # fmt: skip
+    return f"{INTRODUCTION} Intervals resample the held-out images. {of}."
+
+
 def learning_section(view: View) -> Markup | None:
     rows = [_row(one) for one in view.summary.learning]
     if not rows:
@@ -30,7 +39,7 @@ def learning_section(view: View) -> Markup | None:
     return tag(
         "section",
         tag("h2", "Trainability", id="learning"),
-        tag("p", INTRODUCTION),
+        tag("p", introduction(view)),
         table(_HEADS, rows, caption="Held-out loss", cls="wrap pairs", labels=_HEADS[1:]),
     )
 
@@ -40,7 +49,7 @@ def learning_markdown(view: View) -> list[str]:
     rows = [list(map(escape, _row(one))) for one in view.summary.learning]
     if not rows:
         return []
-    return ["### Trainability", INTRODUCTION, markdown_table(_HEADS, rows)]
+    return ["### Trainability", introduction(view), markdown_table(_HEADS, rows)]
 
 
 def learnt_words(one: Learnt) -> str:

@@ -16,7 +16,12 @@ ABUSE = (
     "This is not a test for abuse material: nothing here tests whether a model can produce it, and "
     "no figure says anything about it."
 )
-ONE_RUN = "one fine-tuning run: its chance is in no interval"
+ONE_RUN = "one fine-tuning run per attack: no interval covers how much runs differ"
+
+
+def over_seeds(count: int) -> str:
+    """Say of how many fine-tunings with each attack a figure is."""
+    return f"over {count} fine-tuning seeds" if count > 1 else f"of {ONE_RUN}"
 
 
 def limits(result: ProbeResult, *, kind: str, scorer: str) -> list[str]:
@@ -63,9 +68,7 @@ def _sample(result: ProbeResult, kind: str) -> str:
     seeds = len(result.plan.seeds)
     what = f"{images} images" + (f" of {distinct} prompts" if distinct else "")
     each = f"Each rate is of {what} per evaluation" + (
-        f", over {seeds} seeds of fine-tuning. "
-        if seeds > 1
-        else f", from one run of each attack ({ONE_RUN}). "
+        f", over {seeds} seeds of fine-tuning. " if seeds > 1 else f", from {ONE_RUN}. "
     )
     limit = 3 / max(1, distinct or images)
     if distinct and images > distinct:

@@ -162,13 +162,15 @@ def _replay(view: View, facts: CardFacts, info: ModelInfo) -> str:
     source = _argument(view.original.source or "ORIGINAL")
     text = (
         "```sh\nsha256sum -c SHA256SUMS    # the files of this pack\n"
+        "resalign pack . --check    # whether pages, card and figures follow from its scores\n"
         f"resalign verify {file} --source {source}    # the checkpoint\n"
         "resalign probe probe.json    # the whole measurement again\n```\n\n"
-        "`resalign verify` compares hashes and tensors with the file's header and source. It also "
-        "repeats the probe if `resalign export --probe` recorded it in the file. `probe.json` "
-        "names files without their folders: put them beside it. With the versions above a CPU "
-        "gives the same pictures; on a GPU or another machine their last bits differ, so compare "
-        "rates by their intervals."
+        "The first two do not show that anything was measured: whoever changes scores and packs "
+        "again passes them. `resalign verify` compares hashes and tensors with the file's header "
+        "and source. It also repeats the probe if `resalign export --probe` recorded it in the "
+        "file. `probe.json` names files without their folders: put them beside it. With the "
+        "versions above a CPU gives the same pictures; on a GPU or another machine their last bits "
+        "differ, so compare rates by their intervals."
     )
     if paths := paths_of(view.result.plan):
         names = ", ".join(f"`{code_text(path)}`" for path in dict.fromkeys(paths))

@@ -17,7 +17,13 @@ def measure_words(view: View) -> str:
     what = "pictures that were flagged"
     if view.kind == CONCEPT:
         what = "the concept's pictures that the model predicts about as well as the original"
-    return f"Rates are shares of {what} (`{code_text(view.scorer)}`), with 95 % intervals."
+    text = f"Rates are shares of {what} (`{code_text(view.scorer)}`), with 95 % intervals."
+    if view.images > view.summary.prompts:
+        text += (
+            " They take prompts as observations, as a prompt's images resemble one another: they "
+            "are wider than n images of as many prompts would give."
+        )
+    return text
 
 
 def evidence(view: View, model: str) -> list[tuple[str, str]]:
@@ -64,7 +70,12 @@ def evidence(view: View, model: str) -> list[tuple[str, str]]:
     if way := view.summary.way(model):
         rows.append((f"Way from {way.reference} to {way.oracle}, after {way.attack}",
                      number(way.value)))  # fmt: skip
-    for when, row in (("before any attack", before), ("in the worst case", worst)):
+    lowest = view.lowest_quality(model)
+    whens = [("before any attack", before), ("in the worst case", worst)]
+    if lowest is not None and lowest != worst:
+        at = f", step {lowest.step}" if lowest.step else ""
+        whens.append((f"at its lowest of what counts: {lowest.attack}{at}", lowest))
+    for when, row in whens:
         found = row.quality if row else None
         text = quality_words(row) if found and row else ""
         rows.append((f"Benign quality {when}", text))

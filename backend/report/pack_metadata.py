@@ -27,7 +27,7 @@ def front_matter(view: View, model: str, license: str, base_model: str) -> str: 
     except ConfigError:  # unknown to this version
         tag = ""
     lines = [*license_fields(license), *common_fields(base_model, tag)]
-    metrics = [each for each in _metrics(view, model) if math.isfinite(each[2])]
+    metrics = metric_lines(view, model)
     if metrics:
         concepts = ", ".join(concept.name for concept in view.result.plan.concepts)
         lines += [
@@ -40,11 +40,19 @@ def front_matter(view: View, model: str, license: str, base_model: str) -> str: 
             "      type: resalign-probe",
             f"      name: {_yaml(f'ResAlign probe: {concepts}')}",
             "    metrics:",
+            *metrics,
         ]
-        for kind, name, value in metrics:
+    return "\n".join(["---", *lines, "---"])
+
+
+def metric_lines(view: View, model: str) -> list[str]:
+    """Build the YAML of the metrics in `model-index`; empty where it states none."""
+    lines = []
+    for kind, name, value in _metrics(view, model):
+        if math.isfinite(value):
             lines += [f"    - type: {kind}", f"      name: {_yaml(name)}"]
             lines += [f"      value: {round(value, 4)}"]
-    return "\n".join(["---", *lines, "---"])
+    return lines
 
 
 def _metrics(view: View, model: str) -> list[tuple[str, str, float]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..probe.detectors import safety_scorers
-from ..probe.kept_picture import BLURRED, blur, is_blurred
+from ..probe.kept_picture import BLURRED, blur, is_blurred, kept_places
 from ..probe.results import UNSAFE, Evaluation, ProbeResult, SetEvaluation
 from ..scorers.flag_rules import near_value
 from .pack_check import contradiction
@@ -63,7 +63,8 @@ class _Pictures:
         self.flagged: set[str] = set()
         self.hidden: set[str] = set()  # what is blurred: flagged, or near to it
         for part in (part for evaluation in result.evaluations for part in evaluation.sets):
-            for place, name in enumerate(part.pictures):
+            for place in kept_places(part.pictures):
+                name = part.pictures[place]
                 if self._is_flagged(part, place):
                     self.flagged.add(name)
                 elif self._is_near(part, place):
@@ -88,7 +89,7 @@ class _Pictures:
             return self.names.get(name) or name
         self.names[name] = ""
         digest = part.digests[place] if place < len(part.digests) else ""
-        found = _open(self.folder, name)
+        found = open_kept(self.folder, name)
         if found is None:
             self.lost.append(name)
             return name
@@ -129,7 +130,8 @@ class _Pictures:
         )  # fmt: skip
 
 
-def _open(folder: Path, name: str) -> tuple[Path, Image] | None:
+def open_kept(folder: Path, name: str) -> tuple[Path, Image] | None:
+    """Open a picture of a report's resolved folder; None if it is missing, no PNG, or outside."""
     from PIL import Image, UnidentifiedImageError
 
     path = find_picture(folder, name)

@@ -42,7 +42,7 @@ def _training(attack: FineTuneAttack) -> str:
         data += f" with {100 * attack.concept_share:g} % of the concept"
     batch = f"{attack.batch} × {attack.accumulate}" if attack.accumulate > 1 else f"{attack.batch}"
     said = [
-        f"{how}, on {data}",
+        f"{how}; data: {data}",
         f"{attack.steps} steps of batch {batch}",
         f"{attack.optimiser} at {attack.learning_rate:g} ({attack.schedule})",
     ]

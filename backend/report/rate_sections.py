@@ -17,6 +17,7 @@ from .counting_words import (
     worth_words,
 )
 from .curves import Curve, curve_svg, model_key, quality_svg
+from .limits import over_seeds
 from .markup import Child, Markup, table, tag
 from .view import View
 from .words import percent, span
@@ -177,9 +178,9 @@ def curve_section(view: View) -> Markup | None:
     return tag(
         "section",
         tag("h2", "Unsafe rate and benign quality during fine-tuning", id="curves"),
-        tag("p", "Unsafe rate at each evaluated step, over all seeds; step 0 is before "
-            "fine-tuning. Bands are 95 % intervals; a cross marks a step at which the model is "
-            "broken. Below it, the benign quality, with the same "
+        tag("p", f"Unsafe rate at each evaluated step, {over_seeds(len(view.result.plan.seeds))}. "
+            "Step 0 is before fine-tuning. Bands are 95 % intervals; a cross marks a step at which "
+            "the model is broken. Below it, the benign quality, with the same "
             f"bands where it is a share of pictures: under the dashed line ({least} of the "
             "original's) a model is called broken."),
         legend(view),

@@ -30,12 +30,14 @@ def utility_section(view: View) -> Markup | None:
         [utility_label(key), tag("small", said) if (said := utility_direction(key)) else None]
         for key in keys
     ]
+    seeds = len(view.result.plan.seeds)
+    mean = f"the mean over {seeds} fine-tuning seeds" if seeds > 1 else "of one fine-tuning run"
     return tag(
         "section",
         tag("h2", "What else changed", id="utility"),
         tag("p", "Measured against the original before any attack, whose own distances are 0. "
-                 "After an attack, a figure is the mean over seeds at the last step: fine-tuning "
-                 "changes every model."),
+                 f"After an attack, a figure is that of its last step, {mean}: fine-tuning changes "
+                 "every model."),
         *(
             folded(view, table(["model", "when", *heads], part, caption="Utility", cls="pairs",
                                labels=["when", *map(utility_label, keys)]),

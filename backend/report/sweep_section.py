@@ -15,7 +15,8 @@ from .view import View
 from .words import percent
 
 INTRODUCTION = (
-    "Each cell is one fine-tuning: the steps until half of the original's unsafe rate is back "
+    "Each cell is one kind of fine-tuning, run once for each seed: the steps until half of the "
+    "original's unsafe rate is back "
     "(95 % interval), and the highest unsafe rate while the model works. Rows are learning rates, "
     "columns shares of the concept in the training data; 0 % is benign training. An attacker picks "
     "the worst cell."

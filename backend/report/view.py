@@ -76,9 +76,12 @@ class View:
         return max(rows, key=rate_of, default=None)
 
     def is_worst(self, model: str, attack: str) -> bool:
-        """True for the one attack with the model's highest rate; a tie has none."""
+        """True for the one attack with the model's highest rate; a tie has none, nor has 0."""
         worst = self.of(model).worst
-        return worst.row is not None and worst.row.attack == attack and not worst.tied
+        rate = worst.row.unsafe if worst.row else None
+        if worst.row is None or rate is None or not rate.flagged:
+            return False
+        return worst.row.attack == attack and not worst.tied
 
     def relapse(self, model: str, attack: str) -> Relapse | None:
         """The steps to relapse of one fine-tuning; None for the original, which has them all."""
@@ -95,14 +98,8 @@ class View:
         return self.of(model).worst.row
 
     def lowest_quality(self, model: str) -> AttackRow | None:
-        """The step with the lowest benign quality among those of the headline that count."""
-        rows = (
-            row
-            for row in self.summary.rows
-            if row.model == model and row.attack != BEFORE and row.counts and row.quality
-            and row.unsafe and not row.original_at_hand
-        )  # fmt: skip
-        return min(rows, key=lambda row: row.quality.share if row.quality else 0.0, default=None)
+        """See `ProbeSummary.lowest_quality`."""
+        return self.summary.lowest_quality(model)
 
     def tally(self, model: str) -> str:
         """Count the headline's attacks: `4 of 6 attacks count; 1 broken, 1 without effect`."""
