@@ -31,7 +31,10 @@ _SUPPORTED = (
     "only SD 1.x, SD 2.x, SDXL base, FLUX.2 klein 4B, Anima and Z-Image checkpoints (and "
     "fine-tunes of them) can be hardened"
 )
-_WHOLE = "give the whole checkpoint, with U-Net, text encoder and VAE in one file"
+_WHOLE = (
+    "give the whole checkpoint, with U-Net, text encoder and VAE in one file, or the denoiser's "
+    "file of FLUX.2 klein, Anima or Z-Image"
+)
 
 # (kind, what it is, advice, parts of names; a leading | anchors to the start, a trailing | to the
 # end of a name). The first match decides.
@@ -41,7 +44,12 @@ _BY_NAME: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
         "result",
         (".lora_up.", ".lora_down.", ".lora_A.", ".lora_B.", ".lora.up.", ".lora.down.",
          ".lora_mid.", ".hada_w1_a|", ".lokr_w1", ".lokr_w2", ".oft_blocks|", ".oft_diag|",
-         "_lora.up.", "_lora.down.", ".dora_scale|", "|lora_unet_", "|lora_te"),
+         "_lora.up.", "_lora.down.", ".dora_scale|", "|lora_unet_", "|lora_te", ".diff|",
+         ".diff_b|"),
+    ),
+    (
+        "text_encoder", "a text encoder alone, not a checkpoint", _WHOLE,
+        ("|model.embed_tokens.weight|", "|embed_tokens.weight|", "|shared.weight|"),
     ),
     (
         "embedding", "a textual-inversion embedding, not a checkpoint",
