@@ -3,6 +3,7 @@
 Refusals of relatives and of quantised forms are in the files of the families.
 """
 
+import json
 import shutil
 
 import pytest
@@ -113,6 +114,24 @@ def test_a_patch_of_its_layers_is_no_checkpoint(case, tmp_path, names):
     tensors = {f"diffusion_model.{layer}{name}": torch.zeros(4, 4) for name in names}
     save_file(tensors, tmp_path / "patch.safetensors")
     refuse(tmp_path / "patch.safetensors", "is a LoRA, not a checkpoint: merge it into its base")
+
+
+# --- configs of folders ------------------------------------------------------------------------
+
+HEADS = {"anima": "num_attention_heads", "flux2_klein": "attention_head_dim", "z_image": "n_heads"}
+
+
+@pytest.mark.parametrize("value", [None, -1, "x", 10**9])
+def test_a_folder_with_a_config_of_nonsense_is_a_problem_not_a_traceback(
+    case, folder, tmp_path, value
+):
+    other = shutil.copytree(folder, tmp_path / "other")
+    config = other / "transformer/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {HEADS[case.name]: value}))
+    output = str(tmp_path / "out")
+    job = ra.Job(checkpoint=str(other), output=output, plan=tiny_plan(), device="cpu")
+    found = check_job(job, memory=True)
+    assert any("config" in problem for problem in found.problems) and found.disk_bytes is None
 
 
 # --- tokenizers --------------------------------------------------------------------------------
