@@ -164,33 +164,6 @@ def write_split(models: Path, *, dtype: torch.dtype = torch.float32, seed: int =
     return models / DENOISER_FILE
 
 
-def write_wide(folder: Path) -> Path:
-    """Write a denoiser of the true width with one block of each kind, in bfloat16 (1 GB), beside a
-    narrow text encoder whose states have the true width, and a tiny VAE."""
-    from diffusers import Flux2Transformer2DModel
-    from transformers import Qwen3Config, Qwen3Model
-
-    sizes = {"attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 7680,
-             "num_single_layers": 1, "axes_dims_rope": (32,) * 4,
-             "timestep_guidance_channels": 256}  # fmt: skip
-    source = write_split(folder)
-    with torch.device("meta"):
-        network = Flux2Transformer2DModel(**denoiser_class_config(**sizes))
-    random = torch.Generator().manual_seed(0)
-    state = {
-        name: torch.empty(tensor.shape, dtype=torch.bfloat16).normal_(generator=random)
-        for name, tensor in network.state_dict().items()
-    }
-    save_file(native_denoiser(state), source)
-    text = Qwen3Config(
-        vocab_size=272, hidden_size=2560, intermediate_size=16, num_hidden_layers=4,
-        num_attention_heads=1, num_key_value_heads=1, head_dim=16,
-    )  # fmt: skip
-    states = {"model." + name: t for name, t in Qwen3Model(text).state_dict().items()}
-    save_file(states, folder / TEXT_FILE)
-    return source
-
-
 def write_whole(path: Path, *, dtype: torch.dtype = torch.float32) -> Path:
     """Write everything to one file, as ComfyUI saves checkpoints."""
     networks = build_networks()

@@ -23,7 +23,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import resalign as ra
-from resalign.backend.checkpoint.load import check_loadable
 from resalign.backend.checkpoint.verify import verify_export
 from resalign.backend.families import find_family
 from resalign.backend.jobs.check import check_job
@@ -127,46 +126,6 @@ def test_the_effect_of_rounding_is_reported(case, model, source, tmp_path, dtype
     report = ra.export_merged(path, adapter, tmp_path / "out.safetensors")
     assert report.rounding_error > (0.9 if dtype == torch.float8_e4m3fn else 0.1)
     assert report.warnings
-
-
-@pytest.mark.slow
-def test_a_file_of_the_true_width_is_changed_in_its_tensors_only(tmp_path):
-    """2048 wide, one block, bfloat16, with the whole conditioner's header; encoders are tiny."""
-    source = write_wide(tmp_path)
-    info = check_loadable(source)
-    assert info.configs["transformer"] == ANIMA.config("transformer") | {"num_layers": 1}
-    with torch.device("meta"):
-        network = ANIMA.networks.build("transformer", info.configs["transformer"])
-    names = linear_layers(network, "transformer_blocks", ".norm")
-    adapter = adapter_of(network, *names, rank=4, alpha=4.0)
-    target = tmp_path / "wide-hardened.safetensors"
-    report = ra.export_merged(source, adapter, target)
-    changed = verify_export(source, target, adapter).changed
-    assert len(changed) == report.touched == len(names) == 10
-    assert report.rounding_error < 0.02
-
-
-def write_wide(folder):
-    """A denoiser of the true width with one block, beside a tiny conditioner of the true output."""
-    from diffusers import AnimaTextConditioner
-
-    source = fakes.write_split(folder)
-    config = ANIMA.config("transformer") | {"num_layers": 1}
-    with torch.device("meta"):
-        network = ANIMA.networks.build("transformer", config)
-    random = torch.Generator().manual_seed(0)
-    state = {
-        name: torch.empty(tensor.shape, dtype=torch.bfloat16).normal_(generator=random)
-        for name, tensor in network.state_dict().items()
-    }
-    adapter = AnimaTextConditioner(
-        source_dim=fakes.TEXT_WIDTH, target_dim=1024, model_dim=32, num_layers=1,
-        num_attention_heads=2, target_vocab_size=fakes.VOCABULARY,
-    )  # fmt: skip
-    whole = fakes.native_denoiser(state) | fakes.counters()
-    whole |= {f"llm_adapter.{name}": tensor for name, tensor in adapter.state_dict().items()}
-    save_file({f"net.{name}": tensor for name, tensor in whole.items()}, source)
-    return source
 
 
 # --- licence -----------------------------------------------------------------------------------

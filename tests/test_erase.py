@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from fakes import encoded_data, random_set, tiny_model
+from resalign.backend.hardening.erase import step as erase_step
 from resalign.backend.hardening.erase.moments import Moments, in_groups, measure, rows_of
 from resalign.backend.hardening.erase.subspace import concept_directions, without
 from resalign.backend.hardening.run import harden
@@ -159,6 +161,10 @@ def test_moments_are_those_of_tokens_and_places_with_weights_and_shared_inputs()
     torch.testing.assert_close(found.of("conv"), moments(places), rtol=1e-5, atol=1e-6)
     linear(tokens[0])  # no hook is left
     torch.testing.assert_close(found.of("linear"), (a + 3 * b) / 4, rtol=1e-5, atol=1e-6)
+    assert found.sharing(["other", "conv"]) == {"linear": ["other"], "conv": ["conv"]}
+    assert torch.equal(found.of("linear"), found.take("linear"))
+    with pytest.raises(KeyError):
+        found.of("other")
 
 
 def test_layers_are_measured_in_groups_within_the_memory():
@@ -249,3 +255,31 @@ def test_rows_are_tokens_of_any_batch():
     assert rows_of(nn.Linear(3, 1), torch.zeros(2, 4, 5, 3)).shape == (40, 3)
     assert rows_of(nn.Conv2d(3, 1, 1), torch.zeros(2, 3, 4, 5)).shape == (40, 3)
     assert Moments().weight == 1.0 and len(random_set(3, 1)) == 3
+
+
+def test_each_layers_matrices_are_freed_before_the_next_layers(monkeypatch, problem):
+    """Of a width of 12,288, one matrix takes 1.2 GB."""
+    _, rest, concept, _ = problem
+    found = concept_directions(moments(rest), moments(concept), ratio=4.0, floor=1e-3)
+    assert found.vectors.untyped_storage().nbytes() == 8 * WIDTH * found.removed  # of all: 8 · 8²
+    alive: list[weakref.ref[torch.Tensor]] = []
+
+    def watched(kept, concept, **settings):
+        assert not any(matrix() is not None for matrix in alive)
+        found = concept_directions(kept, concept, **settings)
+        alive[:] = [weakref.ref(matrix) for matrix in (kept, concept, found.root, found.inverse)]
+        return found
+
+    monkeypatch.setattr(erase_step, "concept_directions", watched)
+    result = run(plan(erase=EraseConfig(samples=4, batch=4, targets=("cross_attention_kv",))))
+    assert len(alive) == 4 and len(result.records[0].erased) > 1
+
+
+def test_decompositions_count_as_progress_too():
+    """In a wide layer they take minutes on a CPU, when the passes are long done."""
+    reports = []
+    run(plan(), on_progress=lambda progress: reports.append(progress))
+    inside = [each for each in reports if each.micro_total]
+    assert {each.message for each in inside} == {"measuring layers", "finding directions"}
+    assert inside[-1].micro_step == inside[-1].micro_total
+    assert all(each.micro_step <= each.micro_total for each in inside)

@@ -196,23 +196,6 @@ def test_other_kinds_are_told_by_their_names(tmp_path, names, says):
     refuse(write_sparse(tmp_path / "m.safetensors", named(*names)), says)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "scaled_fp8",
-        UNET + "input_blocks.1.1.proj_in.scale_weight",
-        UNET + "input_blocks.1.1.proj_in.weight_scale",
-        UNET + "input_blocks.1.1.proj_in.comfy_quant",
-        UNET + "input_blocks.1.1.proj_in.weight.quant_state.bitsandbytes__nf4",
-        UNET + "input_blocks.1.1.proj_in.weight.absmax",
-        UNET + "input_blocks.1.1.proj_in.SCB",
-    ],
-)
-def test_quantised_weights_are_told_by_their_scales(tmp_path, tiny, name):
-    path = write_sparse(tmp_path / "m.safetensors", tiny | named(name))
-    refuse(path, "is a quantised checkpoint.*original fp16 or fp32")
-
-
 def test_int8_weights_are_quantised_even_without_scales(tmp_path):
     name = UNET + "input_blocks.1.1.proj_in.weight"
     path = raw(tmp_path / "m.safetensors", {name: entry(0, 4, [2, 2], "I8")}, bytes(4))

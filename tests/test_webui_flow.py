@@ -2,7 +2,9 @@
 takes them, with text encoder and VAE where they are not found."""
 
 import shutil
+from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
 import fakes_anima
 import fakes_klein
@@ -94,6 +96,35 @@ def test_the_tab_alone_sends_the_chosen_files_and_the_familys_guidance(alone, pa
     assert {name: forms.check_request(FORM | CHOSEN, alone, NOW)[name] for name in CHOSEN} == paths
 
 
+def described(host, label):
+    return Actions(host, None, lambda *names: "").describe(label)  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_is_described_with_the_files_that_were_found(title, alone, folder):
+    """Their names alone, and what its name and its licence tell."""
+    fakes, place = FAMILIES[title], folder / "models" / "sorted"
+    if not place.exists():
+        fakes.write_split(place)
+    label = f"sorted/{fakes.DENOISER_FILE}"
+    said = described(alone, label)
+    for file in (fakes.TEXT_FILE, fakes.VAE_FILE):
+        assert file.rpartition("/")[2] in said
+    assert str(folder) not in said
+    assert str(folder) not in Actions(alone, None, lambda *names: "").provenance(label)  # type: ignore[arg-type]
+    assert ("non-commercial use" in said) == (title == "Anima")
+    assert "distilled" not in said
+    few = (place / fakes.DENOISER_FILE).with_name("turbo-4b.safetensors")
+    shutil.copyfile(place / fakes.DENOISER_FILE, few)
+    assert "looks like a distilled checkpoint" in described(
+        alone, f"sorted/diffusion_models/{few.name}"
+    )
+
+
+def test_a_missing_file_is_asked_for_in_the_words_of_the_form(alone):
+    said = described(alone, "model-base.safetensors")
+    assert "choose it as Text encoder below the checkpoint" in said and "--text" not in said
+
+
 def test_without_them_it_says_which_is_missing(alone):
     by_itself = dict.fromkeys(CHOSEN, forms.BY_ITSELF)
     with pytest.raises(ConfigError, match="has no text encoder"):
@@ -124,6 +155,37 @@ def test_a_runs_own_files_are_taken_for_its_original(alone, paths, folder):
     found = measure_forms.probe_request({"probe_run": run.label}, alone, [run], NOW)
     first, second = found["checkpoints"]
     assert {name: first[name] for name in CHOSEN} == paths and "vae" not in second
+
+
+def test_an_export_is_put_beside_its_original_where_its_companions_are_found(alone, folder):
+    """At the top of the folder of checkpoints neither ComfyUI nor the tab would find them."""
+    source = folder / "models/diffusion_models/model.safetensors"
+    run = Run(name="a", folder=folder / "run", steps=2, total=2, checkpoint=str(source),
+              concepts=("weapons",), plan={})  # fmt: skip
+    values = {"export_run": run.label, "export_name": "new"}
+    found = measure_forms.export_request(values, alone, [run], [])
+    assert found["output"] == str(source.with_name("new.safetensors"))
+    values |= {"export_folder": measure_forms.CHECKPOINTS}
+    found = measure_forms.export_request(values, alone, [run], [])
+    assert found["output"] == str(folder / "models/new.safetensors")
+    demo = replace(run, checkpoint=str(Path(__file__)))  # outside of the folder
+    found = measure_forms.export_request(
+        {**values, "export_folder": measure_forms.BESIDE}, alone, [demo], []
+    )
+    assert found["output"] == str(folder / "models/new.safetensors")
+    host = FakeHost(folder)
+    assert measure_forms.BESIDE not in measure_forms.export_folders(host)
+
+
+def test_a_lora_has_the_form_that_its_family_is_read_in(alone, folder):
+    """kohya's, which is usual for Stable Diffusion, would be refused."""
+    run = Run(name="a", folder=folder / "run", steps=2, total=2, checkpoint="a.safetensors",
+              concepts=("weapons",), plan={})  # fmt: skip
+    values = {"export_run": run.label, "lora_name": "new"}
+    request = measure_forms.save_lora_request(values, alone, [run])
+    assert request["format"] == "" and parse_request(request).format == ""
+    values["lora_format"] = "kohya"
+    assert measure_forms.save_lora_request(values, alone, [run])["format"] == "kohya"
 
 
 def drawn(prompt):

@@ -142,7 +142,7 @@ def test_an_export_goes_into_the_host_s_folder_and_can_carry_a_report(host, runs
 def test_a_lora_goes_into_the_host_s_folder_of_loras(host, runs):
     found = forms.save_lora_request({"export_run": "done", "lora_name": "hardening"}, host, runs)
     assert found["output"] == str(host.lora_folder() / "hardening.safetensors")
-    assert (found["job"], found["format"]) == ("lora", "kohya")
+    assert (found["job"], found["format"]) == ("lora", "")
 
 
 @pytest.mark.parametrize(

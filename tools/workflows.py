@@ -1,11 +1,12 @@
 """Writes example_workflows with their pictures, the blueprint, and the picture of docs/comfyui.md.
 
-    COMFYUI_DIR=... COMFYUI_PYTHON=... python tools/workflows.py [--no-pictures]
+    COMFYUI_DIR=... COMFYUI_PYTHON=... python tools/workflows.py [--no-pictures | --stills]
 
 The graphs are described here in ComfyUI's API format with places for the nodes. A ComfyUI started
 for it with this pack and a reduced checkpoint of random weights, and driven in headless Chromium
 (playwright), turns them into workflow files, runs them at 64 pixels and takes their pictures. Run
-it again when a node's inputs or widgets change.
+it again when a node's inputs or widgets change. `--stills` takes the pictures of those alone that
+are not run.
 """
 
 from __future__ import annotations
@@ -222,16 +223,38 @@ def write_graphs(page: Any) -> None:
 
 
 def take_pictures(front: Any) -> None:
-    """Take a picture of each example after a small run; the settings shown are those that ran."""
+    """Take a picture of each example after a small run; the settings shown are those that ran.
+
+    One whose parts have a loader each is not run, as its text encoder does not fit a reduced host:
+    its picture shows it as it opens.
+    """
     for name, graph in WORKFLOWS.items():
         checkpoint = graph["1"]["inputs"].get("ckpt_name")
-        if checkpoint is None:  # its text encoder does not fit a reduced host
+        if checkpoint is None:
+            take_still(front, name)
             continue
         front.load(EXAMPLES / f"{name}.json", checkpoint=checkpoint, precision="preset")
         front.queue()
         front.finished()
         front.page.evaluate(TIDY)
         front.shoot(EXAMPLES / f"{name}.jpg", clip=True)
+
+
+def take_still(front: Any, name: str) -> None:
+    """Take a picture of an example that is opened and not run."""
+    front.show(json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8")), name)
+    front.shoot(EXAMPLES / f"{name}.jpg", clip=True)
+
+
+def put_named_files(models: Path) -> None:
+    """Put empty files where the loaders of the examples look, so that none is shown as missing."""
+    folders = {"unet_name": "diffusion_models", "clip_name": "text_encoders", "vae_name": "vae"}
+    for graph in WORKFLOWS.values():
+        for one in graph.values():
+            for field, folder in folders.items():
+                if field in one["inputs"]:
+                    (models / folder).mkdir(parents=True, exist_ok=True)
+                    (models / folder / one["inputs"][field]).touch()
 
 
 def take_live_picture(front: Any, path: Path) -> None:
@@ -260,9 +283,15 @@ def main() -> None:
             (place / name).symlink_to(checkpoints / CHECKPOINT)
         loras.mkdir()
         (loras / "my_lora.safetensors").symlink_to(loras / "hardening_lora.safetensors")
+        put_named_files(Path(folder) / "models")
         with comfyui(Path(folder), ROOT, 8188) as host, front(host.address) as page:
             page.open()
             page.bare()
+            if "--stills" in sys.argv:
+                for name, graph in WORKFLOWS.items():
+                    if "ckpt_name" not in graph["1"]["inputs"]:
+                        take_still(page, name)
+                return
             write_graphs(page.page)
             if "--no-pictures" not in sys.argv:
                 take_pictures(page)

@@ -29,6 +29,7 @@ class Companions:
     def __init__(self, path: Path, named: Mapping[str, str], folders: Sequence[Path] = ()) -> None:
         self._path, self._named, self._folders = path, named, folders
         self.headers: dict[Path, Header] = {}
+        self._passed_over: dict[Path, str] = {}  # what is wrong with files of another kind
 
     def find(self, wanted: Companion) -> StoredFile:
         """Return the companion's file; a CheckpointError says how to give it."""
@@ -66,8 +67,11 @@ class Companions:
                 file = self._opened(path)
                 if _fits(file, wanted):
                     yield file
-            except CheckpointError:  # damaged, or of another format: somebody else's file
-                continue
+                    continue
+                why = f"{path.name} has that name and holds another model"
+            except CheckpointError as error:  # damaged, or of another format: somebody else's file
+                why = str(error)
+            self._passed_over[path] = why
 
     def _paths(self, wanted: Companion) -> list[Path]:
         here = self._path.absolute().parent
@@ -100,6 +104,12 @@ class Companions:
                 f"{name} has no {wanted.what} of its own, and {fitting[0].name} is quantised: "
                 "fetch the bf16 version of it"
             )
+        for path, why in self._passed_over.items():
+            if path.stem.lower() in wanted.usual:
+                return (
+                    f"{name} has no {wanted.what} of its own, and {why}: put the original there, "
+                    f"or name another file in `{field}` ({flag})"
+                )
         return (
             f"{name} has no {wanted.what}: put its file ({wanted.usual[0]}.safetensors) beside it "
             f"or into {' or '.join(wanted.folders)}, or name it in `{field}` ({flag})"

@@ -97,7 +97,7 @@ def refuse_other_formats(name: str, start: bytes) -> None:
         )
     if start[:4] == b"GGUF":
         raise CheckpointError(
-            f"{name} is a quantised GGUF file: give the original fp16 or fp32 .safetensors instead"
+            f"{name} is a quantised GGUF file: give the original .safetensors in bf16, fp16 or fp32"
         )
     if start.lstrip()[:14].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise CheckpointError(

@@ -52,7 +52,9 @@ class Inspection:
     problem: why it cannot be hardened and what to do; empty for a supported checkpoint.
     dtypes: storage types of each component (of `all` if it is not a checkpoint).
     bytes: size of the weight files. resolution: native side in pixels.
+    parts: paths of the components that lie in files of their own.
     distilled: method of distillation (Turbo, LCM ...) and how it was recognised; empty if none was.
+    terms: what the licence of the published weights asks, where that is more than a notice.
     sha256: of the file, as hosts show it, if asked for; of a folder, of the lines that
         `sha256sum` prints for its weight files in order.
     copies: further copies of the denoiser (moving averages, variants, backups), and their state.
@@ -73,7 +75,9 @@ class Inspection:
     bytes: int = 0
     keeps_moving_average: bool = False
     copies: tuple[FoundCopy, ...] = ()
+    parts: dict[str, str] = field(default_factory=dict)
     distilled: str = ""
+    terms: str = ""
     sha256: str = ""
     hardened: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
@@ -91,7 +95,9 @@ class Inspection:
         if self.family:
             kind = self.prediction_type.removesuffix("_prediction")
             rows.append(("model", f"{self.title}, predicts {kind}, {self.resolution} px"))
-            rows.append(("layout", "one file" if self.layout == "ldm" else "diffusers folder"))
+            own = "one file" if not self.parts else "files of their own for some components"
+            rows.append(("layout", own if self.layout == "ldm" else "diffusers folder"))
+            rows += [(name.replace("_", " "), path) for name, path in self.parts.items()]
         else:
             rows.append(("kind", self.kind))
         size = f"{self.bytes:,} bytes in {self.tensor_count:,} tensors"
@@ -104,6 +110,8 @@ class Inspection:
             rows.append(("", f"and {len(self.copies) - _MANY} more"))
         if self.distilled:
             rows.append(("distilled", f"it looks so: {self.distilled}; see `resalign check`"))
+        if self.terms:
+            rows.append(("licence", self.terms))
         if self.sha256:
             rows.append(("sha256", self.sha256))
         if self.hardened:
@@ -169,6 +177,9 @@ def copies_in(info: CheckpointInfo, hardened: dict[str, Any]) -> tuple[FoundCopy
 def _of_checkpoint(info: CheckpointInfo, sha256: str) -> Inspection:
     names = (name for header in info.headers.values() for name in header.tensors)
     hardened, problem, copies = _hardened(info.metadata), "", ()
+    parts = {name: str(files[0]) for name, files in info.files.items() if files[0] != info.path}
+    if info.layout == "diffusers":
+        parts = {}
     try:
         copies = copies_in(info, hardened)
     except CheckpointError as error:
@@ -187,7 +198,9 @@ def _of_checkpoint(info: CheckpointInfo, sha256: str) -> Inspection:
         bytes=info.bytes,
         keeps_moving_average=any(name.startswith("model_ema.") for name in names),
         copies=copies,
+        parts=parts,
         distilled=info.distilled,
+        terms=info.family.metadata.terms,
         sha256=sha256,
         hardened=hardened,
         metadata=info.metadata,

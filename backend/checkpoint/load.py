@@ -59,6 +59,7 @@ def load_checkpoint(
     """
     info, schedule, networks = _prepared(path, prediction, parts)
     family, device = info.family, torch.device(device)
+    tokenizers = family.networks.tokenizers(info.places)  # before weights, which take minutes
     for name, network in networks.items():
         denoiser = name == family.denoiser
         asked = denoiser_dtype or dtype if denoiser else dtype
@@ -68,7 +69,7 @@ def load_checkpoint(
         family=family,
         denoiser=networks[family.denoiser],
         text_encoders=tuple(networks[name] for name in family.text_encoders),
-        tokenizers=family.networks.tokenizers(info.places),
+        tokenizers=tokenizers,
         vae=networks[family.vae],  # type: ignore[arg-type]
         process=schedule.to(device),
         resolution=info.resolution,
@@ -81,7 +82,9 @@ def load_checkpoint(
 
 def check_loadable(path: str | Path | CheckpointInfo) -> CheckpointInfo:
     """Recognise a checkpoint and raise what loading it would, without reading a weight."""
-    return _prepared(path)[0]
+    info = _prepared(path)[0]
+    info.family.networks.tokenizers(info.places)
+    return info
 
 
 def _prepared(
@@ -128,10 +131,10 @@ def check_tensors(info: CheckpointInfo, networks: dict[str, nn.Module]) -> None:
     }
     if info.layout != "diffusers":
         moving_averages(info)  # a second denoiser that an export could not harden is refused here
-    layout, missing, wrong = info.family.tensors, [], []
+    layout, problems = info.family.tensors, _Problems(info)
     used: dict[tuple[Path, str], int] = {}  # rows of each tensor that the networks take
     for component, network in networks.items():
-        sources = info.sources(component)
+        sources, home = info.sources(component), info.files[component][0]
         for name, tensor in network.state_dict().items():
             if not layout.stored(name):
                 continue
@@ -139,36 +142,63 @@ def check_tensors(info: CheckpointInfo, networks: dict[str, nn.Module]) -> None:
             places = [(file, source.name) for file in info.files[component]] if source else []
             place = next((place for place in places if place in stored), None)
             if source is None or place is None:
-                missing.append(source.name if source else f"{component}: {name}")
+                problems.add(home, "missing", source.name if source else f"{component}: {name}")
                 continue
             entry = stored[place]
             used[place] = used.get(place, 0) + _rows(source, entry)
             found = part_shape(entry.shape, source)
             if found != tuple(tensor.shape):
-                wrong.append(f"{source.name} is {list(found)}, not {list(tensor.shape)}")
+                wrong = f"{source.name} is {list(found)}, not {list(tensor.shape)}"
+                problems.add(place[0], "unfit", wrong)
             elif entry.dtype not in FLOATS:
-                wrong.append(f"{source.name} is stored as {entry.dtype}, not as floating point")
-    wrong += [
-        f"{place[1]} has {stored[place].shape[0]} rows, not {rows}"
-        for place, rows in used.items()
-        if stored[place].shape and rows < stored[place].shape[0]
-    ]
-    unexpected = [
-        name
-        for file, name in stored
-        if (file, name) not in used and not layout.harmless(info, name)
-    ]
-    problems = [
-        f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{', ...' * (len(names) > _SHOWN)})"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("unfit", wrong))
-        if names
-    ]
-    if problems:
-        raise CheckpointError(
-            f"{info.path.name} looks like {info.title}, but its tensors are not exactly those: "
-            + "; ".join(problems)
-            + ". It is incomplete or of another kind; use the original checkpoint"
-        )
+                wrong = f"{source.name} is stored as {entry.dtype}, not as floating point"
+                problems.add(place[0], "unfit", wrong)
+    for place, rows in used.items():
+        if stored[place].shape and rows < stored[place].shape[0]:
+            wrong = f"{place[1]} has {stored[place].shape[0]} rows, not {rows}"
+            problems.add(place[0], "unfit", wrong)
+    for file, name in stored:
+        if (file, name) not in used and not layout.harmless(info, name):
+            problems.add(file, "unexpected", name)
+    problems.require_none()
+
+
+class _Problems:
+    """Tensors that are missing, unexpected or unfit, by the file that they lie in or belong in."""
+
+    def __init__(self, info: CheckpointInfo) -> None:
+        self._info = info
+        self._found: dict[str, dict[str, dict[str, None]]] = {}
+
+    def add(self, file: Path, what: str, text: str) -> None:
+        """Note one, once: several modules may lie in one tensor."""
+        self._found.setdefault(self._who(file), {}).setdefault(what, {})[text] = None
+
+    def require_none(self) -> None:
+        if self._found:
+            sentences = [f"{who}: {_listed(found)}" for who, found in self._found.items()]
+            raise CheckpointError(
+                ". ".join(sentences) + ". It is incomplete or of another kind; use the original"
+            )
+
+    def _who(self, file: Path) -> str:
+        """Begin the sentence on a file; one that holds a component alone may be a wrong choice."""
+        info = self._info
+        components = [name for name, files in info.files.items() if files[0] == file]
+        if info.layout == "ldm" and file != info.path:
+            return (
+                f"{file.name} was taken for the {' and '.join(components)} of {info.path.name}, "
+                "but its tensors are not exactly those"
+            )
+        return f"{info.path.name} looks like {info.title}, but its tensors are not exactly those"
+
+
+def _listed(found: Mapping[str, Mapping[str, None]]) -> str:
+    return "; ".join(
+        f"{len(names)} {what} ({', '.join(list(names)[:_SHOWN])}{', ...' * (len(names) > _SHOWN)})"
+        for what in ("missing", "unexpected", "unfit")
+        if (names := found.get(what))
+    )
 
 
 def _fill(

@@ -104,6 +104,7 @@ def check_job(
     info = _try(problems, lambda: _detected(job))
     if info is not None:
         _try(problems, lambda: _check_loadable(info))
+    built = None if problems else info  # its networks can be built, for the estimates
     device = _try(problems, lambda: resolve_device(job.device))
     if device and job.plan.quantization != "none":
         from ..model.quantised import check_bitsandbytes
@@ -122,8 +123,11 @@ def check_job(
         copies = _try(problems, lambda: copies_of(info))
         warnings += sentences(copies or (), info.family.denoiser, exporting=False)
         warnings += info.cautions
-        stored = stored_predictions(info, job.plan)
-        disk = disk_estimate(info, job.plan) - (0 if exporting else info.export_bytes)
+        problems += _unfit(job.plan, info.family)
+        warnings += _doubts(job.plan, info.family)
+    if built is not None:
+        stored = stored_predictions(built, job.plan)
+        disk = disk_estimate(built, job.plan) - (0 if exporting else built.export_bytes)
         target = Path(job.output) if exporting else run_folder_of(job)
         free = shutil.disk_usage(_existing(target)).free
         if disk > free:
@@ -133,17 +137,16 @@ def check_job(
                 "are free there"
             )
         total = device_memory(device) if device else None
-        sizes = size_problems(info, {"resolution": job.plan.resolution})
+        sizes = size_problems(built, {"resolution": job.plan.resolution})
         if (memory or budget) and not sizes:  # the prediction runs the plan's own code
             room = budget or (total / GIB if total else None)
             from ..model.precision import with_precision
 
             plan = with_precision(job.plan, device or "cpu")
-            needed = memory_needed(info, plan, room, on_try)
+            needed = memory_needed(built, plan, room, on_try)
             if not budget and (needed.fits is False or needed.changes):  # else `memory` says it
                 warnings.append(f"{device} has too little memory: {'; '.join(needed.words)}")
-        problems += sizes + _unfit(job.plan, info.family)
-        warnings += _doubts(job.plan, info.family)
+        problems += sizes
     title = f"{Path(job.checkpoint).name}: {info.title}" if info else job.checkpoint
     return CheckReport(
         problems=tuple(problems), warnings=tuple(warnings), checkpoint=title,

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from ...backend.checkpoint.inspect import inspect
 from ...backend.errors import ResAlignError
+from ...backend.families.base.distilled import caution
 from ...backend.numerics.byte_sizes import format_bytes
 from ...backend.plan.durations import Pace
 from . import forms, guide, measure_forms, pace, report_forms, thoroughness, views
@@ -208,8 +209,15 @@ class Actions:
         if found.problem:
             return views.note(found.problem, "error")
         hardened = "hardened before" if found.hardened else "not hardened"
-        return views.help_text(
-            f"{found.title}, {found.resolution} px, {format_bytes(found.bytes)}, {hardened}"
+        said = f"{found.title}, {found.resolution} px, {format_bytes(found.bytes)}, {hardened}"
+        if found.parts:
+            said += ". Found with it: " + ", ".join(
+                Path(file).name for file in found.parts.values()
+            )
+        notes = [caution(found.distilled)] if found.distilled else []
+        notes += [found.terms] if found.terms else []
+        return views.help_text(said) + "".join(
+            views.note(note[:1].upper() + note[1:], "doubtful") for note in notes
         )
 
     def provenance(self, label: Any) -> str:
@@ -219,7 +227,9 @@ class Actions:
             found = inspect(path)
         except ResAlignError as error:
             return views.note(str(error), "error")
-        text = found.to_text().replace(str(path), path.name)
+        text = found.to_text()
+        for file in (path, *map(Path, found.parts.values())):
+            text = text.replace(str(file), file.name)
         hint = "" if found.hardened else "A record is optional: its absence proves little."
         return views.facts(text, found.problem) + (views.help_text(hint) if hint else "")
 

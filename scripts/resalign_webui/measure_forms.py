@@ -44,8 +44,9 @@ PROBE_PARTS = {  # an input of `plan.probe_settings`: the form's name of it
     "steps": "attack_steps", "images": "probe_images", "resolution": "probe_resolution",
     "sampling_steps": "sampling_steps",
 }  # fmt: skip
-FORMATS = ("kohya", "diffusers")
-CHECKPOINTS, OUTPUT = "checkpoints", "output folder"
+USUAL = "usual for the model"
+FORMATS = (USUAL, "kohya", "diffusers")
+BESIDE, CHECKPOINTS, OUTPUT = "beside the original", "checkpoints", "output folder"
 _NONE = _NO_RUN = "none"
 THE_ORIGINAL = "the original"  # sibling: the checkpoint before hardening
 THE_RUN = "the run's"  # original and hardened: its checkpoint, and that with its adapter
@@ -205,8 +206,12 @@ def export_request(
 ) -> dict[str, Any]:
     """The hardened checkpoint of a run, under a new name in the host's folder."""
     run = _needed_run(values, runs)
-    folder = one_of(values, "export_folder", (CHECKPOINTS, OUTPUT), CHECKPOINTS)
-    base = host.checkpoint_folder() if folder == CHECKPOINTS else hosts.work_folder(host)
+    known = export_folders(host)
+    folder = one_of(values, "export_folder", known, known[0])
+    base = hosts.work_folder(host) if folder == OUTPUT else host.checkpoint_folder()
+    beside = Path(run.checkpoint).absolute().parent
+    if folder == BESIDE and hosts.inside(beside, [base.resolve()]):  # the demo's is elsewhere
+        base = beside
     request = {
         "job": "export",
         "run_folder": str(run.folder),
@@ -223,14 +228,21 @@ def export_request(
     return request
 
 
+def export_folders(host: Host) -> tuple[str, ...]:
+    """Return where a checkpoint may be written, the default first. Without a host that has one
+    folder for all, it is that of the original, near the text encoder and the VAE that it needs."""
+    return (BESIDE, CHECKPOINTS, OUTPUT) if host.name == hosts.ALONE else (CHECKPOINTS, OUTPUT)
+
+
 def save_lora_request(values: Values, host: Host, runs: list[Run]) -> dict[str, Any]:
     run = _needed_run(values, runs)
     overwrite = flag(values, "overwrite")
+    chosen = one_of(values, "lora_format", FORMATS, USUAL)
     return {
         "job": "lora",
         "run_folder": str(run.folder),
         "output": str(_target(values, "lora_name", host.lora_folder(), overwrite)),
-        "format": one_of(values, "lora_format", FORMATS, FORMATS[0]),
+        "format": "" if chosen == USUAL else chosen,
         "overwrite": overwrite,
         "unfinished": not run.finished,
     }

@@ -315,7 +315,7 @@ def export_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
     with gr.Row():
         parts("export_name", gr.Textbox, "Name of the new checkpoint", value="hardened",
               scale=3, min_width=200, info="sub/name makes a folder.")  # fmt: skip
-        folders = [measure_forms.CHECKPOINTS, measure_forms.OUTPUT]
+        folders = list(measure_forms.export_folders(host))
         parts("export_folder", gr.Dropdown, "Folder", choices=folders, value=folders[0], scale=2,
               min_width=140)  # fmt: skip
     parts("export_probe", gr.Dropdown, "Report of its probe", choices=lists["export_probe"],
@@ -330,7 +330,7 @@ def export_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
         parts("lora_name", gr.Textbox, "Name of the LoRA", value="hardening_lora", scale=3,
               min_width=200)  # fmt: skip
         parts("lora_format", gr.Dropdown, "Format", choices=list(measure_forms.FORMATS),
-              value="kohya", scale=2, min_width=140)  # fmt: skip
+              value=measure_forms.USUAL, scale=2, min_width=140)  # fmt: skip
     button("save_lora", "Save LoRA")
     html(name="export_message")
 

@@ -11,6 +11,8 @@ from ...backend.memory.words import PARTS, rows
 from ...backend.report.markup import Child, Markup, join, tag
 from .charts import charts_html
 
+_FLAG = re.compile(r"name (it|one|another file) in `(text_encoder|vae)` \(--[a-z-]+\)")
+
 State = Mapping[str, Any]
 _PICTURE = re.compile(r"data:image/(jpeg|png|webp);base64,[A-Za-z0-9+/=]+")
 _STAGE = re.compile(r"\[(\d+)/(\d+)\]")  # at the beginning of a line of `side_venv`
@@ -203,7 +205,13 @@ def note(text: str, kind: str = "") -> Markup:
     if not text:
         return Markup("")
     mark = f" ra-{kind}" if kind in ("error", "good", "doubtful") else ""
-    return tag("div", _lines(text), cls=f"ra ra-note{mark}")
+    return tag("div", _lines(_FLAG.sub(_field, text)), cls=f"ra ra-note{mark}")
+
+
+def _field(found: re.Match[str]) -> str:
+    """Name a field of the form in place of a flag of the command line."""
+    label = {"text_encoder": "Text encoder", "vae": "VAE"}[found[2]]
+    return f"choose {found[1]} as {label} below the checkpoint"
 
 
 def building(lines: Sequence[str]) -> Markup:
@@ -220,7 +228,7 @@ def help_text(text: str) -> Markup:
 
 def facts(text: str, problem: str = "") -> Markup:
     """Show lines of `label   value` as a table; a line without label belongs to the one above."""
-    lines = [(line[:16].strip(), line[16:]) for line in text.splitlines()]
+    lines = [(line[:16].strip(), _FLAG.sub(_field, line[16:])) for line in text.splitlines()]
     table = tag("table", [tag("tr", tag("th", label), tag("td", value)) for label, value in lines])
     return tag("div", note(problem, "error"), table, cls="ra")
 
@@ -329,7 +337,7 @@ def _done(state: State) -> str:
     output = str((state.get("request") or {}).get("output") or "")
     if state.get("job") in ("export", "lora", "pack") and output:
         *_, folder, name = ["", *re.split(r"[\\/]", output)]
-        seen = "" if state["job"] == "pack" else "; refresh the host's list to see it"
+        seen = "" if state["job"] == "pack" else "; refresh the list to see it"
         lines.insert(0, f"{name} is in the folder {folder}{seen}.")
     elif result.get("path"):
         lines.insert(0, re.split(r"[\\/]", str(result["path"]))[-1])

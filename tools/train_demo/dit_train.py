@@ -3,7 +3,8 @@
     python tools/train_demo/dit_train.py --out DIR --minutes 25
 
 A stage whose result exists is skipped, and the denoiser continues from its last state. The sprites
-and the judge must exist: `train.py` makes them.
+and the judge must exist: `train.py` makes them. Stage `save` replaces the shipped file with
+`--replace-shipped` only.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from dit_shared import DIT, FILE
+from shipped import add_flag, refuse_to_replace
 from world import art
 
 STAGES = ("text", "vae", "denoiser", "save", "evaluate")
@@ -29,7 +31,10 @@ def main() -> None:
     parser.add_argument("--vae-minutes", type=float, default=10)
     parser.add_argument("--minutes", type=float, default=25, help="of the denoiser")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    add_flag(parser)
     arguments = parser.parse_args()
+    if "save" in arguments.stages:
+        refuse_to_replace(parser, arguments, art.ASSETS / DIT / FILE)
     torch.set_num_threads(1)
     out = arguments.out
     out.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,8 @@
     python tools/train_demo/train.py --icons DIR --out DIR --minutes 48
 
 A stage whose result exists is skipped, and the denoiser continues from its last state, so an
-interrupted run is started again with the same command.
+interrupted run is started again with the same command. Stages `save` and `final-judge` replace
+shipped files with `--replace-shipped` only.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from shipped import add_flag, refuse_to_replace
 from world import REPOSITORY, TOKENIZER, art
 
 STAGES = (
@@ -34,9 +36,13 @@ def main() -> None:
     parser.add_argument("--vae-minutes", type=float, default=9)
     parser.add_argument("--decoder-minutes", type=float, default=8)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    add_flag(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     out, tokenizer, assets = arguments.out, arguments.tokenizer, art.ASSETS
+    written = {"save": "demo_sd.safetensors", "final-judge": "judge.safetensors"}
+    replaced = [assets / file for stage, file in written.items() if stage in arguments.stages]
+    refuse_to_replace(parser, arguments, *replaced)
     out.mkdir(parents=True, exist_ok=True)
 
     def due(stage: str, result: Path) -> bool:

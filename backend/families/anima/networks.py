@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError
 from ..base.shapes import Shapes, check_same_names
-from ..qwen3.network import bfloat16_or_wider, build_qwen3, fill_frequencies
+from ..qwen3.network import bfloat16_or_wider, build_qwen3, encoded_by_host, fill_frequencies
 from ..qwen3.tokenizer import TokenizerPlace, load_tokenizer
 from .config import CONDITIONER, TEXT, VAE, conditioner_config
 
@@ -73,7 +73,7 @@ class Networks:
         device: torch.device | str = "cpu",
     ) -> nn.Module:  # fmt: skip
         if component != CONDITIONER:
-            raise CheckpointError(f"{who} encodes the prompts of Anima itself")  # `HOST`
+            raise encoded_by_host(who, "Anima")
         return _conditioner_from(who, tensors, device)
 
 

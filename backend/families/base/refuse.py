@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .quantised_forms import quantised_form
 from .relatives import relative
 from .shapes import StoredTensor
 
@@ -30,7 +31,10 @@ _SUPPORTED = (
     "only SD 1.x, SD 2.x, SDXL base, FLUX.2 klein 4B, Anima and Z-Image checkpoints (and "
     "fine-tunes of them) can be hardened"
 )
-_WHOLE = "give the whole checkpoint, with U-Net, text encoder and VAE in one file"
+_WHOLE = (
+    "give the whole checkpoint, with U-Net, text encoder and VAE in one file, or the denoiser's "
+    "file of FLUX.2 klein, Anima or Z-Image"
+)
 
 # (kind, what it is, advice, parts of names; a leading | anchors to the start, a trailing | to the
 # end of a name). The first match decides.
@@ -40,7 +44,12 @@ _BY_NAME: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
         "result",
         (".lora_up.", ".lora_down.", ".lora_A.", ".lora_B.", ".lora.up.", ".lora.down.",
          ".lora_mid.", ".hada_w1_a|", ".lokr_w1", ".lokr_w2", ".oft_blocks|", ".oft_diag|",
-         "_lora.up.", "_lora.down.", ".dora_scale|", "|lora_unet_", "|lora_te"),
+         "_lora.up.", "_lora.down.", ".dora_scale|", "|lora_unet_", "|lora_te", ".diff|",
+         ".diff_b|"),
+    ),
+    (
+        "text_encoder", "a text encoder alone, not a checkpoint", _WHOLE,
+        ("|model.embed_tokens.weight|", "|embed_tokens.weight|", "|shared.weight|"),
     ),
     (
         "embedding", "a textual-inversion embedding, not a checkpoint",
@@ -86,13 +95,6 @@ _BY_NAME: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
         "its schedule is not supported; " + _SUPPORTED,
         ("|edm_",),
     ),
-    (
-        "quantised", "a quantised checkpoint (scaled fp8, nf4, int8 or alike)",
-        "its weights cannot be changed and kept so; give the original fp16 or fp32 checkpoint",
-        ("|scaled_fp8|", ".scaled_fp8|", ".scale_weight|", ".weight_scale|", ".scale_input|",
-         ".input_scale|", ".comfy_quant|", ".quant_state", ".absmax|", ".quant_map|", ".SCB|",
-         ".weight_format|", ".qweight|", ".qzeros|", ".weight_scale_2|"),
-    ),
 )  # fmt: skip
 
 _DENOISERS = ("sd3", "flux", "other")  # kinds of which more can be said
@@ -108,8 +110,6 @@ _PARTS = (
      ("|text_model.", "|cond_stage_model.", "|conditioner.", "|encoder.block.", "|embeddings.",
       "|transformer.resblocks.", "|text_encoder", "|transformer.text_model.")),
 )  # fmt: skip
-# Whole numbers in place of weights. F8_E4M3 and F8_E5M2 without scales are plain fp8 storage.
-_QUANTISED_DTYPES = {"I8", "U8", "F4", "F6_E2M3", "F6_E3M2", "F8_E8M0"}
 
 _REFINER_WIDTH = 1280
 _TEXT_WIDTHS = (768, 1024, 2048, _REFINER_WIDTH)
@@ -118,10 +118,13 @@ _DOWN = re.compile(r"lora[._](linear_layer\.)?(down|A)\b|lora\.down|lora_down|lo
 
 def quantised_kind(tensors: Mapping[str, StoredTensor]) -> Other | None:
     """Return what a file with quantised weights is; None where its weights are floating point."""
-    names = "|" + "||".join(tensors) + "|"
-    found = next(Other(*entry[:3]) for entry in _BY_NAME if entry[0] == "quantised")
-    marks = next(entry[3] for entry in _BY_NAME if entry[0] == "quantised")
-    return found if any(mark in names for mark in marks) else _in_integers(tensors)
+    form = quantised_form(tensors)
+    if not form:
+        return None
+    return Other(
+        "quantised", f"a quantised checkpoint ({form})",
+        "its weights cannot be changed and kept so; give the original in bf16, fp16 or fp32",
+    )  # fmt: skip
 
 
 def other_kind(tensors: Mapping[str, StoredTensor]) -> Other | None:
@@ -131,10 +134,13 @@ def other_kind(tensors: Mapping[str, StoredTensor]) -> Other | None:
         if any(mark in names for mark in marks):
             if kind in _DENOISERS:
                 shapes = {name: entry.shape for name, entry in tensors.items()}
-                what = relative(shapes) or what
+                named, packed = relative(shapes), quantised_kind(tensors)
+                if packed and not named:  # its names are not those of the original
+                    return packed
+                what = named or what
             return Other(kind, what, advice)
-    if found := _in_integers(tensors):
-        return found
+    if packed := quantised_kind(tensors):
+        return packed
     parts = [part for part in _PARTS if any(mark in names for mark in part[2])]
     if len(parts) == 1:
         kind, what, _ = parts[0]
@@ -148,14 +154,6 @@ def other_kind(tensors: Mapping[str, StoredTensor]) -> Other | None:
     if "|model.diffusion_model." not in names:
         return Other("unknown", "of an unknown layout (diffusers' names in a single file)",
                      "give the file it was made from, or the diffusers folder")  # fmt: skip
-    return None
-
-
-def _in_integers(tensors: Mapping[str, StoredTensor]) -> Other | None:
-    for name, entry in tensors.items():
-        if entry.dtype in _QUANTISED_DTYPES and len(entry.shape) > 1:
-            return Other("quantised", f"a quantised checkpoint ({name} is {entry.dtype})",
-                         "give the original fp16 or fp32 checkpoint instead")  # fmt: skip
     return None
 
 

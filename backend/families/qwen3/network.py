@@ -96,3 +96,11 @@ def bfloat16_or_wider(wanted: torch.dtype, *, small_vae: bool) -> torch.dtype:
     if small_vae:
         return torch.float32
     return torch.bfloat16 if wanted == torch.float16 else wanted
+
+
+def encoded_by_host(who: str, title: str) -> CheckpointError:
+    """Return the refusal to rebuild a text encoder where a host encodes the prompts (`HOST`)."""
+    return CheckpointError(
+        f"the text encoder of {title} is not rebuilt from {who}: the host's own encodes the "
+        "prompts. Load the checkpoint from its files where a text encoder is needed"
+    )

@@ -49,4 +49,6 @@ def check_parts(file: str, configs: dict[str, dict[str, Any]]) -> None:
             f"{file}: its denoiser takes {denoiser['in_channels']} channels, but its VAE gives "
             f"{vae['latent_channels']}: only the VAE of FLUX.1 fits"
         )
-    check_depths(file, configs, {DENOISER: "n_layers", TEXT: "num_hidden_layers"}, least=2)
+    check_depths(file, configs, {DENOISER: "n_layers"}, least=1)
+    check_depths(file, configs, {DENOISER: "n_refiner_layers"}, least=1)
+    check_depths(file, configs, {TEXT: "num_hidden_layers"}, least=2)  # the last but one is read

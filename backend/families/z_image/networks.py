@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError
-from ..qwen3.network import bfloat16_or_wider, build_qwen3, fill_frequencies
+from ..qwen3.network import bfloat16_or_wider, build_qwen3, encoded_by_host, fill_frequencies
 from ..qwen3.tokenizer import load_tokenizer
 from .config import DENOISER, TEXT, VAE
 
@@ -52,7 +52,7 @@ class Networks:
         self, who: str, component: str, tensors: Mapping[str, Tensor], *, skip_last: int = 0,
         device: torch.device | str = "cpu",
     ) -> nn.Module:  # fmt: skip
-        raise CheckpointError(f"{who} encodes the prompts of Z-Image itself")  # `HOST`
+        raise encoded_by_host(who, "Z-Image")
 
 
 def denoise(denoiser: Any, latents: Tensor, times: Tensor, conditioning: Conditioning) -> Tensor:

@@ -9,7 +9,7 @@ device, or on the CPU where the device has no float64.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -42,6 +42,18 @@ class Moments:
     def owner(self, layer: str) -> str:
         """Return the layer whose matrix this one shares: itself, or one with the same input."""
         return self._owner[layer]
+
+    def take(self, layer: str) -> Tensor:
+        """Return what `of` does, and forget it: no copy of a wide matrix is made."""
+        owner = self._owner[layer]
+        return self._sums.pop(owner).div_(self._totals.pop(owner))
+
+    def sharing(self, layers: Iterable[str]) -> dict[str, list[str]]:
+        """Return the layers by the first of them that was given the same input."""
+        found: dict[str, list[str]] = {}
+        for name in layers:
+            found.setdefault(self._owner[name], []).append(name)
+        return found
 
     def watching(self, layers: Mapping[str, Any]) -> ExitStack:
         """Attach to layers until the returned stack is closed."""

@@ -65,14 +65,17 @@ def erased(setup: Setup, step: int) -> tuple[dict[str, Tensor], tuple[ErasedLaye
         )
     groups = list(in_groups(layers, 2, config.memory * GIB, patches))
     kept, concept = setup.feed.kept_passes(), setup.feed.concept_passes()
-    total, done = len(groups) * (len(kept) + len(concept)), 0
+    total, done = len(groups) * (len(kept) + len(concept)) + len(layers), 0
     weights: dict[str, Tensor] = {}
-    records: list[ErasedLayer] = []
+    records: dict[str, ErasedLayer] = {}
+
+    def report(what: str, more: int = 1) -> None:
+        nonlocal done
+        done += more
+        setup.users.on_inner_step(step, done, total, what)
 
     def reported(work: Callable[[], object]) -> None:
-        nonlocal done
-        done += 1
-        setup.users.on_inner_step(step, done, total, "measuring layers")
+        report("measuring layers")
         work()
 
     def watched(passes: Passes) -> Passes:
@@ -81,21 +84,25 @@ def erased(setup: Setup, step: int) -> tuple[dict[str, Tensor], tuple[ErasedLaye
     for group in groups:
         stays = measure(group, watched(kept), patches)
         goes = measure(group, watched(concept), patches)
-        found: dict[str, Directions] = {}  # by the layer whose matrices they come from
-        for name, layer in group.items():
-            owner = stays.owner(name)
-            if owner not in found:
-                found[owner] = concept_directions(
-                    stays.of(name), goes.of(name), ratio=config.ratio, floor=config.floor
-                )
-                if config.how == "random":
-                    random = generator(setup.plan.seed, "erase", "random", owner)
-                    found[owner] = at_random(found[owner], random)
-            records.append(_record(name, found[owner]))
-            if found[owner].removed:
-                new = without(layer.weight.detach().to(found[owner].root.device), found[owner])
-                weights[name + ".weight"] = new.cpu()
-    return weights, tuple(records)
+        for owner, names in stays.sharing(group).items():
+            report("finding directions", len(names))  # minutes in a wide layer on a CPU
+            found = _directions(setup, owner, stays.take(owner), goes.take(owner))
+            for name in names:
+                records[name] = _record(name, found)
+                if found.removed:
+                    weight = group[name].weight.detach().to(found.root.device)
+                    weights[name + ".weight"] = without(weight, found).cpu()
+            del found  # before the next layer's matrices
+    return weights, tuple(records[name] for name in layers)
+
+
+def _directions(setup: Setup, owner: str, stays: Tensor, goes: Tensor) -> Directions:
+    """Find what to take out of the layers that share the input of `owner`."""
+    config = setup.plan.erase
+    found = concept_directions(stays, goes, ratio=config.ratio, floor=config.floor)
+    if config.how != "random":
+        return found
+    return at_random(found, generator(setup.plan.seed, "erase", "random", owner))
 
 
 def by_patches(config: EraseConfig, layers: Mapping[str, Any]) -> frozenset[str]:
@@ -125,10 +132,7 @@ def rehearse_erasure(setup: Setup) -> None:
     kept = measure(largest, setup.feed.kept_passes()[:1], patches)
     concept = measure(largest, setup.feed.concept_passes()[:1], patches)
     widest = max(largest, key=size)
-    concept_directions(
-        kept.of(widest), concept.of(widest), ratio=setup.plan.erase.ratio,
-        floor=setup.plan.erase.floor,
-    )  # fmt: skip
+    _directions(setup, widest, kept.take(widest), concept.take(widest))
 
 
 def _record(name: str, found: Directions) -> ErasedLayer:

@@ -52,9 +52,10 @@ def concept_directions(kept: Tensor, concept: Tensor, *, ratio: float, floor: fl
     values = values.clamp(min=float(values[-1]) * floor)
     root = (basis * values.sqrt()) @ basis.T
     inverse = (basis / values.sqrt()) @ basis.T
+    del basis  # the second decomposition needs the room
     strengths, vectors = torch.linalg.eigh(_symmetric(inverse @ concept.double() @ inverse))
     count = int((strengths > ratio).sum())
-    return Directions(root, inverse, vectors[:, len(strengths) - count :], strengths)
+    return Directions(root, inverse, vectors[:, len(strengths) - count :].clone(), strengths)
 
 
 def at_random(found: Directions, random: torch.Generator) -> Directions:
@@ -81,4 +82,4 @@ def without(weight: Tensor, found: Directions) -> Tensor:
 def _symmetric(matrix: Tensor) -> Tensor:
     """Return the matrix in float64 without the asymmetry of rounding."""
     wide = matrix.double()
-    return (wide + wide.T) / 2
+    return (wide + wide.T).div_(2)
