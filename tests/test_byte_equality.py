@@ -172,7 +172,7 @@ def report_of(folder: Path) -> dict:
     text = (folder / "report.json").read_text("utf-8")
     report = json.loads(text.replace(": test run of 6 steps, ", ", "))
     (said,) = report.pop("warnings")
-    assert said.startswith("hardened was hardened by a test run")
+    assert said.startswith("hardened comes from a test run")
     return without({**report, "warnings": []}, "seconds", "versions", "weight_change")
 
 

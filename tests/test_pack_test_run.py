@@ -27,7 +27,7 @@ from resalign.backend.report.card import model_card, provenance_of
 from resalign.backend.report.pack import pack_report
 from resalign.backend.report.pack_words import pack_warnings
 
-SAID = f"safe was hardened by {TEST_RUN}"
+SAID = f"safe comes from {TEST_RUN}"
 
 
 def plan_of(steps: int) -> HardeningPlan:
@@ -64,7 +64,7 @@ def said_everywhere(found) -> bool:
     names = ("report.html", "report.md", "results.json", "report.json", "civitai.json")
     texts = [(pack / name).read_text("utf-8") for name in names]
     said = [TEST_RUN in text for text in texts]
-    said += [body(pack).startswith(f"**This model was hardened by {TEST_RUN}.**")]
+    said += [body(pack).startswith(f"**This model comes from {TEST_RUN}.**")]
     said += [found.test_run, results(pack)["model"]["test_run"]]
     said += [any(SAID in text for text in pack_warnings(found))]
     assert len(set(said)) == 1, said
@@ -107,7 +107,7 @@ def test_the_command_warns_and_says_it_to_programs(tmp_path, capsys):
 
 def test_the_card_of_an_export_says_it():
     short, long = (model_card(with_steps(steps)) for steps in (20, 40))
-    assert f"**This checkpoint was hardened by {TEST_RUN}.**" in short
+    assert f"**This checkpoint comes from {TEST_RUN}.**" in short
     assert "test run" not in long
 
 

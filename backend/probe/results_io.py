@@ -84,4 +84,4 @@ def by_test_runs(models: Sequence[ModelInfo]) -> tuple[str, ...]:
 
 def by_test_run(model: str) -> str:
     """Return the warning for a model that a test run hardened."""
-    return f"{model} was hardened by {TEST_RUN}"
+    return f"{model} comes from {TEST_RUN}"

@@ -187,7 +187,7 @@ def _opening(provenance: Provenance) -> str:
     source = code_text(provenance.source) or "its source"
     said = f"A copy of `{source}` with these concepts {aim}: {concepts}."
     if steps_of_test_run(provenance.training):
-        said = f"**This checkpoint was hardened by {TEST_RUN}.**\n\n{said}"
+        said = f"**This checkpoint comes from {TEST_RUN}.**\n\n{said}"
     return said
 
 

@@ -110,7 +110,7 @@ def _warnings(view: View, facts: CardFacts) -> list[str]:
     """Return what a reader must know before any figure."""
     said, missing = [], view.summary.missing
     if facts.test_run:
-        said.append(f"**This model was hardened by {TEST_RUN}.**")
+        said.append(f"**This model comes from {TEST_RUN}.**")
     if not view.result.complete:
         what = f": {missing} evaluation{'s are' if missing != 1 else ' is'} missing"
         said.append(

@@ -46,7 +46,7 @@ def pack_civitai(
     and SHA-256 of the file that is published, where it was given. test_run: it made the model.
     """
     if test_run:
-        sentence = f"{model} was hardened by {TEST_RUN}. {sentence}"
+        sentence = f"{model} comes from {TEST_RUN}. {sentence}"
     info = next(each for each in view.models if each.name == model)
     concepts = [concept.name for concept in view.result.plan.concepts]
     file = released or {"file": info.source, "sha256": info.sha256}

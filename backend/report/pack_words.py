@@ -16,7 +16,7 @@ def pack_warnings(found: Pack, *, how: str = "give it in the field license") -> 
     if not found.complete:
         said.append("the probe is not finished; the card begins with that")
     if found.test_run:
-        said.append(f"{found.model} was hardened by {TEST_RUN}; the card begins with that")
+        said.append(f"{found.model} comes from {TEST_RUN}; the card begins with that")
     if found.broken:
         said.append(f"{found.model} is broken before any attack; the card begins with that")
     said += [
