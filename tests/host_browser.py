@@ -183,14 +183,14 @@ class Front:
             self.page.wait_for_timeout(200)
         raise AssertionError(f"it did not come to that within {timeout} s; {self.errors}")
 
-    def done(self, kind: str = "HardenModel") -> dict[str, Any]:
+    def done(self, kind: str = "HardenModel", timeout: float = 600) -> dict[str, Any]:
         def ended() -> Any:
             box = self.box(kind, "Live")
             if kind == "HardenModel":
                 self.see(box)
             return box and box["status"] == "done" and box
 
-        return self.wait(ended)
+        return self.wait(ended, timeout)
 
     def at(self, kind: str, stage: str, step: int) -> dict[str, Any] | None:
         """The live box of a node that is at `step` of a stage or further, if it is."""

@@ -153,7 +153,7 @@ def test_the_sdxl_example_is_opened_and_queued(request, root, host, page):
     page.load(examples(root) / "harden_sdxl.json", checkpoint=source, outer_steps=2,
               random_seed=51, precision="preset")  # fmt: skip
     page.queue()
-    page.done()
+    page.done(timeout=1500)
     page.wait(lambda: "tensors changed" in page.box("ExportHardenedCheckpoint", "Text")["text"])
     page.shoot(shots(request, host))
 
