@@ -81,7 +81,7 @@ def test_what_the_worst_case_leaves_out_stands_beside_it(tmp_path):
     write(counted_result(BREAKS, attacks=(TRAINING, OTHER)), tmp_path)
     pack = pack_report(tmp_path, tmp_path / "pack").path
     rows = card(pack).splitlines()
-    place = next(i for i, row in enumerate(rows) if row.startswith("| Worst of 1 attack"))
+    place = next(i for i, row in enumerate(rows) if row.startswith("| Worst of the one attack"))
     assert rows[place + 1].startswith(
         "| Left out of the worst case | 1 of 2 attacks (concept alone: the model is broken after "
         "step 200); the highest rate among what was left out: 40 %"
@@ -156,5 +156,11 @@ def test_a_resilience_that_leaves_an_attack_out_says_so_on_hugging_face():
     assert len(names) == 4
     for name in names[2:]:
         assert "1 of 2 left out at least in part" in name, name
+    assert any(key.startswith("Worst of the one attack that counts: ") for key, _ in evidence(
+        view, "safe"))  # fmt: skip
+    none = {key: (0, good) if key[0] == "safe" else (bad, good)
+            for key, (bad, good) in WORKING.items()}  # fmt: skip
+    assert "Worst, after the one attack that counts" in dict(
+        evidence(View(counted_result(none)), "safe"))  # fmt: skip
     whole = View(counted_result(WORKING))
     assert "left out" not in "".join(metric_lines(whole, "safe"))
