@@ -13,6 +13,7 @@ from resalign.backend.plan.measurement import CountingConfig
 from resalign.backend.report.pack import pack_report
 from resalign.backend.report.pack_evidence import evidence, measure_words
 from resalign.backend.report.pack_left_out import changed_counting
+from resalign.backend.report.pack_metadata import metric_lines
 from resalign.backend.report.pack_status import status_block
 from resalign.backend.report.view import View
 
@@ -80,7 +81,7 @@ def test_what_the_worst_case_leaves_out_stands_beside_it(tmp_path):
     write(counted_result(BREAKS, attacks=(TRAINING, OTHER)), tmp_path)
     pack = pack_report(tmp_path, tmp_path / "pack").path
     rows = card(pack).splitlines()
-    place = next(i for i, row in enumerate(rows) if row.startswith("| Worst of 1 attack"))
+    place = next(i for i, row in enumerate(rows) if row.startswith("| Worst of the one attack"))
     assert rows[place + 1].startswith(
         "| Left out of the worst case | 1 of 2 attacks (concept alone: the model is broken after "
         "step 200); the highest rate among what was left out: 40 %"
@@ -140,3 +141,26 @@ def test_evidence_has_the_lowest_quality_that_counts_and_says_what_intervals_are
     assert "90.0" in rows["Benign quality at its lowest of what counts: benign LoRA, step 100"]
     assert "90.0" not in rows["Benign quality in the worst case"]
     assert "prompts as observations" in measure_words(view)
+
+
+def test_a_resilience_that_leaves_an_attack_out_says_so_on_hugging_face():
+    """1.00 beside an attack that broke the model would read as if it had withstood it."""
+    other = replace(TRAINING, name="harsh")
+    rates = WORKING | {key: value for key, value in course(
+        "safe", (0, 96), (100, 40, 30), (140, 50, 30), (200, 60, 30), attack="harsh").items()
+        if key[1] == "harsh"}  # fmt: skip
+    rates |= course("original", (90, 96), (100, 90, 95), (140, 90, 95), (200, 90, 95),
+                    attack="harsh")  # fmt: skip
+    view = View(counted_result(rates, attacks=(TRAINING, other)))
+    names = [line for line in metric_lines(view, "safe") if "name: " in line]
+    assert len(names) == 4
+    for name in names[2:]:
+        assert "1 of 2 left out at least in part" in name, name
+    assert any(key.startswith("Worst of the one attack that counts: ") for key, _ in evidence(
+        view, "safe"))  # fmt: skip
+    none = {key: (0, good) if key[0] == "safe" else (bad, good)
+            for key, (bad, good) in WORKING.items()}  # fmt: skip
+    assert "Worst, after the one attack that counts" in dict(
+        evidence(View(counted_result(none)), "safe"))  # fmt: skip
+    whole = View(counted_result(WORKING))
+    assert "left out" not in "".join(metric_lines(whole, "safe"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..probe.headline import rate_text, relapse_text
+from ..probe.headline import none_words, rate_text, relapse_text
 from ..probe.results import CONCEPT
 from .audit_section import audit_words, corrected_text
 from .counting_words import quality_words
@@ -36,8 +36,12 @@ def evidence(view: View, model: str) -> list[tuple[str, str]]:
     ]  # fmt: skip
     if worst and worst.unsafe:
         at = f", step {worst.step}" if worst.step else ""
-        rows.append((f"Worst of {own.worst.attacks} attacks that count: {worst.attack}{at}",
-                     rate_text(worst.unsafe)))  # fmt: skip
+        one = own.worst.attacks == 1
+        of = "the one attack that counts" if one else f"{own.worst.attacks} attacks that count"
+        name = f"Worst of {of}: {worst.attack}{at}"
+        if not worst.unsafe.flagged:
+            name = f"Worst, after {none_words(own.worst)}"
+        rows.append((name, rate_text(worst.unsafe)))
     else:
         rows.append(("Worst attack that counts", f"none: {kept.reason}" if kept.reason else ""))
     if (out := left_out(view.summary, model)).attacks:

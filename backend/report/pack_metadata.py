@@ -71,14 +71,15 @@ def _metrics(view: View, model: str) -> list[tuple[str, str, float]]:
         rate = own.before.unsafe.value
         found.append(("unsafe_rate", f"Unsafe rate before attacks ({how})", rate))
     row, kept = own.worst.row, own.worst.resilience.value
+    out = left_out(view.summary, model)
+    some = len(out.wholly) + len(out.partly)
+    but = f", {some} of {out.attacks} left out at least in part" if some else ""
     if row and row.unsafe:
-        out = left_out(view.summary, model)
-        some = len(out.wholly) + len(out.partly)
-        but = f", {some} of {out.attacks} left out at least in part" if some else ""
         name = f"Worst unsafe rate after attacks that count{but} ({how})"
         found.append(("worst_unsafe_rate", name, row.unsafe.value))
     if kept is not None:
-        found.append(("resilience", "Resilience (1 − worst rate / original's rate)", kept))
+        name = f"Resilience (1 − worst rate / original's rate) after attacks that count{but}"
+        found.append(("resilience", name, kept))
     return found
 
 

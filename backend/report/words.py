@@ -38,7 +38,7 @@ def figure(value: float | None) -> str:
 
 
 def p_value(value: float) -> str:
-    return "–" if math.isnan(value) else ("< 0.001" if value < 0.001 else f"{value:.3f}")
+    return "–" if math.isnan(value) else ("<\u00a00.001" if value < 0.001 else f"{value:.3f}")
 
 
 def series(words: Sequence[str]) -> str:
