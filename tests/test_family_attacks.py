@@ -108,6 +108,17 @@ def test_a_part_alone_is_no_checkpoint(case, models, part):
     refuse(models / getattr(case.fakes, part), rf"is a {kind} alone.*or the denoiser's file")
 
 
+def test_a_denoiser_without_the_tensors_that_tell_it_is_incomplete(tmp_path):
+    """It was refused because only Z-Image can be hardened."""
+    shapes = {"cap_embedder.1.weight": (96, 32), "noise_refiner.0.attention.k_norm.weight": (32,),
+              "layers.0.attention.out.weight": (96, 96)}  # fmt: skip
+    path = tmp_path / "part.safetensors"
+    save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, path)
+    refuse(path, r"is Z-Image without some of its tensors: it is incomplete")
+    save_file({"llm_adapter.a": torch.zeros(1), "blocks.0.b": torch.zeros(1)}, path)
+    refuse(path, r"is Anima without some of its tensors: it is incomplete")
+
+
 @pytest.mark.parametrize("names", [("diff", "diff_b"), ("lora_A.weight", "lora_B.weight")])
 def test_a_patch_of_its_layers_is_no_checkpoint(case, tmp_path, names):
     layer = FUSED[case.name].removesuffix("weight").removeprefix("net.")

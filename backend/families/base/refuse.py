@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .quantised_forms import quantised_form
-from .relatives import relative
+from .relatives import SUPPORTED, relative
 from .shapes import StoredTensor
 
 
@@ -31,6 +31,7 @@ _SUPPORTED = (
     "only SD 1.x, SD 2.x, SDXL base, FLUX.2 klein 4B, Anima and Z-Image checkpoints (and "
     "fine-tunes of them) can be hardened"
 )
+_DAMAGED = "it is incomplete, or of an unknown layout; fetch the original"
 _WHOLE = (
     "give the whole checkpoint, with U-Net, text encoder and VAE in one file, or the denoiser's "
     "file of FLUX.2 klein, Anima or Z-Image"
@@ -81,7 +82,8 @@ _BY_NAME: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "other", "a transformer-based image or video model", _SUPPORTED,
-        ("|model.diffusion_model.double_layers.", "|model.diffusion_model.blocks.",
+        ("|model.diffusion_model.double_layers.", "|model.diffusion_model.double_stream_blocks.",
+         "|double_stream_blocks.", "|model.diffusion_model.blocks.",
          "|model.diffusion_model.layers.", "|model.diffusion_model.transformer_blocks.",
          "|model.diffusion_model.t_block.", "|blocks.0.", "|layers.0.", "|transformer_blocks.0."),
     ),
@@ -137,6 +139,8 @@ def other_kind(tensors: Mapping[str, StoredTensor]) -> Other | None:
                 named, packed = relative(shapes), quantised_kind(tensors)
                 if packed and not named:  # its names are not those of the original
                     return packed
+                if named in SUPPORTED:  # and yet not recognised by the family
+                    return Other("unknown", f"{named} without some of its tensors", _DAMAGED)
                 what = named or what
             return Other(kind, what, advice)
     if packed := quantised_kind(tensors):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 
 Shape = tuple[int, ...]
+SUPPORTED = ("Anima", "Z-Image")  # what `relative` may also find
 _PREFIX = re.compile(r"^(model\.diffusion_model\.|diffusion_model\.|model\.model\.|net\.)")
 _FLUX = "double_blocks.0.img_attn.qkv.weight"
 _FLUX_CHANNELS = 64  # 16 of the VAE in patches of 2 × 2
