@@ -116,7 +116,8 @@ def test_the_quick_example_draws_what_was_removed_and_what_should_stay(request, 
     page.queue()
     assert "test run, not safe to publish" in page.done()["text"]
     page.finished()
-    page.wait(lambda: page.pictures("PreviewImage") == 3, 60)  # they are fetched after the end
+    page.shoot(shots(request, host))  # the canvas fetches pictures of nodes in sight only
+    page.wait(lambda: page.pictures("PreviewImage") == 3, 60)
     told = page.box("DrawConcept", "Text")["text"]
     assert told == "original and hardened"
     page.shoot(shots(request, host))
