@@ -6,14 +6,15 @@ Slow, with a real job: needs what `test_webui_browser.py` needs.
 import fakes_anima as fakes
 import pytest
 import webui_clicks
-from test_webui_browser import ALONE, chromium, served, shot  # noqa: F401
 from webui_browser import Tab
 from webui_environments import NoEnvironment, python_of
+from webui_served import ALONE, browser_fixtures, served, shot
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+chromium, _ = browser_fixtures()
 
 
-def test_a_model_in_three_files_is_hardened_exported_and_found(chromium, tmp_path):  # noqa: F811
+def test_a_model_in_three_files_is_hardened_exported_and_found(chromium, tmp_path):
     try:
         interpreter = python_of("current")
     except NoEnvironment as error:
