@@ -35,8 +35,6 @@ def start(tab: Tab) -> None:
     tab.press("harden")
     tab.status("running", "harden")
     see("word")
-    tab.page.locator(".ra-pictures img:visible").first.wait_for(timeout=SLOW * 1000)
-    see("picture")
     curve = tab.page.locator(".ra-job polyline").first  # of two steps or more
     curve.wait_for(state="attached", timeout=SLOW * 1000)  # a level one has no height to be seen by
     see("loss")
