@@ -6,6 +6,7 @@ import os
 import resource
 import struct
 import sys
+import traceback
 import time
 import zlib
 from pathlib import Path
@@ -70,6 +71,8 @@ def outcome(command: list[str], limit: int, out: Path) -> tuple[int, str]:
         code = 70
         try:
             code = main(command)
+        except BaseException:
+            traceback.print_exc()  # or nobody would know why
         finally:
             sys.stderr.flush()
             os._exit(code)
