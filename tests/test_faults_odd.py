@@ -6,8 +6,8 @@ import os
 import resource
 import struct
 import sys
-import traceback
 import time
+import traceback
 import zlib
 from pathlib import Path
 
