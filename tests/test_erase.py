@@ -258,7 +258,7 @@ def test_rows_are_tokens_of_any_batch():
 
 
 def test_each_layers_matrices_are_freed_before_the_next_layers(monkeypatch, problem):
-    """Of a width of 12,288, one matrix takes 1.2 GB."""
+    """A single matrix of width 12,288 takes 1.2 GB."""
     _, rest, concept, _ = problem
     found = concept_directions(moments(rest), moments(concept), ratio=4.0, floor=1e-3)
     assert found.vectors.untyped_storage().nbytes() == 8 * WIDTH * found.removed  # of all: 8 · 8²

@@ -156,7 +156,7 @@ def test_its_death_is_an_error_of_the_node_that_says_how_to_go_on(bench, how, sa
     assert said in str(caught.value) and "ComfyUI is not affected" in str(caught.value)
     assert bench.state["status"] == "failed" and bench.state["message"] == str(caught.value)
     FakeWorker.how = "done"
-    assert own(bench)[0] == "MODEL hardened", "and queueing again goes on"
+    assert own(bench)[0] == "MODEL hardened", "queueing again resumes the run"
 
 
 def test_an_interrupt_stops_the_worker_and_passes_on(bench):

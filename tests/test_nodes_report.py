@@ -1,4 +1,4 @@
-"""Show Report: what the widget is told of a probe."""
+"""Show Report: what reaches the widget about a probe."""
 
 import json
 import re

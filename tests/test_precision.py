@@ -94,7 +94,7 @@ def test_a_run_folder_keeps_what_the_device_decided(tmp_path):
 
 
 def test_a_run_continues_in_the_precision_that_it_began_with(tmp_path, monkeypatch):
-    """Here it began in bf16, as on a card, and goes on where `auto` would be fp32."""
+    """A run begun in bf16, as on a card, stays in it where `auto` would choose fp32."""
 
     def stop(progress):
         if progress.step == 1 and progress.values:

@@ -118,7 +118,7 @@ def without_times(evaluations):
 
 @pytest.mark.slow
 def test_an_identity_adapter_scores_exactly_like_the_base(files):
-    """Same weights, prompts and seeds: the same pictures to the bit, before and after attacks."""
+    """With equal weights, prompts and seeds, all pictures are identical, attacked or not."""
     scorers = [Brightness(), DenoisingScorer(images=4)]
     result = run(files, plan(), "original", "same", scorers=scorers)
     assert result.complete
@@ -300,7 +300,7 @@ def test_a_prompt_file_may_go_but_not_change(files, tmp_path):
 
 @pytest.mark.slow
 def test_cancelling_puts_a_loaded_model_back(files):
-    """An interrupt in the middle of training leaves the model as it was given, to the bit."""
+    """An interrupt in the middle of training leaves every weight of the model unchanged."""
     model = load_checkpoint(files["original"])
     before = {name: tensor.clone() for name, tensor in model.denoiser.state_dict().items()}
     adapter = random_adapter(model.denoiser, size=0.5)
