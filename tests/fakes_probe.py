@@ -11,7 +11,9 @@ import hashlib
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import pytest
 from PIL import Image, ImageDraw
 
 from resalign.backend.plan.attack import FineTuneAttack, LoraAttack, LoraFile, MergeAttack
@@ -19,6 +21,7 @@ from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.measurement import PromptSet, ScorerConfig, UtilityConfig
 from resalign.backend.plan.probe import BEFORE, ProbePlan
 from resalign.backend.probe.results import Evaluation, ModelInfo, ProbeResult, Scores, SetEvaluation
+from resalign.backend.report.page import report_html
 
 MODELS = ("original", "plain unlearning", "hardened")
 STEPS = (25, 50, 100, 200)
@@ -176,3 +179,21 @@ def _draw(path: Path, scene: str, prompt: str, concept: bool) -> None:
     if concept:
         pen.polygon([(60, 220), (200, 40), (215, 60), (85, 230)], fill=(200, 20, 30))
     picture.save(path, compress_level=1)
+
+
+def report_fixtures() -> tuple[Any, Any, Any]:
+    """`folder`, the `result` of a probe in it, and `text`, its page: one of each for a file."""
+
+    @pytest.fixture(scope="module")
+    def folder(tmp_path_factory):
+        return tmp_path_factory.mktemp("probe")
+
+    @pytest.fixture(scope="module")
+    def result(folder):
+        return fake_result(folder)
+
+    @pytest.fixture(scope="module")
+    def text(result, folder):
+        return report_html(result, folder)
+
+    return folder, result, text

@@ -8,13 +8,10 @@ The tests of one host go together, in this order.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -22,6 +19,7 @@ import webui_browser
 import webui_clicks
 from host_webui import MINE, WHOLE, WebUI, host_paths
 from webui_browser import Tab
+from webui_served import answer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 HARDENED = "sub/hardened demo"
@@ -279,12 +277,3 @@ def test_the_host_s_packages_and_checkpoints_are_as_they_were(webui):
     assert webui.freeze() == webui.frozen
     assert {path.name for path in webui.models.iterdir() if path.is_file()} - {MINE} == {WHOLE}
     assert not list(webui.data.rglob("*.corrupted"))
-
-
-def answer(url, body=None):
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    try:
-        return urllib.request.urlopen(request, timeout=20).status
-    except urllib.error.HTTPError as error:
-        return error.code

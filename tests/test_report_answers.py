@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from fakes_probe import fake_plan, fake_result
+from fakes_probe import fake_plan, fake_result, report_fixtures
 
 from resalign.backend.probe.learning import UNCERTAIN, Learnt
 from resalign.backend.report.leaderboard import leaderboard_html
@@ -18,20 +18,7 @@ from resalign.backend.report.sections import utility_section
 from resalign.backend.report.view import View
 from resalign.backend.report.words import p_value
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("probe")
-
-
-@pytest.fixture(scope="module")
-def result(folder):
-    return fake_result(folder)
-
-
-@pytest.fixture(scope="module")
-def text(result, folder):
-    return report_html(result, folder)
+folder, result, text = report_fixtures()
 
 
 def test_the_first_card_answers_what_a_reader_asks_first(text):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from fakes_probe import fake_plan, fake_result
+from fakes_probe import fake_plan, fake_result, report_fixtures
 from PIL import Image
 
 from resalign.backend.report.build import write_report
@@ -51,19 +51,7 @@ class Page(HTMLParser):
         ]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("probe")
-
-
-@pytest.fixture(scope="module")
-def result(folder):
-    return fake_result(folder)
-
-
-@pytest.fixture(scope="module")
-def text(result, folder):
-    return report_html(result, folder)
+folder, result, text = report_fixtures()
 
 
 @pytest.fixture(scope="module")
