@@ -60,6 +60,9 @@ class FakeHost:
     def lora_folder(self):
         return self.folder / "loras"
 
+    def further_folders(self):
+        return [self.folder / "further"]
+
     def output_folder(self):
         return self.folder / "outputs"
 

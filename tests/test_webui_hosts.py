@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import types
+import weakref
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,40 @@ def test_the_queue_is_held_and_the_model_leaves_the_gpu_and_comes_back(modules):
     with pytest.raises(RuntimeError), host.exclusive():
         raise RuntimeError
     assert modules.calls == [("out", "model"), ("in", "model")] and not lock.locked()
+
+
+def test_forge_neo_drops_its_model_and_is_not_asked_to_move_it_back(modules):
+    class Weights:
+        pass
+
+    data = modules.sd_models.model_data = types.SimpleNamespace(sd_model=Weights())
+    alive = weakref.ref(data.sd_model)
+    del modules.sd_models.send_model_to_device
+    modules.sd_models.unload_model_weights = lambda model: setattr(data, "sd_model", "none")
+    with A1111().exclusive():
+        assert alive() is None, "main memory would stay taken during the job"
+    assert data.sd_model == "none" and not modules.call_queue.queue_lock.locked()
+
+
+def test_forge_neo_has_several_folders(modules, tmp_path):
+    first, second = tmp_path / "models" / "Lora", tmp_path / "more"
+    for folder in (first, second):
+        (folder / "sub").mkdir(parents=True)
+        (folder / "sub" / "a.safetensors").touch()
+    (second / "b.safetensors").touch()
+    options = modules.shared.cmd_opts
+    options.lora_dir, options.lora_dirs = str(first), [str(second), str(first)]
+    options.ckpt_dirs = [str(tmp_path / "disk")]
+    assert A1111().loras() == [
+        ("sub/a.safetensors", first / "sub" / "a.safetensors"),
+        ("b.safetensors", second / "b.safetensors"),
+        (str(second / "sub" / "a.safetensors"), second / "sub" / "a.safetensors"),
+    ]
+    del options.ckpt_dir  # it has none
+    assert A1111().checkpoint_folder() == Path(modules.sd_models.model_path)
+    options.listen = True
+    told = without_paths(f"{tmp_path}/disk/a: torn; {second}/b", A1111())
+    assert told == "disk/a: torn; more/b"
 
 
 def test_the_host_s_model_is_never_asked_for(modules):

@@ -1,4 +1,7 @@
-"""A1111 and Forge as a host. Their modules are imported on use, not when this is loaded."""
+"""A1111, Forge and their forks as a host. Their modules are imported on use, not at load.
+
+Forge Neo takes several folders (`--ckpt-dirs`, `--lora-dirs`), and drops a model that is unloaded.
+"""
 
 from __future__ import annotations
 
@@ -40,12 +43,13 @@ class A1111:
         return sorted(found.items())
 
     def loras(self) -> list[tuple[str, Path]]:
-        folder = self.lora_folder()
-        return [
-            (path.relative_to(folder).as_posix(), path)
-            for path in sorted(folder.rglob("*.safetensors"))
-            if not dangling(path)
-        ]
+        found: dict[str, Path] = {}
+        for folder in dict.fromkeys([self.lora_folder(), *_folders("lora_dirs")]):
+            for path in sorted(folder.rglob("*.safetensors")):
+                if not dangling(path):
+                    label = path.relative_to(folder).as_posix()
+                    found[label if label not in found else str(path)] = path
+        return list(found.items())
 
     def checkpoint_folder(self) -> Path:
         from modules import sd_models, shared
@@ -57,6 +61,11 @@ class A1111:
 
         chosen = getattr(shared.cmd_opts, "lora_dir", None)
         return Path(chosen) if chosen else Path(paths_internal.models_path) / "Lora"
+
+    def further_folders(self) -> list[Path]:
+        from modules import sd_models
+
+        return [Path(sd_models.model_path), *_folders("ckpt_dirs"), *_folders("lora_dirs")]
 
     def output_folder(self) -> Path:
         from modules import paths_internal
@@ -93,20 +102,24 @@ class A1111:
     def exclusive(self) -> Iterator[None]:
         """Hold the host's queue, so that its own jobs wait, and move its model off the GPU.
 
-        Forge moves the model back when it is next used; A1111 needs a call. `shared.sd_model` is
-        not read, as reading it can load a model.
+        Forge moves the model back when it is next used; A1111 needs a call. Forge Neo has no such
+        call and reads the model from its file again. `shared.sd_model` is not read, as reading it
+        can load a model.
         """
         from modules import call_queue, sd_models
 
+        move_back = getattr(sd_models, "send_model_to_device", None)
         with call_queue.queue_lock:
             model = sd_models.model_data.sd_model
             if model is not None:
                 sd_models.unload_model_weights(model)
+            if move_back is None:
+                model = None  # the last reference: its main memory is free during the job
             try:
                 yield
             finally:
-                if model is not None:
-                    sd_models.send_model_to_device(model)
+                if model is not None and move_back is not None:
+                    move_back(model)
 
     def refresh_checkpoints(self) -> None:
         from modules import shared
@@ -124,6 +137,13 @@ class A1111:
         from modules import shared
 
         return getattr(shared.opts, PREFIX + name, SETTINGS[name][0])
+
+
+def _folders(option: str) -> list[Path]:
+    """Return the folders of an option that only Forge Neo has, and that may be repeated."""
+    from modules import shared
+
+    return [Path(folder) for folder in getattr(shared.cmd_opts, option, None) or ()]
 
 
 def add_settings() -> None:

@@ -42,6 +42,9 @@ class Alone:
     def lora_folder(self) -> Path:
         return self._loras
 
+    def further_folders(self) -> list[Path]:
+        return []
+
     def output_folder(self) -> Path:
         return self._output
 

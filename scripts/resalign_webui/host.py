@@ -37,6 +37,10 @@ class Host(Protocol):
 
     def lora_folder(self) -> Path: ...
 
+    def further_folders(self) -> list[Path]:
+        """Return other folders from which the host lists models."""
+        ...
+
     def output_folder(self) -> Path:
         """Return the folder in whose `resalign` runs, probes and reports are stored."""
         ...
@@ -116,7 +120,8 @@ def without_paths(text: str, host: Host) -> str:
     """Replace the host's folders by their names in a text for visitors from other machines."""
     if not host.remote():
         return text
-    for folder in sorted(roots(host), key=lambda path: len(str(path)), reverse=True):
+    folders = [*roots(host), *host.further_folders()]
+    for folder in sorted(folders, key=lambda path: len(str(path)), reverse=True):
         text = text.replace(html.escape(str(folder)), html.escape(folder.name))
         text = text.replace(str(folder), folder.name)
     return text
