@@ -1,7 +1,7 @@
-"""Real A1111, Forge and reForge, started on the CPU with a data folder of the test's own.
+"""Real A1111, Forge, reForge and Forge Neo, started on the CPU with a data folder of their own.
 
-A1111_DIR, FORGE_DIR and REFORGE_DIR are their folders, with what their launcher clones in
-`repositories`; A1111_PYTHON, FORGE_PYTHON and REFORGE_PYTHON interpreters with their requirements.
+A1111_DIR, FORGE_DIR, REFORGE_DIR and FORGE_NEO_DIR are their folders, with what their launcher
+clones in `repositories`; A1111_PYTHON and so on interpreters with their requirements.
 Nothing is written to them. Making the worker's environment needs a package index, or
 RESALIGN_WEBUI_ENV, which keeps it.
 """
@@ -34,7 +34,12 @@ FLAGS = {
               "--skip-load-model-at-start"),
     "forge": (*COMMON, "--always-cpu"),
     "reforge": (*COMMON, "--always-cpu", "--no-download-sd-model"),
+    "forge_neo": (*COMMON, "--cpu"),
 }  # fmt: skip
+KINDS = tuple(FLAGS)
+# Forge Neo waits for a key where its settings are not those of this version of it.
+SETTINGS = {"forge_neo": {"VERSION_UID": "PY313"}}
+OUTPUTS = {"forge_neo": "output"}
 CLIP = "models--openai--clip-vit-large-patch14"  # A1111 reads its configuration from the hub
 EXTENSION = "ResAlign-hardening"  # any name will do
 WHOLE = "random_sd15.safetensors"  # what the host itself can draw with
@@ -55,6 +60,7 @@ class WebUI:
 
     def __init__(self, kind: str, folder: Path, root: Path) -> None:
         self.kind, self.folder, self.data = kind, folder, folder / "data"
+        self.output = self.data / OUTPUTS.get(kind, "outputs") / "resalign"
         self.host, self.python = host_paths(kind)
         self.models = self.data / "models" / "Stable-diffusion"
         self.loras = self.data / "models" / "Lora"
@@ -65,7 +71,8 @@ class WebUI:
         shutil.copy(CHECKPOINT, self.models / MINE)
         # What it would otherwise load when a page is opened: the first of the list.
         # Its previews would fetch a network of their own (reForge).
-        settings = {"sd_model_checkpoint": WHOLE, "live_previews_enable": False}
+        settings = {"sd_model_checkpoint": WHOLE, "live_previews_enable": False,
+                    **SETTINGS.get(kind, {})}  # fmt: skip
         (self.data / "config.json").write_text(json.dumps(settings))
         self._write_clip()
         kept = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
@@ -118,7 +125,8 @@ class WebUI:
         assert self.process is None
         command = [self.python, "launch.py", *FLAGS[self.kind], "--port", str(self.port),
                    "--data-dir", str(self.data), *flags]  # fmt: skip
-        if self.kind == "forge":  # with a --data-dir its page may not load its own scripts
+        # With a --data-dir its page may not load its own scripts.
+        if self.kind in ("forge", "forge_neo"):
             command += ["--gradio-allowed-path", str(self.host)]
         before = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:

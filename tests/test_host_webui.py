@@ -1,8 +1,9 @@
-"""The tab in a real A1111, Forge and reForge, from the first start to a killed host.
+"""The tab in a real A1111, Forge, reForge and Forge Neo, from the first start to a killed host.
 
 Slow, some ten minutes for each; skipped unless both of A1111_DIR, A1111_PYTHON (FORGE_DIR,
-FORGE_PYTHON; REFORGE_DIR, REFORGE_PYTHON) are set, see host_webui.py. RESALIGN_SCREENSHOTS names a
-folder for pictures.
+FORGE_PYTHON; REFORGE_...; FORGE_NEO_...) are set, see host_webui.py. RESALIGN_SCREENSHOTS names a
+folder for pictures, RESALIGN_PATIENCE the seconds that a page may take (90). `-k "[forge]"` selects
+Forge without its forks.
 The tests of one host go together, in this order.
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 import webui_browser
 import webui_clicks
-from host_webui import MINE, WHOLE, WebUI, host_paths
+from host_webui import KINDS, MINE, WHOLE, WebUI, host_paths
 from webui_browser import Tab
 from webui_served import answer
 
@@ -35,7 +36,7 @@ def chromium():
         yield made
 
 
-@pytest.fixture(scope="module", params=["a1111", "forge", "reforge"])
+@pytest.fixture(scope="module", params=KINDS)
 def webui(request, root, tmp_path_factory):
     host_paths(request.param)
     made = WebUI(request.param, tmp_path_factory.mktemp(request.param), root)
@@ -249,7 +250,7 @@ def test_where_no_installer_ran_the_tab_says_so_and_its_button_makes_the_environ
 def test_without_the_host_s_log_in_nothing_is_told_or_done(webui, chromium):
     webui.stop()
     webui.start("--gradio-auth", "me:word")
-    runs = webui.data / "outputs" / "resalign" / "runs"
+    runs = webui.output / "runs"
     before = sorted(runs.iterdir())
     assert before, "the runs of the tests above"
     state = f"{webui.url}/resalign/state"

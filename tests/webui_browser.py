@@ -14,7 +14,9 @@ ARGUMENTS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1",
 )  # fmt: skip
-PATIENCE = 90_000  # milliseconds: a busy machine may be slow to draw a page
+# Milliseconds: a busy machine may be slow to draw a page. A host that loads a checkpoint on a tenth
+# of a core takes longer.
+PATIENCE = 1000 * int(os.environ.get("RESALIGN_PATIENCE", "90"))
 
 
 def missing() -> str:

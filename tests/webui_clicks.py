@@ -7,7 +7,7 @@ import time
 from webui_browser import Tab
 
 AT_WORK = "unlearned"  # what the panel says of a running job (test_webui_views.py)
-SLOW = 400  # seconds that a job of a few steps may take on a busy machine
+SLOW = 900  # seconds that a job of a few steps may take where ten other programs compute
 
 
 def set_up(tab: Tab, steps: int, *, preview_every: int = 2) -> None:
