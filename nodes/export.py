@@ -63,8 +63,10 @@ class ExportHardenedCheckpoint(io.ComfyNode):
                     tooltip="The checkpoint file that was hardened, if the run does not know it.",
                 ),
                 io.Combo.Input(
-                    "destination", options=_places("checkpoints"),
-                    tooltip="models: it appears in the loader of its source. output: beside your "
+                    "destination", options=[_MODELS, _OUTPUT],
+                    tooltip="models: models/checkpoints, or models/diffusion_models for a source "
+                    "that holds the denoiser alone (FLUX.2 klein, Anima, Z-Image), so that its "
+                    "loader lists the new file. output: folders of these names beside your "
                     "pictures.",
                 ),
                 io.Boolean.Input(
@@ -91,7 +93,13 @@ class ExportHardenedCheckpoint(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, filename: str | None = None) -> bool | str:
+    def validate_inputs(
+        cls, filename: str | None = None, destination: str | None = None
+    ) -> bool | str:
+        """Check the name; `destination` is named here so that ComfyUI takes the values of older
+        workflows, such as models/checkpoints."""
+        if destination is not None and not destination.startswith((_MODELS, _OUTPUT)):
+            return f"destination is {destination}: choose {_MODELS} or {_OUTPUT}"
         return name_problem(filename)
 
     @classmethod
@@ -134,7 +142,7 @@ class SaveHardeningLora(io.ComfyNode):
                     tooltip="Name of the new file; a number is added if it exists.",
                 ),
                 io.Combo.Input(
-                    "destination", options=_places("loras"),
+                    "destination", options=[f"{_MODELS}/loras", f"{_OUTPUT}/loras"],
                     tooltip="models: it appears in Load LoRA. output: beside your pictures.",
                 ),
                 io.Boolean.Input(
@@ -157,7 +165,7 @@ class SaveHardeningLora(io.ComfyNode):
         target = target_file("loras", destination, filename, overwrite=overwrite)
         save_lora(run.adapter, target, family=run.family, overwrite=overwrite)
         size = format_bytes(target.stat().st_size)
-        text = f"{target.name}: {len(run.adapter.modules)} modules, {size}"
+        text = f"{shown(target)}: {len(run.adapter.modules)} modules, {size}"
         return io.NodeOutput(str(target), ui={"text": [text]})
 
 
@@ -206,6 +214,14 @@ def target_file(kind: str, destination: str, filename: str, *, overwrite: bool) 
     return other
 
 
+def shown(target: Path) -> str:
+    """Return a new file's path as the node shows it: from ComfyUI's folder, if it lies there."""
+    import folder_paths
+
+    base = Path(folder_paths.base_path)
+    return (target.relative_to(base) if target.is_relative_to(base) else target).as_posix()
+
+
 def write_source(
     target: Path,
     run: types.HardenedRun,
@@ -240,7 +256,7 @@ def write_source(
         records=run.records, probe=probe, overwrite=overwrite, on_progress=_Bar(node_id),
     )  # fmt: skip
     lines = [
-        f"{target.name}: {done.touched} tensors changed, {done.untouched} left as they were",
+        f"{shown(target)}: {done.touched} tensors changed, {done.untouched} left as they were",
         f"sha256 of its tensors {done.tensor_sha256}", *done.warnings,
     ]  # fmt: skip
     return "\n".join(lines)
@@ -283,7 +299,7 @@ def write_loaded(
     finally:
         partial.unlink(missing_ok=True)
     return (
-        f"{target.name}: written from the loaded model in its loaded precision, "
+        f"{shown(target)}: written from the loaded model in its loaded precision, "
         f"{format_bytes(target.stat().st_size)}"
     )
 
@@ -313,10 +329,6 @@ class _Bar:
 
         check_interrupt()
         self._bar.update_absolute(int(1000 * progress.step / max(1, progress.total)), 1000)
-
-
-def _places(kind: str) -> list[str]:
-    return [f"{_MODELS}/{kind}", f"{_OUTPUT}/{kind}"]
 
 
 def _chosen(source: str) -> Path | None:

@@ -133,6 +133,7 @@ def install(monkeypatch: Any, base: Path) -> Host:
     latest.io, latest.ui, latest.ComfyExtension = io, ui, ComfyExtension
 
     paths = types.ModuleType("folder_paths")
+    paths.base_path = str(base)
     for name in ("output", "temp", "user", "input"):
         (base / name).mkdir(parents=True, exist_ok=True)
         setattr(paths, f"get_{name}_directory", lambda name=name: str(base / name))

@@ -73,7 +73,9 @@ def export(nodes, run, **options):
 
 
 def test_rewrites_the_source_exactly_and_says_what_was_done(nodes, run, source, tmp_path):
-    (path,) = export(nodes, run).args
+    said = export(nodes, run)
+    (path,) = said.args
+    assert said.ui["text"][0].startswith("models/checkpoints/hardened.safetensors: ")
     ra.export_merged(source, run.adapter, tmp_path / "plain.safetensors")
 
     written, plain = (ra.load_checkpoint(p).denoiser.state_dict()
@@ -107,6 +109,24 @@ def test_a_bad_name_is_refused_when_the_workflow_is_queued(nodes, name, says):
     for node in (nodes.ExportHardenedCheckpoint, nodes.SaveHardeningLora):
         said = node.validate_inputs(filename=name)
         assert said is True if says is True else says in said
+
+
+def test_the_places_are_named_before_a_run_and_those_of_older_workflows_are_taken(nodes, root):
+    node = nodes.ExportHardenedCheckpoint
+    (destination,) = (one for one in node.define_schema().inputs if one.id == "destination")
+    hint = (root / "web" / "resalign.js").read_text(encoding="utf-8").split("  export: ")[1]
+    for said in (destination.tooltip, hint.split("\n")[0]):
+        assert "models/checkpoints" in said and "models/diffusion_models" in said
+    for value in ("models", "output", "models/checkpoints", "output/checkpoints", None):
+        assert node.validate_inputs("name", value) is True
+    assert "choose models or output" in node.validate_inputs("name", "/etc")
+
+
+def test_a_file_on_another_disk_is_shown_with_its_whole_path(nodes, run, monkeypatch, tmp_path):
+    disk = tmp_path.parent / f"{tmp_path.name} disk"
+    monkeypatch.setattr(sys.modules["folder_paths"], "get_folder_paths", lambda kind: [str(disk)])
+    said = export(nodes, run).ui["text"][0]
+    assert said.startswith(f"{disk.as_posix()}/hardened.safetensors: ")
 
 
 def test_another_checkpoint_is_refused(nodes, run, tmp_path):

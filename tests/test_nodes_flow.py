@@ -277,6 +277,7 @@ def test_a_denoiser_alone_is_exported_for_load_diffusion_model(
     monkeypatch.setattr(folder_paths, "get_folder_paths", lambda kind: [str(old), str(new)])
     target = export.target_file("diffusion_models", "models/checkpoints", "a", overwrite=False)
     assert target == new / "a.safetensors"
+    assert export.shown(target) == "models/diffusion_models/a.safetensors"
     # extra_model_paths.yaml with is_default puts a folder of any name first
     first, second = tmp_path / "disk/sd", tmp_path / "models/checkpoints"
     monkeypatch.setattr(folder_paths, "get_folder_paths", lambda kind: [str(first), str(second)])

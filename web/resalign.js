@@ -12,6 +12,7 @@ const TEXTS = ["ResAlign_ExportHardenedCheckpoint", "ResAlign_SaveHardeningLora"
 const HINTS = {
   report: "The headline and the table of the probe appear here.",
   text: "What was written or read appears here.",
+  export: "models: to models/checkpoints, or to models/diffusion_models if the source holds the denoiser alone. The path of the new file appears here.",
   models: "Which two models were drawn appears here.",
   memory: "The predicted peak by part, and what was changed to fit, appear here.",
 };
@@ -211,7 +212,8 @@ app.registerExtension({
       node.resalignText = box(node, "text", table ? 230 : 84);
       node.resalignText.classList.toggle("resalign-columns", table);
       const drawn = ["ResAlign_DrawConcept", "ResAlign_TryMyLora"].includes(kind);
-      drawHint(node.resalignText, HINTS[table ? "memory" : drawn ? "models" : "text"]);
+      const exported = kind === "ResAlign_ExportHardenedCheckpoint";
+      drawHint(node.resalignText, HINTS[table ? "memory" : drawn ? "models" : exported ? "export" : "text"]);
     }
     if (kind === "ResAlign_ShowReport")
       drawHint((node.resalignReport = box(node, "report", 230)), HINTS.report);
