@@ -48,6 +48,13 @@ class FakeHost:
         self.settings = {"device": "auto", "preview_every": 10, "show_pictures": False}
         self.problem = ""
 
+    @property
+    def every_family(self):
+        return self.name == "resalign ui"
+
+    def model_parts(self):
+        return self.checkpoints()
+
     def checkpoints(self):
         return _files(self.checkpoint_folder())
 

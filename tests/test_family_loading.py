@@ -27,6 +27,19 @@ def test_separate_files_are_found_beside_the_denoiser_and_loaded(case, models):
     assert_is_the_original(case, model)
 
 
+def test_they_are_found_in_the_folders_of_forge_neo(case, copied):
+    """`vae` beside `VAE`: a disk that ignores case finds one folder under both names."""
+    place = copied / "Stable-diffusion" / "sub"
+    place.mkdir(parents=True)
+    denoiser = (copied / case.fakes.DENOISER_FILE).rename(place / "model.safetensors")
+    (copied / "text_encoders").rename(copied / "text_encoder")
+    (copied / "vae").rename(copied / "VAE")
+    (copied / "vae").symlink_to(copied / "VAE")
+    for path in list((copied / "VAE").glob("*.safetensors")):
+        path.rename(path.with_name("of_any_name.safetensors"))
+    assert_is_the_original(case, ra.load_checkpoint(denoiser))
+
+
 def test_all_in_one_is_loaded(case, tmp_path):
     path = case.fakes.write_whole(tmp_path / f"{case.stem}.safetensors")
     assert_is_the_original(case, ra.load_checkpoint(path))

@@ -1,5 +1,5 @@
-"""Flow-matching families in the tab: A1111 and Forge say that they do not know them; the tab alone
-takes them, with text encoder and VAE where they are not found."""
+"""Flow-matching families in the tab: A1111 and Forge say that they do not know them; Forge Neo and
+the tab alone take them, with text encoder and VAE where they are not found."""
 
 import shutil
 from dataclasses import replace
@@ -94,6 +94,25 @@ def test_the_tab_alone_sends_the_chosen_files_and_the_familys_guidance(alone, pa
     assert plan.retain_set is not None and plan.retain_set.guidance == 4.0
     check_files(parse_request(found))
     assert {name: forms.check_request(FORM | CHOSEN, alone, NOW)[name] for name in CHOSEN} == paths
+
+
+class ForgeNeo(FakeHost):
+    """Lists text encoders and VAEs apart from checkpoints."""
+
+    name, every_family = "Forge Neo", True
+
+    def model_parts(self):
+        return [(label, self.folder / "models" / label) for label in CHOSEN.values()]
+
+
+def test_forge_neo_knows_the_families_and_lists_their_files_apart(folder, paths):
+    host = ForgeNeo(folder)
+    found = forms.harden_request(FORM | CHOSEN, host, NOW)
+    assert {name: found[name] for name in CHOSEN} == paths
+    assert "choose it as Text encoder" in described(host, "model-base.safetensors")
+    lists = Actions(host, JobManager(host, hosts.work_folder(host)), lambda *names: "").choices()
+    assert lists["text_encoder"] == [forms.BY_ITSELF, *CHOSEN.values()]
+    assert not set(CHOSEN.values()) & set(lists["checkpoint"])
 
 
 def described(host, label):

@@ -99,6 +99,15 @@ def test_forge_neo_has_several_folders(modules, tmp_path):
         ("b.safetensors", second / "b.safetensors"),
         (str(second / "sub" / "a.safetensors"), second / "sub" / "a.safetensors"),
     ]
+    assert A1111().name != "Forge Neo" and A1111().model_parts() == []
+    (tmp_path / "models" / "VAE").mkdir()
+    (tmp_path / "models" / "VAE" / "vae.safetensors").touch()
+    options.text_encoder_dirs = [str(second / "sub")]
+    assert A1111().name == "Forge Neo" and A1111().every_family
+    assert A1111().model_parts() == [
+        ("vae.safetensors", tmp_path / "models" / "VAE" / "vae.safetensors"),
+        ("a.safetensors", second / "sub" / "a.safetensors"),
+    ]
     del options.ckpt_dir  # it has none
     assert A1111().checkpoint_folder() == Path(modules.sd_models.model_path)
     options.listen = True
@@ -301,6 +310,7 @@ class Some:
     loras = checkpoints
     def checkpoint_folder(self): return __import__("pathlib").Path({str(tmp_path)!r})
     lora_folder = output_folder = checkpoint_folder
+    every_family, model_parts = False, checkpoints
     def remote(self): return False
     def setting(self, name): return "auto"
 class Jobs:

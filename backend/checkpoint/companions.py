@@ -20,6 +20,7 @@ from .stored import stored_file
 
 _ABOVE = 3  # folders above the denoiser's in which the usual folders are looked for
 _MANY = 500  # files that are opened at most
+_FORGE_NEO = {"text_encoders": "text_encoder", "vae": "VAE"}  # its folders; ours are ComfyUI's
 
 
 class Companions:
@@ -78,6 +79,7 @@ class Companions:
         folders = [here]
         for above in (here, *here.parents[:_ABOVE]):
             folders += [above / name for name in wanted.folders]
+            folders += [above / _FORGE_NEO[name] for name in wanted.folders if name in _FORGE_NEO]
         folders += self._folders
         found = [
             path
@@ -88,7 +90,10 @@ class Companions:
             )
         ]
         others = [path for path in found if path.resolve() != self._path.resolve()]
-        return list(dict.fromkeys(others))[:_MANY]
+        kept: dict[object, Path] = {}
+        for path in others:
+            kept.setdefault(_identity(path), path)
+        return list(kept.values())[:_MANY]
 
     def _why(self, wanted: Companion, whole: list[StoredFile], fitting: list[StoredFile]) -> str:
         name, field = self._path.name, wanted.component
@@ -114,6 +119,15 @@ class Companions:
             f"{name} has no {wanted.what}: put its file ({wanted.usual[0]}.safetensors) beside it "
             f"or into {' or '.join(wanted.folders)}, or name it in `{field}` ({flag})"
         )
+
+
+def _identity(path: Path) -> object:
+    """Return what is the same for a file that is found twice: VAE and vae may be one folder."""
+    try:
+        status = path.stat()
+    except OSError:  # a link to a file that is gone
+        return path
+    return status.st_dev, status.st_ino
 
 
 def _fits(file: StoredFile, wanted: Companion) -> bool:

@@ -25,7 +25,16 @@ class A1111:
 
     @property
     def name(self) -> str:
+        if self.every_family:
+            return "Forge Neo"
         return "Forge" if find_spec("modules_forge") else "A1111"
+
+    @property
+    def every_family(self) -> bool:
+        """Return whether this is Forge Neo, which alone has folders for text encoders."""
+        from modules import shared
+
+        return hasattr(shared.cmd_opts, "text_encoder_dirs")
 
     def checkpoints(self) -> list[tuple[str, Path]]:
         """List checkpoints by name, without pickles and GGUF, which cannot be hardened.
@@ -42,14 +51,11 @@ class A1111:
                 found[label] = path
         return sorted(found.items())
 
+    def model_parts(self) -> list[tuple[str, Path]]:
+        return _listed(_part_folders()) if self.every_family else []
+
     def loras(self) -> list[tuple[str, Path]]:
-        found: dict[str, Path] = {}
-        for folder in dict.fromkeys([self.lora_folder(), *_folders("lora_dirs")]):
-            for path in sorted(folder.rglob("*.safetensors")):
-                if not dangling(path):
-                    label = path.relative_to(folder).as_posix()
-                    found[label if label not in found else str(path)] = path
-        return list(found.items())
+        return _listed([self.lora_folder(), *_folders("lora_dirs")])
 
     def checkpoint_folder(self) -> Path:
         from modules import sd_models, shared
@@ -65,7 +71,8 @@ class A1111:
     def further_folders(self) -> list[Path]:
         from modules import sd_models
 
-        return [Path(sd_models.model_path), *_folders("ckpt_dirs"), *_folders("lora_dirs")]
+        named = [*_folders("ckpt_dirs"), *_folders("lora_dirs"), *_part_folders()]
+        return [Path(sd_models.model_path), *named]
 
     def output_folder(self) -> Path:
         from modules import paths_internal
@@ -144,6 +151,25 @@ def _folders(option: str) -> list[Path]:
     from modules import shared
 
     return [Path(folder) for folder in getattr(shared.cmd_opts, option, None) or ()]
+
+
+def _part_folders() -> list[Path]:
+    """Return the folders in which Forge Neo looks for text encoders and VAEs."""
+    from modules import paths_internal
+
+    own = [Path(paths_internal.models_path) / name for name in ("text_encoder", "VAE")]
+    return [*own, *_folders("text_encoder_dirs"), *_folders("vae_dirs")]
+
+
+def _listed(folders: list[Path]) -> list[tuple[str, Path]]:
+    """List (label, file) of each file below the folders; labels are unique."""
+    found: dict[str, Path] = {}
+    for folder in dict.fromkeys(folders):
+        for path in sorted(folder.rglob("*.safetensors")):
+            if not dangling(path):
+                label = path.relative_to(folder).as_posix()
+                found[label if label not in found else str(path)] = path
+    return list(found.items())
 
 
 def add_settings() -> None:

@@ -274,6 +274,7 @@ class Actions:
         Those of runs and probes are (label, value): the label tells the state, the value stays.
         """
         files = [label for label, _ in self.host.checkpoints()]
+        parts = [label for label, _ in self.host.model_parts()]
         runs, probes = self._runs(), self._probes()
         kept: Choices = [NONE, *_labelled(with_adapter(runs))]
         every = [DEMO, *files]
@@ -290,7 +291,7 @@ class Actions:
             "report": _labelled(probe for probe in probes if probe.report),
             "sibling": [NONE, measure_forms.THE_ORIGINAL, *files],
             **{name: [NONE, *files] for name in ("plain", "oracle", "pack_checkpoint")},
-            **{name: [forms.BY_ITSELF, *files] for name in forms.PARTS},
+            **{name: [forms.BY_ITSELF, *parts] for name in forms.PARTS},
         }  # fmt: skip
 
     def _start(

@@ -22,6 +22,7 @@ class Alone:
     """Implements `Host` for the tab without a host. Folders are scanned for every list."""
 
     name = ALONE
+    every_family = True
 
     def __init__(
         self, *, checkpoints: Path, loras: Path, output: Path, remote: bool = False,
@@ -32,6 +33,9 @@ class Alone:
 
     def checkpoints(self) -> list[tuple[str, Path]]:
         return _files(self._checkpoints)
+
+    def model_parts(self) -> list[tuple[str, Path]]:
+        return self.checkpoints()
 
     def loras(self) -> list[tuple[str, Path]]:
         return _files(self._loras)

@@ -91,7 +91,7 @@ def hardenable(values: Values, host: Host) -> str:
 
 def unknown_to(host: Host, path: Path) -> str:
     """Say that the host cannot load models of a file's family; empty where it can."""
-    if host.name == hosts.ALONE:
+    if host.every_family:
         return ""
     family = family_at(path)
     if family is None or family.host.webui:
@@ -107,7 +107,7 @@ def parts_of(values: Values, host: Host) -> dict[str, str]:
     found = {}
     for name in PARTS:
         if values.get(name) not in (None, "", BY_ITSELF):
-            path = hosts.chosen(values[name], host.checkpoints(), name.replace("_", " "))
+            path = hosts.chosen(values[name], host.model_parts(), name.replace("_", " "))
             found[name] = str(path.absolute())
     return found
 

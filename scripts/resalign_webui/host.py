@@ -18,15 +18,24 @@ FOLDERS_VARIABLE = "RESALIGN_FOLDERS"  # set by the owner of the machine: furthe
 
 
 class Host(Protocol):
-    """A1111, Forge, or the tab without a host."""
+    """A1111, Forge, one of their forks, or the tab without a host."""
 
     @property
     def name(self) -> str:
         """Return the host's name for messages."""
         ...
 
+    @property
+    def every_family(self) -> bool:
+        """Return whether it loads FLUX.2 klein, Anima and Z-Image too."""
+        ...
+
     def checkpoints(self) -> list[tuple[str, Path]]:
         """List (label, file) of each checkpoint that can be hardened; labels are unique."""
+        ...
+
+    def model_parts(self) -> list[tuple[str, Path]]:
+        """List (label, file) of each file that may hold a text encoder or a VAE."""
         ...
 
     def loras(self) -> list[tuple[str, Path]]: ...

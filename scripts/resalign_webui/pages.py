@@ -94,19 +94,19 @@ def resume_fields(parts: Parts, lists: dict[str, list[Any]]) -> None:
 
 
 def _parts_of_a_model(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
-    """Fields for the files of a text encoder and a VAE; no model that the hosts load needs them."""
-    alone = host.name == ALONE
-    with gr.Accordion("Text encoder and VAE in files of their own", open=False, visible=alone):
+    """Fields for the files of a text encoder and a VAE; no model of A1111 and Forge needs them."""
+    shown = host.every_family
+    with gr.Accordion("Text encoder and VAE in files of their own", open=False, visible=shown):
         html(help_text(
             "For a checkpoint that lacks them. They are found by themselves beside it, "
-            " or in folders called text_encoders and vae. The pages Probe and "
-            "Try my LoRA use what is chosen here."
+            "or in folders called text_encoders and vae (in Forge Neo text_encoder and VAE). The "
+            "pages Probe and Try my LoRA use what is chosen here."
         ))  # fmt: skip
         with gr.Row():
             for name in forms.PARTS:
                 label = {"text_encoder": "Text encoder", "vae": "VAE"}[name]
                 parts(name, gr.Dropdown, label, choices=lists[name], value=forms.BY_ITSELF,
-                      visible=alone, min_width=200)  # fmt: skip
+                      visible=shown, min_width=200)  # fmt: skip
 
 
 def waiting_line(host: str) -> str:
