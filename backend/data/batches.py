@@ -30,12 +30,13 @@ from ..plan.concept import Concept
 from ..plan.fine_tune import RETAIN
 from ..plan.hardening import HardeningPlan
 from ..plan.images import ImageSet
-from ..plan.methods import changes_all_weights
+from ..plan.methods import changes_all_weights, methods_of
 from ..progress import ProgressCallback, silent, with_message
 from .concept import near_neighbours, retain_prompts
 from .encoded_set import Bucket, EncodedSet, merge
 from .latents import encode_image_set
 from .varied import varied_prompts
+from .words import COUNT, NEAR, farthest, word_prompts
 
 __all__ = [
     "Draw", "EncodedData", "EncodedSet", "draw", "draw_noise", "generator",
@@ -135,6 +136,7 @@ class EncodedData:
     own (SDXL: size and crop). empty: the empty prompt, [1].
     fine_tunes: by `FineTuneConfig.data` and `prior_data`; "retain" is the retain set itself.
     varied: more of what must stay, for methods that change all weights; None without.
+    words: prompts of random words, without what samples have of their own; None without.
     """
 
     forget: dict[str, EncodedSet]
@@ -143,6 +145,7 @@ class EncodedData:
     empty: Conditioning
     fine_tunes: dict[str, EncodedSet]
     varied: EncodedSet | None = None
+    words: Conditioning | None = None
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> EncodedData:
         """Move latents and embeddings to a device and type; a set used twice is moved once."""
@@ -158,6 +161,7 @@ class EncodedData:
             empty=self.empty.to(device, dtype),
             fine_tunes={name: move(part) for name, part in self.fine_tunes.items()},
             varied=move(self.varied) if self.varied else None,
+            words=self.words.to(device, dtype) if self.words else None,
         )
 
 
@@ -205,10 +209,16 @@ def prepare_data(
     varied = encoded(wanted, "varied set") if wanted else None
     size = resolution, resolution
     anchors = [concept.anchor for concept in plan.concepts]
+    chosen = words_wanted(plan)
     with on_device(model, *model.text_encoders):
         texts = encode_prompts(model, ["", *anchors], batch=1, size=size)
+        words = encode_prompts(model, chosen, size=size) if chosen else None
     buckets = [bucket for part in (*forget.values(), retain) for bucket in part.buckets]
-    captions = texts.without(*(name for bucket in buckets for name in bucket.own.parts))
+    own = {name for bucket in buckets for name in bucket.own.parts}
+    captions = texts.without(*own)
+    if words is not None:
+        words = words.without(*own)
+        words = words[farthest(words, [part.conditioning for part in forget.values()], COUNT)]
     return EncodedData(
         forget=forget,
         retain=retain,
@@ -219,6 +229,7 @@ def prepare_data(
         empty=texts[:1],
         fine_tunes=fine_tunes,
         varied=varied,
+        words=words,
     )
 
 
@@ -288,6 +299,17 @@ def varied_images(plan: HardeningPlan) -> ImageSet | None:
     return ImageSet(
         prompts=prompts, images=settings.images, sampling_steps=settings.sampling_steps,
         guidance=settings.guidance,
+    )  # fmt: skip
+
+
+def words_wanted(plan: HardeningPlan) -> tuple[str, ...]:
+    """Return the prompts of random words to encode, more than are used; () without."""
+    if "distil" not in methods_of(plan) or not plan.distil.words_share:
+        return ()
+    return word_prompts(
+        round(COUNT / (1 - NEAR)), lists=plan.varied.lists,
+        without=[*(concept.name for concept in plan.concepts), *plan.varied.without],
+        unlike=[prompt for concept in plan.concepts for prompt in concept.prompts],
     )  # fmt: skip
 
 

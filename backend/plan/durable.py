@@ -232,6 +232,16 @@ class DistilConfig:
             "keeps more of what no caption names."
         ),
     ] = 0.0
+    words_share: Annotated[
+        float,
+        Range(0, 1, usual="0.5"),
+        Help(
+            "Share of the images whose caption gives way to a prompt of random words, for the "
+            "original too: keeps more of what no image and no prompt of the lists shows. No "
+            "picture is drawn for it.",
+            label="Share with random words",
+        ),
+    ] = 0.0
     teacher: Annotated[
         Precision,
         Help("Numbers in which the frozen copy of the original is held."),
