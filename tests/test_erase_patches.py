@@ -40,6 +40,10 @@ def test_a_convolution_is_a_linear_map_of_its_patches(layer):
     rows = torch.cat([patches_of(layer, sample) for sample in image.split(1)])
     expected = layer(image).movedim(1, -1).reshape(len(rows), -1)
     torch.testing.assert_close(rows @ layer.weight.flatten(1).T + bias, expected)
+    (sample, *_) = image.split(1)
+    some = patches_of(layer, sample, every=2) @ layer.weight.flatten(1).T + bias
+    places = layer(sample)[..., ::2, ::2].movedim(1, -1).reshape(len(some), -1)
+    torch.testing.assert_close(some, places)  # of every second place in each direction
 
 
 def test_moments_are_those_of_patches_only_where_asked_for():
@@ -54,7 +58,7 @@ def test_moments_are_those_of_patches_only_where_asked_for():
     )
     assert [found.owner(name) for name in convs] == ["one", "one", "half", "channels"]
     for name in ("one", "half"):
-        rows = torch.cat([patches_of(convs[name], sample) for sample in image.split(1)])
+        rows = torch.cat([patches_of(convs[name], sample, every=2) for sample in image.split(1)])
         torch.testing.assert_close(found.of(name), moments(rows), rtol=1e-5, atol=1e-6)
     places = image.movedim(1, -1).reshape(-1, 3)
     torch.testing.assert_close(found.of("channels"), moments(places), rtol=1e-5, atol=1e-6)

@@ -30,13 +30,13 @@ def plan(**changes) -> HardeningPlan:
 
 
 def test_words_are_many_and_none_of_the_concepts():
-    assert len(vocabulary()) > 20_000 and {"violin", "gunfire", "pistol"} <= set(vocabulary())
+    assert len(vocabulary()) > 20_000 and {"violin", "guns", "pistol"} <= set(vocabulary())
     given = {"without": ["weapons"], "unlike": ["a pistol and a gun on a table"]}
     prompts = word_prompts(4000, **given)
     assert prompts[:10] == word_prompts(10, **given)
     assert word_prompts(10, **given, seed=1) != prompts[:10]
     found = {word for prompt in prompts for word in re.findall(r"[a-z]+", prompt)}
-    assert not {"pistol", "pistols", "gunfire", "gunners", "weapon", "weapons", "weaponry"} & found
+    assert not {"pistol", "pistols", "guns", "weapon", "weapons", "weaponry"} & found
     assert len(found) > 5000
     templated = [prompt for prompt in prompts if prompt.startswith(("a photo of ", "a painting"))]
     assert len(templated) > 40
@@ -72,7 +72,9 @@ def test_a_plan_that_distils_asks_for_them_and_no_other(where):
     assert words_wanted(replace(own, distil=replace(SMALL, words_share=0.0))) == ()
     assert words_wanted(replace(own, method="erase", before=())) == ()
     fewer = words_wanted(replace(own, varied=VariedConfig(without=("photo",))))
-    assert any("photo" in p for p in wanted) and not any(re.search(r"\bphotos?\b", p) for p in fewer)
+    assert any("photo" in p for p in wanted) and not any(
+        re.search(r"\bphotos?\b", p) for p in fewer
+    )
 
 
 def test_their_share_of_a_batch_is_shown_and_both_networks_read_them():

@@ -51,7 +51,9 @@ def word_prompts(
     words = read_lists(lists)
     templates = words.pop("templates")
     chosen = random.Random(seed)
-    stems = tuple({word[:5] for text in (*without, *unlike) for word in _WORD.findall(text.lower())})
+    stems = tuple(
+        {word[:5] for text in (*without, *unlike) for word in _WORD.findall(text.lower())}
+    )
     allowed = [word for word in vocabulary() if not word.startswith(stems)]
 
     def filled(template: str) -> str:
