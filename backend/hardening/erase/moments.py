@@ -76,18 +76,23 @@ class Moments:
             self._met[key] = weakref.ref(given), name
             self._owner[name] = name
             if window is None:
-                self._add(name, rows_of(layer, given.detach()))
+                self._add(name, [rows_of(layer, given.detach())])
                 return
-            for sample in given.detach().split(1):  # the patches of a batch would be k² as large
-                self._add(name, patches_of(layer, sample, every=_EVERY))
+            samples = given.detach().split(1)  # the patches of a batch would be k² as large
+            self._add(name, (patches_of(layer, sample, every=_EVERY) for sample in samples))
 
         return hook
 
-    def _add(self, name: str, rows: Tensor) -> None:
-        product = _summable((rows.T @ rows) * self.weight)
-        self._totals[name] = self._totals.get(name, 0.0) + self.weight * len(rows)
+    def _add(self, name: str, parts: Iterable[Tensor]) -> None:
+        """Add the products of a pass, whose rows come in parts."""
+        product, count = torch.zeros(()), 0
+        for rows in parts:
+            product = torch.addmm(product, rows.T, rows) if count else rows.T @ rows
+            count += len(rows)
+        summed = _summable(product * self.weight)
+        self._totals[name] = self._totals.get(name, 0.0) + self.weight * count
         known = self._sums.get(name)
-        self._sums[name] = product if known is None else known.add_(product)
+        self._sums[name] = summed if known is None else known.add_(summed)
 
 
 def rows_of(layer: nn.Module, given: Tensor) -> Tensor:
