@@ -1,10 +1,10 @@
 """Mean outer products of layers' inputs, E[x xᵀ], collected while a network runs.
 
 An input of a linear layer is one x per token; of a convolution, one x per place: the channels
-there, or the whole patch under the kernel (of every second place in each direction, which takes a
-quarter of the time, as neighbouring patches overlap). Layers that are given the same tensor (queries, keys and
-values) share one matrix. Products are float32 as the pass itself; their sum is float64 on the same
-device, or on the CPU where the device has no float64.
+there, or the whole patch under the kernel. Neighbouring patches overlap, so those of every second
+place in each direction do, in a quarter of the time. Layers that are given the same tensor
+(queries, keys and values) share one matrix. Products of a pass are float32 as the pass itself;
+their sum is float64 on the same device, or on the CPU where the device has no float64.
 """
 
 from __future__ import annotations
