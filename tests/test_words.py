@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from fakes import encoded_data, tiny_model
-from resalign.backend.data.batches import words_wanted
-from resalign.backend.data.words import COUNT, farthest, vocabulary, word_prompts
+from resalign.backend.checkpoint.load import load_checkpoint
+from resalign.backend.data import words
+from resalign.backend.data.batches import prepare_data, words_wanted
+from resalign.backend.data.words import CANDIDATES, farthest, vocabulary, word_prompts
+from resalign.backend.demo.plans import CHECKPOINT
 from resalign.backend.families.base.conditioning import Conditioning
 from resalign.backend.hardening.methods import read_plan
 from resalign.backend.hardening.setup import adapted, set_up
@@ -18,6 +21,7 @@ from resalign.backend.hardening.stored import stored_key
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.durable import DistilConfig, VariedConfig
 from resalign.backend.plan.hardening import HardeningPlan
+from resalign.backend.plan.images import ImageSet
 from resalign.backend.plan.stages import Stage
 
 WEAPONS = (Concept("weapons", prompts=("a pistol and a gun on a table",)),)
@@ -68,7 +72,7 @@ def test_a_plan_that_distils_asks_for_them_and_no_other(where):
     own = plan(concepts=WEAPONS)
     own = own if where == "method" else replace(own, method="resalign", before=stage)
     wanted = words_wanted(own)
-    assert len(wanted) > COUNT and not any("pistol" in prompt for prompt in wanted)
+    assert len(wanted) == CANDIDATES and not any("pistol" in prompt for prompt in wanted)
     assert words_wanted(replace(own, distil=replace(SMALL, words_share=0.0))) == ()
     assert words_wanted(replace(own, method="erase", before=())) == ()
     fewer = words_wanted(replace(own, varied=VariedConfig(without=("photo",))))
@@ -80,11 +84,11 @@ def test_a_plan_that_distils_asks_for_them_and_no_other(where):
 def test_their_share_of_a_batch_is_shown_and_both_networks_read_them():
     own = plan()
     data = encoded_data()
-    words = Conditioning({"context": torch.full_like(data.retain.conditioning["context"], 7.0)})
+    seven = Conditioning({"context": torch.full_like(data.retain.conditioning["context"], 7.0)})
     with adapted(tiny_model(), own) as denoiser:
         shown, replaced = [], 0
         for step in range(1, 9):
-            setup = set_up(denoiser, read_plan(own)[1], replace(data, words=words))
+            setup = set_up(denoiser, read_plan(own)[1], replace(data, words=seven))
             ((draw, told, concept),) = setup.feed._distilled(step)
             seen = (draw.conditioning["context"] == 7).flatten(1).all(1)
             assert torch.equal(seen, (told["context"] == 7).flatten(1).all(1))
@@ -107,7 +111,26 @@ def test_stored_predictions_depend_on_the_words():
     start = dict(model.denoiser.named_parameters())
     texts = data.retain.conditioning["context"]
     keys = {
-        stored_key(plan(), start, replace(data, words=words), model.process)
-        for words in (None, Conditioning({"context": texts}), Conditioning({"context": texts + 1}))
+        stored_key(plan(), start, replace(data, words=each), model.process)
+        for each in (None, Conditioning({"context": texts}), Conditioning({"context": texts + 1}))
     }
     assert len(keys) == 3
+
+
+def test_a_run_encodes_them_and_wide_texts_are_fewer(tmp_path, monkeypatch):
+    demo_model = load_checkpoint(CHECKPOINT)
+    said = []
+    own = plan(
+        concepts=WEAPONS, retain_set=ImageSet(prompts=("a cat",), images=1, sampling_steps=1),
+        forget_set=ImageSet(prompts=("a pistol",), images=1, sampling_steps=1),
+    )  # fmt: skip
+    data = prepare_data(demo_model, own, cache=tmp_path, on_progress=said.append)
+    assert data.words is not None and len(data.words) == 0.9 * CANDIDATES
+    assert data.words.shapes == data.anchors["weapons"].shapes
+    told = [one for one in said if "random words" in one.message]
+    assert [one.step for one in told][-1] == told[0].total == CANDIDATES
+    again = prepare_data(demo_model, own, cache=tmp_path)
+    assert torch.equal(again.words["context"], data.words["context"])  # type: ignore[index]
+    monkeypatch.setattr(words, "_ROOM", 0)
+    few = prepare_data(demo_model, own, cache=tmp_path)
+    assert few.words is not None and len(few.words) == round(0.9 * words._FEWEST)

@@ -36,7 +36,7 @@ from .concept import near_neighbours, retain_prompts
 from .encoded_set import Bucket, EncodedSet, merge
 from .latents import encode_image_set
 from .varied import varied_prompts
-from .words import COUNT, NEAR, farthest, word_prompts
+from .words import CANDIDATES, encode_words, word_prompts
 
 __all__ = [
     "Draw", "EncodedData", "EncodedSet", "draw", "draw_noise", "generator",
@@ -209,16 +209,16 @@ def prepare_data(
     varied = encoded(wanted, "varied set") if wanted else None
     size = resolution, resolution
     anchors = [concept.anchor for concept in plan.concepts]
-    chosen = words_wanted(plan)
     with on_device(model, *model.text_encoders):
         texts = encode_prompts(model, ["", *anchors], batch=1, size=size)
-        words = encode_prompts(model, chosen, size=size) if chosen else None
     buckets = [bucket for part in (*forget.values(), retain) for bucket in part.buckets]
-    own = {name for bucket in buckets for name in bucket.own.parts}
-    captions = texts.without(*own)
-    if words is not None:
-        words = words.without(*own)
-        words = words[farthest(words, [part.conditioning for part in forget.values()], COUNT)]
+    captions = texts.without(*(name for bucket in buckets for name in bucket.own.parts))
+    words, prompts = None, words_wanted(plan)
+    if prompts:
+        words = encode_words(
+            model, prompts, [part.conditioning for part in forget.values()],
+            with_message(on_progress, "prompts of random words"),
+        )  # fmt: skip
     return EncodedData(
         forget=forget,
         retain=retain,
@@ -303,11 +303,11 @@ def varied_images(plan: HardeningPlan) -> ImageSet | None:
 
 
 def words_wanted(plan: HardeningPlan) -> tuple[str, ...]:
-    """Return the prompts of random words to encode, more than are used; () without."""
+    """Return the candidates for prompts of random words; () without."""
     if "distil" not in methods_of(plan) or not plan.distil.words_share:
         return ()
     return word_prompts(
-        round(COUNT / (1 - NEAR)), lists=plan.varied.lists,
+        CANDIDATES, lists=plan.varied.lists,
         without=[*(concept.name for concept in plan.concepts), *plan.varied.without],
         unlike=[prompt for concept in plan.concepts for prompt in concept.prompts],
     )  # fmt: skip

@@ -20,11 +20,18 @@ from torch.nn import functional
 
 from ..families.base.conditioning import Conditioning
 from ..families.clip.networks import TOKENIZER_FOLDER
+from ..model.model import Model
+from ..numerics.byte_sizes import GIB
+from ..progress import Progress, ProgressCallback, silent
 from ..text.refused import sexualises_minors
+from .assembly import encode_texts
 from .varied import naming, read_lists
 
-COUNT = 1000  # prompts that a run encodes
-NEAR = 0.1  # share of the prompts that is left out as nearest to the concepts
+CANDIDATES = 1100  # prompts that are encoded
+NEAR = 0.1  # share of them that is left out as nearest to the concepts
+_ROOM = GIB  # of main memory for the rest: wide texts are fewer
+_FEWEST = 64
+_CHUNK = 100
 _PLACE = re.compile(r"\{(\w+)\}")
 _WORD = re.compile(r"[a-z]{3,}")
 
@@ -75,6 +82,26 @@ def word_prompts(
         if not forbidden.search(prompt) and not sexualises_minors(prompt):
             prompts.append(prompt)
     return tuple(prompts)
+
+
+def encode_words(
+    model: Model,
+    prompts: Sequence[str],
+    concepts: Sequence[Conditioning],
+    on_progress: ProgressCallback = silent,
+) -> Conditioning:
+    """Encode prompts, as many as memory is meant to hold, and return all but those that are most
+    like the captions of the concepts. Nothing is kept on disk, where they would take a GB."""
+    first = encode_texts(model, prompts[:1])
+    size = sum(part.numel() * part.element_size() for part in first.parts.values())
+    prompts = prompts[: max(_FEWEST, int(_ROOM / size))]
+    parts = []
+    for start in range(0, len(prompts), _CHUNK):
+        parts.append(encode_texts(model, prompts[start : start + _CHUNK]))
+        done = min(start + _CHUNK, len(prompts))
+        on_progress(Progress(stage="encoding", step=done, total=len(prompts)))
+    words = Conditioning.cat(parts)
+    return words[farthest(words, concepts, round(len(words) * (1 - NEAR)))]
 
 
 def farthest(prompts: Conditioning, concepts: Sequence[Conditioning], count: int) -> Tensor:
