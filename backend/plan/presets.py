@@ -58,7 +58,8 @@ _REGULATED = {
 
 # A ratio this low takes much out that is not the concepts' own, unless varied images hold it.
 _DENSE = {
-    "save_every": 50, "varied": VariedConfig(images=1000), "erase": EraseConfig(ratio=2.0),
+    "save_every": 50, "varied": VariedConfig(images=1000), 
+    "erase": EraseConfig(ratio=2.0, convolutions="patches"),
     "distil": DistilConfig(towards="anchor"),
 }  # fmt: skip
 
