@@ -99,14 +99,17 @@ def test_patches_that_do_not_fit_the_memory_are_left_to_channels():
             "named": nn.Conv2d(8, 8, 3, padding="same"), "linear": nn.Linear(4, 4),
         }  # fmt: skip
     assert [name for name, layer in layers.items() if takes_patches(layer)] == ["wide", "usual"]
-    assert by_patches(PATCHES, layers) == {"usual"}
-    assert by_patches(replace(PATCHES, memory=8.0), layers) == {"usual", "wide"}
-    assert by_patches(replace(PATCHES, convolutions="channels"), layers) == set()
-    groups = in_groups(layers, 2, 4 * GIB, by_patches(PATCHES, layers))
+    wide = replace(PATCHES, patch_width=30_000)
+    assert by_patches(wide, layers) == {"usual"}
+    assert by_patches(replace(wide, memory=8.0), layers) == {"usual", "wide"}
+    assert by_patches(replace(wide, convolutions="channels"), layers) == set()
+    for width, chosen in ((9 * 1280, {"usual"}), (9 * 1280 - 1, set())):
+        assert by_patches(replace(PATCHES, patch_width=width), layers) == chosen
+    groups = in_groups(layers, 2, 4 * GIB, by_patches(wide, layers))
     assert [list(group) for group in groups] == [
         ["wide", "usual", "point", "grouped", "named", "linear"]
     ]
-    tight = list(in_groups(layers, 2, 2 * GIB, by_patches(PATCHES, layers)))
+    tight = list(in_groups(layers, 2, 2 * GIB, by_patches(wide, layers)))
     assert [list(group) for group in tight][:2] == [["wide"], ["usual"]]
 
 

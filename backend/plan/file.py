@@ -48,7 +48,7 @@ _LATER = {  # fields that came after the first runs were kept
 }  # fmt: skip
 _LATER_PARTS = {  # fields of a part that came after the part itself
     "varied": ("wide", "without"),
-    "erase": ("convolutions", "how", "kept_share", "noise", "reset_share"),
+    "erase": ("convolutions", "patch_width", "how", "kept_share", "noise", "reset_share"),
     "distil": (
         "towards",
         "mixed_share",
