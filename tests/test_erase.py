@@ -283,3 +283,21 @@ def test_decompositions_count_as_progress_too():
     assert {each.message for each in inside} == {"measuring layers", "finding directions"}
     assert inside[-1].micro_step == inside[-1].micro_total
     assert all(each.micro_step <= each.micro_total for each in inside)
+
+
+def test_directions_are_found_where_lapack_s_fast_way_gives_up(monkeypatch):
+    """On rows that depend on each other, as those of patches at the edge do."""
+    rest, concept = (torch.randn(30, 4, generator=torch.Generator().manual_seed(s)) for s in (1, 2))
+    kept = moments(rest @ orthonormal(WIDTH, 4).T)  # of rank 4
+    strong = moments((concept * torch.tensor([9.0, 1, 1, 1])) @ orthonormal(WIDTH, 4).T)
+    weight = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(3))
+    expected = concept_directions(kept, strong, ratio=4.0, floor=1e-3)
+
+    def fails(matrix):
+        raise torch.linalg.LinAlgError("the algorithm failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", fails)
+    found = concept_directions(kept, strong, ratio=4.0, floor=1e-3)
+    assert found.removed == expected.removed > 0
+    torch.testing.assert_close(found.strengths, expected.strengths, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(without(weight, found), without(weight, expected))

@@ -40,6 +40,10 @@ def test_a_convolution_is_a_linear_map_of_its_patches(layer):
     rows = torch.cat([patches_of(layer, sample) for sample in image.split(1)])
     expected = layer(image).movedim(1, -1).reshape(len(rows), -1)
     torch.testing.assert_close(rows @ layer.weight.flatten(1).T + bias, expected)
+    (sample, *_) = image.split(1)
+    some = patches_of(layer, sample, every=2) @ layer.weight.flatten(1).T + bias
+    places = layer(sample)[..., ::2, ::2].movedim(1, -1).reshape(len(some), -1)
+    torch.testing.assert_close(some, places)  # of every second place in each direction
 
 
 def test_moments_are_those_of_patches_only_where_asked_for():
@@ -54,7 +58,7 @@ def test_moments_are_those_of_patches_only_where_asked_for():
     )
     assert [found.owner(name) for name in convs] == ["one", "one", "half", "channels"]
     for name in ("one", "half"):
-        rows = torch.cat([patches_of(convs[name], sample) for sample in image.split(1)])
+        rows = torch.cat([patches_of(convs[name], sample, every=2) for sample in image.split(1)])
         torch.testing.assert_close(found.of(name), moments(rows), rtol=1e-5, atol=1e-6)
     places = image.movedim(1, -1).reshape(-1, 3)
     torch.testing.assert_close(found.of("channels"), moments(places), rtol=1e-5, atol=1e-6)
@@ -95,14 +99,17 @@ def test_patches_that_do_not_fit_the_memory_are_left_to_channels():
             "named": nn.Conv2d(8, 8, 3, padding="same"), "linear": nn.Linear(4, 4),
         }  # fmt: skip
     assert [name for name, layer in layers.items() if takes_patches(layer)] == ["wide", "usual"]
-    assert by_patches(PATCHES, layers) == {"usual"}
-    assert by_patches(replace(PATCHES, memory=8.0), layers) == {"usual", "wide"}
-    assert by_patches(replace(PATCHES, convolutions="channels"), layers) == set()
-    groups = in_groups(layers, 2, 4 * GIB, by_patches(PATCHES, layers))
+    wide = replace(PATCHES, patch_width=30_000)
+    assert by_patches(wide, layers) == {"usual"}
+    assert by_patches(replace(wide, memory=8.0), layers) == {"usual", "wide"}
+    assert by_patches(replace(wide, convolutions="channels"), layers) == set()
+    for width, chosen in ((9 * 1280, {"usual"}), (9 * 1280 - 1, set())):
+        assert by_patches(replace(PATCHES, patch_width=width), layers) == chosen
+    groups = in_groups(layers, 2, 4 * GIB, by_patches(wide, layers))
     assert [list(group) for group in groups] == [
         ["wide", "usual", "point", "grouped", "named", "linear"]
     ]
-    tight = list(in_groups(layers, 2, 2 * GIB, by_patches(PATCHES, layers)))
+    tight = list(in_groups(layers, 2, 2 * GIB, by_patches(wide, layers)))
     assert [list(group) for group in tight][:2] == [["wide"], ["usual"]]
 
 

@@ -30,12 +30,13 @@ from ..plan.concept import Concept
 from ..plan.fine_tune import RETAIN
 from ..plan.hardening import HardeningPlan
 from ..plan.images import ImageSet
-from ..plan.methods import changes_all_weights
+from ..plan.methods import changes_all_weights, methods_of
 from ..progress import ProgressCallback, silent, with_message
 from .concept import near_neighbours, retain_prompts
 from .encoded_set import Bucket, EncodedSet, merge
 from .latents import encode_image_set
 from .varied import varied_prompts
+from .words import CANDIDATES, encode_words, word_prompts
 
 __all__ = [
     "Draw", "EncodedData", "EncodedSet", "draw", "draw_noise", "generator",
@@ -135,6 +136,7 @@ class EncodedData:
     own (SDXL: size and crop). empty: the empty prompt, [1].
     fine_tunes: by `FineTuneConfig.data` and `prior_data`; "retain" is the retain set itself.
     varied: more of what must stay, for methods that change all weights; None without.
+    words: prompts of random words, without what samples have of their own; None without.
     """
 
     forget: dict[str, EncodedSet]
@@ -143,6 +145,7 @@ class EncodedData:
     empty: Conditioning
     fine_tunes: dict[str, EncodedSet]
     varied: EncodedSet | None = None
+    words: Conditioning | None = None
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> EncodedData:
         """Move latents and embeddings to a device and type; a set used twice is moved once."""
@@ -158,6 +161,7 @@ class EncodedData:
             empty=self.empty.to(device, dtype),
             fine_tunes={name: move(part) for name, part in self.fine_tunes.items()},
             varied=move(self.varied) if self.varied else None,
+            words=self.words.to(device, dtype) if self.words else None,
         )
 
 
@@ -209,6 +213,12 @@ def prepare_data(
         texts = encode_prompts(model, ["", *anchors], batch=1, size=size)
     buckets = [bucket for part in (*forget.values(), retain) for bucket in part.buckets]
     captions = texts.without(*(name for bucket in buckets for name in bucket.own.parts))
+    words, prompts = None, words_wanted(plan)
+    if prompts:
+        words = encode_words(
+            model, prompts, [part.conditioning for part in forget.values()],
+            with_message(on_progress, "prompts of random words"),
+        )  # fmt: skip
     return EncodedData(
         forget=forget,
         retain=retain,
@@ -219,6 +229,7 @@ def prepare_data(
         empty=texts[:1],
         fine_tunes=fine_tunes,
         varied=varied,
+        words=words,
     )
 
 
@@ -288,6 +299,17 @@ def varied_images(plan: HardeningPlan) -> ImageSet | None:
     return ImageSet(
         prompts=prompts, images=settings.images, sampling_steps=settings.sampling_steps,
         guidance=settings.guidance,
+    )  # fmt: skip
+
+
+def words_wanted(plan: HardeningPlan) -> tuple[str, ...]:
+    """Return the candidates for prompts of random words; () without."""
+    if "distil" not in methods_of(plan) or not plan.distil.words_share:
+        return ()
+    return word_prompts(
+        CANDIDATES, lists=plan.varied.lists,
+        without=[*(concept.name for concept in plan.concepts), *plan.varied.without],
+        unlike=[prompt for concept in plan.concepts for prompt in concept.prompts],
     )  # fmt: skip
 
 

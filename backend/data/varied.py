@@ -37,12 +37,11 @@ def varied_prompts(
     further entries. without: words that no prompt may hold, such as the names of concepts.
     """
     path = Path(lists) if lists else SHIPPED
-    words = _read(path)
+    words = read_lists(path)
     for name, entries in (_parsed(MORE) if wide else {}).items():
         words[name] = [*words.get(name, ()), *entries]
     templates = words.pop("templates")
-    banned = [re.escape(word) for word in without]
-    forbidden = re.compile(rf"\b({'|'.join(banned)})s?\b", re.IGNORECASE) if banned else None
+    forbidden = naming(without)
     chosen, found = random.Random(seed), dict[str, None]()
     decks = {name: _dealt(entries, chosen) for name, entries in words.items()}
     for template in itertools.islice(_dealt(templates, chosen), _TRIES * count):
@@ -51,11 +50,17 @@ def varied_prompts(
         prompt = _NAME.sub(lambda name: next(decks[name[1]]), template)
         if sexualises_minors(prompt):
             raise DataError(f"{path.name}: a composed prompt {WHY}")
-        if forbidden is None or not forbidden.search(prompt):
+        if not forbidden.search(prompt):
             found[prompt] = None
     if not found:
         raise DataError(f"{path.name}: no prompt is left besides the concepts: add to its lists")
     return tuple(found)
+
+
+def naming(words: Iterable[str]) -> re.Pattern[str]:
+    """Return what finds one of the words in a prompt, also in the plural; nothing without words."""
+    banned = "|".join(map(re.escape, words))
+    return re.compile(rf"\b({banned})s?\b" if banned else r"(?!)", re.IGNORECASE)
 
 
 def _dealt(entries: Sequence[str], chosen: random.Random) -> Iterator[str]:
@@ -66,7 +71,9 @@ def _dealt(entries: Sequence[str], chosen: random.Random) -> Iterator[str]:
         yield from deck
 
 
-def _read(path: Path) -> dict[str, list[str]]:
+def read_lists(lists: Path | str = "") -> dict[str, list[str]]:
+    """Read the lists by name, `templates` among them; empty for the package's own."""
+    path = Path(lists) if lists else SHIPPED
     words = _parsed(path)
     _check(path, words)
     return words

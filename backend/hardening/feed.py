@@ -161,6 +161,8 @@ class Feed:
             draw = replace(draw, conditioning=self._mixed(draw, encoded, step, place))
         chance = torch.rand((), generator=self._random("distil", "share", step, place)).item()
         count = min(size, int(size * self.plan.distil.concept_share + chance))
+        if self.data.words is not None:
+            draw = replace(draw, conditioning=self._in_words(draw, count, step, place))
         replaced = torch.arange(size, device=self.device) < count
         shown = own = draw.conditioning
         if count:
@@ -181,6 +183,16 @@ class Feed:
         other = encoded.conditioning[others].onto(self.device)
         own = draw.conditioning
         return own.mix(own.beside(other), onto(share, self.device))
+
+    def _in_words(self, draw: Draw, first: int, *use: int) -> Conditioning:
+        """Replace the captions of a share of the draw, from sample `first` on, by random words."""
+        assert self.data.words is not None
+        random, size = self._random("distil", "words", *use), len(draw)
+        chosen = torch.rand(size, generator=random) < self.plan.distil.words_share
+        chosen &= torch.arange(size) >= first
+        picks = torch.randint(len(self.data.words), (size,), generator=random)
+        own, words = draw.conditioning, self.data.words[picks].onto(self.device)
+        return own.where(onto(chosen, self.device), own.beside(words))
 
     def _concept_captions(self, count: int, *use: int) -> tuple[Conditioning, Conditioning, Tensor]:
         """Draw captions of the concepts, by their weights.

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from ..adapter.apply import AdaptedDenoiser
 from ..bilevel.vectors import Parameters
 from ..errors import ConfigError
+from ..numerics.eigen import positive_eigen
 from ..plan.stages import ProjectionConfig
 from .feed import Feed
 
@@ -113,7 +114,7 @@ def largest_bases(denoiser: AdaptedDenoiser) -> list[Tensor]:
 
 def leading(square: Tensor, energy: float) -> Tensor:
     """Return the fewest eigenvectors, [n, k], that hold `energy` of a positive matrix's trace."""
-    values, vectors = torch.linalg.eigh(square.double())
+    values, vectors = positive_eigen(square.double())
     shares = values.clamp(min=0).flip(0).cumsum(0) / values.clamp(min=0).sum()
     count = int((shares < energy).sum()) + 1
     return vectors.flip(1)[:, :count].float()

@@ -102,6 +102,7 @@ def stored_key(
     return content_key(
         "original", fingerprint_of(original), plan_hash(plan), *process.fingerprint(),
         *map(_digest, sets), *(_digest_of(anchor.parts) for anchor in data.anchors.values()),
+        *([_digest_of(data.words.parts)] if data.words else []),
     )  # fmt: skip
 
 

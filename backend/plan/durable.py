@@ -141,9 +141,20 @@ class EraseConfig:
         Help(
             "What counts as an input of a convolution. Patches tell shapes apart that channels do "
             "not, and take matrices k⁴ times as large: a convolution whose two matrices need more "
-            "than erase.memory is erased by channels."
+            "than erase.memory, or whose patches are wider than erase.patch_width, is erased by "
+            "channels."
         ),
     ] = "channels"
+    patch_width: Annotated[
+        int,
+        Range(1, 1_000_000, usual="6000 to 12000"),
+        Help(
+            "Most numbers of a patch (channels times places under the kernel) at which a "
+            "convolution is erased by patches. Time grows with the cube: decomposing a matrix of "
+            "6,000 takes a minute or two of a CPU core, of 12,000 ten times as long.",
+            label="Widest patches",
+        ),
+    ] = 6000
     memory: Annotated[
         float,
         Range(0, 1e6, above=True),
@@ -230,6 +241,16 @@ class DistilConfig:
         Help(
             "Share of the images whose caption is blended with that of another image, at random: "
             "keeps more of what no caption names."
+        ),
+    ] = 0.0
+    words_share: Annotated[
+        float,
+        Range(0, 1, usual="0.5"),
+        Help(
+            "Share of the images whose caption gives way to a prompt of random words, for the "
+            "original too: keeps more of what no image and no prompt of the lists shows. No "
+            "picture is drawn for it.",
+            label="Share with random words",
         ),
     ] = 0.0
     teacher: Annotated[

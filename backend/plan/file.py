@@ -48,8 +48,16 @@ _LATER = {  # fields that came after the first runs were kept
 }  # fmt: skip
 _LATER_PARTS = {  # fields of a part that came after the part itself
     "varied": ("wide", "without"),
-    "erase": ("convolutions", "how", "kept_share", "noise", "reset_share"),
-    "distil": ("towards", "mixed_share", "optimiser", "ema", "stored_draws", "optimiser_waits"),
+    "erase": ("convolutions", "patch_width", "how", "kept_share", "noise", "reset_share"),
+    "distil": (
+        "towards",
+        "mixed_share",
+        "words_share",
+        "optimiser",
+        "ema",
+        "stored_draws",
+        "optimiser_waits",
+    ),
 }
 _MOST_OF_A_GRID = 10_000
 _GRID_LISTS = ("data", "method", "optimiser", "learning_rate", "steps")

@@ -1,9 +1,10 @@
 """Mean outer products of layers' inputs, E[x xᵀ], collected while a network runs.
 
 An input of a linear layer is one x per token; of a convolution, one x per place: the channels
-there, or the whole patch under the kernel. Layers that are given the same tensor (queries, keys and
-values) share one matrix. Products are float32 as the pass itself; their sum is float64 on the same
-device, or on the CPU where the device has no float64.
+there, or the whole patch under the kernel. Neighbouring patches overlap, so those of every second
+place in each direction do, in a quarter of the time. Layers that are given the same tensor
+(queries, keys and values) share one matrix. Products of a pass are float32 as the pass itself;
+their sum is float64 on the same device, or on the CPU where the device has no float64.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _SUM = 8  # bytes of a number in float64
+_EVERY = 2  # of the places of a convolution, in each direction: its patches overlap
 
 
 class Moments:
@@ -74,18 +76,23 @@ class Moments:
             self._met[key] = weakref.ref(given), name
             self._owner[name] = name
             if window is None:
-                self._add(name, rows_of(layer, given.detach()))
+                self._add(name, [rows_of(layer, given.detach())])
                 return
-            for sample in given.detach().split(1):  # the patches of a batch would be k² as large
-                self._add(name, patches_of(layer, sample))
+            samples = given.detach().split(1)  # the patches of a batch would be k² as large
+            self._add(name, (patches_of(layer, sample, every=_EVERY) for sample in samples))
 
         return hook
 
-    def _add(self, name: str, rows: Tensor) -> None:
-        product = _summable((rows.T @ rows) * self.weight)
-        self._totals[name] = self._totals.get(name, 0.0) + self.weight * len(rows)
+    def _add(self, name: str, parts: Iterable[Tensor]) -> None:
+        """Add the products of a pass, whose rows come in parts."""
+        product, count = torch.zeros(()), 0
+        for rows in parts:
+            product = torch.addmm(product, rows.T, rows) if count else rows.T @ rows
+            count += len(rows)
+        summed = _summable(product * self.weight)
+        self._totals[name] = self._totals.get(name, 0.0) + self.weight * count
         known = self._sums.get(name)
-        self._sums[name] = product if known is None else known.add_(product)
+        self._sums[name] = summed if known is None else known.add_(summed)
 
 
 def rows_of(layer: nn.Module, given: Tensor) -> Tensor:
@@ -95,10 +102,12 @@ def rows_of(layer: nn.Module, given: Tensor) -> Tensor:
     return given.reshape(-1, given.shape[-1]).float()
 
 
-def patches_of(layer: nn.Module, given: Tensor) -> Tensor:
+def patches_of(layer: nn.Module, given: Tensor, *, every: int = 1) -> Tensor:
     """Return a convolution's input as rows, [n, channels · k · k]: the patch of each output place,
-    in the order of the weight's own numbers."""
-    rows = functional.unfold(given.float(), **_window(layer))
+    in the order of the weight's own numbers. every: of the places, in each direction."""
+    window = _window(layer)
+    window["stride"] = tuple(every * step for step in layer.stride)  # type: ignore[union-attr]
+    rows = functional.unfold(given.float(), **window)
     return rows.movedim(1, -1).reshape(-1, rows.shape[1])
 
 

@@ -61,7 +61,8 @@ def erased(setup: Setup, step: int) -> tuple[dict[str, Tensor], tuple[ErasedLaye
     if narrow and config.convolutions == "patches":
         setup.warn(
             f"{len(narrow)} convolutions are erased by channels, because their patches need more "
-            f"than erase.memory = {config.memory:g} GiB, the first of them {narrow[0]}"
+            f"than erase.memory = {config.memory:g} GiB or are wider than erase.patch_width = "
+            f"{config.patch_width}, the first of them {narrow[0]}"
         )
     groups = list(in_groups(layers, 2, config.memory * GIB, patches))
     kept, concept = setup.feed.kept_passes(), setup.feed.concept_passes()
@@ -106,13 +107,16 @@ def _directions(setup: Setup, owner: str, stays: Tensor, goes: Tensor) -> Direct
 
 
 def by_patches(config: EraseConfig, layers: Mapping[str, Any]) -> frozenset[str]:
-    """Return the convolutions to erase from by patches: those whose two matrices fit the memory."""
+    """Return the convolutions to erase from by patches: those whose two matrices fit the memory
+    and are not too wide to decompose."""
     if config.convolutions == "channels":
         return frozenset()
     return frozenset(
         name
         for name, layer in layers.items()
-        if takes_patches(layer) and 2 * matrix_bytes(layer, patches=True) <= config.memory * GIB
+        if takes_patches(layer)
+        and layer.weight[0].numel() <= config.patch_width
+        and 2 * matrix_bytes(layer, patches=True) <= config.memory * GIB
     )
 
 

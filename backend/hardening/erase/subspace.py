@@ -22,6 +22,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...numerics.eigen import positive_eigen
+
 
 class Directions(NamedTuple):
     """Directions to be taken out of a layer; float64.
@@ -48,12 +50,12 @@ def concept_directions(kept: Tensor, concept: Tensor, *, ratio: float, floor: fl
         floor: eigenvalues of C are raised to this share of the largest, so that a direction that
             hardly occurs is not taken for the concept's own because of rounding.
     """
-    values, basis = torch.linalg.eigh(_symmetric(kept))
+    values, basis = positive_eigen(_symmetric(kept))
     values = values.clamp(min=float(values[-1]) * floor)
     root = (basis * values.sqrt()) @ basis.T
     inverse = (basis / values.sqrt()) @ basis.T
     del basis  # the second decomposition needs the room
-    strengths, vectors = torch.linalg.eigh(_symmetric(inverse @ concept.double() @ inverse))
+    strengths, vectors = positive_eigen(_symmetric(inverse @ concept.double() @ inverse))
     count = int((strengths > ratio).sum())
     return Directions(root, inverse, vectors[:, len(strengths) - count :].clone(), strengths)
 
