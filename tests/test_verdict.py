@@ -52,3 +52,11 @@ def test_a_run_that_removed_nothing_says_so_first_and_so_does_its_export():
     said, kind = verdict.of_export(PLAN, HALF, measured=False)
     assert "measured" in said and kind == ""
     assert verdict.of_export(PLAN, HALF, measured=True) == ("", verdict.GOOD)
+
+
+def test_the_headline_of_a_test_run_does_not_call_hardened_what_removed_nothing():
+    short = replace(PLAN, outer_steps=20, warm_up_steps=8)
+    said, kind = verdict.of_run(short, "measure it", NOTHING)
+    assert "test run" in said and "nothing was removed in 20 steps" in said
+    assert "hardened" not in said and kind == verdict.DOUBTFUL
+    assert "hardened in 20 steps" in verdict.of_run(short, "measure it", HALF)[0]
