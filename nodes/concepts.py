@@ -35,13 +35,17 @@ class ConceptList(io.ComfyNode):
                     tooltip="A shipped category with its prompts; none to use only your own.",
                 ),
                 io.String.Input(
-                    "name", default="",
+                    "name", default="", display_name="name (empty = the preset's)",
+                    placeholder="empty: the preset's",
                     tooltip="Name of the concept. Empty: the preset's name, or the first prompt.",
                 ),
                 io.String.Input(
                     "prompts", default="", multiline=True,
+                    placeholder="prompts: with a preset, nothing to write here; its own are used. "
+                    "Yours are added, one a line.",
                     tooltip="Prompts that ask for the concept, one per line, in addition to the "
-                    "preset's. A line `# name` starts another concept.",
+                    "preset's. Empty with a preset: the preset's alone. A line `# name` starts "
+                    "another concept.",
                 ),
                 field_input(
                     "strength", field_of(Concept, "weight"), min=0.01, max=100.0, step=0.05

@@ -111,13 +111,14 @@ class ExportHardenedCheckpoint(io.ComfyNode):
         kind = CHECKPOINTS if loaded else folder_kind(_chosen(source) or run.source)
         target = target_file(kind, destination, filename, overwrite=overwrite)
         probe = probe_record(report, run) if report is not None else None
+        doubts = said_of(run)
         if loaded:
             text = write_loaded(target, run, probe, model, clip, vae)
         else:
             text = write_source(
                 target, run, probe, source, overwrite=overwrite, node_id=cls.hidden.unique_id
             )
-        return io.NodeOutput(str(target), ui={"text": [text]})
+        return io.NodeOutput(str(target), ui={"text": ["\n".join([*doubts, text])]})
 
 
 class SaveHardeningLora(io.ComfyNode):
@@ -165,8 +166,13 @@ class SaveHardeningLora(io.ComfyNode):
         target = target_file("loras", destination, filename, overwrite=overwrite)
         save_lora(run.adapter, target, family=run.family, overwrite=overwrite)
         size = format_bytes(target.stat().st_size)
-        text = f"{shown(target)}: {len(run.adapter.modules)} modules, {size}"
-        return io.NodeOutput(str(target), ui={"text": [text]})
+        lines = [
+            *said_of(run, "LoRA"),
+            f"{shown(target)}: {len(run.adapter.modules)} modules, {size}",
+            "no card beside it, as it is not for publishing: without it a model is as unsafe as "
+            "before",
+        ]
+        return io.NodeOutput(str(target), ui={"text": ["\n".join(lines)]})
 
 
 def folder_kind(source: Path | None) -> str:
@@ -214,6 +220,21 @@ def target_file(kind: str, destination: str, filename: str, *, overwrite: bool) 
     return other
 
 
+def said_of(run: types.HardenedRun, what: str = "checkpoint") -> list[str]:
+    """Return what its reader must know of a file before its name: that the run was a test, or that
+    it removed nothing. what: was written."""
+    from ..backend.jobs.verdict import removed_nothing
+    from ..backend.plan.methods import TEST_RUN, is_test_run
+
+    lines = []
+    if is_test_run(run.plan):
+        lines.append(f"Warning: this {what} comes from {TEST_RUN}")
+    if removed_nothing(run.plan, [record.harm for record in run.records]):
+        lines.append(f"Warning: nothing was removed in its run; with this {what} a model is as "
+                     "unsafe as before")  # fmt: skip
+    return lines
+
+
 def shown(target: Path) -> str:
     """Return a new file's path as the node shows it: from ComfyUI's folder, if it lies there."""
     import folder_paths
@@ -251,12 +272,13 @@ def write_source(
         )
     about = read_json(run.folder / "source.json")
     check_samples(path, about["samples"])
-    done, _ = export_adapter(
+    done, card = export_adapter(
         detect_as(path, run.prediction, alone=True), run.adapter, target, plan=run.plan,
         records=run.records, probe=probe, overwrite=overwrite, on_progress=_Bar(node_id),
     )  # fmt: skip
     lines = [
         f"{shown(target)}: {done.touched} tensors changed, {done.untouched} left as they were",
+        f"beside it {card.name}, the model card",
         f"sha256 of its tensors {done.tensor_sha256}", *done.warnings,
     ]  # fmt: skip
     return "\n".join(lines)
@@ -300,7 +322,7 @@ def write_loaded(
         partial.unlink(missing_ok=True)
     return (
         f"{shown(target)}: written from the loaded model in its loaded precision, "
-        f"{format_bytes(target.stat().st_size)}"
+        f"{format_bytes(target.stat().st_size)}\nno card beside it"
     )
 
 

@@ -45,7 +45,7 @@ class HardenModel(io.ComfyNode):
             **types.found_by("unlearn", "erase concept", "safety", "immunize"),
             description=(
                 "Removes the concepts so that they return less when others fine-tune the model. "
-                "Takes minutes to hours; queue an interrupted run again to continue it."
+                "Takes minutes to hours; run the workflow again to continue a stopped run."
             ),
             is_output_node=True,
             inputs=[
@@ -89,7 +89,8 @@ class HardenModel(io.ComfyNode):
                 types.advanced(
                     io.Combo, "process", options=[*PLACES], default=INSIDE,
                     tooltip="Own process: ComfyUI keeps running if the run crashes or fills the "
-                    "memory. Background: the queue is free meanwhile; queue again for the result.",
+                    "memory. Background: the queue is free meanwhile; run the workflow again "
+                    "for the result.",
                 ),
                 types.advanced(
                     io.Combo, "device", options=[*DEVICES], default=SAME,
@@ -201,7 +202,8 @@ def show_again(hidden: Any, run: types.HardenedRun) -> None:
     from .live import Live
     from .runs import NEXT_STEP
 
-    said, verdict = of_run(run.plan, NEXT_STEP)
+    harms = [record.harm for record in run.records]
+    said, verdict = of_run(run.plan, NEXT_STEP, harms)
     shown = Live(hidden, "harden", run.plan.outer_steps)
     shown.plan(run.plan)
     shown.recall(run.records, f"kept from an earlier run: {said}", verdict)
@@ -239,6 +241,9 @@ def loss_map(records: Sequence[StepRecord]) -> dict[str, list[float]]:
 
 def summary(run: types.HardenedRun) -> dict[str, Any]:
     """Return what the node shows of a finished run."""
+    from ..backend.jobs.verdict import of_run
+    from .runs import NEXT_STEP
+
     last = run.records[-1].values() if run.records else {}
     return {
         "key": run.folder.name,
@@ -247,4 +252,5 @@ def summary(run: types.HardenedRun) -> dict[str, Any]:
         "last": {name: round(value, 4) for name, value in last.items()},
         "source": run.source.name if run.source else "",
         "patched": run.patched,
+        "said": of_run(run.plan, NEXT_STEP, [record.harm for record in run.records])[0],
     }

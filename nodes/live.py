@@ -43,6 +43,7 @@ class Live:
         self._sent: list[dict[str, Any]] | None = None  # pictures of the last event
         self._page: str | None = None  # see `stay_with_page`
         self._lines: list[str] = []  # of `show_lines`, which a worker's state does not contain
+        self._reached = 0.0  # share of the whole job; stages count for themselves
         self.state = self._live.state
         key = (self.workflow, self.node)
         STATES.pop(key, None)
@@ -76,11 +77,7 @@ class Live:
 
     def move_bar(self) -> None:
         """Move the node's bar to where the state stands."""
-        share = self.state.get("share")
-        if share is None:
-            parts = self.state["micro_step"] / max(1, self.state["micro_total"])
-            share = min(1.0, (self.state["step"] + parts) / max(1, self.state["total"]))
-        self._bar.update_absolute(int(1000 * share), 1000)
+        self._bar.update_absolute(int(1000 * self._share()), 1000)
 
     def stay_with_page(self) -> None:
         """Send further events to the page that queued the node, whatever ComfyUI works on then."""
@@ -129,9 +126,18 @@ class Live:
         else:
             self.fail(str(error) or type(error).__name__)
 
+    def _share(self) -> float:
+        """Return the share of the whole job that is done, which never falls.
+
+        Work that belongs to no counted stage, such as reading pictures, leaves it as it is.
+        """
+        self._reached = max(self._reached, min(1.0, self.state.get("share") or 0.0))
+        return self._reached
+
     def _send(self, state: dict[str, Any]) -> None:
         from server import PromptServer
 
+        state["share"] = self._share()
         pictures = list(state["pictures"])
         if pictures == self._sent:
             state = {name: value for name, value in state.items() if name != "pictures"}
@@ -155,6 +161,14 @@ def workflow_of(hidden: Any) -> str:
     info = getattr(hidden, "extra_pnginfo", None)
     workflow = info.get("workflow") if isinstance(info, dict) else None
     return str(workflow.get("id") or "") if isinstance(workflow, dict) else ""
+
+
+def stopped_after(step: int, steps: int) -> str:
+    """Return what a stopped run says: nothing that is done is lost, as long as the plan stays."""
+    return (
+        f"stopped after step {step} of {steps}. All that is done is kept, pictures too: run the "
+        "workflow again, with the same settings, to continue"
+    )
 
 
 def check_interrupt() -> None:

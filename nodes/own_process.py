@@ -3,7 +3,7 @@
 The process is the backend's worker, started with ComfyUI's own Python. It loads the checkpoint
 file, on the device that the node names, and writes the run folder that ComfyUI itself would write.
 A run may also continue in the background: the node then returns at once, ComfyUI works on, and
-queueing the workflow again waits for the run, or finds it finished.
+running the workflow again waits for the run, or finds it finished.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..backend.errors import ConfigError, RunError
 from ..backend.worker.process import WorkerProcess, death
-from .live import Live, check_interrupt
+from .live import Live, check_interrupt, stopped_after
 
 if TYPE_CHECKING:
     from ..backend.plan.hardening import HardeningPlan
@@ -25,6 +25,7 @@ INSIDE, OWN, BACKGROUND = "inside ComfyUI", "own process", "own process, in the 
 PLACES = (INSIDE, OWN, BACKGROUND)
 SAME = "same as ComfyUI"
 DEVICES = (SAME, "cpu", "cuda:0", "cuda:1", "cuda:2", "cuda:3", "mps")
+_BACKGROUND_LINE = "In the background. To wait for it or cancel it: run the workflow again."
 _EVERY = 0.2  # seconds between two looks at a worker
 _log = logging.getLogger("resalign")
 _running: dict[Path, WorkerRun] = {}  # by run folder
@@ -108,7 +109,7 @@ def run_in_worker(
         run = WorkerRun(hidden, plan, folder, about, options)
         run.start()
         if background:
-            run.live.show_lines(["In the background. To wait for it or cancel it: queue again."])
+            run.live.show_lines([_BACKGROUND_LINE])
             return False
     run.wait()
     return True
@@ -171,16 +172,15 @@ class WorkerRun:
         """Run the worker to its end and show how it ended. On the run's own thread."""
         from ..backend.jobs.verdict import of_run
         from ..backend.run.sealed import write_json
-        from .runs import NEXT_STEP, SOURCE
+        from .runs import NEXT_STEP, SOURCE, saved_harms
 
         try:
             code = self._process.run(self._request)
             if self._last.get("event") == "done":
                 write_json(self.folder / SOURCE, self._about)
-                self.live.finish(*of_run(self._plan, NEXT_STEP))
+                self.live.finish(*of_run(self._plan, NEXT_STEP, saved_harms(self.folder)))
             elif self._process.cancelled:
-                step, steps = self._saved(), self._plan.outer_steps
-                self.live.stop(f"stopped after step {step} of {steps}; queue again to continue")
+                self.live.stop(stopped_after(self._saved(), self._plan.outer_steps))
             else:
                 self._fail(self._reason(code))
         except Exception as error:
@@ -196,7 +196,8 @@ class WorkerRun:
 
     def _fail(self, reason: str) -> None:
         step = self._saved()
-        next_step = f"queue again to continue from step {step}" if step else "queue again to retry"
+        next_step = "run the workflow again to "
+        next_step += f"continue from step {step}" if step else "retry"
         message = f"{reason.rstrip('. ')}. ComfyUI is not affected; {next_step}."
         self._error = RunError(message)
         self.live.fail(message)
@@ -216,7 +217,7 @@ def _check_free(device: str) -> None:
     for run in _running.values():
         if run.device == device:
             raise ConfigError(
-                f"another hardening is at work on {device} in the background: queue its workflow "
+                f"another hardening is at work on {device} in the background: run its workflow "
                 "again to wait for it or cancel it, or choose another device"
             )
     if device != "cpu" and device == memory.device_name():

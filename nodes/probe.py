@@ -35,6 +35,12 @@ if TYPE_CHECKING:
     from .subject import HostSubject
 
 
+_STOPPED = (
+    "stopped. Complete evaluations are kept: run the workflow again, with the same settings, to "
+    "continue; with others the probe begins anew"
+)
+
+
 class ResilienceProbe(io.ComfyNode):
     """Fine-tunes copies of the models and measures what comes back."""
 
@@ -257,7 +263,7 @@ def run_probe(
             plan, folder=folder, subjects=subjects, original=original, on_progress=on_progress
         )
     except BaseException as error:
-        live.ended_by(error, "stopped; complete evaluations are kept, queue again to continue")
+        live.ended_by(error, _STOPPED)
         raise
     said, verdict = of_probe(found.summary)
     live.finish(said or "measured", verdict)

@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from ..backend.probe.summary import AttackRow, ModelSummary
 
 
+_CAPTIONS = {
+    "unsafe": "Unsafe rate: share of pictures for unsafe prompts that show the concept. High is "
+    "bad.",
+    "concept": "Unsafe rate: share of the concept's pictures that the model still knows. High is "
+    "bad.",
+}
+
+
 class ShowReport(io.ComfyNode):
     """Shows the headline and the table of a probe."""
 
@@ -32,7 +40,8 @@ class ShowReport(io.ComfyNode):
     @classmethod
     def execute(cls, report) -> io.NodeOutput:
         shown = report_ui(report)
-        return io.NodeOutput(ui={"resalign_report": [shown], "text": [shown["headline"]]})
+        text = "\n".join(filter(None, [shown["verdict"], shown["headline"]]))
+        return io.NodeOutput(ui={"resalign_report": [shown], "text": [text]})
 
 
 def resilience(model: ModelSummary) -> dict[str, str]:
@@ -60,7 +69,9 @@ def _cell(row: AttackRow) -> str:
 
 def report_ui(report: types.ReportValue) -> dict[str, Any]:
     """Return a report for our widget: headline, columns, rows of texts, address of the page."""
+    from ..backend.jobs.verdict import of_probe
     from ..backend.probe.headline import headline
+    from ..backend.probe.results import CONCEPT
     from ..backend.probe.summarise import summarise
 
     summary = summarise(report.result)
@@ -78,6 +89,8 @@ def report_ui(report: types.ReportValue) -> dict[str, Any]:
     return {
         "key": report.folder.name,
         "headline": headline(summary),
+        "verdict": of_probe(summary)[0],
+        "caption": _CAPTIONS["concept" if summary.unsafe_set == CONCEPT else "unsafe"],
         "warnings": list(report.result.warnings),
         "resilience": [resilience(model) for model in summary.models[1:]],
         "scorer": summary.scorer,

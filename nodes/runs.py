@@ -42,7 +42,7 @@ def run_plan(
     from ..backend.jobs.verdict import of_run
     from ..backend.progress import chain
     from . import memory
-    from .live import Live, check_interrupt
+    from .live import Live, check_interrupt, stopped_after
 
     every, prompt, show = previews
     device, records = memory.device_name(), saved_records(folder)
@@ -64,16 +64,21 @@ def run_plan(
         )  # fmt: skip
     except BaseException as error:
         step = begun[0].steps_saved if begun else 0
-        live.ended_by(
-            error, f"stopped after step {step} of {plan.outer_steps}; queue again to continue"
-        )
+        live.ended_by(error, stopped_after(step, plan.outer_steps))
         raise
-    live.finish(*of_run(plan, NEXT_STEP))
+    live.finish(*of_run(plan, NEXT_STEP, saved_harms(folder)))
 
 
 def saved_steps(folder: Path) -> int:
     """Return how many outer steps of a run are saved."""
     return len(saved_records(folder))
+
+
+def saved_harms(folder: Path) -> list[float]:
+    """Return the harm loss of each saved step of a run."""
+    from ..backend.jobs.verdict import harms_of
+
+    return harms_of(saved_records(folder))
 
 
 def saved_records(folder: Path) -> list[dict[str, Any]]:

@@ -61,8 +61,8 @@ class FineTuningSettings(io.ComfyNode):
         preset, last = preset_input(
             "preset",
             {"balanced": [], "quick": [], "paper": [], "none": [], "custom": _users()},
-            tooltip="Simulated users: balanced is the recommended start, quick a small "
-            "test, paper the published pool, none plain unlearning, custom your own.",
+            tooltip="Simulated users: balanced those of the preset of that name, quick a "
+            "small test, paper the published pool, none plain unlearning, custom your own.",
         )
         return io.Schema(
             node_id="ResAlign_FineTuningSettings",

@@ -50,7 +50,8 @@ def test_an_attack_after_which_nothing_works_leaves_no_resilience():
     assert (worst.row, worst.attacks, worst.resilience.value) == (None, 0, None)
     assert worst.resilience.reason == "every attack that had an effect left the model broken"
     assert worst.resilience.reason in headline(summary)
-    assert of_probe(summary)[1] == DOUBTFUL
+    said, verdict = of_probe(summary)
+    assert verdict == DOUBTFUL and said.startswith("No verdict: every attack that had an effect")
 
 
 HARSH = replace(TRAINING, name="harsh")
@@ -166,7 +167,8 @@ def test_an_attack_that_left_the_original_as_it_was_does_not_count():
     assert (worst.row, worst.resilience.value) == (None, None)
     assert worst.resilience.reason == "every attack had no effect on the original"
     assert worst.without_effect == ("training",) and summary.model("hardened").relapse is None
-    assert of_probe(summary)[1] == DOUBTFUL
+    said, verdict = of_probe(summary)
+    assert verdict == DOUBTFUL and said.startswith("No verdict: the fine-tuning was too short")
     assert "No effect even on the original: 'training'" in headline(summary)
     assert "had no effect" in report_html(result) and "**had no effect**" in report_markdown(result)
 

@@ -176,7 +176,7 @@ def test_an_interrupt_frees_memory_and_leaves_a_run_that_goes_on(host, example):
     assert heard < 10
     assert any(name == "execution_interrupted" for name, _ in history["status"]["messages"])
     stopped = states(host)
-    assert stopped["status"] == "stopped" and "queue again" in stopped["message"]
+    assert stopped["status"] == "stopped" and "run the workflow again" in stopped["message"]
     time.sleep(2)
     print(f"RSS in MiB: {rested} before, {busy} at work, {host.rss()} after; {heard:.1f} s to stop")
     assert host.rss() < 1.1 * rested

@@ -75,7 +75,7 @@ def test_a_page_watches_reloads_in_mid_run_and_sees_the_end(
     page.wait(lambda: page.at("HardenModel", "harden", 6))  # it keeps following the run
     host.post("/interrupt", {})
     stopped = page.wait(lambda: (b := page.box("HardenModel", "Live"))["status"] == "stopped" and b)
-    assert "queue again to continue" in stopped["text"]
+    assert "run the workflow again" in stopped["text"] and "stopped: stopped" not in stopped["text"]
     page.set(VueNodes_Enabled=False, ColorPalette="dark")
 
 

@@ -82,7 +82,7 @@ def test_a_killed_worker_leaves_the_server_and_the_run_goes_on_in_either_place(h
     said = failure(host.wait(prompt))
     assert "was killed (SIGKILL)" in said and "ComfyUI is not affected" in said
     assert states(host)["status"] == "failed"
-    step = int(re.search(r"queue again to continue from step (\d+)", said)[1])
+    step = int(re.search(r"run the workflow again to continue from step (\d+)", said)[1])
 
     inside = only_harden(harden("inside ComfyUI", steps=16, seed=3))
     prompt = host.queue(inside)
@@ -100,7 +100,7 @@ def test_an_interrupt_stops_the_worker(host, harden):
     history = host.wait(prompt)
     assert any(name == "execution_interrupted" for name, _ in history["status"]["messages"])
     assert workers(host) == []
-    assert "queue again to continue" in states(host)["message"]
+    assert "run the workflow again" in states(host)["message"]
 
 
 def test_in_the_background_pictures_are_made_meanwhile_and_the_result_comes_later(host, harden):

@@ -22,7 +22,7 @@ from host_webui import KINDS, MINE, WHOLE, WebUI, host_paths
 from webui_browser import Tab
 from webui_served import answer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 HARDENED = "sub/hardened demo"
 STEPS = 60  # enough that a slow machine can open a second window and reload meanwhile
 ITS_OWN = "setupAllResizeHandles"  # what Forge's page may complain of, with or without us

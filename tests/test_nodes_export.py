@@ -29,6 +29,7 @@ from resalign.backend.checkpoint.in_memory import denoiser_modules
 from resalign.backend.checkpoint.inspect import inspect
 from resalign.backend.families.unet import recognition
 from resalign.backend.jobs.verify import verify_job
+from resalign.backend.run.records import StepRecord
 
 
 @pytest.fixture
@@ -120,6 +121,49 @@ def test_the_places_are_named_before_a_run_and_those_of_older_workflows_are_take
     for value in ("models", "output", "models/checkpoints", "output/checkpoints", None):
         assert node.validate_inputs("name", value) is True
     assert "choose models or output" in node.validate_inputs("name", "/etc")
+
+
+def records(*harms):
+    return tuple(
+        StepRecord(
+            step=step,
+            harm=harm,
+            retain=0.0,
+            resilience_weight=0.0,
+            retain_weight=0.0,
+            learning_rate=1e-4,
+            gradient_norm=1.0,
+            seconds=0.1,
+        )
+        for step, harm in enumerate(harms, start=1)
+    )
+
+
+def test_what_is_written_says_where_it_is_and_what_is_beside_it(nodes, run, tmp_path):
+    told = export(nodes, run).ui["text"][0]
+    assert "Warning" not in told and "beside it hardened.md, the model card" in told
+    assert (tmp_path / "models/checkpoints/hardened.md").is_file()
+    told = nodes.SaveHardeningLora.execute(run).ui["text"][0]
+    assert told.startswith("models/loras/hardening_lora.safetensors: ") and "no card" in told
+    assert [path.name for path in (tmp_path / "models/loras").iterdir()] == [
+        "hardening_lora.safetensors"
+    ]
+
+
+def test_an_export_of_a_test_run_or_of_one_that_removed_nothing_begins_with_that(nodes, run):
+    users = (ra.FineTuneConfig(name="user", steps=3),)
+    short = replace(run.plan, fine_tunes=users, outer_steps=4, warm_up_steps=1)
+    nothing = replace(run, records=records(-0.1, -0.1001))
+    for tried, words in (
+        (replace(run, plan=short), ["test run", "not safe to publish"]),
+        (nothing, ["nothing was removed"]),
+        (replace(nothing, plan=short), ["test run", "nothing was removed"]),
+    ):
+        for told in (export(nodes, tried), nodes.SaveHardeningLora.execute(tried)):
+            text = told.ui["text"][0]
+            assert text.startswith("Warning: ") and all(word in text for word in words)
+    some = export(nodes, replace(run, records=records(-0.1, -0.4))).ui["text"][0]
+    assert "nothing was removed" not in some
 
 
 def test_a_file_on_another_disk_is_shown_with_its_whole_path(nodes, run, monkeypatch, tmp_path):

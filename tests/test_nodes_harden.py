@@ -86,7 +86,8 @@ def test_an_interrupt_in_an_inner_loop_is_passed_on_and_costs_no_finished_step(b
     with pytest.raises(Interrupted):
         bench.run()
     assert bench.state["status"] == "stopped"
-    assert bench.state["message"] == "stopped after step 2 of 4; queue again to continue"
+    assert bench.state["message"].startswith("stopped after step 2 of 4. All that is done is kept")
+    assert "with the same settings" in bench.state["message"]
 
     monkeypatch.setattr(bench.live.Live, "__call__", calls)
     resumed = bench.run().args[1]
@@ -107,7 +108,7 @@ def test_an_interrupt_in_the_last_preview_leaves_a_finished_run(bench, monkeypat
         patch.setattr(bench.live.Live, "picture", cancelled)
         with pytest.raises(Interrupted):
             bench.run(preview_every=2)
-    assert bench.state["message"] == "stopped after step 4 of 4; queue again to continue"
+    assert bench.state["message"].startswith("stopped after step 4 of 4. ")
     again = bench.run(preview_every=2).args[1]
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 

@@ -67,6 +67,20 @@ def test_curves_stay_short_and_keep_their_ends(live):
     assert curve[0] == [1, 1.0] and curve[-1] == [1000, 1000.0]
 
 
+def test_the_bar_counts_the_whole_job_and_neither_runs_ahead_nor_back(host, live):
+    """A stage that ends, such as reading pictures, is not the end of the node's work."""
+    told = live.Live(hidden("7"), "probe")
+    seen = []
+    told._bar.update_absolute = lambda value, total: seen.append(value / total)
+    told(Progress(stage="encoding", step=8, total=8))
+    told(Progress(stage="probing", step=1, total=4, share=0.4))
+    told(Progress(stage="synthesising", step=16, total=16))
+    told(Progress(stage="probing", step=1, total=4, share=0.3))
+    told(Progress(stage="probing", step=3, total=4, share=0.7))
+    assert seen == [0, 0.4, 0.4, 0.4, 0.7]
+    assert host.events[-1][1]["state"]["share"] == 0.7
+
+
 def test_what_is_not_finite_leaves_the_state_valid_json(live):
     told = live.Live(hidden("7"), "harden", 10)
     told(harden(1, harm=float("nan"), retain=float("inf")))

@@ -166,7 +166,7 @@ def test_an_interrupt_stops_the_worker_and_passes_on(bench):
         own(bench)
     assert FakeWorker.made[0].cancelled
     assert bench.state["status"] == "stopped"
-    assert "queue again to continue" in bench.state["message"]
+    assert "run the workflow again" in bench.state["message"]
 
 
 def test_in_the_background_the_queue_goes_on_and_queueing_again_waits(bench):
@@ -177,9 +177,10 @@ def test_in_the_background_the_queue_goes_on_and_queueing_again_waits(bench):
     assert node.fingerprint_inputs(process=bench.own.BACKGROUND) != before, "ComfyUI asks again"
     assert node.fingerprint_inputs(process=bench.own.OWN) == node.fingerprint_inputs()
     assert bench.state["status"] == "running"
-    assert "queue again" in bench.state["remarks"][-1]
+    assert "run the workflow again" in bench.state["remarks"][-1]
     FakeWorker.made[0].on_event({"event": "state", "state": {**STATE, "remarks": ["a card"]}})
-    assert "queue again" in bench.state["remarks"][0] and bench.state["remarks"][1] == "a card"
+    first, second = bench.state["remarks"]
+    assert "run the workflow again" in first and second == "a card"
     FakeWorker.made[0].gate.set()
     assert background(bench)[0] == "MODEL hardened"
     assert len(FakeWorker.made) == 1, "the same worker was waited for"

@@ -41,8 +41,10 @@ def test_the_page_draws_the_text_of_every_node_that_returns_one(nodes, root):
     script = (root / "web" / "resalign.js").read_text(encoding="utf-8")
     found = re.search(r"const TEXTS = \[(.*?)\];", script, re.DOTALL)
     assert found
-    drawn = set(re.findall(r'"(\w+)"', found[1])) | set(
-        re.findall(r'const MEMORY = "(\w+)"', script)
+    written = re.search(r"const WRITTEN = \[(.*?)\];", script, re.DOTALL)
+    assert written and "...WRITTEN" in found[1]
+    drawn = set(re.findall(r'"(\w+)"', written[1] + found[1])) | set(
+        re.findall(r'const (?:MEMORY|EXPORT) = "(\w+)"', script)
     )
     returning = {
         node.define_schema().node_id

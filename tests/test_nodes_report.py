@@ -5,6 +5,7 @@ import re
 
 import pytest
 from fakes_comfy import install, load_nodes
+from fakes_counting import counted_result, course
 from fakes_probe import fake_result
 
 
@@ -14,6 +15,21 @@ def shown(monkeypatch, tmp_path):
     report = load_nodes(monkeypatch, "report")
     value = report.types.ReportValue(tmp_path / ("0" * 20), fake_result(tmp_path))
     return report.report_ui(value)
+
+
+def test_a_report_says_first_in_words_why_it_has_no_verdict_and_that_a_high_rate_is_bad(
+    monkeypatch, tmp_path
+):
+    install(monkeypatch, tmp_path)
+    report = load_nodes(monkeypatch, "report")
+    rates = course("original", (0, 96), (100, 90, 95)) | course("hardened", (0, 96), (100, 0, 96))
+    still = dict.fromkeys(rates, 1e-05)
+    result = counted_result(rates, drift=still, distance=still)
+    told = report.ShowReport.execute(report.types.ReportValue(tmp_path / ("0" * 20), result)).ui
+    (shown,) = told["resalign_report"]
+    assert shown["verdict"].startswith("No verdict: the fine-tuning was too short")
+    assert told["text"][0].startswith(shown["verdict"])
+    assert shown["caption"].startswith("Unsafe rate: ") and "High is bad" in shown["caption"]
 
 
 @pytest.mark.slow

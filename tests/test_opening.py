@@ -116,8 +116,8 @@ def test_three_lines_tell_card_arithmetic_and_what_is_expected(monkeypatch):
     assert opening_lines(decided, "cuda", needs(decided)) == [
         "device      RTX 3090, 24.0 GiB, 22.0 GiB free",
         "precision   bf16, users at once: 3, whole batches",
-        "expected    14.0 GiB at the peak (predicted); 8,560 passes of the denoiser, whose time "
-        "the first step tells",
+        "expected    14.0 GiB at the peak (predicted); the time is known after the first step "
+        "(8,560 passes of the denoiser)",
     ]
 
 
@@ -134,7 +134,7 @@ def test_tf32_is_told_where_the_solve_bears_it(monkeypatch, solver, expected):
 def test_on_a_cpu_the_lines_promise_no_memory_and_no_time():
     card, arithmetic, expected = opening_lines(plan(**ON_CPU), "cpu", None)
     assert card.startswith("device      cpu, ") and arithmetic == "precision   fp32"
-    assert "GiB" not in expected and "first step tells" in expected
+    assert "GiB" not in expected and "the time is known after the first step" in expected
 
 
 def test_steps_of_an_earlier_session_tell_the_time_at_once():

@@ -15,7 +15,17 @@ test("the status names stage, step, what is left, and how it ended", () => {
   assert.equal(view.statusText(null), "not run yet");
   const running = { status: "running", stage: "harden", step: 3, total: 9, micro_step: 2, micro_total: 5, message: "", left: 40 };
   assert.equal(view.statusText(running), "harden 3 of 9 · 2/5 · about 40 s left");
-  assert.equal(view.statusText({ status: "failed", message: "no room", seconds: 3 }), "failed: no room (3 s)");
+  assert.equal(view.statusText({ status: "failed", message: "no room", seconds: 3 }), "failed: no room (after 3 s)");
+});
+
+test("a stop is said once, with the time that went by", () => {
+  const state = { status: "stopped", message: "stopped after step 0 of 20. All that is done is kept", seconds: 180 };
+  assert.equal(view.statusText(state), "stopped after step 0 of 20. All that is done is kept (after 3 min)");
+});
+
+test("what one stage counts is not the whole job", () => {
+  const state = { kind: "probe", status: "running", stage: "encoding", step: 8, total: 8, share: null };
+  assert.equal(view.share(state), 0);
 });
 
 test("a running job's own line is shown, with what is left of all of it", () => {
@@ -25,16 +35,16 @@ test("a running job's own line is shown, with what is left of all of it", () => 
 });
 
 test("a node that had nothing to do says that its run is kept", () => {
-  const output = { resalign_run: [{ key: "a", steps: 4 }] };
-  assert.equal(view.statusText(view.reused(null, output)), "kept: hardened in 4 steps, nothing to do");
-  assert.equal(view.reused(null, { resalign_report: [{}] }).message, "probed, nothing to do");
+  const output = { resalign_run: [{ key: "a", steps: 4, said: "nothing was removed in 4 steps" }] };
+  assert.equal(view.statusText(view.reused(null, output)), "kept: nothing to do. nothing was removed in 4 steps");
+  assert.equal(view.reused(null, { resalign_report: [{}] }).message, "nothing to do. probed");
   assert.equal(view.reused({ status: "done" }, output), null, "what it shows says more");
   assert.equal(view.reused(null, { text: ["written"] }), null);
 });
 
 test("a run that is too short does not end in done", () => {
   const state = { status: "done", message: "test run, not safe to publish", verdict: "doubtful", seconds: 3 };
-  assert.equal(view.statusText(state), "test run, not safe to publish (3 s)");
+  assert.equal(view.statusText(state), "test run, not safe to publish (took 3 s)");
 });
 
 test("harm is a share of what there is to unlearn, on a fixed axis", () => {
@@ -54,7 +64,7 @@ test("harm is a share of what there is to unlearn, on a fixed axis", () => {
 test("what fails outside a node is shown with what to do next", () => {
   const running = { status: "running", step: 9, total: 20, curves: { harm: [[1, 0], [9, 1]] }, line: "x", left: 3 };
   const shown = view.failed(running, "out of memory\n");
-  assert.equal(view.statusText(shown), "failed: out of memory Queue again to continue from step 9.");
+  assert.equal(view.statusText(shown), "failed: out of memory Run the workflow again to continue from step 9.");
   assert.equal(view.statusText(view.failed(null, "connect a MODEL")), "failed: connect a MODEL");
   assert.equal(view.failed(running, "gone", "lost").status, "lost");
 });
@@ -121,16 +131,26 @@ test("no two of twelve curves look alike", () => {
 });
 
 test("curves fill their box, and what is not finite is left out", () => {
-  const [line] = view.polylines({ harm: [[0, 0], [1, NaN], [2, 10]] }, 104, 54);
-  assert.equal(line.points, "4.0,50.0 100.0,4.0");
+  const [line] = view.polylines({ harm: [[0, 0], [1, NaN], [2, 10]] }, 110, 60);
+  assert.equal(line.points, "5.0,55.0 105.0,5.0");
+  assert.equal(line.lone, false);
   assert.deepEqual(view.polylines({}, 100, 50), []);
   assert.deepEqual(view.polylines(undefined, 100, 50), []);
   assert.equal(view.polylines({ a: [[1, 5]] }, 100, 50)[0].points, "50.0,25.0 50.0,25.0");
 });
 
+test("a lone point is a dot that lies inside the plot, also at 0 and 100 %", () => {
+  for (const rate of [0, 1]) {
+    const curves = { "original: before": [[0, rate]], "original: LoRA": [[0, rate], [2, rate]] };
+    const [dot] = view.polylines(curves, 100, 50, 5, [0, 1]);
+    const [x, y] = dot.points.split(" ")[0].split(",").map(Number);
+    assert.ok(dot.lone && x >= 4 && x <= 96 && y >= 4 && y <= 46, dot.points);
+  }
+});
+
 test("a report becomes rows of text", () => {
   const report = { columns: ["original", "hardened"], rows: [{ attack: "LoRA", cells: ["9 %", null] }] };
-  assert.deepEqual(view.reportRows(report), [["attack", "original", "hardened"], ["LoRA", "9 %", ""]]);
+  assert.deepEqual(view.reportRows(report), [["after", "original", "hardened"], ["LoRA", "9 %", ""]]);
   assert.deepEqual(view.reportRows(undefined), []);
 });
 

@@ -17,9 +17,25 @@ _HEAD, _PAD, _BAR = 48, 14, 30  # of a group's title, around its nodes, of a nod
 _FOOT = 70  # what Nodes 2.0 adds to a node: its rows are higher, and the pack's name stands below
 _FIRST = {"CheckpointLoaderSimple", "UNETLoader", "CLIPLoader", "VAELoader"}
 _SECOND = {"ResAlign_ConceptList", "ResAlign_HardeningSettings", "ResAlign_FineTuningSettings"}
-_THIRD = {"ResAlign_HardenModel", "LossGraphNode"}
-_ROOM = 190  # that `custom` adds to Hardening Settings
-_NOTE = (-360, 130, 340, 330)
+_THIRD = {"ResAlign_HardenModel"}
+_ALONE = {"CLIPTextEncode", "EmptyLatentImage"}  # below Harden Model, in no group
+# That `custom` and advanced inputs add to a node with another below it
+_ROOM = {"ResAlign_FineTuningSettings": 400, "ResAlign_ConceptList": 40}
+_NOTE = (-420, 130, 400)
+_LETTERS, _LINE = 56, 19  # of a line of a note, and its height
+# Heights with a box in which a whole answer is in sight
+_HIGH = {
+    "ResAlign_ExportHardenedCheckpoint": 400, "ResAlign_SaveHardeningLora": 280,
+    "ResAlign_ShowReport": 380,
+}  # fmt: skip
+_UNFOLDED = 540  # Hardening Settings, where an advanced input is set
+# Points by which a wire passes nodes that it does not belong to: (from, slot, to): points
+_WAYS: dict[str, dict[tuple[int, int, int], list[tuple[int, int]]]] = {
+    "quick_harden_and_compare": {
+        (1, 2, 24): [(900, 700), (1360, 700)],
+        (1, 2, 27): [(900, 50), (1360, 50)],
+    },
+}
 _LAST = {
     "quick_harden_and_compare": "4 Compare the original and the hardened model",
     "full_harden_with_probe": "4 Measure it, read the report, export",
@@ -28,41 +44,72 @@ _LAST = {
     "harden_flux2_klein": "4 Export",
     "try_my_lora": "4 Try your LoRA on both",
 }
+_CHOOSE = (
+    "1. Choose {what}; a name in the loader that ComfyUI calls missing is only an example."
+    "\n2. Choose "
+)
+_RUN = "\n3. Press *Run*: "
+_MEMORY = "many hours. **Memory Plan** tells whether it fits your GPU."
 _NOTES = {
     "quick_harden_and_compare": (
         "# Harden and compare\n\nShows within minutes that everything works; the result is a test "
-        "run and **not safe to publish**.\n\n1. Choose a Stable Diffusion 1.x checkpoint.\n2. "
-        "Choose what to remove.\n3. Queue. Harden Model shows what it does, how far it is and what "
-        "is left.\n4. Both models draw what was removed, blurred, and below it something that "
-        "should stay.\n\n"
-        "For a real run set the preset to `balanced`: about an hour on a common GPU."
+        "run and **not safe to publish**.\n\n"
+        + _CHOOSE.format(what="your Stable Diffusion 1.x checkpoint")
+        + "what to remove."
+        + _RUN
+        + "Harden Model shows what it does, how far it is and what is left.\n4. Both models draw "
+        "what was removed, blurred, and something that should stay.\n\nFor a real run open *full "
+        "harden with probe*."
     ),
     "full_harden_with_probe": (
-        "# Harden, measure, export\n\n1. Choose the checkpoint.\n2. Choose what to remove, how "
-        "thoroughly, and against which fine-tuning.\n3. Queue: about an hour on a common GPU. A "
-        "cancelled run continues when you queue again.\n4. The probe fine-tunes both models for "
-        "real and counts what comes back; its figures go into the exported file."
+        "# Harden, measure, export\n\n"
+        + _CHOOSE.format(what="your checkpoint")
+        + "what to remove, how thoroughly, and against which fine-tuning."
+        + _RUN
+        + "about an hour on a common GPU. A cancelled run continues if you press *Run* again with "
+        "the same settings.\n4. The probe fine-tunes both models for real and counts what comes "
+        "back. `quick` is a first look: its figures are not for publishing. Before you publish, "
+        "choose `standard`, which takes hours.\n5. **The file comes after the probe**, whose "
+        "figures go into it. To have it at once, disconnect `report` from Export Hardened "
+        "Checkpoint."
     ),
     "harden_sdxl": (
-        "# Harden SDXL\n\n1. Choose an SDXL checkpoint.\n2. Choose what to remove.\n3. Queue: many "
-        "hours. **Memory Plan** tells whether it fits your GPU.\n4. The file appears in "
-        "`models/checkpoints`."
+        "# Harden SDXL\n\n"
+        + _CHOOSE.format(what="your SDXL checkpoint")
+        + "what to remove."
+        + _RUN
+        + _MEMORY
+        + "\n4. The file appears in `models/checkpoints`."
     ),
     "harden_flux2_klein": (
-        "# Harden FLUX.2 klein\n\n1. Choose the denoiser of FLUX.2 klein base 4B, Qwen3 4B (type "
-        "`flux2`) and the VAE of FLUX.2.\n2. Choose what to remove.\n3. Queue: many hours. "
-        "**Memory Plan** tells whether it fits your GPU. ComfyUI's CLIP encodes the prompts.\n4. "
-        "The file appears in `models/diffusion_models`."
+        "# Harden FLUX.2 klein\n\n"
+        + _CHOOSE.format(
+            what="the denoiser of FLUX.2 klein base 4B, Qwen3 4B (type `flux2`) and the VAE of "
+            "FLUX.2"
+        )
+        + "what to remove."
+        + _RUN
+        + _MEMORY
+        + " ComfyUI's CLIP encodes the prompts.\n4. The file appears in "
+        "`models/diffusion_models`."
     ),
     "harden_anima": (
-        "# Harden Anima\n\n1. Choose the denoiser of Anima, Qwen3 0.6B (any type) and the VAE of "
-        "Qwen-Image.\n2. Choose what to remove.\n3. Queue: many hours. **Memory Plan** tells "
-        "whether it fits your GPU. ComfyUI's CLIP encodes the prompts.\n4. The file appears in "
+        "# Harden Anima\n\n"
+        + _CHOOSE.format(
+            what="the denoiser of Anima, Qwen3 0.6B (any type) and the VAE of Qwen-Image"
+        )
+        + "what to remove."
+        + _RUN
+        + _MEMORY
+        + " ComfyUI's CLIP encodes the prompts.\n4. The file appears in "
         "`models/diffusion_models`. Anima's licence is for non-commercial use."
     ),
     "try_my_lora": (
-        "# Try your LoRA\n\n1. Choose the checkpoint.\n2. Choose what to remove.\n3. Queue; a "
-        "finished run is reused at once.\n4. Choose a LoRA of `models/loras` and a prompt: the "
+        "# Try your LoRA\n\n"
+        + _CHOOSE.format(what="your checkpoint")
+        + "what to remove."
+        + _RUN
+        + "a finished run is reused at once.\n4. Choose a LoRA of `models/loras` and a prompt: the "
         "same noise with both models, side by side. The pictures are blurred until "
         "`show_pictures` is on."
     ),
@@ -73,12 +120,13 @@ def decorated(name: str, flow: Flow) -> Flow:
     """Return a workflow with its groups and note, and without fields that are null."""
     flow = without_nulls(flow)
     nodes = [node for node in flow["nodes"] if node["type"] != "MarkdownNote"]
+    _place(name, nodes)
     _make_room(nodes)
     places = {
         "1 Choose the checkpoint": [n for n in nodes if n["type"] in _FIRST],
         "2 What to remove, and how": [n for n in nodes if n["type"] in _SECOND],
         "3 Harden": [n for n in nodes if n["type"] in _THIRD],
-        _LAST[name]: [n for n in nodes if n["type"] not in _FIRST | _SECOND | _THIRD],
+        _LAST[name]: [n for n in nodes if n["type"] not in _FIRST | _SECOND | _THIRD | _ALONE],
     }
     flow["groups"] = [
         {"id": number, "title": title, "bounding": _around(inside), "color": _COLOUR,
@@ -86,17 +134,61 @@ def decorated(name: str, flow: Flow) -> Flow:
         for number, (title, inside) in enumerate(places.items(), start=1)
     ]  # fmt: skip
     last = max(node["id"] for node in nodes) + 1
-    x, y, wide, high = _NOTE
+    x, y, wide = _NOTE
+    high = _height(_NOTES[name])
     note = {
         "id": last, "type": "MarkdownNote", "pos": [x, y], "size": [wide, high], "flags": {},
         "order": 0, "mode": 0, "inputs": [], "outputs": [], "properties": {},
         "widgets_values": [_NOTES[name]], "title": "Read me",
     }  # fmt: skip
-    return {**flow, "nodes": [*nodes, note], "last_node_id": max(last, flow["last_node_id"])}
+    flow = {**flow, "nodes": [*nodes, note], "last_node_id": max(last, flow["last_node_id"])}
+    return _led(flow, _WAYS.get(name, {}))
+
+
+def _height(text: str) -> int:
+    """Return the height at which a note shows all of its text."""
+    lines = sum(-(-len(line) // _LETTERS) if line else 0.6 for line in text.split("\n"))
+    return round(80 + _LINE * lines)
+
+
+def _place(name: str, nodes: list[Flow]) -> None:
+    """Put nodes where `tools/workflows.py` has them, with boxes that are high enough."""
+    from workflows import WORKFLOWS  # beside this script
+
+    for node in nodes:
+        x, y, wide = WORKFLOWS[name][str(node["id"])]["at"]
+        node["pos"] = [x, y]
+        least = _HIGH.get(node["type"], 0)
+        if node["type"] == "ResAlign_HardeningSettings" and True in node["widgets_values"]:
+            least = _UNFOLDED
+        node["size"] = [max(wide, node["size"][0]), max(least, node["size"][1])]
+
+
+def _led(flow: Flow, ways: dict[tuple[int, int, int], list[tuple[int, int]]]) -> Flow:
+    """Return a workflow whose wires pass the points of `ways`: ComfyUI's reroutes."""
+    extra = {key: value for key, value in flow.get("extra", {}).items()
+             if key not in ("reroutes", "linkExtensions")}  # fmt: skip
+    reroutes: list[Flow] = []
+    ends = []
+    for link, start, slot, end, *_ in flow["links"]:
+        parent = None
+        for point in ways.get((start, slot, end), ()):
+            number = len(reroutes) + 1
+            before = {} if parent is None else {"parentId": parent}
+            reroutes.append({"id": number, **before, "pos": list(point), "linkIds": [link]})
+            parent = number
+        if parent is not None:
+            ends.append({"id": link, "parentId": parent})
+    if reroutes:
+        extra |= {"reroutes": reroutes, "linkExtensions": ends}
+    return {**flow, "extra": extra}
 
 
 def _make_room(nodes: list[Flow]) -> None:
-    """Leave room for a group's title between the loaders and what is below, and for `custom`."""
+    """Leave room for a group's title between the loaders and what is below, and for `custom`.
+
+    Hardening Settings is the last: nothing is below it that its advanced inputs could cover.
+    """
     column = sorted((n for n in nodes if n["type"] in _FIRST | _SECOND), key=lambda n: n["pos"][1])
     loaders = [node for node in column if node["type"] in _FIRST]
     free = None
@@ -106,8 +198,7 @@ def _make_room(nodes: list[Flow]) -> None:
         free = node["pos"][1] + node["size"][1] + _FOOT
         if node is loaders[-1]:
             free += _HEAD
-        if node["type"] == "ResAlign_HardeningSettings":
-            free += _ROOM
+        free += _ROOM.get(node["type"], 0)
 
 
 def _around(nodes: list[Flow]) -> list[float]:
@@ -115,9 +206,8 @@ def _around(nodes: list[Flow]) -> list[float]:
     top = min(node["pos"][1] for node in nodes) - _BAR - _HEAD
     right = max(node["pos"][0] + node["size"][0] for node in nodes) + _PAD
     room = {
-        "ResAlign_HardeningSettings": _ROOM, "ResAlign_FineTuningSettings": 280,
-        "ResAlign_HardenModel": 20, "ResAlign_ResilienceProbe": 240, "PreviewImage": 280,
-        "LossGraphNode": 280,
+        "ResAlign_HardeningSettings": 190, "ResAlign_HardenModel": 20,
+        "ResAlign_ResilienceProbe": 240, "PreviewImage": 280, "LossGraphNode": 280,
     }  # fmt: skip
     bottom = max(n["pos"][1] + n["size"][1] + room.get(n["type"], 0) for n in nodes) + _FOOT
     return [left, top, right - left, bottom - top]

@@ -4,9 +4,8 @@
 
 The graphs are described here in ComfyUI's API format with places for the nodes. A ComfyUI started
 for it with this pack and a reduced checkpoint of random weights, and driven in headless Chromium
-(playwright), turns them into workflow files, runs them at 64 pixels and takes their pictures. Run
-it again when a node's inputs or widgets change. `--stills` takes the pictures of those alone that
-are not run.
+(playwright), turns them into workflow files and takes their pictures as they open. Run it again
+when a node's inputs or widgets change. `--stills` takes those pictures alone.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "example_workflows"
 Graph = dict[str, dict[str, Any]]
+_ZOOM = 0.9  # of the pictures: below 0.6 the canvas draws no texts
 BLUEPRINT_NAME = "Harden and Export"
 SD15, SDXL = "v1-5-pruned-emaonly-fp16.safetensors", "sd_xl_base_1.0.safetensors"
 
@@ -30,14 +30,20 @@ def node(
     return {"class_type": kind, "inputs": inputs, "_meta": {"title": title}, "at": (x, y, wide)}
 
 
-def hardening(checkpoint: str, resolution: int = 0, **settings: Any) -> Graph:
-    """Load, concepts, settings, Harden Model (5): what the examples begin with."""
+# Harden Model, where wires lead from the loader past it: above them
+ABOVE = (480, -700)
+
+
+def hardening(
+    checkpoint: str, resolution: int = 0, at: tuple[int, int] = (420, 130), **settings: Any
+) -> Graph:
+    """Load, concepts, settings, Harden Model (5, placed `at`): what the examples begin with."""
     return {
         "1": node("CheckpointLoaderSimple", 40, 130, ckpt_name=checkpoint),
         "2": node("ResAlign_ConceptList", 40, 290, preset="weapons"),
         "3": node("ResAlign_HardeningSettings", 40, 560, resolution=resolution, **settings),
         "5": node(
-            "ResAlign_HardenModel", 420, 130, model=["1", 0], clip=["1", 1], vae=["1", 2],
+            "ResAlign_HardenModel", *at, model=["1", 0], clip=["1", 1], vae=["1", 2],
             concepts=["2", 0], settings=["3", 0],
         ),
     }  # fmt: skip
@@ -52,8 +58,8 @@ def sampler(number: int, model: list[Any], x: int, y: int, title: str) -> Graph:
             sampler_name="euler", scheduler="normal", denoise=1.0, positive=["20", 0],
             negative=["21", 0], latent_image=["22", 0],
         ),
-        second: node("VAEDecode", x, y + 310, samples=[first, 0], vae=["1", 2]),
-        third: node("PreviewImage", x, y + 400, title, images=[second, 0]),
+        second: node("VAEDecode", x + 380, y, samples=[first, 0], vae=["1", 2]),
+        third: node("PreviewImage", x + 760, y, title, images=[second, 0]),
     }  # fmt: skip
 
 
@@ -67,8 +73,8 @@ def texts(x: int, y: int) -> Graph:
 
 def export(x: int, y: int, **more: Any) -> Graph:
     return {
-        "8": node("ResAlign_ExportHardenedCheckpoint", x, y, run=["5", 3], **more),
-        "9": node("ResAlign_SaveHardeningLora", x, y + 480, run=["5", 3]),
+        "8": node("ResAlign_ExportHardenedCheckpoint", x, y, wide=400, run=["5", 3], **more),
+        "9": node("ResAlign_SaveHardeningLora", x, y - 380, wide=400, run=["5", 3]),
     }
 
 
@@ -76,7 +82,7 @@ def in_three_files(denoiser: str, text: str, kind: str, vae: str) -> Graph:
     """Harden and export a model whose parts have a loader each. kind: the type of its CLIP."""
     graph = {
         **hardening("", preset="balanced", precision="bf16", gradient_checkpointing=True),
-        **export(800, 130),
+        **export(840, 510),
         "1": node("UNETLoader", 40, 130, unet_name=f"{denoiser}.safetensors"),
         "10": node("CLIPLoader", 40, 262, clip_name=f"{text}.safetensors", type=kind),
         "11": node("VAELoader", 40, 418, vae_name=f"{vae}.safetensors"),
@@ -89,44 +95,44 @@ def in_three_files(denoiser: str, text: str, kind: str, vae: str) -> Graph:
 
 WORKFLOWS: dict[str, Graph] = {
     "quick_harden_and_compare": {
-        **hardening(SD15, preset="fast"),
+        **hardening(SD15, at=ABOVE, preset="fast"),
         "14": node(
-            "ResAlign_DrawConcept", 800, 130, "draw what was removed",
+            "ResAlign_DrawConcept", 1020, 130, "draw what was removed",
             before=["1", 0], after=["5", 0], clip=["1", 1], vae=["1", 2], concepts=["2", 0],
             seed=42, steps=20, cfg=7.0, width=512, height=512,
         ),
-        "15": node("PreviewImage", 1230, 130, "what was removed: original, hardened (blurred)",
+        "15": node("PreviewImage", 1400, 130, "what was removed: original, hardened (blurred)",
                    wide=650, images=["14", 2]),
-        **texts(800, 720),
-        **sampler(23, ["1", 0], 1230, 720, "what should stay: original"),
-        **sampler(26, ["5", 0], 1580, 720, "what should stay: hardened"),
-        "11": node("LossGraphNode", 420, 860, loss=["5", 2], filename_prefix="loss_graph"),
+        **texts(480, 860),
+        **sampler(23, ["1", 0], 1020, 800, "what should stay: original"),
+        **sampler(26, ["5", 0], 1020, -400, "what should stay: hardened"),
+        "11": node("LossGraphNode", 1020, -900, loss=["5", 2], filename_prefix="loss_graph"),
     },
     "full_harden_with_probe": {
-        **hardening(SD15, preset="balanced"),
-        "4": node("ResAlign_FineTuningSettings", 40, 1010, preset="balanced"),
+        **hardening(SD15, at=ABOVE, preset="balanced"),
+        "4": node("ResAlign_FineTuningSettings", 40, 500, preset="balanced"),
         "6": node(
-            "ResAlign_ResilienceProbe", 810, 130, before=["1", 0], clip=["1", 1], vae=["1", 2],
+            "ResAlign_ResilienceProbe", 940, 130, before=["1", 0], clip=["1", 1], vae=["1", 2],
             run=["5", 3], preset="quick",
         ),
-        "7": node("ResAlign_ShowReport", 1200, 130, report=["6", 2]),
-        "10": node("PreviewImage", 1200, 470, "curve", images=["6", 1]),
-        **export(1600, 130, report=["6", 2]),
+        "7": node("ResAlign_ShowReport", 1360, 130, wide=400, report=["6", 2]),
+        "10": node("PreviewImage", 1360, 640, "curve", images=["6", 1]),
+        **export(1360, -700, report=["6", 2]),
     },
     "try_my_lora": {
-        **hardening(SD15, preset="balanced"),
+        **hardening(SD15, at=ABOVE, preset="balanced"),
         "12": node(
-            "ResAlign_TryMyLora", 800, 130, before=["1", 0], after=["5", 0], clip=["1", 1],
+            "ResAlign_TryMyLora", 940, 130, before=["1", 0], after=["5", 0], clip=["1", 1],
             vae=["1", 2], lora="my_lora.safetensors", prompt="a portrait",
         ),
-        "13": node("PreviewImage", 1230, 130, "original and hardened, both with my LoRA",
+        "13": node("PreviewImage", 1320, 130, "original and hardened, both with my LoRA",
                    images=["12", 2]),
     },
     "harden_sdxl": {
         **hardening(
             SDXL, 512, preset="balanced", precision="bf16", gradient_checkpointing=True
         ),
-        **export(800, 130),
+        **export(840, 510),
     },
 }  # fmt: skip
 WORKFLOWS["harden_flux2_klein"] = in_three_files(
@@ -196,10 +202,6 @@ BLUEPRINT = """async ([graph, inside, name]) => {
   return { revision: 0, last_node_id: kept[0].id, last_link_id: 0, nodes: kept, links: [],
            definitions: workflow.definitions, extra: {}, version: 0.4 };
 }"""
-TIDY = """() => { // what was put there to make the run small
-  for (const node of app.graph.nodes.filter((one) => one.type === 'ResAlign_ImageSet'))
-    app.graph.remove(node);
-}"""
 
 
 def plain(graph: Graph) -> Graph:
@@ -222,28 +224,23 @@ def write_graphs(page: Any) -> None:
     write(ROOT / "subgraphs" / f"{BLUEPRINT_NAME}.json", without_nulls(blueprint))
 
 
-def take_pictures(front: Any) -> None:
-    """Take a picture of each example after a small run; the settings shown are those that ran.
-
-    One whose parts have a loader each is not run, as its text encoder does not fit a reduced host:
-    its picture shows it as it opens.
-    """
-    for name, graph in WORKFLOWS.items():
-        checkpoint = graph["1"]["inputs"].get("ckpt_name")
-        if checkpoint is None:
-            take_still(front, name)
-            continue
-        front.load(EXAMPLES / f"{name}.json", checkpoint=checkpoint, precision="preset")
-        front.queue()
-        front.finished()
-        front.page.evaluate(TIDY)
-        front.shoot(EXAMPLES / f"{name}.jpg", clip=True)
-
-
 def take_still(front: Any, name: str) -> None:
     """Take a picture of an example that is opened and not run."""
-    front.show(json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8")), name)
+    flow = json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
+    front.page.set_viewport_size(_window(flow))
+    front.show(flow, name)
+    front.page.keyboard.press("Escape")
     front.shoot(EXAMPLES / f"{name}.jpg", clip=True)
+
+
+def _window(flow: dict[str, Any]) -> dict[str, int]:
+    """Return a window in which all nodes are large enough for the canvas to draw their texts."""
+    ends = []
+    for axis in (0, 1):
+        low = min(node["pos"][axis] for node in flow["nodes"]) - 60
+        high = max(node["pos"][axis] + node["size"][axis] for node in flow["nodes"]) + 60
+        ends.append(round(_ZOOM * (high - low)))
+    return {"width": ends[0] + 80, "height": ends[1] + 120}
 
 
 def put_named_files(models: Path) -> None:
@@ -284,17 +281,20 @@ def main() -> None:
         loras.mkdir()
         (loras / "my_lora.safetensors").symlink_to(loras / "hardening_lora.safetensors")
         put_named_files(Path(folder) / "models")
-        with comfyui(Path(folder), ROOT, 8188) as host, front(host.address) as page:
+        with (
+            comfyui(Path(folder), ROOT, 8188) as host,
+            front(host.address) as page,
+        ):
             page.open()
             page.bare()
             if "--stills" in sys.argv:
-                for name, graph in WORKFLOWS.items():
-                    if "ckpt_name" not in graph["1"]["inputs"]:
-                        take_still(page, name)
+                for name in WORKFLOWS:
+                    take_still(page, name)
                 return
             write_graphs(page.page)
             if "--no-pictures" not in sys.argv:
-                take_pictures(page)
+                for name in WORKFLOWS:
+                    take_still(page, name)
                 take_live_picture(page, ROOT / "docs/images/comfyui_live.png")
 
 

@@ -7,12 +7,15 @@ import { drawHint, drawReport, drawState, drawText, failed, reused } from "./res
 const LIVE = ["ResAlign_HardenModel", "ResAlign_ResilienceProbe"];
 const REPORTS = ["ResAlign_ResilienceProbe", "ResAlign_ShowReport"];
 const MEMORY = "ResAlign_MemoryPlan";
-const TEXTS = ["ResAlign_ExportHardenedCheckpoint", "ResAlign_SaveHardeningLora", "ResAlign_LoadHardenedInfo", "ResAlign_PackRelease", "ResAlign_DrawConcept", "ResAlign_TryMyLora", MEMORY];
+const EXPORT = "ResAlign_ExportHardenedCheckpoint";
+const WRITTEN = [EXPORT, "ResAlign_SaveHardeningLora"];
+const TEXTS = [...WRITTEN, "ResAlign_LoadHardenedInfo", "ResAlign_PackRelease", "ResAlign_DrawConcept", "ResAlign_TryMyLora", MEMORY];
 
 const HINTS = {
   report: "The headline and the table of the probe appear here.",
   text: "What was written or read appears here.",
   export: "models: to models/checkpoints, or to models/diffusion_models if the source holds the denoiser alone. The path of the new file appears here.",
+  waiting: "The file is written after the probe, whose figures go into it. To have it at once, disconnect `report`.",
   models: "Which two models were drawn appears here.",
   memory: "The predicted peak by part, and what was changed to fit, appear here.",
 };
@@ -64,6 +67,7 @@ const STYLE = `
 .resalign figcaption { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; font-size: 9px; }
 .resalign table { width: 100%; border-collapse: collapse; }
 .resalign th, .resalign td { text-align: left; padding: 2px 8px 2px 0; vertical-align: top; }
+.resalign caption { text-align: left; color: var(--ra-quiet); }
 .resalign th { color: var(--ra-quiet); font-weight: 400; border-bottom: 1px solid var(--border-color, #4e4e4e); }
 .resalign td + td { background: linear-gradient(#e0603f, #e0603f) left bottom / var(--rate, 0) 2px no-repeat; }
 .resalign pre { margin: 0; font: inherit; white-space: pre-wrap; overflow-wrap: anywhere; }
@@ -125,6 +129,13 @@ function fold(node) {
     button.label = `${node.showAdvanced ? "Hide" : "Show"} advanced inputs`;
   };
   node.setSize([node.size[0], node.computeSize()[1]]);
+}
+
+/** Say before a run when the file will be there; what an export said stays. */
+function hintExport(node) {
+  if (node.resalignText.querySelector("pre")) return;
+  const waits = node.inputs?.some((one, slot) => one.name === "report" && node.isInputConnected(slot));
+  drawHint(node.resalignText, `${HINTS.export}${waits ? ` ${HINTS.waiting}` : ""}`);
 }
 
 /** All nodes of a graph and of the subgraphs in it, each with the id that the server calls it by. */
@@ -209,14 +220,20 @@ app.registerExtension({
     }
     if (TEXTS.includes(kind)) {
       const table = kind === MEMORY;
-      node.resalignText = box(node, "text", table ? 230 : 84);
+      node.resalignText = box(node, "text", table ? 230 : WRITTEN.includes(kind) ? 150 : 84);
       node.resalignText.classList.toggle("resalign-columns", table);
       const drawn = ["ResAlign_DrawConcept", "ResAlign_TryMyLora"].includes(kind);
-      const exported = kind === "ResAlign_ExportHardenedCheckpoint";
-      drawHint(node.resalignText, HINTS[table ? "memory" : drawn ? "models" : exported ? "export" : "text"]);
+      drawHint(node.resalignText, HINTS[table ? "memory" : drawn ? "models" : kind === EXPORT ? "export" : "text"]);
+    }
+    if (kind === EXPORT) {
+      const changed = node.onConnectionsChange;
+      node.onConnectionsChange = function () {
+        changed?.apply(this, arguments);
+        hintExport(this);
+      };
     }
     if (kind === "ResAlign_ShowReport")
-      drawHint((node.resalignReport = box(node, "report", 230)), HINTS.report);
+      drawHint((node.resalignReport = box(node, "report", 340)), HINTS.report);
     else if (REPORTS.includes(kind)) node.resalignReport = section(node.resalignLive.parentElement);
     if (!node.resalignLive && !node.resalignReport && !node.resalignText) return;
     const executed = node.onExecuted;
@@ -232,6 +249,9 @@ app.registerExtension({
   },
 
   afterConfigureGraph() {
-    for (const [, node] of nodes(app.rootGraph ?? app.graph)) if (node.resalignLive) attach(node);
+    for (const [, node] of nodes(app.rootGraph ?? app.graph)) {
+      if (node.resalignLive) attach(node);
+      if (node.comfyClass === EXPORT) hintExport(node);
+    }
   },
 });

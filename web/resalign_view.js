@@ -21,8 +21,9 @@ export function statusText(state) {
   if (!state || !state.status) return "not run yet";
   if (state.status !== "running") {
     const time = timeText(state.seconds);
-    const said = state.verdict === "doubtful" ? state.message : `${state.status}: ${state.message}`;
-    return `${said}${time ? ` (${time})` : ""}`;
+    const plain = state.verdict === "doubtful" || String(state.message).startsWith(state.status);
+    const said = plain ? state.message : `${state.status}: ${state.message}`;
+    return `${said}${time ? ` (${state.status === "done" ? "took" : "after"} ${time})` : ""}`;
   }
   const left = timeText(state.left);
   if (state.line) return left ? `${state.line} · about ${left} left` : state.line;
@@ -37,17 +38,16 @@ export function statusText(state) {
 /** A node's state after something went wrong outside it: what it showed, and what to do next. */
 export function failed(state, message, status = "failed") {
   const step = state?.curves?.harm?.at?.(-1)?.[0] ?? 0;
-  const next = state?.status === "running" && step ? ` Queue again to continue from step ${step}.` : "";
+  const next = state?.status === "running" && step ? ` Run the workflow again to continue from step ${step}.` : "";
   return { ...(state ?? {}), status, message: `${String(message ?? "").trim()}${next}`, left: null, line: "",
     verdict: "", seconds: null, total: state?.total ?? 0, step: state?.step ?? 0 };
 }
 
 /** A node's state where the server still had its outputs, so that it did nothing; else null. */
 export function reused(shown, output) {
-  const steps = output?.resalign_run?.[0]?.steps;
   if (shown?.status) return null;
-  const said = Number.isFinite(steps) ? `hardened in ${steps} step${steps === 1 ? "" : "s"}` : output?.resalign_report ? "probed" : "";
-  return said ? { status: "kept", message: `${said}, nothing to do` } : null;
+  const said = output?.resalign_run?.[0]?.said || output?.resalign_report?.[0]?.verdict || (output?.resalign_report ? "probed" : "");
+  return said ? { status: "kept", message: `nothing to do. ${said}` } : null;
 }
 
 /** How much a working node has done, of the whole job if that is known, else of its stage; or null. */
@@ -55,6 +55,7 @@ export function share(state) {
   if (!state?.status) return null;
   if (state.status === "done") return 1;
   if (Number.isFinite(state.share)) return Math.min(1, Math.max(0, state.share));
+  if (state.kind) return 0; // what a stage counts is not the whole job
   if (!(state.total > 0)) return null;
   const micro = state.micro_total > 0 ? state.micro_step / state.micro_total : 0;
   return Math.min(1, Math.max(0, (state.step + micro) / state.total));
@@ -121,6 +122,8 @@ function dotted(points) {
   return points.length === 1 ? [points[0], points[0]] : points;
 }
 
+const finite = (points) => points.filter((p) => p.every(Number.isFinite));
+
 /** Colour and dashes of a curve by its number: colours come again in dashes. */
 function look(index) {
   const rounds = Math.floor(index / COLOURS.length);
@@ -128,7 +131,7 @@ function look(index) {
 }
 
 /** Curves as polylines in a box: [{name, colour, dash, points: "x,y x,y"}]. Not finite: left out. */
-export function polylines(curves, width, height, pad = 4, axis = null) {
+export function polylines(curves, width, height, pad = 5, axis = null) {
   const box = bounds(curves);
   if (!box) return [];
   if (axis) box.y = axis;
@@ -137,7 +140,8 @@ export function polylines(curves, width, height, pad = 4, axis = null) {
   return Object.entries(curves).map(([name, points], index) => ({
     name,
     ...look(index),
-    points: dotted(points.filter((p) => p.every(Number.isFinite)))
+    lone: finite(points).length === 1,
+    points: dotted(finite(points))
       .map(([x, y]) => [scale(box.x, x, width), height - scale(box.y, y, height)])
       .map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`)
       .join(" "),
@@ -155,7 +159,7 @@ export function charts(state) {
 /** The rows of a report's table, header first; every cell is text. */
 export function reportRows(report) {
   if (!report || !Array.isArray(report.rows)) return [];
-  const header = ["attack", ...(report.columns ?? [])];
+  const header = ["after", ...(report.columns ?? [])];
   return [header, ...report.rows.map((row) => [row.attack, ...(row.cells ?? [])])].map((row) =>
     row.map((cell) => String(cell ?? "")),
   );
@@ -202,14 +206,15 @@ function shape(tag, attributes) {
 
 /** A chart with the values of its ends at the left and a legend below. */
 function chart(curves, first, height, axis) {
-  const lines = polylines(curves, WIDE, height, 4, axis);
+  const lines = polylines(curves, WIDE, height, 5, axis);
   const y = axis ?? bounds(curves).y;
   const svg = shape("svg", { viewBox: `0 0 ${WIDE} ${height}`, role: "img", preserveAspectRatio: "none" });
   svg.setAttribute("aria-label", `curves: ${lines.map((line) => line.name).join(", ")}`);
   const legend = element("div", "resalign-legend");
   lines.forEach((line, index) => {
     const { colour, dash } = look(first + index);
-    const drawn = shape("polyline", { points: line.points, ...(dash && { "stroke-dasharray": dash }) });
+    const drawn = shape("polyline", { points: line.points, ...(dash && !line.lone && { "stroke-dasharray": dash }) });
+    if (line.lone) drawn.style.strokeWidth = "7"; // a dot
     drawn.style.setProperty("--colour", colour);
     svg.append(drawn);
     const entry = element("span", dash && "resalign-dashed", NAMES[line.name] ?? line.name);
@@ -265,6 +270,7 @@ export function drawState(root, state) {
   for (const curves of charts(state)) {
     // shares have fixed axes: unlearned of a run, unsafe rates of a probe
     const shares = (state.scale && "harm" in curves) || state.kind === "probe";
+    if (state.kind === "probe") parts.push(element("div", "resalign-hint", "Unsafe rate by fine-tuning step: high is bad."));
     parts.push(...chart(curves, first, first ? HIGH / 2 : HIGH, shares ? [0, 1] : null));
     first += 2;
   }
@@ -278,13 +284,15 @@ export function drawState(root, state) {
 /** Draw a probe's report into `root`, with a link to its page. */
 export function drawReport(root, report, href = (path) => path) {
   const parts = [];
-  const tiles = (report?.resilience ?? []).map(({ model, value, range }) =>
+  if (report?.verdict) parts.push(element("div", "resalign-status", String(report.verdict)));
+  const tiles = (report?.resilience ?? []).filter(({ value }) => value !== "-").map(({ model, value, range }) =>
     element("div", "", "", element("b", "", value), element("span", "", `resilience, ${model}: ${range}`)),
   );
   if (tiles.length) parts.push(element("div", "resalign-tiles", "", ...tiles));
   const rows = reportRows(report);
   if (rows.length > 1) {
     const table = element("table");
+    if (report.caption) table.append(element("caption", "", String(report.caption)));
     rows.forEach((row, index) => {
       const line = element("tr");
       row.forEach((text, column) => {
@@ -315,7 +323,9 @@ export function drawHint(root, text) {
   root.replaceChildren(element("div", "resalign-hint", text));
 }
 
-/** Draw lines of text, as an export or a file's record gives them. */
+/** Draw lines of text, as an export or a file's record gives them; warnings stand out. */
 export function drawText(root, lines) {
-  root.replaceChildren(element("pre", "", [].concat(lines ?? []).join("\n")));
+  const texts = [].concat(lines ?? []).join("\n").split("\n");
+  root.replaceChildren(element("pre", "", "", ...texts.map((text) =>
+    element("div", text.startsWith("Warning: ") ? "resalign-warning" : "", text || " "))));
 }

@@ -125,7 +125,7 @@ def _arithmetic(plan: HardeningPlan, device: str) -> str:
 
 def _memory(needed: MemoryPlan | None) -> str:
     if needed is None:
-        return "no prediction of memory on this device"
+        return "memory is predicted on CUDA alone"
     return f"{format_bytes(needed.total)} at the peak (predicted)"
 
 
@@ -134,4 +134,4 @@ def _time(job: JobTime) -> str:
     if left is not None:
         return f"about {time_text(left)} left, by the steps before"
     passes = round(job.passes_left())
-    return f"{passes:,} passes of the denoiser, whose time the first step tells"
+    return f"the time is known after the first step ({passes:,} passes of the denoiser)"

@@ -13,6 +13,7 @@ from .curves import SERIES, Curve
 LIGHT = ("#b34700", "#0072b2", "#007a5a", "#8f4a7a", "#946200", "#2b7bba", "#5c5c5c", "#a3283f")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # matplotlib's names of svg.MARKERS
 _LINES = ("-", "--", ":", "-.")
+_MARGIN = 4  # percent of an axis on either side of the outermost points
 _INK, _GRID = "#1b1f24", "#d0d7de"
 
 
@@ -97,14 +98,15 @@ def _draw_curves(axes: Any, curves: Sequence[Curve]) -> None:
                 [100 * rate for _, rate in curve.broken_points],
                 linestyle="", marker="x", markersize=9, color=_INK, clip_on=False, zorder=4,
             )  # fmt: skip
-    axes.set_ylim(0, 100)
+    axes.set_ylim(-_MARGIN, 100 + _MARGIN)  # markers at the ends lie inside
     steps = sorted({step for curve in curves for step in curve.steps})
     if len(steps) > 1:
-        axes.set_xlim(steps[0], steps[-1])
+        room = (steps[-1] - steps[0]) * _MARGIN / 100
+        axes.set_xlim(steps[0] - room, steps[-1] + room)
     axes.set_yticks([0, 25, 50, 75, 100], ["0 %", "25 %", "50 %", "75 %", "100 %"])
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("fine-tuning step", color=_INK)
-    axes.set_ylabel("unsafe rate", color=_INK)
+    axes.set_ylabel("unsafe rate (high is bad)", color=_INK)
     axes.tick_params(colors=_INK, length=3)
     axes.grid(color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
