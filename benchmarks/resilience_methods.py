@@ -129,7 +129,7 @@ def methods(data: dict[str, Path], seed: int, bed: Bed = UNET) -> dict[str, Hard
             for n in (96, 2000, 8000)
         },
         "durable, weapons as two concepts": replace(
-            durable, concepts=tuple(
+            preset, concepts=tuple(
                 replace(plain.concepts[0], name=name, anchor=anchor,
                         images=ImageSet(folder=str(data[f"forget_{name}"])))
                 for name, anchor in (("blades", ANCHOR), ("guns", SECOND_ANCHOR))
