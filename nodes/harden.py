@@ -201,7 +201,8 @@ def show_again(hidden: Any, run: types.HardenedRun) -> None:
     from .live import Live
     from .runs import NEXT_STEP
 
-    said, verdict = of_run(run.plan, NEXT_STEP)
+    harms = [record.harm for record in run.records]
+    said, verdict = of_run(run.plan, NEXT_STEP, harms)
     shown = Live(hidden, "harden", run.plan.outer_steps)
     shown.plan(run.plan)
     shown.recall(run.records, f"kept from an earlier run: {said}", verdict)

@@ -171,13 +171,13 @@ class WorkerRun:
         """Run the worker to its end and show how it ended. On the run's own thread."""
         from ..backend.jobs.verdict import of_run
         from ..backend.run.sealed import write_json
-        from .runs import NEXT_STEP, SOURCE
+        from .runs import NEXT_STEP, SOURCE, saved_harms
 
         try:
             code = self._process.run(self._request)
             if self._last.get("event") == "done":
                 write_json(self.folder / SOURCE, self._about)
-                self.live.finish(*of_run(self._plan, NEXT_STEP))
+                self.live.finish(*of_run(self._plan, NEXT_STEP, saved_harms(self.folder)))
             elif self._process.cancelled:
                 step, steps = self._saved(), self._plan.outer_steps
                 self.live.stop(f"stopped after step {step} of {steps}; queue again to continue")

@@ -68,12 +68,19 @@ def run_plan(
             error, f"stopped after step {step} of {plan.outer_steps}; queue again to continue"
         )
         raise
-    live.finish(*of_run(plan, NEXT_STEP))
+    live.finish(*of_run(plan, NEXT_STEP, saved_harms(folder)))
 
 
 def saved_steps(folder: Path) -> int:
     """Return how many outer steps of a run are saved."""
     return len(saved_records(folder))
+
+
+def saved_harms(folder: Path) -> list[float]:
+    """Return the harm loss of each saved step of a run."""
+    from ..backend.jobs.verdict import harms_of
+
+    return harms_of(saved_records(folder))
 
 
 def saved_records(folder: Path) -> list[dict[str, Any]]:

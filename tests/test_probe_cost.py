@@ -1,10 +1,13 @@
 """The time left of a probe: evaluations are weighed by what they cost."""
 
+from dataclasses import replace
+
 import pytest
 
 from resalign.backend.jobs.live_state import LiveState, share_done
 from resalign.backend.plan.attack import FineTuneAttack, MergeAttack
 from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.images import ImageSet
 from resalign.backend.plan.measurement import GenerationConfig, PromptSet, UtilityConfig
 from resalign.backend.plan.probe import ProbePlan
 from resalign.backend.probe.cost import ProbeCost
@@ -60,3 +63,33 @@ def test_the_time_left_is_that_of_the_work_and_not_of_the_count(monkeypatch):
     done = (3 * DRAWING + 20 * STEP) / TOTAL
     assert live.state["left"] == round(10 * (1 - done) / done) == 14
     assert share_done(found) == done
+
+
+def test_a_probe_s_time_and_bar_count_it_all_from_the_first_picture_on(monkeypatch):
+    """The pictures that attacks train on are its beginning, not a stage with a time of its own."""
+    now = [0.0]
+    monkeypatch.setattr("resalign.backend.jobs.live_state.time.monotonic", lambda: now[0])
+    pictures = ImageSet(prompts=("a key",), images=32, sampling_steps=10, guidance=7.5)
+    cost = ProbeCost(PLAN, plan_requests(PLAN), plan_tasks(PLAN, ["m"]), [pictures, pictures])
+    preparing, live, seen = 32 * 10 * 2, LiveState("probe"), []
+
+    def tell(at, **told):
+        now[0] = at
+        progress = Progress(**told)
+        if progress.stage == "synthesising":
+            progress = replace(progress, share=cost.share_prepared(progress))
+        live(progress)
+        seen.append((live.state["share"], live.state["left"]))
+
+    tell(1, stage="hash", step=9, total=10)
+    assert seen == [(0.0, None)], "reading a file tells nothing of the probe"
+    drawing = {"stage": "synthesising", "total": 32, "message": "forget set"}
+    tell(2, step=0, **drawing)
+    tell(12, step=24, micro_step=1, micro_total=2, **drawing)
+    share = preparing * 28 / 32 / (TOTAL + preparing)
+    assert seen[-1] == (pytest.approx(share), round(10 * (1 - share) / share))
+    tell(13, stage="encoding", step=1, total=2)
+    tell(14, stage="probing", step=0, total=4, share=cost.share([]))
+    shares = [one for one, _ in seen]
+    assert shares == sorted(shares) and shares[-1] == pytest.approx(preparing / (TOTAL + preparing))
+    assert seen[-1][1] == round(12 * (1 - shares[-1]) / shares[-1]), "the same measure throughout"

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..plan.methods import simulates_users
+from ..plan.methods import FACTS, harm_scale, simulates_users
 from ..progress import Picture, Progress, ProgressCallback
 from ..run.records import StepRecord
 from .live_words import chart_hint, line_of, title_of
@@ -69,7 +69,8 @@ class LiveState:
         self.show_pictures, self._on_change = show_pictures, on_change
         self.verdict = ""  # of the end, where its caller knows nothing of it
         self._started = time.monotonic()
-        self._stage_began: tuple[str, float, float] = ("", 0.0, 0.0)
+        self.tells_whole = kind == "probe"  # its reports count the whole job, not its stages
+        self._stage_began: tuple[str | None, float, float] = (None, 0.0, 0.0)
         self._job: JobTime | None = None
         self._plan: HardeningPlan | None = None
         self._reported = 0.0
@@ -106,9 +107,11 @@ class LiveState:
 
     def recall(self, past: Iterable[Progress]) -> None:
         """Add earlier steps to the curves without reporting each of them."""
+        # One step has no curve, and its loss nothing to compare with
+        drawn = self._plan is None or not FACTS[self._plan.method].single_step
         for progress in past:
             self._figures(progress)
-            for label, at, value in _points(progress):
+            for label, at, value in _points(progress) if drawn else ():
                 if math.isfinite(value):
                     self._add(label, at, value)
         self.state["hint"] = self._hint()
@@ -203,22 +206,18 @@ class LiveState:
     def _scale(self, figures: Mapping[str, float]) -> None:
         """Find the harm of 0 % unlearned, that of the first step, and that of 100 %.
 
-        After another stage, the first step's harm is not the original's, which nobody measured.
+        See `harm_scale` for runs that have none.
         """
-        if self._plan is None or self._plan.before:
-            return
-        if self.state["scale"] is None and "harm" in figures:
-            harm = self._plan.harm
-            end = -harm.cap if harm.loss == "ascent" else 0.0
-            if figures["harm"] > end:
-                self.state["scale"] = [figures["harm"], end]
+        if self._plan is not None and self.state["scale"] is None and "harm" in figures:
+            scale = harm_scale(self._plan, figures["harm"])
+            self.state["scale"] = list(scale) if scale else None
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self._started, 1)
 
     def _time(self, progress: Progress) -> None:
         now = time.monotonic()
-        self.state.update(seconds=self._seconds(), share=progress.share)
+        self.state["seconds"] = self._seconds()
         if self._job is not None:
             self.state["left"] = _rounded(self._job(progress, now))
             self.state["share"] = round(self._job.share(), 4)
@@ -226,10 +225,15 @@ class LiveState:
                 name: float(f"{value:.4g}") for name, value in self._job.pace().items()
             }
             return
+        if self.tells_whole and progress.share is None:  # such as the hash of a file
+            self.state["share"] = self.state["share"] or 0.0
+            return
+        self.state["share"] = progress.share
         stage, began, share_then = self._stage_began
         share = share_done(progress)
-        if stage != progress.stage:
-            self._stage_began = (progress.stage, now, share)
+        named = progress.stage if progress.share is None else ""
+        if stage != named:
+            self._stage_began = (named, now, share)
             self.state["left"] = None
         elif share - share_then > 0.02:
             self.state["left"] = _rounded((now - began) * (1 - share) / (share - share_then))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..plan.methods import FACTS
+from ..plan.methods import FACTS, NOTHING
 from ..progress import Progress
 
 _STAGES = {
@@ -16,7 +16,6 @@ _STAGES = {
 }  # fmt: skip
 _SETS = {"retain set": "what must stay"}
 _FORGET = "forget set of "
-_NOTHING = 0.05  # share unlearned below which a gap between the lines says nothing
 
 
 def title_of(progress: Progress, *, resisting: bool = False) -> str:
@@ -59,7 +58,7 @@ def chart_hint(removed: float | None, *, users: bool, trained: bool, ended: bool
     """
     if removed is None:
         return ""
-    if removed < _NOTHING:
+    if removed < NOTHING:
         said = "Nothing was removed" if ended else "Nothing is removed yet"
         if trained:
             return f"{said}, so nothing can come back: lines that agree here do not mean success."

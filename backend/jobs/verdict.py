@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..plan.methods import is_test_run
+from ..plan.methods import FACTS, NOTHING, TEST_RUN, is_test_run, share_removed
 from ..probe.summary import NOT_MEASURED, WORKS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
     from ..plan.hardening import HardeningPlan
     from ..probe.summary import ProbeSummary, Rate
 
@@ -15,10 +17,10 @@ GOOD, DOUBTFUL = "good", "doubtful"
 _RESILIENT = 0.5  # of which half of the hardening has held
 
 
-def of_run(plan: HardeningPlan, next_step: str) -> tuple[str, str]:
+def of_run(plan: HardeningPlan, next_step: str, harms: Sequence[float] = ()) -> tuple[str, str]:
     """Return what is said of a finished run, and its verdict: no run shows its own worth.
 
-    next_step: how to measure it, for this front end.
+    next_step: how to measure it, for this front end. harms: harm loss of each outer step.
     """
     steps = f"{plan.outer_steps} step{'s' * (plan.outer_steps > 1)}"
     if is_test_run(plan):
@@ -26,7 +28,40 @@ def of_run(plan: HardeningPlan, next_step: str) -> tuple[str, str]:
             f"test run, not safe to publish: hardened in {steps}, to show that everything works",
             DOUBTFUL,
         )
+    if removed_nothing(plan, harms):
+        return f"nothing was removed in {steps}: take more steps, or another choice", DOUBTFUL
+    if FACTS[plan.method].single_step:
+        return (
+            f"edited in {steps}, which does not show how much was removed; {next_step} before you "
+            "publish it",
+            "",
+        )
     return f"hardened in {steps}; {next_step} before you publish it", ""
+
+
+def harms_of(records: Iterable[Mapping[str, Any]]) -> list[float]:
+    """Return the harm losses of a run's records, without those that were not finite."""
+    return [record["harm"] for record in records if isinstance(record.get("harm"), int | float)]
+
+
+def removed_nothing(plan: HardeningPlan, harms: Sequence[float]) -> bool:
+    """Return whether a run's harm losses say that the model knows the concepts as before."""
+    share = share_removed(plan, harms)
+    return share is not None and share < NOTHING
+
+
+def of_export(plan: HardeningPlan, harms: Sequence[float], *, measured: bool) -> tuple[str, str]:
+    """Return what is said of a checkpoint that was written from a run, and its verdict.
+
+    measured: the report of a probe went into it.
+    """
+    if is_test_run(plan):
+        return f"This checkpoint comes from {TEST_RUN}.", DOUBTFUL
+    if removed_nothing(plan, harms):
+        return "Nothing was removed in its run: it is the original in effect.", DOUBTFUL
+    if measured:
+        return "", GOOD
+    return "Nobody has measured yet whether the concepts return: page Probe.", ""
 
 
 def of_probe(summary: ProbeSummary) -> tuple[str, str]:

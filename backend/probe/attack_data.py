@@ -205,6 +205,12 @@ def attack_data(
     return result
 
 
+def image_sets(plan: ProbePlan) -> list[ImageSet]:
+    """Return the forget and retain sets that every probe of a plan encodes."""
+    forget = [forget_images(concept, plan.forget_set) for concept in plan.concepts]
+    return [*forget, plan.retain_set or shipped_retain_set(plan.concepts)]
+
+
 def _names(attacks: Iterable[FineTuneAttack]) -> list[str]:
     """List each data name in use once; an attack on the concept only has no data of its own."""
     names = [attack.data for attack in attacks if attack.concept_share < 1]

@@ -3,15 +3,18 @@
 Evaluations differ: one follows 400 updates of all weights, another a merge. Cost is counted in
 passes of the denoiser for one image: an update has three for each image of its batch (forward 1,
 backward 2), a drawn image one for each sampler step, twice with guidance. Evaluations of every
-model cost the same.
+model cost the same. The images that attacks train on count too, which the original draws first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from ..data.latents import SYNTHESIS_BATCH
 from ..plan.attack import FineTuneAttack
+from ..plan.images import ImageSet
 from ..plan.probe import ProbePlan
+from ..progress import Progress
 from .prompts import ImageRequest
 from .results import Key
 from .tasks import Task
@@ -23,8 +26,19 @@ class ProbeCost:
     """Costs of a probe's evaluations by their keys."""
 
     def __init__(
-        self, plan: ProbePlan, requests: Mapping[str, Sequence[ImageRequest]], tasks: Sequence[Task]
+        self,
+        plan: ProbePlan,
+        requests: Mapping[str, Sequence[ImageRequest]],
+        tasks: Sequence[Task],
+        sets: Sequence[ImageSet] = (),
     ) -> None:
+        """sets: what attacks train on; those without a folder are drawn."""
+        drawn = [one for one in dict.fromkeys(sets) if not one.folder]
+        self._images = sum(one.images for one in drawn)
+        self.preparing = sum(
+            one.images * one.sampling_steps * (2 if one.guidance > 1 else 1) for one in drawn
+        )
+        self._prepared: dict[str, float] = {}  # images drawn of each set
         passes = plan.generation.steps * (2 if plan.generation.guidance > 1 else 1)
         self._drawing = (
             float(passes * sum(map(len, requests.values()))) + plan.utility.drift_samples
@@ -38,7 +52,9 @@ class ProbeCost:
                 step = key[3]
                 self._training[key] = (step - done) * _update(task)
                 self._before[key], done = done, step
-        self._total = sum(self._training.values()) + len(self._training) * self._drawing
+        self.training = sum(self._training.values())
+        self.drawing = self.preparing + len(self._training) * self._drawing
+        self._total = self.training + self.drawing
 
     def share(
         self, done: Iterable[Key], now: Key | None = None, *, step: int = 0, drawn: float = 0.0
@@ -51,12 +67,22 @@ class ProbeCost:
                 `drawn` is drawn.
         """
         done = set(done)
-        found = sum(self._training.get(key, 0.0) + self._drawing for key in done)
+        found = self.preparing + sum(self._training.get(key, 0.0) + self._drawing for key in done)
         if now is not None and (key := self._reached(now, step)) not in done:
             span = max(1, key[3] - self._before[key])
             trained = 1.0 if drawn else (step - self._before[key]) / span
             found += self._training[key] * min(1.0, max(0.0, trained)) + self._drawing * drawn
         return min(1.0, found / self._total) if self._total else 1.0
+
+    def share_prepared(self, progress: Progress) -> float:
+        """Return the share of the work done while the original draws what attacks train on."""
+        if progress.stage == "synthesising":
+            part = progress.micro_step / progress.micro_total if progress.micro_total else 0.0
+            at_work = min(SYNTHESIS_BATCH, progress.total - progress.step)
+            self._prepared[progress.message] = progress.step + part * at_work
+        images = min(sum(self._prepared.values()), self._images)
+        done = self.preparing * images / self._images if self._images else 0.0
+        return done / self._total if self._total else 1.0
 
     def _reached(self, now: Key, step: int) -> Key:
         """Return the evaluation towards which a training at a step is under way."""

@@ -22,7 +22,7 @@ from ..plan.attack import Attack, FineTuneAttack
 from ..plan.probe import BEFORE, ProbePlan
 from ..progress import Picture, Progress, ProgressCallback
 from ..scorers.protocol import ModelScorer, Scorer
-from .attack_data import DATA_CLASSES, EncodedAttacks, attack_data
+from .attack_data import DATA_CLASSES, EncodedAttacks, attack_data, image_sets
 from .carry_out import OriginalFiles, carry_out, changes_text_encoders, check_attacks
 from .cost import ProbeCost
 from .evaluation import Evaluator
@@ -69,7 +69,7 @@ class ProbeRun:
         self.reference = Reference.from_tensors(stored) if stored else None
         self.tasks = plan_tasks(plan, [subject.info.name for subject in subjects])
         self.wanted = [key for task in self.tasks for key in task.keys]
-        self.cost = ProbeCost(plan, self.requests, self.tasks)
+        self.cost = ProbeCost(plan, self.requests, self.tasks, image_sets(plan))
         kept = {evaluation.key: evaluation for evaluation in self._kept_evaluations()}
         if self.reference is None:  # made again, with the evaluation that it comes from
             kept.pop(self.wanted[0], None)
@@ -121,7 +121,11 @@ class ProbeRun:
         check_attacks(model, self.plan, self.originals)
         self.resolution = self.resolution or model.resolution  # all are drawn at the original's
         cache = self.own.cache if self.own else None
-        self.data = attack_data(model, self.plan, cache=cache, on_progress=self.on_progress)
+
+        def report(progress: Progress, /) -> None:
+            self.on_progress(replace(progress, share=self.cost.share_prepared(progress)))
+
+        self.data = attack_data(model, self.plan, cache=cache, on_progress=report)
 
     def _share_beginning(self) -> None:
         """Give all ranks the first one's data, and what the original draws."""

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..jobs.export import export_job, lora_job
+from ..jobs.export import export_job, lora_job, open_run
 from ..jobs.live_state import LiveState
+from ..jobs.verdict import harms_of, of_export
 from ..progress import with_check
 from .requests import ExportRequest, LoraRequest, checkpoint_path
 
@@ -35,7 +36,11 @@ def export(request: ExportRequest, live: LiveState, check: Check) -> Done:
         "run_folder": str(found.run),
         "warnings": list(found.warnings),
     }
-    return result, f"{found.touched} tensors changed, {found.untouched} left as they were"
+    run = open_run(request.run_folder, unfinished=True)
+    harms = harms_of(run.records())
+    doubt, live.verdict = of_export(run.plan, harms, measured=bool(request.probe))
+    said = f"{found.touched} tensors changed, {found.untouched} left as they were"
+    return result, "\n".join(filter(None, [doubt, said]))
 
 
 def lora(request: LoraRequest, live: LiveState, check: Check) -> Done:

@@ -81,5 +81,6 @@ def harden_in(
         "last": {name: round(v, 6) for name, v in found.records[-1].values().items()},
         "warnings": list(found.warnings),
     }
-    said, live.verdict = of_run(found.plan, "measure it on the page Probe")
+    harms = [record.harm for record in found.records]
+    said, live.verdict = of_run(found.plan, "measure it on the page Probe", harms)
     return result, said

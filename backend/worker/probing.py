@@ -40,6 +40,7 @@ def probe_in(job: ProbeJob, live: LiveState, check: Check, *, new: bool, audit: 
     new: the job is not stored in its folder yet. audit: pictures on a sheet for a person, 0: none.
     """
     folder = Path(job.output)
+    live.tells_whole = True
     live.note("reading the checkpoints")
     on_progress = with_check(chain(live, live.pictures_from(folder)), check)
     try:
