@@ -143,11 +143,11 @@ def test_a_probe_says_how_long_it_takes_here(host, actions):
 def test_times_of_the_demo_take_the_threads_of_the_worker(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     two = thoroughness._seconds("balanced", DEMO, None)
-    assert "two CPU cores" in thoroughness.preset_line("balanced", DEMO)
+    assert "two free CPU cores" in thoroughness.preset_line("balanced", DEMO)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert thoroughness._seconds("balanced", DEMO, None) > two
-    assert "one CPU core" in thoroughness.preset_line("balanced", DEMO)
-    assert "one CPU core" in probe_times.probe_line("quick", demo=True)
+    assert "one free CPU core" in thoroughness.preset_line("balanced", DEMO)
+    assert "one free CPU core" in probe_times.probe_line("quick", demo=True)
 
 
 def test_a_choice_says_what_it_does_not_do_without_words_of_files():
