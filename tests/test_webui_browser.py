@@ -21,7 +21,7 @@ chromium, python = browser_fixtures()
 
 def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_path):
     name, interpreter = python
-    with served(interpreter, tmp_path, "--fake", "90", "0.25") as (url, ended):
+    with served(interpreter, tmp_path, "--fake", "200", "0.25") as (url, ended):
         first, second = chromium.new_context(), chromium.new_context()
         tab = Tab(first, url)
         other = Tab(second, url, theme="light")
