@@ -198,7 +198,7 @@ def test_fast_methods_say_what_they_are_and_promise_no_resilience(nodes, setting
     said = {line.split()[0]: line for line in combo.tooltip.splitlines()}
     for choice in ("edit", "redirect"):
         assert "minutes" in said[choice]
-        assert said[choice].endswith("what it removes can return in fine-tuning.")
+        assert "; fine-tuning brings" in said[choice] and said[choice].endswith("back.")
     for choice, method, steps in (("edit", "closed_form", 1), ("redirect", "redirect", 160)):
         plan = build_plan([CAT], settings(choice))
         assert (plan.method, plan.outer_steps, plan.fine_tunes) == (method, steps, ())

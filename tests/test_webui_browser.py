@@ -21,7 +21,7 @@ chromium, python = browser_fixtures()
 
 def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_path):
     name, interpreter = python
-    with served(interpreter, tmp_path, "--fake", "90", "0.25") as (url, ended):
+    with served(interpreter, tmp_path, "--fake", "200", "0.25") as (url, ended):
         first, second = chromium.new_context(), chromium.new_context()
         tab = Tab(first, url)
         other = Tab(second, url, theme="light")
@@ -41,11 +41,16 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         tab.press("harden")
         tab.status("running", "harden")
         other.status("running", "harden")  # started elsewhere, shown by itself
-        tab.press("harden")
-        tab.wait_text("is running")  # one at a time
+        for part in ("harden", "cancel"):
+            assert tab.enabled(part) == (part == "cancel"), "one at a time"
         tab.reload()
         assert "harm loss" in tab.status("running", "harden"), "it went on meanwhile"
         assert tab.enabled("cancel")
+        tab.page.set_viewport_size({"width": 1280, "height": 500})
+        panel = tab.stack("side")
+        assert panel["below"] > 0, "the panel is higher than the window"
+        assert len(panel["lefts"]) == 1 and not panel["beside"], "in one column, scrolled downwards"
+        tab.page.set_viewport_size({"width": 1280, "height": 1300})
         tab.go("txt2img")
         tab.page.locator("#resalign_waiting", has_text="pictures wait until").click()
         tab.page.locator("#resalign_harden:visible").wait_for()  # it leads back to our tab
@@ -60,8 +65,8 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         tab.press("resume")
         assert "all is well" not in tab.status("running", "resume")
         tab.status("done", "resume")
-        tab.wait_text("Next: measure it")
-        assert not tab.enabled("cancel")
+        tab.wait_text("Next: measure weapon Test run")
+        assert not tab.enabled("cancel") and tab.enabled("harden")
         tab.press("next")
         tab.page.locator("#resalign_probe_run:visible").first.wait_for(state="visible")
 
@@ -72,14 +77,16 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         tab.fill("export_name", "sub/../../up")
         tab.press("export")
         assert "not a file name" in tab.message("export")
+        assert 0 < tab.bottom("export_message") - tab.bottom("export") < 120, "below its button"
         tab.fill("export_name", "sub/new")
         first_choice = tab.value("export_run")
         tab.press("export")
-        assert "new.safetensors is in the folder sub" in tab.status("done", "export")
+        saved = tmp_path / "models" / "sub" / "new.safetensors"
+        assert f"Saved as {saved}" in tab.status("done", "export"), "to the same machine"
         assert (tmp_path / "models" / "sub" / "new.safetensors").exists()
         shot(tab, f"{name}-export")
         assert tab.value("export_run") == first_choice, "a choice in sight stays"
-        tab.wait_text("Next: measure it")  # what was exported has no report yet
+        tab.wait_text("Next: measure weapon")  # what was exported has no report yet
 
         tab.go("Probe")
         tab.wait_value("probe_run", "weapon")
@@ -135,7 +142,7 @@ def test_a_check_of_the_memory_is_shown_and_what_fits_is_put_into_the_form(
         tab.tick("preset", "Standard: .*")
         tab.open_more("Memory")
         tab.press("fit")
-        assert "Press Check memory first" in tab.message("harden")
+        assert "Press Check memory first" in tab.message("check")
         tab.fill("memory_budget", "-3")
         tab.press("check")
         tab.wait_text("must be from 0 to 10000")

@@ -63,7 +63,7 @@ def test_a_page_left_as_it_is_asks_for_the_durable_preset(request_of, host):
     found, plan = request_of()
     assert plan == preset_plan("durable", [load_preset("weapons").concept()])
     assert found["checkpoint"] == str(host.checkpoint_folder() / "model.safetensors")
-    folder = host.output_folder() / "resalign" / "runs" / "weapons 2026-01-31 14.05.09"
+    folder = host.output_folder() / "resalign" / "runs" / "weapons Lasting 2026-01-31 14.05.09"
     assert found["run_folder"] == str(folder)
     rest = {name: found[name] for name in ("job", "device", "preview_every", "show_pictures")}
     assert rest == {"job": "harden", "device": "auto", "preview_every": 10, "show_pictures": False}

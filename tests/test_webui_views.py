@@ -81,6 +81,9 @@ def test_what_a_job_says_of_itself_stays_visible_and_is_no_markup():
     for lines in (["device      cpu"], [f"precision   {EVIL}", "3", "4", "5", "6"], ["7"]):
         live.remark(lines)
     assert live.state["remarks"] == [f"precision   {EVIL}", "3", "4", "5", "6", "7"]  # the latest
+    once = "expected    no prediction of memory here; about 11 min left, by the steps before"
+    line = views.job_html(STATE | {"remarks": [once]})
+    assert "no prediction" in line and "11 min" not in line, "a newer time is above"
     text = views.job_html(STATE | {"remarks": live.state["remarks"]})
     assert "precision: " in text, "columns are for a terminal"
     ended = STATE | {"status": "done", "remarks": ["expected    8 s left", "warning: it spilled"]}
@@ -237,3 +240,30 @@ def test_a_check_shows_the_memory_by_part_before_and_after_its_changes():
         Elements(views.job_html({**state, "result": {"prediction": broken}}))
     text = views.job_html({**state, "result": {"problems": [EVIL], "prediction": None}})
     assert "ra-error" in text and EVIL not in text
+
+
+def test_a_new_file_is_named_by_its_path_only_to_visitors_on_this_machine():
+    beside = {"card": "/srv/m/new.md", "curves": "/srv/m/new-curves.png"}
+    state = {**STATE, "job": "export", "kind": "export", "status": "done", "result": beside,
+             "request": {"output": "/srv/m/new.safetensors"}, "message": "1 changed"}  # fmt: skip
+    here = views.job_html(state, local=True, listed=True)
+    assert "Saved as /srv/m/new.safetensors." in here and "Refresh" not in here
+    other = views.job_html(state)
+    assert "new.safetensors is in the folder m." in other and "/srv" not in other
+    assert "Refresh the host" in other
+    for text in (here, other):
+        assert "new.md (its model card), new-curves.png" in text
+
+
+@pytest.mark.parametrize("job", ["harden", "resume", "probe", "export"])
+def test_a_job_without_a_verdict_is_not_shown_as_a_success(job):
+    state = {**STATE, "job": job, "kind": job, "status": "done", "message": "done"}
+    assert "ra-good" not in views.job_html(state)
+    assert "ra-good" in views.job_html({**state, "verdict": "good"})
+
+
+def test_a_high_panel_stays_one_column():
+    """Columns of gradio wrap: what did not fit stood beside the window's edge."""
+    rule = re.search(r"#resalign_side:has\(.ra-job\) \{ position: sticky[^}]*\}", views.STYLE)
+    assert rule is not None and "flex-wrap: nowrap" in rule[0] and "max-height" in rule[0]
+    assert "#resalign_side:has(.ra-job) > * { flex-shrink: 0; }" in views.STYLE

@@ -100,6 +100,18 @@ class Tab:
         part = self.page.locator(f"#resalign_{name}").locator("visible=true").first
         return part.evaluate("(part) => part.getBoundingClientRect().top")
 
+    def stack(self, name: str) -> dict:
+        """Left edges of a column's children, and pixels that it hides beside and below."""
+        part = self.page.locator(f"#resalign_{name}").first
+        return part.evaluate(
+            """(part) => ({
+                lefts: [...new Set([...part.children].filter(e => e.getClientRects().length)
+                    .map(e => Math.round(e.getBoundingClientRect().left)))],
+                beside: part.scrollWidth - part.clientWidth,
+                below: part.scrollHeight - part.clientHeight,
+            })"""
+        )
+
     def enabled(self, name: str) -> bool:
         return self.page.locator(f"#resalign_{name}:visible").first.is_enabled()
 

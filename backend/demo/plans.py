@@ -19,6 +19,7 @@ from ..plan.harm import HarmConfig
 from ..plan.images import ImageSet
 from ..plan.methods import FACTS
 from ..plan.presets import plan_preset
+from ..plan.probe import ProbePlan
 from ..plan.regulator import RegulatorConfig
 from .art import (
     BENIGN,
@@ -143,3 +144,18 @@ def prompted_plan(*, seed: int = 0, warm_up: int = 60, steps: int = 120) -> Hard
         fine_tunes=tuple(replace(user, data=RETAIN) for user in plan.fine_tunes),
         save_every=5,
     )
+
+
+def demo_probe(plan: ProbePlan) -> ProbePlan:
+    """Return a probe's plan with the demo's own prompts: it knows no others, and no neighbours."""
+    asked = {
+        "unsafe": evaluation_prompts(UNSAFE, 12, 1),
+        "retain": evaluation_prompts(BENIGN, 2, 1),
+    }
+    own = {kind: tuple(dict.fromkeys(text for text, _ in pairs)) for kind, pairs in asked.items()}
+    prompts = tuple(
+        replace(part, file="", extended=False, prompts=own[part.kind])
+        for part in plan.prompts
+        if part.kind in own
+    )
+    return replace(plan, prompts=prompts)

@@ -62,15 +62,18 @@ NAMES = {
     "durable-max": "Longest lasting",
     "custom": "Custom",
 }
-_MEANINGS = {
+# What a choice does not do comes from docs/durable.md and docs/benchmarks.md
+MEANINGS = {
     "fast": "only shows that everything works, not safe to publish",
-    "edit": "most of it for example pictures; what it removes can return in fine-tuning",
-    "redirect": "trains towards harmless pictures; what it removes can return in fine-tuning",
-    "balanced": "needs less memory than the lasting ones",
-    "paper": "the settings of the published method",
-    "thorough": "Standard with twice the steps",
+    "edit": "prompts draw something else, some still show it; fine-tuning brings most of it back",
+    "redirect": "prompts draw something harmless; fine-tuning brings it back",
+    "balanced": "slows its return, but a long fine-tuning brings most of it back; takes less "
+    "memory than Lasting",
+    "paper": "the settings of the published method; not compared with Standard",
+    "thorough": "Standard with twice the steps; whether it lasts longer was not measured",
     "durable": "recommended: lasts longest for its time, and takes much memory",
-    "durable-max": "Lasting with twice the steps, then Standard",
+    "durable-max": "Lasting with twice the steps, then Standard; whether the latter adds anything "
+    "was not measured",
     "custom": "Standard, with more to choose",
 }
 
@@ -82,7 +85,7 @@ def duration(choice: str, pace: Pace = COMMON) -> str:
 
 def preset_line(choice: str, pace: Pace = COMMON) -> str:
     """Return a duration, then what the choice is for."""
-    return f"{duration(choice, pace)}: {_MEANINGS[choice]}"
+    return f"{duration(choice, pace)}: {MEANINGS[choice]}"
 
 
 def words_of(seconds: float) -> str:
@@ -123,4 +126,4 @@ def in_order(choices: Iterable[str]) -> list[str]:
     return sorted(choices, key=ORDER.index)
 
 
-assert set(PASSES) == set(NAMES) == set(_MEANINGS) == set(PRESETS), "a choice has no duration"
+assert set(PASSES) == set(NAMES) == set(MEANINGS) == set(PRESETS), "a choice has no duration"

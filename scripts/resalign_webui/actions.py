@@ -13,7 +13,8 @@ from ...backend.errors import ResAlignError
 from ...backend.families.base.distilled import caution
 from ...backend.numerics.byte_sizes import format_bytes
 from ...backend.plan.durations import Pace
-from . import forms, guide, measure_forms, pace, report_forms, thoroughness, views
+from ...backend.plan.methods import TEST_RUN
+from . import forms, guide, measure_forms, pace, probe_times, report_forms, thoroughness, views
 from . import host as hosts
 from .checking import Values
 from .host import ALONE, DEMO, Host
@@ -98,14 +99,14 @@ class Actions:
 
     def export(self, values: Values) -> str:
         def make() -> dict[str, Any]:
-            runs, probes = with_adapter(self._runs()), self._probes()
+            runs, probes = self._saved(), self._probes()
             return measure_forms.export_request(values, self.host, runs, probes)
 
         return self._start(make, "Export started.", after=self._exported)
 
     def save_lora(self, values: Values) -> str:
         return self._start(
-            lambda: measure_forms.save_lora_request(values, self.host, with_adapter(self._runs())),
+            lambda: measure_forms.save_lora_request(values, self.host, self._saved()),
             "Saving the LoRA.",
         )
 
@@ -153,7 +154,9 @@ class Actions:
                 over = not state or state.get("status") != "running"
                 if over and self._renewing.is_alive():  # the host's list is empty meanwhile
                     self._renewing.join(_RENEWED_WITHIN)
-                yield hosts.without_paths(views.job_html(state), self.host), over
+                local, alone = not self.host.remote(), self.host.name == ALONE
+                shown = views.job_html(state, local=local, listed=alone)
+                yield hosts.without_paths(shown, self.host), over
                 if over or not state:
                     return
                 time.sleep(_PAUSE)
@@ -183,17 +186,39 @@ class Actions:
         said = thoroughness.preset_line(str(preset), str(checkpoint), *found)
         return views.help_text(said) if said else ""
 
+    def attacks_line(self, attacks: Any, run: Any, original: Any) -> str:
+        """Say how long a probe of a run, or of a checkpoint of the list, takes."""
+        said = probe_times.line_of(str(attacks), original, named(run, self._runs()), self.host)
+        return views.help_text(said) if said else ""
+
     def about_run(self, label: Any) -> str:
-        """Warn of a run that is a test, or not finished; empty for any other."""
+        """Warn of a run that is a test, removed nothing, or is not finished; else empty."""
         run = named(label, self._runs())
-        if run is None or (run.finished and not run.is_test):
+        if run is None or (run.finished and not run.doubt):
             return ""
-        said = (
-            f"{run.name} is a test run: it shows that everything works, and is not safe to publish."
-            if run.finished
-            else f"{run.name} is not finished: press Resume first."
-        )
+        if not run.finished:
+            said = f"{run.name} is not finished: press Resume first."
+        elif run.is_test:
+            said = f"{run.name} is {TEST_RUN}."
+        else:
+            said = f"{run.name} removed nothing: its checkpoint is the original in effect."
         return views.note(said, "doubtful")
+
+    def about_saved(self, label: Any) -> str:
+        """Warn of the run to be exported, or say that there is none."""
+        runs = self._runs()
+        if label or any(run.finished for run in with_adapter(runs)):
+            return self.about_run(label)
+        return views.note(
+            _none_finished("run", "Harden", [run for run in runs if not run.finished])
+        )
+
+    def about_reports(self) -> str:
+        """Say that no probe is finished yet, which ones could be continued, and how."""
+        probes = self._probes()
+        if any(probe.report for probe in probes):
+            return ""
+        return views.note(_none_finished("probe", "Probe", probes))
 
     def describe(self, label: Any) -> str:
         """Describe a chosen checkpoint in one line, or say why it cannot be hardened."""
@@ -237,7 +262,9 @@ class Actions:
         # Pressed before the page's event has chosen: what it is about to choose
         probe = named(label or self.defaults()["report"], self._probes())
         if probe is None or not probe.report:
-            return views.note("Choose a finished probe; the list has a refresh button.", "error")
+            return self.about_reports() or views.note(
+                "Choose a finished probe; the list has a refresh button.", "error"
+            )
         sheet = self.url(probe.name, AUDIT) if (probe.folder / AUDIT).is_file() else ""
         return views.report_frame(self.url(probe.name, REPORT), "the report", sheet)
 
@@ -286,7 +313,8 @@ class Actions:
             "lora": [label for label, _ in self.host.loras()],
             "unfinished": _labelled(self._unfinished()),
             "probe_run": [NONE, *_labelled(runs)],
-            "export_run": kept[1:], "try_run": kept,
+            "export_run": _labelled(self._saved()),
+            "try_run": kept,
             "export_probe": [NONE, *_labelled(probe for probe in probes if probe.report)],
             "report": _labelled(probe for probe in probes if probe.report),
             "sibling": [NONE, measure_forms.THE_ORIGINAL, *files],
@@ -344,9 +372,24 @@ class Actions:
     def _runs(self) -> list[Any]:
         return read_runs(hosts.runs_folder(self.host))
 
+    def _saved(self) -> list[Any]:
+        """Return the runs that can be exported."""
+        return [run for run in with_adapter(self._runs()) if run.finished]
+
     def _unfinished(self) -> list[Any]:
         runs = [run for run in self._runs() if not run.finished]
         return [*runs, *(probe for probe in self._probes() if not probe.report)]
+
+
+def _none_finished(kind: str, page: str, unfinished: Sequence[Run | Probe]) -> str:
+    said = f"No finished {kind} yet."
+    if not unfinished:
+        return f"{said} Make one on the page {page}."
+    names = ", ".join(entry.name for entry in unfinished[:3])
+    return (
+        f"{said} Not finished: {names}. To continue, choose it in the list of what was stopped, "
+        "beside the pages, and press Resume."
+    )
 
 
 def _labelled(entries: Iterable[Run | Probe]) -> Choices:

@@ -23,7 +23,6 @@ _ON_PAGE = {
 }  # fmt: skip
 _LISTS = tuple(name for names in _ON_PAGE.values() for name in names)
 _LED = (*_LISTS, "export_probe", "pack_checkpoint")  # what the button Next may choose
-_WARNED = ("probe_run", "export_run")  # a line below says what kind of run is chosen
 
 
 def bind_lists(
@@ -43,11 +42,18 @@ def bind_lists(
         updates = [gr.update(choices=listed(choices[n]), value=found[n]) for n in _LISTS]
         return [found, *updates]
 
-    warned = [(parts[name], named[f"about_{name}"]) for name in _WARNED]
+    # Lists below which a line says what kind of entry is chosen, or that there is none
+    warned = [
+        (function, parts[name], named[f"about_{name}"])
+        for name, function in (
+            ("probe_run", actions.about_run), ("export_run", actions.about_saved),
+            ("report", lambda label: actions.about_reports()),
+        )
+    ]  # fmt: skip
 
     def warn(event: Any) -> None:
-        for run, line in warned:
-            bind(event, actions.about_run, [run], [line])
+        for function, entry_, line in warned:
+            bind(event, function, [entry_], [line])
 
     # A page that was not shown yet does not tell that its list has changed.
     warn(bind(blocks.load, start, (), [ours, *parts.list_of(_LISTS)]).then)
@@ -57,15 +63,20 @@ def bind_lists(
             opened[page].select, _entering(actions, names), [ours, *fields], [ours, *fields]
         )
         warn(entered.then)
-    for run, line in warned:
-        bind(run.change, actions.about_run, [run], [line])
+    for function, entry_, line in warned:
+        bind(entry_.change, function, [entry_], [line])
+    for event in (named["refresh"].click, named["refresh_reports"].click):
+        warn(event)
     outputs = [tabs, ours, parts["pack_fields"], *parts.list_of(_LED)]
     warn(bind(named["next"].click, _leading(actions), [ours], outputs).then)
     bind_times(actions, parts, named, blocks.load)
     for changed in ("checkpoint", "resolution"):
         bind_times(actions, parts, named, parts[changed].change)
-    asked = parts.list_of(("preset", "checkpoint", "resolution"))
-    bind(parts["preset"].change, actions.preset_line, asked, [named["about_preset"]])
+    # All times anew, so that the line and the button cannot differ
+    bind_times(actions, parts, named, parts["preset"].input)
+    asked = parts.list_of(("attacks", "probe_run", "original"))
+    for event in (blocks.load, *(part.change for part in asked)):
+        bind(event, actions.attacks_line, asked, [named["about_attacks"]])
 
 
 def bind_times(actions: Actions, parts: Parts, named: dict[str, Any], event: Any) -> None:

@@ -18,6 +18,7 @@ from ...backend.families.base.stored import DECISIONS
 from ...backend.jobs.family_defaults import drawn_as, family_at
 from ...backend.plan import settings as presets
 from ...backend.plan.concept import Concept
+from ...backend.plan.durations import NAMES
 from ...backend.plan.file import to_json
 from ...backend.plan.hardening import HardeningPlan
 from ...backend.plan.images import ImageSet
@@ -269,11 +270,12 @@ def preview_of(values: Values) -> dict[str, Any]:
 
 
 def run_name(values: Values, plan: HardeningPlan, now: datetime | None = None) -> str:
-    """`weapons 2026-01-31 14.05.09`, or the name that was typed."""
+    """`weapons Quick edit 2026-01-31 14.05.09`, or the name that was typed."""
     if text(values, "run_name"):
         return hosts.file_name(text(values, "run_name"), "name of the run")
     concepts = "+".join(re.sub(r"[^\w-]+", "_", concept.name) for concept in plan.concepts)
-    return f"{concepts[:40].strip('_')} {(now or datetime.now()):%Y-%m-%d %H.%M.%S}"
+    preset = NAMES[one_of(values, "preset", PRESETS, DEFAULT_PRESET)].replace(",", "")
+    return f"{concepts[:40].strip('_')} {preset} {(now or datetime.now()):%Y-%m-%d %H.%M.%S}"
 
 
 def _strengths(line: str, names: list[str]) -> dict[str, float]:

@@ -62,7 +62,8 @@ def title(page: str) -> str:
 
 
 def _measure(run: Run) -> Step:
-    return Step(PROBE, "Next: measure it", {"probe_run": run.name})
+    # Named: a list of other runs, which were stopped, stands below the button
+    return Step(PROBE, f"Next: measure {run.name}", {"probe_run": run.name})
 
 
 def _after_probe(

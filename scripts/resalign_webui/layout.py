@@ -40,24 +40,26 @@ def build(actions: Actions) -> Any:
         follow = _following(actions, list(lists))
         _bind_jobs(actions, parts, named, (follow, shown))
         bind(named["cancel"].click, _nothing(actions.cancel), queue=False)
-        bind(named["follow"].click, follow, (), shown)
-        bind(blocks.load, follow, (), shown)
+        for event in (named["follow"].click, blocks.load):
+            # The job's own times are known when it has ended, whoever started it
+            choosing.bind_times(actions, parts, named, bind(event, follow, (), shown).then)
         for name in ("refresh", "refresh_reports"):
             bind(named[name].click, lambda: choosing.renewed(actions.refresh()), (), every)
         bind(named["fit"].click, _fitting(actions), (),
-             [*parts.list_of(FITTING), named["harden_message"]])  # fmt: skip
+             [*parts.list_of(FITTING), named["check_message"]])  # fmt: skip
         checkpoint = parts["checkpoint"]
         bind(checkpoint.change, actions.describe, [checkpoint], [named["about_checkpoint"]])
         bind(blocks.load, actions.describe, [checkpoint], [named["about_checkpoint"]])
         bind(named["show_about"].click, actions.provenance, [parts["about"]],
              [named["about_view"]])  # fmt: skip
-        bind(named["show_report"].click, actions.report, [parts["report"]],
-             [named["report_view"]])  # fmt: skip
+        bind(named["show_report"].click, _message_or_view(actions.report), [parts["report"]],
+             [named["report_message"], named["report_view"]])  # fmt: skip
     own_settings_only(blocks)
     return blocks
 
 
-_BUTTONS = ("cancel", "resume", "next")  # whose state follows the job
+_STARTS = ("harden", "check", "probe", "try_lora", "export", "save_lora", "audit", "labels", "pack")
+_BUTTONS = ("cancel", "resume", "next", *_STARTS)  # whose state follows the job
 
 
 def _side(parts: Parts, lists: dict[str, Any]) -> Any:
@@ -114,22 +116,21 @@ def _bind_jobs(
     bind = partial(on, host=actions.host)
     for name, names, message, function in (
         ("harden", pages.HARDEN, "harden_message", actions.harden),
-        ("check", pages.HARDEN, "harden_message", actions.check),
+        ("check", pages.HARDEN, "check_message", actions.check),
         ("resume", pages.RESUME, "resume_message", actions.resume),
         ("probe", pages.PROBE, "probe_message", actions.probe),
         ("try_lora", pages.LORA, "lora_message", actions.try_lora),
         ("export", pages.EXPORT, "export_message", actions.export),
-        ("save_lora", pages.EXPORT, "export_message", actions.save_lora),
-        ("audit", report_forms.AUDIT, "report_message", actions.audit),
-        ("labels", report_forms.AUDIT_LABELS, "report_message", actions.labels),
-        ("pack", report_forms.PACK, "report_message", actions.pack),
+        ("save_lora", pages.EXPORT, "save_lora_message", actions.save_lora),
+        ("audit", report_forms.AUDIT, "audit_message", actions.audit),
+        ("labels", report_forms.AUDIT_LABELS, "labels_message", actions.labels),
+        ("pack", report_forms.PACK, "pack_message", actions.pack),
     ):
         started = bind(
             named[name].click, _with_names(names, function), parts.list_of(names), [named[message]]
         )
         ended = bind(started.then, follow, (), outputs)
-        if name in ("harden", "resume"):
-            choosing.bind_times(actions, parts, named, ended.then)
+        choosing.bind_times(actions, parts, named, ended.then)
         if name == "resume":  # the panel beside it says how it ended
             said = named[message]
             bind(ended.then, lambda text: text if "ra-error" in str(text) else "", [said], [said])
@@ -144,6 +145,16 @@ def _fitting(actions: Actions) -> Callable[[], list[Any]]:
         return [*updates, said]
 
     return fit
+
+
+def _message_or_view(function: Callable[[Any], str]) -> Callable[[Any], list[str]]:
+    """Return an event of two outputs: a refusal goes beside the button, anything else below."""
+
+    def call(value: Any) -> list[str]:
+        shown = function(value)
+        return [shown, ""] if "ra-note" in shown else ["", shown]
+
+    return call
 
 
 def _with_names(names: Sequence[str], function: Callable[[dict[str, Any]], str]) -> Any:
@@ -165,7 +176,8 @@ def _following(actions: Actions, names: list[str]) -> Callable[[], Iterator[list
             if over:
                 yield [now, shown, *_ended(actions), *_lists(actions, names)]
             else:
-                running = [gr.update(interactive=True), *[gr.update(visible=False)] * 2]
+                running = [gr.update(interactive=True), *[gr.update(visible=False)] * 2,
+                           *[gr.update(interactive=False)] * len(_STARTS)]  # fmt: skip
                 hidden = [gr.update(visible=False) if n == "unfinished" else gr.update()
                           for n in names]  # fmt: skip
                 yield [now, shown, *running, *hidden]
@@ -174,12 +186,13 @@ def _following(actions: Actions, names: list[str]) -> Callable[[], Iterator[list
 
 
 def _ended(actions: Actions) -> list[Any]:
-    """Return updates of the buttons when no job runs: Cancel, Resume and the next step."""
+    """Return updates of the buttons when no job runs: Cancel, Resume, the next step, all starts."""
     step = actions.next_step()
     return [
         gr.update(interactive=False),
         gr.update(visible=actions.unfinished() is not None),
         gr.update(visible=step is not None, value=step.label if step else "Next"),
+        *[gr.update(interactive=True)] * len(_STARTS),
     ]
 
 

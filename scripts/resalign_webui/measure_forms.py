@@ -10,6 +10,7 @@ from typing import Any
 
 from ...backend.checkpoint.detect import decision_needed
 from ...backend.data.concept import preset_names
+from ...backend.demo.plans import CHECKPOINT, demo_probe
 from ...backend.errors import ConfigError
 from ...backend.jobs.family_defaults import drawn_as, family_at
 from ...backend.plan.attack import ORIGINAL
@@ -34,9 +35,9 @@ from .host import Host
 from .runs import Probe, Run, named
 
 ATTACKS = tuple(PROBE_PRESETS)
-ATTACK_CHOICES = [  # (label, value), none of the times was measured on a large model
-    ("A quick look: minutes on a GPU", "quick"), ("Standard: many ways of training", "standard"),
-    ("Thorough, for a release: days on a large model", "thorough"),
+ATTACK_CHOICES = [  # (label, value); a line below gives the time
+    ("A quick look", "quick"), ("Standard: many ways of training", "standard"),
+    ("Thorough, for a release", "thorough"),
     ("As in the published evaluation", "paper"),
 ]  # fmt: skip
 assert [value for _, value in ATTACK_CHOICES] == list(ATTACKS)
@@ -99,7 +100,9 @@ def probe_request(
     made = probe_plan(preset, concepts, hardened_by=plan, **choices)
     if audited and (why := no_audit(made)):
         raise ConfigError(f"audit: {why}")
-    if "demo" not in (original, hardened):
+    if is_demo(original):
+        made = demo_probe(made)
+    elif hardened != "demo":
         made = drawn_as(family_at(original), made)
     looked_for = "+".join(re.sub(r"[^\w-]+", "_", concept.name) for concept in made.concepts)
     name = f"{looked_for[:40]} {preset} {(now or datetime.now()):%Y-%m-%d %H.%M.%S}"
@@ -124,6 +127,11 @@ def probe_request(
         "show_pictures": flag(values, "probe_show_pictures"),
         **({"audit": audited} if audited else {}),
     }  # fmt: skip
+
+
+def is_demo(checkpoint: str) -> bool:
+    """Return whether a checkpoint is the embedded one, by its name or by its file."""
+    return checkpoint == "demo" or Path(checkpoint).resolve() == CHECKPOINT.resolve()
 
 
 def other_scorer(values: Values) -> str:

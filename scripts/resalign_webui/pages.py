@@ -193,6 +193,7 @@ def _memory(parts: Parts) -> None:
     with gr.Row():
         button("check", "Check memory", min_width=140)
         button("fit", "Use the settings that fit", min_width=140)
+    html(name="check_message")
 
 
 def probe_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
@@ -215,6 +216,7 @@ def probe_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
               placeholder="# my concept\na prompt that asks for it")  # fmt: skip
     parts("attacks", gr.Radio, "How hard people try", choices=measure_forms.ATTACK_CHOICES,
           value="quick", info="Publish no figure of the quick look.")  # fmt: skip
+    html(name="about_attacks")
     with gr.Accordion("Advanced settings", open=False):
         parts("attack_folder", gr.Textbox, "Folder with pictures to fine-tune on", value="",
               info="Empty: what must stay.")  # fmt: skip
@@ -322,6 +324,7 @@ def export_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
           value="none", info="Its figures go into the file and its model card.")  # fmt: skip
     parts("overwrite", gr.Checkbox, "Overwrite a file of that name", value=False)
     button("export", "Export checkpoint", variant="primary")
+    html(name="export_message")
     html(help_text(
         "The same change as a LoRA, to try it. Whoever leaves the LoRA out has the unsafe model: "
         "publish the checkpoint. Lasting hardening changes all weights and has no LoRA."
@@ -332,7 +335,7 @@ def export_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
         parts("lora_format", gr.Dropdown, "Format", choices=list(measure_forms.FORMATS),
               value=measure_forms.USUAL, scale=2, min_width=140)  # fmt: skip
     button("save_lora", "Save LoRA")
-    html(name="export_message")
+    html(name="save_lora_message")
 
 
 def about_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:

@@ -90,7 +90,10 @@ def packs_folder(host: Host) -> Path:
 
 def probe_of(values: Values, probes: list[Probe]) -> Probe:
     """Return the chosen probe, whose report is there."""
-    probe = named(values.get("report"), [probe for probe in probes if probe.report])
+    finished = [probe for probe in probes if probe.report]
+    probe = named(values.get("report"), finished)
+    if probe is None and not finished:
+        raise ConfigError("report: no finished probe yet: make or continue one first")
     if probe is None:
         raise ConfigError("report: choose a finished probe from the list")
     return probe

@@ -19,12 +19,13 @@ def report_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
               value=None)  # fmt: skip
         button("show_report", "Show", variant="primary", scale=1, min_width=110)
         button("refresh_reports", "Refresh lists", scale=1, min_width=110)
+    html(name="about_report")
+    html(name="report_message")
     with gr.Accordion("Pack it for a release", open=False) as pack:
         _pack(parts, lists)
     parts.by_name["pack_fields"] = pack  # opened by the step that leads here
     with gr.Accordion("Check by hand what the pictures show", open=False):
         _audit(parts)
-    html(name="report_message")
     html(name="report_view")
 
 
@@ -57,6 +58,7 @@ def _pack(parts: Parts, lists: dict[str, list[Any]]) -> None:
     )
     parts("pack_overwrite", gr.Checkbox, "Overwrite a pack of that name", value=False)
     button("pack", "Make the pack", variant="primary")
+    html(name="pack_message")
 
 
 def _audit(parts: Parts) -> None:
@@ -71,5 +73,7 @@ def _audit(parts: Parts) -> None:
         parts("audit_again", gr.Checkbox, "Begin another, without the labels given so far",
               value=False, min_width=160)  # fmt: skip
     button("audit", "Draw the sheet")
+    html(name="audit_message")
     parts("audit_labels", gr.File, "Saved labels (audit-labels.json)")
     button("labels", "Put the labels into the report")
+    html(name="labels_message")

@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 
 from ...backend.checkpoint.header import read_header
 from ...backend.errors import ResAlignError
-from ...backend.plan.methods import FACTS, is_test_run
+from ...backend.plan.methods import FACTS, NOTHING, is_test_run, share_removed
+from ...backend.run import json_lines
 from ...backend.text import json_text
 
+STEPS = "steps.jsonl"  # a run's records
 REPORT, AUDIT = "report.html", "audit.html"  # the pages in a probe's folder
 _MARK = " | "  # between name and state; our names do not contain it
 
@@ -23,7 +25,7 @@ class Run:
 
     steps: outer steps saved, of `total`. checkpoint: the file it hardens. prediction: what was
     decided that this predicts. parts: files of its components that were named. whole: its result is
-    there, or can be made from the state alone.
+    there, or can be made from the state alone. harms: harm loss of the first and the last step.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Run:
     prediction: str = ""
     whole: bool = True
     parts: Mapping[str, str] = field(default_factory=dict)
+    harms: tuple[float, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -49,9 +52,27 @@ class Run:
         return is_test_run(SimpleNamespace(method=known, fine_tunes=users, outer_steps=self.total))
 
     @property
+    def removed_nothing(self) -> bool:
+        """True for a run whose losses say that the model knows the concepts as before."""
+        harm = self.plan.get("harm") or {}
+        plan = SimpleNamespace(
+            method=self.plan.get("method", "resalign"), before=self.plan.get("before"),
+            harm=SimpleNamespace(loss=harm.get("loss", "ascent"), cap=harm.get("cap", 0.0)),
+        )  # fmt: skip
+        share = share_removed(plan, self.harms) if plan.method in FACTS else None
+        return share is not None and share < NOTHING
+
+    @property
+    def doubt(self) -> str:
+        """Why a finished run is not to be published; empty if nothing here says so."""
+        if self.is_test:
+            return "test run, not safe to publish"
+        return "removed nothing" if self.removed_nothing else ""
+
+    @property
     def label(self) -> str:
         if self.finished:
-            state = "test run, not safe to publish" if self.is_test else "finished"
+            state = self.doubt or "finished"
         else:
             state = f"not finished: step {self.steps} of {self.total}"
         return f"{self.name}{_MARK}{state}"
@@ -84,18 +105,18 @@ def read_probes(folder: Path) -> list[Probe]:
 
 
 def with_adapter(runs: list[Run]) -> list[Run]:
-    """Return the runs that can be exported, also unfinished ones after their first save."""
+    """Return the runs that have saved something, also unfinished ones."""
     files = ("adapter.safetensors", "state.safetensors")  # the state is enough to make it again
     return [run for run in runs if any((run.folder / name).exists() for name in files)]
 
 
 def preferred(runs: Iterable[Run]) -> Run | None:
-    """Return the run to offer first: the newest that is finished and no test run, else a test run.
+    """Return the run to offer first: the newest finished one without a doubt, else with one.
 
     One that is not finished is never offered first. runs: newest first.
     """
     finished = [run for run in runs if run.finished]
-    return next((run for run in finished if not run.is_test), next(iter(finished), None))
+    return next((run for run in finished if not run.doubt), next(iter(finished), None))
 
 
 def named(label: Any, entries: Iterable[T]) -> T | None:
@@ -128,10 +149,20 @@ def _run(folder: Path) -> Run | None:
             plan=plan,
             prediction=str(about.get("prediction", "")),
             parts={name: str(about[name]) for name in ("text_encoder", "vae") if about.get(name)},
+            harms=_harms(folder),
             whole=(folder / "adapter.safetensors").exists() or not _is_dense(plan),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ResAlignError):
         return None  # half written, or of another version
+
+
+def _harms(folder: Path) -> tuple[float, ...]:
+    """Return the harm loss of the first and the last step; empty where there are not two."""
+    try:
+        steps = json_lines.read(folder / STEPS)
+        return tuple(float(step["harm"]) for step in (steps[0], steps[-1])) if steps[1:] else ()
+    except (OSError, ValueError, KeyError, TypeError, ResAlignError):
+        return ()
 
 
 def _is_dense(plan: dict[str, Any]) -> bool:

@@ -18,6 +18,7 @@ _PICTURE = re.compile(r"data:image/(jpeg|png|webp);base64,[A-Za-z0-9+/=]+")
 _STAGE = re.compile(r"\[(\d+)/(\d+)\]")  # at the beginning of a line of `side_venv`
 _LABEL = re.compile(r"^(\w+) {2,}")  # of a line of remarks, which are aligned for a terminal
 _EXPECTED = re.compile(r"(device|precision|expected) {2,}")  # of no use at the end
+_OLD_TIME = re.compile(r"; about [^;]* left\b.*")  # behind a prediction of memory
 _EXPECTED_TIME = re.compile(r"expected {2,}about")
 _LAST = 12  # lines of an environment being made
 _VERBS = {
@@ -42,7 +43,8 @@ STYLE = """<style>
 .gradio-container:has(.ra-job) { overflow: clip; }
 @media (min-width: 861px) {
   #resalign_side:has(.ra-job) { position: sticky; top: 0; align-self: flex-start;
-    max-height: 100vh; overflow-y: auto; }
+    max-height: 100vh; overflow: hidden auto; flex-wrap: nowrap; }
+  #resalign_side:has(.ra-job) > * { flex-shrink: 0; }
 }
 @media (max-width: 860px) {
   #resalign_job { scroll-margin-top: 160px; }
@@ -106,8 +108,12 @@ def brief(state: State | None) -> str:
     )  # fmt: skip
 
 
-def job_html(state: State | None) -> str:
-    """Show everything about a job, for the panel beside the forms."""
+def job_html(state: State | None, *, local: bool = False, listed: bool = False) -> str:
+    """Show everything about a job, for the panel beside the forms.
+
+    local: only this machine is served, so paths may be shown. listed: this page's lists, which
+    renew themselves, are the only ones.
+    """
     if not state or not state.get("status"):
         return tag(
             "div",
@@ -129,7 +135,7 @@ def job_html(state: State | None) -> str:
     if status == "running" or status == "done":
         parts.append(_bar(1.0 if status == "done" else _share(state)))
     if status == "done":
-        parts.append(note(_done(state), _kind(state)))
+        parts.append(note(_done(state, local, listed), _kind(state)))
     parts.append(tag("p", _line(state)))
     parts.append(_remarks(state))
     error = state.get("error") or {}
@@ -185,7 +191,9 @@ def _kind(state: State) -> str:
     verdict = state.get("verdict")
     if verdict == "doubtful":
         return "doubtful"
-    return "good" if verdict == "good" or state.get("kind") not in ("harden", "probe") else ""
+    unjudged = ("harden", "resume", "probe", "export")  # nothing is claimed without a verdict
+    job = state.get("job") or state.get("kind")
+    return "good" if verdict == "good" or job not in unjudged else ""
 
 
 def _falls_short(state: State) -> bool:
@@ -290,7 +298,7 @@ def _remarks(state: State) -> Markup:
     """Show what the job says about itself: card, arithmetic, memory, time; at its end, warnings."""
     said = [str(line) for line in state.get("remarks") or ()]
     if state.get("left"):  # which the line above tells, and newer
-        said = [line for line in said if not _EXPECTED_TIME.match(line)]
+        said = [_OLD_TIME.sub("", line) for line in said if not _EXPECTED_TIME.match(line)]
     if state["status"] != "running":
         said = [line for line in said if not _EXPECTED.match(line)]
     lines = [_LABEL.sub(r"\1: ", line) for line in said]
@@ -330,15 +338,24 @@ def _pictures(pictures: Sequence[Mapping[str, Any]], style: str = "ra-pictures")
     return tag("div", figures, cls=style) if figures else Markup("")
 
 
-def _done(state: State) -> str:
-    """Outcome of a finished job: the name of a file, never its path."""
+def _done(state: State, local: bool, listed: bool) -> str:
+    """Outcome of a finished job. A file's path is for visitors on this machine alone."""
     result = state.get("result") or {}
     lines = [str(state.get("message") or "done")]
     output = str((state.get("request") or {}).get("output") or "")
     if state.get("job") in ("export", "lora", "pack") and output:
         *_, folder, name = ["", *re.split(r"[\\/]", output)]
-        seen = "" if state["job"] == "pack" else "; refresh the list to see it"
-        lines.insert(0, f"{name} is in the folder {folder}{seen}.")
+        place = f"Saved as {output}." if local else f"{name} is in the folder {folder}."
+        beside = [str(result[part]) for part in ("card", "curves") if result.get(part)]
+        if beside:
+            names = [re.split(r"[\\/]", path)[-1] for path in beside]
+            place += f" Beside it: {names[0]} (its model card)" + "".join(
+                f", {other} (losses of the run)" for other in names[1:]
+            )
+            place += "."
+        if state["job"] != "pack" and not listed:
+            place += " Refresh the host's list to see it."
+        lines.insert(0, place)
     elif result.get("path"):
         lines.insert(0, re.split(r"[\\/]", str(result["path"]))[-1])
     if result.get("report"):

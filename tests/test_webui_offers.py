@@ -1,0 +1,158 @@
+"""What the tab offers and says of runs and probes to somebody who has only the page."""
+
+import json
+
+import pytest
+from fakes_webui import FakeHost, FakeJobs, write_header, write_run
+
+from resalign.backend.demo.art import BENIGN, UNSAFE
+from resalign.backend.demo.plans import demo_probe, prompted_plan
+from resalign.backend.plan.concept import Concept
+from resalign.backend.plan.durations import MEANINGS, Passes
+from resalign.backend.plan.file import from_json, to_json
+from resalign.backend.plan.presets import preset_plan
+from resalign.backend.plan.probe import ProbePlan
+from resalign.backend.plan.probe_settings import probe_plan
+from resalign.scripts.resalign_webui import forms, measure_forms, pace, probe_times, thoroughness
+from resalign.scripts.resalign_webui import host as hosts
+from resalign.scripts.resalign_webui.actions import Actions
+from resalign.scripts.resalign_webui.host import DEMO
+from resalign.scripts.resalign_webui.runs import preferred, read_runs
+
+BALANCED = to_json(preset_plan("balanced", [Concept("cat", ("a cat",))]))
+
+
+@pytest.fixture
+def host(tmp_path):
+    made = FakeHost(tmp_path)
+    write_header(made.checkpoint_folder() / "model.safetensors", {})
+    return made
+
+
+@pytest.fixture
+def actions(host):
+    return Actions(host, FakeJobs(host), lambda *names: "")
+
+
+def run_of(host, name, steps=160, harms=(), plan=BALANCED, checkpoint=""):
+    folder = hosts.runs_folder(host) / name
+    source = checkpoint or str(host.checkpoint_folder() / "model.safetensors")
+    write_run(folder, plan, source, 0)
+    for file in ("state.safetensors", "adapter.safetensors"):
+        header = {"resalign": json.dumps({"step": steps, "values": {}})}
+        write_header(folder / file, header)
+    lines = [json.dumps({"step": number + 1, "harm": harm}) for number, harm in enumerate(harms)]
+    (folder / "steps.jsonl").write_text("\n".join([*lines, ""]))
+    return folder
+
+
+def test_a_run_that_removed_nothing_is_not_offered_first_and_the_pages_say_so(host, actions):
+    run_of(host, "good", harms=(-0.1, -0.2, -0.4))
+    run_of(host, "idle", harms=(-0.1, -0.2, -0.1))
+    runs = read_runs(hosts.runs_folder(host))
+    assert {run.name: run.label for run in runs} == {
+        "good": "good | finished", "idle": "idle | removed nothing"
+    }  # fmt: skip
+    chosen = preferred(sorted(runs, key=lambda run: run.name, reverse=True))
+    assert chosen is not None and chosen.name == "good"
+    for said in (actions.about_saved("idle"), actions.about_run("idle")):
+        assert "removed nothing" in said and "ra-doubtful" in said
+    assert actions.about_saved("good") == ""
+
+
+def test_only_finished_runs_are_offered_for_export(host, actions):
+    run_of(host, "begun", steps=40)
+    assert actions.choices()["export_run"] == []
+    said = actions.about_saved(None)
+    assert "No finished run yet" in said and "begun" in said and "Resume" in said
+    assert "not in the list" in actions.export({"export_run": "begun", "export_name": "new"})
+    run_of(host, "whole")
+    assert [value for _, value in actions.choices()["export_run"]] == ["whole"]
+    assert actions.about_saved(None) == ""
+
+
+def test_a_page_without_a_finished_probe_says_so_and_how_to_continue(host, actions):
+    assert "No finished probe yet. Make one on the page Probe." in actions.about_reports()
+    folder = hosts.probes_folder(host) / "begun"
+    folder.mkdir(parents=True)
+    (folder / "plan.json").write_text("{}")
+    for said in (actions.about_reports(), actions.report(None)):
+        assert "No finished probe yet. Not finished: begun" in said and "Resume" in said
+    assert "no finished probe yet" in actions.pack({"report": None})
+    (folder / "report.html").write_text("")
+    assert actions.about_reports() == ""
+
+
+def test_a_run_is_named_after_its_choice():
+    plan = preset_plan("edit", [Concept("cat", ("a cat",))])
+    assert forms.run_name({"preset": "edit"}, plan).startswith("cat Quick edit 20")
+    assert forms.run_name({"preset": "thorough"}, plan).startswith("cat Standard twice 20")
+    assert forms.run_name({"preset": "edit", "run_name": "mine"}, plan) == "mine"
+
+
+def test_a_probe_of_the_demo_asks_only_for_what_the_demo_knows(host):
+    """By its name, and by its file, which is all that a run knows."""
+    source = str(measure_forms.CHECKPOINT)
+    run_of(host, "demo", plan=to_json(prompted_plan(steps=160)), checkpoint=source)
+    runs = read_runs(hosts.runs_folder(host))
+    for original in (None, DEMO):
+        request = measure_forms.probe_request(
+            {"probe_run": "demo", "original": original}, host, runs
+        )
+        plan = from_json(ProbePlan, request["plan"], where="plan")
+        kinds = {part.kind: part for part in plan.prompts}
+        assert set(kinds) == {"unsafe", "retain"}, "it knows no neighbours"
+        assert (kinds["unsafe"].limit, kinds["retain"].limit) == (24, 16), "as many as before"
+        for kind, words in (("unsafe", UNSAFE), ("retain", BENIGN)):
+            assert kinds[kind].prompts
+            assert all(any(word in text for word in words) for text in kinds[kind].prompts)
+
+
+@pytest.mark.parametrize("demo", [False, True])
+@pytest.mark.parametrize("name", list(probe_times.PASSES))
+def test_the_times_of_probes_follow_from_their_passes(name, demo):
+    from resalign.backend.data.concept import load_preset
+    from resalign.backend.probe.attack_data import image_sets
+    from resalign.backend.probe.cost import ProbeCost
+    from resalign.backend.probe.prompts import plan_requests
+    from resalign.backend.probe.tasks import plan_tasks
+
+    concepts = [load_preset("weapons").concept()]
+    hardened = prompted_plan() if demo else preset_plan("balanced", concepts)
+    plan = probe_plan(name, hardened.concepts, hardened_by=hardened)
+    plan = demo_probe(plan) if demo else plan
+    tasks = plan_tasks(plan, ["original", "hardened"])
+    cost = ProbeCost(plan, plan_requests(plan), tasks, image_sets(plan))
+    stated = (probe_times.DEMO_PASSES if demo else probe_times.PASSES)[name]
+    assert stated == Passes(int(cost.drawing), int(cost.training))
+
+
+def test_a_probe_says_how_long_it_takes_here(host, actions):
+    run = run_of(host, "whole")
+    line = actions.attacks_line("quick", "whole", measure_forms.THE_RUN)
+    assert "About 1 hour on a GPU" in line and "Without a GPU" in line
+    state = {"pace": {"drawing": 0.02, "training": 0.02}, "request": {"run_folder": str(run)}}
+    pace.remember(hosts.work_folder(host), state)
+    for run_name, original in (("whole", measure_forms.THE_RUN), ("none", "model.safetensors")):
+        line = actions.attacks_line("quick", run_name, original)
+        assert "About 15 minutes" in line and "a job here" in line and "GPU" not in line
+    assert "CPU" in actions.attacks_line("quick", "none", DEMO)
+    assert actions.attacks_line("quick", "none", measure_forms.THE_RUN) == ""
+
+
+def test_times_of_the_demo_take_the_threads_of_the_worker(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    two = thoroughness._seconds("balanced", DEMO, None)
+    assert "two free CPU cores" in thoroughness.preset_line("balanced", DEMO)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert thoroughness._seconds("balanced", DEMO, None) > two
+    assert "one free CPU core" in thoroughness.preset_line("balanced", DEMO)
+    assert "one free CPU core" in probe_times.probe_line("quick", demo=True)
+
+
+def test_a_choice_says_what_it_does_not_do_without_words_of_files():
+    for name in thoroughness.PRESETS:
+        for checkpoint in (DEMO, "model.safetensors"):
+            line = thoroughness.preset_line(name, checkpoint)
+            assert MEANINGS[name] in line and "plan file" not in line and "paper" not in line
+    assert "fine-tuning brings" in MEANINGS["edit"] and "brings" in MEANINGS["balanced"]
