@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from filtered_unlearning import filtered_ascent
 from resilience import ATTACKS, Bench, methods
-from resilience_methods import DURABLE
+from resilience_methods import PATCHES
 from torch import Tensor
 
 from resalign.backend.adapter.dense import AnyAdapter
@@ -142,22 +142,22 @@ def changed(
 def rows(bench: Bench, seed: int) -> dict[str, Callable[[], tuple[AnyAdapter, dict[str, Any]]]]:
     """Return what makes each row's model."""
     plans = methods(bench.data, seed, bench.bed)
-    durable = plans[DURABLE]
+    durable = plans[PATCHES]
     users = plans["durable-max: erase, distil 600 steps, then ResAlign"]
     assert durable is not None and users is not None
-    start = partial(bench.adapter, DURABLE, durable)
+    start = partial(bench.adapter, PATCHES, durable)
     slow = replace(durable, distil=replace(durable.distil, learning_rate=RATE))
     stages = (Stage(method="erase"), Stage(method="distil", steps=durable.outer_steps))
     return {
-        DURABLE: start,
-        "durable, then more distilling": lambda: changed(
+        PATCHES: start,
+        "patches, then more distilling": lambda: changed(
             bench, slow, start()[0], distil_step, MORE
         ),
-        "durable, then ResAlign": lambda: bench.adapter(
-            "durable, then ResAlign",
+        "patches, then ResAlign": lambda: bench.adapter(
+            "patches, then ResAlign",
             replace(users, before=stages, outer_steps=60, warm_up_steps=0, varied=durable.varied),
         ),
-        "durable, then gradient opposition": lambda: changed(
+        "patches, then gradient opposition": lambda: changed(
             bench, slow, start()[0], opposed_step, OPPOSED
         ),
         "filtered unlearning, then distil": lambda: changed(

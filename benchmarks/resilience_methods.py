@@ -65,10 +65,9 @@ def methods(data: dict[str, Path], seed: int, bed: Bed = UNET) -> dict[str, Hard
     # A stage of ResAlign without simulated users is plain unlearning
     plain_stage = Stage(method="resalign", steps=120)
     edit_stage = Stage(method="closed_form", rank=16)
-    preset = durable_plan(plain, bed=bed)
-    # As the preset was before it erased convolutions by patches
-    durable = replace(preset, erase=replace(preset.erase, convolutions="channels"))
-    words = replace(preset, distil=replace(preset.distil, words_share=0.5))
+    durable = durable_plan(plain, bed=bed)
+    patches = replace(durable, erase=replace(durable.erase, convolutions="patches"))
+    words = replace(patches, distil=replace(patches.distil, words_share=0.5))
     some = replace(durable, retain_set=ImageSet(folder=str(data["retain_some"])))
     unnamed = replace(some.varied, lists=str(data["lists_some"]))
     mixed = replace(durable.distil, mixed_share=0.5)
@@ -110,10 +109,9 @@ def methods(data: dict[str, Path], seed: int, bed: Bed = UNET) -> dict[str, Hard
         "closed form, then projected": replace(projected, before=(edit_stage,)),
         "closed form, then ResAlign": replace(res, before=(edit_stage,)),
         "redirect, then ResAlign": replace(res, before=(Stage(method="redirect", steps=60),)),
-        DURABLE: preset,
-        "durable, half of the captions random words": words,
-        "durable, half of the captions random words, 600 steps": replace(words, outer_steps=600),
         "durable: erase, then distil": durable,
+        PATCHES: patches,
+        "patches, half of the captions random words": words,
         "distil alone": replace(durable, before=()),
         **{name: replace(durable, erase=replace(durable.erase, how=how)) for name, how in (
             ("random directions, then distil", "random"),
@@ -128,8 +126,8 @@ def methods(data: dict[str, Path], seed: int, bed: Bed = UNET) -> dict[str, Hard
             )
             for n in (96, 2000, 8000)
         },
-        "durable, weapons as two concepts": replace(
-            preset, concepts=tuple(
+        "patches, weapons as two concepts": replace(
+            patches, concepts=tuple(
                 replace(plain.concepts[0], name=name, anchor=anchor,
                         images=ImageSet(folder=str(data[f"forget_{name}"])))
                 for name, anchor in (("blades", ANCHOR), ("guns", SECOND_ANCHOR))
@@ -145,10 +143,10 @@ def methods(data: dict[str, Path], seed: int, bed: Bed = UNET) -> dict[str, Hard
         "durable, held out of pictures and prompts": replace(some, varied=unnamed),
         **{
             f"durable, held out of both, patches, {n} steps, words {share:g}": replace(
-                preset, retain_set=some.retain_set, varied=unnamed, outer_steps=n,
-                distil=replace(preset.distil, words_share=share),
+                patches, retain_set=some.retain_set, varied=unnamed, outer_steps=n,
+                distil=replace(patches.distil, words_share=share),
             )
-            for n, share in ((300, 0.0), (300, 0.5), (600, 0.5))
+            for n, share in ((300, 0.0), (300, 0.5))
         },
         "durable, held out of both, words 0.5": replace(
             some, varied=unnamed, distil=replace(some.distil, words_share=0.5)
@@ -175,7 +173,7 @@ def methods(data: dict[str, Path], seed: int, bed: Bed = UNET) -> dict[str, Hard
     }  # fmt: skip
 
 
-DURABLE = "durable: erase by patches, then distil"
+PATCHES = "durable: erase by patches, then distil"
 EQUAL_COMPUTE_STEPS = 360
 SECOND_ANCHOR = "a twemoji mushroom on a blue background"
 FEW = (1, 4)  # varied images of a class that few prompts name, on average

@@ -14,7 +14,7 @@ usual for all weights of Stable Diffusion; they have been tried on the demo alon
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError
@@ -57,9 +57,8 @@ _REGULATED = {
 }
 
 # A ratio this low takes much out that is not the concepts' own, unless varied images hold it.
-_DENSE: dict[str, Any] = {
-    "save_every": 50, "varied": VariedConfig(images=1000),
-    "erase": EraseConfig(ratio=2.0, convolutions="patches"),
+_DENSE = {
+    "save_every": 50, "varied": VariedConfig(images=1000), "erase": EraseConfig(ratio=2.0),
     "distil": DistilConfig(towards="anchor"),
 }  # fmt: skip
 
@@ -108,7 +107,7 @@ PLAN_PRESETS: dict[str, PlanPreset] = {
         fields={
             **_DENSE,
             "varied": _WIDE,
-            "erase": replace(_DENSE["erase"], patch_width=12_000),
+            "erase": EraseConfig(ratio=2.0, convolutions="patches", patch_width=12_000),
             "before": (Stage(method="erase"), Stage(method="distil", steps=600)),
         },
         grids=(_REGULATED,),
