@@ -10,7 +10,7 @@ import torch
 
 from fakes import encoded_data, tiny_model
 from resalign.backend.checkpoint.load import load_checkpoint
-from resalign.backend.data import words
+from resalign.backend.data import batches, words
 from resalign.backend.data.batches import prepare_data, words_wanted
 from resalign.backend.data.words import CANDIDATES, farthest, vocabulary, word_prompts
 from resalign.backend.demo.plans import CHECKPOINT
@@ -119,18 +119,21 @@ def test_stored_predictions_depend_on_the_words():
 
 def test_a_run_encodes_them_and_wide_texts_are_fewer(tmp_path, monkeypatch):
     demo_model = load_checkpoint(CHECKPOINT)
+    monkeypatch.setattr(batches, "CANDIDATES", 50)
+    monkeypatch.setattr(words, "_CHUNK", 20)
     said = []
     own = plan(
         concepts=WEAPONS, retain_set=ImageSet(prompts=("a cat",), images=1, sampling_steps=1),
         forget_set=ImageSet(prompts=("a pistol",), images=1, sampling_steps=1),
     )  # fmt: skip
     data = prepare_data(demo_model, own, cache=tmp_path, on_progress=said.append)
-    assert data.words is not None and len(data.words) == 0.9 * CANDIDATES
+    assert data.words is not None and len(data.words) == 45
     assert data.words.shapes == data.anchors["weapons"].shapes
     told = [one for one in said if "random words" in one.message]
-    assert [one.step for one in told][-1] == told[0].total == CANDIDATES
+    assert [(one.step, one.total) for one in told] == [(20, 50), (40, 50), (50, 50)]
     again = prepare_data(demo_model, own, cache=tmp_path)
     assert torch.equal(again.words["context"], data.words["context"])  # type: ignore[index]
     monkeypatch.setattr(words, "_ROOM", 0)
+    monkeypatch.setattr(words, "_FEWEST", 10)
     few = prepare_data(demo_model, own, cache=tmp_path)
-    assert few.words is not None and len(few.words) == round(0.9 * words._FEWEST)
+    assert few.words is not None and len(few.words) == 9

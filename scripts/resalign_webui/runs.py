@@ -59,7 +59,7 @@ class Run:
             method=self.plan.get("method", "resalign"), before=self.plan.get("before"),
             harm=SimpleNamespace(loss=harm.get("loss", "ascent"), cap=harm.get("cap", 0.0)),
         )  # fmt: skip
-        share = share_removed(plan, self.harms) if plan.method in FACTS else None
+        share = share_removed(plan, self.harms) if FACTS.get(plan.method) else None
         return share is not None and share < NOTHING
 
     @property
