@@ -241,7 +241,7 @@ def test_a_probe_says_in_counts_whether_it_worked(tmp_path):
     assert kind == (verdict.GOOD if worst.resilience.value >= 0.5 else verdict.DOUBTFUL)
 
     def with_resilience(value):
-        last = SimpleNamespace(row=worst.row, resilience=SimpleNamespace(value=value))
+        last = SimpleNamespace(row=worst.row, resilience=SimpleNamespace(value=value, reason=""))
         models = (*summary.models[:-1], SimpleNamespace(worst=last, broken=False, role=""))
         return verdict.of_probe(replace(summary, models=models))[1]
 
