@@ -13,7 +13,14 @@ from resalign.backend.plan.file import from_json, to_json
 from resalign.backend.plan.presets import preset_plan
 from resalign.backend.plan.probe import ProbePlan
 from resalign.backend.plan.probe_settings import probe_plan
-from resalign.scripts.resalign_webui import forms, measure_forms, pace, probe_times, thoroughness
+from resalign.scripts.resalign_webui import (
+    forms,
+    measure_forms,
+    pace,
+    probe_times,
+    thoroughness,
+    views,
+)
 from resalign.scripts.resalign_webui import host as hosts
 from resalign.scripts.resalign_webui.actions import Actions
 from resalign.scripts.resalign_webui.host import DEMO
@@ -156,3 +163,23 @@ def test_a_choice_says_what_it_does_not_do_without_words_of_files():
             line = thoroughness.preset_line(name, checkpoint)
             assert MEANINGS[name] in line and "plan file" not in line and "paper" not in line
     assert "fine-tuning brings" in MEANINGS["edit"] and "brings" in MEANINGS["balanced"]
+
+
+def test_a_probe_at_work_is_not_called_stopped(host, actions, monkeypatch):
+    folder = hosts.probes_folder(host) / "begun"
+    folder.mkdir(parents=True)
+    (folder / "plan.json").write_text("{}")
+    state = {"status": "running", "request": {"folder": str(folder)}}
+    monkeypatch.setattr(actions.jobs, "state", lambda: state)
+    assert "One is at work" in actions.about_reports() and "Resume" not in actions.about_reports()
+    state["status"] = "stopped"
+    assert "Not finished: begun" in actions.about_reports()
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [("test run, not safe to publish", "should not be published"), ("packed", "publish it beside")],
+)
+def test_a_pack_of_a_test_run_is_not_recommended(message, said):
+    state = {"job": "pack", "status": "done", "message": message, "request": {}}
+    assert said in views._done(state, local=True, listed=False)

@@ -209,16 +209,14 @@ class Actions:
         runs = self._runs()
         if label or any(run.finished for run in with_adapter(runs)):
             return self.about_run(label)
-        return views.note(
-            _none_finished("run", "Harden", [run for run in runs if not run.finished])
-        )
+        return views.note(self._none_finished("run", "Harden", [r for r in runs if not r.finished]))
 
     def about_reports(self) -> str:
         """Say that no probe is finished yet, which ones could be continued, and how."""
         probes = self._probes()
         if any(probe.report for probe in probes):
             return ""
-        return views.note(_none_finished("probe", "Probe", probes))
+        return views.note(self._none_finished("probe", "Probe", probes))
 
     def describe(self, label: Any) -> str:
         """Describe a chosen checkpoint in one line, or say why it cannot be hardened."""
@@ -376,20 +374,25 @@ class Actions:
         """Return the runs that can be exported."""
         return [run for run in with_adapter(self._runs()) if run.finished]
 
+    def _none_finished(self, kind: str, page: str, unfinished: Sequence[Run | Probe]) -> str:
+        """Say how to come to a finished one; what is at work now needs nothing."""
+        state = self.jobs.state() or {}
+        request = state.get("request") or {}
+        working = {str(request.get(name)) for name in ("run_folder", "folder")}
+        said = f"No finished {kind} yet."
+        if state.get("status") == "running" and any(str(e.folder) in working for e in unfinished):
+            return f"{said} One is at work: wait for its end."
+        if not unfinished:
+            return f"{said} Make one on the page {page}."
+        names = ", ".join(entry.name for entry in unfinished[:3])
+        return (
+            f"{said} Not finished: {names}. To continue, choose it in the list of what was "
+            "stopped, below Cancel, and press Resume."
+        )
+
     def _unfinished(self) -> list[Any]:
         runs = [run for run in self._runs() if not run.finished]
         return [*runs, *(probe for probe in self._probes() if not probe.report)]
-
-
-def _none_finished(kind: str, page: str, unfinished: Sequence[Run | Probe]) -> str:
-    said = f"No finished {kind} yet."
-    if not unfinished:
-        return f"{said} Make one on the page {page}."
-    names = ", ".join(entry.name for entry in unfinished[:3])
-    return (
-        f"{said} Not finished: {names}. To continue, choose it in the list of what was stopped, "
-        "beside the pages, and press Resume."
-    )
 
 
 def _labelled(entries: Iterable[Run | Probe]) -> Choices:

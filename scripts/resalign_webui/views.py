@@ -361,7 +361,11 @@ def _done(state: State, local: bool, listed: bool) -> str:
     if result.get("report"):
         lines.append("The whole report is on the page Reports.")
     if state.get("job") == "pack":
-        lines.append("That was the last step: publish it beside the checkpoint.")
+        unsafe = "not safe to publish" in lines[-1] or state.get("verdict") == "doubtful"
+        lines.append(
+            "That was the last step: it documents a model that should not be published."
+            if unsafe else "That was the last step: publish it beside the checkpoint."
+        )  # fmt: skip
     if state.get("job") == "audit" and result.get("pictures"):
         lines.append("Press Show on the page Reports, and open the audit sheet there.")
     return "\n".join(lines)
