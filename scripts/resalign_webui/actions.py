@@ -19,7 +19,10 @@ from . import host as hosts
 from .checking import Values
 from .host import ALONE, DEMO, Host
 from .jobs import BESIDE_THE_HOST
-from .runs import AUDIT, REPORT, Probe, Run, named, preferred, read_probes, read_runs, with_adapter
+from .runs import (
+    AUDIT, REPORT, Probe, Run, named, none_finished, preferred, read_probes, read_runs,
+    with_adapter,
+)  # fmt: skip
 
 NONE = "none"
 Choices = list[Any]  # of a list: its entries, or (label, value) of each
@@ -209,14 +212,18 @@ class Actions:
         runs = self._runs()
         if label or any(run.finished for run in with_adapter(runs)):
             return self.about_run(label)
-        return views.note(self._none_finished("run", "Harden", [r for r in runs if not r.finished]))
+        return views.note(
+            none_finished(
+                "run", "Harden", [r for r in runs if not r.finished], self.jobs.state() or {}
+            )
+        )
 
     def about_reports(self) -> str:
         """Say that no probe is finished yet, which ones could be continued, and how."""
         probes = self._probes()
         if any(probe.report for probe in probes):
             return ""
-        return views.note(self._none_finished("probe", "Probe", probes))
+        return views.note(none_finished("probe", "Probe", probes, self.jobs.state() or {}))
 
     def describe(self, label: Any) -> str:
         """Describe a chosen checkpoint in one line, or say why it cannot be hardened."""
@@ -373,22 +380,6 @@ class Actions:
     def _saved(self) -> list[Any]:
         """Return the runs that can be exported."""
         return [run for run in with_adapter(self._runs()) if run.finished]
-
-    def _none_finished(self, kind: str, page: str, unfinished: Sequence[Run | Probe]) -> str:
-        """Say how to come to a finished one; what is at work now needs nothing."""
-        state = self.jobs.state() or {}
-        request = state.get("request") or {}
-        working = {str(request.get(name)) for name in ("run_folder", "folder")}
-        said = f"No finished {kind} yet."
-        if state.get("status") == "running" and any(str(e.folder) in working for e in unfinished):
-            return f"{said} One is at work: wait for its end."
-        if not unfinished:
-            return f"{said} Make one on the page {page}."
-        names = ", ".join(entry.name for entry in unfinished[:3])
-        return (
-            f"{said} Not finished: {names}. To continue, choose it in the list of what was "
-            "stopped, below Cancel, and press Resume."
-        )
 
     def _unfinished(self) -> list[Any]:
         runs = [run for run in self._runs() if not run.finished]
