@@ -19,10 +19,7 @@ from . import host as hosts
 from .checking import Values
 from .host import ALONE, DEMO, Host
 from .jobs import BESIDE_THE_HOST
-from .runs import (
-    AUDIT, REPORT, Probe, Run, named, none_finished, preferred, read_probes, read_runs,
-    with_adapter,
-)  # fmt: skip
+from .runs import AUDIT, REPORT, Probe, Run, named, preferred, read_probes, read_runs, with_adapter
 
 NONE = "none"
 Choices = list[Any]  # of a list: its entries, or (label, value) of each
@@ -213,7 +210,7 @@ class Actions:
         if label or any(run.finished for run in with_adapter(runs)):
             return self.about_run(label)
         return views.note(
-            none_finished(
+            guide.none_finished(
                 "run", "Harden", [r for r in runs if not r.finished], self.jobs.state() or {}
             )
         )
@@ -223,7 +220,7 @@ class Actions:
         probes = self._probes()
         if any(probe.report for probe in probes):
             return ""
-        return views.note(none_finished("probe", "Probe", probes, self.jobs.state() or {}))
+        return views.note(guide.none_finished("probe", "Probe", probes, self.jobs.state() or {}))
 
     def describe(self, label: Any) -> str:
         """Describe a chosen checkpoint in one line, or say why it cannot be hardened."""

@@ -85,3 +85,21 @@ def _pack(probe: Probe, checkpoint: str) -> Step:
 
 def _path(text: Any) -> Path | None:
     return Path(text) if isinstance(text, str) and re.search(r"\S", text) else None
+
+
+def none_finished(
+    kind: str, page: str, unfinished: Sequence[Run | Probe], state: Mapping[str, Any]
+) -> str:
+    """Say how to come to a finished run or probe. state: of the last job."""
+    request = state.get("request") or {}
+    working = {str(request.get(name)) for name in ("run_folder", "folder")}
+    said = f"No finished {kind} yet."
+    if state.get("status") == "running" and any(str(e.folder) in working for e in unfinished):
+        return f"{said} One is at work: wait for its end."
+    if not unfinished:
+        return f"{said} Make one on the page {page}."
+    names = ", ".join(entry.name for entry in unfinished[:3])
+    return (
+        f"{said} Not finished: {names}. To continue, choose it in the list of what was stopped, "
+        "below Cancel, and press Resume."
+    )

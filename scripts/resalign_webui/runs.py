@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -177,21 +177,3 @@ def saved_steps(folder: Path) -> int:
     if not state.exists():
         return 0
     return int(json_text.loads(read_header(state).metadata["resalign"])["step"])
-
-
-def none_finished(
-    kind: str, page: str, unfinished: Sequence[Run | Probe], state: Mapping[str, Any]
-) -> str:
-    """Say how to come to a finished run or probe. state: of the last job."""
-    request = state.get("request") or {}
-    working = {str(request.get(name)) for name in ("run_folder", "folder")}
-    said = f"No finished {kind} yet."
-    if state.get("status") == "running" and any(str(e.folder) in working for e in unfinished):
-        return f"{said} One is at work: wait for its end."
-    if not unfinished:
-        return f"{said} Make one on the page {page}."
-    names = ", ".join(entry.name for entry in unfinished[:3])
-    return (
-        f"{said} Not finished: {names}. To continue, choose it in the list of what was stopped, "
-        "below Cancel, and press Resume."
-    )
