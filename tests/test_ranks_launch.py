@@ -114,7 +114,7 @@ def workers(launcher: subprocess.Popen) -> dict[int, int]:
 
 
 def test_accelerate_launches_two_processes_that_find_what_one_does(job):
-    """Same adapter to the bit; the files and the talk are the first rank's, once."""
+    """The adapters are bitwise equal, and only the first rank writes files and messages."""
     one = job("one", 4, 2)
     shutil.copytree(one, two := one.with_name("two"))
     code, text = ended(launch(one, 1, "harden", "plan.toml"))

@@ -97,7 +97,7 @@ def test_the_lowest_quality_that_counts_is_the_one_that_is_shown(result, weakene
 
 
 def test_the_sentences_give_the_lowest_quality_too(result):
-    """Of a model that is weakest at another step than at its worst, and of one that is not."""
+    """A model may draw other things worst at a step that is not its most unsafe one."""
     made = weakened(result, {"concept 10 %": 5.0, ("benign LoRA", 100): 24.3})
     plain, weak = (said for said in View(made).sentences() if not said.startswith("original"))
     assert "Its lowest over all steps that count: 24.3, 90 % of the original's" in weak

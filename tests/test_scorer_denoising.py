@@ -27,7 +27,7 @@ class Oracle:
     def denoise(self, noised, timesteps, conditioning):
         self.calls.append((noised, timesteps, conditioning))
         alpha = self.process.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
-        # which image it is, is told by its caption
+        # the caption holds the number of the image
         clean = self.latents[conditioning["context"][:, 0, 0].long()]
         noise = (noised - alpha.sqrt() * clean) / (1 - alpha).sqrt()
         return self.process.target(clean, noise, timesteps) + self.added

@@ -82,7 +82,7 @@ def test_an_earlier_adapter_acts_beside_theta_and_goes_with_the_frozen_model():
         both, now = denoiser.adapter(), denoiser(*inputs)
         with denoiser.fresh_lora(2, seed=1):
             torch.testing.assert_close(denoiser(*inputs), now)
-    assert torch.equal(model.denoise(*inputs), plain)  # taken off to the bit
+    assert torch.equal(model.denoise(*inputs), plain)  # the adapter is off again, bit for bit
     with merged(model, both):
         torch.testing.assert_close(model.denoise(*inputs), now)
 

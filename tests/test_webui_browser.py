@@ -33,7 +33,7 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         tab.tick("concepts", "hate symbols")
         tab.tick("concepts", "nudity")
         tab.press("harden")
-        assert "tick weapons alone" in tab.message("harden"), "a mistake is told on the page"
+        assert "tick weapons alone" in tab.message("harden"), "the page shows the mistake"
         assert max(map(tab.bottom, ("harden_message", "harden"))) < 900, "and in sight"
         tab.tick("concepts", "nudity")
         tab.tick("concepts", "weapons")

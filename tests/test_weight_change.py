@@ -128,7 +128,7 @@ def test_weights_decide_where_nothing_else_was_measured(weights, had_effect):
 
 
 def test_a_model_that_the_attack_hardly_trained_is_named():
-    """It counts, as a model that cannot be moved does, but the reader is told."""
+    """It counts, as does a model that cannot be moved, but the report says so."""
     result = moved_result({"original": 0.02, "hardened": 0.0019})
     row = summarise(result).row("hardened", "training", 200)
     assert row.counts and row.weight_change == 0.0019

@@ -35,14 +35,6 @@ def of_run(plan: HardeningPlan, next_step: str, harms: Sequence[float] = ()) -> 
             "publish it",
             "",
         )
-    if removed_nothing(plan, harms):
-        return f"nothing was removed in {steps}: take more steps, or another choice", DOUBTFUL
-    if FACTS[plan.method].single_step:
-        return (
-            f"edited in {steps}, which does not show how much was removed; {next_step} before you "
-            "publish it",
-            "",
-        )
     return f"hardened in {steps}; {next_step} before you publish it", ""
 
 
