@@ -1,4 +1,4 @@
-"""Under autocast an adapter takes its input as it is: the same prediction, and fewer casts."""
+"""An adapter takes its input as it is under autocast, and casts it where pictures are drawn."""
 
 from collections import Counter
 
@@ -40,7 +40,19 @@ def test_inputs_are_not_cast_to_float32_and_back():
                 tensor.normal_(generator=torch.Generator().manual_seed(tensor.numel()))
         found, casts = predicted(denoiser)
         for layer in denoiser.modules.values():
-            layer.cast_input_dtype_enabled = True
+            del layer._cast_input_dtype  # PEFT's own
         expected, more = predicted(denoiser)
     assert torch.equal(found, expected)
     assert more - casts >= len(denoiser.modules)
+
+
+def test_pictures_are_drawn_in_half_precision_while_the_adapter_is_on():
+    """As previews are, whose sampler knows the model alone."""
+    model = tiny_model(dtype=torch.bfloat16)
+    latents = torch.randn(2, 4, 8, 8, dtype=torch.bfloat16)
+    conditioning = random_conditioning(2).to(model.device, torch.bfloat16)
+    with AdaptedDenoiser(model, AdapterConfig(), precision="bf16"), torch.no_grad():
+        found = model.denoise(latents, torch.tensor([3, 700]), conditioning)
+    with torch.no_grad():
+        expected = model.denoise(latents, torch.tensor([3, 700]), conditioning)
+    assert torch.equal(found, expected), "it starts as the identity"

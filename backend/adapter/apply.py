@@ -34,6 +34,17 @@ from .targets import target_modules
 _SAFETY, _EARLIER = "safety", "earlier"
 
 
+def _cast_input(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Cast the input of a LoRA layer to its weights' type, except under autocast.
+
+    There a cast to float32 is undone at once, and costs as many launches as the adapter itself.
+    Pictures are drawn without autocast while the adapter is on.
+    """
+    if x is None or x.dtype == dtype or torch.is_autocast_enabled(x.device.type):
+        return x
+    return x.to(dtype)
+
+
 class AdaptedDenoiser:
     """A model's denoiser carrying θ. Close it (or use `with`) to get the bare network back.
 
@@ -229,9 +240,7 @@ class AdaptedDenoiser:
         parameters: dict[str, Tensor] = {}
         random = generator(seed, "lora", name)
         for module, layer in self.modules.items():
-            # Under autocast a cast of the input to float32 is undone at once, and costs as many
-            # launches as the adapter itself
-            layer.cast_input_dtype_enabled = self._precision == "fp32"
+            layer._cast_input_dtype = _cast_input
             a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
             fan_in = a[0].numel()
             wide = torch.promote_types(layer.get_base_layer().weight.dtype, torch.float32)
