@@ -50,14 +50,15 @@ def alone(graph):
     return kept
 
 
-def test_all_nodes_are_there_with_help_templates_and_blueprint(host):
+def test_all_nodes_are_there_with_help_templates_and_blueprint(host, root):
     ours = [name for name in host.info if name.startswith("ResAlign_")]
     assert len(ours) == 14
     assert "IMPORT FAILED" not in host.log()
     for name in ours:
         with urllib.request.urlopen(f"{host.address}/extensions/resalign/docs/{name}.md") as page:
             assert page.status == 200
-    assert len(host.get("/workflow_templates")["resalign"]) == 5
+    templates = {path.stem for path in (root / "example_workflows").glob("*.json")}
+    assert set(host.get("/workflow_templates")["resalign"]) == templates
 
 
 @pytest.mark.parametrize("name", ["quick_harden_and_compare", "harden_sdxl"])
