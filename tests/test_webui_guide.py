@@ -166,15 +166,25 @@ def test_the_pages_of_the_path_are_numbered():
 
 
 @pytest.mark.parametrize("checkpoint", [hosts.DEMO, "mine.safetensors"])
-def test_the_choices_stand_in_the_order_of_their_times(checkpoint):
+def test_the_choices_stand_in_the_order_of_their_times_the_test_run_first(checkpoint):
     choices = thoroughness.preset_choices(checkpoint)
     assert {value for _, value in choices} == set(thoroughness.PRESETS)
     seconds = [thoroughness._seconds(value, checkpoint, None) for _, value in choices]
-    assert seconds == sorted(seconds)
+    assert choices[0][1] == "fast" and seconds[1:] == sorted(seconds[1:])
     assert all(label.startswith(f"{NAMES[value]}: ") for label, value in choices)
     if checkpoint != hosts.DEMO:
         assert choices[0] == ("Test run: 2 min", "fast")
         assert choices[-1] == ("Longest lasting: 4 h", "durable-max")
+
+
+@pytest.mark.parametrize("pace", [None, Pace(0.04, 0.064), Pace(1.0, 0.01), Pace(0.01, 1.0)])
+def test_no_choice_moves_when_another_checkpoint_is_chosen(pace):
+    """A click on one choice would fall on another, as it did in reForge."""
+    orders = [
+        [value for _, value in thoroughness.preset_choices(checkpoint, known)]
+        for checkpoint in (hosts.DEMO, "mine.safetensors") for known in (None, pace)
+    ]  # fmt: skip
+    assert all(order == orders[0] for order in orders)
 
 
 @pytest.mark.parametrize("name", ["fast", "edit", "thorough", "durable", "durable-max"])

@@ -123,6 +123,14 @@ class Tab:
         label = self.page.locator(f"#resalign_{name} label:visible")
         label.filter(has_text=re.compile(f"^ *{value} *$")).first.click()
 
+    def pick(self, name: str, value: str) -> None:
+        """Tick one of several choices, and see that it is this one that was ticked."""
+        self.tick(name, value)
+        ticked = self.page.locator(
+            f"#resalign_{name} label:visible", has=self.page.locator(":checked")
+        )
+        ticked.filter(has_text=re.compile(f"^ *{value} *$")).first.wait_for(state="visible")
+
     def fill(self, name: str, text: str) -> None:
         field = self.page.locator(f"#resalign_{name} textarea, #resalign_{name} input")
         field.locator("visible=true").first.fill(text)

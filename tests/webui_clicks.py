@@ -15,7 +15,7 @@ def set_up(tab: Tab, steps: int, *, preview_every: int = 2) -> None:
     tab.go("Harden")
     tab.choose("checkpoint", "ResAlign demo")
     tab.tick("concepts", "weapons")
-    tab.tick("preset", "Test run: .*")
+    tab.pick("preset", "Test run: .*")
     tab.open_more("Advanced settings")
     set_steps(tab, steps, preview_every=preview_every)
 

@@ -59,7 +59,7 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
     parts("own_concepts", gr.Textbox, "In your own words", lines=2, value="",
           placeholder="# my concept\na prompt that asks for it",
           info="One prompt a line; a line with # and a name starts a concept.")  # fmt: skip
-    parts("preset", gr.Radio, "How thorough, from the shortest to the longest",
+    parts("preset", gr.Radio, "How thorough, from a test run to the longest",
           choices=thoroughness.preset_choices(chosen), value=DEFAULT_PRESET)  # fmt: skip
     html(help_text(thoroughness.preset_line(DEFAULT_PRESET, chosen)), "about_preset")
     # Before the accordions: the button and its answer are in sight without scrolling.

@@ -46,11 +46,14 @@ def demo_steps(preset: str) -> int:
 
 
 def preset_choices(checkpoint: str, pace: Pace | None = None) -> list[tuple[str, str]]:
-    """Return the choices of thoroughness from short to long, each with its time: (label, value)."""
+    """Return the choices of thoroughness, each with its time: (label, value).
+
+    Their order never depends on the checkpoint: a choice would move away under the pointer.
+    """
     said = durations.short_words_of
     return [
         (f"{durations.NAMES[name]}: {said(_seconds(name, checkpoint, pace))}", name)
-        for name in sorted(PRESETS, key=lambda name: _seconds(name, checkpoint, pace))
+        for name in PRESETS
     ]
 
 
