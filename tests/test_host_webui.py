@@ -163,7 +163,7 @@ def test_a_checkpoint_that_is_deleted_in_mid_run_stops_nothing_but_its_export(ru
     (running.models / MINE).unlink()
     window.status("done", "harden", seconds=webui_clicks.SLOW)
     window.go("Export")
-    window.choose("export_run", "weapon 2")  # of "# weapon": its name and the date
+    window.choose("export_run", "test run, not safe")  # the one of two steps
     window.fill("export_name", "never")
     window.press("export")
     assert MINE in window.status("failed", "export", seconds=60)
