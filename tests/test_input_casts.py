@@ -2,11 +2,13 @@
 
 from collections import Counter
 
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fakes import random_conditioning, tiny_model
 from resalign.backend.adapter.apply import AdaptedDenoiser
+from resalign.backend.numerics.torch_compat import autocasts
 from resalign.backend.plan.adapter import AdapterConfig
 
 
@@ -56,3 +58,15 @@ def test_pictures_are_drawn_in_half_precision_while_the_adapter_is_on():
     with torch.no_grad():
         expected = model.denoise(latents, torch.tensor([3, 700]), conditioning)
     assert torch.equal(found, expected), "it starts as the identity"
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_autocast_is_seen_by_every_pytorch(monkeypatch, old):
+    """Before 2.4 the question takes no type of device, and asks about CUDA."""
+    now = torch.is_autocast_enabled
+    with torch.autocast("cpu", torch.bfloat16), monkeypatch.context() as patch:
+        if old:
+            patch.setattr(torch, "is_autocast_enabled", lambda: now("cuda"))
+            patch.setattr(torch, "is_autocast_cpu_enabled", lambda: now("cpu"))
+        assert autocasts("cpu") and not autocasts("cuda")
+    assert not autocasts("cpu") and not autocasts("meta")

@@ -22,6 +22,7 @@ from ..families.base.conditioning import Conditioning
 from ..model.model import Model
 from ..model.quantised import is_quantised
 from ..numerics.seeds import generator
+from ..numerics.torch_compat import autocasts
 from ..plan.adapter import AdapterConfig
 from ..plan.kernels import Precision
 from .dense import AnyAdapter, DenseAdapter, summed
@@ -40,7 +41,7 @@ def _cast_input(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     There a cast to float32 is undone at once, and costs as many launches as the adapter itself.
     Pictures are drawn without autocast while the adapter is on.
     """
-    if x is None or x.dtype == dtype or torch.is_autocast_enabled(x.device.type):
+    if x is None or x.dtype == dtype or autocasts(x.device.type):
         return x
     return x.to(dtype)
 

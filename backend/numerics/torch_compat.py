@@ -1,4 +1,4 @@
-"""Names that PyTorch 2.1 and 2.2 spell differently: A1111 pins 2.1.2, which its worker uses."""
+"""Names that PyTorch 2.1 to 2.3 spell differently: A1111 pins 2.1.2, which its worker uses."""
 
 from __future__ import annotations
 
@@ -32,3 +32,13 @@ def grad_scaler(device: str, *, init_scale: float, enabled: bool) -> torch.amp.G
     if hasattr(torch.amp, "GradScaler"):
         return torch.amp.GradScaler(device, init_scale=init_scale, enabled=enabled)
     return torch.cuda.amp.GradScaler(init_scale=init_scale, enabled=enabled)
+
+
+def autocasts(device: str) -> bool:
+    """Return whether autocast is on for a type of device ("cuda", "cpu", ...)."""
+    try:
+        return torch.is_autocast_enabled(device)
+    except TypeError:  # before 2.4
+        return torch.is_autocast_cpu_enabled() if device == "cpu" else torch.is_autocast_enabled()
+    except RuntimeError:  # a type without autocast, such as "meta"
+        return False
