@@ -241,9 +241,8 @@ def run_probe(
     warnings: shown from the start, as a probe may take hours.
     """
     from ..backend.jobs.probe import probe_job
-    from ..backend.jobs.verdict import of_probe
     from ..backend.probe.results_io import read_probe
-    from ..backend.probe.summarise import summarise
+    from ..backend.probe.verdict import of_probe
     from ..backend.progress import chain
     from .live import Live
 
@@ -252,8 +251,8 @@ def run_probe(
         if result.complete:
             live = Live(hidden, "probe")
             live.show_lines([*warnings])
-            said, verdict = of_probe(summarise(result))
-            live.recall((), f"kept from an earlier probe: {said or 'measured'}", verdict)
+            said, verdict = of_probe(result)
+            live.recall((), said or "kept from an earlier probe", verdict)
             return result
     live = Live(hidden, "probe", show_pictures=show_pictures)
     live.show_lines([*warnings])
@@ -265,7 +264,7 @@ def run_probe(
     except BaseException as error:
         live.ended_by(error, _STOPPED)
         raise
-    said, verdict = of_probe(found.summary)
+    said, verdict = of_probe(found.result, found.summary)
     live.finish(said or "measured", verdict)
     return found.result
 

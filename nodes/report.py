@@ -69,12 +69,13 @@ def _cell(row: AttackRow) -> str:
 
 def report_ui(report: types.ReportValue) -> dict[str, Any]:
     """Return a report for our widget: headline, columns, rows of texts, address of the page."""
-    from ..backend.jobs.verdict import of_probe
     from ..backend.probe.headline import headline
     from ..backend.probe.results import CONCEPT
     from ..backend.probe.summarise import summarise
+    from ..backend.probe.verdict import of_probe
 
     summary = summarise(report.result)
+    verdict, kind = of_probe(report.result, summary)
     models = [model.model for model in summary.models]
     rows = []
     for row in summary.rows:
@@ -89,7 +90,8 @@ def report_ui(report: types.ReportValue) -> dict[str, Any]:
     return {
         "key": report.folder.name,
         "headline": headline(summary),
-        "verdict": of_probe(summary)[0],
+        "verdict": verdict,
+        "kind": kind,
         "caption": _CAPTIONS["concept" if summary.unsafe_set == CONCEPT else "unsafe"],
         "warnings": list(report.result.warnings),
         "resilience": [resilience(model) for model in summary.models[1:]],

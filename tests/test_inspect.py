@@ -16,6 +16,8 @@ from fakes_checkpoint import (
 
 from resalign.backend.checkpoint.inspect import inspect
 from resalign.backend.errors import CheckpointError
+from resalign.backend.plan.methods import TEST_RUN
+from resalign.scripts.resalign_webui.about import header_html
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +103,39 @@ def test_what_was_done_to_a_hardened_file_is_told(tmp_path, tiny):
     }
     assert "hardened        method: ResAlign" in str(found)
     assert 'concepts: ["nudity", "gore"]' in str(found)
+
+
+TEST = json.dumps({"steps": 20, "simulate": "shared"})
+LONG = json.dumps({"steps": 160, "simulate": "shared"})
+BACK = "Not safe to publish: after fine-tuning it draws “weapons” again (3 of 4 pictures)."
+
+
+@pytest.mark.parametrize(
+    ("training", "probe", "safety"),
+    [
+        (TEST, "not measured", (f"It comes from {TEST_RUN}.", "Nobody has measured whether")),
+        (LONG, "not measured", ("Nobody has measured whether",)),
+        (LONG, json.dumps({"verdict": BACK, "headline": "75 %"}), (BACK,)),
+        (TEST, json.dumps({"headline": "75 %"}), (f"It comes from {TEST_RUN}.", "A probe measured")),
+        (LONG, "[1]", ("Nobody has measured",)),
+    ],
+)  # fmt: skip
+def test_a_file_repeats_what_is_known_of_its_safety(tmp_path, tiny, training, probe, safety):
+    """Of a test run, unsafe by a probe, not measured: in the terminal and in the tab."""
+    said = {"resalign.method": "ResAlign", "resalign.training": training, "resalign.probe": probe}
+    path = write_sparse(tmp_path / "m.safetensors", tiny, metadata=said)
+    found = inspect(path)
+    assert len(found.safety) == len(safety)
+    assert all(map(str.startswith, found.safety, safety))
+    first = next(line for line in str(found).splitlines() if line.startswith("safety"))
+    assert first[16:].startswith(safety[0])
+    shown = header_html(path)
+    assert shown.startswith('<div class="ra ra-note ra-doubtful">' + found.safety[0])
+
+
+def test_a_file_that_was_not_hardened_says_nothing_of_safety(tmp_path, tiny):
+    path = write_sparse(tmp_path / "m.safetensors", tiny)
+    assert inspect(path).safety == () and "ra-note" not in header_html(path)
 
 
 def test_moving_averages_are_mentioned(tmp_path, tiny):

@@ -1,10 +1,8 @@
 """Stages, time left and verdict of a whole job, from the denoiser's passes that are left."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
-from fakes_probe import fake_result
 from PIL import Image
 
 from resalign.backend.data.small_sets import with_small_sets
@@ -29,7 +27,6 @@ from resalign.backend.plan.images import ImageSet
 from resalign.backend.plan.presets import PLAN_PRESETS, preset_plan
 from resalign.backend.plan.settings import FAST_PRESET, PRESETS, setting_changes
 from resalign.backend.plan.stages import Stage
-from resalign.backend.probe.summarise import summarise
 from resalign.backend.progress import Picture, Progress
 from resalign.backend.run.rebuild import stage_name
 
@@ -228,24 +225,6 @@ def test_a_test_run_is_not_called_safe(plan):
     balanced = preset_plan("balanced", plan.concepts)
     said, kind = verdict.of_run(balanced, "measure it")
     assert said.endswith("measure it before you publish it") and kind == ""
-
-
-@pytest.mark.slow
-def test_a_probe_says_in_counts_whether_it_worked(tmp_path):
-    summary = summarise(fake_result(tmp_path))
-    said, kind = verdict.of_probe(summary)
-    worst = summary.models[-1].worst
-    count = round(worst.row.unsafe.value * worst.row.unsafe.images)
-    assert said.startswith(f"{count} of {worst.row.unsafe.images} test pictures still show it")
-    assert f"the original: {round(summary.base.value * summary.base.images)} of" in said
-    assert kind == (verdict.GOOD if worst.resilience.value >= 0.5 else verdict.DOUBTFUL)
-
-    def with_resilience(value):
-        last = SimpleNamespace(row=worst.row, resilience=SimpleNamespace(value=value, reason=""))
-        models = (*summary.models[:-1], SimpleNamespace(worst=last, broken=False, role=""))
-        return verdict.of_probe(replace(summary, models=models))[1]
-
-    assert [with_resilience(v) for v in (0.25, 0.5, None)] == ["doubtful", "good", "doubtful"]
 
 
 def passes_of(choice):

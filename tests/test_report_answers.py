@@ -101,7 +101,10 @@ def test_the_sentences_give_the_lowest_quality_too(result):
     made = weakened(result, {"concept 10 %": 5.0, ("benign LoRA", 100): 24.3})
     plain, weak = (said for said in View(made).sentences() if not said.startswith("original"))
     assert "Its lowest over all steps that count: 24.3, 90 % of the original's" in weak
-    assert "after 'benign LoRA' at step 100." in weak and "It still works there" in weak
+    assert (
+        "after 'benign LoRA' at step 100." in weak
+        and "Other things are still drawn right there" in weak
+    )
     worst = View(result).worst("hardened")
     alike = View(weakened(result, {(worst.attack, worst.step): 24.3})).sentences()[-1]
     assert "No step that counts has a lower one." in alike and "Its lowest" not in alike

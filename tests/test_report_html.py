@@ -343,8 +343,11 @@ def test_in_a_browser_nothing_is_cut_off(browser, result, folder):
         assert code["x"] + code["width"] <= width
         assert len(page.locator("td code").last.inner_text()) == 64
         rows = page.locator(".glance tbody tr")
-        last = (rows.last if width == 1280 else rows.first).bounding_box()
+        first = rows.first.locator("td").first  # is it safe?
+        last = (rows.last if width == 1280 else first).bounding_box()
         assert last["y"] + last["height"] <= 800, "what a reader asks first is on the first screen"
+        said = page.locator(".verdict").last.bounding_box()
+        assert said["y"] + said["height"] <= 450, "the verdict comes before any figure"
         assert last["x"] + last["width"] <= width
     page = browser.new_context(viewport={"width": 560, "height": 900}).new_page()
     page.emulate_media(media="print")

@@ -37,7 +37,11 @@ test("a running job's own line is shown, with what is left of all of it", () => 
 test("a node that had nothing to do says that its run is kept", () => {
   const output = { resalign_run: [{ key: "a", steps: 4, said: "nothing was removed in 4 steps" }] };
   assert.equal(view.statusText(view.reused(null, output)), "kept: nothing to do. nothing was removed in 4 steps");
-  assert.equal(view.reused(null, { resalign_report: [{}] }).message, "nothing to do. probed");
+  const report = { verdict: "Not safe to publish: it shows it again.", kind: "doubtful" };
+  const probed = view.reused(null, { resalign_report: [report] });
+  assert.equal(view.statusText(probed), report.verdict, "a probe's verdict comes before anything else");
+  assert.equal(probed.verdict, "doubtful");
+  assert.equal(view.statusText({ status: "done", kind: "probe", message: "Removed.", verdict: "good", seconds: 3 }), "Removed. (took 3 s)");
   assert.equal(view.reused({ status: "done" }, output), null, "what it shows says more");
   assert.equal(view.reused(null, { text: ["written"] }), null);
 });

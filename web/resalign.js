@@ -243,7 +243,7 @@ app.registerExtension({
       const kept = this.resalignLive && reused(this.resalignLive.resalignState, output);
       if (kept) drawState(this.resalignLive, kept);
       if (report && this.resalignReport)
-        drawReport(this.resalignReport, report, (path) => api.apiURL(path));
+        drawReport(this.resalignReport, report, (path) => api.apiURL(path), Boolean(this.resalignLive));
       if (output?.text && this.resalignText) drawText(this.resalignText, output.text);
     };
   },

@@ -21,7 +21,8 @@ export function statusText(state) {
   if (!state || !state.status) return "not run yet";
   if (state.status !== "running") {
     const time = timeText(state.seconds);
-    const plain = state.verdict === "doubtful" || String(state.message).startsWith(state.status);
+    const judged = state.kind === "probe" && ["done", "kept"].includes(state.status); // a verdict comes first
+    const plain = judged || state.verdict === "doubtful" || String(state.message).startsWith(state.status);
     const said = plain ? state.message : `${state.status}: ${state.message}`;
     return `${said}${time ? ` (${state.status === "done" ? "took" : "after"} ${time})` : ""}`;
   }
@@ -46,7 +47,9 @@ export function failed(state, message, status = "failed") {
 /** A node's state where the server still had its outputs, so that it did nothing; else null. */
 export function reused(shown, output) {
   if (shown?.status) return null;
-  const said = output?.resalign_run?.[0]?.said || output?.resalign_report?.[0]?.verdict || (output?.resalign_report ? "probed" : "");
+  const report = output?.resalign_report?.[0];
+  if (report) return { status: "kept", kind: "probe", message: report.verdict || "measured; nothing to do", verdict: report.kind ?? "" };
+  const said = output?.resalign_run?.[0]?.said;
   return said ? { status: "kept", message: `nothing to do. ${said}` } : null;
 }
 
@@ -281,10 +284,12 @@ export function drawState(root, state) {
   root.replaceChildren(...parts);
 }
 
-/** Draw a probe's report into `root`, with a link to its page. */
-export function drawReport(root, report, href = (path) => path) {
+/** Draw a probe's report into `root`, with a link to its page. below: under a state that says the verdict. */
+export function drawReport(root, report, href = (path) => path, below = false) {
   const parts = [];
-  if (report?.verdict) parts.push(element("div", "resalign-status", String(report.verdict)));
+  root.dataset.verdict = report?.kind ?? "";
+  if (report?.verdict && !below) parts.push(element("div", "resalign-status", String(report.verdict)));
+  for (const warning of report?.warnings ?? []) parts.push(element("div", "resalign-warning", `Warning: ${warning}`));
   const tiles = (report?.resilience ?? []).filter(({ value }) => value !== "-").map(({ model, value, range }) =>
     element("div", "", "", element("b", "", value), element("span", "", `resilience, ${model}: ${range}`)),
   );
@@ -305,7 +310,6 @@ export function drawReport(root, report, href = (path) => path) {
     });
     parts.push(table);
   }
-  for (const warning of report?.warnings ?? []) parts.unshift(element("div", "resalign-warning", `Warning: ${warning}`));
   parts.push(element("div", "resalign-headline", String(report?.headline ?? "")));
   const links = [["open the whole report", reportUrl(report)], ["open the audit sheet", auditUrl(report)]];
   for (const [text, url] of links.filter(([, url]) => url)) {

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..families.base.overrides import CONFIG_KEY
+from ..plan.methods import TEST_RUN, steps_of_test_run
 from ..progress import ProgressCallback, silent
 from ..text import json_text
 from .detect import detect, detect_file, is_claimed, unsupported
@@ -86,11 +87,26 @@ class Inspection:
     def supported(self) -> bool:
         return not self.problem
 
+    @property
+    def safety(self) -> tuple[str, ...]:
+        """Return what the header of a hardened file says of its safety; anybody can write that."""
+        if not self.hardened:
+            return ()
+        tested = steps_of_test_run(self.hardened.get("training")) > 0
+        found = [f"It comes from {TEST_RUN}."] if tested else []
+        probe = self.hardened.get("probe")
+        if not isinstance(probe, dict):
+            return (*found, "Nobody has measured whether the concepts return.")
+        verdict = str(probe.get("verdict") or "")
+        if "test run" in verdict:
+            return (verdict,)
+        return (*found, verdict or "A probe measured it; its record has no verdict.")
+
     def to_json(self) -> dict[str, Any]:
         return json.loads(json.dumps({"supported": self.supported, **asdict(self)}))
 
-    def to_text(self) -> str:
-        """Return a few lines for a terminal."""
+    def to_text(self, *, safety: bool = True) -> str:
+        """Return a few lines for a terminal. safety: with what is said of it."""
         rows = [("file" if self.layout != "diffusers" else "folder", self.path)]
         if self.family:
             kind = self.prediction_type.removesuffix("_prediction")
@@ -100,6 +116,8 @@ class Inspection:
             rows += [(name.replace("_", " "), path) for name, path in self.parts.items()]
         else:
             rows.append(("kind", self.kind))
+        if safety:
+            rows += [("" if i else "safety", said) for i, said in enumerate(self.safety)]
         size = f"{self.bytes:,} bytes in {self.tensor_count:,} tensors"
         rows.append(("size", size + ", with moving averages" * self.keeps_moving_average))
         rows += [("stored as" if not i else "", f"{name}: {', '.join(dtypes)}")
@@ -259,5 +277,7 @@ def _hash(info: CheckpointInfo, on_progress: ProgressCallback) -> str:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, dict) and value.get("headline"):  # of a probe's record
+        value = str(value["headline"])
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 200 else text[:200] + " ..."

@@ -71,14 +71,16 @@ def compare(args: argparse.Namespace, console: Console) -> int:
 
 def _show(found: Probed, console: Console, open_page: bool) -> int:
     from ..probe.headline import headline
+    from ..probe.verdict import of_models
 
     files, complete = found.files, found.result.complete
-    text = [headline(found.summary), "", f"report  {files.html}"]
+    verdicts = [said for said, _ in of_models(found.result, found.summary)]
+    text = [*verdicts, "", headline(found.summary), "", f"report  {files.html}"]
     if not complete:
         text.append("The probe is not finished: rows are missing.")
     console.result(
         "\n".join(text), "done", html=str(files.html), markdown=str(files.markdown),
-        report=str(files.json), complete=complete, summary=found.summary.to_json(),
+        report=str(files.json), complete=complete, verdicts=verdicts, summary=found.summary.to_json(),
     )  # fmt: skip
     if open_page:
         _open(files.html)

@@ -21,12 +21,13 @@ PAGE = "audit.html"
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """An audit. page: the sheet to label. files, summary: of the report with labels, or None."""
+    """An audit. page: the sheet to label. files, summary, result: with labels, or None."""
 
     audit: Audit
     page: Path
     files: ReportFiles | None = None
     summary: ProbeSummary | None = None
+    result: ProbeResult | None = None
 
 
 def begin_audit(
@@ -65,7 +66,7 @@ def apply_labels(report: Path, labels: Path) -> Audited:
     write_audit(audit, folder)
     result = replace(result, audit=audit)
     files = write_report(result, folder, pictures=folder)
-    return Audited(audit, folder / PAGE, files, summarise(result))
+    return Audited(audit, folder / PAGE, files, summarise(result), result)
 
 
 def _read(report: Path) -> tuple[ProbeResult, Path]:

@@ -189,8 +189,8 @@ def _working(summary: ProbeSummary, model: ModelSummary, row: AttackRow) -> str:
     now = model.before and model.before.quality
     untouched = f"; untouched: {quality_text(now)}" if now else ""
     return (
-        f" It still works there: {quality_label(row.quality.measure)} {quality_text(row.quality)}, "
-        f"{_percent(row.quality.share)} of the original's{untouched}."
+        f" Other things are still drawn right there: {quality_label(row.quality.measure)} "
+        f"{quality_text(row.quality)}, {_percent(row.quality.share)} of the original's{untouched}."
         f"{_lowest(summary, model, row.quality)}"
     )
 

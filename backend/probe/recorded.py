@@ -28,6 +28,7 @@ from .probe import run_probe
 from .results import CONCEPT, Evaluation, ProbeResult
 from .subjects import FileSubject, adapter_digest
 from .summarise import summarise
+from .verdict import of_model
 
 _DIGEST = re.compile(r"\badapter .*, ([0-9a-f]{16})$")  # as subjects end their `method`
 
@@ -54,6 +55,7 @@ def probe_record(result: ProbeResult, model: str) -> dict[str, Any]:
     record: dict[str, Any] = {
         "scorer": scorer,
         "headline": headline(summary),
+        "verdict": of_model(result, summary, model)[0],
         "original": result.models[0].name,
         "model": model,
         "results": _results(evaluations, model),

@@ -268,9 +268,10 @@ def _probe(probe: Mapping[str, Any]) -> str:
             "Share of unsafe pictures before and after real fine-tuning: **not measured**. "
             "The losses above do not stand in for it."
         )
-    headline = escape(str(probe.get("headline", "")))
+    verdict, headline = (escape(str(probe.get(name, ""))) for name in ("verdict", "headline"))
     scorer = code_text(str(probe.get("scorer", "not recorded")))
     return "\n".join([
+        *([f"**{verdict}**", ""] if verdict else []),
         *([headline, ""] if headline else []),
         f"Share of pictures flagged by `{scorer}`, with 95 % intervals (Wilson):",
         "",

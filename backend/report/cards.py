@@ -10,6 +10,7 @@ from ..plan.attack import FineTuneAttack, LoraAttack
 from ..probe.headline import none_words, quality_label, relapse_text
 from ..probe.results import ModelInfo
 from ..probe.summary import NOT_MEASURED, AttackRow, ModelSummary
+from ..probe.verdict import lead_of
 from .audit_section import corrected_text
 from .curves import model_key
 from .glance import left_out
@@ -51,11 +52,14 @@ def _card(view: View, model: ModelInfo) -> Markup:
 def _safe(view: View, found: ModelSummary, model: ModelInfo) -> list[Child]:
     """The worst rate against the original's, the rate before, and what is left of it."""
     lines: list[Child] = []
+    what = "unsafe pictures: " if view.kind == "unsafe" else "test pictures still known: "
     if model is not view.original:
         kept, worst = found.worst.resilience, found.worst.row
+        said, kind = view.verdict(model.name)
+        lines.append(tag("b", lead_of(said), cls=f"answer {kind}".strip()))
         if found.broken:
-            lines.append("No answer: it is broken before any attack, and a model that draws "
-                         "nothing shows nothing unsafe either.")  # fmt: skip
+            lines.append("It is broken before any attack, and a model that draws nothing shows "
+                         "nothing unsafe either.")  # fmt: skip
         if kept.value is None:
             lines.append(f"No resilience: {kept.reason}.")
         if worst is not None and worst.unsafe is not None:
@@ -64,7 +68,7 @@ def _safe(view: View, found: ModelSummary, model: ModelInfo) -> list[Child]:
             also = found.worst.tied
             alike = f", and as high after {series(also)}" if also else ""
             after = f"{_where(worst)}{alike}" if worst.unsafe.flagged else none_words(found.worst)
-            lines.append([tag("b", percent(worst.unsafe.value), cls="big"),
+            lines.append([what, tag("b", percent(worst.unsafe.value), cls="big"),
                           f" at worst{of}, after {after}"])  # fmt: skip
             lines += _corrected(view, worst)
         if kept.value is not None:
@@ -72,7 +76,7 @@ def _safe(view: View, found: ModelSummary, model: ModelInfo) -> list[Child]:
     before = found.before
     if before is not None and before.unsafe is not None:
         rate = before.unsafe
-        lines.append([tag("b", percent(rate.value)), " before any attack "
+        lines.append([what, tag("b", percent(rate.value)), " before any attack "
                       f"({span(rate.low, rate.high)})"])  # fmt: skip
         if model is view.original:
             lines += _corrected(view, before)

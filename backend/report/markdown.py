@@ -9,6 +9,7 @@ from ..probe.headline import relapse_text
 from ..probe.results import ProbeResult
 from ..probe.summary import BROKEN
 from ..probe.utility_figures import utility_direction, utility_label
+from ..probe.verdict import of_models
 from .audit_section import audit_markdown
 from .counting_words import (
     INTERVALS,
@@ -40,6 +41,7 @@ def report_markdown(result: ProbeResult) -> str:
         parts.append(
             "**This probe is not finished.** Evaluations are missing, and figures may change."
         )
+    parts += [f"**{escape(said)}**" for said, _ in of_models(result, view.summary)]
     parts += [escape(said) for said in view.sentences()]
     parts += [*_lowest(view), ABUSE]
     parts += [

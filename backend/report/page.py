@@ -11,6 +11,7 @@ import hashlib
 from pathlib import Path
 
 from ..probe.results import ProbeResult
+from ..probe.verdict import of_models
 from .audit_section import audit_section
 from .cards import model_cards
 from .detectors import detector_section
@@ -115,10 +116,14 @@ def theme_button() -> Markup:
 
 
 def headline_block(view: View, size: tuple[int, int] | None = None) -> Markup:
-    """The four answers for each model, then the headline in sentences and a card per model."""
+    """The verdict, four answers for each model, the headline in sentences, a card per model."""
     result = view.result
     return join([
         tag("h1", "Resilience: what attacks bring back"),
+        [
+            tag("p", said, cls=f"verdict {kind}".strip(), role="note")
+            for said, kind in of_models(result, view.summary)
+        ],
         None if result.complete else tag(
             "p", tag("b", "This probe is not finished. "), "Evaluations are missing, and every "
             "figure below may change.", cls="warn", role="note"),

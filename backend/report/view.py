@@ -11,6 +11,7 @@ from ..probe.headline import headline
 from ..probe.results import ModelInfo, ProbeResult
 from ..probe.summarise import original_at_hand, summarise
 from ..probe.summary import BROKEN, AttackRow, Comparison, ModelSummary, Quality, Rate, Relapse
+from ..probe.verdict import of_model
 from ..probe.worst_case import rate_of
 from .curves import Curve
 from .words import span
@@ -50,6 +51,10 @@ class View:
     def sentences(self) -> list[str]:
         """The headline: one for each model, in plain text."""
         return headline(self.summary).splitlines()
+
+    def verdict(self, model: str) -> tuple[str, str]:
+        """Return the plain sentence on one model, and its kind; see `probe/verdict.py`."""
+        return of_model(self.result, self.summary, model)
 
     def of(self, model: str) -> ModelSummary:
         return self.summary.model(model)

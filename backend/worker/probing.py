@@ -10,12 +10,12 @@ from typing import Any
 from ..jobs.audit import PAGE, begin_audit
 from ..jobs.live_state import LiveState
 from ..jobs.probe import probe_job
-from ..jobs.verdict import of_probe
 from ..plan.probe import ProbeJob
 from ..plan.probe_settings import no_audit
 from ..probe.audit import read_audit
 from ..probe.headline import headline
 from ..probe.summary import AttackRow
+from ..probe.verdict import of_probe
 from ..progress import chain, with_check
 from ..run.json_lines import finite
 from .protocol import Stopped
@@ -57,7 +57,7 @@ def probe_in(job: ProbeJob, live: LiveState, check: Check, *, new: bool, audit: 
         "report": str(found.files.html),
         "complete": found.result.complete,
     }
-    said, live.verdict = of_probe(found.summary)
+    said, live.verdict = of_probe(found.result, found.summary)
     sheet = _sheet(job, result, audit) if found.result.complete else ""
     return result, "\n".join(filter(None, [said, text, sheet]))
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..jobs.audit import apply_labels, begin_audit
 from ..jobs.live_state import LiveState
-from ..jobs.verdict import of_probe
 from ..probe.headline import headline
+from ..probe.verdict import of_probe
 from ..progress import with_check
 from ..report.audit_section import audit_words
 from ..report.pack import pack_report
@@ -30,16 +30,16 @@ def audit(request: AuditRequest, live: LiveState, check: Check) -> Done:
         result = {"folder": str(folder), "page": str(drawn.page), "pictures": count}
         return result, f"{drawn.page.name} has {count} pictures to label"
     found = apply_labels(folder, Path(request.labels))
-    assert found.summary is not None and found.files is not None
+    assert found.result and found.summary and found.files
     own = found.summary.audit
     said = audit_words(own) if own else "These labels are of another scorer than the headline's."
-    _, live.verdict = of_probe(found.summary)
+    verdict, live.verdict = of_probe(found.result, found.summary)
     text = headline(found.summary)
     result = {
         "folder": str(folder), "page": str(found.page), "report": str(found.files.html),
         "labelled": found.audit.labelled, "headline": text,
     }  # fmt: skip
-    return result, f"{said}\n{text}"
+    return result, "\n".join(filter(None, [verdict, said, text]))
 
 
 def pack(request: PackRequest, live: LiveState, check: Check) -> Done:

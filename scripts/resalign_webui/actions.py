@@ -8,13 +8,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ...backend.checkpoint.inspect import inspect
 from ...backend.errors import ResAlignError
-from ...backend.families.base.distilled import caution
-from ...backend.numerics.byte_sizes import format_bytes
 from ...backend.plan.durations import Pace
 from ...backend.plan.methods import TEST_RUN
-from . import forms, guide, measure_forms, pace, probe_times, report_forms, thoroughness, views
+from . import (
+    about,
+    forms,
+    guide,
+    measure_forms,
+    pace,
+    probe_times,
+    report_forms,
+    thoroughness,
+    views,
+)
 from . import host as hosts
 from .checking import Values
 from .host import ALONE, DEMO, Host
@@ -228,37 +235,16 @@ class Actions:
             return ""
         try:
             path = self._file(label)
-            found, why = inspect(path), forms.unknown_to(self.host, path)
+            return about.line_html(path, forms.unknown_to(self.host, path))
         except ResAlignError as error:
             return views.note(str(error), "error")
-        if why:
-            return views.note(why, "error")
-        if found.problem:
-            return views.note(found.problem, "error")
-        hardened = "hardened before" if found.hardened else "not hardened"
-        said = f"{found.title}, {found.resolution} px, {format_bytes(found.bytes)}, {hardened}"
-        if found.parts:
-            said += ". Found with it: " + ", ".join(
-                Path(file).name for file in found.parts.values()
-            )
-        notes = [caution(found.distilled)] if found.distilled else []
-        notes += [found.terms] if found.terms else []
-        return views.help_text(said) + "".join(
-            views.note(note[:1].upper() + note[1:], "doubtful") for note in notes
-        )
 
     def provenance(self, label: Any) -> str:
         """Return everything that the header of a checkpoint says."""
         try:
-            path = self._file(label)
-            found = inspect(path)
+            return about.header_html(self._file(label))
         except ResAlignError as error:
             return views.note(str(error), "error")
-        text = found.to_text()
-        for file in (path, *map(Path, found.parts.values())):
-            text = text.replace(str(file), file.name)
-        hint = "" if found.hardened else "A record is optional: its absence proves little."
-        return views.facts(text, found.problem) + (views.help_text(hint) if hint else "")
 
     def report(self, label: Any) -> str:
         # Pressed before the page's event has chosen: what it is about to choose
