@@ -69,6 +69,10 @@
   ];
   document.addEventListener("click", (event) => {
     const pressed = event.composedPath().map((part) => part.id ?? "");
+    if (pressed.includes("resalign_show_report")) {
+      const before = find("#resalign_report_view iframe");
+      return showReport(before, 40);
+    }
     if (!STARTS.some((name) => pressed.includes(`resalign_${name}`))) return;
     bringIntoSight(20);
   });
@@ -81,6 +85,16 @@
       const top = panel?.getBoundingClientRect().top ?? 0;
       if (top < 0 || top > innerHeight * 0.8) panel.scrollIntoView({ behavior: "smooth", block: "start" });
     }, 300);
+  }
+
+  /** Scroll to the report once it is there; it stands below the forms of its page. */
+  function showReport(before, times) {
+    setTimeout(() => {
+      const frame = find("#resalign_report_view iframe");
+      if (frame && (frame !== before || times < 30))
+        return find("#resalign_report_view").scrollIntoView({ behavior: "smooth", block: "start" });
+      if (times) showReport(before, times - 1);
+    }, 100);
   }
 
   setInterval(look, EVERY);

@@ -75,7 +75,7 @@ TABS = {
 @pytest.mark.parametrize("theme", TABS)
 def test_the_tab_s_quiet_texts_and_its_bar_can_be_seen_in_both_themes(root, theme):
     paper, text, track = TABS[theme]
-    style = (root / "scripts/resalign_webui/views.py").read_text(encoding="utf-8")
+    style = (root / "scripts/resalign_webui/style.py").read_text(encoding="utf-8")
     (quiet,) = re.findall(r"--quiet: color-mix\(in srgb, var\(--body-text-color\) (\d+)%", style)
     assert contrast(mixed(text, int(quiet) / 100, paper), channels(paper)) >= 4.5
     shares = re.findall(r"color-mix\(in srgb, var\(--fill\) (\d+)%", style)

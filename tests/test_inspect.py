@@ -116,7 +116,7 @@ BACK = "Not safe to publish: after fine-tuning it draws “weapons” again (3 o
         (TEST, "not measured", (f"It comes from {TEST_RUN}.", "Nobody has measured whether")),
         (LONG, "not measured", ("Nobody has measured whether",)),
         (LONG, json.dumps({"verdict": BACK, "headline": "75 %"}), (BACK,)),
-        (TEST, json.dumps({"headline": "75 %"}), (f"It comes from {TEST_RUN}.", "A probe measured")),
+        (TEST, json.dumps({"headline": "75 %"}), (f"It comes from {TEST_RUN}.", "A probe ")),
         (LONG, "[1]", ("Nobody has measured",)),
     ],
 )  # fmt: skip

@@ -173,8 +173,8 @@ def test_the_choices_stand_in_the_order_of_their_times_the_test_run_first(checkp
     assert choices[0][1] == "fast" and seconds[1:] == sorted(seconds[1:])
     assert all(label.startswith(f"{NAMES[value]}: ") for label, value in choices)
     if checkpoint != hosts.DEMO:
-        assert choices[0] == ("Test run: 2 min", "fast")
-        assert choices[-1] == ("Longest lasting: 4 h", "durable-max")
+        assert choices[0] == ("Test run: 2 min; only shows that everything works", "fast")
+        assert choices[-1][0].startswith("Longest lasting: 4 h; Lasting with twice the steps")
 
 
 @pytest.mark.parametrize("pace", [None, Pace(0.04, 0.064), Pace(1.0, 0.01), Pace(0.01, 1.0)])
@@ -197,17 +197,41 @@ def test_the_demos_times_follow_from_its_own_passes(name):
     assert (stated.drawing, stated.training) == pytest.approx((drawing, total - drawing), abs=1)
 
 
+def test_three_choices_are_shown_first_and_each_says_what_it_is_for(actions):
+    """Of eight, each was explained only when chosen."""
+    few = actions.preset_choices("mine.safetensors", every=False)
+    assert [value for _, value in few] == ["fast", "balanced", "durable"]
+    assert len(actions.preset_choices("mine.safetensors")) == 8
+    said = {value: label.partition("; ")[2] for label, value in thoroughness.preset_choices("a")}
+    assert all(said.values()) and len(set(said.values())) == 8
+    kept = actions.preset_choices("mine.safetensors", every=False, chosen="paper")
+    assert "paper" in [value for _, value in kept], "a choice in sight stays"
+
+
+def test_a_test_run_that_takes_longer_than_an_edit_says_why():
+    assert "longer than Quick edit, which simulates no users" in thoroughness.preset_line(
+        "fast", hosts.DEMO
+    )
+    assert "longer than Quick edit" not in thoroughness.preset_line("fast", "mine.safetensors")
+    assert "longer than Quick edit" not in thoroughness.preset_line("durable", hosts.DEMO)
+
+
+def label_of(actions, preset):
+    choices = actions.preset_choices("model.safetensors")
+    return next(label for label, value in choices if value == preset)
+
+
 def test_a_time_says_what_it_assumes_until_a_job_has_measured_it(host, actions):
     line = actions.preset_line("durable", "model.safetensors")
     assert "about 2 hours" in line and "5 it/s" in line and "not measured" in line
-    assert ("Lasting: 2 h", "durable") in actions.preset_choices("model.safetensors")
+    assert "Lasting: 2 h; recommended: " in label_of(actions, "durable")
 
     run = run_of(host, "whole")
     state = {"pace": {"drawing": 0.02, "training": 0.2}, "request": {"run_folder": str(run)}}
     pace.remember(hosts.work_folder(host), state, date(2026, 11, 28))
     line = actions.preset_line("durable", "model.safetensors")
     assert "about 1.5 hours" in line and "from a job here" in line and "2026-11-28" in line
-    assert ("Lasting: 1.5 h", "durable") in actions.preset_choices("model.safetensors")
+    assert "Lasting: 1.5 h; " in label_of(actions, "durable")
     assert "not measured here" in actions.preset_line("durable", "model.safetensors", 1024)
     assert "not measured here" in actions.preset_line("durable", "another.safetensors")
     assert "5 it/s" not in actions.preset_line("durable", hosts.DEMO)

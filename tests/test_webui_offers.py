@@ -183,3 +183,22 @@ def test_a_probe_at_work_is_not_called_stopped(host, actions, monkeypatch):
 def test_a_pack_of_a_test_run_is_not_recommended(message, said):
     state = {"job": "pack", "status": "done", "message": message, "request": {}}
     assert said in views._done(state, local=True, listed=False)
+
+
+def test_the_message_of_a_start_goes_when_its_job_has_ended(actions, monkeypatch):
+    """`Export started.` stood there for ever; a refusal stays, and all do while a job runs."""
+    state = {"status": "running"}
+    monkeypatch.setattr(actions.jobs, "state", lambda: state)
+    notes = [views.note("Export started."), views.note("no such run", "error"), None,
+             views.help_text("While it runs, pictures of Forge wait.")]  # fmt: skip
+    assert actions.after_end(notes) == [*notes[:2], "", notes[3]]
+    state["status"] = "done"
+    assert actions.after_end(notes) == ["", notes[1], "", notes[3]]
+
+
+def test_the_choice_of_a_scorer_says_first_that_no_picture_is_drawn(host):
+    first = measure_forms.SCORER_CHOICES[0]
+    assert first.startswith("denoising: ") and "draws no picture of it" in first
+    for choice in (*measure_forms.SCORER_CHOICES, *measure_forms.SCORERS, None):
+        named = measure_forms._named_scorer({"scorer": choice})["scorer"]
+        assert named in (*measure_forms.SCORERS, None)

@@ -8,7 +8,7 @@ from fakes_webui import CHECKED
 from webui_clicks import AT_WORK
 
 from resalign.backend.jobs.live_state import LiveState
-from resalign.scripts.resalign_webui import views
+from resalign.scripts.resalign_webui import style, views
 
 EVIL = '<img src=x onerror="alert(1)">&\'"'
 STATE = {
@@ -264,6 +264,18 @@ def test_a_job_without_a_verdict_is_not_shown_as_a_success(job):
 
 def test_a_high_panel_stays_one_column():
     """Columns of gradio wrap: what did not fit stood beside the window's edge."""
-    rule = re.search(r"#resalign_side:has\(.ra-job\) \{ position: sticky[^}]*\}", views.STYLE)
+    rule = re.search(r"#resalign_side:has\(.ra-job\) \{ position: sticky[^}]*\}", style.STYLE)
     assert rule is not None and "flex-wrap: nowrap" in rule[0] and "max-height" in rule[0]
-    assert "#resalign_side:has(.ra-job) > * { flex-shrink: 0; }" in views.STYLE
+    assert "#resalign_side:has(.ra-job) > * { flex-shrink: 0; }" in style.STYLE
+
+
+def test_a_probe_ends_with_its_verdict_and_folds_its_figures():
+    said, figures = "Not safe to publish: it draws it again (3 of 4).", "hardened: at worst 75 %."
+    state = {**STATE, "job": "probe", "kind": "probe", "status": "done", "verdict": "doubtful",
+             "message": f"{said}\n{figures}\ndraw a sheet",
+             "result": {"headline": figures}}  # fmt: skip
+    text = views.job_html(state)
+    Elements(text)
+    assert f'<p class="ra-lead">{said}</p>draw a sheet' in text
+    assert text.count(figures) == 1 and text.index("<details>") < text.index(figures)
+    assert text.index(said) < text.index("<details>")

@@ -98,3 +98,20 @@ test("on the host's other tabs a note says why pictures wait, and goes when they
     assert.equal(made.note, null);
   }
 });
+
+test("a report that is shown is scrolled into sight, once it is there", async () => {
+  const waiting = [], made = { pressed: null, frame: null, scrolled: 0 };
+  const document = {
+    addEventListener: (kind, call) => { if (kind === "click") made.pressed = call; },
+    querySelector: (selector) =>
+      selector === "#resalign_report_view iframe" ? made.frame
+        : selector === "#resalign_report_view" ? { scrollIntoView: () => made.scrolled++ } : null,
+  };
+  vm.runInNewContext(SOURCE, { document, setInterval() {}, setTimeout: (call) => waiting.push(call) });
+  made.pressed({ composedPath: () => [{ id: "resalign_show_report" }] });
+  waiting.shift()();
+  assert.equal(made.scrolled, 0, "nothing is there yet");
+  made.frame = {};
+  waiting.shift()();
+  assert.deepEqual([made.scrolled, waiting.length], [1, 0]);
+});

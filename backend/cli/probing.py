@@ -80,7 +80,8 @@ def _show(found: Probed, console: Console, open_page: bool) -> int:
         text.append("The probe is not finished: rows are missing.")
     console.result(
         "\n".join(text), "done", html=str(files.html), markdown=str(files.markdown),
-        report=str(files.json), complete=complete, verdicts=verdicts, summary=found.summary.to_json(),
+        report=str(files.json), complete=complete, verdicts=verdicts,
+        summary=found.summary.to_json(),
     )  # fmt: skip
     if open_page:
         _open(files.html)

@@ -86,13 +86,13 @@ def _safe(view: View, found: ModelSummary, model: ModelInfo) -> Answer:
     if found.broken:
         return "no answer", ["broken before any attack: it shows nothing unsafe because it draws "
                              "nothing"]  # fmt: skip
-    shown = "show it" if view.kind == "unsafe" else "are known"
+    shown = "show it" if view.kind == "unsafe" else "of the test pictures,"
     if model is view.original:
-        return _unsafe(before), [f"{shown} before any attack"]
+        return _unsafe(view, before), [f"{shown} before any attack"]
     worst = found.worst.row
     if worst is None or worst.unsafe is None:
         lines = [found.worst.resilience.reason or "no attack counts"]
-        return _unsafe(before), [f"{shown} before any attack", *lines]
+        return _unsafe(view, before), [f"{shown} before any attack", *lines]
     base = view.summary.base
     lines = [f"{shown} after the worst attack"]
     if worst.state == NOT_MEASURED:
@@ -103,7 +103,7 @@ def _safe(view: View, found: ModelSummary, model: ModelInfo) -> Answer:
     untouched += [f"the original {percent(base.value)}"] if base else []
     if untouched:
         lines.append(f"before any attack: {', '.join(untouched)}")
-    return _unsafe(worst.unsafe), lines
+    return _unsafe(view, worst.unsafe), lines
 
 
 def left_out(view: View, found: ModelSummary) -> str:
@@ -118,9 +118,10 @@ def left_out(view: View, found: ModelSummary) -> str:
     return series([*said, f"{more} more, none of them higher"] if more else said)
 
 
-def _unsafe(rate: Rate | None) -> str:
+def _unsafe(view: View, rate: Rate | None) -> str:
     """Format a rate so that nobody takes it for how safe the model is."""
-    return f"{percent(rate.value)} unsafe" if rate else "–"
+    word = "unsafe" if view.kind == "unsafe" else "still known"
+    return f"{percent(rate.value)} {word}" if rate else "–"
 
 
 def _good(view: View, found: ModelSummary, model: ModelInfo) -> Answer:

@@ -171,6 +171,15 @@ class Actions:
         finally:
             self.followers -= 1
 
+    def after_end(self, notes: Sequence[Any]) -> list[str]:
+        """Return the messages below the buttons without those that say that a job has started.
+
+        While a job runs, all stay.
+        """
+        running = (self.jobs.state() or {}).get("status") == "running"
+        shown = [str(text or "") for text in notes]
+        return shown if running else ["" if views.is_plain(text) else text for text in shown]
+
     def now(self) -> str:
         """Return the job in one line with its bar, for windows too narrow for panel and form."""
         return hosts.without_paths(views.brief(self.jobs.state()), self.host)
@@ -182,10 +191,14 @@ class Actions:
             self.jobs.state(), self._runs(), self._probes(), lambda path: labels.get(path, "")
         )
 
-    def preset_choices(self, checkpoint: Any, resolution: Any = 0) -> list[tuple[str, str]]:
+    def preset_choices(
+        self, checkpoint: Any, resolution: Any = 0, *, every: Any = True, chosen: Any = ""
+    ) -> list[tuple[str, str]]:
         """Return the choices of thoroughness, each with its time for a checkpoint here."""
         found = self._pace(checkpoint, resolution)
-        return thoroughness.preset_choices(str(checkpoint), found[0] if found else None)
+        return thoroughness.preset_choices(
+            str(checkpoint), found[0] if found else None, every=bool(every), chosen=str(chosen)
+        )
 
     def preset_line(self, preset: Any, checkpoint: Any, resolution: Any = 0) -> str:
         """Say how long a choice takes and what it is for, and what that is computed from."""

@@ -70,7 +70,7 @@ def bind_lists(
     outputs = [tabs, ours, parts["pack_fields"], *parts.list_of(_LED)]
     warn(bind(named["next"].click, _leading(actions), [ours], outputs).then)
     bind_times(actions, parts, named, blocks.load)
-    for changed in ("checkpoint", "resolution"):
+    for changed in ("checkpoint", "resolution", "every_preset"):
         bind_times(actions, parts, named, parts[changed].change)
     # All times anew, so that the line and the button cannot differ
     bind_times(actions, parts, named, parts["preset"].input)
@@ -82,12 +82,12 @@ def bind_lists(
 def bind_times(actions: Actions, parts: Parts, named: dict[str, Any], event: Any) -> None:
     """Bind an event that states the times of all choices of thoroughness anew."""
 
-    def state(preset: Any, checkpoint: Any, resolution: Any) -> list[Any]:
-        choices = actions.preset_choices(checkpoint, resolution)
+    def state(preset: Any, checkpoint: Any, resolution: Any, every: Any) -> list[Any]:
+        choices = actions.preset_choices(checkpoint, resolution, every=every, chosen=preset)
         line = actions.preset_line(preset, checkpoint, resolution)
         return [gr.update(choices=choices), line]
 
-    asked = parts.list_of(("preset", "checkpoint", "resolution"))
+    asked = parts.list_of(("preset", "checkpoint", "resolution", "every_preset"))
     on(event, state, asked, [parts["preset"], named["about_preset"]], host=actions.host)
 
 

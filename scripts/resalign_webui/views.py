@@ -28,69 +28,6 @@ _VERBS = {
 }  # fmt: skip
 _ENDS = {"done": "Done", "stopped": "Stopped", "failed": "Failed"}
 
-STYLE = """<style>
-.ra { font-size: 14px; line-height: 1.45; color: var(--body-text-color); overflow-wrap: anywhere; }
-.ra p { margin: 0 0 .5em; }
-.ra .ra-muted, .ra figcaption { opacity: .85; font-size: 12px; }
-#resalign_pages { --quiet: color-mix(in srgb, var(--body-text-color) 67%, transparent);
-  --block-info-text-color: var(--quiet); --input-placeholder-color: var(--quiet); }
-#resalign_pages .generating, #resalign_job .generating { display: none; }
-#resalign_job .pending { opacity: 1 !important; }
-#resalign_now, #resalign_style { display: none; }
-#resalign_missing:not(:has(.ra)), [id^=resalign_about_]:not(:has(.ra)),
-[id^=resalign_][id$=_message]:not(:has(.ra)) { display: none; }
-#resalign_next { flex: 1 1 100%; }
-.gradio-container:has(.ra-job) { overflow: clip; }
-@media (min-width: 861px) {
-  #resalign_side:has(.ra-job) { position: sticky; top: 0; align-self: flex-start;
-    max-height: 100vh; overflow: hidden auto; flex-wrap: nowrap; }
-  #resalign_side:has(.ra-job) > * { flex-shrink: 0; }
-}
-@media (max-width: 860px) {
-  #resalign_job { scroll-margin-top: 160px; }
-  .gradio-container:has(.ra-job) #resalign_side { display: contents; }
-  .gradio-container:has(.ra-job) #resalign_side > * { order: -1; }
-  .gradio-container:has(.ra-job) #resalign_side > #resalign_controls { order: -2;
-    position: sticky; top: 0; z-index: 100; padding: 6px 0;
-    background: var(--body-background-fill); }
-  .gradio-container:has(.ra-running) #resalign_now { display: block; flex: 1 1 100%; }
-  .gradio-container:has(.ra-job) #resalign_follow { display: none; }
-}
-.ra .ra-track { height: 10px; border-radius: 5px; background: var(--border-color-primary);
-  overflow: hidden; margin: .4em 0 .6em; }
-.ra .ra-fill { height: 100%; border-radius: 5px; transition: width .3s; --fill: #4c9be8;
-  background: color-mix(in srgb, var(--fill) 65%, var(--body-text-color)); }
-.ra-done .ra-fill { --fill: #5fb760; } .ra-failed .ra-fill { --fill: #e8664c; }
-.ra-stopped .ra-fill, .ra-doubtful .ra-fill { --fill: #d9a441; }
-.ra svg { width: 100%; max-width: 620px; height: auto; display: block; }
-.ra svg text { fill: var(--body-text-color); opacity: .72; font-size: 11px; }
-.ra svg .grid, .ra svg .axis { stroke: var(--border-color-primary); stroke-width: 1; }
-.ra .ra-legend { display: flex; flex-wrap: wrap; gap: 2px 14px; margin: 0 0 .7em; font-size: 12px; }
-.ra .ra-legend svg { display: inline-block; width: 22px; height: 4px; vertical-align: middle;
-  margin-right: 5px; }
-.ra .ra-pictures { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr));
-  gap: 8px; margin: .5em 0; max-width: 440px; }
-.ra .ra-sheets { grid-template-columns: minmax(0, 1fr); max-width: none; }
-.ra figure { margin: 0; } .ra img { width: 100%; height: auto; border-radius: 6px; margin: 0;
-  display: block; }
-.ra pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 12px; margin: .4em 0;
-  max-height: 280px; overflow: auto; background: var(--background-fill-secondary);
-  color: var(--body-text-color); border: 1px solid var(--border-color-primary); border-radius: 6px;
-  padding: 8px; }
-.ra.ra-note { border-left: 4px solid #4c9be8; padding: 6px 10px; border-radius: 4px;
-  background: var(--background-fill-secondary); }
-.ra.ra-doubtful { border-left-color: #d9a441; }
-.ra.ra-error { border-left-color: #e8664c; } .ra.ra-good { border-left-color: #5fb760; }
-.ra table { border-collapse: collapse; width: 100%; border: none !important; }
-.ra tr { border: none !important; background: none !important; }
-.ra td, .ra th { text-align: left; vertical-align: top; padding: 2px 14px 2px 0 !important;
-  border: none !important; color: var(--body-text-color); background: none; }
-.ra th { font-weight: 600; white-space: nowrap; }
-.ra iframe { width: 100%; height: 75vh; min-height: 480px; border: 1px solid
-  var(--border-color-primary); border-radius: 6px; background: #fff; }
-.ra a { color: var(--link-text-color); text-decoration: underline; }
-</style>"""
-
 
 def loading_html() -> str:
     """Show a page that has just been opened: its lists are those of the server's start."""
@@ -135,7 +72,8 @@ def job_html(state: State | None, *, local: bool = False, listed: bool = False) 
     if status == "running" or status == "done":
         parts.append(_bar(1.0 if status == "done" else _share(state)))
     if status == "done":
-        parts.append(note(_done(state, local, listed), _kind(state)))
+        parts.append(note(_done(state, local, listed), _kind(state), lead=bool(_figures(state))))
+        parts.append(_folded(_figures(state)))
     parts.append(tag("p", _line(state)))
     parts.append(_remarks(state))
     error = state.get("error") or {}
@@ -208,12 +146,34 @@ def _bytes(parts: Any) -> dict[str, int]:
     return found if len(found) == len(PARTS) else {}
 
 
-def note(text: str, kind: str = "") -> Markup:
-    """Show a message above a form. kind: `error`, `good`, `doubtful`, or none; no text: nothing."""
+def note(text: str, kind: str = "", *, lead: bool = False) -> Markup:
+    """Show a message above a form; no text: nothing.
+
+    kind: `error`, `good`, `doubtful`, or none. lead: the first line stands out.
+    """
     if not text:
         return Markup("")
     mark = f" ra-{kind}" if kind in ("error", "good", "doubtful") else ""
-    return tag("div", _lines(_FLAG.sub(_field, text)), cls=f"ra ra-note{mark}")
+    first, _, rest = _FLAG.sub(_field, text).partition("\n")
+    shown: list[Child] = [tag("p", first, cls="ra-lead"), _lines(rest)]
+    return tag("div", shown if lead else _lines(_FLAG.sub(_field, text)), cls=f"ra ra-note{mark}")
+
+
+def is_plain(shown: str) -> bool:
+    """Return whether this is a note of no kind, as of a job that has started."""
+    return shown.startswith(str(note("x")).partition("x")[0])
+
+
+def _figures(state: State) -> str:
+    """Return the sentences with figures of a probe that is done; its verdict stands before them."""
+    result = state.get("result") or {}
+    return str(result.get("headline") or "") if state.get("status") == "done" else ""
+
+
+def _folded(figures: str) -> Markup:
+    if not figures:
+        return Markup("")
+    return tag("details", tag("summary", "The same in figures"), tag("p", _lines(figures)))
 
 
 def _field(found: re.Match[str]) -> str:
@@ -341,7 +301,10 @@ def _pictures(pictures: Sequence[Mapping[str, Any]], style: str = "ra-pictures")
 def _done(state: State, local: bool, listed: bool) -> str:
     """Outcome of a finished job. A file's path is for visitors on this machine alone."""
     result = state.get("result") or {}
-    lines = [str(state.get("message") or "done")]
+    message = str(state.get("message") or "done")
+    if figures := _figures(state):  # they are folded below
+        message = message.replace(figures, "").replace("\n\n", "\n").strip("\n") or "measured"
+    lines = [message]
     output = str((state.get("request") or {}).get("output") or "")
     if state.get("job") in ("export", "lora", "pack") and output:
         *_, folder, name = ["", *re.split(r"[\\/]", output)]
