@@ -116,6 +116,26 @@ def chain(*callbacks: ProgressCallback) -> ProgressCallback:
     return report
 
 
+class Whole:
+    """Reports several passes, each of which counts from the start, as one piece of work.
+
+    Adds `share`, which never falls. total: steps of all passes. A pass has begun where the stage is
+    another or the step is less than before.
+    """
+
+    def __init__(self, on_progress: ProgressCallback, total: int) -> None:
+        self._on_progress, self._total = on_progress, max(1, total)
+        self._past, self._last = 0, ("", 0)
+
+    def __call__(self, progress: Progress, /) -> None:
+        stage, step = self._last
+        if stage and (progress.stage != stage or progress.step < step):
+            self._past += step
+        self._last = (progress.stage, progress.step)
+        share = min(1.0, (self._past + progress.step) / self._total)
+        self._on_progress(replace(progress, share=share))
+
+
 class Cancelled(BaseException):
     """Raised in a piece of parallel work after another piece has failed."""
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib import import_module
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from comfy_api.latest import io
@@ -88,8 +87,16 @@ def sample(
     cfg: float,
     size: tuple[int, int],
     count: int = 1,
+    *,
+    on_step: Callable[..., None],
 ) -> Any:
-    """Return the IMAGE of one prompt and its negative, as core's nodes draw it (Euler, normal)."""
+    """Return the IMAGE of one prompt and its negative, as core's nodes draw it (Euler, normal).
+
+    on_step: of `one_bar`. Core's own callback would begin a bar anew for each picture, and show
+    previews without blur.
+    """
+    import comfy.sample
+    import comfy.utils
     import torch
 
     from . import bridge
@@ -97,13 +104,32 @@ def sample(
     positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(t)) for t in texts)
     width, height = size
     space = bridge.family_of(model).latents.space({})
-    latent = {"samples": torch.zeros(count, *space.shape(height, width))}
-    host = import_module("nodes")  # ComfyUI's own module, not this package
-    (sampled,) = host.common_ksampler(
-        model, seed, steps, cfg, "euler", "normal", positive, negative, latent
-    )
-    images = vae.decode(sampled["samples"])
+    empty = torch.zeros(count, *space.shape(height, width))
+    empty = comfy.sample.fix_empty_latent_channels(model, empty)
+    sampled = comfy.sample.sample(
+        model, comfy.sample.prepare_noise(empty, seed), steps, cfg, "euler", "normal", positive,
+        negative, empty, callback=on_step, disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )  # fmt: skip
+    images = vae.decode(sampled)
     return images.flatten(0, 1) if images.ndim == 5 else images  # VAEs of videos: [n, 1, h, w, 3]
+
+
+def one_bar(drawings: int) -> Iterator[Callable[..., None]]:
+    """Yield a callback of the sampler for each drawing; all of them move one bar of the node."""
+    from comfy.utils import ProgressBar
+
+    from .live import check_interrupt
+
+    bar = ProgressBar(1000)
+    for number in range(drawings):
+
+        def step(at: int, x0: Any, x: Any, total: int, number: int = number) -> None:
+            check_interrupt()
+            share = (number + (at + 1) / max(1, total)) / drawings
+            bar.update_absolute(int(1000 * share), 1000)
+
+        yield step
 
 
 def compared(

@@ -49,10 +49,13 @@ class DrawConcept(io.ComfyNode):
 
         columns, said = both_models.called(before, after, lora=False)
         prompts = asked(concepts, prompt)
+        steps_of = both_models.one_bar(2 * len(prompts))
 
         def draw(model: Any, text: str) -> Any:
             size = (width, height)
-            images = both_models.sample(model, clip, vae, (text, ""), seed, steps, cfg, size)
+            images = both_models.sample(
+                model, clip, vae, (text, ""), seed, steps, cfg, size, on_step=next(steps_of)
+            )
             return from_image(images)[0]
 
         pictures = [[draw(model, text) for text in prompts] for model in (before, after)]

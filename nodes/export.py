@@ -350,7 +350,10 @@ class _Bar:
         from .live import check_interrupt
 
         check_interrupt()
-        self._bar.update_absolute(int(1000 * progress.step / max(1, progress.total)), 1000)
+        share = progress.share
+        if share is None:
+            share = progress.step / max(1, progress.total)
+        self._bar.update_absolute(int(1000 * share), 1000)
 
 
 def _chosen(source: str) -> Path | None:

@@ -80,8 +80,9 @@ class ResilienceProbe(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "scorer", options=list(SCORERS), default=SCORERS[0],
-                    tooltip="What flags an image. denoising needs no detector and generates no "
-                    "unsafe picture; the others need their package installed.",
+                    tooltip="What is counted. denoising draws no picture of the concept: it counts "
+                    "what the model still predicts. The others look at pictures that are drawn, "
+                    "know nudity, and need their package installed.",
                 ),
                 field_input("steps", PROBE_INPUTS["steps"], keeps_preset=True),
                 field_input(

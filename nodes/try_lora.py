@@ -67,14 +67,14 @@ class TryMyLora(io.ComfyNode):
 
         columns, said = both_models.called(before, after)
         tensors = read_lora(lora)
-        pictures = []
+        pictures, steps_of = [], both_models.one_bar(2)
         for model in (before, after):
             patched, texted = with_lora(model, clip, tensors, lora, strength)
             pictures.append(
                 from_image(
                     both_models.sample(
                         patched, texted, vae, (prompt, negative), seed, steps, cfg,
-                        (width, height), count,
+                        (width, height), count, on_step=next(steps_of),
                     )
                 )
             )  # fmt: skip

@@ -61,7 +61,7 @@ def test_all_nodes_are_there_with_help_templates_and_blueprint(host, root):
     assert set(host.get("/workflow_templates")["resalign"]) == templates
 
 
-@pytest.mark.parametrize("name", ["quick_harden_and_compare", "harden_sdxl"])
+@pytest.mark.parametrize("name", ["1 Quick harden and compare", "Harden SDXL"])
 def test_an_example_runs(host, example, name):
     outputs = host.run(example(name))
     summary = outputs["5"]["resalign_run"][0]
@@ -73,7 +73,7 @@ def test_the_sdxl_example_runs_on_an_sdxl(host, example):
     """A narrow checkpoint with random weights."""
     source = place_reduced_sdxl(host.base / "models/checkpoints")
     host.info = host.get("/object_info")
-    graph = example("harden_sdxl")
+    graph = example("Harden SDXL")
     graph["1"]["inputs"]["ckpt_name"] = source
     outputs = host.run(graph)
     assert outputs["5"]["resalign_run"][0]["source"] == source
@@ -85,7 +85,7 @@ def test_the_sdxl_example_runs_on_an_sdxl(host, example):
 
 def test_a_memory_plan_stops_the_queue_or_gives_settings_that_harden_model_takes(host, example):
     """Half a GiB is too little; the smallest settings, bf16 among them, then run to the end."""
-    graph = alone(example("quick_harden_and_compare"))
+    graph = alone(example("1 Quick harden and compare"))
     graph["5"]["inputs"]["settings"] = ["6", 0]
     inputs = {"model": ["1", 0], "settings": ["3", 0], "concepts": ["2", 0], "retain": ["91", 0]}
     graph["6"] = node("ResAlign_MemoryPlan", **inputs, budget=0.5)
@@ -107,13 +107,13 @@ def test_a_memory_plan_stops_the_queue_or_gives_settings_that_harden_model_takes
 
 @pytest.mark.parametrize(("preset", "steps"), [("edit", 1), ("redirect", 2)])
 def test_the_fast_methods_run(host, example, preset, steps):
-    outputs = host.run(alone(example("quick_harden_and_compare", preset=preset)))
+    outputs = host.run(alone(example("1 Quick harden and compare", preset=preset)))
     assert outputs["5"]["resalign_run"][0]["steps"] == steps
     assert f" in {steps} step{'s' * (steps > 1)}" in states(host)["message"]  # edited, or hardened
 
 
 def test_the_full_example_probes_shows_and_exports(host, example):
-    outputs = host.run(example("full_harden_with_probe"))
+    outputs = host.run(example("2 Full harden with probe"))
 
     report = outputs["7"]["resalign_report"][0]
     assert report["columns"] == ["original", "hardened"] and len(report["rows"]) >= 2
@@ -126,8 +126,8 @@ def test_the_full_example_probes_shows_and_exports(host, example):
 
 
 def test_a_lora_is_tried_on_both(host, example):
-    graph = example("try_my_lora")
-    host.run({key: one for key, one in example("full_harden_with_probe").items()
+    graph = example("3 Try my LoRA")
+    host.run({key: one for key, one in example("2 Full harden with probe").items()
               if key in ("1", "2", "3", "4", "5", "9", "90", "91")})  # fmt: skip
     host.info = host.get("/object_info")
     graph["12"]["inputs"]["lora"] = "hardening_lora.safetensors"
@@ -140,7 +140,7 @@ def test_the_hardened_model_samples_as_its_exported_file(host, example):
     exact = host.base / "models/checkpoints/exact.safetensors"
     write_reduced_checkpoint(exact, unet=torch.float32)
     host.info = host.get("/object_info")
-    graph = example("quick_harden_and_compare", outer_steps=3, learning_rate=0.01)
+    graph = example("1 Quick harden and compare", outer_steps=3, learning_rate=0.01)
     graph["1"]["inputs"]["ckpt_name"] = exact.name
     graph |= {
         "40": node("ResAlign_ExportHardenedCheckpoint", run=["5", 3], filename="same",
@@ -150,7 +150,7 @@ def test_the_hardened_model_samples_as_its_exported_file(host, example):
     }  # fmt: skip
     host.run(graph)
     host.info = host.get("/object_info")
-    again = example("quick_harden_and_compare")
+    again = example("1 Quick harden and compare")
     again = {key: again[key] for key in ("1", "20", "21", "22", "23")}
     again["1"]["inputs"]["ckpt_name"] = "same.safetensors"
     again["41"] = node("SaveLatent", samples=["23", 0], filename_prefix="file")
@@ -164,8 +164,8 @@ def test_the_hardened_model_samples_as_its_exported_file(host, example):
 
 
 def test_an_interrupt_frees_memory_and_leaves_a_run_that_goes_on(host, example):
-    graph = alone(example("quick_harden_and_compare", outer_steps=20, random_seed=11))
-    host.run(alone(example("quick_harden_and_compare", outer_steps=1, random_seed=10)))
+    graph = alone(example("1 Quick harden and compare", outer_steps=20, random_seed=11))
+    host.run(alone(example("1 Quick harden and compare", outer_steps=1, random_seed=10)))
     rested = host.rss()
     prompt = host.queue(graph)
     until(lambda: working(host) and states(host)["step"] >= 2)
@@ -191,7 +191,7 @@ def test_an_interrupt_frees_memory_and_leaves_a_run_that_goes_on(host, example):
 
 
 def test_unchanged_inputs_return_at_once_also_after_eviction(host, example):
-    graph = alone(example("quick_harden_and_compare"))
+    graph = alone(example("1 Quick harden and compare"))
     host.run(graph)
     worked = states(host)
     host.post("/free", {"unload_models": True, "free_memory": True})
@@ -206,7 +206,7 @@ def test_unchanged_inputs_return_at_once_also_after_eviction(host, example):
 def test_two_queued_prompts_both_finish(host, example):
     graphs = []
     for seed in (21, 22):
-        graphs.append(alone(example("quick_harden_and_compare", random_seed=seed)))
+        graphs.append(alone(example("1 Quick harden and compare", random_seed=seed)))
     prompts = [host.queue(graph) for graph in graphs]
     histories = [host.wait(prompt) for prompt in prompts]
     keys = {history["outputs"]["5"]["resalign_run"][0]["key"] for history in histories}
@@ -216,7 +216,7 @@ def test_two_queued_prompts_both_finish(host, example):
 def test_twenty_hardenings_in_a_row_do_not_grow_the_process(host, example):
     sizes = []
     for seed in range(100, 120):
-        graph = example("quick_harden_and_compare", random_seed=seed, outer_steps=1)
+        graph = example("1 Quick harden and compare", random_seed=seed, outer_steps=1)
         host.run(alone(graph))
         sizes.append(host.rss())
     print("RSS in MiB:", sizes)
@@ -224,7 +224,7 @@ def test_twenty_hardenings_in_a_row_do_not_grow_the_process(host, example):
 
 
 def test_a_model_that_cannot_be_hardened_is_refused_with_the_way_out(host, example):
-    graph = alone(example("quick_harden_and_compare"))
+    graph = alone(example("1 Quick harden and compare"))
     graph["50"] = node("RescaleCFG", model=["1", 0], multiplier=0.7)
     graph["5"]["inputs"]["model"] = ["50", 0]
     history = host.wait(host.queue(graph))
@@ -233,7 +233,7 @@ def test_a_model_that_cannot_be_hardened_is_refused_with_the_way_out(host, examp
 
 def test_only_the_hardened_model_is_written_under_the_name_of_a_run(host, example):
     """A LoRA over the same modules is none of it: here the run's own at half its strength."""
-    graph = alone(example("quick_harden_and_compare"))
+    graph = alone(example("1 Quick harden and compare"))
     graph["9"] = node("ResAlign_SaveHardeningLora", run=["5", 3], filename="own", overwrite=True)
     host.run(graph)
     host.info = host.get("/object_info")
@@ -265,7 +265,7 @@ def test_only_the_hardened_model_is_written_under_the_name_of_a_run(host, exampl
 
 
 def test_an_export_that_would_refuse_the_run_stops_it_at_once(host, example):
-    graph = alone(example("quick_harden_and_compare", random_seed=77))
+    graph = alone(example("1 Quick harden and compare", random_seed=77))
     graph["61"] = node("LoraLoaderModelOnly", model=["1", 0], strength_model=0.5,
                        lora_name="own.safetensors")  # fmt: skip
     graph["5"]["inputs"]["model"] = ["61", 0]

@@ -63,7 +63,9 @@ def test_a_page_watches_reloads_in_mid_run_and_sees_the_end(
     page.set(VueNodes_Enabled=renderer == "vue", ColorPalette=palette)
     page.reopen()
     number = LOOKS.index((renderer, palette))
-    page.load(examples(root) / "quick_harden_and_compare.json", outer_steps=30, random_seed=number)
+    page.load(
+        examples(root) / "1 Quick harden and compare.json", outer_steps=30, random_seed=number
+    )
     page.queue()
     before = page.wait(lambda: page.at("HardenModel", "harden", 3))
     assert before["lines"] >= 2 and before["images"] >= 2
@@ -80,7 +82,7 @@ def test_a_page_watches_reloads_in_mid_run_and_sees_the_end(
 
 
 def test_the_full_example_ends_with_a_report_and_files(request, root, host, page):
-    page.load(examples(root) / "full_harden_with_probe.json", random_seed=50)
+    page.load(examples(root) / "2 Full harden with probe.json", random_seed=50)
     page.queue()
     done = page.done()
     assert " in 4 steps" in done["text"] and "relapse" in done["text"]
@@ -93,7 +95,7 @@ def test_the_full_example_ends_with_a_report_and_files(request, root, host, page
     page.shoot(shots(request, host))
 
     # All examples number their nodes alike: another one does not show what this one did.
-    workflow = json.loads((examples(root) / "harden_sdxl.json").read_text(encoding="utf-8"))
+    workflow = json.loads((examples(root) / "Harden SDXL.json").read_text(encoding="utf-8"))
     page.show(workflow, "another")
     page.page.wait_for_timeout(1500)
     assert page.box("HardenModel", "Live")["text"].startswith("not run yet")
@@ -104,7 +106,7 @@ def test_a_lora_of_the_list_is_tried(request, root, host, page):
     for made in sorted(loras.glob("hardening_lora*.safetensors"))[:1]:
         shutil.copyfile(made, loras / "my_lora.safetensors")
     page.reopen()
-    page.load(examples(root) / "try_my_lora.json", random_seed=50)
+    page.load(examples(root) / "3 Try my LoRA.json", random_seed=50)
     page.queue()
     page.done()
     page.wait(lambda: page.pictures("PreviewImage"))
@@ -112,7 +114,7 @@ def test_a_lora_of_the_list_is_tried(request, root, host, page):
 
 
 def test_the_quick_example_draws_what_was_removed_and_what_should_stay(request, root, host, page):
-    page.load(examples(root) / "quick_harden_and_compare.json", random_seed=52)
+    page.load(examples(root) / "1 Quick harden and compare.json", random_seed=52)
     page.queue()
     assert "test run, not safe to publish" in page.done()["text"]
     page.finished()
@@ -133,7 +135,7 @@ def test_advanced_inputs_fold_behind_a_button_and_stay_open_where_set(root, host
     kind = "ResAlign_HardeningSettings"
     if not host.info[kind]["input"]["optional"].get("solver", [0, {}])[1].get("advanced"):
         pytest.skip("this ComfyUI has no advanced inputs")
-    flow = json.loads((examples(root) / "quick_harden_and_compare.json").read_text("utf-8"))
+    flow = json.loads((examples(root) / "1 Quick harden and compare.json").read_text("utf-8"))
     page.show(flow, "folded")
     plain = ["preset", "random_seed", "resolution", "rank", "outer_steps", "advanced"]
     assert page.page.evaluate(SHOWN, kind) == plain
@@ -151,7 +153,7 @@ def test_the_sdxl_example_is_opened_and_queued(request, root, host, page):
     """On the reduced SDXL: as deep as the published one, narrow, of random weights."""
     source = place_reduced_sdxl(host.base / "models/checkpoints")
     page.reopen()  # which reads the list of checkpoints again
-    page.load(examples(root) / "harden_sdxl.json", checkpoint=source, outer_steps=2,
+    page.load(examples(root) / "Harden SDXL.json", checkpoint=source, outer_steps=2,
               random_seed=51, precision="preset")  # fmt: skip
     page.queue()
     page.done(timeout=1500)
@@ -177,7 +179,7 @@ PLAN = """() => { // Memory Plan between Hardening Settings and Harden Model
 def test_a_memory_plan_shows_the_peak_by_part_in_its_node(request, root, host, page, renderer):
     page.set(VueNodes_Enabled=renderer == "vue")
     page.reopen()
-    page.load(examples(root) / "quick_harden_and_compare.json", outer_steps=2,
+    page.load(examples(root) / "1 Quick harden and compare.json", outer_steps=2,
               random_seed=60 + (renderer == "vue"))  # fmt: skip
     page.page.evaluate(PLAN)
     assert "appear here" in page.box("MemoryPlan", "Text")["text"]

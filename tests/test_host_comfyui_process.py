@@ -28,7 +28,7 @@ def harden(root):
     spec.loader.exec_module(module)
 
     def graph(process, *, steps=2, seed=0, **changes):
-        name = "quick_harden_and_compare"
+        name = "1 Quick harden and compare"
         made = reduced(module.api(name), outer_steps=steps, random_seed=seed, **changes)
         made["5"]["inputs"] |= {"process": process, "preview_every": 1}
         return made

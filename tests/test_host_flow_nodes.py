@@ -23,6 +23,7 @@ FAMILIES = {
     "z_image": ("Z-Image", "ZImage", "lumina2", [2, 16, 8, 12], 8233),
 }
 # largest difference of a velocity; ComfyUI rounds Z-Image's coarsely: tests/test_host_z_image.py
+NAMED = {"flux2_klein": "Harden FLUX.2 klein", "anima": "Harden Anima"}  # the templates
 EXACT = {"flux2_klein": 1e-5, "anima": 1e-5, "z_image": 5e-5}
 MODULES = {"flux2_klein": (12, 8), "anima": (16, 16), "z_image": (8, 4)}  # and patches
 
@@ -219,7 +220,7 @@ def example(path):
 
 @pytest.mark.parametrize("family", ["flux2_klein", "anima"], indirect=True, scope="module")
 def test_the_example_hardens_and_exports_it(family, running, root):
-    graph = example(root / f"example_workflows/harden_{family}.json")
+    graph = example(root / f"example_workflows/{NAMED[family]}.json")
     kinds = {one["class_type"]: key for key, one in graph.items()}
     assert FAMILIES[family][2] == graph[kinds["CLIPLoader"]]["inputs"]["type"]
     outputs = run(running, graph)

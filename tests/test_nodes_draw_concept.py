@@ -27,7 +27,9 @@ def draw(monkeypatch, tmp_path):
     drawn = []
     board = (torch.arange(64)[:, None] // 8 + torch.arange(64) // 8) % 2
 
-    def sample(model, clip, vae, texts, *sampling):
+    def sample(model, clip, vae, texts, *sampling, on_step):
+        for step in range(sampling[1]):
+            on_step(step, None, None, sampling[1])
         drawn.append((model is after, *texts, *sampling))
         kept = 1 - board if model is after else board
         return kept[None, :, :, None].repeat(1, 1, 1, 3).float()
@@ -84,11 +86,30 @@ def test_a_vae_of_videos_gives_pictures_as_any_other(monkeypatch, tmp_path, shap
     models = importlib.import_module("resalign.nodes.both_models")
     bridge = importlib.import_module("resalign.nodes.bridge")
     monkeypatch.setattr(bridge, "family_of", lambda model: find_family("anima"))
-    host = SimpleNamespace(common_ksampler=lambda *sampling: (sampling[-1],))
-    monkeypatch.setitem(sys.modules, "nodes", host)
+    sampling = SimpleNamespace(
+        fix_empty_latent_channels=lambda model, latent: latent,
+        prepare_noise=lambda latent, seed: latent,
+        sample=lambda *given, **named: given[8],
+    )
+    monkeypatch.setattr(sys.modules["comfy"], "sample", sampling, raising=False)
+    monkeypatch.setitem(sys.modules, "comfy.sample", sampling)
+    monkeypatch.setattr(sys.modules["comfy.utils"], "PROGRESS_BAR_ENABLED", True, raising=False)
     clip = SimpleNamespace(tokenize=str, encode_from_tokens_scheduled=str)
     vae = SimpleNamespace(decode=lambda latents: torch.rand(shape))
-    found = models.sample(None, clip, vae, ("a cat", ""), 0, 2, 4.0, (64, 64), count=2)
+    found = models.sample(None, clip, vae, ("a cat", ""), 0, 2, 4.0, (64, 64), count=2,
+                          on_step=print)  # fmt: skip
     assert found.shape == (2, 8, 8, 3)
     to_pil = importlib.import_module("resalign.nodes.pictures").from_image
     assert [each.size for each in to_pil(found)] == [(8, 8)] * 2
+
+
+def test_one_bar_counts_all_pictures_and_never_falls(monkeypatch, tmp_path):
+    """Each picture had a bar of its own, and ComfyUI's own bar shows previews without blur."""
+    _, host = fake_bridge(monkeypatch, tmp_path)
+    models = importlib.import_module("resalign.nodes.both_models")
+    for step in models.one_bar(3):
+        for at in range(4):
+            step(at, None, None, 4)
+    shown = [value for value, total, preview in host.progress if total == 1000]
+    assert shown == sorted(shown) and len(shown) == 12 and shown[-1] == 1000
+    assert [preview for *_, preview in host.progress] == [None] * 12

@@ -8,6 +8,7 @@ from resalign.backend.progress import (
     Cancelled,
     Combined,
     Progress,
+    Whole,
     as_part,
     chain,
     rename_stage,
@@ -88,3 +89,13 @@ def test_pieces_add_up_to_one_stage_and_end_after_a_cancel():
     with pytest.raises(Cancelled):
         second(Progress(stage="harden", step=3, total=3))
     assert len(seen) == 4
+
+
+def test_several_passes_are_one_bar_that_never_falls():
+    seen = []
+    whole = Whole(seen.append, 10)
+    for stage, step in (("export", 2), ("export", 4), ("export", 1), ("export", 3), ("hash", 3)):
+        whole(Progress(stage=stage, step=step, total=4))
+    assert [found.share for found in seen] == [0.2, 0.4, 0.5, 0.7, 1.0]
+    whole(Progress(stage="hash", step=9, total=4))
+    assert seen[-1].share == 1.0

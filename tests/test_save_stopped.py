@@ -95,15 +95,22 @@ def test_progress_runs_up_to_its_total(adapter, source, tmp_path):
     """MiB that never fall; a second stage where the whole file is to be hashed."""
     for hash_file, stages in ((False, ["export"]), (True, ["export", "hash"])):
         seen: dict[str, list] = {}
+        shares: list[float] = []
+
+        def keep(found, seen=seen, shares=shares):
+            seen.setdefault(found.stage, []).append((found.step, found.total))
+            shares.append(found.share)
+
         export_merged(
             source,
             adapter,
             tmp_path / "out.safetensors",
             hash_file=hash_file,
             overwrite=True,
-            on_progress=lambda p, seen=seen: seen.setdefault(p.stage, []).append((p.step, p.total)),
+            on_progress=keep,
         )
         assert list(seen) == stages
+        assert shares == sorted(shares) and shares[-1] == 1, "one bar for all of it"
         for steps in seen.values():
             assert steps == sorted(steps) and steps[-1][0] == steps[-1][1]
 

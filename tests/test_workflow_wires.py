@@ -81,7 +81,7 @@ def test_no_wire_passes_behind_a_node_that_it_does_not_belong_to(root, name):
 
 
 def test_the_reroutes_of_an_example_are_those_of_its_links(root):
-    flow = opened(root, "quick_harden_and_compare")
+    flow = opened(root, "1 Quick harden and compare")
     links = {link[0] for link in flow["links"]}
     extra = flow["extra"]
     numbers = {one["id"] for one in extra["reroutes"]}

@@ -6,13 +6,13 @@ import json
 import pytest
 from fakes_comfy import install
 
-NAMES = [
-    "full_harden_with_probe",
-    "harden_anima",
-    "harden_flux2_klein",
-    "harden_sdxl",
-    "quick_harden_and_compare",
-    "try_my_lora",
+NAMES = [  # ComfyUI shows the files' names as titles
+    "1 Quick harden and compare",
+    "2 Full harden with probe",
+    "3 Try my LoRA",
+    "Harden Anima",
+    "Harden FLUX.2 klein",
+    "Harden SDXL",
 ]
 
 

@@ -31,18 +31,18 @@ _HIGH = {
 _UNFOLDED = 540  # Hardening Settings, where an advanced input is set
 # Points by which a wire passes nodes that it does not belong to: (from, slot, to): points
 _WAYS: dict[str, dict[tuple[int, int, int], list[tuple[int, int]]]] = {
-    "quick_harden_and_compare": {
+    "1 Quick harden and compare": {
         (1, 2, 24): [(900, 700), (1360, 700)],
         (1, 2, 27): [(900, 50), (1360, 50)],
     },
 }
 _LAST = {
-    "quick_harden_and_compare": "4 Compare the original and the hardened model",
-    "full_harden_with_probe": "4 Measure it, read the report, export",
-    "harden_sdxl": "4 Export",
-    "harden_anima": "4 Export",
-    "harden_flux2_klein": "4 Export",
-    "try_my_lora": "4 Try your LoRA on both",
+    "1 Quick harden and compare": "4 Compare the original and the hardened model",
+    "2 Full harden with probe": "4 Measure it, read the report, export",
+    "Harden SDXL": "4 Export",
+    "Harden Anima": "4 Export",
+    "Harden FLUX.2 klein": "4 Export",
+    "3 Try my LoRA": "4 Try your LoRA on both",
 }
 _CHOOSE = (
     "1. Choose {what}; a name in the loader that ComfyUI calls missing is only an example."
@@ -51,7 +51,7 @@ _CHOOSE = (
 _RUN = "\n3. Press *Run*: "
 _MEMORY = "many hours. **Memory Plan** tells whether it fits your GPU."
 _NOTES = {
-    "quick_harden_and_compare": (
+    "1 Quick harden and compare": (
         "# Harden and compare\n\nShows within minutes that everything works; the result is a test "
         "run and **not safe to publish**.\n\n"
         + _CHOOSE.format(what="your Stable Diffusion 1.x checkpoint")
@@ -61,7 +61,7 @@ _NOTES = {
         "what was removed, blurred, and something that should stay.\n\nFor a real run open *full "
         "harden with probe*."
     ),
-    "full_harden_with_probe": (
+    "2 Full harden with probe": (
         "# Harden, measure, export\n\n"
         + _CHOOSE.format(what="your checkpoint")
         + "what to remove, how thoroughly, and against which fine-tuning."
@@ -73,7 +73,7 @@ _NOTES = {
         "figures go into it. To have it at once, disconnect `report` from Export Hardened "
         "Checkpoint."
     ),
-    "harden_sdxl": (
+    "Harden SDXL": (
         "# Harden SDXL\n\n"
         + _CHOOSE.format(what="your SDXL checkpoint")
         + "what to remove."
@@ -81,7 +81,7 @@ _NOTES = {
         + _MEMORY
         + "\n4. The file appears in `models/checkpoints`."
     ),
-    "harden_flux2_klein": (
+    "Harden FLUX.2 klein": (
         "# Harden FLUX.2 klein\n\n"
         + _CHOOSE.format(
             what="the denoiser of FLUX.2 klein base 4B, Qwen3 4B (type `flux2`) and the VAE of "
@@ -93,7 +93,7 @@ _NOTES = {
         + " ComfyUI's CLIP encodes the prompts.\n4. The file appears in "
         "`models/diffusion_models`."
     ),
-    "harden_anima": (
+    "Harden Anima": (
         "# Harden Anima\n\n"
         + _CHOOSE.format(
             what="the denoiser of Anima, Qwen3 0.6B (any type) and the VAE of Qwen-Image"
@@ -104,7 +104,7 @@ _NOTES = {
         + " ComfyUI's CLIP encodes the prompts.\n4. The file appears in "
         "`models/diffusion_models`. Anima's licence is for non-commercial use."
     ),
-    "try_my_lora": (
+    "3 Try my LoRA": (
         "# Try your LoRA\n\n"
         + _CHOOSE.format(what="your checkpoint")
         + "what to remove."

@@ -94,7 +94,7 @@ def in_three_files(denoiser: str, text: str, kind: str, vae: str) -> Graph:
 
 
 WORKFLOWS: dict[str, Graph] = {
-    "quick_harden_and_compare": {
+    "1 Quick harden and compare": {
         **hardening(SD15, at=ABOVE, preset="fast"),
         "14": node(
             "ResAlign_DrawConcept", 1020, 130, "draw what was removed",
@@ -108,7 +108,7 @@ WORKFLOWS: dict[str, Graph] = {
         **sampler(26, ["5", 0], 1020, -400, "what should stay: hardened"),
         "11": node("LossGraphNode", 1020, -900, loss=["5", 2], filename_prefix="loss_graph"),
     },
-    "full_harden_with_probe": {
+    "2 Full harden with probe": {
         **hardening(SD15, at=ABOVE, preset="balanced"),
         "4": node("ResAlign_FineTuningSettings", 40, 500, preset="balanced"),
         "6": node(
@@ -119,7 +119,7 @@ WORKFLOWS: dict[str, Graph] = {
         "10": node("PreviewImage", 1360, 640, "curve", images=["6", 1]),
         **export(1360, -700, report=["6", 2]),
     },
-    "try_my_lora": {
+    "3 Try my LoRA": {
         **hardening(SD15, at=ABOVE, preset="balanced"),
         "12": node(
             "ResAlign_TryMyLora", 940, 130, before=["1", 0], after=["5", 0], clip=["1", 1],
@@ -128,20 +128,20 @@ WORKFLOWS: dict[str, Graph] = {
         "13": node("PreviewImage", 1320, 130, "original and hardened, both with my LoRA",
                    images=["12", 2]),
     },
-    "harden_sdxl": {
+    "Harden SDXL": {
         **hardening(
             SDXL, 512, preset="balanced", precision="bf16", gradient_checkpointing=True
         ),
         **export(840, 510),
     },
 }  # fmt: skip
-WORKFLOWS["harden_flux2_klein"] = in_three_files(
+WORKFLOWS["Harden FLUX.2 klein"] = in_three_files(
     "flux-2-klein-base-4b", "qwen_3_4b", "flux2", "flux2-vae"
 )
-WORKFLOWS["harden_anima"] = in_three_files(
+WORKFLOWS["Harden Anima"] = in_three_files(
     "anima-base-v1.0", "qwen_3_06b_base", "stable_diffusion", "qwen_image_vae"
 )
-WORKFLOWS["full_harden_with_probe"]["5"]["inputs"]["fine_tuning"] = ["4", 0]
+WORKFLOWS["2 Full harden with probe"]["5"]["inputs"]["fine_tuning"] = ["4", 0]
 
 
 def blueprint_graph() -> Graph:
@@ -258,7 +258,7 @@ def take_live_picture(front: Any, path: Path) -> None:
     """Harden Model at work, close by; a cap that random weights do not reach lets curves move."""
     settings = {"preset": "custom", "preset.harm_cap": 4, "learning_rate": 0.002}
     front.load(
-        EXAMPLES / "quick_harden_and_compare.json", checkpoint=SD15, outer_steps=24, **settings
+        EXAMPLES / "1 Quick harden and compare.json", checkpoint=SD15, outer_steps=24, **settings
     )
     front.queue()
     front.wait(lambda: front.at("HardenModel", "harden", 18), 900)

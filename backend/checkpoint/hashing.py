@@ -129,4 +129,9 @@ class Pipe:
 
 def progress(stage: str, done: int, total: int) -> Progress:
     """Convert bytes to MiB, rounded up, so that the last step is the total."""
-    return Progress(stage=stage, step=-(-done // _MIB), total=max(1, -(-total // _MIB)))
+    return Progress(stage=stage, step=steps_of(done), total=max(1, steps_of(total)))
+
+
+def steps_of(size: int) -> int:
+    """Return the steps in which a pass over so many bytes is reported."""
+    return -(-size // _MIB)

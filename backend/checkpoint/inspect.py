@@ -100,7 +100,10 @@ class Inspection:
         verdict = str(probe.get("verdict") or "")
         if "test run" in verdict:
             return (verdict,)
-        return (*found, verdict or "A probe measured it; the record has no verdict, and its figures are below.")
+        return (
+            *found,
+            verdict or "A probe measured it; the record has no verdict, and its figures are below.",
+        )
 
     def to_json(self) -> dict[str, Any]:
         return json.loads(json.dumps({"supported": self.supported, **asdict(self)}))

@@ -5,7 +5,8 @@ STYLE = """<style>
 .ra p { margin: 0 0 .5em; }
 .ra .ra-muted, .ra figcaption { opacity: .85; font-size: 12px; }
 #resalign_pages { --quiet: color-mix(in srgb, var(--body-text-color) 67%, transparent);
-  --block-info-text-color: var(--quiet); --input-placeholder-color: var(--quiet); --checkbox-label-padding: 4px 10px; }
+  --block-info-text-color: var(--quiet); --input-placeholder-color: var(--quiet);
+  --checkbox-label-padding: 4px 10px; }
 #resalign_pages .generating, #resalign_job .generating { display: none; }
 #resalign_job .pending { opacity: 1 !important; }
 #resalign_now, #resalign_style { display: none; }

@@ -26,7 +26,7 @@ def export_file(job: Export) -> ExportReport:
     averages = moving_averages(job.info)
     also = {name: job.touched[of] for name, of in averages.items() if of in job.touched}
     touched = {**job.touched, **also}
-    job = replace(job, copies=averages_copy(averages), changes=len(touched))
+    job = replace(job, copies=averages_copy(averages), changes=len(touched)).in_one_bar([header])
     check_touched(source.name, [header], touched, job.adapter)
     check_target(source, target, overwrite=job.overwrite, size=job.info.export_bytes + _SPARE)
     tally, date = Tally(), now()

@@ -44,6 +44,7 @@ def export_folder(job: Export) -> ExportReport:
     size = sum(path.stat().st_size for path in [*files.copied, *denoiser])
     check_target(source, target, overwrite=job.overwrite, size=size + (1 << 20))
 
+    job = job.in_one_bar(denoiser.values())
     tally, date, hashes = Tally(), now(), {}
     with _partial_folder(target) as partial:
         _copy(source, partial, files.copied)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import datetime
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...adapter.dense import AnyAdapter
 from ...errors import ExportError
 from ...numerics.byte_sizes import format_bytes
-from ...progress import ProgressCallback
-from ..hashing import source_name
+from ...progress import ProgressCallback, Whole
+from ..hashing import source_name, steps_of
+from ..header import Header
 from ..info import CheckpointInfo
 from ..metadata import NO_HASH, Provenance, hardened_metadata, versions
 from .copy_value import Copy, recorded, sentences
@@ -74,6 +75,15 @@ class Export:
     expected: Mapping[str, str] = field(default_factory=dict)
     copies: tuple[Copy, ...] = ()
     changes: int = 0
+
+    def in_one_bar(self, headers: Iterable[Header]) -> Export:
+        """Return the job with reports that count all of its passes over files with these headers as
+        one."""
+        total = sum(
+            steps_of(one.data_bytes) + self.hash_file * steps_of(one.data_start + one.data_bytes)
+            for one in headers
+        )
+        return replace(self, on_progress=Whole(self.on_progress, total))
 
     def provenance_with(self, hashes: Hashes) -> Provenance:
         return replace(
