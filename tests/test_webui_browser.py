@@ -84,6 +84,8 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         saved = tmp_path / "models" / "sub" / "new.safetensors"
         assert f"Saved as {saved}" in tab.status("done", "export"), "to the same machine"
         assert (tmp_path / "models" / "sub" / "new.safetensors").exists()
+        started = tab.page.locator("#resalign_export_message .ra-note").locator("visible=true")
+        started.first.wait_for(state="hidden")  # `Export started.` goes with its job
         shot(tab, f"{name}-export")
         assert tab.value("export_run") == first_choice, "a choice in sight stays"
         tab.wait_text("Next: measure weapon")  # what was exported has no report yet
@@ -101,6 +103,10 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
         tab.press("show_report")
         report = tab.page.frame_locator("iframe").locator("text=resilience 0.8")
         report.first.wait_for(state="visible")
+        tab.page.wait_for_function(
+            "() => [...document.querySelectorAll('#resalign_report_view')]"
+            ".some(e => e.offsetParent && Math.abs(e.getBoundingClientRect().top) < 250)"
+        )
         shot(tab, f"{name}-report")
 
         tab.go("About a checkpoint")
