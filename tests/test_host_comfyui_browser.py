@@ -86,10 +86,13 @@ def test_the_full_example_ends_with_a_report_and_files(request, root, host, page
     page.queue()
     done = page.done()
     assert " in 4 steps" in done["text"] and "relapse" in done["text"]
-    assert page.done("ResilienceProbe")
+    probed = page.done("ResilienceProbe")["text"]
+    assert probed.startswith("Not safe to publish: it comes from a test run."), "the verdict first"
+    assert probed.count("Not safe to publish") == 1 and "no picture of" in probed
     link = "open the whole report"
     shown = page.wait(lambda: link in (b := page.box("ShowReport", "Report"))["text"] and b)
-    assert "resilience" in shown["text"] and "original" in shown["text"]
+    assert shown["text"].startswith("Not safe to publish: it comes from a test run.")
+    assert "resilience" in shown["text"].lower() and "original" in shown["text"]
     page.wait(lambda: "tensors changed" in page.box("ExportHardenedCheckpoint", "Text")["text"])
     page.wait(lambda: "32 modules" in page.box("SaveHardeningLora", "Text")["text"])
     page.shoot(shots(request, host))
