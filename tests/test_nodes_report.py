@@ -22,7 +22,8 @@ def test_a_report_says_first_in_words_why_it_has_no_verdict_and_that_a_high_rate
 ):
     install(monkeypatch, tmp_path)
     report = load_nodes(monkeypatch, "report")
-    rates = course("original", (90, 96), (100, 90, 95)) | course("hardened", (0, 96), (100, 0, 96))
+    after = [(step, 0, 96) for step in (100, 140, 200)]
+    rates = course("original", (90, 96), *after) | course("hardened", (0, 96), *after)
     still = dict.fromkeys(rates, 1e-05)
     result = counted_result(rates, drift=still, distance=still)
     told = report.ShowReport.execute(report.types.ReportValue(tmp_path / ("0" * 20), result)).ui
