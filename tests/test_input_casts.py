@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fakes import random_conditioning, tiny_model
-from resalign.backend.adapter.apply import AdaptedDenoiser
+from resalign.backend.adapter.apply import AdaptedDenoiser, _cast_input
 from resalign.backend.numerics.torch_compat import autocasts
 from resalign.backend.plan.adapter import AdapterConfig
 
@@ -70,3 +70,10 @@ def test_autocast_is_seen_by_every_pytorch(monkeypatch, old):
             patch.setattr(torch, "is_autocast_cpu_enabled", lambda: now("cpu"))
         assert autocasts("cpu") and not autocasts("cuda")
     assert not autocasts("cpu") and not autocasts("meta")
+
+
+def test_a_prediction_of_memory_counts_no_cast_either():
+    """Its tensors are on `meta`, of which autocast knows nothing."""
+    weights = torch.empty(1, dtype=torch.bfloat16, device="meta")
+    assert _cast_input(weights, torch.float32) is weights
+    assert _cast_input(None, torch.float32) is None

@@ -39,9 +39,10 @@ def _cast_input(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Cast the input of a LoRA layer to its weights' type, except under autocast.
 
     There a cast to float32 is undone at once, and costs as many launches as the adapter itself.
-    Pictures are drawn without autocast while the adapter is on.
+    Pictures are drawn without autocast while the adapter is on. Predictions of memory, on `meta`,
+    which has no autocast, follow training.
     """
-    if x is None or x.dtype == dtype or autocasts(x.device.type):
+    if x is None or x.device.type == "meta" or autocasts(x.device.type):
         return x
     return x.to(dtype)
 
@@ -241,7 +242,8 @@ class AdaptedDenoiser:
         parameters: dict[str, Tensor] = {}
         random = generator(seed, "lora", name)
         for module, layer in self.modules.items():
-            layer._cast_input_dtype = _cast_input
+            if self._precision != "fp32":
+                layer._cast_input_dtype = _cast_input
             a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
             fan_in = a[0].numel()
             wide = torch.promote_types(layer.get_base_layer().weight.dtype, torch.float32)
