@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import time
 import urllib.error
 import urllib.request
@@ -77,9 +78,9 @@ def test_the_sdxl_example_runs_on_an_sdxl(host, example):
     graph["1"]["inputs"]["ckpt_name"] = source
     outputs = host.run(graph)
     assert outputs["5"]["resalign_run"][0]["source"] == source
-    name, _, said = outputs["8"]["text"][0].partition(":")
-    assert "tensors changed" in said
-    found = inspect(host.base / "models/checkpoints" / name)
+    name = re.search(r"([^/\s]+): \d+ tensors changed", outputs["8"]["text"][0])
+    assert name, outputs["8"]["text"]
+    found = inspect(host.base / "models/checkpoints" / name[1])
     assert found.family == "sdxl" and found.hardened
 
 
