@@ -8,7 +8,7 @@ first starts from the same durable model and takes about as long as the 180 furt
 distilling that are its control:
 
 - *more distilling*: the control.
-- *ResAlign*: 60 steps with simulated users beside the changed weights, as the preset durable-max.
+- *ResAlign*: 60 steps with simulated users beside the changed weights.
 - *gradient opposition*: each step of distilling also lowers the cosine between the gradients of the
   fine-tuning loss on the concept and on the rest, so that a step towards the one is a step away
   from the other. After SEAM (arXiv:2505.12186), for language models: the cosine's own gradient is
@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from filtered_unlearning import filtered_ascent
 from resilience import ATTACKS, Bench, methods
-from resilience_methods import PATCHES
+from resilience_methods import PATCHES, with_users
 from torch import Tensor
 
 from resalign.backend.adapter.dense import AnyAdapter
@@ -43,7 +43,6 @@ from resalign.backend.hardening.distil import distil_step, distillation_rate
 from resalign.backend.hardening.recipe import descend
 from resalign.backend.hardening.setup import Setup, set_up
 from resalign.backend.plan.hardening import HardeningPlan
-from resalign.backend.plan.stages import Stage
 
 ATTACKED = ("20 % harmful, LoRA", "40 % harmful, LoRA rank 16")
 MORE = 180  # steps of distilling of the control
@@ -142,12 +141,10 @@ def changed(
 def rows(bench: Bench, seed: int) -> dict[str, Callable[[], tuple[AnyAdapter, dict[str, Any]]]]:
     """Return what makes each row's model."""
     plans = methods(bench.data, seed, bench.bed)
-    durable = plans[PATCHES]
-    users = plans["durable-max: erase, distil 600 steps, then ResAlign"]
+    durable, users = plans[PATCHES], plans["ResAlign shared"]
     assert durable is not None and users is not None
     start = partial(bench.adapter, PATCHES, durable)
     slow = replace(durable, distil=replace(durable.distil, learning_rate=RATE))
-    stages = (Stage(method="erase"), Stage(method="distil", steps=durable.outer_steps))
     return {
         PATCHES: start,
         "patches, then more distilling": lambda: changed(
@@ -155,7 +152,11 @@ def rows(bench: Bench, seed: int) -> dict[str, Callable[[], tuple[AnyAdapter, di
         ),
         "patches, then ResAlign": lambda: bench.adapter(
             "patches, then ResAlign",
-            replace(users, before=stages, outer_steps=60, warm_up_steps=0, varied=durable.varied),
+            replace(
+                with_users(durable, users, steps=durable.outer_steps),
+                outer_steps=60,
+                warm_up_steps=0,
+            ),
         ),
         "patches, then gradient opposition": lambda: changed(
             bench, slow, start()[0], opposed_step, OPPOSED

@@ -67,6 +67,8 @@ def methods(data: dict[str, Path], seed: int, bed: Bed = UNET) -> dict[str, Hard
     edit_stage = Stage(method="closed_form", rank=16)
     durable = durable_plan(plain, bed=bed)
     patches = replace(durable, erase=replace(durable.erase, convolutions="patches"))
+    long = durable_plan(plain, "durable-max", bed=bed)
+    long_words = replace(long, outer_steps=1000, distil=replace(long.distil, words_share=0.5))
     words = replace(patches, distil=replace(patches.distil, words_share=0.5))
     some = replace(durable, retain_set=ImageSet(folder=str(data["retain_some"])))
     unnamed = replace(some.varied, lists=str(data["lists_some"]))
@@ -120,11 +122,13 @@ def methods(data: dict[str, Path], seed: int, bed: Bed = UNET) -> dict[str, Hard
         )},
         "erase alone": replace(durable, method="erase", before=()),
         **{f"durable, {n} steps": replace(durable, outer_steps=n) for n in (30, 100, 1000)},
+        # Drawn in a sixth of the passes, so that 8,000 take minutes
         **{
-            f"durable, {n:,} varied images": replace(
-                durable, varied=replace(durable.varied, images=n)
+            f"durable, {n:,} varied images of 4 steps": replace(
+                durable,
+                varied=replace(durable.varied, images=n, sampling_steps=4, guidance=1.0),
             )
-            for n in (96, 2000, 8000)
+            for n in (96, 384, 2000, 8000)
         },
         "patches, weapons as two concepts": replace(
             patches, concepts=tuple(
@@ -146,7 +150,7 @@ def methods(data: dict[str, Path], seed: int, bed: Bed = UNET) -> dict[str, Hard
                 patches, retain_set=some.retain_set, varied=unnamed, outer_steps=n,
                 distil=replace(patches.distil, words_share=share),
             )
-            for n, share in ((300, 0.0), (300, 0.5))
+            for n, share in ((300, 0.0), (300, 0.5), (1000, 0.5))
         },
         "durable, held out of both, words 0.5": replace(
             some, varied=unnamed, distil=replace(some.distil, words_share=0.5)
@@ -167,13 +171,31 @@ def methods(data: dict[str, Path], seed: int, bed: Bed = UNET) -> dict[str, Hard
         "durable, held out of the pictures, varied images of 4 steps, guidance 1.0": replace(
             some, varied=replace(some.varied, sampling_steps=4, guidance=1.0)
         ),
-        "durable-max: erase, distil 600 steps, then ResAlign": durable_plan(
-            res, "durable-max", bed=bed
+        f"{LONG_PATCHES}, then ResAlign": with_users(long, res, steps=600),
+        # As the preset durable-max on the demo
+        LONG_PATCHES: long,
+        LONG_WORDS: long_words,
+        f"{LONG_WORDS}, held out of both": replace(
+            long_words, retain_set=some.retain_set, varied=unnamed
         ),
     }  # fmt: skip
 
 
+def with_users(durable: HardeningPlan, res: HardeningPlan, *, steps: int) -> HardeningPlan:
+    """Return ResAlign's plan on top of a durable one, which distils for `steps` steps."""
+    return replace(
+        res,
+        concepts=durable.concepts,
+        erase=durable.erase,
+        distil=durable.distil,
+        varied=durable.varied,
+        before=(*durable.before, Stage(method="distil", steps=steps)),
+    )
+
+
 PATCHES = "durable: erase by patches, then distil"
+LONG_WORDS = "durable: erase by patches, distil 1,000 steps, half random words, averaged"
+LONG_PATCHES = "durable: erase by patches, distil 600 steps, averaged"
 EQUAL_COMPUTE_STEPS = 360
 SECOND_ANCHOR = "a twemoji mushroom on a blue background"
 FEW = (1, 4)  # varied images of a class that few prompts name, on average

@@ -98,7 +98,7 @@ def test_rounded_moments_do_not_wait():
 
 
 def test_a_stage_may_wait_too():
-    """One of `durable-max`, before ResAlign."""
+    """One that distils before the last method."""
     distil = replace(SMALL, optimiser_waits=True)
     own = plan(method="erase", before=(Stage(method="distil", steps=2),), distil=distil)
     here = replace(own, distil=replace(distil, optimiser_waits=False))

@@ -91,12 +91,12 @@ def test_the_methods_of_all_weights_are_presets_here_too(request_of, name):
     )  # fmt: skip
     assert (plan.varied.images, plan.erase.ratio, plan.distil.batch) == (50, 3.0, 4)
     assert (plan.distil.teacher, plan.distil.teacher_waits) == ("bf16", True)
-    rates = plan.learning_rate, plan.distil.learning_rate
-    assert rates == ((2e-4, 1e-4) if name == "durable" else (1e-4, 2e-5))
+    assert (plan.learning_rate, plan.distil.learning_rate) == (2e-4, 1e-4)
     _, own = request_of(checkpoint=hosts.DEMO, preset=name)
     assert own.distil.learning_rate == 1.5e-3 and own.varied.lists
-    assert bool(own.fine_tunes) == (name == "durable-max")
-    assert own.outer_steps == (300 if name == "durable" else 120)
+    assert not own.fine_tunes
+    assert own.outer_steps == (300 if name == "durable" else 600)
+    assert own.distil.ema == (0 if name == "durable" else 0.98)
 
 
 @pytest.mark.parametrize("name", ["redirect", "edit"])

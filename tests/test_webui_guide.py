@@ -174,7 +174,7 @@ def test_the_choices_stand_in_the_order_of_their_times_the_test_run_first(checkp
     assert all(label.startswith(f"{NAMES[value]}: ") for label, value in choices)
     if checkpoint != hosts.DEMO:
         assert choices[0] == ("Test run: 2 min; only shows that everything works", "fast")
-        assert choices[-1][0].startswith("Longest lasting: 4 h; Lasting with twice the steps")
+        assert choices[-1][0].startswith("Longest lasting: 3.5 h; lasts longer, under strong")
 
 
 @pytest.mark.parametrize("pace", [None, Pace(0.04, 0.064), Pace(1.0, 0.01), Pace(0.01, 1.0)])

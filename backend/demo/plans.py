@@ -125,7 +125,10 @@ def durable_plan(plan: HardeningPlan, preset: str = "durable", *, bed: Bed = UNE
     fields = plan_preset(preset).fields
     simulates = FACTS[fields.get("method", "resalign")].simulates_users
     users = plan.fine_tunes if simulates else ()
-    changes = {**fields, "fine_tunes": users, "distil": bed.distil, "varied": VARIED}
+    distil = replace(
+        fields["distil"], learning_rate=bed.distil.learning_rate, towards=bed.distil.towards
+    )
+    changes = {**fields, "fine_tunes": users, "distil": distil, "varied": VARIED}
     changes["concepts"] = tuple(replace(each, anchor=ANCHOR) for each in plan.concepts)
     return replace(plan, **changes)
 

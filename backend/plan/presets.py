@@ -7,7 +7,7 @@ hard the simulated users try and lets them see some of the concept: what held at
 the embedded demo (docs/benchmarks.md). Its rates and weights have not been tuned on a full-size
 Stable Diffusion. `quick` is `balanced` made small, to see that everything works. `durable` changes
 all weights: it erases the concepts' directions and distils the model back; `durable-max` does so
-for longer and hardens the result as `balanced` does. Their learning rate is of the size that is
+for longer, and averages the weights. Their learning rate is of the size that is
 usual for all weights of Stable Diffusion; they have been tried on the demo alone, at a higher one.
 """
 
@@ -102,15 +102,18 @@ PLAN_PRESETS: dict[str, PlanPreset] = {
         },
     ),
     "durable-max": PlanPreset(
-        summary="durable with twice the steps and more varied images, then hardened as balanced; "
-        "hours",
+        summary="durable with convolutions erased by patches, twice the steps and more varied "
+        "images; hours",
         fields={
             **_DENSE,
             "varied": _WIDE,
             "erase": EraseConfig(ratio=2.0, convolutions="patches", patch_width=12_000),
-            "before": (Stage(method="erase"), Stage(method="distil", steps=600)),
+            "distil": DistilConfig(towards="anchor", ema=0.98),
+            "method": "distil",
+            "before": (Stage(method="erase"),),
+            "outer_steps": 600,
+            "warm_up_steps": 0,
         },
-        grids=(_REGULATED,),
     ),
     "paper": PlanPreset(
         summary="the published method: Richardson, no regulator, no warm-up, benign users",
