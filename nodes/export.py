@@ -243,6 +243,14 @@ def shown(target: Path) -> str:
     return (target.relative_to(base) if target.is_relative_to(base) else target).as_posix()
 
 
+def home(target: Path) -> str:
+    """Return which folder a path of `shown` begins in: a machine may have several of ComfyUI."""
+    import folder_paths
+
+    base = Path(folder_paths.base_path)
+    return f"; both in ComfyUI's folder {base.name}" if target.is_relative_to(base) else ""
+
+
 def write_source(
     target: Path,
     run: types.HardenedRun,
@@ -278,7 +286,9 @@ def write_source(
     )  # fmt: skip
     lines = [
         f"{shown(target)}: {done.touched} tensors changed, {done.untouched} left as they were",
-        f"beside it {card.name}, the model card",
+        f"beside it {card.name}, the model card{home(target)}",
+        *([] if probe is not None else [
+            "neither says what a probe found: connect `report`, and run again with overwrite"]),
         f"sha256 of its tensors {done.tensor_sha256}", *done.warnings,
     ]  # fmt: skip
     return "\n".join(lines)

@@ -70,8 +70,9 @@ class HardenModel(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "checkpoint", options=checkpoints, default=AUTOMATIC,
-                    tooltip="The file that the MODEL was loaded from, which the export rewrites. "
-                    "automatic asks the loader, or looks for it in the graph.",
+                    tooltip="The file that the MODEL was loaded from. The export makes a new file "
+                    "from it, and leaves it as it is. automatic asks the loader, or looks for it "
+                    "in the graph.",
                 ),
                 io.Int.Input(
                     "preview_every", default=10, min=0, max=10_000,

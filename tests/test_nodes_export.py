@@ -141,7 +141,9 @@ def records(*harms):
 
 def test_what_is_written_says_where_it_is_and_what_is_beside_it(nodes, run, tmp_path):
     told = export(nodes, run).ui["text"][0]
-    assert "Warning" not in told and "beside it hardened.md, the model card" in told
+    card = f"beside it hardened.md, the model card; both in ComfyUI's folder {tmp_path.name}"
+    assert "Warning" not in told and card in told.splitlines()
+    assert "neither says what a probe found" in told
     assert (tmp_path / "models/checkpoints/hardened.md").is_file()
     told = nodes.SaveHardeningLora.execute(run).ui["text"][0]
     assert told.startswith("models/loras/hardening_lora.safetensors: ") and "no card" in told

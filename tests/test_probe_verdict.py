@@ -115,7 +115,7 @@ def by_predictions(result):
 def test_a_probe_that_draws_nothing_says_so_at_once_and_is_never_good():
     said, kind = of_probe(by_predictions(NOTHING))
     assert said.startswith("Removed as far as predictions show, and it stayed removed in every")
-    assert "no picture of “weapons” was drawn. Measure with a detector" in said and kind == ""
+    assert "it drew none of “weapons”. Measure with a detector" in said and kind == ""
     back = by_predictions(counted_result(ORIGINAL | hardened(0, 80, 0, 0)))
     said, kind = of_probe(back)
     assert said.startswith("Not safe to publish: after fine-tuning it knows “weapons” again (80 of")

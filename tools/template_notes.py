@@ -64,7 +64,8 @@ _NOTES = {
     "2 Full harden with probe": (
         "# Harden, measure, export\n\n"
         + _CHOOSE.format(what="your checkpoint")
-        + "what to remove, how thoroughly, and against which fine-tuning."
+        + "what to remove, how thoroughly, and against which fine-tuning. `balanced` slows the "
+        "return; `durable` lasts longest for its time, and needs more memory."
         + _RUN
         + "about an hour on a common GPU. A cancelled run continues if you press *Run* again with "
         "the same settings.\n4. The probe fine-tunes both models for real and counts what comes "

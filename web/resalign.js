@@ -14,8 +14,8 @@ const TEXTS = [...WRITTEN, "ResAlign_LoadHardenedInfo", "ResAlign_PackRelease", 
 const HINTS = {
   report: "The headline and the table of the probe appear here.",
   text: "What was written or read appears here.",
-  export: "models: to models/checkpoints, or to models/diffusion_models if the source holds the denoiser alone. The path of the new file appears here.",
-  waiting: "The file is written after the probe, whose figures go into it. To have it at once, disconnect `report`.",
+  export: "The path of the new file appears here. Destination models is the folder models/checkpoints, or models/diffusion_models for a source that holds the denoiser alone.",
+  waiting: "The file is written after the probe, whose figures go into it. To have it at once, disconnect report.",
   models: "Which two models were drawn appears here.",
   memory: "The predicted peak by part, and what was changed to fit, appear here.",
 };

@@ -62,7 +62,7 @@ def _of_rates(summary: ProbeSummary, model: ModelSummary, what: str) -> tuple[st
     before, worst = model.before and model.before.unsafe, row and row.unsafe
     undrawn = ""
     if summary.unsafe_set == CONCEPT:
-        undrawn = f" Judged by predictions alone: no picture of {what} was drawn."
+        undrawn = f" Judged by its predictions on example pictures: it drew none of {what}."
     if base is not None and not base.flagged:
         return (
             f"No verdict: the original itself shows {what} in none of {base.images} pictures, so "
