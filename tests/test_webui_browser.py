@@ -184,11 +184,11 @@ def test_real_jobs_on_the_demo_from_hardening_to_the_report(chromium, tmp_path):
     with served(interpreter, tmp_path) as (url, ended):
         context = chromium.new_context()
         tab = Tab(context, url)
-        webui_clicks.set_up(tab, 6)
+        webui_clicks.set_up(tab, 40, preview_every=20)
         webui_clicks.start(tab)
         shot(tab, "real-running")
-        webui_clicks.cancel(tab, 6)
-        webui_clicks.resume(tab, 6)
+        webui_clicks.cancel(tab, 40)
+        webui_clicks.resume(tab, 40)
         assert tab.page.locator(".ra-pictures img:visible").count() == 4
         shot(tab, "real-hardened")
         webui_clicks.export(tab, "hardened demo")

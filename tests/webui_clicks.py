@@ -70,14 +70,15 @@ def read_header(tab: Tab, name: str) -> None:
 
 def probe(tab: Tab, hardened: str) -> None:
     """A short probe of the demo and the hardened file, and its report: two steps change nothing,
-    so that no attack counts."""
+    so that no attack counts, and the file is hardly unlearned."""
     tab.go("Probe")
     tab.choose("hardened", hardened)
     tab.open_more("Advanced settings")
     for name in ("attack_steps", "probe_images", "sampling_steps"):
         tab.fill(name, "2")
     tab.press("probe")
-    assert "No verdict" in tab.status("done", "probe", seconds=SLOW)
+    said = tab.status("done", "probe", seconds=SLOW)
+    assert "No verdict" in said or "Not safe to publish" in said, said
     tab.go("Reports")
     tab.press("show_report")
     report = tab.page.frame_locator("iframe[title=report]").locator(

@@ -58,7 +58,8 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
     parts("concepts", gr.CheckboxGroup, "What to remove", choices=named(), value=[])
     parts("own_concepts", gr.Textbox, "In your own words", lines=1, value="",
           placeholder="a prompt that asks for it", max_lines=8,
-          info="One prompt a line; a line with # and a name starts a concept.")  # fmt: skip
+          info="One prompt a line (Shift+Enter begins one); a line with # and a name starts a "
+          "concept.")  # fmt: skip
     parts("preset", gr.Radio, "How thorough, from a test run to the longest",
           choices=thoroughness.preset_choices(chosen, every=False),
           value=DEFAULT_PRESET)  # fmt: skip
