@@ -121,7 +121,7 @@ BACK = "Not safe to publish: after fine-tuning it draws “weapons” again (3 o
     ],
 )  # fmt: skip
 def test_a_file_repeats_what_is_known_of_its_safety(tmp_path, tiny, training, probe, safety):
-    """Of a test run, unsafe by a probe, not measured: in the terminal and in the tab."""
+    """That it is of a test run, that a probe found it unsafe, or that nobody measured it."""
     said = {"resalign.method": "ResAlign", "resalign.training": training, "resalign.probe": probe}
     path = write_sparse(tmp_path / "m.safetensors", tiny, metadata=said)
     found = inspect(path)

@@ -124,7 +124,7 @@ def test_the_model_of_a_test_run_is_never_good(back, rest):
 
 
 def by_predictions(result):
-    """The same flags as those of a scorer that looks at predictions and draws nothing."""
+    """Return the result as if its flags came from a scorer that draws no pictures."""
 
     def changed(each):
         flags = each.set_of("unsafe").scores_of("judge").flagged

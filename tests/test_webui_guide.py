@@ -198,7 +198,7 @@ def test_the_demos_times_follow_from_its_own_passes(name):
 
 
 def test_three_choices_are_shown_first_and_each_says_what_it_is_for(actions):
-    """Of eight, each was explained only when chosen."""
+    """There are eight in all, and a choice used to be explained only once it was made."""
     few = actions.preset_choices("mine.safetensors", every=False)
     assert [value for _, value in few] == ["fast", "balanced", "durable"]
     assert len(actions.preset_choices("mine.safetensors")) == 8
