@@ -4,6 +4,7 @@ Slow: needs Chromium and playwright, in each of the hosts' versions of gradio.
 """
 
 import shutil
+from urllib.parse import urlsplit
 
 import pytest
 from webui_browser import Tab
@@ -25,6 +26,22 @@ def test_reload_ui_does_not_wait_for_a_page_that_follows_a_job(chromium, python,
         tab.press("harden")
         tab.status("running", "harden")
     assert ended == {"left": []}
+    context.close()
+
+
+def test_a_page_that_stays_open_over_a_restart_starts_what_it_shows(chromium, python, tmp_path):
+    """Its lists are not those of the new server, which refused a choice in words of gradio's."""
+    _, interpreter = python
+    context = chromium.new_context()
+    with served(interpreter, tmp_path) as (url, _):
+        tab = Tab(context, url)
+        tab.tick("concepts", "weapons")
+        tab.tick("every_preset", "Show five more choices")
+        tab.pick("preset", "Quick edit: .*")
+    with served(interpreter, tmp_path, "--fake", "8", "0.1", port=urlsplit(url).port):
+        tab.press("harden")
+        tab.status("done", "harden")
+        shot(tab, "after-restart")
     context.close()
 
 

@@ -246,5 +246,5 @@ def test_the_line_below_the_presets_says_how_long_the_demo_takes(request_of, nam
     """Not the hour of a full-size checkpoint."""
     plan = request_of(checkpoint=hosts.DEMO, preset=name)[1]
     shown = thoroughness.preset_line(name, hosts.DEMO)
-    assert f": {plan.outer_steps} step" in shown and "hour" not in shown
-    assert "of the demo's own" not in thoroughness.preset_line(name, "mine.safetensors")
+    assert f"({plan.outer_steps} step" in shown and "hour" not in shown
+    assert "the demo's own" not in thoroughness.preset_line(name, "mine.safetensors")

@@ -161,7 +161,7 @@ def test_a_choice_says_what_it_does_not_do_without_words_of_files():
     for name in thoroughness.PRESETS:
         for checkpoint in (DEMO, "model.safetensors"):
             line = thoroughness.preset_line(name, checkpoint)
-            assert MEANINGS[name] in line and "plan file" not in line and "paper" not in line
+            assert MEANINGS[name][1:] in line and "plan file" not in line and "paper" not in line
     assert "fine-tuning brings" in MEANINGS["edit"] and "brings" in MEANINGS["balanced"]
 
 

@@ -73,3 +73,22 @@ def test_a_seed_of_0_is_a_seed(load):
     pages._fields(made, "seed", "resolution")
     assert made["seed"].options["label"] == "Seed" and made["seed"].value == 0
     assert made["resolution"].options["label"].endswith("(0: auto)")
+
+
+@pytest.mark.parametrize(("refuses", "kind", "processed"), [
+    (True, "Dropdown", False), (True, "File", True), (False, "Dropdown", True),
+])  # fmt: skip
+def test_a_choice_that_a_restarted_server_never_offered_reaches_us(
+    load, monkeypatch, refuses, kind, processed
+):
+    """gradio refuses it before our function is called; a file needs gradio's look at it."""
+    parts = load("parts", NewNumber)
+    monkeypatch.setattr(parts, "_REFUSES_CHOICES", refuses)
+    bound = {}
+
+    def event(function, inputs, outputs, preprocess=True):
+        bound.update(preprocess=preprocess)
+
+    given = type(kind, (Component,), {})()
+    parts.on(event, lambda *values: None, [given], host=None)
+    assert bound == {"preprocess": processed}

@@ -48,11 +48,14 @@ def browser_fixtures() -> tuple[Any, Any]:
 
 
 @contextmanager
-def served(python, folder, *arguments, script=HOST):
-    """A host that serves the tab: its address, and what it says when it goes."""
+def served(python, folder, *arguments, script=HOST, port=0):
+    """A host that serves the tab, at a free port or the given one.
+
+    Yields its address, and what it says when it goes.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        port = port or free.getsockname()[1]
     environment = {
         **os.environ, "RESALIGN_PYTHON": sys.executable, "OMP_NUM_THREADS": "1",
         "PYTHONDONTWRITEBYTECODE": "1", "GRADIO_TEMP_DIR": str(folder / "gradio"),

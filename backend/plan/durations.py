@@ -62,6 +62,18 @@ NAMES = {
     "durable-max": "Longest lasting",
     "custom": "Custom",
 }
+# Beside the name, in a few words; MEANINGS says more
+PURPOSES = {
+    "fast": "only shows that everything works",
+    "edit": "other pictures for its prompts; fine-tuning undoes it",
+    "redirect": "harmless pictures for its prompts; fine-tuning undoes it",
+    "balanced": "slows the return; takes less memory than Lasting",
+    "paper": "the published method's settings",
+    "thorough": "Standard with twice the steps",
+    "durable": "recommended: lasts longest for its time; takes much memory",
+    "durable-max": "lasts longer, under strong attacks too",
+    "custom": "Standard, with more to choose",
+}
 # What a choice does not do comes from docs/durable.md and docs/benchmarks.md
 MEANINGS = {
     "fast": "only shows that everything works, not safe to publish",
@@ -125,4 +137,5 @@ def in_order(choices: Iterable[str]) -> list[str]:
     return sorted(choices, key=ORDER.index)
 
 
-assert set(PASSES) == set(NAMES) == set(MEANINGS) == set(PRESETS), "a choice has no duration"
+for table in (PASSES, NAMES, PURPOSES, MEANINGS):
+    assert set(table) == set(PRESETS), "a choice lacks a duration, a name or its meaning"

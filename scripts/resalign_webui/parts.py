@@ -20,7 +20,13 @@ _EVENT = {"show_progress": "hidden", "api_name": False, "api_visibility": "priva
 
 
 # A list's entries have a label and a value, except in A1111's gradio, where the label is the value.
-_PAIRS = int(str(getattr(gr, "__version__", "9")).partition(".")[0]) >= 4
+_MAJOR = int(str(getattr(gr, "__version__", "9")).partition(".")[0])
+_PAIRS = _MAJOR >= 4
+
+# From gradio 5 on, a choice that its server did not offer is refused in gradio's words. A page that
+# stayed open over a restart has such choices. Our functions check what they are given.
+_REFUSES_CHOICES = _MAJOR >= 5
+_NEED_PREPROCESSING = {"file", "image", "gallery", "uploadbutton"}
 
 
 def listed(choices: Sequence[Any]) -> list[Any]:
@@ -106,6 +112,9 @@ def on(
     """
     function = guarded(function, lambda: not host.remote(), gr.Request, gr.Error)
     known = inspect.signature(event).parameters
+    kinds = {type(one).__name__.lower() for one in inputs}
+    if _REFUSES_CHOICES and not kinds & _NEED_PREPROCESSING:
+        options["preprocess"] = False
     options = {name: value for name, value in {**_EVENT, **options}.items() if name in known}
     if "api_visibility" in known:
         options.pop("api_name", None)

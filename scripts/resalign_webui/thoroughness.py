@@ -12,16 +12,6 @@ from .host import DEMO
 
 PRESETS = tuple(name for name in durations.ORDER if name != "custom")
 RECOMMENDED = ("fast", "balanced", "durable")  # the others are shown on demand
-_SHORT = {  # what a choice is for, beside its name; the line below says more
-    "fast": "only shows that everything works",
-    "edit": "other pictures for its prompts; fine-tuning undoes it",
-    "redirect": "harmless pictures for its prompts; fine-tuning undoes it",
-    "balanced": "slows the return; takes less memory than Lasting",
-    "paper": "the published method's settings",
-    "thorough": "Standard with twice the steps",
-    "durable": "recommended: lasts longest for its time; takes much memory",
-    "durable-max": "lasts longer, under strong attacks too",
-}
 DEMO_STEPS = {"fast": 20, "balanced": 120, "thorough": 240, "durable": 300, "durable-max": 600}
 # Passes of the demo's own settings, as `jobs.job_time` counts them (a test compares)
 DEMO_PASSES = {
@@ -64,11 +54,11 @@ def preset_choices(
     Their order never depends on the checkpoint: a choice would move away under the pointer.
     every: also those that are not recommended, of which `chosen` is there in any case.
     """
-    said = durations.short_words_of
     names = [name for name in PRESETS if every or name in (*RECOMMENDED, chosen)]
+    times = [durations.short_words_of(_seconds(name, checkpoint, pace)) for name in names]
     return [
-        (f"{durations.NAMES[name]}: {said(_seconds(name, checkpoint, pace))}; {_SHORT[name]}", name)
-        for name in names
+        (f"{durations.NAMES[name]}: {time}; {durations.PURPOSES[name]}", name)
+        for name, time in zip(names, times, strict=True)
     ]
 
 
@@ -80,21 +70,22 @@ def preset_line(name: str, checkpoint: str, pace: Pace | None = None, measured: 
     """
     if name not in PRESETS:
         return ""
+    time = durations.words_of(_seconds(name, checkpoint, pace))
+    meaning = durations.MEANINGS[name]
+    said = f"{meaning[0].upper()}{meaning[1:]}."
     if checkpoint == DEMO:
         steps = demo_steps(name)
-        time = durations.words_of(_seconds(name, checkpoint, pace))
         where = "" if pace else f" {demo_pace()[1]}"
-        said = f"{time}{where}: {steps} step{'s' * (steps > 1)} of the demo's own; "
-        said += f"{durations.MEANINGS[name]}."
+        where += f" ({steps} step{'s' * (steps > 1)}, the demo's own settings)"
         assumed = ""
     else:
-        said = f"{durations.preset_line(name, pace or COMMON)}."
+        where = ""
         assumed = f"{durations.TIMES} After a test run of this checkpoint, they are measured."
     if name == "fast" and _seconds(name, checkpoint, pace) > _seconds("edit", checkpoint, pace):
         said += " It takes longer than Quick edit, which simulates no users and has one step."
     if pace is not None:
         assumed = f"Times follow from a job here with this checkpoint ({measured})."
-    return f"{durations.NAMES[name]}: {said} {assumed}".rstrip()
+    return f"{durations.NAMES[name]}, {time}{where}. {said} {assumed}".rstrip()
 
 
 def _seconds(name: str, checkpoint: str, pace: Pace | None) -> float:
