@@ -216,6 +216,14 @@ def write_state(folder, step, of):
         write_header(folder / name, header)
 
 
+def host_with_a_checkpoint(folder):
+    """A host whose one checkpoint is model.safetensors, and the tab's actions in it."""
+    made = FakeHost(folder)
+    write_header(made.checkpoint_folder() / "model.safetensors", {})
+    actions = import_module("resalign.scripts.resalign_webui.actions")
+    return made, actions.Actions(made, FakeJobs(made), lambda *names: "")
+
+
 def write_header(path, metadata):
     """A safetensors file without tensors."""
     text = json.dumps({"__metadata__": metadata}).encode()

@@ -5,7 +5,7 @@ import os
 from datetime import date
 
 import pytest
-from fakes_webui import FakeHost, FakeJobs, write_header, write_run
+from fakes_webui import host_with_a_checkpoint, write_header, write_run
 
 from resalign.backend.jobs.job_time import DRAW, PREVIEW, JobTime, sets_of
 from resalign.backend.plan.concept import Concept
@@ -14,7 +14,7 @@ from resalign.backend.plan.file import to_json
 from resalign.backend.plan.presets import preset_plan
 from resalign.scripts.resalign_webui import forms, guide, pace, thoroughness
 from resalign.scripts.resalign_webui import host as hosts
-from resalign.scripts.resalign_webui.actions import NONE, Actions
+from resalign.scripts.resalign_webui.actions import NONE
 from resalign.scripts.resalign_webui.runs import preferred, read_runs
 
 CAT = Concept("cat", ("a cat",))
@@ -22,16 +22,18 @@ TEST, BALANCED = (to_json(preset_plan(name, [CAT])) for name in ("quick", "balan
 
 
 @pytest.fixture
-def host(tmp_path):
-    made = FakeHost(tmp_path)
-    write_header(made.checkpoint_folder() / "model.safetensors", {})
-    return made
+def tab(tmp_path):
+    return host_with_a_checkpoint(tmp_path)
 
 
 @pytest.fixture
-def actions(host):
-    played = FakeJobs(host)
-    return Actions(host, played, lambda *names: "")
+def host(tab):
+    return tab[0]
+
+
+@pytest.fixture
+def actions(tab):
+    return tab[1]
 
 
 def run_of(host, name, plan=BALANCED, steps=None, at=0):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from fakes_webui import FakeHost, FakeJobs, write_header, write_run
+from fakes_webui import host_with_a_checkpoint, write_header, write_run
 
 from resalign.backend.demo.art import BENIGN, UNSAFE
 from resalign.backend.demo.plans import demo_probe, prompted_plan
@@ -22,7 +22,6 @@ from resalign.scripts.resalign_webui import (
     views,
 )
 from resalign.scripts.resalign_webui import host as hosts
-from resalign.scripts.resalign_webui.actions import Actions
 from resalign.scripts.resalign_webui.host import DEMO
 from resalign.scripts.resalign_webui.runs import preferred, read_runs
 
@@ -30,15 +29,18 @@ BALANCED = to_json(preset_plan("balanced", [Concept("cat", ("a cat",))]))
 
 
 @pytest.fixture
-def host(tmp_path):
-    made = FakeHost(tmp_path)
-    write_header(made.checkpoint_folder() / "model.safetensors", {})
-    return made
+def tab(tmp_path):
+    return host_with_a_checkpoint(tmp_path)
 
 
 @pytest.fixture
-def actions(host):
-    return Actions(host, FakeJobs(host), lambda *names: "")
+def host(tab):
+    return tab[0]
+
+
+@pytest.fixture
+def actions(tab):
+    return tab[1]
 
 
 def run_of(host, name, steps=160, harms=(), plan=BALANCED, checkpoint=""):
