@@ -22,6 +22,7 @@ class OldNumber(Component):
     def __init__(self, value=None, *, label=None, info=None, precision=None, min_width=0,
                  elem_id=None):  # fmt: skip
         super().__init__(value, label=label)
+        self.info = info
 
 
 class NewNumber(Component):
@@ -54,6 +55,16 @@ def test_an_empty_number_says_that_its_value_is_chosen_automatically(load):
     new = load("parts", NewNumber).Parts().field("rank", input_field("rank"), keeps_preset=True)
     assert new.value is None and new.options["placeholder"] == "auto"
     assert new.options["label"] == "Rank"
+
+
+def test_a_field_in_which_0_is_automatic_does_not_say_what_else_0_does(load):
+    field = input_field("micro_batch")
+    assert "0: whole batches" in field.help
+    made = load("parts", OldNumber).Parts()
+    for keeps_preset in (True, False):
+        said = made.field("micro_batch", field, keeps_preset=keeps_preset).info
+        assert ("0: whole batches" in said) is not keeps_preset
+        assert "the same result up to rounding" in said and "auto: as many as" in said
 
 
 def test_a_list_without_pairs_shows_labels_as_values(load, monkeypatch):

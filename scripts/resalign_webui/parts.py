@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ _PAIRS = _MAJOR >= 4
 # From gradio 5 on, a choice that its server did not offer is refused in gradio's words. A page that
 # stayed open over a restart has such choices. Our functions check what they are given.
 _REFUSES_CHOICES = _MAJOR >= 5
+# In a help text, for a field in which 0 keeps the preset's value instead
+_WHAT_0_DOES = re.compile(r"; 0: [^.;]*|(?<=\.) 0: [^.;]*\.")
 _NEED_PREPROCESSING = {"file", "image", "gallery", "uploadbutton"}
 
 
@@ -66,7 +69,8 @@ class Parts:
             label = field.label
             if keeps_preset and kind is gr.Number and "placeholder" not in found:
                 label += " (0: auto)"  # this gradio shows an empty number as 0
-        return self(name, kind, label, **{"info": field.help, **found, **options})
+        said = _WHAT_0_DOES.sub("", field.help) if keeps_preset else field.help
+        return self(name, kind, label, **{"info": said, **found, **options})
 
     def __getitem__(self, name: str) -> Any:
         return self.by_name[name]
