@@ -59,8 +59,9 @@ REDUCE = """async ([checkpoint, changes]) => {
     imageSet('a cat\\na tree', node, 'retain', -380, 620);
 }"""
 FIT = """() => {
-  const boxes = app.graph.nodes.map(
+  const boxes = [...app.graph.nodes, ...app.graph.groups].map(
     ({ pos, size }) => [pos[0], pos[1] - 30, pos[0] + size[0], pos[1] + size[1]]);
+  for (const { pos } of app.graph.reroutes?.values() ?? []) boxes.push([...pos, ...pos]);
   const [x0, y0] = [0, 1].map(i => Math.min(...boxes.map(b => b[i])) - 30);
   const [x1, y1] = [2, 3].map(i => Math.max(...boxes.map(b => b[i])) + 30);
   const w = innerWidth - 80, h = innerHeight - 120;

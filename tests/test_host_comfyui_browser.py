@@ -7,7 +7,7 @@ import urllib.error
 import pytest
 from host_browser import front
 from host_checkpoints import place_reduced_sdxl
-from host_comfyui import comfyui
+from host_comfyui import CHECKPOINT, comfyui
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 SAVED = [
@@ -26,6 +26,8 @@ SAVED = [
     "precision",
     "gradient_checkpointing",
 ]  # the first widgets of Hardening Settings, as a workflow saves them
+CUT = """() => [...document.querySelectorAll('.resalign figcaption')].map((one) =>
+  one.scrollWidth > one.clientWidth || one.scrollHeight > one.clientHeight)"""
 LOOKS = [("canvas", "dark"), ("canvas", "light"), ("vue", "light")]
 
 
@@ -69,6 +71,8 @@ def test_a_page_watches_reloads_in_mid_run_and_sees_the_end(
     page.queue()
     before = page.wait(lambda: page.at("HardenModel", "harden", 3))
     assert before["lines"] >= 2 and before["images"] >= 2
+    captions = page.page.evaluate(CUT)
+    assert len(captions) >= 2 and not any(captions), "no caption is cut off"
     page.shoot(shots(request, host))
 
     page.reopen()  # the page comes back with its last workflow, and asks for the state
@@ -126,6 +130,51 @@ def test_the_quick_example_draws_what_was_removed_and_what_should_stay(request, 
     told = page.box("DrawConcept", "Text")["text"]
     assert told == "original and hardened"
     page.shoot(shots(request, host))
+
+
+PLACES = """() => {
+  const { scale, offset } = app.canvas.ds;
+  const at = ({ pos }) => [(pos[0] + offset[0]) * scale, (pos[1] + offset[1]) * scale];
+  const of = (type) => app.graph.nodes.find((one) => one.type === type);
+  const found = ['MarkdownNote', 'CheckpointLoaderSimple', 'ResAlign_ConceptList',
+                 'ResAlign_HardenModel'];
+  return { scale, places: found.map((type) => at(of(type))), extra: app.rootGraph.extra,
+           name: of('CheckpointLoaderSimple').widgets[0].value, saved: app.graph.serialize() };
+}"""
+OPEN = "(flow) => app.loadGraphData(flow, true, true, 'opened', {openSource: 'template'})"
+
+
+@pytest.mark.parametrize("renderer", ["canvas", "vue"])
+@pytest.mark.parametrize("name", ["1 Quick harden and compare", "2 Full harden with probe"])
+def test_a_template_opens_where_its_first_steps_can_be_read(root, page, renderer, name):
+    page.set(VueNodes_Enabled=renderer == "vue")
+    flow = json.loads((examples(root) / f"{name}.json").read_text("utf-8"))
+    page.page.evaluate(OPEN, flow)
+    page.page.wait_for_timeout(2500)
+    shown = page.page.evaluate(PLACES)
+    assert shown["scale"] >= 0.75
+    assert all(60 < x < 1300 and 80 < y < 800 for x, y in shown["places"])
+    assert shown["name"] == CHECKPOINT, "the first that is there, and fits"
+    assert "resalign" not in shown["extra"]
+    told = page.page.get_by_text("was chosen instead")
+    assert told.count() == 1
+
+    saved = shown["saved"]
+    saved["extra"]["ds"] = {"scale": 0.5, "offset": [450, 100]}
+    page.show(saved, "saved")
+    assert page.page.evaluate("() => app.canvas.ds.scale") == 0.5, "as its user left it"
+    page.set(VueNodes_Enabled=False)
+
+
+def test_templates_of_the_pack_come_in_order_below_its_name(root, host, page):
+    page.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    page.page.get_by_text("ResAlign", exact=True).first.click(timeout=20_000)
+    titles = sorted(path.stem for path in examples(root).glob("*.json"))
+    page.page.get_by_text(titles[-1], exact=True).first.wait_for(timeout=20_000)
+    text = page.page.evaluate("() => document.body.innerText")
+    found = sorted(titles, key=lambda title: text.rindex(title))
+    assert found == titles
+    page.page.keyboard.press("Escape")
 
 
 SHOWN = """(type) => { const node = app.graph.nodes.find((one) => one.type === type);

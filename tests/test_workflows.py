@@ -1,10 +1,12 @@
 """The example workflows and the blueprint fit the nodes as they are now."""
 
 import asyncio
+import importlib.util
 import json
 
 import pytest
 from fakes_comfy import install
+from PIL import Image
 
 NAMES = [  # ComfyUI shows the files' names as titles
     "1 Quick harden and compare",
@@ -43,6 +45,20 @@ def test_there_are_six_examples_with_a_picture_each(root):
     assert sorted(path.stem for path in folder.glob("*.jpg")) == NAMES
 
 
+def test_every_example_has_a_card_that_says_what_it_does(root):
+    spec = importlib.util.spec_from_file_location("cards", root / "tools" / "template_cards.py")
+    assert spec and spec.loader
+    cards = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(cards)
+    assert sorted(cards.DESCRIPTIONS) == NAMES
+    for name in NAMES:
+        with Image.open(root / f"example_workflows/{name}.jpg") as card:
+            assert card.size == (cards.WIDTH, cards.HEIGHT), "run tools/workflows.py --stills"
+            strip = card.convert("L").crop((0, cards.HEIGHT - cards.STRIP, *card.size))
+        low, high = strip.getextrema()
+        assert high > 240 and low < 80, "white letters on a dark strip"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_says_what_to_do_in_its_groups_and_note(root, name):
     flow = json.loads((root / f"example_workflows/{name}.json").read_text())
@@ -60,6 +76,36 @@ def test_an_example_says_what_to_do_in_its_groups_and_note(root, name):
     for kind in (boxes, nodes):
         pairs = [(a, b) for i, a in enumerate(kind) for b in kind[i + 1 :]]
         assert not [pair for pair in pairs if overlap(*pair)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_opens_as_a_template_and_names_where_its_files_are_found(root, name):
+    flow = json.loads((root / f"example_workflows/{name}.json").read_text(encoding="utf-8"))
+    assert flow["extra"]["resalign"] == "template" and "ds" not in flow["extra"]
+    loaders = [node for node in flow["nodes"] if node["type"].endswith(("Loader", "LoaderSimple"))]
+    assert loaders
+    for node in loaders:
+        (model,) = node["properties"]["models"]
+        assert model["name"] == node["widgets_values"][0]
+        assert model["url"].startswith("https://huggingface.co/")
+        assert model["url"].endswith("/" + model["name"])
+        folders = {"UNETLoader": "diffusion_models", "CLIPLoader": "text_encoders",
+                   "VAELoader": "vae"}  # fmt: skip
+        assert model["directory"] == folders.get(node["type"], "checkpoints")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_note_and_the_first_three_steps_fit_side_by_side_into_a_window(root, name):
+    """web/resalign_open.js shows them at 0.75 or more: ComfyUI draws texts from 0.6 on."""
+    flow = json.loads((root / f"example_workflows/{name}.json").read_text(encoding="utf-8"))
+    (note,) = [(*n["pos"], *n["size"]) for n in flow["nodes"] if n["type"] == "MarkdownNote"]
+    shown = [note, *(g["bounding"] for g in flow["groups"] if g["title"][0] in "123")]
+    left, right = min(box[0] for box in shown), max(box[0] + box[2] for box in shown)
+    assert (1280 - 90) / (right - left) >= 0.9
+    top = min(box[1] for box in shown)
+    starts = [n["pos"][1] for n in flow["nodes"]
+              if n["type"] in ("ResAlign_HardenModel", "ResAlign_ConceptList")]  # fmt: skip
+    assert all(start - top < 700 for start in starts)
 
 
 @pytest.mark.parametrize("name", [*NAMES, "Harden and Export"])

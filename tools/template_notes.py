@@ -22,20 +22,51 @@ _ALONE = {"CLIPTextEncode", "EmptyLatentImage"}  # below Harden Model, in no gro
 # That `custom` and advanced inputs add to a node with another below it
 _ROOM = {"ResAlign_FineTuningSettings": 400, "ResAlign_ConceptList": 40}
 _NOTE = (-420, 130, 400)
-_LETTERS, _LINE = 56, 19  # of a line of a note, and its height
+_LETTERS, _LINE = 60, 17  # of a line of a note, and its height
 # Heights with a box in which a whole answer is in sight
 _HIGH = {
     "ResAlign_ExportHardenedCheckpoint": 400, "ResAlign_SaveHardeningLora": 280,
     "ResAlign_ShowReport": 380,
 }  # fmt: skip
 _UNFOLDED = 540  # Hardening Settings, where an advanced input is set
-# Points by which a wire passes nodes that it does not belong to: (from, slot, to): points
+# Points by which a wire passes nodes that it does not belong to: (from, slot, to): points.
+# Lanes over Harden Model, and under it
+_OVER = {slot: [(440, 30 - 20 * slot), (870, 30 - 20 * slot)] for slot in range(3)}
+_UNDER = [(420, 900), (880, 900)]
 _WAYS: dict[str, dict[tuple[int, int, int], list[tuple[int, int]]]] = {
     "1 Quick harden and compare": {
-        (1, 2, 24): [(900, 700), (1360, 700)],
-        (1, 2, 27): [(900, 50), (1360, 50)],
+        **{(1, slot, 14): lane for slot, lane in _OVER.items()},
+        (2, 0, 14): _UNDER,
+        (1, 0, 23): [(420, 930), (880, 930)],
+        (1, 2, 24): [(400, 960), (900, 960), (960, 700), (1360, 700)],
+        (1, 2, 27): [(440, -50), (1360, -50)],
     },
+    "2 Full harden with probe": {
+        **{(1, slot, 6): lane for slot, lane in _OVER.items()},
+        (5, 3, 8): [(900, 40), (1300, -300)],
+        (5, 3, 9): [(900, 40), (1300, -600)],
+    },
+    "3 Try my LoRA": {(1, slot, 12): lane for slot, lane in _OVER.items()},
 }
+# Where ComfyUI offers to download what is missing: the addresses of its own templates
+_HUB = "https://huggingface.co/"
+_MODELS = {
+    "v1-5-pruned-emaonly-fp16.safetensors": (
+        "checkpoints", "Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/"),
+    "sd_xl_base_1.0.safetensors": (
+        "checkpoints", "stabilityai/stable-diffusion-xl-base-1.0/resolve/main/"),
+    "flux-2-klein-base-4b.safetensors": (
+        "diffusion_models", "Comfy-Org/flux2-klein/resolve/main/split_files/diffusion_models/"),
+    "qwen_3_4b.safetensors": (
+        "text_encoders", "Comfy-Org/flux2-klein/resolve/main/split_files/text_encoders/"),
+    "flux2-vae.safetensors": ("vae", "Comfy-Org/flux2-dev/resolve/main/split_files/vae/"),
+    "anima-base-v1.0.safetensors": (
+        "diffusion_models", "circlestone-labs/Anima/resolve/main/split_files/diffusion_models/"),
+    "qwen_3_06b_base.safetensors": (
+        "text_encoders", "circlestone-labs/Anima/resolve/main/split_files/text_encoders/"),
+    "qwen_image_vae.safetensors": (
+        "vae", "circlestone-labs/Anima/resolve/main/split_files/vae/"),
+}  # fmt: skip
 _LAST = {
     "1 Quick harden and compare": "4 Compare the original and the hardened model",
     "2 Full harden with probe": "4 Measure it, read the report, export",
@@ -45,8 +76,11 @@ _LAST = {
     "3 Try my LoRA": "4 Try your LoRA on both",
 }
 _CHOOSE = (
-    "1. Choose {what}; a name in the loader that ComfyUI calls missing is only an example."
-    "\n2. Choose "
+    "1. Choose {what}. If you do not have the file that the example names, the first of yours "
+    "that fits is chosen; if none fits, ComfyUI offers it for download.\n2. Choose "
+)
+_CHOOSE_PARTS = (
+    "1. Choose {what}. Where a file is missing, ComfyUI offers it for download.\n2. Choose "
 )
 _RUN = "\n3. Press *Run*: "
 _MEMORY = "many hours. **Memory Plan** tells whether it fits your GPU."
@@ -84,7 +118,7 @@ _NOTES = {
     ),
     "Harden FLUX.2 klein": (
         "# Harden FLUX.2 klein\n\n"
-        + _CHOOSE.format(
+        + _CHOOSE_PARTS.format(
             what="the denoiser of FLUX.2 klein base 4B, Qwen3 4B (type `flux2`) and the VAE of "
             "FLUX.2"
         )
@@ -96,7 +130,7 @@ _NOTES = {
     ),
     "Harden Anima": (
         "# Harden Anima\n\n"
-        + _CHOOSE.format(
+        + _CHOOSE_PARTS.format(
             what="the denoiser of Anima, Qwen3 0.6B (any type) and the VAE of Qwen-Image"
         )
         + "what to remove."
@@ -134,6 +168,9 @@ def decorated(name: str, flow: Flow) -> Flow:
          "font_size": 22, "flags": {}}
         for number, (title, inside) in enumerate(places.items(), start=1)
     ]  # fmt: skip
+    for node in nodes:
+        if node["type"] in _FIRST:
+            node["properties"]["models"] = [_model(node["widgets_values"][0])]
     last = max(node["id"] for node in nodes) + 1
     x, y, wide = _NOTE
     high = _height(_NOTES[name])
@@ -146,10 +183,15 @@ def decorated(name: str, flow: Flow) -> Flow:
     return _led(flow, _WAYS.get(name, {}))
 
 
+def _model(name: str) -> Flow:
+    directory, place = _MODELS[name]
+    return {"name": name, "url": f"{_HUB}{place}{name}", "directory": directory}
+
+
 def _height(text: str) -> int:
     """Return the height at which a note shows all of its text."""
     lines = sum(-(-len(line) // _LETTERS) if line else 0.6 for line in text.split("\n"))
-    return round(80 + _LINE * lines)
+    return round(76 + _LINE * lines)
 
 
 def _place(name: str, nodes: list[Flow]) -> None:
@@ -167,8 +209,8 @@ def _place(name: str, nodes: list[Flow]) -> None:
 
 def _led(flow: Flow, ways: dict[tuple[int, int, int], list[tuple[int, int]]]) -> Flow:
     """Return a workflow whose wires pass the points of `ways`: ComfyUI's reroutes."""
-    extra = {key: value for key, value in flow.get("extra", {}).items()
-             if key not in ("reroutes", "linkExtensions")}  # fmt: skip
+    # No `ds`: a saved workflow has one, by which web/resalign_open.js knows it from a template
+    extra: Flow = {"resalign": "template"}
     reroutes: list[Flow] = []
     ends = []
     for link, start, slot, end, *_ in flow["links"]:

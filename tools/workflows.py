@@ -4,8 +4,8 @@
 
 The graphs are described here in ComfyUI's API format with places for the nodes. A ComfyUI started
 for it with this pack and a reduced checkpoint of random weights, and driven in headless Chromium
-(playwright), turns them into workflow files and takes their pictures as they open. Run it again
-when a node's inputs or widgets change. `--stills` takes those pictures alone.
+(playwright), turns them into workflow files and takes their pictures, which `template_cards.py`
+captions. Run it again when a node's inputs or widgets change. `--stills` takes the pictures alone.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def node(
     return {"class_type": kind, "inputs": inputs, "_meta": {"title": title}, "at": (x, y, wide)}
 
 
-# Harden Model, where wires lead from the loader past it: above them
-ABOVE = (480, -700)
+# Harden Model, where wires lead from the loader past it; reroutes take them around
+PASSED = (480, 130)
 
 
 def hardening(
@@ -95,7 +95,7 @@ def in_three_files(denoiser: str, text: str, kind: str, vae: str) -> Graph:
 
 WORKFLOWS: dict[str, Graph] = {
     "1 Quick harden and compare": {
-        **hardening(SD15, at=ABOVE, preset="fast"),
+        **hardening(SD15, at=PASSED, preset="fast"),
         "14": node(
             "ResAlign_DrawConcept", 1020, 130, "draw what was removed",
             before=["1", 0], after=["5", 0], clip=["1", 1], vae=["1", 2], concepts=["2", 0],
@@ -103,13 +103,13 @@ WORKFLOWS: dict[str, Graph] = {
         ),
         "15": node("PreviewImage", 1400, 130, "what was removed: original, hardened (blurred)",
                    wide=650, images=["14", 2]),
-        **texts(480, 860),
+        **texts(480, 1000),
         **sampler(23, ["1", 0], 1020, 800, "what should stay: original"),
         **sampler(26, ["5", 0], 1020, -400, "what should stay: hardened"),
         "11": node("LossGraphNode", 1020, -900, loss=["5", 2], filename_prefix="loss_graph"),
     },
     "2 Full harden with probe": {
-        **hardening(SD15, at=ABOVE, preset="balanced"),
+        **hardening(SD15, at=PASSED, preset="balanced"),
         "4": node("ResAlign_FineTuningSettings", 40, 500, preset="balanced"),
         "6": node(
             "ResAlign_ResilienceProbe", 940, 130, before=["1", 0], clip=["1", 1], vae=["1", 2],
@@ -120,7 +120,7 @@ WORKFLOWS: dict[str, Graph] = {
         **export(1360, -700, report=["6", 2]),
     },
     "3 Try my LoRA": {
-        **hardening(SD15, at=ABOVE, preset="balanced"),
+        **hardening(SD15, at=PASSED, preset="balanced"),
         "12": node(
             "ResAlign_TryMyLora", 940, 130, before=["1", 0], after=["5", 0], clip=["1", 1],
             vae=["1", 2], lora="my_lora.safetensors", prompt="a portrait",
@@ -224,21 +224,27 @@ def write_graphs(page: Any) -> None:
     write(ROOT / "subgraphs" / f"{BLUEPRINT_NAME}.json", without_nulls(blueprint))
 
 
-def take_still(front: Any, name: str) -> None:
-    """Take a picture of an example that is opened and not run."""
+def take_still(front: Any, name: str, folder: Path) -> None:
+    """Draw the card of an example that is opened and not run."""
+    from template_cards import draw_card  # beside this script
+
     flow = json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
     front.page.set_viewport_size(_window(flow))
     front.show(flow, name)
     front.page.keyboard.press("Escape")
-    front.shoot(EXAMPLES / f"{name}.jpg", clip=True)
+    still = front.shoot(folder / "still.jpg", clip=True).read_bytes()
+    draw_card(front.page, still, name, EXAMPLES / f"{name}.jpg")
 
 
 def _window(flow: dict[str, Any]) -> dict[str, int]:
     """Return a window in which all nodes are large enough for the canvas to draw their texts."""
+    boxes = [(*node["pos"], *node["size"]) for node in flow["nodes"]]
+    boxes += [group["bounding"] for group in flow["groups"]]
+    boxes += [(*one["pos"], 0, 0) for one in flow["extra"].get("reroutes", ())]
     ends = []
     for axis in (0, 1):
-        low = min(node["pos"][axis] for node in flow["nodes"]) - 60
-        high = max(node["pos"][axis] + node["size"][axis] for node in flow["nodes"]) + 60
+        low = min(box[axis] for box in boxes) - 60
+        high = max(box[axis] + box[axis + 2] for box in boxes) + 60
         ends.append(round(_ZOOM * (high - low)))
     return {"width": ends[0] + 80, "height": ends[1] + 120}
 
@@ -289,12 +295,12 @@ def main() -> None:
             page.bare()
             if "--stills" in sys.argv:
                 for name in WORKFLOWS:
-                    take_still(page, name)
+                    take_still(page, name, Path(folder))
                 return
             write_graphs(page.page)
             if "--no-pictures" not in sys.argv:
                 for name in WORKFLOWS:
-                    take_still(page, name)
+                    take_still(page, name, Path(folder))
                 take_live_picture(page, ROOT / "docs/images/comfyui_live.png")
 
 

@@ -2,6 +2,7 @@
 
 import { app } from "/scripts/app.js";
 import { api } from "/scripts/api.js";
+import { opening, ordered } from "./resalign_open.js";
 import { drawHint, drawReport, drawState, drawText, failed, reused } from "./resalign_view.js";
 
 const LIVE = ["ResAlign_HardenModel", "ResAlign_ResilienceProbe"];
@@ -64,7 +65,7 @@ const STYLE = `
 .resalign-pictures { display: grid; grid-template-columns: repeat(4, minmax(0, 96px)); gap: 6px; }
 .resalign figure { margin: 0; }
 .resalign img { display: block; width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 4px; }
-.resalign figcaption { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; font-size: 9px; }
+.resalign figcaption { overflow-wrap: anywhere; font-size: 9px; }
 .resalign table { width: 100%; border-collapse: collapse; }
 .resalign th, .resalign td { text-align: left; padding: 2px 8px 2px 0; vertical-align: top; }
 .resalign caption { text-align: left; color: var(--ra-quiet); }
@@ -194,8 +195,20 @@ function listen() {
   });
 }
 
+/** Templates come in the order of the disk, and a pack cannot give another to the server. */
+function orderTemplates() {
+  const read = api.getWorkflowTemplates;
+  const pack = new URL(import.meta.url).pathname.split("/").at(-2);
+  if (read) api.getWorkflowTemplates = async (...given) => ordered(await read.apply(api, given), decodeURIComponent(pack));
+}
+
+const opened = opening(app);
+orderTemplates();
+
 app.registerExtension({
   name: "resalign",
+
+  beforeConfigureGraph: opened.beforeConfigureGraph,
 
   setup() {
     const style = document.createElement("style");
@@ -249,6 +262,7 @@ app.registerExtension({
   },
 
   afterConfigureGraph() {
+    opened.afterConfigureGraph();
     for (const [, node] of nodes(app.rootGraph ?? app.graph)) {
       if (node.resalignLive) attach(node);
       if (node.comfyClass === EXPORT) hintExport(node);
