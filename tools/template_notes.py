@@ -32,13 +32,13 @@ _UNFOLDED = 540  # Hardening Settings, where an advanced input is set
 # Points by which a wire passes nodes that it does not belong to: (from, slot, to): points.
 # Lanes over Harden Model, and under it
 _OVER = {slot: [(440, 30 - 20 * slot), (870, 30 - 20 * slot)] for slot in range(3)}
-_UNDER = [(420, 900), (880, 900)]
+_UNDER = [(420, 880), (880, 880)]
 _WAYS: dict[str, dict[tuple[int, int, int], list[tuple[int, int]]]] = {
     "1 Quick harden and compare": {
         **{(1, slot, 14): lane for slot, lane in _OVER.items()},
         (2, 0, 14): _UNDER,
-        (1, 0, 23): [(420, 930), (880, 930)],
-        (1, 2, 24): [(400, 960), (900, 960), (960, 700), (1360, 700)],
+        (1, 0, 23): [(420, 905), (880, 905)],
+        (1, 2, 24): [(400, 930), (900, 930), (960, 700), (1360, 700)],
         (1, 2, 27): [(440, -50), (1360, -50)],
     },
     "2 Full harden with probe": {
@@ -249,7 +249,7 @@ def _around(nodes: list[Flow]) -> list[float]:
     top = min(node["pos"][1] for node in nodes) - _BAR - _HEAD
     right = max(node["pos"][0] + node["size"][0] for node in nodes) + _PAD
     room = {
-        "ResAlign_HardeningSettings": 190, "ResAlign_HardenModel": 20,
+        "ResAlign_HardeningSettings": 190, "ResAlign_HardenModel": 40,
         "ResAlign_ResilienceProbe": 240, "PreviewImage": 280, "LossGraphNode": 280,
     }  # fmt: skip
     bottom = max(n["pos"][1] + n["size"][1] + room.get(n["type"], 0) for n in nodes) + _FOOT
