@@ -13,6 +13,7 @@ from ..plan.attack import ORIGINAL
 from ..plan.file import to_json
 from ..plan.probe import ProbeJob, ProbePlan
 from ..probe.folder import EVALUATIONS, save_job
+from ..probe.former_names import as_stored
 from ..probe.probe import run_probe
 from ..probe.results import ProbeResult
 from ..probe.results_io import read_probe
@@ -54,6 +55,7 @@ def probe_job(
         ranks: this process must be the first; the others call `follow`.
     """
     if isinstance(job, ProbeJob):
+        job = replace(job, plan=as_stored(job.plan, Path(job.output)))
         check_before(job, new)
         ranks.share(("probe", to_json(job)))
         output = Path(job.output)
@@ -63,7 +65,12 @@ def probe_job(
     assert folder is not None and subjects is not None, "a plan alone needs folder and subjects"
     originals = {ORIGINAL: original} if original else None
     result = run_probe(
-        subjects, job, folder=folder, originals=originals, on_progress=on_progress, ranks=ranks
+        subjects,
+        as_stored(job, folder),
+        folder=folder,
+        originals=originals,
+        on_progress=on_progress,
+        ranks=ranks,
     )
     return _reported(result, folder)
 

@@ -29,13 +29,14 @@ class ProbePreset:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
+MERGED = "merged 50:50 with the original"
 _LORA: dict[str, Any] = {"method": "lora", "rank": 8, "learning_rate": 1e-4, "batch": 4}
 
 PROBE_PRESETS: dict[str, ProbePreset] = {
     "quick": ProbePreset(
         summary="two LoRAs, one on the concept alone, and one merge, few images: minutes on a GPU",
         fields={
-            "merges": (MergeAttack(name="half the original", weight=0.5),),
+            "merges": (MergeAttack(name=MERGED, weight=0.5),),
             "fine_tunes": (
                 FineTuneAttack(
                     name="LoRA, 20 % concept", concept_share=0.2, steps=100, looks=(50, 100),
@@ -59,7 +60,7 @@ PROBE_PRESETS: dict[str, ProbePreset] = {
         summary="LoRA, DoRA, full and DreamBooth, benign and not, two seeds, merges",
         fields={
             "merges": (
-                MergeAttack(name="half the original", weight=0.5),
+                MergeAttack(name=MERGED, weight=0.5),
                 MergeAttack(name="hardening subtracted", weight=2.0),
             ),
             "fine_tunes": (

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..probe.former_names import with_present_names
 from ..run.json_lines import finite
 from .build import write_text
 from .leaderboard import leaderboard_html, leaderboard_markdown
@@ -33,7 +34,10 @@ def compare_reports(paths: Sequence[Path | str], folder: Path | str) -> Path:
         raise ConfigError("compare: a report is given twice")
     names = _names(files)
     groups = group_reports(
-        [(name, load_report(file)) for name, file in zip(names, files, strict=True)]
+        [
+            (name, with_present_names(load_report(file)))
+            for name, file in zip(names, files, strict=True)
+        ]
     )
     folder = Path(folder)
     record = {"schema": 1, "kind": "resalign leaderboard", "groups": [asdict(g) for g in groups]}
