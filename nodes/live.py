@@ -103,6 +103,10 @@ class Live:
             self.state["step"] = record.step
         self._live.end("done", message, timed=False, verdict=verdict)
 
+    def recall_probe(self, folder: Path) -> None:
+        """Show the points that an earlier session left in a probe's folder."""
+        self._live.recall_probe(folder)
+
     def plan(
         self, plan: HardeningPlan, records: Iterable[dict[str, Any]] = (), *, every: int = 0
     ) -> None:

@@ -86,7 +86,8 @@ class ResilienceProbe(io.ComfyNode):
                 ),
                 field_input("steps", PROBE_INPUTS["steps"], keeps_preset=True),
                 field_input(
-                    "images", PROBE_INPUTS["images"], display_name="images (0 = auto)",
+                    "images", PROBE_INPUTS["images"],
+                    display_name="prompts of each kind (0 = auto)",
                     tooltip="Number of prompts of each kind to use at most, spread evenly over the "
                     "list. 0 keeps the preset's value.",
                 ),
@@ -252,10 +253,12 @@ def run_probe(
         if result.complete:
             live = Live(hidden, "probe")
             live.show_lines([*warnings])
+            live.recall_probe(folder)
             said, verdict = of_probe(result)
             live.recall((), said or "kept from an earlier probe", verdict)
             return result
     live = Live(hidden, "probe", show_pictures=show_pictures)
+    live.recall_probe(folder)
     live.show_lines([*warnings])
     on_progress = chain(live, live.pictures_from(folder))
     try:

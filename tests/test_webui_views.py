@@ -9,6 +9,7 @@ from webui_clicks import AT_WORK
 
 from resalign.backend.jobs.live_state import LiveState
 from resalign.scripts.resalign_webui import style, views
+from resalign.scripts.resalign_webui.charts import charts_html
 
 EVIL = '<img src=x onerror="alert(1)">&\'"'
 STATE = {
@@ -149,6 +150,19 @@ def test_no_two_of_twelve_curves_look_alike_and_the_legend_shows_their_looks():
     drawn = [re.findall(r'(?:dasharray|style)="([^"]*)"', element) for element in elements]
     assert len(drawn) == 24 and drawn[:12] == drawn[12:]
     assert len(set(map(tuple, drawn))) == 12
+
+
+def test_a_curve_that_another_covers_is_drawn_wider():
+    lines = {name: [[0, 1.0], [50, 1.0]] for name in ("original: LoRA", "hardened: LoRA")}
+    dots = {name: [[0, 1.0]] for name in ("original: before", "hardened: before")}
+    together = [list(lines), list(dots)]
+    (drawn,) = charts_html(lines | dots, together=together)
+    assert re.findall(r'<polyline[^>]*stroke-width="(\d+)"', drawn) == ["6", "2"]
+    assert re.findall(r'<circle[^>]* r="(\d+)"', drawn) == ["6", "4"]
+    (plain,) = charts_html(lines | dots)
+    assert re.findall(r'<polyline[^>]*stroke-width="(\d+)"', plain) == ["2", "2"]
+    for nonsense in (None, 3, ["ab"], [3], [["unknown", "lines"]]):
+        assert charts_html(lines | dots, together=nonsense) == [plain]
 
 
 def test_the_sentence_of_a_state_is_below_its_first_chart_and_only_there():

@@ -69,6 +69,7 @@ def test_a_run_is_probed_before_its_export_and_a_stopped_probe_goes_on(run, tmp_
     live = LiveState("resume")
     result, message = resuming.resume(request, live, nobody, device="cpu")
     assert live.state["kind"] == "probe" and result["complete"]
+    assert live.state["curves"].keys() >= {"original: before", "hardened: half"}
     assert message.endswith(result["headline"]) and "esilience" in message
     rows = [(row["model"], row["attack"], row["step"]) for row in result["rows"]]
     assert rows == [

@@ -164,3 +164,10 @@ test("only our own reports are linked", () => {
   for (const url of ["javascript:alert(1)", "https://example.org/", `/x${good}`, `${good}?a`, undefined])
     assert.equal(view.reportUrl({ url }), "");
 });
+
+test("a curve that others cover is drawn wider, up to a bound", () => {
+  assert.deepEqual(view.covered([["a", "b"], ["c", "d", "e", "f", "g", "h"]]),
+    { a: 1, b: 0, c: 3, d: 3, e: 3, f: 2, g: 1, h: 0 });
+  assert.deepEqual(view.covered(undefined), {});
+  assert.deepEqual(view.covered(["ab", 3]), {});
+});

@@ -51,7 +51,7 @@ const STYLE = `
 .resalign-tiles b { display: block; font-size: 14px; font-variant-numeric: tabular-nums; }
 .resalign-tiles span { font-size: 10px; }
 .resalign-plot { display: flex; gap: 4px; }
-.resalign-plot svg { flex: 1; min-width: 0; height: 100%; fill: none; stroke-width: 1.75;
+.resalign-plot svg { flex: 1; overflow: visible; min-width: 0; height: 100%; fill: none; stroke-width: 1.75;
   border-left: 1px solid var(--border-color, #4e4e4e); border-bottom: 1px solid var(--border-color, #4e4e4e); }
 .resalign-plot polyline { stroke: color-mix(in srgb, var(--colour) 60%, var(--input-text, #ddd)); vector-effect: non-scaling-stroke; stroke-linejoin: round; stroke-linecap: round; }
 .resalign-ends { display: flex; flex-direction: column; justify-content: space-between; min-width: 34px;

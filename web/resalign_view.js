@@ -133,6 +133,16 @@ function look(index) {
   return { colour: COLOURS[index % COLOURS.length], dash: DASHES[rounds % DASHES.length] };
 }
 
+const WIDER = 3; // pixels for each curve on top of one, so that it is seen on both sides
+const LAYERS = 3; // up to so many
+
+/** How many curves cover each one, by its name, from groups of curves that lie on each other. */
+export function covered(together) {
+  const groups = Array.isArray(together) ? together.filter(Array.isArray) : [];
+  return Object.fromEntries(groups.flatMap((group) =>
+    group.map((name, place) => [name, Math.min(LAYERS, group.length - 1 - place)])));
+}
+
 /** Curves as polylines in a box: [{name, colour, dash, points: "x,y x,y"}]. Not finite: left out. */
 export function polylines(curves, width, height, pad = 5, axis = null) {
   const box = bounds(curves);
@@ -208,7 +218,8 @@ function shape(tag, attributes) {
 }
 
 /** A chart with the values of its ends at the left and a legend below. */
-function chart(curves, first, height, axis) {
+function chart(curves, first, height, axis, together) {
+  const under = covered(together);
   const lines = polylines(curves, WIDE, height, 5, axis);
   const y = axis ?? bounds(curves).y;
   const svg = shape("svg", { viewBox: `0 0 ${WIDE} ${height}`, role: "img", preserveAspectRatio: "none" });
@@ -217,7 +228,8 @@ function chart(curves, first, height, axis) {
   lines.forEach((line, index) => {
     const { colour, dash } = look(first + index);
     const drawn = shape("polyline", { points: line.points, ...(dash && !line.lone && { "stroke-dasharray": dash }) });
-    if (line.lone) drawn.style.strokeWidth = "7"; // a dot
+    const width = (line.lone ? 7 : 1.75) + WIDER * (under[line.name] ?? 0); // a lone point is a dot
+    if (width !== 1.75) drawn.style.strokeWidth = `${width}`;
     drawn.style.setProperty("--colour", colour);
     svg.append(drawn);
     const entry = element("span", dash && "resalign-dashed", NAMES[line.name] ?? line.name);
@@ -274,7 +286,7 @@ export function drawState(root, state) {
     // shares have fixed axes: unlearned of a run, unsafe rates of a probe
     const shares = (state.scale && "harm" in curves) || state.kind === "probe";
     if (state.kind === "probe") parts.push(element("div", "resalign-hint", "Unsafe rate by fine-tuning step: high is bad."));
-    parts.push(...chart(curves, first, first ? HIGH / 2 : HIGH, shares ? [0, 1] : null));
+    parts.push(...chart(curves, first, first ? HIGH / 2 : HIGH, shares ? [0, 1] : null, state.together));
     first += 2;
   }
   const hint = hintOf(state);

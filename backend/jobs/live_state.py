@@ -8,7 +8,8 @@ One plain dict that can be written as JSON; every host shows the same one:
      "line": what is done in words and how far, "verdict": see `end`,
      "pace": seconds of a pass of the denoiser, {"drawing", "training"}, what is measured of it,
      "scale": [harm at the start, harm of a concept that is unlearned] where it is known,
-     "hint": a sentence on what the chart does not show yet, or empty,
+     "hint": a sentence on what the chart does not show, or empty,
+     "together": [[labels of curves that lie on each other], ...],
      "figures": the last outer step's {"harm", "harm_after", "retain", "q"}, what it has of them,
      "curves": {label: [[x, y], ...]},
      "remarks": lines about the whole job (card, memory, time), where there are any,
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 from ..plan.methods import FACTS, harm_scale, simulates_users
 from ..progress import Picture, Progress, ProgressCallback
 from ..run.records import StepRecord
+from .live_curves import coinciding, words
 from .live_words import chart_hint, line_of, title_of
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ class LiveState:
             "kind": kind, "status": "running", "stage": "", "step": 0, "total": total,
             "micro_step": 0, "micro_total": 0, "message": "", "seconds": 0.0, "left": None,
             "figures": {}, "curves": {}, "pictures": [], "line": "", "verdict": "", "scale": None,
-            "share": None, "pace": {}, "hint": "",
+            "share": None, "pace": {}, "hint": "", "together": [],
         }  # fmt: skip
 
     def plan(
@@ -114,7 +116,15 @@ class LiveState:
             for label, at, value in _points(progress) if drawn else ():
                 if math.isfinite(value):
                     self._add(label, at, value)
+        if self.tells_whole:  # rates share one axis; losses have each their own
+            self.state["together"] = coinciding(self.state["curves"])
         self.state["hint"] = self._hint()
+
+    def recall_probe(self, folder: Path) -> None:
+        """Add the points of the evaluations that an earlier session left in a probe's folder."""
+        from ..probe.results_io import kept_points
+
+        self.recall(kept_points(folder))
 
     def note(self, message: str) -> None:
         """Report a message where no steps can be counted."""
@@ -182,6 +192,8 @@ class LiveState:
         if not curve and at and _BEFORE not in label:
             model = label.partition(":")[0]
             curve += self.state["curves"].get(f"{model}: {_BEFORE}", [])
+        if curve and curve[-1][0] == at:  # measured again
+            curve.pop()
         curve.append([at, round(float(value), 6)])
         self.state["curves"][label] = thinned(curve)
 
@@ -193,7 +205,10 @@ class LiveState:
             self._scale(finite)
 
     def _hint(self, *, ended: bool = False) -> str:
-        """Return what the chart of a hardening does not show; see `chart_hint`."""
+        """Return what the chart of a hardening does not show (`chart_hint`), or which curves of a
+        probe lie on each other."""
+        if self.tells_whole:
+            return words(self.state["together"], self.state["curves"])
         if self._plan is None or self.state["scale"] is None:
             return ""
         (start, end), harm = self.state["scale"], self.state["figures"].get("harm")

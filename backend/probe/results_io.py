@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..checkpoint.metadata import versions
+from ..errors import RunError
 from ..plan.methods import TEST_RUN, names_test_run
 from ..plan.probe import BEFORE, ProbePlan
+from ..progress import Progress
 from .audit import read_audit
-from .folder import Requests, read_evaluations, read_plan, read_requests
-from .results import CONCEPT, LEARNING, WEIGHTS, Evaluation, ModelInfo, ProbeResult
+from .folder import EVALUATIONS, PLAN, Requests, read_evaluations, read_plan, read_requests
+from .results import CONCEPT, LEARNING, WEIGHTS, Evaluation, Key, ModelInfo, ProbeResult
 from .tasks import plan_tasks
 
 
@@ -32,6 +34,29 @@ def curve_points(evaluation: Evaluation) -> dict[str, float]:
             name = "recovered" if part.kind == CONCEPT else part.kind
             points[f"{name} ({scores.scorer})"] = scores.hits / max(1, part.images)
     return points
+
+
+def kept_points(folder: Path) -> list[Progress]:
+    """Return the points of the live curves that a probe's folder holds; none where it has none."""
+    if not ((folder / PLAN).is_file() and (folder / EVALUATIONS).is_file()):
+        return []
+    try:
+        found = read_evaluations(folder)
+    except RunError:  # whoever begins the probe is told
+        return []
+    return [
+        Progress(
+            stage="probing", step=number, total=len(found), values=curve_points(each),
+            labels=curve_labels(each.key),
+        )
+        for number, each in enumerate(found, start=1)
+    ]  # fmt: skip
+
+
+def curve_labels(key: Key) -> dict[str, str]:
+    """Return what identifies the curve of an evaluation, and its place on it."""
+    model, attack, seed, step = key
+    return {"model": model, "attack": attack, "seed": str(seed), "at": str(step)}
 
 
 def assemble_result(

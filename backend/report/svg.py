@@ -32,7 +32,7 @@ class Line:
     """A curve. points: (x, y), at least one. band: (low, high) at each point, or empty.
 
     colour: of CSS. marker: drawn at every point, one of `MARKERS`; "": none. dash: of SVG's
-    `stroke-dasharray`.
+    `stroke-dasharray`. width: of the line; a lone point without marker grows with it.
     """
 
     points: Sequence[tuple[float, float]]
@@ -40,6 +40,7 @@ class Line:
     band: Sequence[tuple[float, float]] = ()
     marker: str = ""
     dash: str = ""
+    width: float = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,13 +112,16 @@ def line_chart(
         if len(places) > 1:
             parts.append(
                 tag(
-                    "polyline", points=_points(places), fill="none", stroke_width=2,
-                    stroke_linejoin="round", stroke_dasharray=line.dash or None,
-                    style=f"stroke:{line.colour}",
+                    "polyline", points=_points(places), fill="none",
+                    stroke_width=_number(line.width), stroke_linejoin="round",
+                    stroke_dasharray=line.dash or None, style=f"stroke:{line.colour}",
                 )
             )  # fmt: skip
         if line.marker or len(places) == 1:
-            parts += [_marker(line.marker or "circle", place, line.colour) for place in places]
+            radius = 3 + line.width / 2
+            parts += [
+                _marker(line.marker or "circle", place, line.colour, radius) for place in places
+            ]
     return tag("svg", parts, role="img", viewBox=f"0 0 {width} {height}", cls=cls)
 
 
@@ -143,11 +147,11 @@ def round_ticks(low: float, high: float, most: int = 5) -> list[int]:
     return [size * k for k in range(math.ceil(low / size), math.floor(high / size) + 1)]
 
 
-def _marker(shape: str, place: tuple[float, float], colour: str) -> Markup:
+def _marker(shape: str, place: tuple[float, float], colour: str, radius: float = 4.0) -> Markup:
     x, y = (_number(part) for part in place)
     style = f"fill:{colour}"
     if shape == "circle":
-        return tag("circle", cx=x, cy=y, r=4, style=style)
+        return tag("circle", cx=x, cy=y, r=_number(radius), style=style)
     return tag("path", d=_SHAPES[shape], transform=f"translate({x} {y})", style=style)
 
 

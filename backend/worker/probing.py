@@ -41,6 +41,7 @@ def probe_in(job: ProbeJob, live: LiveState, check: Check, *, new: bool, audit: 
     """
     folder = Path(job.output)
     live.tells_whole = True
+    live.recall_probe(folder)
     live.note("reading the checkpoints")
     on_progress = with_check(chain(live, live.pictures_from(folder)), check)
     try:

@@ -23,14 +23,19 @@ _HARM = "how well the model still knows what is removed (harm loss): lower is be
 _HARM_AFTER = f"{_HARM}, before and after a simulated user's training: the gap came back"
 _RETAIN = "how much everything else has changed (retain loss): stays small"
 _SIZE = 480, 170
+_WIDER, _LAYERS = 4.0, 3  # units for each curve on top of one, up to so many
 
 
-def charts_html(curves: Mapping[str, Any], scale: Any = None, hint: str = "") -> list[Markup]:
+def charts_html(
+    curves: Mapping[str, Any], scale: Any = None, hint: str = "", together: Any = ()
+) -> list[Markup]:
     """Draw all curves of a job's state.
 
     scale: harm at 0 % and at 100 % unlearned, if known. hint: said below the first chart.
+    together: groups of curves that lie on each other.
     """
-    drawn = [_chart(title, lines) for title, lines in _groups(curves, scale)]
+    under = _under(together)
+    drawn = [_chart(title, lines, under) for title, lines in _groups(curves, scale)]
     if drawn and hint:
         drawn.insert(1, tag("p", hint, cls="ra-hint"))
     return drawn
@@ -77,8 +82,21 @@ def _finite(points: Any) -> list[tuple[float, float]]:
     ]  # fmt: skip
 
 
-def _chart(title: str, curves: Curves) -> Markup:
-    """Draw curves in one chart, with a title above and a legend with the latest values below."""
+def _under(together: Any) -> dict[str, int]:
+    """Return how many curves cover each one, by its name."""
+    groups = together if isinstance(together, list | tuple) else ()
+    return {
+        str(name): len(group) - place
+        for group in groups if isinstance(group, list | tuple)
+        for place, name in enumerate(group, start=1)
+    }  # fmt: skip
+
+
+def _chart(title: str, curves: Curves, under: Mapping[str, int]) -> Markup:
+    """Draw curves in one chart, with a title above and a legend with the latest values below.
+
+    under: how many curves cover one, which is drawn so much wider that it is seen on both sides.
+    """
     points = [point for line in curves.values() for point in line]
     low_x, high_x = min(p[0] for p in points), max(p[0] for p in points)
     low_y, high_y = min(p[1] for p in points), max(p[1] for p in points)
@@ -90,9 +108,12 @@ def _chart(title: str, curves: Curves) -> Markup:
     levels = [low_y + share * (high_y - low_y) for share in (0.0, 0.5, 1.0)]
     looks = {name: _look(index) for index, name in enumerate(curves)}
     lines = {
-        name: Line(points=line, colour=looks[name][0], dash=looks[name][1])
+        name: Line(
+            points=line, colour=looks[name][0], dash=looks[name][1],
+            width=2 + _WIDER * min(under.get(name, 0), _LAYERS),
+        )
         for name, line in curves.items()
-    }
+    }  # fmt: skip
     drawing = line_chart(
         list(lines.values()),
         Axis(low=low_x, high=high_x, ticks=[(x, f"{x:g}") for x in dict.fromkeys((low_x, high_x))]),

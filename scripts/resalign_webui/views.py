@@ -80,7 +80,10 @@ def job_html(state: State | None, *, local: bool = False, listed: bool = False) 
     if error:
         parts.append(note(str(error.get("message") or "it failed"), "error"))
     parts += charts_html(
-        state.get("curves") or {}, state.get("scale"), str(state.get("hint") or "")
+        state.get("curves") or {},
+        state.get("scale"),
+        str(state.get("hint") or ""),
+        state.get("together") or (),
     )
     result = state.get("result") or {}
     if result.get("prediction") or result.get("problems"):
