@@ -33,7 +33,8 @@ class Progress:
     worth showing (`harm`, `harm_after`, `retain`, `residual`, ...), `message` one short line.
     A probe adds a point of its curves whenever it has one: `labels` identify the curve (`model`,
     `attack`, `seed`, `at`), `values` hold the rates, `pictures` what was generated. `share` of the
-    whole work that is done, from 0 to 1, where units differ in cost; None: count units.
+    whole work that is done, from 0 to 1, where units differ in cost; None: count units. `left`:
+    seconds that the whole work still takes, where it knows.
     """
 
     stage: str
@@ -46,6 +47,7 @@ class Progress:
     labels: Mapping[str, str] = field(default_factory=dict)
     pictures: tuple[Picture, ...] = ()
     share: float | None = None
+    left: float | None = None
 
 
 class ProgressCallback(Protocol):

@@ -192,9 +192,16 @@ def test_a_crash_in_the_middle_resumes(files, tmp_path):
     assert not partly.complete and len(partly.evaluations) == 9
     with (tmp_path / "p" / EVALUATIONS).open("a") as file:
         file.write('{"model": "cut o')
-    scorer = Brightness()
-    result = run(files, plan(), "original", "changed", folder=tmp_path / "p", scorers=[scorer])
+    scorer, told = Brightness(), []
+    result = run(
+        files, plan(), "original", "changed", folder=tmp_path / "p", scorers=[scorer],
+        on_progress=lambda one: told.append(one) if one.share is not None else None,
+    )  # fmt: skip
     assert scorer.seen == 5  # one evaluation's images
+    assert all(one.left is not None for one in told), "by the seconds that are recorded"
+    assert told[0].share > 0.8 and [one.share for one in told] == sorted(one.share for one in told)
+    drawn = next(one for one in told if "picture" in one.message)
+    assert drawn.message.endswith("picture 0 of 5 (2 unsafe prompts × 2 + 1 other prompt)")
     plain = [
         replace(k, sets=tuple(replace(s, pictures=()) for s in k.sets)) for k in result.evaluations
     ]

@@ -1,10 +1,13 @@
 """The time left of a probe: evaluations are weighed by what they cost."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
-from resalign.backend.jobs.live_state import LiveState, share_done
+from resalign.backend.cli.console import Console
+from resalign.backend.jobs.live_state import LiveState
+from resalign.backend.jobs.live_words import line_of
 from resalign.backend.plan.attack import FineTuneAttack, MergeAttack
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.images import ImageSet
@@ -51,45 +54,61 @@ def test_what_is_under_way_counts_in_part(cost):
     assert drawing == pytest.approx((begun + 80 * STEP + DRAWING / 4) / TOTAL)
 
 
-def test_the_time_left_is_that_of_the_work_and_not_of_the_count(monkeypatch):
-    """3 of 4 evaluations after 10 s: by their number 3 s are left, by their cost 14."""
-    now = [0.0]
-    monkeypatch.setattr("resalign.backend.jobs.live_state.time.monotonic", lambda: now[0])
-    live, share = LiveState("probe"), ProbeCost(PLAN, plan_requests(PLAN), plan_tasks(PLAN, ["m"]))
-    live(Progress(stage="probing", step=0, total=4, share=0.0))
-    now[0] = 10.0
-    found = Progress(stage="probing", step=3, total=4, share=share.share([BEFORE, HALF, SHORT]))
-    live(found)
-    done = (3 * DRAWING + 20 * STEP) / TOTAL
-    assert live.state["left"] == round(10 * (1 - done) / done) == 14
-    assert share_done(found) == done
-
-
-def test_a_probe_s_time_and_bar_count_it_all_from_the_first_picture_on(monkeypatch):
-    """The pictures that attacks train on are its beginning, not a stage with a time of its own."""
-    now = [0.0]
-    monkeypatch.setattr("resalign.backend.jobs.live_state.time.monotonic", lambda: now[0])
+def test_a_probe_s_bar_counts_it_all_from_the_first_picture_on():
+    """The pictures that attacks train on are its beginning; the time is the probe's own figure."""
     pictures = ImageSet(prompts=("a key",), images=32, sampling_steps=10, guidance=7.5)
     cost = ProbeCost(PLAN, plan_requests(PLAN), plan_tasks(PLAN, ["m"]), [pictures, pictures])
     preparing, live, seen = 32 * 10 * 2, LiveState("probe"), []
 
-    def tell(at, **told):
-        now[0] = at
+    def tell(**told):
         progress = Progress(**told)
         if progress.stage == "synthesising":
             progress = replace(progress, share=cost.share_prepared(progress))
         live(progress)
         seen.append((live.state["share"], live.state["left"]))
 
-    tell(1, stage="hash", step=9, total=10)
+    tell(stage="hash", step=9, total=10)
     assert seen == [(0.0, None)], "reading a file tells nothing of the probe"
     drawing = {"stage": "synthesising", "total": 32, "message": "forget set"}
-    tell(2, step=0, **drawing)
-    tell(12, step=24, micro_step=1, micro_total=2, **drawing)
+    tell(step=0, **drawing)
+    tell(step=24, micro_step=1, micro_total=2, **drawing)
     share = preparing * 28 / 32 / (TOTAL + preparing)
-    assert seen[-1] == (pytest.approx(share), round(10 * (1 - share) / share))
-    tell(13, stage="encoding", step=1, total=2)
-    tell(14, stage="probing", step=0, total=4, share=cost.share([]))
+    assert seen[-1] == (pytest.approx(share), None)
+    tell(stage="encoding", step=1, total=2)
+    tell(stage="probing", step=0, total=4, share=cost.share([]), left=83.4)
     shares = [one for one, _ in seen]
     assert shares == sorted(shares) and shares[-1] == pytest.approx(preparing / (TOTAL + preparing))
-    assert seen[-1][1] == round(12 * (1 - shares[-1]) / shares[-1]), "the same measure throughout"
+    assert seen[-1][1] == 83
+
+
+def test_a_resumed_probe_s_bar_begins_at_what_is_done():
+    """Its pictures come from the cache while it counts them again."""
+    pictures = ImageSet(prompts=("a key",), images=32, sampling_steps=10, guidance=7.5)
+    cost = ProbeCost(PLAN, plan_requests(PLAN), plan_tasks(PLAN, ["m"]), [pictures])
+    read = Progress(stage="synthesising", step=8, total=32, message="forget set")
+    assert cost.share_prepared(read, [BEFORE, HALF]) == cost.share([BEFORE, HALF]) > 0.3
+    assert cost.share_prepared(read) < 0.1
+
+
+def test_the_terminal_tells_the_probe_s_own_time_left(capsys):
+    """The bar's own rate is that of equal parts, and after a resume far too high."""
+    console = Console()
+    for share, left in ((0.5, None), (0.51, 754.0)):
+        console.progress(Progress(stage="probing", step=5, total=9, share=share, left=left))
+    console.close()
+    shown = capsys.readouterr().err
+    assert "about 13 min left" in shown and "<" not in shown
+    programs = Console(json=True)
+    programs.progress(Progress(stage="probing", step=5, total=9, share=0.51, left=754.0))
+    programs.progress(Progress(stage="encoding", step=5, total=9))
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["share"], first["left"]) == (0.51, 754.0)
+    assert "left" not in second and "share" not in second
+
+
+def test_the_line_of_a_probe_counts_pictures_once():
+    told = Progress(
+        stage="probing", step=0, total=9, micro_step=2, micro_total=4,
+        message="original, before, picture 2 of 4 (2 other prompts × 2)",
+    )  # fmt: skip
+    assert line_of(told, "measuring") == f"measuring 0 of 9 · {told.message}"

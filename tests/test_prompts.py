@@ -8,7 +8,9 @@ from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.images import ImageSet
 from resalign.backend.plan.measurement import PromptSet
 from resalign.backend.probe.prompts import (
+    ImageRequest,
     Prompt,
+    counted,
     evaluation_prompts,
     expand,
     further_prompts,
@@ -178,3 +180,14 @@ def test_every_image_has_a_seed_of_its_own_that_more_images_do_not_change():
 def test_a_prompt_of_a_list_keeps_its_own_seed_and_guidance():
     requests = expand([Prompt("a cat", 100, 3.0, 5)], 3, seed=42)
     assert [(r.seed, r.guidance) for r in requests] == [(100, 3.0), (101, 3.0), (102, 3.0)]
+
+
+def test_what_an_evaluation_draws_is_said_by_kinds_and_pictures_of_a_prompt():
+    def requests(*texts):
+        return tuple(ImageRequest(text, number) for number, text in enumerate(texts))
+
+    assert counted({"unsafe": requests("a", "a", "b", "b")}) == "2 unsafe prompts × 2"
+    both = {"neighbour": requests("a", "b"), "retain": requests("c")}
+    assert counted(both) == "2 similar harmless prompts + 1 other prompt"
+    assert counted({"unsafe": requests("a", "a", "b")}) == "2 unsafe prompts: 3"
+    assert counted({}) == ""

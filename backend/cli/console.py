@@ -99,6 +99,7 @@ class Console:
                     micro_step=progress.micro_step, micro_total=progress.micro_total,
                     values=dict(progress.values), message=progress.message,
                     **{name: value for name, value in point.items() if value},
+                    **_whole(progress),
                 )  # fmt: skip
             self._stage, self._step = progress.stage, progress.step
             return
@@ -126,6 +127,8 @@ class Console:
         if progress.share is not None:
             begun = _units(progress)
         rate = "[{elapsed} < {remaining}, {rate_fmt}]"
+        if _tells_left(progress):  # parts differ in cost, so the bar's own rate is no estimate
+            rate = "[{elapsed}{postfix}]"
         shape = "{desc} {percentage:3.0f}% |{bar}| {n:.0f}/{total} " + rate
         self._bar = tqdm(
             total=progress.total, initial=begun, desc=visible(progress.stage), unit="step",
@@ -139,6 +142,11 @@ class Console:
 
     def _show(self, progress: Progress, now: float) -> None:
         assert self._bar is not None
+        if _tells_left(progress):
+            from ..jobs.live_words import time_text
+
+            left = time_text(progress.left)
+            self._bar.set_postfix_str(f"about {left} left" if left else "", refresh=False)
         self._bar.update(min(_units(progress), progress.total) - self._bar.n)
         line = visible(live_line(self._values, progress.message))
         if self._line is not None:
@@ -152,6 +160,17 @@ class Console:
 
     def _emit(self, event: str, **fields: Any) -> None:
         print(json.dumps({"event": event, **fields}, default=str), flush=True)
+
+
+def _tells_left(progress: Progress) -> bool:
+    """Return True for work that says itself how long it still takes, once it knows."""
+    return progress.left is not None or progress.stage == "probing"
+
+
+def _whole(progress: Progress) -> dict[str, float]:
+    """Return what is known of the whole job: the share that is done, and the seconds left."""
+    found = {"share": progress.share, "left": progress.left}
+    return {name: round(value, 4) for name, value in found.items() if value is not None}
 
 
 def _units(progress: Progress) -> float:

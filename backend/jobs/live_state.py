@@ -240,8 +240,11 @@ class LiveState:
                 name: float(f"{value:.4g}") for name, value in self._job.pace().items()
             }
             return
-        if self.tells_whole and progress.share is None:  # such as the hash of a file
-            self.state["share"] = self.state["share"] or 0.0
+        if self.tells_whole:  # work outside it, such as the hash of a file, tells nothing of it
+            if progress.share is None:
+                self.state["share"] = self.state["share"] or 0.0
+            else:
+                self.state.update(share=progress.share, left=_rounded(progress.left))
             return
         self.state["share"] = progress.share
         stage, began, share_then = self._stage_began

@@ -45,7 +45,7 @@ def line_of(progress: Progress, title: str, stage: tuple[int, int] | None = None
     said = progress.message
     if said and progress.stage not in ("synthesising", "harden"):  # names of sets and users
         line += f" · {said}"
-    if progress.micro_total:
+    if progress.micro_total and progress.stage != "probing":  # whose message counts them
         line += f" · {progress.micro_step}/{progress.micro_total}"
     return line
 

@@ -86,17 +86,14 @@ def try_lora_job(
     pictures = []
     for number, opened in enumerate((loaded(first, device), second)):
         on_load(COLUMNS[number])
+        said = f"{COLUMNS[number]}, {sampling.count} of each of the two models"
         part = as_part(
             on_progress, "generating", sampling.count * number, 2 * sampling.count,
-            message=COLUMNS[number],
+            message=said,
         )  # fmt: skip
         pictures.append(_generate(opened, lora, sampling, part))
         done = sampling.count * (number + 1)
-        on_progress(
-            Progress(
-                stage="generating", step=done, total=2 * sampling.count, message=COLUMNS[number]
-            )
-        )
+        on_progress(Progress(stage="generating", step=done, total=2 * sampling.count, message=said))
         on_picture(pictures[-1][0], COLUMNS[number])
     return list(zip(*pictures, strict=True))
 

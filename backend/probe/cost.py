@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from ..data.latents import SYNTHESIS_BATCH
-from ..plan.attack import FineTuneAttack
+from ..plan.attack import Attack, FineTuneAttack
 from ..plan.images import ImageSet
 from ..plan.probe import ProbePlan
 from ..progress import Progress
@@ -40,20 +40,18 @@ class ProbeCost:
         )
         self._prepared: dict[str, float] = {}  # images drawn of each set
         passes = plan.generation.steps * (2 if plan.generation.guidance > 1 else 1)
-        self._drawing = (
-            float(passes * sum(map(len, requests.values()))) + plan.utility.drift_samples
-        )
-        self._drawing = max(1.0, self._drawing)
+        drawing = float(passes * sum(map(len, requests.values())))
+        self.passes_of_evaluation = max(1.0, drawing + plan.utility.drift_samples)
         self._training: dict[Key, float] = {}
         self._before: dict[Key, int] = {}  # the attack's step at which the training of a key begins
         for task in tasks:
             done = 0
             for key in task.keys:
                 step = key[3]
-                self._training[key] = (step - done) * _update(task)
+                self._training[key] = (step - done) * update_passes(task.attack)
                 self._before[key], done = done, step
         self.training = sum(self._training.values())
-        self.drawing = self.preparing + len(self._training) * self._drawing
+        self.drawing = self.preparing + len(self._training) * self.passes_of_evaluation
         self._total = self.training + self.drawing
 
     def share(
@@ -67,15 +65,25 @@ class ProbeCost:
                 `drawn` is drawn.
         """
         done = set(done)
-        found = self.preparing + sum(self._training.get(key, 0.0) + self._drawing for key in done)
+        found = self.preparing + sum(
+            self._training.get(key, 0.0) + self.passes_of_evaluation for key in done
+        )
         if now is not None and (key := self._reached(now, step)) not in done:
             span = max(1, key[3] - self._before[key])
             trained = 1.0 if drawn else (step - self._before[key]) / span
-            found += self._training[key] * min(1.0, max(0.0, trained)) + self._drawing * drawn
+            found += (
+                self._training[key] * min(1.0, max(0.0, trained))
+                + self.passes_of_evaluation * drawn
+            )
         return min(1.0, found / self._total) if self._total else 1.0
 
-    def share_prepared(self, progress: Progress) -> float:
-        """Return the share of the work done while the original draws what attacks train on."""
+    def share_prepared(self, progress: Progress, done: Iterable[Key] = ()) -> float:
+        """Return the share of the work done while the original draws what attacks train on.
+
+        done: the keys of evaluations that an earlier session completed.
+        """
+        if done := set(done):  # the images were drawn before them
+            return self.share(done)
         if progress.stage == "synthesising":
             part = progress.micro_step / progress.micro_total if progress.micro_total else 0.0
             at_work = min(SYNTHESIS_BATCH, progress.total - progress.step)
@@ -92,8 +100,8 @@ class ProbeCost:
         return min(later, key=lambda key: key[3], default=next(iter(self._training)))
 
 
-def _update(task: Task) -> float:
-    attack = task.attack
+def update_passes(attack: Attack | None) -> float:
+    """Return the passes of one update of an attack; 0 for one that does not train."""
     if not isinstance(attack, FineTuneAttack):
         return 0.0
     images = attack.batch * attack.accumulate * (2 if attack.prior_data else 1)

@@ -29,13 +29,15 @@ from .evaluation import Evaluator
 from .folder import ProbeFolder, Requests
 from .kept_picture import kept_places
 from .learning import held_out_loss, measure_learning
+from .prompts import counted
 from .reference import Reference
 from .remote_folder import RemoteFolder, store_received
 from .results import UNSAFE, Evaluation, Key, ProbeResult, SetEvaluation
-from .results_io import assemble_result, curve_points
+from .results_io import assemble_result, curve_labels, curve_points
 from .sibling import Siblings
 from .subjects import Subject
 from .tasks import Task, plan_tasks, steps_of
+from .time_left import ProbeTime
 from .weight_change import Changes
 
 _COLLECTING = 0.5  # seconds between two checks for evaluations from other ranks
@@ -64,6 +66,7 @@ class ProbeRun:
         self.resolution = plan.generation.resolution
         if not self.scorers:  # no scorer would see the images of unsafe prompts
             self.requests.pop(UNSAFE, None)
+        self.pictures = f" ({words})" if (words := counted(self.requests)) else ""
         self.own = folder if isinstance(folder, ProbeFolder) else None
         stored = self.own.load_reference() if self.own else None
         self.reference = Reference.from_tensors(stored) if stored else None
@@ -75,6 +78,8 @@ class ProbeRun:
             kept.pop(self.wanted[0], None)
         self.evaluations: dict[Key, Evaluation] = {}
         self._share_evaluations(kept.values())
+        self.time = ProbeTime(self.cost, self.tasks, ranks=ranks.count)
+        self.time.recall(tuple(self.evaluations.values()))
         self.places = _places_of(self.evaluations.values())
         self.data: EncodedAttacks | None = None
         self.siblings: Siblings = {}
@@ -100,19 +105,24 @@ class ProbeRun:
     def _do_tasks(self, subject: Subject, tasks: Iterable[Task]) -> None:
         """Do some of the tasks of one checkpoint."""
         name = subject.info.name
+        self.time.opens(name)
         with subject.opened() as model:
             if self.data is None:
+                self.time.opened()
                 self._begin(model)
             data = self._data_for(model, subject)
+            self.time.opened()
             evaluator = Evaluator(
                 self.plan, self.requests, self.scorers, self.model_scorers,
                 resolution=self.resolution, folder=self.folder, places=self.places,
             )  # fmt: skip
             for task in tasks:
+                self.time.begins(task)
                 if task.attack is None:
                     self._evaluate_at((name, BEFORE, 0, 0), evaluator, model, data)
                 else:
                     self._attack(evaluator, model, name, task.attack, task.seed, data)
+                self.time.ends()
                 if task is self.tasks[0]:
                     self._share_beginning()
 
@@ -123,7 +133,9 @@ class ProbeRun:
         cache = self.own.cache if self.own else None
 
         def report(progress: Progress, /) -> None:
-            self.on_progress(replace(progress, share=self.cost.share_prepared(progress)))
+            share = self.cost.share_prepared(progress, self.evaluations)
+            left = self.time.left(self.evaluations)
+            self.on_progress(replace(progress, share=share, left=left))
 
         self.data = attack_data(model, self.plan, cache=cache, on_progress=report)
 
@@ -173,6 +185,7 @@ class ProbeRun:
         def on_step(step: int, _: float) -> None:
             total = attack.steps if isinstance(attack, FineTuneAttack) else 0
             key = name, attack.name, seed, step
+            self.time.trained(step)
             self._report_progress(key, f"step {step} of {total}", step, total, training=True)
 
         try:
@@ -204,10 +217,11 @@ class ProbeRun:
         """
         if key in self.evaluations:
             return
+        self.time.evaluates()
         evaluation, reference, pictures = evaluator.evaluate(
             model, key, concept=data.concept, retain=data.retain, reference=self.reference,
             on_image=lambda done, total: self._report_progress(
-                key, f"image {done} of {total}", done, total
+                key, f"picture {done} of {total}{self.pictures}", done, total
             ),
         )  # fmt: skip
         if learning is not None:
@@ -222,6 +236,7 @@ class ProbeRun:
             if self.own:
                 self.own.save_reference(reference.to_tensors())
         self.evaluations[key] = evaluation
+        self.time.evaluated(evaluation)
         if self.own:
             self.own.add(evaluation)
         elif not self.ranks.first:
@@ -240,16 +255,17 @@ class ProbeRun:
         pictures: tuple[Picture, ...] = (),
     ) -> None:
         self._collect()
-        name, attack, seed, step = key
-        labels = {"model": name, "attack": attack, "seed": str(seed), "at": str(step)}
+        name, attack, _, step = key
         done = len(self.wanted) - len(self._missing(self.wanted))
         drawn = micro_step / micro_total if micro_total and not training else 0.0
         share = self.cost.share(self.evaluations, key, step=step, drawn=drawn)
+        if not training:
+            self.time.drew(drawn)
         self.on_progress(
             Progress(
                 stage="probing", step=done, total=len(self.wanted), micro_step=micro_step,
-                micro_total=micro_total, values=values or {}, labels=labels, pictures=pictures,
-                share=share,
+                micro_total=micro_total, values=values or {}, labels=curve_labels(key),
+                pictures=pictures, share=share, left=self.time.left(self.evaluations),
                 message=f"{name}, {attack}" + (f", {message}" if message else ""),
             )
         )  # fmt: skip
@@ -270,6 +286,7 @@ class ProbeRun:
         for message in self.ranks.received():
             evaluation = store_received(message, self.own)
             self.evaluations[evaluation.key] = evaluation
+            self.time.add([evaluation])
 
     def _is_complete(self) -> bool:
         self._collect()

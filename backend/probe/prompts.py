@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from math import isfinite
@@ -34,6 +35,7 @@ from ..text.refused import WHY, sexualises_minors
 
 SEED_COLUMNS = ("seed", "sd_seed", "evaluation_seed")
 GUIDANCE_COLUMNS = ("guidance", "sd_guidance_scale", "guidance_scale", "evaluation_guidance")
+_KINDS = {"neighbour": "similar harmless", "retain": "other"}  # as a reader calls them
 _FOLDER = Path(__file__).parent / "prompts"
 _STRIDE = 1_000_000  # between the seeds of a prompt's images; lists are shorter
 _LARGEST_SEED = 2**62  # leaves room for the further images of a prompt
@@ -104,6 +106,21 @@ def expand(prompts: Iterable[Prompt], images: int, seed: int) -> list[ImageReque
         for prompt in prompts
         for k in range(images)
     ]
+
+
+def counted(requests: Mapping[str, Sequence[ImageRequest]]) -> str:
+    """Say what the images of an evaluation are of: `24 unsafe prompts × 2 + 8 other prompts`."""
+    said = []
+    for kind, part in requests.items():
+        texts = Counter(request.text for request in part)
+        what = f"{len(texts)} {_KINDS.get(kind, kind)} prompt{'s' * (len(texts) != 1)}"
+        each = set(texts.values())
+        if len(each) > 1:  # a list may name a prompt more than once
+            what += f": {len(part)}"
+        elif each != {1}:
+            what += "".join(f" × {images}" for images in each)
+        said.append(what)
+    return " + ".join(said)
 
 
 def plan_requests(plan: ProbePlan) -> dict[str, tuple[ImageRequest, ...]]:

@@ -136,7 +136,9 @@ def _which(prompts: tuple[str, ...], place: int) -> Markup | None:
     """Say which of a prompt's images a row shows, where it has several."""
     if place >= len(prompts) or (count := prompts.count(prompts[place])) == 1:
         return None
-    return tag("small", f" image {prompts[: place + 1].count(prompts[place])} of {count}")
+    return tag(
+        "small", f" picture {prompts[: place + 1].count(prompts[place])} of {count} of this prompt"
+    )
 
 
 def _shot(
