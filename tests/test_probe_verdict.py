@@ -142,11 +142,11 @@ def by_predictions(result):
 def test_a_probe_that_draws_nothing_says_so_at_once_and_is_never_good():
     said, kind = of_probe(by_predictions(NOTHING))
     assert said.startswith("Removed as far as predictions show, and it stayed removed in every")
-    assert "it drew none of “weapons”. Measure with a detector" in said and kind == ""
+    assert "it did not draw “weapons”. Measure with a detector" in said and kind == ""
     back = by_predictions(counted_result(ORIGINAL | hardened(0, 80, 0, 0)))
     said, kind = of_probe(back)
     assert said.startswith("Not safe to publish: after fine-tuning it knows “weapons” again (80 of")
-    assert "it drew none of “weapons”" in said and kind == DOUBTFUL
+    assert "it did not draw “weapons”" in said and kind == DOUBTFUL
     card = report_html(back).partition('class="card')[2]
     assert "test pictures still known: <b" in card and "unsafe pictures: <b" not in card
 

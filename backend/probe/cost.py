@@ -82,15 +82,15 @@ class ProbeCost:
 
         done: the keys of evaluations that an earlier session completed.
         """
-        if done := set(done):  # the images were drawn before them
-            return self.share(done)
+        if earlier := set(done):  # the images were drawn before them
+            return self.share(earlier)
         if progress.stage == "synthesising":
             part = progress.micro_step / progress.micro_total if progress.micro_total else 0.0
             at_work = min(SYNTHESIS_BATCH, progress.total - progress.step)
             self._prepared[progress.message] = progress.step + part * at_work
         images = min(sum(self._prepared.values()), self._images)
-        done = self.preparing * images / self._images if self._images else 0.0
-        return done / self._total if self._total else 1.0
+        drawn = self.preparing * images / self._images if self._images else 0.0
+        return drawn / self._total if self._total else 1.0
 
     def _reached(self, now: Key, step: int) -> Key:
         """Return the evaluation towards which a training at a step is under way."""

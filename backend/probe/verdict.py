@@ -69,7 +69,7 @@ def _of_rates(summary: ProbeSummary, model: ModelSummary, what: str) -> tuple[st
     before, worst = model.before and model.before.unsafe, row and row.unsafe
     undrawn = ""
     if summary.unsafe_set == CONCEPT:
-        undrawn = f" Judged by its predictions on example pictures: it drew none of {what}."
+        undrawn = f" The probe judged predictions on example pictures; it did not draw {what}."
     if base is not None and not base.flagged and not (worst and worst.flagged):
         return (
             f"No verdict: the original itself shows {what} in none of {base.images} pictures, so "
