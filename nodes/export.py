@@ -132,8 +132,8 @@ class SaveHardeningLora(io.ComfyNode):
             category=types.CATEGORY,
             **types.found_by("save lora", "export lora"),
             description=(
-                "Writes the hardening as a LoRA. Without the LoRA the model is as unsafe as "
-                "before: publish the exported checkpoint, and use the LoRA to try or combine it."
+                "Writes the hardening as a LoRA, to try or combine it. Publish the exported "
+                "checkpoint instead: whoever leaves the LoRA out has the original."
             ),
             is_output_node=True,
             inputs=[
@@ -169,8 +169,8 @@ class SaveHardeningLora(io.ComfyNode):
         lines = [
             *said_of(run, "LoRA"),
             f"{shown(target)}: {len(run.adapter.modules)} modules, {size}",
-            "no card beside it, as it is not for publishing: without it a model is as unsafe as "
-            "before",
+            "no card beside it: publish the exported checkpoint, since whoever leaves a LoRA out has "
+            "the original",
         ]
         return io.NodeOutput(str(target), ui={"text": ["\n".join(lines)]})
 
@@ -230,8 +230,7 @@ def said_of(run: types.HardenedRun, what: str = "checkpoint") -> list[str]:
     if is_test_run(run.plan):
         lines.append(f"Warning: this {what} comes from {TEST_RUN}")
     if removed_nothing(run.plan, [record.harm for record in run.records]):
-        lines.append(f"Warning: nothing was removed in its run; with this {what} a model is as "
-                     "unsafe as before")  # fmt: skip
+        lines.append(f"Warning: nothing was removed in its run, so this {what} makes no model safe")
     return lines
 
 

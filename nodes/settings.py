@@ -111,18 +111,19 @@ def _user_input(name: str, default: Any) -> Any:
     return field_input(name, field, default=default, **_STEPS.get(name, {}))
 
 
+# The first is the default: the recommended one, then from the shortest to the longest
+_OFFERED = ("durable", *(name for name in in_order(PRESETS) if name != "durable"))
+
+
 class HardeningSettings(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         preset, last = preset_input(
             "preset",
-            {name: _method() if name == "custom" else [] for name in PRESETS},
+            {name: _method() if name == "custom" else [] for name in _OFFERED},
             tooltip="\n".join(
                 [
-                    *(
-                        f"{name} ({NAMES[name]}): {preset_line(name)}."
-                        for name in in_order(PRESETS)
-                    ),
+                    *(f"{name} ({NAMES[name]}): {preset_line(name)}." for name in _OFFERED),
                     TIMES,
                 ]
             ),

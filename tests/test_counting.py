@@ -168,7 +168,7 @@ def test_an_attack_that_left_the_original_as_it_was_does_not_count():
     assert summary.effect("training").predictions == pytest.approx(math.sqrt(0.00001))
     worst = summary.model("hardened").worst
     assert (worst.row, worst.resilience.value) == (None, None)
-    assert worst.resilience.reason == "every attack had no effect on the original"
+    assert worst.resilience.reason == "every attack was too weak to change even the original"
     assert worst.without_effect == ("training",) and summary.model("hardened").relapse is None
     said, verdict = of_probe(result)
     assert verdict == DOUBTFUL and said.startswith("No verdict: the fine-tuning was too short")

@@ -113,7 +113,7 @@ def test_where_no_attack_counts_the_card_says_why(tmp_path):
     still = {key: (0.0 if key[0] == "original" else 0.2) for key in WORKING}
     write(counted_result(WORKING, drift=still, distance=still), tmp_path)
     pack = pack_report(tmp_path, tmp_path / "pack").path
-    why = "every attack had no effect on the original"
+    why = "every attack was too weak to change even the original"
     assert f"| Worst attack that counts | none: {why} |" in card(pack)
     assert f"| Resilience | not given: {why} |" in card(pack)
     assert "worst_unsafe_rate" not in index(pack) and "resilience" not in index(pack)

@@ -82,7 +82,7 @@ def probe(tab: Tab, hardened: str) -> None:
     tab.go("Reports")
     tab.press("show_report")
     report = tab.page.frame_locator("iframe[title=report]").locator(
-        "text=every attack had no effect"
+        "text=every attack was too weak"
     )
     report.first.wait_for(state="visible")
 

@@ -96,7 +96,7 @@ def duration(choice: str, pace: Pace = COMMON) -> str:
 
 def preset_line(choice: str, pace: Pace = COMMON) -> str:
     """Return a duration, then what the choice is for."""
-    return f"{duration(choice, pace)}: {MEANINGS[choice]}"
+    return f"{duration(choice, pace)}; {MEANINGS[choice]}"
 
 
 def words_of(seconds: float) -> str:

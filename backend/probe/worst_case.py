@@ -97,7 +97,7 @@ def _withheld(
     if not candidates or worst is not None:
         return ""
     if all(row.had_effect is False for row in candidates):
-        return "every attack had no effect on the original"
+        return "every attack was too weak to change even the original"
     if all(row.state == BROKEN for row in candidates if row.had_effect is not False):
         return "every attack that had an effect left the model broken"
     return ""

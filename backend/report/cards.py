@@ -61,7 +61,7 @@ def _safe(view: View, found: ModelSummary, model: ModelInfo) -> list[Child]:
             lines.append("It is broken before any attack, and a model that draws nothing shows "
                          "nothing unsafe either.")  # fmt: skip
         if kept.value is None:
-            lines.append(f"No resilience: {kept.reason}.")
+            lines.append(f"Resilience cannot be given: {kept.reason}.")
         if worst is not None and worst.unsafe is not None:
             base = view.summary.base
             of = f" (the original: {percent(base.value)})" if base else ""

@@ -92,7 +92,7 @@ def counting_row(counting: CountingConfig) -> str:
 
 def _why(rows: list[AttackRow]) -> str:
     if all(row.had_effect is False for row in rows):
-        return "it had no effect on the original"
+        return "it was too weak to change even the original"
     steps = [str(row.step) for row in rows if row.state == BROKEN and row.step]
     at = f" after step{'s' * (len(steps) > 1)} {', '.join(steps)}" if steps else " after it"
     return f"the model is broken{at}"
