@@ -169,8 +169,8 @@ class SaveHardeningLora(io.ComfyNode):
         lines = [
             *said_of(run, "LoRA"),
             f"{shown(target)}: {len(run.adapter.modules)} modules, {size}",
-            "no card beside it: publish the exported checkpoint, since whoever leaves a LoRA out has "
-            "the original",
+            "no card beside it: publish the exported checkpoint, since whoever leaves a LoRA out "
+            "has the original",
         ]
         return io.NodeOutput(str(target), ui={"text": ["\n".join(lines)]})
 
@@ -230,7 +230,7 @@ def said_of(run: types.HardenedRun, what: str = "checkpoint") -> list[str]:
     if is_test_run(run.plan):
         lines.append(f"Warning: this {what} comes from {TEST_RUN}")
     if removed_nothing(run.plan, [record.harm for record in run.records]):
-        lines.append(f"Warning: nothing was removed in its run, so this {what} makes no model safe")
+        lines.append(f"Warning: nothing was removed in its run: this {what} makes no model safe")
     return lines
 
 

@@ -98,16 +98,16 @@ _NOTES = {
     "2 Full harden with probe": (
         "# Harden, measure, export\n\n"
         + _CHOOSE.format(what="your checkpoint")
-        + "what to remove, how thoroughly, and against which fine-tuning. `balanced` only slows its "
-        "return. For a model to publish choose `durable`: about two hours, and more memory."
+        + "what to remove, how thoroughly, and against which fine-tuning. `balanced` only slows "
+        "its return. For a model to publish choose `durable`: about two hours, and more memory."
         + _RUN
         + "about an hour on a common GPU. A cancelled run continues if you press *Run* again with "
         "the same settings.\n4. The probe fine-tunes both models for real and counts what comes "
         "back. The probe preset `quick` is a first look, whose figures are not for publishing; "
         "`standard` is for that, and takes hours. `denoising` judges predictions: no detector here "
-        "sees weapons, so look at pictures of your own too.\n5. **The file comes after the probe**, whose "
-        "figures go into it. To have it at once, disconnect `report` from Export Hardened "
-        "Checkpoint."
+        "sees weapons, so look at pictures of your own too.\n5. **The file comes after the "
+        "probe**, whose figures go into it. To have it at once, disconnect `report` from Export "
+        "Hardened Checkpoint."
     ),
     "Harden SDXL": (
         "# Harden SDXL\n\n"

@@ -107,7 +107,7 @@ class View:
         return self.summary.lowest_quality(model)
 
     def tally(self, model: str) -> str:
-        """Count the headline's attacks: `4 of 6 attacks count; 1 too weak to change the original`."""
+        """Count the headline's attacks: `4 of 6 attacks count; 2 left the model broken`."""
         rows: dict[str, list[AttackRow]] = {}
         for attack in self.attacks:
             if attack not in self.with_original and (found := self.rows(model, attack)):
@@ -116,7 +116,9 @@ class View:
         weak = [attack for attack in rows if all(row.had_effect is False for row in rows[attack])]
         broken = len(rows) - len(counted) - len(weak)
         out = [f"{count} {why}" for count, why in (
-            (broken, "left the model broken"), (len(weak), "too weak to change the original")) if count]  # fmt: skip
+            (broken, "left the model broken"),
+            (len(weak), "too weak to change the original"),
+        ) if count]  # fmt: skip
         verb = "count" if len(counted) != 1 else "counts"
         total = f"{len(rows)} attack{'s' * (len(rows) != 1)}"
         return f"{len(counted)} of {total} {verb}" + (f"; {', '.join(out)}" if out else "")
