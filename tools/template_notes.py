@@ -25,8 +25,8 @@ _NOTE = (-420, 130, 400)
 _LETTERS, _LINE = 60, 17  # of a line of a note, and its height
 # Heights with a box in which a whole answer is in sight
 _HIGH = {
-    "ResAlign_ExportHardenedCheckpoint": 400, "ResAlign_SaveHardeningLora": 280,
-    "ResAlign_ShowReport": 380,
+    "ResAlign_ExportHardenedCheckpoint": 440, "ResAlign_SaveHardeningLora": 280,
+    "ResAlign_ShowReport": 520,
 }  # fmt: skip
 _UNFOLDED = 540  # Hardening Settings, where an advanced input is set
 # Points by which a wire passes nodes that it does not belong to: (from, slot, to): points.
@@ -43,8 +43,9 @@ _WAYS: dict[str, dict[tuple[int, int, int], list[tuple[int, int]]]] = {
     },
     "2 Full harden with probe": {
         **{(1, slot, 6): lane for slot, lane in _OVER.items()},
-        (5, 3, 8): [(900, 40), (1300, -300)],
-        (5, 3, 9): [(900, 40), (1300, -600)],
+        (5, 3, 8): [(880, 940), (1300, 1230)],
+        (5, 3, 9): [(860, 980), (1280, 1810)],
+        (6, 2, 8): [(1320, 760), (1320, 1240)],
     },
     "3 Try my LoRA": {(1, slot, 12): lane for slot, lane in _OVER.items()},
 }

@@ -71,10 +71,11 @@ def texts(x: int, y: int) -> Graph:
     }
 
 
-def export(x: int, y: int, **more: Any) -> Graph:
+def export(x: int, y: int, *, lora: int = -380, **more: Any) -> Graph:
+    """Write checkpoint and LoRA. lora: how far below the former the latter stands."""
     return {
         "8": node("ResAlign_ExportHardenedCheckpoint", x, y, wide=400, run=["5", 3], **more),
-        "9": node("ResAlign_SaveHardeningLora", x, y - 380, wide=400, run=["5", 3]),
+        "9": node("ResAlign_SaveHardeningLora", x, y + lora, wide=400, run=["5", 3]),
     }
 
 
@@ -116,8 +117,8 @@ WORKFLOWS: dict[str, Graph] = {
             run=["5", 3], preset="quick",
         ),
         "7": node("ResAlign_ShowReport", 1360, 130, wide=400, report=["6", 2]),
-        "10": node("PreviewImage", 1360, 640, "curve", images=["6", 1]),
-        **export(1360, -700, report=["6", 2]),
+        "10": node("PreviewImage", 1360, 790, "curve", images=["6", 1]),
+        **export(1360, 1210, lora=580, report=["6", 2]),
     },
     "3 Try my LoRA": {
         **hardening(SD15, at=PASSED, preset="balanced"),
