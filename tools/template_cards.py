@@ -17,7 +17,7 @@ DESCRIPTIONS = {
     "1 Quick harden and compare": "A test run with pictures before and after. "
     "About 2 minutes on a GPU. SD 1.x",
     "2 Full harden with probe": "Harden, measure against real fine-tuning, export a checkpoint. "
-    "About an hour on a GPU. SD 1.x",
+    "About two hours on a GPU. SD 1.x",
     "3 Try my LoRA": "Apply a LoRA to the original and to the hardened model, and compare. SD 1.x",
     "Harden Anima": "Harden Anima from its three files, and export its denoiser. Many hours",
     "Harden FLUX.2 klein": "Harden FLUX.2 klein base 4B from its three files, and export its "
