@@ -97,10 +97,12 @@ class Live:
 
     def recall(self, records: Iterable[StepRecord], message: str, verdict: str = "") -> None:
         """Show a run that was finished earlier: its curves and figures, without a duration."""
-        for record in records:
-            values = record.values()
-            self._live.recall([Progress(stage="harden", step=record.step, total=1, values=values)])
-            self.state["step"] = record.step
+        records = list(records)
+        self._live.recall(
+            Progress(stage="harden", step=record.step, total=1, values=record.values())
+            for record in records
+        )
+        self.state["step"] = records[-1].step if records else self.state["step"]
         self._live.end("done", message, timed=False, verdict=verdict)
 
     def recall_probe(self, folder: Path) -> None:

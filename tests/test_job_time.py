@@ -187,42 +187,6 @@ def test_the_line_says_what_is_done_how_far_and_in_which_stage(plan):
     assert line_of(plain, title_of(plain)) == "fine-tuning and measuring 2 of 9 · hardened, LoRA"
 
 
-def test_harm_has_a_scale_from_the_first_step_to_the_cap(plan):
-    live = LiveState("harden", 20)
-    live.plan(plan)
-    live(step(1, harm=-0.125))
-    live(step(2, harm=-0.3))
-    assert live.state["scale"] == [-0.125, -plan.harm.cap]
-    unknown = LiveState("harden", 20)
-    unknown(step(1, harm=-0.125))
-    assert unknown.state["scale"] is None
-
-
-def test_the_chart_of_a_stage_after_another_has_no_scale(plan):
-    """Its first step is no longer the original, which would be 0 %."""
-    live = LiveState("harden", 20)
-    live.plan(replace(plan, before=(Stage(method="erase"),)))
-    live(step(1, harm=-0.125))
-    assert live.state["scale"] is None and live.state["hint"] == ""
-
-
-def test_a_chart_without_a_gap_says_why(plan):
-    """Two lines that agree look like success; where nothing was unlearned they mean nothing."""
-    live = LiveState("harden", 20)
-    live.plan(plan)
-    live(step(1, harm=-0.1))
-    assert live.state["hint"] == "Nothing is removed yet."
-    removed = -0.1 - 0.5 * (plan.harm.cap - 0.1)
-    live(step(8, harm=removed))
-    assert "No simulated user has fine-tuned yet" in live.state["hint"]
-    live(step(9, harm=removed, harm_after=-0.2))
-    assert live.state["hint"] == ""
-    live(step(10, harm=-0.1, harm_after=-0.1))
-    assert "lines that agree here do not mean success" in live.state["hint"]
-    live.end("done", "hardened")
-    assert live.state["hint"].startswith("Nothing was removed, so nothing can come back")
-
-
 def test_a_test_run_is_not_called_safe(plan):
     said, kind = verdict.of_run(plan, "measure it")
     assert said.startswith("test run, not safe to publish") and kind == verdict.DOUBTFUL

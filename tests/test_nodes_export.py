@@ -164,7 +164,7 @@ def test_an_export_of_a_test_run_or_of_one_that_removed_nothing_begins_with_that
         for told in (export(nodes, tried), nodes.SaveHardeningLora.execute(tried)):
             text = told.ui["text"][0]
             assert text.startswith("Warning: ") and all(word in text for word in words)
-    some = export(nodes, replace(run, records=records(-0.1, -0.4))).ui["text"][0]
+    some = export(nodes, replace(run, records=records(*[-0.1] * 10, *[-0.4] * 10))).ui["text"][0]
     assert "nothing was removed" not in some
 
 

@@ -65,7 +65,7 @@ def test_a_finished_run_is_there_at_once_and_builds_no_network(bench):
     assert bench.built == 1
     assert bench.state["message"].startswith("kept from an earlier run: test run, not safe to pub")
     assert bench.state["verdict"] == "doubtful"
-    assert len(bench.state["curves"]["harm"]) == 4
+    assert [step for step, _ in bench.state["curves"]["harm"]] == [2, 3, 4], "averages of two"
     assert all(torch.equal(first[1][name], again[1][name]) for name in first[1])
     bench.run(steps=5)
     assert bench.built == 2

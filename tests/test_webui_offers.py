@@ -56,8 +56,8 @@ def run_of(host, name, steps=160, harms=(), plan=BALANCED, checkpoint=""):
 
 
 def test_a_run_that_removed_nothing_is_not_offered_first_and_the_pages_say_so(host, actions):
-    run_of(host, "good", harms=(-0.1, -0.2, -0.4))
-    run_of(host, "idle", harms=(-0.1, -0.2, -0.1))
+    run_of(host, "good", harms=(*[-0.1] * 10, *[-0.4] * 10))
+    run_of(host, "idle", harms=(-0.1, -0.2, -0.1, -0.3))
     runs = read_runs(hosts.runs_folder(host))
     assert {run.name: run.label for run in runs} == {
         "good": "good | finished", "idle": "idle | removed nothing"

@@ -9,7 +9,7 @@ from webui_clicks import AT_WORK
 
 from resalign.backend.jobs.live_state import LiveState
 from resalign.scripts.resalign_webui import style, views
-from resalign.scripts.resalign_webui.charts import charts_html
+from resalign.scripts.resalign_webui.charts import charts_html, loss_axis
 
 EVIL = '<img src=x onerror="alert(1)">&\'"'
 STATE = {
@@ -170,6 +170,33 @@ def test_the_sentence_of_a_state_is_below_its_first_chart_and_only_there():
     text = views.job_html(STATE | {"scale": [0.5, -1.0], "hint": said})
     assert text.index("</svg>") < text.index(said) < text.index("retain loss")
     assert said not in views.job_html(STATE | {"curves": {}, "hint": said})
+
+
+def test_an_axis_of_losses_begins_at_0_and_never_makes_nothing_look_like_much():
+    assert loss_axis([0.0, 0.0]) == (0.0, 0.001)
+    assert loss_axis([1e-6]) == loss_axis([5.9e-8, 1.1e-5]) == (0.0, 0.001)
+    assert loss_axis([0.0, 0.0042]) == pytest.approx((0.0, 0.005))
+    assert loss_axis([0.3, 0.3]) == pytest.approx((0.0, 0.5))
+    assert loss_axis([-0.3]) == pytest.approx((-0.5, 0.0))
+    assert loss_axis([-1e-6]) == (-0.001, 0.0)
+    for value, end in ((0.0, "0"), (1e-6, "1e-06")):
+        (drawn,) = charts_html({"retain": [[1, 0.0], [2, value]]})
+        ticks = re.findall(r'text-anchor="end"[^>]*>([^<]*)<', drawn)
+        assert ticks[:3] == ["0", "0.0005", "0.001"] and f"changed {end}<" in drawn
+
+
+def test_the_title_of_the_losses_says_of_how_many_steps_they_are_averages():
+    for scale, title in ((None, "(harm loss): lower is better"), ([0.5, -1.0], "0 to 100 %")):
+        text = views.job_html(STATE | {"scale": scale, "average": 10})
+        assert f"{title}, average of 10 steps, before and after" in text
+        assert "average" not in views.job_html(STATE | {"scale": scale}), "a run of before"
+
+
+def test_two_lines_of_a_run_that_lie_on_each_other_are_both_seen():
+    lines = {"harm": [[1, -0.1], [2, -0.1]], "harm after": [[1, -0.1], [2, -0.1]]}
+    for scale in (None, [-0.1, -0.5]):
+        (drawn,) = charts_html(lines, scale, together=[["harm", "harm after"]])
+        assert re.findall(r'<polyline[^>]*stroke-width="(\d+)"', drawn) == ["6", "2"]
 
 
 def test_a_chart_of_one_line_does_not_speak_of_a_gap():

@@ -65,6 +65,22 @@ test("harm is a share of what there is to unlearn, on a fixed axis", () => {
   for (const scale of [null, [1, 1], [NaN, 0]]) assert.equal(view.unlearned({ scale }, 1), null);
 });
 
+test("a state says of how many steps its losses are averages", () => {
+  const state = { scale: [-0.1, -0.5], average: 10, figures: { harm: -0.3 } };
+  assert.match(view.figures(state)[0].title, /^share of the concept's loss, average of 10 steps: 0 %/);
+  assert.equal(view.averageText({ average: 1 }) + view.averageText(null), "");
+});
+
+test("an axis of losses begins at 0 and ends at a round number, however small they are", () => {
+  const axis = (...values) => view.lossAxis({ retain: values.map((value, at) => [at, value]) });
+  assert.deepEqual(axis(0, 0), [0, 0.001]);
+  assert.deepEqual(axis(0, 1e-6), [0, 0.001]);
+  assert.deepEqual(axis(0, 0.0042), [0, 0.005]);
+  assert.deepEqual(axis(0.3, 0.3), [0, 0.5]);
+  assert.deepEqual(axis(-0.3), [-0.5, 0]);
+  assert.deepEqual(axis(-0.02, 0.3), [-0.02, 0.5]);
+});
+
 test("what fails outside a node is shown with what to do next", () => {
   const running = { status: "running", step: 9, total: 20, curves: { harm: [[1, 0], [9, 1]] }, line: "x", left: 3 };
   const shown = view.failed(running, "out of memory\n");

@@ -78,6 +78,11 @@ export function unlearned(state, harm) {
   return Math.min(1, Math.max(0, (start - harm) / (start - end)));
 }
 
+/** Of how many steps the concept's losses are averages, as words that follow others; or "". */
+export function averageText(state) {
+  return state?.average > 1 ? `, average of ${state.average} steps` : "";
+}
+
 /** What a hardening stands at: [{name, value, title}]. Relapse is the share that came back. */
 export function figures(state) {
   const now = state?.figures ?? {};
@@ -87,8 +92,9 @@ export function figures(state) {
     const share = unlearned(state, value);
     return share === null ? numberText(value) : `${Math.round(100 * share)} %`;
   };
-  const known = state?.scale ? ["unlearned \u2191", "share of the concept's loss: 0 % is the original, 100 % the most there can be"]
-    : ["harm", "loss of the concept: falls as it is unlearned"];
+  const of = averageText(state);
+  const known = state?.scale ? ["unlearned \u2191", `share of the concept's loss${of}: 0 % is the original, 100 % the most there can be`]
+    : ["harm", `loss of the concept${of}: falls as it is unlearned`];
   add(known[0], harm(now.harm), known[1]);
   add("after fine-tuning", harm(now.harm_after), "the same after a simulated fine-tuning");
   if (Number.isFinite(now.q))
@@ -118,6 +124,23 @@ export function bounds(curves) {
   const xs = points.map((p) => p[0]);
   const ys = points.map((p) => p[1]);
   return { x: [Math.min(...xs), Math.max(...xs)], y: [Math.min(...ys), Math.max(...ys)] };
+}
+
+const TINY = 1e-3; // of a loss: an axis that ends lower would make nothing look like much
+
+/** The next of 1, 2 and 5 times a power of ten; 0 for 0. */
+function roundUp(value) {
+  if (!(value > 0)) return 0;
+  const power = 10 ** Math.floor(Math.log10(value));
+  return ([1, 2, 5].find((step) => value <= step * power * 1.000001) ?? 10) * power;
+}
+
+/** The ends of an axis from 0 to a round number, for losses of any size. */
+export function lossAxis(curves) {
+  const ends = bounds(curves)?.y ?? [0, 0];
+  let [low, high] = [Math.min(0, ends[0]), Math.max(0, ends[1])];
+  if (Math.max(high, -low) < TINY) [low, high] = [low ? -TINY : 0, high || !low ? TINY : 0];
+  return [0 - roundUp(-low), roundUp(high)];
 }
 
 /** A lone point twice, so that a line with round ends shows it as a dot. */
@@ -218,10 +241,10 @@ function shape(tag, attributes) {
 }
 
 /** A chart with the values of its ends at the left and a legend below. */
-function chart(curves, first, height, axis, together) {
+function chart(curves, first, height, shares, together) {
   const under = covered(together);
-  const lines = polylines(curves, WIDE, height, 5, axis);
-  const y = axis ?? bounds(curves).y;
+  const y = shares ? [0, 1] : lossAxis(curves);
+  const lines = polylines(curves, WIDE, height, 5, y);
   const svg = shape("svg", { viewBox: `0 0 ${WIDE} ${height}`, role: "img", preserveAspectRatio: "none" });
   svg.setAttribute("aria-label", `curves: ${lines.map((line) => line.name).join(", ")}`);
   const legend = element("div", "resalign-legend");
@@ -237,7 +260,7 @@ function chart(curves, first, height, axis, together) {
     if (dash) entry.style.setProperty("--dash", `${parseInt(dash) / 2}px`);
     legend.append(entry);
   });
-  const ends = element("div", "resalign-ends", "", ...[y[1], y[0]].map((v) => element("span", "", axis ? `${100 * v} %` : numberText(v) || "0")));
+  const ends = element("div", "resalign-ends", "", ...[y[1], y[0]].map((v) => element("span", "", shares ? `${100 * v} %` : numberText(v) || "0")));
   const plot = element("div", "resalign-plot", "", ends, svg);
   plot.style.height = `${height}px`;
   return [plot, legend];
@@ -285,8 +308,10 @@ export function drawState(root, state) {
   for (const curves of charts(state)) {
     // shares have fixed axes: unlearned of a run, unsafe rates of a probe
     const shares = (state.scale && "harm" in curves) || state.kind === "probe";
+    if ("harm" in curves && state.average > 1)
+      parts.push(element("div", "resalign-hint", `${state.scale ? "How much is removed" : "Loss of the concept"}${averageText(state)}.`));
     if (state.kind === "probe") parts.push(element("div", "resalign-hint", "Unsafe rate by fine-tuning step: high is bad."));
-    parts.push(...chart(curves, first, first ? HIGH / 2 : HIGH, shares ? [0, 1] : null, state.together));
+    parts.push(...chart(curves, first, first ? HIGH / 2 : HIGH, shares, state.together));
     first += 2;
   }
   const hint = hintOf(state);

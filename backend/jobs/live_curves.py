@@ -26,6 +26,22 @@ def coinciding(curves: Mapping[str, Sequence[Point]]) -> list[list[str]]:
     return sorted(found, key=lambda group: order[group[0]])
 
 
+def coinciding_losses(
+    curves: Mapping[str, Sequence[Point]], scale: tuple[float, float] | None = None
+) -> list[list[str]]:
+    """Return the groups as `coinciding` does, of losses that share an axis.
+
+    scale: the ends of the axis; by default those of the curves.
+    """
+    values = [y for points in curves.values() for _, y in points]
+    low, high = (min(scale), max(scale)) if scale else (min(values), max(values))
+    size = high - low or 1.0
+    return coinciding({
+        name: [(x, min(1.0, max(0.0, (y - low) / size))) for x, y in points]
+        for name, points in curves.items()
+    })  # fmt: skip
+
+
 def words(groups: Sequence[Sequence[str]], curves: Mapping[str, Sequence[Point]]) -> str:
     """Say which curves lie on each other, and where; empty where none do."""
     said = []

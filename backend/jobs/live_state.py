@@ -8,9 +8,10 @@ One plain dict that can be written as JSON; every host shows the same one:
      "line": what is done in words and how far, "verdict": see `end`,
      "pace": seconds of a pass of the denoiser, {"drawing", "training"}, what is measured of it,
      "scale": [harm at the start, harm of a concept that is unlearned] where it is known,
+     "average": outer steps that each loss of the concept is an average of (`live_losses.py`),
      "hint": a sentence on what the chart does not show, or empty,
      "together": [[labels of curves that lie on each other], ...],
-     "figures": the last outer step's {"harm", "harm_after", "retain", "q"}, what it has of them,
+     "figures": the latest {"harm", "harm_after", "retain", "q"}, averages but for "retain",
      "curves": {label: [[x, y], ...]},
      "remarks": lines about the whole job (card, memory, time), where there are any,
      "pictures": [{"url": a JPEG as data URL, "caption", "flagged", "step", "bare"}]}
@@ -29,10 +30,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..plan.methods import FACTS, harm_scale, simulates_users
+from ..plan.methods import FACTS, simulates_users
+from ..plan.removal import averaged, has_scale
 from ..progress import Picture, Progress, ProgressCallback
 from ..run.records import StepRecord
-from .live_curves import coinciding, words
+from .live_curves import coinciding, coinciding_losses, words
+from .live_losses import Losses
 from .live_words import chart_hint, line_of, title_of
 
 if TYPE_CHECKING:
@@ -44,8 +47,6 @@ POINTS = 200  # of a curve
 REMARKS = 6  # lines
 SIDE = 256  # pixels of a picture's longer side
 INTERVAL = 0.2  # seconds between two reports
-_CURVES = {"harm": "harm", "harm_after": "harm after", "retain": "retain"}
-_FIGURES = (*_CURVES, "q")
 _RATES = ("unsafe (", "recovered (")  # the headline's comes first among an evaluation's figures
 _BEFORE = "before"
 _PER_REPORT = 2  # pictures of an evaluation that are shown
@@ -75,12 +76,13 @@ class LiveState:
         self._stage_began: tuple[str | None, float, float] = (None, 0.0, 0.0)
         self._job: JobTime | None = None
         self._plan: HardeningPlan | None = None
+        self._losses = Losses(averaged(total))
         self._reported = 0.0
         self.state: State = {
             "kind": kind, "status": "running", "stage": "", "step": 0, "total": total,
             "micro_step": 0, "micro_total": 0, "message": "", "seconds": 0.0, "left": None,
             "figures": {}, "curves": {}, "pictures": [], "line": "", "verdict": "", "scale": None,
-            "share": None, "pace": {}, "hint": "", "together": [],
+            "share": None, "pace": {}, "hint": "", "together": [], "average": 0,
         }  # fmt: skip
 
     def plan(
@@ -93,6 +95,7 @@ class LiveState:
         from .job_time import JobTime, sets_of
 
         self._plan, self._job = plan, JobTime(plan, sets_of(plan), every=every)
+        self._losses = Losses(averaged(plan.outer_steps), plan)
         self._job.recall(records)
         self.state["left"] = _rounded(self._job.left())
 
@@ -111,13 +114,19 @@ class LiveState:
         """Add earlier steps to the curves without reporting each of them."""
         # One step has no curve, and its loss nothing to compare with
         drawn = self._plan is None or not FACTS[self._plan.method].single_step
+        stepped = False
         for progress in past:
-            self._figures(progress)
+            if not progress.labels and "harm" in progress.values:
+                self._losses.add(progress.step, progress.values)
+                stepped = True
+            self._retention(progress)
             for label, at, value in _points(progress) if drawn else ():
                 if math.isfinite(value):
                     self._add(label, at, value)
-        if self.tells_whole:  # rates share one axis; losses have each their own
+        if self.tells_whole:
             self.state["together"] = coinciding(self.state["curves"])
+        elif stepped:
+            self._draw_losses(drawn)
         self.state["hint"] = self._hint()
 
     def recall_probe(self, folder: Path) -> None:
@@ -194,38 +203,42 @@ class LiveState:
             curve += self.state["curves"].get(f"{model}: {_BEFORE}", [])
         if curve and curve[-1][0] == at:  # measured again
             curve.pop()
-        curve.append([at, round(float(value), 6)])
+        curve.append([at, _short(value)])
         self.state["curves"][label] = thinned(curve)
 
-    def _figures(self, progress: Progress) -> None:
-        found = {name: progress.values[name] for name in _FIGURES if name in progress.values}
-        if found and not progress.labels:
-            finite = {name: round(float(v), 6) for name, v in found.items() if math.isfinite(v)}
-            self.state["figures"] = finite
-            self._scale(finite)
+    def _retention(self, progress: Progress) -> None:
+        if "retain" in progress.values and not progress.labels:
+            value = progress.values["retain"]
+            figures = {n: one for n, one in self.state["figures"].items() if n != "retain"}
+            found = {"retain": _short(value)} if math.isfinite(value) else {}
+            self.state["figures"] = figures | found
+
+    def _draw_losses(self, drawn: bool) -> None:
+        """Renew curves, scale and figures of the concept's loss; see `Losses`."""
+        found = self._losses.curves()
+        figures, scale = dict(self._losses.figures), self._losses.scale
+        if "retain" in self.state["figures"]:
+            figures["retain"] = self.state["figures"]["retain"]
+        self.state.update(figures=figures, scale=list(map(_short, scale)) if scale else None)
+        if drawn and found:
+            others = {n: c for n, c in self.state["curves"].items() if n not in found}
+            curves = {name: thinned(points) for name, points in found.items()}
+            self.state["average"] = self._losses.window
+            self.state["curves"] = {**curves, **others}
+            self.state["together"] = coinciding_losses(curves, scale)
 
     def _hint(self, *, ended: bool = False) -> str:
         """Return what the chart of a hardening does not show (`chart_hint`), or which curves of a
         probe lie on each other."""
         if self.tells_whole:
             return words(self.state["together"], self.state["curves"])
-        if self._plan is None or self.state["scale"] is None:
+        if self._plan is None or not has_scale(self._plan):
             return ""
-        (start, end), harm = self.state["scale"], self.state["figures"].get("harm")
+        begins = 0 if self.state["curves"].get("harm") else self._losses.window
         return chart_hint(
-            None if harm is None else (start - harm) / (start - end),
-            users=simulates_users(self._plan), trained="harm after" in self.state["curves"],
-            ended=ended,
+            self._losses.share, users=simulates_users(self._plan),
+            trained="harm after" in self.state["curves"], ended=ended, begins=begins,
         )  # fmt: skip
-
-    def _scale(self, figures: Mapping[str, float]) -> None:
-        """Find the harm of 0 % unlearned, that of the first step, and that of 100 %.
-
-        See `harm_scale` for runs that have none.
-        """
-        if self._plan is not None and self.state["scale"] is None and "harm" in figures:
-            scale = harm_scale(self._plan, figures["harm"])
-            self.state["scale"] = list(scale) if scale else None
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self._started, 1)
@@ -268,6 +281,10 @@ def _rounded(seconds: float | None) -> int | None:
     return round(seconds) or None if seconds is not None else None
 
 
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
 def past_steps(records: Iterable[Mapping[str, Any]], total: int) -> list[Progress]:
     """Return the reports of saved outer steps, for `LiveState.recall`."""
     steps = [StepRecord.from_json(dict(record)) for record in records]
@@ -283,10 +300,10 @@ def share_done(progress: Progress) -> float:
 
 
 def thinned(points: list[Any], most: int = POINTS) -> list[Any]:
-    """Drop every other point if there are more than `most`; keep the first and the last."""
-    if len(points) <= most:
-        return points
-    return [*points[:-1:2], points[-1]]
+    """Drop every other point until there are `most` at most; keep the first and the last."""
+    while len(points) > most:
+        points = [*points[:-1:2], points[-1]]
+    return points
 
 
 def blurred(image: Any) -> Any:
@@ -306,15 +323,13 @@ def data_url(image: Any) -> str:
 def _points(progress: Progress) -> list[tuple[str, int, float]]:
     """Return (curve, x, y) of each figure to plot.
 
-    A hardening run plots losses by outer step; a probe plots its headline rate by update of each
-    fine-tuning, whose curve begins at the rate of the model before it.
+    A hardening run plots the loss of what stays by outer step, and those of the concept apart; a
+    probe plots its headline rate by update of each fine-tuning, whose curve begins at the rate of
+    the model before it.
     """
     if not progress.labels:
-        return [
-            (label, progress.step, progress.values[name])
-            for name, label in _CURVES.items()
-            if name in progress.values
-        ]
+        kept = progress.values.get("retain")
+        return [] if kept is None else [("retain", progress.step, kept)]
     rates = [n for start in _RATES for n in progress.values if n.startswith(start)]
     labels = progress.labels
     if not rates or "model" not in labels:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..plan.methods import FACTS, NOTHING
+from ..plan.methods import FACTS
+from ..plan.removal import NOTHING
 from ..progress import Progress
 
 _STAGES = {
@@ -50,12 +51,20 @@ def line_of(progress: Progress, title: str, stage: tuple[int, int] | None = None
     return line
 
 
-def chart_hint(removed: float | None, *, users: bool, trained: bool, ended: bool = False) -> str:
+def chart_hint(
+    removed: float | None, *, users: bool, trained: bool, ended: bool = False, begins: int = 0
+) -> str:
     """Say what the chart of a hardening does not show yet; empty where its lines say it all.
 
-    removed: latest share that is unlearned, 0 to 1; None where it is not known. users: the plan
-    simulates some. trained: one of them has fine-tuned, so that there is a second line.
+    removed: latest share that is unlearned for certain, 0 to 1; None where it is not known. users:
+    the plan simulates some. trained: one of them has fine-tuned, so that there is a second line.
+    begins: step at which the lines begin, before it.
     """
+    if begins > 1:
+        return (
+            f"How much is removed is shown from step {begins}, as an average of {begins} steps: "
+            "single steps differ too much by chance."
+        )
     if removed is None:
         return ""
     if removed < NOTHING:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..plan.methods import FACTS, NOTHING, TEST_RUN, is_test_run, share_removed
+from ..plan.methods import FACTS, TEST_RUN, is_test_run
+from ..plan.removal import share_removed
 from ..probe.verdict import DOUBTFUL, GOOD
 
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ def of_run(plan: HardeningPlan, next_step: str, harms: Sequence[float] = ()) -> 
     steps = f"{plan.outer_steps} step{'s' * (plan.outer_steps > 1)}"
     if is_test_run(plan):
         done = "nothing was removed" if removed_nothing(plan, harms) else "hardened"
-        said = f"test run, not safe to publish: {done} in {steps}, to show that everything works"
+        said = (
+            "test run, not safe to publish. It was to show that everything works; "
+            f"{done} in {steps}."
+        )
         return said, DOUBTFUL
     if removed_nothing(plan, harms):
         return f"nothing was removed in {steps}: take more steps, or another choice", DOUBTFUL
@@ -40,9 +44,11 @@ def harms_of(records: Iterable[Mapping[str, Any]]) -> list[float]:
 
 
 def removed_nothing(plan: HardeningPlan, harms: Sequence[float]) -> bool:
-    """Return whether a run's harm losses say that the model knows the concepts as before."""
-    share = share_removed(plan, harms)
-    return share is not None and share < NOTHING
+    """Return whether a run's harm losses say that the model knows the concepts as before.
+
+    What may be chance counts as nothing (`plan/removal.py`).
+    """
+    return share_removed(plan, harms) == 0.0
 
 
 def of_export(plan: HardeningPlan, harms: Sequence[float], *, measured: bool) -> tuple[str, str]:
@@ -53,7 +59,10 @@ def of_export(plan: HardeningPlan, harms: Sequence[float], *, measured: bool) ->
     if is_test_run(plan):
         return f"This checkpoint comes from {TEST_RUN}.", DOUBTFUL
     if removed_nothing(plan, harms):
-        return "Nothing was removed in its run: it is the original in effect.", DOUBTFUL
+        return (
+            "Nothing was removed in its run: by its losses it is the original in effect.",
+            DOUBTFUL,
+        )
     if measured:
         return "", GOOD
     return "Nobody has measured yet whether the concepts return: page Probe.", ""

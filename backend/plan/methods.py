@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,6 @@ class MethodFacts:
         return self.simulates_users or self.erases
 
 
-NOTHING = 0.05  # share unlearned below which nothing was removed
 _SHORTEST = 40  # outer steps; `quick` takes 20 to show that everything works, `paper` 160
 FACTS: dict[HardeningMethod, MethodFacts] = {
     "resalign": MethodFacts(
@@ -83,26 +82,6 @@ def simulates_users(plan: Any) -> bool:
 def is_test_run(plan: Any) -> bool:
     """Return whether a run against simulated users is too short to move a full-size model."""
     return simulates_users(plan) and plan.outer_steps < _SHORTEST
-
-
-def harm_scale(plan: Any, first: float) -> tuple[float, float] | None:
-    """Return the harm loss at 0 % and at 100 % unlearned; None where no step tells the former.
-
-    first: harm of the first outer step. It is the original's only where training begins with this
-    step: an edit in one step measures its own result, and a stage before has changed the model.
-    """
-    facts = FACTS[plan.method]
-    if facts.single_step or facts.distils or plan.before:
-        return None
-    end = -plan.harm.cap if plan.harm.loss == "ascent" and plan.method != "redirect" else 0.0
-    return (first, end) if first > end else None
-
-
-def share_removed(plan: Any, harms: Sequence[float]) -> float | None:
-    """Return the share of the concepts that is unlearned, 0 to 1, after outer steps with these harm
-    losses; None where the losses do not tell it (see `harm_scale`)."""
-    scale = harm_scale(plan, harms[0]) if len(harms) > 1 else None
-    return None if scale is None else (scale[0] - harms[-1]) / (scale[0] - scale[1])
 
 
 TEST_RUN = "a test run, which shows that everything works: it is not safe to publish"

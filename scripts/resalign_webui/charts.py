@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ...backend.report.markup import Markup, join, tag
@@ -17,52 +17,56 @@ _DASHES = ("", "8 4", "2 4")  # of curves that share a colour: those of a probe 
 _RATES = "unsafe rate over fine-tuning steps"
 _LOSSES = ("harm", "harm after", "retain")
 _REMOVED = "how much is removed, from 0 to 100 %"
-_UNLEARNED = f"{_REMOVED}, before and after a simulated user's training: the gap came back"
+_GAP = ", before and after a simulated user's training: the gap came back"
 _SHARES = {"harm": "unlearned", "harm after": "after fine-tuning"}
 _HARM = "how well the model still knows what is removed (harm loss): lower is better"
-_HARM_AFTER = f"{_HARM}, before and after a simulated user's training: the gap came back"
 _RETAIN = "how much everything else has changed (retain loss): stays small"
 _SIZE = 480, 170
+_TINY = 1e-3  # of a loss: an axis that ends lower would make nothing look like much
 _WIDER, _LAYERS = 4.0, 3  # units for each curve on top of one, up to so many
 
 
 def charts_html(
-    curves: Mapping[str, Any], scale: Any = None, hint: str = "", together: Any = ()
-) -> list[Markup]:
+    curves: Mapping[str, Any], scale: Any = None, hint: str = "", together: Any = (),
+    average: Any = 0,
+) -> list[Markup]:  # fmt: skip
     """Draw all curves of a job's state.
 
     scale: harm at 0 % and at 100 % unlearned, if known. hint: said below the first chart.
-    together: groups of curves that lie on each other.
+    together: groups of curves that lie on each other. average: steps that a harm is an average of.
     """
     under = _under(together)
-    drawn = [_chart(title, lines, under) for title, lines in _groups(curves, scale)]
+    drawn = [
+        _chart(title, lines, under, shares=shares)
+        for title, lines, shares in _groups(curves, scale, average)
+    ]
     if drawn and hint:
         drawn.insert(1, tag("p", hint, cls="ra-hint"))
     return drawn
 
 
-def _groups(curves: Mapping[str, Any], scale: Any) -> Iterable[tuple[str, Curves]]:
-    """Title and curves of each chart."""
+def _groups(
+    curves: Mapping[str, Any], scale: Any, average: Any
+) -> Iterable[tuple[str, Curves, bool]]:
+    """Title and curves of each chart, and whether they are shares from 0 to 1."""
     kept = {str(name): _finite(points) for name, points in curves.items()}
     losses = {name: kept[name] for name in _LOSSES[:2] if kept.get(name)}
+    more = f", average of {average} steps" if isinstance(average, int) and average > 1 else ""
+    more += _GAP if "harm after" in losses else ""
     if losses and _is_scale(scale):
         start, end = scale
-        yield (
-            _UNLEARNED if "harm after" in losses else _REMOVED,
-            {
-                _SHARES[name]: [
-                    (x, min(1.0, max(0.0, (start - y) / (start - end)))) for x, y in line
-                ]
-                for name, line in losses.items()
-            },
-        )
+        shares = {
+            _SHARES[name]: [(x, min(1.0, max(0.0, (start - y) / (start - end)))) for x, y in line]
+            for name, line in losses.items()
+        }
+        yield _REMOVED + more, shares, True
     elif losses:
-        yield _HARM_AFTER if "harm after" in losses else _HARM, losses
+        yield _HARM + more, losses, False
     if kept.get("retain"):
-        yield _RETAIN, {"changed": kept["retain"]}
+        yield _RETAIN, {"changed": kept["retain"]}, False
     others = {name: points for name, points in kept.items() if name not in _LOSSES and points}
     if others:
-        yield _RATES, others
+        yield _RATES, others, True
 
 
 def _is_scale(scale: Any) -> bool:
@@ -83,29 +87,27 @@ def _finite(points: Any) -> list[tuple[float, float]]:
 
 
 def _under(together: Any) -> dict[str, int]:
-    """Return how many curves cover each one, by its name."""
+    """Return how many curves cover each one, by its name in its chart."""
     groups = together if isinstance(together, list | tuple) else ()
     return {
-        str(name): len(group) - place
+        own: len(group) - place
         for group in groups if isinstance(group, list | tuple)
         for place, name in enumerate(group, start=1)
+        for own in (str(name), _SHARES.get(str(name), str(name)))
     }  # fmt: skip
 
 
-def _chart(title: str, curves: Curves, under: Mapping[str, int]) -> Markup:
+def _chart(title: str, curves: Curves, under: Mapping[str, int], *, shares: bool) -> Markup:
     """Draw curves in one chart, with a title above and a legend with the latest values below.
 
     under: how many curves cover one, which is drawn so much wider that it is seen on both sides.
     """
     points = [point for line in curves.values() for point in line]
     low_x, high_x = min(p[0] for p in points), max(p[0] for p in points)
-    low_y, high_y = min(p[1] for p in points), max(p[1] for p in points)
-    form = "{:.3g}"
-    if title in (_RATES, _REMOVED, _UNLEARNED):
-        low_y, high_y, form = 0.0, 1.0, "{:.0%}"
-    elif high_y == low_y:
-        low_y, high_y = low_y - 0.5, high_y + 0.5
-    levels = [low_y + share * (high_y - low_y) for share in (0.0, 0.5, 1.0)]
+    form = "{:.0%}" if shares else "{:.3g}"
+    low_y, high_y = (0.0, 1.0) if shares else loss_axis([p[1] for p in points])
+    middle = 0.0 if low_y < 0 < high_y else (low_y + high_y) / 2
+    levels = (low_y, middle, high_y)
     looks = {name: _look(index) for index, name in enumerate(curves)}
     lines = {
         name: Line(
@@ -128,6 +130,24 @@ def _chart(title: str, curves: Curves, under: Mapping[str, int]) -> Markup:
         for name, line in lines.items()
     ]
     return join([tag("p", title, cls="ra-muted"), drawing, tag("div", legend, cls="ra-legend")])
+
+
+def loss_axis(values: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of an axis from 0 to a round number, for losses of any size."""
+    low, high = min(0.0, *values), max(0.0, *values)
+    if max(high, -low) < _TINY:
+        low, high = (-_TINY if low else 0.0), (_TINY if high or not low else 0.0)
+    return 0.0 - _round_up(-low), _round_up(high)
+
+
+def _round_up(value: float) -> float:
+    """Return the next of 1, 2 and 5 times a power of ten; 0 for 0."""
+    if value <= 0:
+        return 0.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(
+        (step * power for step in (1, 2, 5) if value <= step * power * 1.000001), 10 * power
+    )
 
 
 def _look(index: int) -> tuple[str, str]:

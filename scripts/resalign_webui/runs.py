@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from ...backend.checkpoint.header import read_header
 from ...backend.errors import ResAlignError
-from ...backend.plan.methods import FACTS, NOTHING, is_test_run, share_removed
+from ...backend.plan.methods import FACTS, is_test_run
+from ...backend.plan.removal import share_removed
 from ...backend.run import json_lines
 from ...backend.text import json_text
 
@@ -25,7 +26,7 @@ class Run:
 
     steps: outer steps saved, of `total`. checkpoint: the file it hardens. prediction: what was
     decided that this predicts. parts: files of its components that were named. whole: its result is
-    there, or can be made from the state alone. harms: harm loss of the first and the last step.
+    there, or can be made from the state alone. harms: harm loss of each step where it is finite.
     """
 
     name: str
@@ -58,9 +59,9 @@ class Run:
         plan = SimpleNamespace(
             method=self.plan.get("method", "resalign"), before=self.plan.get("before"),
             harm=SimpleNamespace(loss=harm.get("loss", "ascent"), cap=harm.get("cap", 0.0)),
+            outer_steps=self.total,
         )  # fmt: skip
-        share = share_removed(plan, self.harms) if FACTS.get(plan.method) else None
-        return share is not None and share < NOTHING
+        return plan.method in FACTS and share_removed(plan, self.harms) == 0.0
 
     @property
     def doubt(self) -> str:
@@ -157,10 +158,10 @@ def _run(folder: Path) -> Run | None:
 
 
 def _harms(folder: Path) -> tuple[float, ...]:
-    """Return the harm loss of the first and the last step; empty where there are not two."""
+    """Return the finite harm losses of the steps."""
     try:
         steps = json_lines.read(folder / STEPS)
-        return tuple(float(step["harm"]) for step in (steps[0], steps[-1])) if steps[1:] else ()
+        return tuple(float(step["harm"]) for step in steps if step["harm"] is not None)
     except (OSError, ValueError, KeyError, TypeError, ResAlignError):
         return ()
 

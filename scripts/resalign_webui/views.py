@@ -84,6 +84,7 @@ def job_html(state: State | None, *, local: bool = False, listed: bool = False) 
         state.get("scale"),
         str(state.get("hint") or ""),
         state.get("together") or (),
+        state.get("average"),
     )
     result = state.get("result") or {}
     if result.get("prediction") or result.get("problems"):
