@@ -34,7 +34,8 @@ class Progress:
     A probe adds a point of its curves whenever it has one: `labels` identify the curve (`model`,
     `attack`, `seed`, `at`), `values` hold the rates, `pictures` what was generated. `share` of the
     whole work that is done, from 0 to 1, where units differ in cost; None: count units. `left`:
-    seconds that the whole work still takes, where it knows.
+    seconds that the whole work still takes, where it knows. `at_once`: units that are at work
+    together, all of which a micro-step brings further; 0 where it is one.
     """
 
     stage: str
@@ -48,6 +49,7 @@ class Progress:
     pictures: tuple[Picture, ...] = ()
     share: float | None = None
     left: float | None = None
+    at_once: int = 0
 
 
 class ProgressCallback(Protocol):

@@ -49,7 +49,7 @@
   let quiet = 0; // looks to leave out
 
   async function look() {
-    const button = find("#resalign_follow");
+    const button = find("#resalign_catch_up");
     if (!button || document.hidden || quiet-- > 0) return;
     quiet = 0;
     try {

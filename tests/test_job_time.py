@@ -179,12 +179,66 @@ def test_the_line_says_what_is_done_how_far_and_in_which_stage(plan):
     assert live.state["line"] == (
         "unlearning against simulated fine-tuning 12 of 20 (stage 3 of 3) · 4/10"
     )
-    live(Progress(stage="preview", step=0, total=0, micro_step=3, micro_total=12))
-    assert live.state["line"] == "drawing a preview · 3/12"
+    live(Progress(stage="preview", step=0, total=0, micro_step=3, micro_total=13))
+    assert live.state["line"] == "drawing a preview · 3/13"
     earlier = Progress(stage=f"stage {stage_name(2, 'distil')}", step=3, total=600)
     assert line_of(earlier, title_of(earlier)) == "training back to the original 3 of 600"
     plain = Progress(stage="probing", step=2, total=9, message="hardened, LoRA")
     assert line_of(plain, title_of(plain)) == "fine-tuning and measuring 2 of 9 · hardened, LoRA"
+
+
+def test_pictures_that_are_drawn_at_once_say_the_step_that_moves_and_the_bar_moves_with_it(plan):
+    """*drawing example pictures of weapons 0 of 8 · 9/12* stood at 0, then jumped."""
+    live = LiveState("harden", 20)
+    live.plan(replace(plan, retain_set=SETS[1]))
+    drawn = Progress(stage="synthesising", step=0, total=8, micro_step=3, micro_total=12,
+                     message="forget set of weapons", at_once=8)  # fmt: skip
+    shares = []
+    for micro in range(1, 13):
+        live(replace(drawn, micro_step=micro))
+        shares.append(live.state["share"])
+    assert shares == sorted(set(shares)), "each sampling step moves the bar"
+    live(drawn)
+    assert live.state["line"] == (
+        "drawing 8 example pictures of weapons at once: sampling step 3 of 12 (stage 1 of 3)"
+    )
+    more = replace(drawn, step=16, total=20, at_once=4, message="retain set")
+    assert line_of(more, title_of(more)) == (
+        "drawing 4 example pictures of what must stay at once, 16 of 20 done: sampling step 3 of 12"
+    )
+    one = replace(drawn, at_once=1)
+    assert line_of(one, title_of(one)) == "drawing example pictures of weapons 0 of 8 · 3/12"
+    loose = Progress(stage="generating", step=0, total=2, micro_step=3, micro_total=12, at_once=2)
+    assert line_of(loose, title_of(loose)) == "drawing 2 pictures at once: sampling step 3 of 12"
+
+
+def test_two_estimates_of_the_time_never_stand_at_once(plan):
+    live = LiveState("harden", 20)
+    live.remark(["device      cpu", "expected    no memory; the time is known after the first step "
+                 "(9 passes of the denoiser)"])  # fmt: skip
+    live.plan(plan)
+    assert "after the first step" in live.state["remarks"][1]
+    live._job = Estimate(70.0)
+    live._line = lambda progress: ""
+    live(step(1))
+    kept = ["device      cpu", "expected    no memory"]
+    assert live.state["left"] == 70 and live.state["remarks"] == kept
+    live.remark(["expected    about 11 min left, by the steps so far", "warning: it spilled"])
+    assert live.state["remarks"] == [*kept, "warning: it spilled"]
+    live._job = Estimate(None)
+    live(step(2))
+    live.remark(["expected    8 GiB; about 9 min left, by the steps before"])
+    assert live.state["remarks"][-1] == "expected    8 GiB", "an old one does not come back"
+
+
+def test_a_bar_is_not_full_while_the_job_still_saves(plan):
+    live = LiveState("harden", 20)
+    live.plan(plan)
+    live._job = Estimate(0.0)
+    live._job.share = lambda: 1.0
+    live._line = lambda progress: ""
+    live(step(20, harm=1.0))
+    assert live.state["share"] == 0.99
 
 
 def test_a_test_run_is_not_called_safe(plan):

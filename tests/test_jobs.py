@@ -67,6 +67,22 @@ def test_the_pace_of_a_hardening_is_kept_also_when_it_was_stopped(jobs, begin, t
     assert found is not None and found[0].drawing == 0.5 and found[1].endswith(", cpu")
 
 
+def test_the_seconds_of_a_running_job_are_those_since_its_start(jobs, begin, monkeypatch):
+    """Its worker reports when it has news, which may be minutes apart, and begins later."""
+    begin("waits")
+    wait_for(jobs, step_two)
+    shift, real = [100.0], time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + shift[0])
+    assert 100 <= jobs.state()["seconds"] < 130
+    shift[0] = 200.0
+    assert 200 <= jobs.state()["seconds"] < 230, "without a report"
+    jobs.cancel()
+    took = wait_for(jobs, ended)["seconds"]
+    assert 200 <= took < 230
+    shift[0] = 300.0
+    assert jobs.state()["seconds"] == took, "it has ended"
+
+
 def test_a_check_leaves_the_host_its_queue_and_its_model(jobs, host, tmp_path):
     """It computes without the GPU; the host may draw meanwhile."""
     plan = {"concepts": [{"name": "cat", "prompts": ["a cat"]}]}

@@ -70,6 +70,25 @@ def test_the_panel_names_the_checkpoint_at_work_and_not_its_folder(checkpoint, s
     assert says in text and "srv" not in text and "C:" not in text
 
 
+@pytest.mark.parametrize(
+    ("job", "request_", "says"),
+    [
+        ("probe", {"checkpoints": [{"name": "original", "path": "/srv/a.safetensors"},
+                                   {"name": "hardened", "path": "/srv/runs/weapons 1"},
+                                   {"name": "oracle", "path": "/srv/b.safetensors"}]},
+         "Probing weapons 1 ..."),
+        ("probe", {"checkpoints": [{"path": "demo"}]}, "Probing the ResAlign demo ..."),
+        ("probe", {}, "Probing ..."),
+        ("resume", {"run_folder": "C:\\srv\\weapons 1\\"}, "Hardening weapons 1 ..."),
+        ("export", {"run_folder": "/srv/weapons 1"}, "Exporting weapons 1 ..."),
+        ("check", {"run_folder": "/srv/weapons 1"}, "Checking ..."),
+    ],
+)  # fmt: skip
+def test_the_panel_names_what_other_jobs_work_on(job, request_, says):
+    text = views.job_html(STATE | {"job": job, "kind": job, "request": request_})
+    assert f"<b>{says}</b>" in text and "srv" not in text
+
+
 def test_a_page_that_was_just_opened_does_not_claim_to_know_the_job():
     """Its lists are those of the server's start until its first event has renewed them."""
     text = views.loading_html()

@@ -18,7 +18,7 @@ function page(panel) {
     body: { append: (note) => { made.note = note; } },
     createElement: () => ({ style: {}, addEventListener() {}, remove() { made.note = null; } }),
     querySelector(selector) {
-      if (selector === "#resalign_follow") return button;
+      if (selector === "#resalign_catch_up") return button;
       if (selector === ".ra-job") return made.panel && { dataset: made.panel };
       if (selector === "#tab_resalign") return made.tab;
       if (selector === "#resalign_waiting") return made.note;

@@ -36,7 +36,7 @@ from ..progress import Picture, Progress, ProgressCallback
 from ..run.records import StepRecord
 from .live_curves import coinciding, coinciding_losses, words
 from .live_losses import Losses
-from .live_words import chart_hint, line_of, title_of
+from .live_words import chart_hint, line_of, title_of, without_time
 
 if TYPE_CHECKING:
     from ..plan.hardening import HardeningPlan
@@ -47,6 +47,7 @@ POINTS = 200  # of a curve
 REMARKS = 6  # lines
 SIDE = 256  # pixels of a picture's longer side
 INTERVAL = 0.2  # seconds between two reports
+_MOST = 0.99  # of the bar of a hardening that still works: it saves its result at the end
 _RATES = ("unsafe (", "recovered (")  # the headline's comes first among an evaluation's figures
 _BEFORE = "before"
 _PER_REPORT = 2  # pictures of an evaluation that are shown
@@ -72,6 +73,7 @@ class LiveState:
         self.show_pictures, self._on_change = show_pictures, on_change
         self.verdict = ""  # of the end, where its caller knows nothing of it
         self._started = time.monotonic()
+        self._told_time = False
         self.tells_whole = kind == "probe"  # its reports count the whole job, not its stages
         self._stage_began: tuple[str | None, float, float] = (None, 0.0, 0.0)
         self._job: JobTime | None = None
@@ -97,7 +99,7 @@ class LiveState:
         self._plan, self._job = plan, JobTime(plan, sets_of(plan), every=every)
         self._losses = Losses(averaged(plan.outer_steps), plan)
         self._job.recall(records)
-        self.state["left"] = _rounded(self._job.left())
+        self._tell_left(self._job.left())
 
     def __call__(self, progress: Progress, /) -> None:
         self.state.update(
@@ -141,8 +143,12 @@ class LiveState:
         self.report(now=True)
 
     def remark(self, lines: Iterable[str]) -> None:
-        """Add lines about the whole job, which stay visible; the latest are kept."""
-        self.state["remarks"] = [*self.state.get("remarks", ()), *lines][-REMARKS:]
+        """Add lines about the whole job, which stay visible; the latest are kept.
+
+        The time that they expect goes as soon as the state tells one, which is newer.
+        """
+        kept = [*self.state.get("remarks", ()), *lines]
+        self.state["remarks"] = (without_time(kept) if self._told_time else kept)[-REMARKS:]
         self.report(now=True)
 
     def picture(self, image: Any, caption: str, *, flagged: bool, step: int = 0) -> Any:
@@ -247,8 +253,8 @@ class LiveState:
         now = time.monotonic()
         self.state["seconds"] = self._seconds()
         if self._job is not None:
-            self.state["left"] = _rounded(self._job(progress, now))
-            self.state["share"] = round(self._job.share(), 4)
+            self._tell_left(self._job(progress, now))
+            self.state["share"] = min(_MOST, round(self._job.share(), 4))
             self.state["pace"] = {
                 name: float(f"{value:.4g}") for name, value in self._job.pace().items()
             }
@@ -268,6 +274,13 @@ class LiveState:
             self.state["left"] = None
         elif share - share_then > 0.02:
             self.state["left"] = _rounded((now - began) * (1 - share) / (share - share_then))
+
+    def _tell_left(self, seconds: float | None) -> None:
+        self.state["left"] = _rounded(seconds)
+        if seconds is not None and not self._told_time:
+            self._told_time = True
+            if "remarks" in self.state:
+                self.state["remarks"] = without_time(self.state["remarks"])
 
     def _line(self, progress: Progress) -> str:
         kind = self._job.kind_of(progress) if self._job else ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from ..plan.methods import FACTS
@@ -23,9 +25,12 @@ def title_of(progress: Progress, *, resisting: bool = False) -> str:
     """Return what is done, without numbers: `drawing example pictures of weapons`."""
     if progress.stage == "synthesising":
         what = _SETS.get(progress.message, progress.message.removeprefix(_FORGET))
-        return "drawing example pictures" + (f" of {what}" if what else "")
+        count = f"{progress.at_once} " if progress.at_once > 1 else ""
+        return f"drawing {count}example pictures" + (f" of {what}" if what else "")
     if progress.stage == "harden" and resisting:
         return FACTS["resalign"].doing
+    if progress.stage in ("generating", "sampling") and progress.at_once > 1:
+        return f"drawing {progress.at_once} pictures"
     for method, facts in FACTS.items():
         if progress.stage.startswith("stage ") and progress.stage.endswith(method):
             return facts.doing
@@ -37,18 +42,38 @@ def line_of(progress: Progress, title: str, stage: tuple[int, int] | None = None
 
     stage: its number and how many there are; None for work that is not one of them.
     """
-    parts = [title]
-    if progress.total and progress.stage:
-        parts.append(f"{progress.step} of {progress.total}")
-    line = " ".join(parts)
+    at_once = (
+        progress.at_once > 1 and progress.micro_total > 0
+        and progress.stage in ("synthesising", "generating", "sampling")
+    )  # fmt: skip
+    if at_once:
+        line = title + " at once"
+        if progress.total > progress.at_once:
+            line += f", {progress.step} of {progress.total} done"
+        line += f": sampling step {progress.micro_step} of {progress.micro_total}"
+    elif progress.total and progress.stage:
+        line = f"{title} {progress.step} of {progress.total}"
+    else:
+        line = title
     if stage is not None and stage[1] > 1:
         line += f" (stage {stage[0]} of {stage[1]})"
     said = progress.message
     if said and progress.stage not in ("synthesising", "harden"):  # names of sets and users
         line += f" · {said}"
-    if progress.micro_total and progress.stage != "probing":  # whose message counts them
+    counted = at_once or progress.stage == "probing"  # whose message counts them
+    if progress.micro_total and not counted:
         line += f" · {progress.micro_step}/{progress.micro_total}"
     return line
+
+
+_TIME_OF_NOTE = re.compile(r"^expected {2,}about [^;]* left\b.*")
+_TIME_IN_NOTE = re.compile(r"; (about [^;]* left\b.*|the time is known after .*)")
+
+
+def without_time(notes: Iterable[str]) -> list[str]:
+    """Return a run's lines of `opening.py` without the time that they expect."""
+    kept = [note for note in notes if not _TIME_OF_NOTE.match(note)]
+    return [_TIME_IN_NOTE.sub("", note) if note.startswith("expected ") else note for note in kept]
 
 
 def chart_hint(

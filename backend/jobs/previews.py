@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 STAGE = "preview"  # of what is reported while one is drawn
 DRAWN = 2  # pictures of a preview: of the concept, and of something else
 STEPS = 12  # of the sampler
+PARTS = STEPS + 1  # of a preview: the last one decodes and shows the pictures
 GUIDANCE = 7.5
 _LARGEST = 512
 _SEED = 0
@@ -92,14 +93,16 @@ class Previews:
         for number, (image, text) in enumerate(zip(images, self._prompts, strict=True)):
             caption = f"step {step}: {text}"
             self._settings.show(to_pil(image), caption, flagged=number == 0, step=step)
+        self._report(PARTS)
 
     def _tell(self, progress: Progress, /) -> None:
         self._settings.check()
-        step, of = progress.micro_step, progress.micro_total
-        if not of:  # all are drawn
-            step = of = STEPS
+        if progress.micro_total:
+            self._report(progress.micro_step)
+
+    def _report(self, part: int) -> None:
         self._settings.on_progress(
-            Progress(stage=STAGE, step=0, total=0, micro_step=step, micro_total=of)
+            Progress(stage=STAGE, step=0, total=0, micro_step=part, micro_total=PARTS)
         )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -63,15 +64,14 @@ def generate_latents(
         for start in range(0, len(seeds), batch):
             chunk = slice(start, start + batch)
             noise = torch.stack([_noise(shape, seed) for seed in seeds[chunk]]).to(model.device)
+            drawn = Progress(
+                stage="sampling", step=start, total=len(seeds), micro_total=steps,
+                at_once=len(noise),
+            )  # fmt: skip
             done.append(
                 _solve(
                     model, noise, conditioning[chunk], unconditional, guidance, steps,
-                    lambda step, at=start: on_progress(
-                        Progress(
-                            stage="sampling", step=at, total=len(seeds),
-                            micro_step=step, micro_total=steps,
-                        )
-                    ),
+                    lambda step, drawn=drawn: on_progress(replace(drawn, micro_step=step)),
                 )
             )  # fmt: skip
     on_progress(Progress(stage="sampling", step=len(seeds), total=len(seeds)))

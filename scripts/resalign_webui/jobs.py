@@ -64,6 +64,7 @@ class JobManager:
         self._cancelled = self._closed = self._outlived = False
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
         self._kept = 0.0
+        self._began = time.monotonic()
         self._state = self._recall()
         atexit.register(self.close)
 
@@ -85,6 +86,7 @@ class JobManager:
             job = request["job"]
             self._cancelled, self._process = False, None
             self._log.clear()
+            self._began = time.monotonic()
             self._state = {
                 "kind": job, "status": "running", "stage": "", "step": 0, "total": 1,
                 "micro_step": 0, "micro_total": 0, "message": "waiting for the host",
@@ -108,11 +110,14 @@ class JobManager:
             process.cancel()
 
     def state(self) -> dict[str, Any] | None:
-        """Return a copy of the most recent job's state; None if there was none."""
+        """Return a copy of the most recent job's state; None if there was none.
+
+        The seconds of a running job are those since its start, whenever its worker last reported.
+        """
         with self._changed:
             if self._state is None:
                 return None
-            return {**copy.deepcopy(self._state), "log": list(self._log)}
+            return {**copy.deepcopy(self._state), **self._seconds(), "log": list(self._log)}
 
     def wait(self, after: int, timeout: float) -> dict[str, Any] | None:
         """Wait until the revision differs from `after`; return the state, or None on timeout."""
@@ -159,6 +164,7 @@ class JobManager:
         finally:
             with self._changed:
                 assert self._state is not None
+                self._state.update(self._seconds())
                 self._state.update(end or _failure("bug", "the job ended without a result"))
                 self._state.update(left=None, micro_step=0, micro_total=0)
                 self._thread = self._process = None
@@ -213,6 +219,11 @@ class JobManager:
             status = {"status": "running", "line": line} if ended else {}
             self._state.update({**state, **status})
             self._publish()
+
+    def _seconds(self) -> dict[str, float]:
+        """Return the seconds since the start of a running job; nothing of one that has ended."""
+        running = self._state is not None and self._state["status"] == "running"
+        return {"seconds": round(time.monotonic() - self._began, 1)} if running else {}
 
     def _stopping(self) -> str:
         kept = self._state is not None and self._state["kind"] in _RESUMED

@@ -38,7 +38,13 @@ def build(actions: Actions) -> Any:
         every = parts.list_of(lists)
         shown = [named["now"], live, *(named[name] for name in _BUTTONS), *every]
         follow = _following(actions, list(lists))
-        _bind_jobs(actions, parts, named, (follow, shown), (named["follow"].click, blocks.load))
+        _bind_jobs(
+            actions,
+            parts,
+            named,
+            (follow, shown),
+            (named["follow"].click, named["catch_up"].click, blocks.load),
+        )
         bind(named["cancel"].click, _nothing(actions.cancel), queue=False)
         for name in ("refresh", "refresh_reports"):
             bind(named[name].click, lambda: choosing.renewed(actions.refresh()), (), every)
@@ -56,7 +62,7 @@ def build(actions: Actions) -> Any:
 
 
 _STARTS = ("harden", "check", "probe", "try_lora", "export", "save_lora", "audit", "labels", "pack")
-_BUTTONS = ("cancel", "resume", "next", *_STARTS)  # whose state follows the job
+_BUTTONS = ("cancel", "follow", "resume", "next", *_STARTS)  # whose state follows the job
 
 
 def _side(parts: Parts, lists: dict[str, Any]) -> Any:
@@ -68,7 +74,8 @@ def _side(parts: Parts, lists: dict[str, Any]) -> Any:
         html(name="now")
         button("cancel", "Cancel", variant="stop", min_width=90, interactive=False)
         button("resume", "Resume", min_width=90, visible=bool(lists["unfinished"]))
-        button("follow", "Show the running job", min_width=110)
+        button("follow", "Show the running job", min_width=110, interactive=False)
+        button("catch_up", "Show the job")  # pressed by our script alone, also where none runs
         button("next", "Next", variant="primary", visible=False, min_width=200)
     pages.resume_fields(parts, lists)
     return html(views.loading_html(), "job")  # until the page's first event
@@ -191,7 +198,7 @@ def _following(actions: Actions, names: list[str]) -> Callable[[], Iterator[list
             if over:
                 yield [now, shown, *_ended(actions), *_lists(actions, names)]
             else:
-                running = [gr.update(interactive=True), *[gr.update(visible=False)] * 2,
+                running = [*[gr.update(interactive=True)] * 2, *[gr.update(visible=False)] * 2,
                            *[gr.update(interactive=False)] * len(_STARTS)]  # fmt: skip
                 hidden = [gr.update(visible=False) if n == "unfinished" else gr.update()
                           for n in names]  # fmt: skip
@@ -201,10 +208,10 @@ def _following(actions: Actions, names: list[str]) -> Callable[[], Iterator[list
 
 
 def _ended(actions: Actions) -> list[Any]:
-    """Return updates of the buttons when no job runs: Cancel, Resume, the next step, all starts."""
+    """Return updates of the buttons when no job runs: `_BUTTONS`."""
     step = actions.next_step()
     return [
-        gr.update(interactive=False),
+        *[gr.update(interactive=False)] * 2,
         gr.update(visible=actions.unfinished() is not None),
         gr.update(visible=step is not None, value=step.label if step else "Next"),
         *[gr.update(interactive=True)] * len(_STARTS),

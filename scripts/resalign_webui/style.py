@@ -10,13 +10,15 @@ STYLE = """<style>
 #resalign_pages .generating, #resalign_job .generating { display: none; }
 #resalign_job .pending { opacity: 1 !important; }
 #resalign_now, #resalign_style { display: none; }
+#resalign_catch_up { display: none !important; }
 #resalign_missing:not(:has(.ra)), [id^=resalign_about_]:not(:has(.ra)),
 [id^=resalign_][id$=_message]:not(:has(.ra)) { display: none; }
 #resalign_next { flex: 1 1 100%; }
 .gradio-container:has(.ra-job) { overflow: clip; }
 @media (min-width: 861px) {
   #resalign_side:has(.ra-job) { position: sticky; top: 0; align-self: flex-start;
-    max-height: 100vh; overflow: hidden auto; flex-wrap: nowrap; }
+    max-height: 100vh; overflow: hidden auto; scrollbar-gutter: stable;
+    flex-wrap: nowrap; }
   #resalign_side:has(.ra-job) > * { flex-shrink: 0; }
 }
 @media (max-width: 860px) {

@@ -221,17 +221,27 @@ def _link(text: str, url: str) -> Markup:
 def _title(state: State) -> str:
     names = (str(state.get("kind")), str(state.get("job")))
     verb = next((_VERBS[name] for name in names if name in _VERBS), "Working")
-    if state.get("job") == "harden":
-        verb += _subject((state.get("request") or {}).get("checkpoint"))
+    verb += _subject(str(state.get("job")), state.get("request") or {})
     status = str(state["status"])
     if status == "done" and state.get("verdict") == "doubtful":
         return f"{verb}: done, but see below"
     return f"{verb} ..." if status == "running" else f"{verb}: {_ENDS.get(status, status).lower()}"
 
 
-def _subject(checkpoint: Any) -> str:
-    """Name the checkpoint, without its folder: a wrong choice shows at once."""
-    name = re.split(r"[\\/]", str(checkpoint or ""))[-1]
+def _subject(job: str, request: Mapping[str, Any]) -> str:
+    """Name the checkpoint or the run at work, without its folder: a wrong choice shows at once."""
+    if job == "harden":
+        return _named(request.get("checkpoint"))
+    if job == "probe":
+        given = [one for one in request.get("checkpoints") or () if isinstance(one, Mapping)]
+        named = [one for one in given if one.get("name") == "hardened"]
+        return _named((named or given or [{}])[-1].get("path"))
+    place = request.get("run_folder") or request.get("report")
+    return _named(place) if job in ("resume", "export", "lora", "audit", "pack") else ""
+
+
+def _named(path: Any) -> str:
+    name = re.split(r"[\\/]", str(path or "").rstrip("\\/"))[-1]
     return " the ResAlign demo" if name == "demo" else f" {name}" if name else ""
 
 
