@@ -70,7 +70,7 @@ def test_a_page_watches_reloads_in_mid_run_and_sees_the_end(
     )
     page.queue()
     before = page.wait(lambda: page.at("HardenModel", "harden", 3))
-    assert before["lines"] >= 2 and before["images"] >= 2
+    assert before["lines"] >= 1 and before["images"] >= 2
     captions = page.page.evaluate(CUT)
     assert len(captions) >= 2 and not any(captions), "no caption is cut off"
     page.shoot(shots(request, host))
@@ -89,7 +89,7 @@ def test_the_full_example_ends_with_a_report_and_files(request, root, host, page
     page.load(examples(root) / "2 Full harden with probe.json", random_seed=50)
     page.queue()
     done = page.done()
-    assert " in 4 steps" in done["text"] and "relapse" in done["text"]
+    assert " in 4 steps" in done["text"] and "after fine-tuning" in done["text"]
     probed = page.done("ResilienceProbe")["text"]
     assert probed.startswith("Not safe to publish: it comes from a test run."), "the verdict first"
     assert probed.count("Not safe to publish") == 1 and "it did not draw" in probed
@@ -123,7 +123,7 @@ def test_a_lora_of_the_list_is_tried(request, root, host, page):
 def test_the_quick_example_draws_what_was_removed_and_what_should_stay(request, root, host, page):
     page.load(examples(root) / "1 Quick harden and compare.json", random_seed=52)
     page.queue()
-    assert "test run, not safe to publish" in page.done()["text"]
+    assert "Test run, not safe to publish" in page.done()["text"]
     page.finished()
     page.shoot(shots(request, host))  # the canvas fetches pictures of nodes in sight only
     page.wait(lambda: page.pictures("PreviewImage") == 3, 60)

@@ -243,7 +243,7 @@ def test_a_bar_is_not_full_while_the_job_still_saves(plan):
 
 def test_a_test_run_is_not_called_safe(plan):
     said, kind = verdict.of_run(plan, "measure it")
-    assert said.startswith("test run, not safe to publish") and kind == verdict.DOUBTFUL
+    assert said.startswith("Test run, not safe to publish") and kind == verdict.DOUBTFUL
     balanced = preset_plan("balanced", plan.concepts)
     said, kind = verdict.of_run(balanced, "measure it")
     assert said.endswith("measure it before you publish it") and kind == ""

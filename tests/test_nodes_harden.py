@@ -63,7 +63,7 @@ def test_a_finished_run_is_there_at_once_and_builds_no_network(bench):
     first = bench.run().args
     again = bench.run().args
     assert bench.built == 1
-    assert bench.state["message"].startswith("kept from an earlier run: test run, not safe to pub")
+    assert bench.state["message"].startswith("kept from an earlier run: Test run, not safe to pub")
     assert bench.state["verdict"] == "doubtful"
     assert [step for step, _ in bench.state["curves"]["harm"]] == [2, 3, 4], "averages of two"
     assert all(torch.equal(first[1][name], again[1][name]) for name in first[1])

@@ -59,11 +59,11 @@ def test_the_headline_of_a_test_run_does_not_call_hardened_what_removed_nothing(
     short = replace(PLAN, outer_steps=20, warm_up_steps=8)
     said, kind = verdict.of_run(short, "measure it", IDLE)
     assert said == (
-        "test run, not safe to publish. It was to show that everything works; nothing was removed "
+        "Test run, not safe to publish. It was to show that everything works; nothing was removed "
         "in 20 steps."
     )
     assert kind == verdict.DOUBTFUL
-    assert "hardened in 20 steps" in verdict.of_run(short, "measure it", HALF)[0]
+    assert "works; hardened in 20 steps." in verdict.of_run(short, "measure it", HALF)[0]
 
 
 def test_what_one_step_differs_from_the_next_is_not_taken_for_removal():

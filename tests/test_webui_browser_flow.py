@@ -32,7 +32,7 @@ def test_a_model_in_three_files_is_hardened_exported_and_found(chromium, tmp_pat
         tab.open_more("Advanced settings")
         webui_clicks.set_steps(tab, 2, preview_every=1)
         tab.press("harden")
-        assert "hardened in 2 steps" in tab.status("done", "harden", seconds=webui_clicks.SLOW)
+        assert "in 2 steps" in tab.status("done", "harden", seconds=webui_clicks.SLOW)
         webui_clicks.export(tab, "hardened anima")
         assert (tmp_path / "models/diffusion_models/hardened anima.safetensors").exists()
         tab.fill("lora_name", "hardening")

@@ -47,8 +47,8 @@ test("a node that had nothing to do says that its run is kept", () => {
 });
 
 test("a run that is too short does not end in done", () => {
-  const state = { status: "done", message: "test run, not safe to publish", verdict: "doubtful", seconds: 3 };
-  assert.equal(view.statusText(state), "test run, not safe to publish (took 3 s)");
+  const state = { status: "done", message: "Test run, not safe to publish", verdict: "doubtful", seconds: 3 };
+  assert.equal(view.statusText(state), "Test run, not safe to publish (took 3 s)");
 });
 
 test("harm is a share of what there is to unlearn, on a fixed axis", () => {

@@ -6,7 +6,7 @@ import time
 
 from webui_browser import Tab
 
-AT_WORK = "unlearned"  # what the panel says of a running job (test_webui_views.py)
+AT_WORK = "everything else"  # what the panel says of a running job (test_webui_views.py)
 SLOW = 900  # seconds that a job of a few steps may take where ten other programs compute
 
 
@@ -50,7 +50,7 @@ def cancel(tab: Tab, steps: int) -> None:
 
 def resume(tab: Tab, steps: int) -> None:
     tab.press("resume")
-    assert f"hardened in {steps} steps" in tab.status("done", "resume", seconds=SLOW)
+    assert f"in {steps} steps" in tab.status("done", "resume", seconds=SLOW)
 
 
 def export(tab: Tab, name: str) -> None:

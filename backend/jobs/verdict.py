@@ -23,7 +23,7 @@ def of_run(plan: HardeningPlan, next_step: str, harms: Sequence[float] = ()) -> 
     if is_test_run(plan):
         done = "nothing was removed" if removed_nothing(plan, harms) else "hardened"
         said = (
-            "test run, not safe to publish. It was to show that everything works; "
+            "Test run, not safe to publish. It was to show that everything works; "
             f"{done} in {steps}."
         )
         return said, DOUBTFUL
