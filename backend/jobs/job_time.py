@@ -91,7 +91,7 @@ class JobTime:
             UNLEARN: Work(self._warm, _passes(plan)),
             RESIST: Work(steps - self._warm, _passes(plan) + _resisting(plan)),
         }
-        self._sets: dict[str, int] = {}  # pictures drawn of each set
+        self._sets: dict[str, float] = {}  # mean pictures drawn of each set
         self._drawing = False  # the pictures of now are drawn, and not read from an earlier session
         # Of each stage, and of predictions, the first report holds what an earlier session did
         self._met: set[str] = set()
