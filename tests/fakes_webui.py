@@ -46,7 +46,7 @@ class FakeHost:
         for name in ("models", "loras", "outputs"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         self.settings = {"device": "auto", "preview_every": 10, "show_pictures": False}
-        self.problem = ""
+        self.problem, self.gpu = "", True
 
     @property
     def every_family(self):
@@ -85,6 +85,9 @@ class FakeHost:
     def build_worker(self):
         self.problem = ""
         yield "making it"
+
+    def sees_gpu(self):
+        return self.gpu
 
     @contextmanager
     def exclusive(self):

@@ -36,7 +36,7 @@ def test_a_page_that_stays_open_over_a_restart_starts_what_it_shows(chromium, py
     with served(interpreter, tmp_path) as (url, _):
         tab = Tab(context, url)
         tab.tick("concepts", "weapons")
-        tab.tick("every_preset", "Show five more choices")
+        tab.tick("every_preset", "Show all eight choices")
         tab.pick("preset", "Quick edit: .*")
     with served(interpreter, tmp_path, "--fake", "8", "0.1", port=urlsplit(url).port):
         tab.press("harden")

@@ -12,7 +12,7 @@ import pytest
 from fakes_webui import FakeHost
 
 from resalign.backend.errors import ConfigError, ResAlignError
-from resalign.scripts.resalign_webui import alone, building, routes
+from resalign.scripts.resalign_webui import alone, building, graphics, routes
 from resalign.scripts.resalign_webui.a1111 import A1111, add_settings
 from resalign.scripts.resalign_webui.host import SETTINGS, Host, probes_folder, without_paths
 
@@ -326,3 +326,13 @@ print(sorted(heavy & set(sys.modules)))
         [sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=60
     )
     assert done.stdout.splitlines() == ["harden", "[]"], done.stderr
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("cpu", False), ("cuda", True), ("mps", True)])
+def test_the_hosts_own_device_says_whether_there_is_a_gpu(modules, monkeypatch, kind, expected):
+    monkeypatch.setattr(graphics, "seen", lambda: True)
+    assert A1111().sees_gpu(), "a fork without the module"
+    devices = types.SimpleNamespace(device=types.SimpleNamespace(type=kind))
+    monkeypatch.setattr(sys.modules["modules"], "devices", devices, raising=False)
+    monkeypatch.setitem(sys.modules, "modules.devices", devices)
+    assert A1111().sees_gpu() is expected

@@ -36,7 +36,7 @@ class Passes:
 COMMON = Pace(0.1, 0.1)  # SD 1.5 at 512 pixels, where a GPU does ten passes a second
 TIMES = (
     "Times assume SD 1.5 at 512 pixels on a GPU that draws at 5 it/s (ten passes of the denoiser "
-    "a second); they were not measured here."
+    "a second); they were not measured here. Without a GPU everything takes many times as long."
 )
 PASSES = {
     "fast": Passes(528, 712),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...backend.errors import ResAlignError
-from . import environment
+from . import environment, graphics
 from .building import lines_of
 from .host import SETTINGS, dangling
 
@@ -104,6 +104,15 @@ class A1111:
 
     def build_worker(self) -> Iterator[str]:
         return lines_of(environment.build)
+
+    def sees_gpu(self) -> bool:
+        """Follow the device that the host has chosen for itself."""
+        try:
+            from modules import devices
+
+            return str(devices.device.type) != "cpu"
+        except (ImportError, AttributeError):  # a fork without it
+            return graphics.seen()
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from ...backend.plan.methods import TEST_RUN
 from . import (
     about,
     forms,
+    graphics,
     guide,
     measure_forms,
     pace,
@@ -192,23 +193,35 @@ class Actions:
         )
 
     def preset_choices(
-        self, checkpoint: Any, resolution: Any = 0, *, every: Any = True, chosen: Any = ""
+        self,
+        checkpoint: Any,
+        resolution: Any = 0,
+        device: Any = "",
+        *,
+        every: Any = True,
+        chosen: Any = "",
     ) -> list[tuple[str, str]]:
         """Return the choices of thoroughness, each with its time for a checkpoint here."""
-        found = self._pace(checkpoint, resolution)
+        found = self._pace(checkpoint, resolution, device)
         return thoroughness.preset_choices(
-            str(checkpoint), found[0] if found else None, every=bool(every), chosen=str(chosen)
-        )
+            str(checkpoint), found[0] if found else None, every=bool(every), chosen=str(chosen),
+            unknown=graphics.lacking(device, self.host),
+        )  # fmt: skip
 
-    def preset_line(self, preset: Any, checkpoint: Any, resolution: Any = 0) -> str:
+    def preset_line(
+        self, preset: Any, checkpoint: Any, resolution: Any = 0, device: Any = ""
+    ) -> str:
         """Say how long a choice takes and what it is for, and what that is computed from."""
-        found = self._pace(checkpoint, resolution) or (None, "")
-        said = thoroughness.preset_line(str(preset), str(checkpoint), *found)
+        found = self._pace(checkpoint, resolution, device) or (None, "")
+        unknown = graphics.lacking(device, self.host)
+        said = thoroughness.preset_line(str(preset), str(checkpoint), *found, unknown)
         return views.help_text(said) if said else ""
 
-    def attacks_line(self, attacks: Any, run: Any, original: Any) -> str:
+    def attacks_line(self, attacks: Any, run: Any, original: Any, device: Any = "") -> str:
         """Say how long a probe of a run, or of a checkpoint of the list, takes."""
-        said = probe_times.line_of(str(attacks), original, named(run, self._runs()), self.host)
+        said = probe_times.line_of(
+            str(attacks), original, named(run, self._runs()), self.host, device
+        )
         return views.help_text(said) if said else ""
 
     def about_run(self, label: Any) -> str:
@@ -349,15 +362,16 @@ class Actions:
         if state and state.get("status") == "done" and run is not None:
             self.host.exported(Path(run.checkpoint), Path(request["output"]))
 
-    def _pace(self, checkpoint: Any, resolution: Any) -> tuple[Pace, str] | None:
+    def _pace(self, checkpoint: Any, resolution: Any, device: Any) -> tuple[Pace, str] | None:
         """Return how fast this machine was with a checkpoint; None where that is not known."""
         files, folder = dict(self.host.checkpoints()), hosts.work_folder(self.host)
+        chosen = str(device or self.host.setting("device"))
         side = int(resolution) if isinstance(resolution, int | float) else 0
         if checkpoint == DEMO:
-            return pace.known(folder, "demo", None)
+            return pace.known(folder, "demo", None, chosen)
         if checkpoint not in files:
             return None
-        return pace.known(folder, str(files[checkpoint].absolute()), side)
+        return pace.known(folder, str(files[checkpoint].absolute()), side, chosen)
 
     def _file(self, label: Any) -> Path:
         path = forms.checkpoint_of({"checkpoint": label}, "checkpoint", self.host)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...backend.errors import ConfigError
+from . import graphics
 from .host import ALONE, SETTINGS, work_folder
 
 AUTH_VARIABLE = "RESALIGN_UI_AUTH"
@@ -63,6 +64,9 @@ class Alone:
 
     def build_worker(self) -> Iterator[str]:
         return iter(())
+
+    def sees_gpu(self) -> bool:
+        return graphics.seen()
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

@@ -70,11 +70,11 @@ def bind_lists(
     outputs = [tabs, ours, parts["pack_fields"], *parts.list_of(_LED)]
     warn(bind(named["next"].click, _leading(actions), [ours], outputs).then)
     bind_times(actions, parts, named, blocks.load)
-    for changed in ("checkpoint", "resolution", "every_preset"):
+    for changed in ("checkpoint", "resolution", "every_preset", "device"):
         bind_times(actions, parts, named, parts[changed].change)
     # All times anew, so that the line and the button cannot differ
     bind_times(actions, parts, named, parts["preset"].input)
-    asked = parts.list_of(("attacks", "probe_run", "original"))
+    asked = parts.list_of(("attacks", "probe_run", "original", "device"))
     for event in (blocks.load, *(part.change for part in asked)):
         bind(event, actions.attacks_line, asked, [named["about_attacks"]])
 
@@ -82,12 +82,12 @@ def bind_lists(
 def bind_times(actions: Actions, parts: Parts, named: dict[str, Any], event: Any) -> None:
     """Bind an event that states the times of all choices of thoroughness anew."""
 
-    def state(preset: Any, checkpoint: Any, resolution: Any, every: Any) -> list[Any]:
-        choices = actions.preset_choices(checkpoint, resolution, every=every, chosen=preset)
-        line = actions.preset_line(preset, checkpoint, resolution)
+    def state(preset: Any, checkpoint: Any, resolution: Any, device: Any, every: Any) -> list[Any]:
+        choices = actions.preset_choices(checkpoint, resolution, device, every=every, chosen=preset)
+        line = actions.preset_line(preset, checkpoint, resolution, device)
         return [gr.update(choices=choices), line]
 
-    asked = parts.list_of(("preset", "checkpoint", "resolution", "every_preset"))
+    asked = parts.list_of(("preset", "checkpoint", "resolution", "device", "every_preset"))
     on(event, state, asked, [parts["preset"], named["about_preset"]], host=actions.host)
 
 

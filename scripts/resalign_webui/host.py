@@ -70,6 +70,10 @@ class Host(Protocol):
         """Build or repair the worker's environment; yield a line per step. Takes a minute."""
         ...
 
+    def sees_gpu(self) -> bool:
+        """Return whether a job on the device `auto` is to be expected on a GPU."""
+        ...
+
     def exclusive(self) -> AbstractContextManager[None]:
         """Hold the GPU: wait for the host's own work, and give its memory back afterwards."""
         ...

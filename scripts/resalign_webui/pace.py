@@ -1,8 +1,9 @@
 """How fast this machine works on each checkpoint, as the jobs of this tab have measured it.
 
-`pace.json` in the tab's folder has one entry for each checkpoint and resolution, written when a
-hardening ends, whether or not it was finished. So the durations of the form are those of one's own
-model and machine after its first job. Without torch; a damaged file is the same as none.
+`pace.json` in the tab's folder has one entry for each checkpoint and resolution, apart for CPU and
+GPU, written when a hardening ends, whether or not it was finished. So the durations of the form are
+those of one's own model and machine after its first job. Without torch; a damaged file is the same
+as none.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def remember(folder: Path, state: dict[str, Any], today: date | None = None) -> 
     if not checkpoint:
         return
     entries = _entries(folder)
-    kept = [one for one in entries if _key(one) != (checkpoint, resolution)]
+    kept = [one for one in entries if _key(one) != (checkpoint, resolution, device == "cpu")]
     earlier = next((one for one in reversed(entries) if one not in kept), {})
     known = {name: earlier[name] for name in ("drawing", "training") if name in earlier}
     entry = {
@@ -47,16 +48,20 @@ def remember(folder: Path, state: dict[str, Any], today: date | None = None) -> 
     os.replace(temporary, path)
 
 
-def known(folder: Path, checkpoint: str, resolution: int | None = 0) -> tuple[Pace, str] | None:
+def known(
+    folder: Path, checkpoint: str, resolution: int | None = 0, device: str = "auto"
+) -> tuple[Pace, str] | None:
     """Return the pace for a checkpoint, and its day and device: `2026-11-28, cuda`.
 
     checkpoint: a path, or `demo`. resolution: of the plan, 0 for the checkpoint's own, None for
-    any.
+    any. device: the one to be used: what a GPU has measured says nothing of a CPU.
     """
     wanted = _real(checkpoint)
     for entry in reversed(_entries(folder)):
         pace = pace_from(entry)
         if resolution not in (None, entry.get("resolution")):
+            continue
+        if device != "auto" and _on_cpu(entry) not in (None, device == "cpu"):
             continue
         if entry.get("checkpoint") == wanted and pace is not None:
             device = str(entry.get("device") or "")
@@ -65,8 +70,14 @@ def known(folder: Path, checkpoint: str, resolution: int | None = 0) -> tuple[Pa
     return None
 
 
-def _key(entry: dict[str, Any]) -> tuple[Any, Any]:
-    return entry.get("checkpoint"), entry.get("resolution")
+def _key(entry: dict[str, Any]) -> tuple[Any, Any, bool]:
+    return entry.get("checkpoint"), entry.get("resolution"), _on_cpu(entry) is True
+
+
+def _on_cpu(entry: dict[str, Any]) -> bool | None:
+    """Return whether a CPU was measured; None where the entry does not say."""
+    device = entry.get("device")
+    return device == "cpu" if device else None
 
 
 def _real(checkpoint: str) -> str:

@@ -10,7 +10,7 @@ from ...backend.data.concept import preset_names
 from ...backend.plan.presets import DEFAULT_PRESET
 from ...backend.plan.probe_settings import PROBE_INPUTS, SCORERS
 from ...backend.plan.settings import CUSTOM_USERS, input_field, user_field
-from . import forms, measure_forms, thoroughness
+from . import forms, graphics, measure_forms, thoroughness
 from .checking import limits_of
 from .host import ALONE, DEMO, Host
 from .parts import Parts, button, html
@@ -48,7 +48,7 @@ EXPORT = (
 
 def harden_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
     files = lists["checkpoint"]
-    chosen = files[min(1, len(files) - 1)]
+    chosen, unknown = files[min(1, len(files) - 1)], graphics.lacking("", host)
     with gr.Row():
         parts("checkpoint", gr.Dropdown, "Checkpoint", choices=files, scale=4, min_width=200,
               value=chosen)  # fmt: skip
@@ -60,11 +60,12 @@ def harden_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
           placeholder="a prompt that asks for it", max_lines=8,
           info="One prompt a line (Shift+Enter begins one); a line with # and a name starts a "
           "concept.")  # fmt: skip
-    parts("preset", gr.Radio, "How thorough, from a test run to the longest",
-          choices=thoroughness.preset_choices(chosen, every=False),
+    parts("preset", gr.Radio, "How thorough",
+          choices=thoroughness.preset_choices(chosen, every=False, unknown=unknown),
           value=DEFAULT_PRESET)  # fmt: skip
-    parts("every_preset", gr.Checkbox, "Show five more choices", value=False)
-    html(help_text(thoroughness.preset_line(DEFAULT_PRESET, chosen)), "about_preset")
+    parts("every_preset", gr.Checkbox, "Show all eight choices", value=False)
+    line = thoroughness.preset_line(DEFAULT_PRESET, chosen, unknown=unknown)
+    html(help_text(line), "about_preset")
     # Before the accordions: the button and its answer are in sight without scrolling.
     html(waiting_line(host.name), "harden_message")
     button("harden", "Harden", variant="primary", min_width=140)

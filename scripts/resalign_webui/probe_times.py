@@ -6,6 +6,7 @@ from typing import Any
 
 from ...backend.plan import durations
 from ...backend.plan.durations import COMMON, Pace, Passes
+from . import graphics
 from . import pace as paces
 from .host import DEMO, Host, work_folder
 from .measure_forms import THE_RUN, is_demo
@@ -23,10 +24,11 @@ DEMO_PASSES = {
 }  # fmt: skip
 
 
-def line_of(attacks: str, original: Any, run: Run | None, host: Host) -> str:
+def line_of(attacks: str, original: Any, run: Run | None, host: Host, device: Any = "") -> str:
     """Say how long a probe of a checkpoint takes; empty where none is chosen.
 
     original: of the list. run: the one that was chosen, whose checkpoint counts without another.
+    device: of the form; empty for the host's setting.
     """
     files = dict(host.checkpoints())
     path = str(files[original].absolute()) if original in files else ""
@@ -35,16 +37,19 @@ def line_of(attacks: str, original: Any, run: Run | None, host: Host) -> str:
     demo = original == DEMO or (bool(path) and is_demo(path))
     if not path and not demo:
         return ""
-    found = paces.known(work_folder(host), "demo" if demo else path, None)
+    chosen = str(device or host.setting("device"))
+    found = paces.known(work_folder(host), "demo" if demo else path, None, chosen)
     known: dict[str, Any] = {"pace": found[0], "measured": found[1]} if found else {}
-    said = probe_line(attacks, demo=demo, **known)
+    said = probe_line(attacks, demo=demo, unknown=graphics.lacking(device, host), **known)
     return said[:1].upper() + said[1:]
 
 
-def probe_line(attacks: str, *, demo: bool, pace: Pace | None = None, measured: str = "") -> str:
+def probe_line(
+    attacks: str, *, demo: bool, pace: Pace | None = None, measured: str = "", unknown: str = ""
+) -> str:
     """Say how long a choice takes. pace: of this checkpoint on this machine, where it is known.
 
-    measured: when, and on which device.
+    measured: when, and on which device. unknown: why no time is known before one is measured.
     """
     passes = (DEMO_PASSES if demo else PASSES).get(attacks)
     if passes is None:
@@ -55,7 +60,4 @@ def probe_line(attacks: str, *, demo: bool, pace: Pace | None = None, measured: 
         return f"{time}, by the pace of a job here with this checkpoint ({measured})."
     if demo:
         return f"{time} {where}, not measured here."
-    return (
-        f"{time} {where}: {durations.TIMES[0].lower()}{durations.TIMES[1:]} Without a GPU it takes "
-        "many times as long."
-    )
+    return unknown or f"{time} {where}: {durations.TIMES[0].lower()}{durations.TIMES[1:]}"

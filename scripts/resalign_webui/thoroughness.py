@@ -47,14 +47,22 @@ def demo_steps(preset: str) -> int:
 
 
 def preset_choices(
-    checkpoint: str, pace: Pace | None = None, *, every: bool = True, chosen: str = ""
+    checkpoint: str,
+    pace: Pace | None = None,
+    *,
+    every: bool = True,
+    chosen: str = "",
+    unknown: str = "",
 ) -> list[tuple[str, str]]:
     """Return the choices of thoroughness as (label, value): name, time and purpose.
 
     Their order never depends on the checkpoint: a choice would move away under the pointer.
-    every: also those that are not recommended, of which `chosen` is there in any case.
+    every: also those that are not recommended, of which `chosen` is there in any case. unknown: why
+    no time is known before one is measured, which leaves the times out; the demo's are known.
     """
     names = [name for name in PRESETS if every or name in (*RECOMMENDED, chosen)]
+    if unknown and pace is None and checkpoint != DEMO:
+        return [(f"{durations.NAMES[name]}: {durations.PURPOSES[name]}", name) for name in names]
     times = [durations.short_words_of(_seconds(name, checkpoint, pace)) for name in names]
     return [
         (f"{durations.NAMES[name]}: {time}; {durations.PURPOSES[name]}", name)
@@ -62,17 +70,21 @@ def preset_choices(
     ]
 
 
-def preset_line(name: str, checkpoint: str, pace: Pace | None = None, measured: str = "") -> str:
+def preset_line(
+    name: str, checkpoint: str, pace: Pace | None = None, measured: str = "", unknown: str = ""
+) -> str:
     """Say how long a preset takes and what it is for; the demo has settings of its own.
 
     pace: that of this checkpoint on this machine, where a job has measured it. measured: when, and
-    on which device.
+    on which device. unknown: why no time is known before one is measured.
     """
     if name not in PRESETS:
         return ""
     time = durations.words_of(_seconds(name, checkpoint, pace))
     meaning = durations.MEANINGS[name]
     said = f"{meaning[0].upper()}{meaning[1:]}."
+    if unknown and pace is None and checkpoint != DEMO:
+        return f"{durations.NAMES[name]}. {said} {unknown}"
     if checkpoint == DEMO:
         steps = demo_steps(name)
         where = "" if pace else f" {demo_pace()[1]}"
