@@ -75,8 +75,9 @@ class ResilienceProbe(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "preset", options=list(PROBE_PRESETS), default="quick",
-                    tooltip="How many attacks, seeds and images. quick is far more lenient than "
-                    "standard: do not publish its figures.",
+                    tooltip="How many attacks, seeds and images. fast is a test run, which only "
+                    "shows that everything works, and quick is far more lenient than standard: do "
+                    "not publish the figures of either.",
                 ),
                 io.Combo.Input(
                     "scorer", options=list(SCORERS), default=SCORERS[0],
@@ -132,7 +133,7 @@ class ResilienceProbe(io.ComfyNode):
         from ..backend.errors import ConfigError
         from ..backend.jobs.family_defaults import drawn_as
         from ..backend.plan.file import to_json
-        from ..backend.probe.results_io import by_test_runs, same_models
+        from ..backend.probe.results_io import by_test_probe, by_test_runs, same_models
         from . import bridge, places
         from .pictures import probe_grid, to_image
         from .plan import data_stamp
@@ -181,8 +182,11 @@ class ResilienceProbe(io.ComfyNode):
                 if model is not None:
                     subjects.append(HostSubject(role, model, clip, vae, role=role))
             infos = [subject.info for subject in subjects]
-            warnings = [*said, *same_models(infos), *by_test_runs(infos)]
-            about = [json.dumps(to_json(plan), sort_keys=True)]
+            warnings = [*said, *same_models(infos), *by_test_runs(infos), *by_test_probe(plan)]
+            stored = to_json(plan)
+            if not plan.test_run:  # a field that came later: older probes are found again
+                del stored["test_run"]
+            about = [json.dumps(stored, sort_keys=True)]
             about.append(data_stamp(plan, named=places.sets()))
             about += [subject.identity for subject in subjects]
             about += [subject.info.role for subject in subjects if subject.info.role]

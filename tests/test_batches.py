@@ -13,7 +13,7 @@ from marks import slow
 
 from fakes import random_conditioning, random_set
 from resalign.backend.checkpoint.load import load_checkpoint
-from resalign.backend.data import batches, latents
+from resalign.backend.data import batches, drawn_sets, latents
 from resalign.backend.data.batches import (
     EncodedData,
     draw,
@@ -274,7 +274,7 @@ def test_without_a_retain_set_the_shipped_prompts_are_synthesised_less_the_conce
         return random_set(4, 0)
 
     monkeypatch.setattr(batches, "encode_image_set", note)
-    monkeypatch.setattr(batches, "RETAIN_IMAGES", 400)
+    monkeypatch.setattr(drawn_sets, "RETAIN_IMAGES", 400)
     concepts = (Concept("Fox", ("a fox",)), load_preset("weapons").concept())
 
     prepare_data(

@@ -14,7 +14,7 @@ import resalign as ra
 from resalign.backend.cli import main
 from resalign.backend.cli.parser import build_parser
 from resalign.backend.cli.probe_flags import probe_job_of
-from resalign.backend.data.batches import forget_images, shipped_retain_set
+from resalign.backend.data.drawn_sets import forget_images, shipped_retain_set
 from resalign.backend.families import find_family
 from resalign.backend.jobs.family_defaults import drawn_as, guidance_doubts
 from resalign.backend.jobs.live_state import LiveState

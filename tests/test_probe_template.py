@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from dataclasses import replace
 
 import pytest
 
 from resalign.backend.errors import ConfigError
 from resalign.backend.plan.attack import FineTuneAttack, MergeAttack
+from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.field import classes_of
 from resalign.backend.plan.file import from_json, load_probe_job, to_json
+from resalign.backend.plan.images import ImageSet
+from resalign.backend.plan.presets import preset_plan
 from resalign.backend.plan.probe import ProbeJob, ProbePlan
 from resalign.backend.plan.probe_presets import PROBE_PRESETS, preset_probe
+from resalign.backend.plan.probe_settings import probe_plan
 from resalign.backend.plan.template import EXAMPLE, probe_template, write_probe_template
 
 LEFT_OUT = {  # a field without a default to show, and what only synthesised images use
@@ -25,6 +30,31 @@ def test_a_template_is_a_valid_plan_file_with_the_presets_values(tmp_path, prese
     """A preset runs the plan that its file says."""
     path = write_probe_template(tmp_path / "probe.toml", preset)
     assert load_probe_job(path).plan == preset_probe(preset, [EXAMPLE])
+
+
+def test_a_test_probe_is_short_but_not_void_and_says_what_it_is():
+    """It draws few pictures, also those to train on, and takes as many steps as have an effect."""
+    concepts = (Concept("a", ("a 1", "a 2")), Concept("b", ("b 1",)))
+    plan = preset_probe("fast", concepts)
+    (attack,) = plan.fine_tunes
+    like = preset_probe("quick", concepts).fine_tunes[1]
+    assert replace(attack, steps=like.steps, looks=like.looks) == like
+    assert 30 <= attack.steps <= 50 and plan.generation.steps == 12
+    assert plan.test_run and not plan.merges and not plan.sweeps and plan.seeds == (0,)
+    assert plan.forget_set is not None and plan.retain_set is not None
+    assert plan.forget_set.prompts == ("a 1", "b 1", "a 2") and plan.forget_set.images == 16
+    assert plan.retain_set.images == len(plan.retain_set.prompts) == 8
+    assert {part.kind: part.limit for part in plan.prompts} == {
+        "unsafe": 6, "neighbour": 2, "retain": 4
+    }  # fmt: skip
+    own = ImageSet(folder="mine")
+    hardened = preset_plan("quick", concepts, forget_set=own)
+    assert probe_plan("fast", concepts, hardened_by=hardened).forget_set == own
+    assert probe_plan("fast", concepts, hardened_by=hardened).retain_set == plan.retain_set
+    assert preset_probe("fast", [Concept("a", images=own)]).forget_set is None
+    assert not any(
+        preset_probe(name, concepts).test_run for name in PROBE_PRESETS if name != "fast"
+    )
 
 
 @pytest.mark.parametrize("cls", sorted(set(classes_of(ProbeJob)), key=lambda cls: cls.__name__))

@@ -7,6 +7,7 @@ from fakes_counting import TRAINING, counted_result, course
 
 from resalign.backend.plan.attack import LoraAttack, LoraFile
 from resalign.backend.plan.methods import of_test_run
+from resalign.backend.plan.probe import TEST_PROBE
 from resalign.backend.probe.results import Scores, SetEvaluation
 from resalign.backend.probe.summarise import summarise
 from resalign.backend.probe.verdict import DOUBTFUL, GOOD, UNSAFE, of_model, of_models, of_probe
@@ -121,6 +122,16 @@ def test_the_model_of_a_test_run_is_never_good(back, rest):
     result = replace(result, models=(first, replace(second, method=f"ResAlign{of_test_run(20)}")))
     said, kind = of_probe(result)
     assert said.startswith(f"{UNSAFE}: it comes from a test run. {rest}") and kind == DOUBTFUL
+
+
+@pytest.mark.parametrize("back", [0, 80])
+def test_the_figures_of_a_test_probe_are_never_to_be_published(back):
+    result = counted_result(ORIGINAL | hardened(0, 0, back, 0))
+    plain, _ = of_probe(result)
+    tested = replace(result, plan=replace(result.plan, test_run=True))
+    said, kind = of_probe(tested)
+    assert said == f"{plain} {TEST_PROBE[0].upper()}{TEST_PROBE[1:]}." and kind == DOUBTFUL
+    assert "do not publish its figures" in said and "test run" not in plain
 
 
 def by_predictions(result):

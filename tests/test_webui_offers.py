@@ -6,17 +6,15 @@ import pytest
 from fakes_webui import host_with_a_checkpoint, write_header, write_run
 
 from resalign.backend.demo.art import BENIGN, UNSAFE
-from resalign.backend.demo.plans import demo_probe, prompted_plan
+from resalign.backend.demo.plans import prompted_plan
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.durations import MEANINGS, Passes
 from resalign.backend.plan.file import from_json, to_json
 from resalign.backend.plan.presets import preset_plan
 from resalign.backend.plan.probe import ProbePlan
-from resalign.backend.plan.probe_settings import probe_plan
 from resalign.scripts.resalign_webui import (
     forms,
     measure_forms,
-    pace,
     probe_times,
     thoroughness,
     views,
@@ -117,38 +115,6 @@ def test_a_probe_of_the_demo_asks_only_for_what_the_demo_knows(host):
             assert all(any(word in text for word in words) for text in kinds[kind].prompts)
 
 
-@pytest.mark.parametrize("demo", [False, True])
-@pytest.mark.parametrize("name", list(probe_times.PASSES))
-def test_the_times_of_probes_follow_from_their_passes(name, demo):
-    from resalign.backend.data.concept import load_preset
-    from resalign.backend.probe.attack_data import image_sets
-    from resalign.backend.probe.cost import ProbeCost
-    from resalign.backend.probe.prompts import plan_requests
-    from resalign.backend.probe.tasks import plan_tasks
-
-    concepts = [load_preset("weapons").concept()]
-    hardened = prompted_plan() if demo else preset_plan("balanced", concepts)
-    plan = probe_plan(name, hardened.concepts, hardened_by=hardened)
-    plan = demo_probe(plan) if demo else plan
-    tasks = plan_tasks(plan, ["original", "hardened"])
-    cost = ProbeCost(plan, plan_requests(plan), tasks, image_sets(plan))
-    stated = (probe_times.DEMO_PASSES if demo else probe_times.PASSES)[name]
-    assert stated == Passes(int(cost.drawing), int(cost.training))
-
-
-def test_a_probe_says_how_long_it_takes_here(host, actions):
-    run = run_of(host, "whole")
-    line = actions.attacks_line("quick", "whole", measure_forms.THE_RUN)
-    assert "About 1 hour on a GPU" in line and "Without a GPU" in line
-    state = {"pace": {"drawing": 0.02, "training": 0.02}, "request": {"run_folder": str(run)}}
-    pace.remember(hosts.work_folder(host), state)
-    for run_name, original in (("whole", measure_forms.THE_RUN), ("none", "model.safetensors")):
-        line = actions.attacks_line("quick", run_name, original)
-        assert "About 15 minutes" in line and "a job here" in line and "GPU" not in line
-    assert "CPU" in actions.attacks_line("quick", "none", DEMO)
-    assert actions.attacks_line("quick", "none", measure_forms.THE_RUN) == ""
-
-
 def test_times_of_the_demo_take_the_threads_of_the_worker(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     two = thoroughness._seconds("balanced", DEMO, None)
@@ -156,7 +122,7 @@ def test_times_of_the_demo_take_the_threads_of_the_worker(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert thoroughness._seconds("balanced", DEMO, None) > two
     assert "one free CPU core" in thoroughness.preset_line("balanced", DEMO)
-    assert "one free CPU core" in probe_times.probe_line("quick", demo=True)
+    assert "one free CPU core" in probe_times.probe_line(Passes(9, 9), demo=True)
 
 
 def test_a_choice_says_what_it_does_not_do_without_words_of_files():

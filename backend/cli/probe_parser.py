@@ -136,7 +136,7 @@ def _add_probe(commands: Commands) -> None:
     probe.add_argument(
         "--preset",
         metavar="P",
-        help="attacks to start from (quick; see `resalign presets`), or none",
+        help="attacks to start from (quick; fast is a test run; see `resalign presets`), or none",
     )
     probe.add_argument("--output", metavar="FOLDER", help="scores, pictures, report (probe)")
     probe.add_argument(

@@ -8,17 +8,13 @@ All randomness is drawn on the CPU, the same for each device.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import zip_longest
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..errors import DataError
-from ..families import Family
 from ..families.base.conditioning import Conditioning, onto
 from ..families.base.process import NoiseProcess
 from ..model.encode import encode_prompts, offload_encoders, on_device
@@ -26,13 +22,12 @@ from ..model.model import Model
 from ..numerics.seeds import generator
 from ..parallel.ranks import Ranks
 from ..plan.auto import micro_batch_of
-from ..plan.concept import Concept
 from ..plan.fine_tune import RETAIN
 from ..plan.hardening import HardeningPlan
 from ..plan.images import ImageSet
 from ..plan.methods import changes_all_weights, methods_of
 from ..progress import ProgressCallback, silent, with_message
-from .concept import near_neighbours, retain_prompts
+from .drawn_sets import forget_images, shipped_retain_set
 from .encoded_set import Bucket, EncodedSet, merge
 from .latents import encode_image_set
 from .varied import varied_prompts
@@ -42,8 +37,6 @@ __all__ = [
     "Draw", "EncodedData", "EncodedSet", "draw", "draw_noise", "generator",
     "merge", "prepare_data", "shared_data",
 ]  # fmt: skip
-
-RETAIN_IMAGES = 128  # synthesised where a plan gives no retain set
 
 log = logging.getLogger(__name__)
 
@@ -253,38 +246,6 @@ def shared_data(
     if model.spare_encoders:
         model.text_encoders, model.vae = (), None  # type: ignore[assignment]
     return data
-
-
-def forget_images(
-    concept: Concept, shared: ImageSet | None, family: Family | None = None
-) -> ImageSet:
-    """Return a concept's own images, else the `shared` ones, else a set to make from prompts.
-
-    family: whose guidance that set is drawn with.
-    """
-    return concept.images or shared or _as_drawn(ImageSet(prompts=concept.prompts), family)
-
-
-def shipped_retain_set(concepts: Sequence[Concept], family: Family | None = None) -> ImageSet:
-    """Return shipped prompts, up to half of them near neighbours of the concepts, none naming
-    a concept, because that would keep what is to be removed. family: as of `forget_images`."""
-    names = [re.escape(concept.name) for concept in concepts]
-    named = re.compile(rf"\b({'|'.join(names)})\b", re.IGNORECASE)
-    columns = zip_longest(*(near_neighbours(concept.name) for concept in concepts))
-    neighbours = [prompt for column in columns for prompt in column if prompt]
-    candidates = (*neighbours[: RETAIN_IMAGES // 2], *retain_prompts())
-    prompts = [prompt for prompt in candidates if not named.search(prompt)]
-    if not prompts:
-        raise DataError("no retain prompt is left besides the concepts: give a retain_set")
-    made = ImageSet(prompts=tuple(prompts[:RETAIN_IMAGES]), images=RETAIN_IMAGES)
-    return _as_drawn(made, family)
-
-
-def _as_drawn(made: ImageSet, family: Family | None) -> ImageSet:
-    """Return a set that no plan describes with the guidance that a family is meant for."""
-    if family is None or family.guidance is None:
-        return made
-    return replace(made, guidance=family.guidance[0])
 
 
 def varied_images(plan: HardeningPlan) -> ImageSet | None:

@@ -23,12 +23,11 @@ from ..plan.images import ImageSet
 from ..progress import Progress, ProgressCallback, as_part, silent
 from .assembly import Sample, assemble, require_finite
 from .cache import EncodingCache, content_key, fingerprint
+from .drawn_sets import SYNTHESIS_BATCH
 from .encoded_file import is_encoded, load_encoded
 from .encoded_set import EncodedSet
 from .image_set import CaptionedImage, read_image_folder, reason
 from .pixels import BROKEN, frame, open_image
-
-SYNTHESIS_BATCH = 8  # images made, and cached, together
 
 log = logging.getLogger(__name__)
 

@@ -289,7 +289,8 @@ class JobTime:
 
 def sets_of(plan: HardeningPlan) -> list[ImageSet]:
     """Return the image sets that a plan's job encodes, each once."""
-    from ..data.batches import forget_images, shipped_retain_set, varied_images
+    from ..data.batches import varied_images
+    from ..data.drawn_sets import forget_images, shipped_retain_set
 
     forget = [forget_images(concept, plan.forget_set) for concept in plan.concepts]
     varied = varied_images(plan)
@@ -356,6 +357,6 @@ def _batch(progress: Progress) -> float:
     """Pictures that are drawn at a time, of which a micro-step is a share."""
     if progress.at_once:
         return float(progress.at_once)
-    from ..data.latents import SYNTHESIS_BATCH
+    from ..data.drawn_sets import SYNTHESIS_BATCH
 
     return float(min(SYNTHESIS_BATCH, progress.total - progress.step))

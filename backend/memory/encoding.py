@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..checkpoint.load import network_from
-from ..data.latents import SYNTHESIS_BATCH
+from ..data.drawn_sets import SYNTHESIS_BATCH
 from ..families import Family
 from ..model.encode import encode_images
 from ..model.generate import generate_latents

@@ -24,6 +24,7 @@ from .measurement import (
 from .sweep import Sweep, swept_attacks
 
 BEFORE = "before"  # the evaluation of a checkpoint as it is
+TEST_PROBE = "this probe is a test run, too short to tell anything: do not publish its figures"
 
 
 def _default_prompts() -> tuple[PromptSet, ...]:
@@ -98,6 +99,13 @@ class ProbePlan:
     keep_pictures: Annotated[
         KeptPictures, Help("How pictures that a scorer flagged are kept on the disk.")
     ] = "blurred"
+    test_run: Annotated[
+        bool,
+        Help(
+            "This probe only shows that everything works: verdict, report and pack say that its "
+            "figures are not to be published."
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
         freeze_lists(self)

@@ -73,8 +73,8 @@ def probe_plan(
         "sweeps": tuple(shortened(sweep, steps) for sweep in plan.sweeps),
     }
     if hardened_by is not None:
-        changes["forget_set"] = hardened_by.forget_set
-        changes["retain_set"] = hardened_by.retain_set
+        changes["forget_set"] = hardened_by.forget_set or plan.forget_set
+        changes["retain_set"] = hardened_by.retain_set or plan.retain_set
         changes["resolution"] = hardened_by.resolution
     if data is not None and data.prompts:
         changes["retain_set"] = data

@@ -170,6 +170,10 @@ def probe_template(
         lines += [""]
     lines += _commented(["[[plan.loras.loras]]", *_fields(lora.loras[0])])
     for name in ("forget_set", "retain_set"):
+        drawn = getattr(plan, name)
+        if drawn is not None:
+            lines += ["", *_heading(ProbePlan, name), *_fields(drawn, explain=False)]
+            continue
         lines += ["", *_commented([f"[plan.{name}]", f'folder = "data/{name.split("_")[0]}"'])]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from ..data.assembly import encode_texts
-from ..data.batches import forget_images, shipped_retain_set
 from ..data.cache import EncodingCache
+from ..data.drawn_sets import forget_images, shipped_retain_set
 from ..data.encoded_file import is_encoded, recaptioned
 from ..data.encoded_set import Bucket, EncodedSet, merge, split
 from ..data.latents import encode_image_set, mirror_latents
@@ -203,12 +203,6 @@ def attack_data(
             result.mirrored[""] = concept(mirrored=True)
     offload_encoders(model)
     return result
-
-
-def image_sets(plan: ProbePlan) -> list[ImageSet]:
-    """Return the forget and retain sets that every probe of a plan encodes."""
-    forget = [forget_images(concept, plan.forget_set) for concept in plan.concepts]
-    return [*forget, plan.retain_set or shipped_retain_set(plan.concepts)]
 
 
 def _names(attacks: Iterable[FineTuneAttack]) -> list[str]:

@@ -4,20 +4,21 @@ Evaluations differ: one follows 400 updates of all weights, another a merge. Cos
 passes of the denoiser for one image: an update has three for each image of its batch (forward 1,
 backward 2), a drawn image one for each sampler step, twice with guidance. Evaluations of every
 model cost the same. The images that attacks train on count too, which the original draws first.
+No torch: front ends state times before a probe begins.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..data.latents import SYNTHESIS_BATCH
+from ..data.drawn_sets import SYNTHESIS_BATCH, forget_images, shipped_retain_set
 from ..plan.attack import Attack, FineTuneAttack
 from ..plan.images import ImageSet
 from ..plan.probe import ProbePlan
 from ..progress import Progress
-from .prompts import ImageRequest
+from .prompts import ImageRequest, plan_requests
 from .results import Key
-from .tasks import Task
+from .tasks import Task, plan_tasks
 
 _GRADIENT = 3  # passes of an update for one image
 
@@ -98,6 +99,18 @@ class ProbeCost:
             return now
         later = [key for key in self._training if key[:3] == now[:3] and key[3] >= step]
         return min(later, key=lambda key: key[3], default=next(iter(self._training)))
+
+
+def plan_cost(plan: ProbePlan, models: int = 2) -> ProbeCost:
+    """Return the costs of a probe of so many models."""
+    tasks = plan_tasks(plan, [str(number) for number in range(models)])
+    return ProbeCost(plan, plan_requests(plan), tasks, image_sets(plan))
+
+
+def image_sets(plan: ProbePlan) -> list[ImageSet]:
+    """Return the forget and retain sets that every probe of a plan encodes."""
+    forget = [forget_images(concept, plan.forget_set) for concept in plan.concepts]
+    return [*forget, plan.retain_set or shipped_retain_set(plan.concepts)]
 
 
 def update_passes(attack: Attack | None) -> float:

@@ -22,9 +22,9 @@ from ..plan.attack import Attack, FineTuneAttack
 from ..plan.probe import BEFORE, ProbePlan
 from ..progress import Picture, Progress, ProgressCallback
 from ..scorers.protocol import ModelScorer, Scorer
-from .attack_data import DATA_CLASSES, EncodedAttacks, attack_data, image_sets
+from .attack_data import DATA_CLASSES, EncodedAttacks, attack_data
 from .carry_out import OriginalFiles, carry_out, changes_text_encoders, check_attacks
-from .cost import ProbeCost
+from .cost import ProbeCost, image_sets
 from .evaluation import Evaluator
 from .folder import ProbeFolder, Requests
 from .kept_picture import kept_places

@@ -52,8 +52,8 @@ REPORT = "report.json"
 class Pack:
     """A written pack: a folder, or a .zip. files: their names in it.
 
-    test_run: a test run hardened it. plain: how many of its pictures were flagged and are not
-    blurred.
+    test_run: a test run hardened it. test_probe: the probe is itself one. plain: how many of its
+    pictures were flagged and are not blurred.
     """
 
     path: Path
@@ -65,6 +65,7 @@ class Pack:
     lost: tuple[str, ...]
     plain: int = 0
     test_run: bool = False
+    test_probe: bool = False
 
 
 def pack_report(
@@ -138,8 +139,9 @@ def pack_report(
         names = write_pack(staging, output, texts, packed.files, key=key)
     broken = view.of(model).broken
     return Pack(
-        output, model, names, result.complete, broken, license, packed.lost, packed.plain, test_run
-    )
+        output, model, names, result.complete, broken, license, packed.lost, packed.plain, test_run,
+        result.plan.test_run,
+    )  # fmt: skip
 
 
 def _of_test_run(

@@ -217,12 +217,21 @@ class Actions:
         said = thoroughness.preset_line(str(preset), str(checkpoint), *found, unknown)
         return views.help_text(said) if said else ""
 
-    def attacks_line(self, attacks: Any, run: Any, original: Any, device: Any = "") -> str:
-        """Say how long a probe of a run, or of a checkpoint of the list, takes."""
-        said = probe_times.line_of(
-            str(attacks), original, named(run, self._runs()), self.host, device
-        )
+    def attacks_line(self, *values: Any) -> str:
+        """Say how long the probe that the form asks for takes. values: of `probe_times.FIELDS`."""
+        asked = dict(zip(probe_times.FIELDS, values, strict=False))
+        said = probe_times.line_of(asked, self._runs(), self.host)
         return views.help_text(said) if said else ""
+
+    def attacks_for(self, label: Any, attacks: Any) -> str:
+        """Return how hard to try on a run that was just chosen: on a test run, by another one.
+
+        More than a first look is kept, as the visitor has chosen it.
+        """
+        run = named(label, self._runs())
+        if attacks not in ("fast", "quick") or run is None:
+            return str(attacks)
+        return "fast" if run.is_test else "quick"
 
     def about_run(self, label: Any) -> str:
         """Warn of a run that is a test, removed nothing, or is not finished; else empty."""

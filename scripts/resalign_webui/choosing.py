@@ -13,6 +13,7 @@ from typing import Any
 
 import gradio as gr
 
+from . import probe_times
 from .actions import NONE, Actions
 from .parts import Parts, entry, listed, on
 
@@ -74,7 +75,9 @@ def bind_lists(
         bind_times(actions, parts, named, parts[changed].change)
     # All times anew, so that the line and the button cannot differ
     bind_times(actions, parts, named, parts["preset"].input)
-    asked = parts.list_of(("attacks", "probe_run", "original", "device"))
+    run_and_attacks = parts.list_of(("probe_run", "attacks"))
+    bind(parts["probe_run"].change, actions.attacks_for, run_and_attacks, [parts["attacks"]])
+    asked = parts.list_of(probe_times.FIELDS)
     for event in (blocks.load, *(part.change for part in asked)):
         bind(event, actions.attacks_line, asked, [named["about_attacks"]])
 

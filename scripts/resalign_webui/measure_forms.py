@@ -17,7 +17,7 @@ from ...backend.plan.attack import ORIGINAL
 from ...backend.plan.file import from_json, to_json
 from ...backend.plan.hardening import HardeningPlan
 from ...backend.plan.images import ImageSet
-from ...backend.plan.probe import ProbeCheckpoint
+from ...backend.plan.probe import ProbeCheckpoint, ProbePlan
 from ...backend.plan.probe_presets import PROBE_PRESETS
 from ...backend.plan.probe_settings import (
     MOST_AUDITED,
@@ -36,6 +36,7 @@ from .runs import Probe, Run, named
 
 ATTACKS = tuple(PROBE_PRESETS)
 ATTACK_CHOICES = [  # (label, value); a line below gives the time
+    ("Test run: only shows that everything works", "fast"),
     ("A quick look", "quick"), ("Standard: many ways of training", "standard"),
     ("Thorough, for a release", "thorough"),
     ("As in the published evaluation", "paper"),
@@ -78,35 +79,9 @@ def probe_request(
         raise ConfigError(f"{run.name}: it is not finished; resume it first")
     if original == hardened:
         raise ConfigError("probe: the original and the hardened checkpoint are the same file")
-    plan = from_json(HardeningPlan, run.plan, where="plan") if run else None
-    shown = {
-        "concepts": values.get("probe_concepts"),
-        "own_concepts": values.get("probe_own_concepts"),
-    }
-    named = some_of(shown, "concepts", preset_names()) or text(shown, "own_concepts")
-    if not named and plan is None:
-        raise ConfigError(
-            "probe: choose the run that hardened it, or tick the concepts to look for"
-        )
-    folder = hosts.typed_folder(text(values, "attack_folder"), "images to fine-tune on", host)
-    audited = whole(values, "audit_pictures", 0, 0, MOST_AUDITED)
-    choices: dict[str, Any] = {
-        "scorer": one_of(_named_scorer(values), "scorer", SCORERS, SCORERS[0]),
-        **{
-            name: field_value(values, part, PROBE_INPUTS[name], keeps_preset=True)
-            for name, part in PROBE_PARTS.items()
-        },
-        "seed": whole(values, "probe_seed", 0, 0, MOST_SEED),
-        "data": ImageSet(folder=folder) if folder else None,
-        "show_pictures": flag(values, "probe_show_pictures") or bool(audited),
-        "second_scorer": other_scorer(values),
-        "style": hosts.typed_folder(text(values, "style_folder"), "style to learn", host),
-        "sibling": sibling_of(values, host),
-    }
     preset = one_of(values, "attacks", ATTACKS, "quick")
-    concepts = concepts_of(shown, host) if named or plan is None else plan.concepts
-    made = probe_plan(preset, concepts, hardened_by=plan, **choices)
-    if audited and (why := no_audit(made)):
+    made = asked_plan(values, host, run)
+    if (audited := _audited(values)) and (why := no_audit(made)):
         raise ConfigError(f"audit: {why}")
     if is_demo(original):
         made = demo_probe(made)
@@ -135,6 +110,47 @@ def probe_request(
         "show_pictures": flag(values, "probe_show_pictures"),
         **({"audit": audited} if audited else {}),
     }  # fmt: skip
+
+
+def asked_plan(values: Values, host: Host, run: Run | None) -> ProbePlan:
+    """Return the plan that a form asks for, before what a family or the demo changes in it."""
+    plan = from_json(HardeningPlan, run.plan, where="plan") if run else None
+    shown = {
+        "concepts": values.get("probe_concepts"),
+        "own_concepts": values.get("probe_own_concepts"),
+    }
+    named = some_of(shown, "concepts", preset_names()) or text(shown, "own_concepts")
+    if not named and plan is None:
+        raise ConfigError(
+            "probe: choose the run that hardened it, or tick the concepts to look for"
+        )
+    concepts = concepts_of(shown, host) if named or plan is None else plan.concepts
+    folder = hosts.typed_folder(text(values, "attack_folder"), "images to fine-tune on", host)
+    return probe_plan(
+        one_of(values, "attacks", ATTACKS, "quick"),
+        concepts,
+        hardened_by=plan,
+        scorer=one_of(_named_scorer(values), "scorer", SCORERS, SCORERS[0]),
+        **typed_inputs(values),
+        seed=whole(values, "probe_seed", 0, 0, MOST_SEED),
+        data=ImageSet(folder=folder) if folder else None,
+        show_pictures=flag(values, "probe_show_pictures") or bool(_audited(values)),
+        second_scorer=other_scorer(values),
+        style=hosts.typed_folder(text(values, "style_folder"), "style to learn", host),
+        sibling=sibling_of(values, host),
+    )
+
+
+def typed_inputs(values: Values) -> dict[str, Any]:
+    """Return what was typed in instead of the preset's numbers; 0 where nothing was."""
+    return {
+        name: field_value(values, part, PROBE_INPUTS[name], keeps_preset=True)
+        for name, part in PROBE_PARTS.items()
+    }
+
+
+def _audited(values: Values) -> int:
+    return whole(values, "audit_pictures", 0, 0, MOST_AUDITED)
 
 
 def _named_scorer(values: Values) -> Values:

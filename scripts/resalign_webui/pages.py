@@ -219,7 +219,7 @@ def probe_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
         parts("probe_own_concepts", gr.Textbox, "In your own words", lines=2, value="",
               placeholder="# my concept\na prompt that asks for it")  # fmt: skip
     parts("attacks", gr.Radio, "How hard people try", choices=measure_forms.ATTACK_CHOICES,
-          value="quick", info="Publish no figure of the quick look.")  # fmt: skip
+          value="quick", info="Publish no figure of a test run or of the quick look.")  # fmt: skip
     html(name="about_attacks")
     parts("scorer", gr.Dropdown, "What is counted", choices=list(measure_forms.SCORER_CHOICES),
           value=measure_forms.SCORER_CHOICES[0],
