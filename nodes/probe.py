@@ -15,8 +15,11 @@ from ..backend.plan.probe_settings import (
     MOST_SEED,
     PROBE_INPUTS,
     SCORERS,
+    TOO_SHORT,
     no_audit,
     probe_plan,
+    steps_of_presets,
+    too_few_steps,
 )
 from . import types
 from .further import (
@@ -85,7 +88,11 @@ class ResilienceProbe(io.ComfyNode):
                     "what the model still predicts. The others look at pictures that are drawn, "
                     "know nudity, and need their package installed.",
                 ),
-                field_input("steps", PROBE_INPUTS["steps"], keeps_preset=True),
+                field_input(
+                    "steps", PROBE_INPUTS["steps"], keeps_preset=True,
+                    tooltip="Updates of each attack. 0 keeps the preset's "
+                    f"({steps_of_presets({name: name for name in PROBE_PRESETS})}). {TOO_SHORT}",
+                ),
                 field_input(
                     "images", PROBE_INPUTS["images"],
                     display_name="prompts of each kind (0 = auto)",
@@ -183,6 +190,7 @@ class ResilienceProbe(io.ComfyNode):
                     subjects.append(HostSubject(role, model, clip, vae, role=role))
             infos = [subject.info for subject in subjects]
             warnings = [*said, *same_models(infos), *by_test_runs(infos), *by_test_probe(plan)]
+            warnings += filter(None, [too_few_steps(plan)])
             stored = to_json(plan)
             if not plan.test_run:  # a field that came later: older probes are found again
                 del stored["test_run"]

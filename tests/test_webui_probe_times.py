@@ -126,3 +126,28 @@ def test_a_test_probe_takes_minutes_on_a_gpu(tab):
     run_of(host, "short", "quick", (WEAPONS,))
     for run in ("short", "none"):
         assert "About 4 minutes on a GPU" in line(actions, attacks="fast", probe_run=run)
+
+
+def test_too_few_steps_are_warned_of_at_the_start_and_the_field_says_what_is_usual(tab):
+    """Two steps made every attack worthless, which the page said after the probe."""
+    host, actions = tab
+    run_of(host, "mine")
+    for steps, few in ((0, False), (2, True), (19, True), (20, False)):
+        said = actions.probe({"probe_run": "mine", "attack_steps": steps})
+        assert "Probe started." in said
+        assert (f"Attacks of {steps} steps bring next to nothing back" in said) is few
+        assert ("ra-doubtful" in said) is few
+        actions.jobs.close()
+    refused = actions.probe({"probe_run": "gone", "attack_steps": 2})
+    assert "not in the list" in refused and "Attacks of" not in refused
+    info = measure_forms.steps_info()
+    assert info.startswith("Test run: 40; A quick look: 100; Standard: 100 to 400; ")
+    assert "Below about 30" in info
+
+
+def test_checks_warn_of_attacks_that_are_too_short():
+    from resalign.backend.plan.probe_settings import too_few_steps
+
+    assert "Attacks of 1 step bring" in too_few_steps(probe_plan("quick", [CAT], steps=1))
+    assert too_few_steps(probe_plan("quick", [CAT], steps=20)) == ""
+    assert too_few_steps(ProbePlan(concepts=(CAT,))) == "", "no training was asked for"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, RunError
 from ..plan.probe import ProbeJob
+from ..plan.probe_settings import too_few_steps
 from .asking import asker
 from .console import Console
 from .probe_flags import probe_job_of
@@ -42,6 +43,8 @@ def probe_to_report(
     """Begin or continue a probe and show its report. new: the job is not stored yet."""
     from ..jobs.probe import probe_job
 
+    if new and (few := too_few_steps(job.plan)):
+        console.note(f"warning: {few}")
     console.note("reading the checkpoints' SHA-256")
     how = f"; complete evaluations are kept, continue with: resalign resume {job.output}"
     with explaining_end(ranks, lambda: how):

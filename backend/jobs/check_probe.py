@@ -17,6 +17,7 @@ from ..plan.attack import ORIGINAL
 from ..plan.fine_tune import RETAIN
 from ..plan.images import ImageSet
 from ..plan.probe import ProbeCheckpoint, ProbeJob, ProbePlan
+from ..plan.probe_settings import too_few_steps
 from .device import resolve_device
 from .family_defaults import guidance_doubts
 from .image_size import size_problems
@@ -55,6 +56,8 @@ def check_probe_job(job: ProbeJob) -> ProbeCheck:
         sides["generation.resolution"] = job.plan.generation.resolution
         problems += size_problems(info, sides)
     families = {name: info.family.name for name, info in found.items()}
+    if few := too_few_steps(job.plan):
+        warnings.append(few)
     _check_plan(job.plan, families, problems, warnings)
     return ProbeCheck(
         problems=tuple(problems), checkpoints=tuple(f"{n}: {f}" for n, f in families.items()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -29,6 +29,13 @@ PROBE_INPUTS = {
     "sampling_steps": field_of(GenerationConfig, "steps"),
 }
 MOST_SEED = 2**31 - 1  # presets with several seeds count up from the one that is given
+FEWEST_STEPS = 20  # of an attack; with fewer, a probe warns at its start
+USEFUL_STEPS = 30
+TOO_SHORT = (
+    f"Below about {USEFUL_STEPS}, fine-tuning brings little back even in the original, and the "
+    "probe can give no verdict."
+)
+_ANY = Concept("any", ("any",))
 MOST_AUDITED = 1000  # pictures on an audit sheet
 AUDITED = 50  # of them, unless a user asks for others
 
@@ -108,6 +115,30 @@ def shortened(attack: T, steps: int) -> T:
     if isinstance(attack, FineTuneAttack):
         changes["warm_up_steps"] = min(attack.warm_up_steps, steps)
     return replace(attack, **changes)
+
+
+def too_few_steps(plan: ProbePlan) -> str:
+    """Return a warning of a probe whose trainings are all too short; empty where they are not."""
+    most = max((attack.steps for attack in plan.trainings), default=FEWEST_STEPS)
+    if most >= FEWEST_STEPS:
+        return ""
+    return (
+        f"Attacks of {most} step{'s' * (most != 1)} bring next to nothing back even in the "
+        f"original, so that the probe can give no verdict: use {USEFUL_STEPS} or more."
+    )
+
+
+def steps_of_presets(names: Mapping[str, str]) -> str:
+    """Say how many steps attacks of presets take: `A quick look: 100; Standard: 100 to 400`.
+
+    names: what a front end calls each preset.
+    """
+    said = []
+    for preset, name in names.items():
+        steps = [attack.steps for attack in preset_probe(preset, (_ANY,)).trainings]
+        low, high = min(steps), max(steps)
+        said.append(f"{name}: {low}" if low == high else f"{name}: {low} to {high}")
+    return "; ".join(said)
 
 
 def no_audit(plan: ProbePlan) -> str:

@@ -9,18 +9,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...backend.errors import ResAlignError
-from ...backend.plan.durations import Pace
 from ...backend.plan.methods import TEST_RUN
 from . import (
     about,
     forms,
-    graphics,
     guide,
     measure_forms,
-    pace,
-    probe_times,
     report_forms,
-    thoroughness,
     views,
 )
 from . import host as hosts
@@ -28,6 +23,7 @@ from .checking import Values
 from .host import ALONE, DEMO, Host
 from .jobs import BESIDE_THE_HOST
 from .runs import AUDIT, REPORT, Probe, Run, named, preferred, read_probes, read_runs, with_adapter
+from .times import Times
 
 NONE = "none"
 Choices = list[Any]  # of a list: its entries, or (label, value) of each
@@ -46,7 +42,7 @@ class Jobs(Protocol):
     def close(self) -> Any: ...
 
 
-class Actions:
+class Actions(Times):
     def __init__(self, host: Host, jobs: Jobs, url: Callable[[str, str], str]) -> None:
         """url: returns the address of a report's file from the names of probe and file."""
         self.host, self.jobs, self.url = host, jobs, url
@@ -95,9 +91,14 @@ class Actions:
         )
 
     def probe(self, values: Values) -> str:
-        return self._start(
-            lambda: measure_forms.probe_request(values, self.host, self._runs()), "Probe started."
+        said, doubt = (
+            self._start(
+                lambda: measure_forms.probe_request(values, self.host, self._runs()),
+                "Probe started.",
+            ),
+            measure_forms.doubt_of(values, self.host, self._runs()),
         )
+        return said + (views.note(doubt, "doubtful") if doubt and views.is_plain(said) else "")
 
     def try_lora(self, values: Values) -> str:
         return self._start(
@@ -191,37 +192,6 @@ class Actions:
         return guide.next_step(
             self.jobs.state(), self._runs(), self._probes(), lambda path: labels.get(path, "")
         )
-
-    def preset_choices(
-        self,
-        checkpoint: Any,
-        resolution: Any = 0,
-        device: Any = "",
-        *,
-        every: Any = True,
-        chosen: Any = "",
-    ) -> list[tuple[str, str]]:
-        """Return the choices of thoroughness, each with its time for a checkpoint here."""
-        found = self._pace(checkpoint, resolution, device)
-        return thoroughness.preset_choices(
-            str(checkpoint), found[0] if found else None, every=bool(every), chosen=str(chosen),
-            unknown=graphics.lacking(device, self.host),
-        )  # fmt: skip
-
-    def preset_line(
-        self, preset: Any, checkpoint: Any, resolution: Any = 0, device: Any = ""
-    ) -> str:
-        """Say how long a choice takes and what it is for, and what that is computed from."""
-        found = self._pace(checkpoint, resolution, device) or (None, "")
-        unknown = graphics.lacking(device, self.host)
-        said = thoroughness.preset_line(str(preset), str(checkpoint), *found, unknown)
-        return views.help_text(said) if said else ""
-
-    def attacks_line(self, *values: Any) -> str:
-        """Say how long the probe that the form asks for takes. values: of `probe_times.FIELDS`."""
-        asked = dict(zip(probe_times.FIELDS, values, strict=False))
-        said = probe_times.line_of(asked, self._runs(), self.host)
-        return views.help_text(said) if said else ""
 
     def attacks_for(self, label: Any, attacks: Any) -> str:
         """Return how hard to try on a run that was just chosen: on a test run, by another one.
@@ -370,17 +340,6 @@ class Actions:
             self.jobs.wait(state["revision"], _WAIT)
         if state and state.get("status") == "done" and run is not None:
             self.host.exported(Path(run.checkpoint), Path(request["output"]))
-
-    def _pace(self, checkpoint: Any, resolution: Any, device: Any) -> tuple[Pace, str] | None:
-        """Return how fast this machine was with a checkpoint; None where that is not known."""
-        files, folder = dict(self.host.checkpoints()), hosts.work_folder(self.host)
-        chosen = str(device or self.host.setting("device"))
-        side = int(resolution) if isinstance(resolution, int | float) else 0
-        if checkpoint == DEMO:
-            return pace.known(folder, "demo", None, chosen)
-        if checkpoint not in files:
-            return None
-        return pace.known(folder, str(files[checkpoint].absolute()), side, chosen)
 
     def _file(self, label: Any) -> Path:
         path = forms.checkpoint_of({"checkpoint": label}, "checkpoint", self.host)

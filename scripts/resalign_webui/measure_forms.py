@@ -24,8 +24,11 @@ from ...backend.plan.probe_settings import (
     MOST_SEED,
     PROBE_INPUTS,
     SCORERS,
+    TOO_SHORT,
     no_audit,
     probe_plan,
+    steps_of_presets,
+    too_few_steps,
 )
 from ...backend.plan.user_attacks import with_references
 from . import host as hosts
@@ -139,6 +142,20 @@ def asked_plan(values: Values, host: Host, run: Run | None) -> ProbePlan:
         style=hosts.typed_folder(text(values, "style_folder"), "style to learn", host),
         sibling=sibling_of(values, host),
     )
+
+
+def doubt_of(values: Values, host: Host, runs: list[Run]) -> str:
+    """Return a warning of the probe that a form asks for; empty where there is none."""
+    try:
+        return too_few_steps(asked_plan(values, host, run_of(values.get("probe_run"), runs)))
+    except ConfigError:
+        return ""
+
+
+def steps_info() -> str:
+    """Say how many steps each choice has, and how few are of no use."""
+    names = {value: label.partition(":")[0].partition(",")[0] for label, value in ATTACK_CHOICES}
+    return f"{steps_of_presets(names)}. {TOO_SHORT}"
 
 
 def typed_inputs(values: Values) -> dict[str, Any]:

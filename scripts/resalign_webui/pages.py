@@ -235,8 +235,9 @@ def probe_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
                 ("sampling_steps", "Sampling steps (0 or empty: preset)"),
                 ("resolution", "Resolution (0 or empty: its own)"),
             ):
+                said = measure_forms.steps_info() if name == "steps" else None
                 parts.field(measure_forms.PROBE_PARTS[name], PROBE_INPUTS[name], label=label,
-                            keeps_preset=True, info=None)  # fmt: skip
+                            keeps_preset=True, info=said)  # fmt: skip
         with gr.Row():
             _numbers(parts, ("probe_seed", "Seed"))
             parts("probe_show_pictures", gr.Checkbox, "Show flagged pictures without blur",
