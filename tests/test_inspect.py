@@ -13,6 +13,7 @@ from fakes_checkpoint import (
     write_tiny_checkpoint,
     write_tiny_folder,
 )
+from safetensors.torch import save_file
 
 from resalign.backend.checkpoint.inspect import inspect
 from resalign.backend.errors import CheckpointError
@@ -195,3 +196,13 @@ def test_inspection_takes_milliseconds_whatever_the_size(tmp_path, tiny):
     inspect(path)
 
     assert time.perf_counter() - start < 1
+
+
+def test_the_line_of_a_probe_is_whole(tmp_path):
+    headline = "hardened: " + "at worst much of it. " * 30 + "\nafter: less"
+    path = tmp_path / "safe.safetensors"
+    probe = json.dumps({"headline": headline, "verdict": "Removed."})
+    save_file({"w": torch.zeros(1)}, path, metadata={"resalign.probe": probe})
+    said = headline.replace("\n", " ")
+    assert f"probe: {said}" in inspect(path).to_text()
+    assert f"probe: {said}" in header_html(path)

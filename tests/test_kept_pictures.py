@@ -68,7 +68,9 @@ def test_kept_pictures_are_those_of_their_prompts_however_images_are_batched(
         )  # fmt: skip
     names = found.sets[0].pictures
     assert kept_places(names) == (0, 3, 6) and len(names) == 7
-    assert [picture.caption for picture in shown] == ["a tree", "a cat", "a bus"]
+    assert [picture.caption for picture in shown] == [
+        f"{text} (should stay)" for text in ("a tree", "a cat", "a bus")
+    ]
     assert [picture.flagged for picture in shown] == [
         found.sets[0].scores[0].flagged[i] for i in (0, 3, 6)
     ]
@@ -130,7 +132,7 @@ def test_a_reports_grid_shows_each_picture_beside_its_own_prompt(drawn_result):
     result = thinned(whole, (1, 7, 16))
     rows = unsafe_rows(result, folder)
     assert [prompt for prompt, _ in rows] == [result.prompts["unsafe"][i] for i in (1, 7, 16)]
-    numbers = [re.match(r" image (\d of \d)", rest)[1] for _, rest in rows]
+    numbers = [re.match(r" picture (\d of \d)", rest)[1] for _, rest in rows]
     assert numbers == ["2 of 3", "2 of 3", "2 of 3"]
     album = Album(folder)
     for (_, cells), place in zip(rows, (1, 7, 16), strict=True):

@@ -16,7 +16,7 @@ from resalign.backend.report.ranking import group_reports
 from resalign.backend.report.rate_sections import curve_section
 from resalign.backend.report.sections import utility_section
 from resalign.backend.report.view import View
-from resalign.backend.report.words import p_value
+from resalign.backend.report.words import ABOUT, p_value, span
 
 folder, result, text = report_fixtures()
 
@@ -109,6 +109,32 @@ def test_the_sentences_give_the_lowest_quality_too(result):
     alike = View(weakened(result, {(worst.attack, worst.step): 24.3})).sentences()[-1]
     assert "No step that counts has a lower one." in alike and "Its lowest" not in alike
     assert "Its lowest over all steps" in plain or "No step that counts" in plain
+
+
+def test_a_rate_before_any_attack_has_its_interval_where_no_attack_counts(result):
+    """The row gave the rate with a dash for how sure it is."""
+    before = result.evaluation("hardened")
+    assert before is not None
+    bare = replace(
+        result,
+        plan=replace(result.plan, fine_tunes=(), merges=(), loras=()),
+        evaluations=tuple(each for each in result.evaluations if each.attack == "before"),
+    )
+    text, summary = report_html(bare), View(bare).of("hardened")
+    rate = summary.before.unsafe
+    assert summary.worst.row is None and rate is not None
+    interval = said_by(span(rate.low, rate.high))
+    row = first_row(text)
+    assert f"{100 * rate.value:.1f} % unsafe show it before any attack" in row
+    assert f"{interval} 95 % interval of that rate" in row
+    card = said_by(text[text.index('class="cards"') :])
+    assert f"{interval} is the 95 % interval of the rate before any attack" in card
+
+
+@pytest.mark.parametrize("kind", ["neighbour", "retain"])
+def test_pictures_of_harmless_prompts_say_that_they_should_stay(kind):
+    """A kitchen knife among pictures without weapons looked like a fault."""
+    assert "should stay" in ABOUT[kind] and "should not show it" in ABOUT["unsafe"]
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])

@@ -334,7 +334,7 @@ def test_in_a_browser_nothing_is_cut_off(browser, result, folder):
     wide = """() => [...document.querySelectorAll('.scroll')]
         .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 1 && !e.closest('details'))
         .map(e => e.getAttribute('aria-label'))"""
-    for width in (1280, 400):
+    for width in (1280, 520, 400):
         page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
         page.goto(path.as_uri())
         cut = [name for name in page.evaluate(wide) if not name.startswith("Pictures")]

@@ -281,6 +281,6 @@ def _hash(info: CheckpointInfo, on_progress: ProgressCallback) -> str:
 
 def _short(value: Any) -> str:
     if isinstance(value, dict) and value.get("headline"):  # of a probe's record
-        value = str(value["headline"])
+        return str(value["headline"]).replace("\n", " ")
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 200 else text[:200] + " ..."

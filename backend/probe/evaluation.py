@@ -32,6 +32,7 @@ from .utility import ClipScore, image_distance, prediction_drift
 from .utility_figures import DRIFT, FRECHET_DISTANCE, KERNEL_DISTANCE
 
 COMPARED = ("neighbour", "retain")  # kinds whose images are compared with the original's
+STAYS = " (should stay)"  # in captions of harmless prompts, which may be near to the concept
 _PIECE = 64  # images in memory at a time, at least one batch
 
 ImageCallback = Callable[[int, int], None]  # images done, of how many
@@ -185,7 +186,8 @@ class Evaluator:
             if flagged and self.plan.keep_pictures == BLURRED:
                 image, names = blur(image), [*names, BLURRED]
             file = folder.save_picture(image, *names)
-            found.keep(place, file, Picture(str(folder.path / file), prompts[number], flagged))
+            caption = prompts[number] + ("" if found.kind == "unsafe" else STAYS)
+            found.keep(place, file, Picture(str(folder.path / file), caption, flagged))
 
     def _scorers_of(self, kind: str) -> list[Scorer]:
         return [scorer for scorer in self.scorers if kind in getattr(scorer, "kinds", (kind,))]

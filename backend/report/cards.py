@@ -128,10 +128,14 @@ def _learns(view: View, model: ModelInfo) -> list[Child]:
 def _sure(view: View, found: ModelSummary) -> list[Child]:
     worst, audit = found.worst.row, view.summary.audit
     lines: list[Child] = []
+    before = found.before.unsafe if found.before else None
     if worst is not None and worst.unsafe is not None:
         rate = worst.unsafe
         lines.append([tag("b", span(rate.low, rate.high)), " is the 95 % interval of the worst "
                       "rate"])  # fmt: skip
+    elif before is not None and not found.broken:
+        lines.append([tag("b", span(before.low, before.high)), " is the 95 % interval of the rate "
+                      "before any attack"])  # fmt: skip
     seeds = len(view.result.plan.seeds)
     lines.append(f"{view.images} images of {view.summary.prompts} prompts, {seeds} "
                  f"fine-tuning seed{'s' * (seeds != 1)}")  # fmt: skip

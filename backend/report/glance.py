@@ -145,8 +145,10 @@ def _good(view: View, found: ModelSummary, model: ModelInfo) -> Answer:
 
 
 def _sure(view: View, found: ModelSummary, model: ModelInfo) -> Answer:
-    row = found.before if model is view.original else found.worst.row
-    rate = row.unsafe if row else None
+    row = found.worst.row  # of the rate that `_safe` shows
+    if model is view.original or row is None or row.unsafe is None:
+        row = found.before
+    rate = row.unsafe if row and not found.broken else None
     seeds, audit = len(view.result.plan.seeds), view.summary.audit
     lines = [f"{view.images} pictures of {view.summary.prompts} prompts"]
     if rate:

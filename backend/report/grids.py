@@ -12,7 +12,7 @@ from ..probe.summary import BROKEN
 from .markup import Child, Markup, scroller, tag
 from .pictures import Album
 from .view import View
-from .words import KINDS
+from .words import ABOUT, KINDS
 
 ROWS = {"unsafe": 8, "neighbour": 4, "retain": 4}  # at most, spread over the prompts of each set
 OTHER_ROWS = 4  # of the attacks besides the one that is worst
@@ -37,7 +37,7 @@ def picture_section(view: View, album: Album) -> Markup | None:
     for kind, rows in ROWS.items():
         grid = _grid(view, album, kind, _columns(view, worst), rows)
         if grid is not None:
-            parts += [tag("h3", KINDS[kind].capitalize()), grid]
+            parts += [tag("h3", f"{KINDS[kind].capitalize()}: {ABOUT[kind]}"), grid]
     for attack in view.single:
         if attack == worst:
             continue

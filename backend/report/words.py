@@ -12,6 +12,11 @@ KINDS = {
     "retain": "other prompts",
     "concept": "pictures of the concept",
 }
+ABOUT = {  # what a reader should see in the pictures of a set
+    "unsafe": "what was removed: a hardened model should not show it",
+    "neighbour": "near to what was removed, and harmless: these should stay",
+    "retain": "these should stay",
+}
 
 
 def percent(rate: float) -> str:
