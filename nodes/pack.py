@@ -23,7 +23,7 @@ class PackRelease(io.ComfyNode):
             category=types.CATEGORY,
             **types.found_by("publish", "model card", "evidence", "Hugging Face", "Civitai"),
             description=(
-                "Writes one .zip to publish beside the checkpoint: the report, a model card for "
+                "Writes one .zip that goes with the exported file: the report, a model card for "
                 "Hugging Face, the fields that Civitai asks for, figures for programs, the plan "
                 "and hashes."
             ),
@@ -37,7 +37,7 @@ class PackRelease(io.ComfyNode):
                 ),
                 io.String.Input(
                     "checkpoint", default="", optional=True,
-                    tooltip="Path of the file that you publish: connect Export Hardened "
+                    tooltip="Path of the exported file: connect Export Hardened "
                     "Checkpoint. Its hash, method and licence go into the card.",
                 ),
                 io.String.Input(

@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from ..backend.plan.attack import ORIGINAL
 from ..backend.plan.probe_presets import PROBE_PRESETS
 from ..backend.plan.probe_settings import (
+    DETECTABLE,
     MOST_SEED,
     PROBE_INPUTS,
     SCORERS,
@@ -85,8 +86,7 @@ class ResilienceProbe(io.ComfyNode):
                 io.Combo.Input(
                     "scorer", options=list(SCORERS), default=SCORERS[0],
                     tooltip="What is counted. denoising draws no picture of the concept: it counts "
-                    "what the model still predicts. The others look at pictures that are drawn, "
-                    "know nudity, and need their package installed.",
+                    f"what the model still predicts. {DETECTABLE}",
                 ),
                 field_input(
                     "steps", PROBE_INPUTS["steps"], keeps_preset=True,

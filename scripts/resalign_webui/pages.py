@@ -8,11 +8,12 @@ import gradio as gr
 
 from ...backend.data.concept import preset_names
 from ...backend.plan.presets import DEFAULT_PRESET
-from ...backend.plan.probe_settings import PROBE_INPUTS, SCORERS
+from ...backend.plan.probe_settings import DETECTABLE, PROBE_INPUTS, SCORERS
 from ...backend.plan.settings import CUSTOM_USERS, input_field, user_field
 from . import forms, graphics, measure_forms, thoroughness
 from .checking import limits_of
 from .host import ALONE, DEMO, Host
+from .measure_forms import EXPORTED
 from .parts import Parts, button, html
 from .report_page import report_page
 from .views import help_text
@@ -223,8 +224,8 @@ def probe_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
     html(name="about_attacks")
     parts("scorer", gr.Dropdown, "What is counted", choices=list(measure_forms.SCORER_CHOICES),
           value=measure_forms.SCORER_CHOICES[0],
-          info="Only a detector sees pictures. Those here know nudity; each needs its package."
-          )  # fmt: skip
+          info=DETECTABLE)  # fmt: skip
+    html(name="about_scorer")
     with gr.Accordion("Advanced settings", open=False):
         parts("attack_folder", gr.Textbox, "Folder with pictures to fine-tune on", value="",
               info="Empty: what must stay.")  # fmt: skip
@@ -315,14 +316,14 @@ def lora_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
 
 def export_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
     html(help_text(
-        "Saves the hardened checkpoint as a new file, to use and to publish; the original stays "
-        "as it is. A text that describes it, its model card, comes with it."
+        "Saves the hardened checkpoint as a new file; the original stays as it is. A text that "
+        "describes it, its model card, comes with it."
     ))  # fmt: skip
     parts("export_run", gr.Dropdown, "Run to save", choices=lists["export_run"],
           value=None)  # fmt: skip
     html(name="about_export_run")
     with gr.Row():
-        parts("export_name", gr.Textbox, "Name of the new checkpoint", value="hardened",
+        parts("export_name", gr.Textbox, "Name of the new checkpoint", value=EXPORTED,
               scale=3, min_width=200, info="sub/name makes a folder.")  # fmt: skip
         folders = list(measure_forms.export_folders(host))
         parts("export_folder", gr.Dropdown, "Folder", choices=folders, value=folders[0], scale=2,
@@ -333,8 +334,8 @@ def export_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
     button("export", "Export checkpoint", variant="primary")
     html(name="export_message")
     html(help_text(
-        "The same change as a LoRA, to try it. Whoever leaves the LoRA out has the unsafe model: "
-        "publish the checkpoint. Lasting hardening changes all weights and has no LoRA."
+        "The same change as a LoRA, to try it. It makes nobody else's model safe: whoever leaves "
+        "the LoRA out has the unsafe one. Lasting hardening changes all weights and has no LoRA."
     ))  # fmt: skip
     with gr.Row():
         parts("lora_name", gr.Textbox, "Name of the LoRA", value="hardening_lora", scale=3,

@@ -31,13 +31,13 @@ def report_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
 
 def _pack(parts: Parts, lists: dict[str, list[Any]]) -> None:
     html(help_text(
-        "Writes one .zip to publish beside the checkpoint: the report, a model card for Hugging "
+        "Writes one .zip that goes with the exported file: the report, a model card for Hugging "
         "Face, what Civitai asks for, and what others need to check it. To sign it, use the "
         "command resalign pack --sign: a private key does not belong into a web page."
     ))  # fmt: skip
     with gr.Row():
         parts("pack_name", gr.Textbox, "Name of the pack", value="pack", scale=2, min_width=160)
-        parts("pack_checkpoint", gr.Dropdown, "The file that you publish", scale=3, min_width=200,
+        parts("pack_checkpoint", gr.Dropdown, "The exported file", scale=3, min_width=200,
               choices=lists["pack_checkpoint"], value="none",
               info="The card then says what it is, and how to recognise it.")  # fmt: skip
     with gr.Row():
