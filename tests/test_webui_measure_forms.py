@@ -150,7 +150,6 @@ def test_a_lora_goes_into_the_host_s_folder_of_loras(host, runs):
     [
         ({"export_run": None}, "choose the run"),
         ({"export_run": "begun | step 0 of 20"}, "not in the list"),
-        ({"export_name": ""}, "is empty"),
         ({"export_name": "sub/CON.x"}, "Windows keeps"),
         ({"export_name": "a" * 300}, "has 300 characters"),
         ({"export_name": "../up"}, "not a file name"),

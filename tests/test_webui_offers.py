@@ -191,14 +191,17 @@ def test_what_is_counted_says_which_detectors_know_the_concept_of_the_run(host, 
         assert "no detector" in detectors_of(name)
 
 
-def test_the_name_that_is_proposed_for_an_export_says_that_it_is_a_test(host, actions):
+def test_the_name_that_is_proposed_for_an_export_says_that_it_is_a_test(host):
     plan = to_json(preset_plan("quick", [Concept("cat", ("a cat",))]))
     run_of(host, "short", steps=20, plan=plan)
     run_of(host, "whole")
-    assert actions.export_name("short", "hardened") == "test run"
-    assert actions.export_name("whole", "test run") == "hardened"
-    assert actions.export_name("short", "mine") == "mine"
-    assert actions.export_name(None, "hardened") == "hardened"
+    runs = read_runs(hosts.runs_folder(host))
+    for run, typed, name in (
+        ("short", "", "test run"), ("whole", None, "hardened"), ("short", "mine", "mine"),
+    ):  # fmt: skip
+        values = {"export_run": run, "export_name": typed}
+        request = measure_forms.export_request(values, host, runs, [])
+        assert request["output"].endswith(f"/{name}.safetensors")
 
 
 def test_a_test_probe_of_the_demo_trains_at_the_demos_own_rate():

@@ -209,12 +209,6 @@ class Actions(Times):
         said = measure_forms.detectors_line(asked, named(label, self._runs()))
         return views.help_text(said) if said else ""
 
-    def export_name(self, label: Any, name: Any) -> str:
-        """Return the name to propose for an export of a run; one that was typed stays."""
-        proposed = (measure_forms.EXPORTED, measure_forms.EXPORTED_TEST)
-        run = named(label, self._runs())
-        return str(name) if name not in proposed or run is None else proposed[run.is_test]
-
     def about_run(self, label: Any) -> str:
         """Warn of a run that is a test, removed nothing, or is not finished; else empty."""
         run = named(label, self._runs())

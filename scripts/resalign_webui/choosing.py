@@ -76,12 +76,11 @@ def bind_lists(
     # All times anew, so that the line and the button cannot differ
     bind_times(actions, parts, named, parts["preset"].input)
     run_and_attacks = parts.list_of(("probe_run", "attacks"))
-    bind(parts["probe_run"].change, actions.attacks_for, run_and_attacks, [parts["attacks"]])
+    bind(parts["probe_run"].change, _if_other(actions.attacks_for), run_and_attacks,
+         run_and_attacks[1:])  # fmt: skip
     looked_for = parts.list_of(("probe_run", "probe_concepts", "probe_own_concepts"))
     for event in (blocks.load, *(part.change for part in looked_for)):
         bind(event, actions.about_scorer, looked_for, [named["about_scorer"]])
-    saved = parts.list_of(("export_run", "export_name"))
-    bind(parts["export_run"].change, actions.export_name, saved, [parts["export_name"]])
     asked = parts.list_of(probe_times.FIELDS)
     for event in (blocks.load, *(part.change for part in asked)):
         bind(event, actions.attacks_line, asked, [named["about_attacks"]])
@@ -97,6 +96,16 @@ def bind_times(actions: Actions, parts: Parts, named: dict[str, Any], event: Any
 
     asked = parts.list_of(("preset", "checkpoint", "resolution", "device", "every_preset"))
     on(event, state, asked, [parts["preset"], named["about_preset"]], host=actions.host)
+
+
+def _if_other(proposed: Callable[[Any, Any], str]) -> Callable[[Any, Any], Any]:
+    """Return an event that sets a field only to another value: it may have changed meanwhile."""
+
+    def propose(run: Any, value: Any) -> Any:
+        found = proposed(run, value)
+        return gr.update() if found == str(value) else gr.update(value=found)
+
+    return propose
 
 
 def renewed(choices: Mapping[str, list[Any]]) -> list[Any]:

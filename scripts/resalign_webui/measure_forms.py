@@ -275,6 +275,9 @@ def export_request(
 ) -> dict[str, Any]:
     """The hardened checkpoint of a run, under a new name in the host's folder."""
     run = _needed_run(values, runs)
+    # Proposed here: an event that fills in the field would come after what a visitor typed
+    proposed = EXPORTED_TEST if run.is_test else EXPORTED
+    values = {**values, "export_name": text(values, "export_name") or proposed}
     known = export_folders(host)
     folder = one_of(values, "export_folder", known, known[0])
     base = hosts.work_folder(host) if folder == OUTPUT else host.checkpoint_folder()

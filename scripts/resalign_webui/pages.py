@@ -13,7 +13,7 @@ from ...backend.plan.settings import CUSTOM_USERS, input_field, user_field
 from . import forms, graphics, measure_forms, thoroughness
 from .checking import limits_of
 from .host import ALONE, DEMO, Host
-from .measure_forms import EXPORTED
+from .measure_forms import EXPORTED, EXPORTED_TEST
 from .parts import Parts, button, html
 from .report_page import report_page
 from .views import help_text
@@ -323,8 +323,10 @@ def export_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
           value=None)  # fmt: skip
     html(name="about_export_run")
     with gr.Row():
-        parts("export_name", gr.Textbox, "Name of the new checkpoint", value=EXPORTED,
-              scale=3, min_width=200, info="sub/name makes a folder.")  # fmt: skip
+        parts("export_name", gr.Textbox, "Name of the new checkpoint", value="",
+              scale=3, min_width=200, placeholder=EXPORTED,
+              info=f"Empty: {EXPORTED}, or {EXPORTED_TEST} if the run is one. sub/name makes a "
+              "folder.")  # fmt: skip
         folders = list(measure_forms.export_folders(host))
         parts("export_folder", gr.Dropdown, "Folder", choices=folders, value=folders[0], scale=2,
               min_width=140)  # fmt: skip

@@ -45,7 +45,7 @@ class Times(ABC):
 
     def attacks_line(self, *values: Any) -> str:
         """Say how long the probe that the form asks for takes. values: of `probe_times.FIELDS`."""
-        asked = dict(zip(probe_times.FIELDS, values, strict=False))
+        asked: dict[str, Any] = dict(zip(probe_times.FIELDS, values, strict=False))
         said = probe_times.line_of(asked, self._runs(), self.host)
         return views.help_text(said) if said else ""
 
