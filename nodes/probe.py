@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from ..backend.plan.attack import ORIGINAL
+from ..backend.plan.document import explain
 from ..backend.plan.probe_presets import PROBE_PRESETS
 from ..backend.plan.probe_settings import (
     DETECTABLE,
@@ -90,7 +91,7 @@ class ResilienceProbe(io.ComfyNode):
                 ),
                 field_input(
                     "steps", PROBE_INPUTS["steps"], keeps_preset=True,
-                    tooltip="Updates of each attack. 0 keeps the preset's "
+                    tooltip=f"{explain(PROBE_INPUTS['steps'])} 0 keeps the preset's "
                     f"({steps_of_presets({name: name for name in PROBE_PRESETS})}). {TOO_SHORT}",
                 ),
                 field_input(
