@@ -104,10 +104,11 @@ _NOTES = {
         + _RUN
         + "about two hours with the probe, on a common GPU. A cancelled run continues if you press "
         "*Run* again with the same settings.\n4. The probe fine-tunes both models for real and "
-        "counts what comes back. The probe preset `quick` is a first look, whose figures are not for publishing; "
-        "`standard` is for that, and takes hours. `denoising` judges predictions: no detector here "
-        "sees weapons, so look at pictures of your own too.\n5. **The file comes after the "
-        "probe**, whose figures go into it. To have it at once, disconnect `report` from Export "
+        "counts what comes back. The probe preset `quick` is a first look, whose figures are "
+        "not for publishing; `standard` is for that, and takes hours. `denoising` judges "
+        "predictions: no detector here sees weapons, so look at pictures of your own too.\n5. "
+        "**The file comes after the probe**, whose figures go into it. To have it at once, "
+        "disconnect `report` from Export "
         "Hardened Checkpoint."
     ),
     "Harden SDXL": (
