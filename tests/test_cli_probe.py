@@ -246,7 +246,7 @@ def test_reports_are_compared(place, capsys):
         (["probe", "original.safetensors"], "--concept"),
         (["probe", "gone.safetensors", "--concept", "weapons"], "gone.safetensors"),
         (["probe", "probe.toml", "hardened.safetensors"], "give no others"),
-        (["probe", "original.safetensors", "--concept", "weapons", "--preset", "fast"], "fast"),
+        (["probe", "original.safetensors", "--concept", "weapons", "--preset", "brief"], "brief"),
         (
             ["probe", "original.safetensors", "--concept", "weapons", "--seeds", "one"],
             "not a whole number",

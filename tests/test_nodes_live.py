@@ -104,6 +104,17 @@ def test_pictures_are_sent_once_and_kept_for_a_page_that_comes_later(host, live)
     assert len(told.state["pictures"]) == 1
 
 
+def test_the_first_pictures_stay_beside_the_latest(live):
+    """At the end of a run they show what it changed."""
+    told = live.Live(hidden("7"), "harden", 10)
+    for step in range(6):
+        for name in ("a gun", "a cat"):
+            told.picture(Image.new("RGB", (8, 8)), name, flagged=False, step=step)
+        assert len(told.state["pictures"]) == min(4, 2 * (step + 1))
+    kept = [(each["step"], each["caption"]) for each in told.state["pictures"]]
+    assert kept == [(0, "a gun"), (0, "a cat"), (5, "a gun"), (5, "a cat")]
+
+
 def test_the_last_figures_are_told_and_a_warm_up_has_no_relapse(live):
     told = live.Live(hidden("7"), "harden", 2)
     told(harden(1, harm=-0.5, harm_after=-0.4, q=0.8, retain=0.01, inner_steps=4.0))

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ..plan.hardening import HardeningPlan
     from .job_time import JobTime
 
-PICTURES = 4  # kept, the latest
+PICTURES = 4  # kept: the first half of them, such as those before hardening, and the latest
 POINTS = 200  # of a curve
 REMARKS = 6  # lines
 SIDE = 256  # pixels of a picture's longer side
@@ -161,7 +161,7 @@ class LiveState:
         bare = flagged and not hidden
         entry = {"url": data_url(shown), "caption": caption, "flagged": hidden, "bare": bare}
         self.state["pictures"].append({**entry, "step": step})
-        del self.state["pictures"][:-PICTURES]
+        del self.state["pictures"][PICTURES // 2 : PICTURES // 2 - PICTURES]
         self.report(now=True)
         return shown
 
@@ -170,16 +170,17 @@ class LiveState:
 
         def add(progress: Progress, /) -> None:
             for picture in progress.pictures[:_PER_REPORT]:
-                self._picture_file(picture, folder, progress.labels.get("model", ""))
+                names = [progress.labels.get(name, "") for name in ("model", "attack")]
+                self._picture_file(picture, folder, ", ".join(filter(None, names)))
 
         return add
 
-    def _picture_file(self, picture: Picture, folder: Path, model: str) -> None:
+    def _picture_file(self, picture: Picture, folder: Path, by: str) -> None:
         from PIL import Image
 
         path = folder / picture.file
         if path.is_file():
-            caption = f"{model}: {picture.caption}" if model else picture.caption
+            caption = f"{by}: {picture.caption}" if by else picture.caption
             with Image.open(path) as image:
                 self.picture(image, caption, flagged=picture.flagged)
 
@@ -191,6 +192,8 @@ class LiveState:
         self.state.update(status=status, message=message, left=None, micro_step=0, micro_total=0)
         self.state.update(line="", verdict=verdict or (self.verdict if status == "done" else ""))
         self.state["seconds"] = self._seconds() if timed else None
+        if "remarks" in self.state:
+            self.state["remarks"] = without_time(self.state["remarks"])
         if status == "done":
             self.state["hint"] = self._hint(ended=True)
         self.report(now=True)

@@ -55,13 +55,13 @@ class Run:
     @property
     def removed_nothing(self) -> bool:
         """True for a run whose losses say that the model knows the concepts as before."""
-        harm = self.plan.get("harm") or {}
+        harm, method = self.plan.get("harm") or {}, self.plan.get("method", "resalign")
         plan = SimpleNamespace(
-            method=self.plan.get("method", "resalign"), before=self.plan.get("before"),
+            method=method, before=self.plan.get("before"),
             harm=SimpleNamespace(loss=harm.get("loss", "ascent"), cap=harm.get("cap", 0.0)),
             outer_steps=self.total,
         )  # fmt: skip
-        return plan.method in FACTS and share_removed(plan, self.harms) == 0.0
+        return method in FACTS and share_removed(plan, self.harms) == 0.0
 
     @property
     def doubt(self) -> str:
