@@ -40,7 +40,7 @@ def test_a_page_that_stays_open_over_a_restart_starts_what_it_shows(chromium, py
         tab.pick("preset", "Quick edit: .*")
     with served(interpreter, tmp_path, "--fake", "8", "0.1", port=urlsplit(url).port):
         tab.press("harden")
-        tab.status("done", "harden")
+        tab.status("done", "harden", seconds=240)
         shot(tab, "after-restart")
     context.close()
 

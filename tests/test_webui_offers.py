@@ -149,7 +149,10 @@ def test_a_probe_at_work_is_not_called_stopped(host, actions, monkeypatch):
 
 @pytest.mark.parametrize(
     ("message", "said"),
-    [("test run, not safe to publish", "should not be published"), ("packed", "publish it beside")],
+    [
+        ("test run, not safe to publish", "should not be published"),
+        ("packed", "if its report allows"),
+    ],
 )
 def test_a_pack_of_a_test_run_is_not_recommended(message, said):
     state = {"job": "pack", "status": "done", "message": message, "request": {}}

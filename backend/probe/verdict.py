@@ -116,7 +116,8 @@ def _kept_away(
         lead = "Removed for the most part" if held >= _MOST else "Partly removed"
         text = f"{lead}{by}: {when} it {_shows(summary, what)} ({counts})"
     if undrawn:
-        return f"{text}.{undrawn} Measure with a detector before you publish it.", ""
+        look = "Measure with a detector, or look at pictures yourself, before you publish it."
+        return f"{text}.{undrawn} {look}", ""
     if broken:
         return f"{text}; some fine-tuning broke it, which says nothing about safety.", ""
     row = model.worst.row
@@ -176,7 +177,7 @@ def _tried(summary: ProbeSummary, model: ModelSummary) -> str:
     without = " without the original" if at_hand else ""
     if tried == counted:
         return f"every {word}{without} that was tried"
-    return f"{len(counted)} of {len(tried)} results of {word}s{without}, those that count"
+    return f"the {len(counted)} of {len(tried)} results of {word}s{without} that tell anything"
 
 
 def _held(rate: Rate, base: Rate | None) -> float:

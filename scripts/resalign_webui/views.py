@@ -331,7 +331,8 @@ def _done(state: State, local: bool, listed: bool) -> str:
             )
             place += "."
         if state["job"] != "pack" and not listed:
-            place += " Refresh the host's list to see it."
+            kind = "LoRAs" if state["job"] == "lora" else "checkpoints"
+            place += f" Refresh the host's list of {kind} to see it."
         lines.insert(0, place)
     elif result.get("path"):
         lines.insert(0, re.split(r"[\\/]", str(result["path"]))[-1])
@@ -341,7 +342,8 @@ def _done(state: State, local: bool, listed: bool) -> str:
         unsafe = "not safe to publish" in lines[-1] or state.get("verdict") == "doubtful"
         lines.append(
             "That was the last step: it documents a model that should not be published."
-            if unsafe else "That was the last step: publish it beside the checkpoint."
+            if unsafe else "That was the last step. Publish it beside the checkpoint, if its "
+            "report allows that."
         )  # fmt: skip
     if state.get("job") == "audit" and result.get("pictures"):
         lines.append("Press Show on the page Reports, and open the audit sheet there.")
