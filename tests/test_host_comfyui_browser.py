@@ -116,7 +116,9 @@ def test_a_lora_of_the_list_is_tried(request, root, host, page):
     page.load(examples(root) / "3 Try my LoRA.json", random_seed=50)
     page.queue()
     page.done()
-    page.wait(lambda: page.pictures("PreviewImage"))
+    page.finished()
+    page.shoot(shots(request, host))  # the canvas fetches pictures of nodes in sight only
+    page.wait(lambda: page.pictures("PreviewImage"), 60)
     page.shoot(shots(request, host))
 
 
