@@ -8,6 +8,7 @@ from recorded_losses import IDLE
 from resalign.backend.jobs.live_curves import coinciding_losses
 from resalign.backend.jobs.live_losses import Losses
 from resalign.backend.jobs.live_state import LiveState
+from resalign.backend.plan import removal
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.presets import preset_plan
 from resalign.backend.plan.stages import Stage
@@ -127,3 +128,17 @@ def test_a_chart_without_a_gap_says_why():
     assert "No simulated user has fine-tuned yet" in live.state["hint"]
     tell(live, 21, harm=removed, harm_after=-0.2)
     assert live.state["hint"] == ""
+
+
+def test_a_wavering_average_does_not_fall_to_nothing_once_something_is_removed():
+    """It is as measured from then on; before, an equal fall counts as chance."""
+    noise = [0.3, -0.3] * 5
+
+    def harms(*levels):
+        return [level + part for level in levels for part in noise]
+
+    ends = [
+        removal.shares(harms(*levels), 10, (1.0, 0.0))[-1]
+        for levels in ((1, 0.3, 0.8), (1, 1, 0.8))
+    ]
+    assert ends == [pytest.approx(0.2), 0.0]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..plan.removal import certain, chance, harm_scale, mean
+from ..plan.removal import harm_scale, mean, shares
 
 Curves = dict[str, list[list[float]]]
 
@@ -55,8 +55,9 @@ class Losses:
         window, harms = self.window, [step.harm for step in steps]
         if len(steps) < window:
             return {}
-        start, noise = mean(harms[:window]), chance(harms, window)
+        start = mean(harms[:window])
         self.scale = None if self._plan is None else harm_scale(self._plan, start)
+        unlearned = [] if self.scale is None else shares(harms, window, self.scale)
         found: Curves = {"harm": [], "harm after": []}
         for at in range(window, len(steps) + 1):
             latest = steps[at - window : at]
@@ -64,7 +65,7 @@ class Losses:
             relapses = [step.relapse for step in latest if step.relapse is not None]
             back = mean(relapses) if relapses else None
             if self.scale is not None:
-                self.share = certain(start - now, self.scale, noise)
+                self.share = unlearned[at - window]
                 if not self.share:
                     now, back = start, None if back is None else 0.0
             found["harm"].append([places[at - 1], _short(now)])

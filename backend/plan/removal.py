@@ -17,7 +17,7 @@ from .methods import FACTS
 
 NOTHING = 0.05  # share unlearned below which nothing was removed
 _AVERAGED = 10  # steps
-_SURE = 3.0  # standard errors; an idle run of 20 steps exceeds them once in 200
+_SURE = 3.0  # standard errors; an idle run of 20 steps exceeds them once in 200, of 300 in 20
 
 
 def averaged(steps: int) -> int:
@@ -51,13 +51,19 @@ def chance(harms: Sequence[float], window: int) -> float:
     return _SURE * math.sqrt(sum(jumps) / len(jumps) / 2) * math.sqrt(2 / window)
 
 
-def certain(removed: float, scale: tuple[float, float], noise: float) -> float:
-    """Return the share that a fall of the harm loss is, 0 to 1; 0 where it may be chance.
+def shares(harms: Sequence[float], window: int, scale: tuple[float, float]) -> list[float]:
+    """Return the share unlearned, 0 to 1, at each step from `window` on: an average of so many.
 
-    noise: of `chance`.
+    It is 0 until a fall of the harm loss is larger than chance makes it (`chance`), and then as
+    measured, since an average that wavers is no sign that the concepts are back.
     """
-    share = removed / (scale[0] - scale[1])
-    return min(1.0, share) if removed > noise and share >= NOTHING else 0.0
+    noise, seen, found = chance(harms, window), False, []
+    for at in range(window, len(harms) + 1):
+        removed = scale[0] - mean(harms[at - window : at])
+        share = removed / (scale[0] - scale[1])
+        seen = seen or (removed > noise and share >= NOTHING)
+        found.append(min(1.0, share) if seen and share >= NOTHING else 0.0)
+    return found
 
 
 def share_removed(plan: Any, harms: Sequence[float]) -> float | None:
@@ -67,9 +73,8 @@ def share_removed(plan: Any, harms: Sequence[float]) -> float | None:
     if len(harms) < 2:
         return None
     window = averaged(min(len(harms), plan.outer_steps))
-    start, now = mean(harms[:window]), mean(harms[-window:])
-    scale = harm_scale(plan, start)
-    return None if scale is None else certain(start - now, scale, chance(harms, window))
+    scale = harm_scale(plan, mean(harms[:window]))
+    return None if scale is None else shares(harms, window, scale)[-1]
 
 
 def mean(values: Sequence[float]) -> float:
