@@ -121,7 +121,7 @@ def test_a_run_ends_with_a_result_curves_and_blurred_previews(finished):
     assert result["concepts"] == ["weapon"] and {"harm", "retain", "q"} <= set(result["last"])
     assert [x for x, _ in live.state["curves"]["harm"]] == [1, 2, 3]
     shown = [(picture["step"], picture["flagged"]) for picture in live.state["pictures"]]
-    assert shown == [(2, True), (2, False), (3, True), (3, False)]
+    assert shown == [(0, True), (0, False), (3, True), (3, False)], "before, and at the end"
     json.dumps([result, live.state], allow_nan=False)
 
 
