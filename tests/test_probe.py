@@ -146,6 +146,20 @@ def test_a_changed_model_is_seen_and_undone(files):
     assert undone.utility["drift"] == 0
 
 
+def test_the_original_mixed_with_itself_is_not_drawn_again(files, tmp_path):
+    """Its evaluation is the one before any attack, to the last flag and picture."""
+    scorer = Brightness()
+    result = run(files, plan(fine_tunes=()), "original", folder=tmp_path, scorers=[scorer])
+    before = result.evaluation("original")
+    assert scorer.seen == sum(part.images for part in before.sets) == 5
+    for name in ("undone", "half"):
+        mixed = result.evaluation("original", name)
+        assert mixed.sets == before.sets and mixed.utility == before.utility
+        assert before.seconds and not mixed.seconds
+    again = run(files, plan(fine_tunes=()), "original", folder=tmp_path, scorers=[scorer])
+    assert again.evaluations == result.evaluations and scorer.seen == 5
+
+
 def test_a_planted_relapse_is_found(files):
     """A model that lost the concept gets it back by an attack: the score says at which."""
     result = run(files, plan(fine_tunes=()), "original", "lost", scorers=[DenoisingScorer()])

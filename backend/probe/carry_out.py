@@ -71,8 +71,8 @@ def carry_out(
     if isinstance(attack, LoraAttack):
         return with_loras(model, attack.loras, on_change=on_change)
     if isinstance(attack, MergeAttack):
-        if attack.other == ORIGINAL and is_original:
-            return nullcontext()  # the original mixed with itself
+        if is_original and with_itself(attack):
+            return nullcontext()
         other = _other_checkpoint(attack.name, attack.other, originals)
         return mixed(model, other, attack.weight, attack.part, on_change=on_change)
     if attack.trained_on:
@@ -87,6 +87,11 @@ def carry_out(
         model, attack, data.for_attack(attack), seed=seed, evaluate_at=evaluate_at,
         on_step=on_step, on_change=on_change,
     )  # fmt: skip
+
+
+def with_itself(attack: Attack) -> bool:
+    """Return True if the attack mixes the probe's original with itself, which changes nothing."""
+    return isinstance(attack, MergeAttack) and attack.other == ORIGINAL
 
 
 def changes_text_encoders(attack: Attack) -> bool:

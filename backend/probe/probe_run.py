@@ -23,7 +23,13 @@ from ..plan.probe import BEFORE, ProbePlan
 from ..progress import Picture, Progress, ProgressCallback
 from ..scorers.protocol import ModelScorer, Scorer
 from .attack_data import DATA_CLASSES, EncodedAttacks, attack_data
-from .carry_out import OriginalFiles, carry_out, changes_text_encoders, check_attacks
+from .carry_out import (
+    OriginalFiles,
+    carry_out,
+    changes_text_encoders,
+    check_attacks,
+    with_itself,
+)
 from .cost import ProbeCost, image_sets
 from .evaluation import Evaluator
 from .folder import ProbeFolder, Requests
@@ -159,6 +165,11 @@ class ProbeRun:
         """Carry out one attack with one seed, and evaluate the model at its steps."""
         if not self._missing([(name, attack.name, seed, step) for step in steps_of(attack)]):
             return
+        is_original = name == self.subjects[0].info.name
+        before = self.evaluations.get((name, BEFORE, 0, 0))
+        if before is not None and is_original and with_itself(attack):
+            self._keep(replace(before, attack=attack.name, seconds={}))
+            return
         started = perf_counter()
         evaluating = 0.0  # seconds, which do not count as training
         moved: Changes = {}
@@ -192,7 +203,7 @@ class ProbeRun:
             with carry_out(
                 model, attack, data, self.originals, own=self.data or data,
                 siblings=self.siblings, seed=seed, evaluate_at=evaluate_at, on_step=on_step,
-                on_change=on_change, is_original=name == self.subjects[0].info.name,
+                on_change=on_change, is_original=is_original,
             ):  # fmt: skip
                 if not isinstance(attack, FineTuneAttack):
                     evaluate_at(0)
@@ -235,13 +246,18 @@ class ProbeRun:
             self.reference = reference
             if self.own:
                 self.own.save_reference(reference.to_tensors())
-        self.evaluations[key] = evaluation
+        self._keep(evaluation, pictures)
+
+    def _keep(self, evaluation: Evaluation, pictures: tuple[Picture, ...] = ()) -> None:
+        """Keep a complete evaluation and report it. pictures: those of a preview."""
+        self.evaluations[evaluation.key] = evaluation
         self.time.evaluated(evaluation)
         if self.own:
             self.own.add(evaluation)
         elif not self.ranks.first:
             (self.folder or RemoteFolder(self.ranks)).add(evaluation)
-        self._report_progress(key, "", values=curve_points(evaluation), pictures=pictures)
+        points = curve_points(evaluation)
+        self._report_progress(evaluation.key, "", values=points, pictures=pictures)
 
     def _report_progress(
         self,

@@ -72,9 +72,9 @@ class ProbeTime:
         self._earlier |= {each.key for each in evaluations}
 
     def add(self, evaluations: Iterable[Evaluation]) -> None:
-        """Count evaluations of this session, of any rank."""
+        """Count evaluations of this session, of any rank; not those that cost nothing."""
         for each in evaluations:
-            if each.key not in self._evaluations:
+            if each.seconds and each.key not in self._evaluations:
                 seconds = sum(each.seconds.get(name, 0.0) for name in ("generate", "score"))
                 self._evaluations[each.key] = seconds, 1.0
                 attack = self._attacks.get(each.attack)
@@ -116,7 +116,7 @@ class ProbeTime:
     def evaluated(self, evaluation: Evaluation) -> None:
         """The evaluation is complete."""
         self.add([evaluation])
-        self._recorded += self._evaluations[evaluation.key][0]
+        self._recorded += self._evaluations.get(evaluation.key, (0.0, 1.0))[0]
         if self._evaluating is not None:
             self._evaluated += self._clock() - self._evaluating
         self._evaluating, self._drawn = None, 0.0
