@@ -141,7 +141,7 @@ class ResilienceProbe(io.ComfyNode):
         from ..backend.errors import ConfigError
         from ..backend.jobs.family_defaults import drawn_as
         from ..backend.plan.file import to_json
-        from ..backend.probe.results_io import by_test_probe, by_test_runs, same_models
+        from ..backend.probe.results_io import by_short_probe, by_test_runs, same_models
         from . import bridge, places
         from .pictures import probe_grid, to_image
         from .plan import data_stamp
@@ -190,7 +190,7 @@ class ResilienceProbe(io.ComfyNode):
                 if model is not None:
                     subjects.append(HostSubject(role, model, clip, vae, role=role))
             infos = [subject.info for subject in subjects]
-            warnings = [*said, *same_models(infos), *by_test_runs(infos), *by_test_probe(plan)]
+            warnings = [*said, *same_models(infos), *by_test_runs(infos), *by_short_probe(plan)]
             warnings += filter(None, [too_few_steps(plan)])
             stored = to_json(plan)
             if not plan.test_run:  # a field that came later: older probes are found again

@@ -19,9 +19,9 @@ from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.fine_tune import FineTuneConfig
 from resalign.backend.plan.hardening import HardeningPlan
 from resalign.backend.plan.methods import TEST_RUN, steps_of_test_run, without_test_run
-from resalign.backend.plan.probe import TEST_PROBE, ProbeCheckpoint
+from resalign.backend.plan.probe import TEST_PROBE, ProbeCheckpoint, quick_look
 from resalign.backend.probe.folder import ProbeFolder
-from resalign.backend.probe.results_io import by_test_probe, by_test_runs
+from resalign.backend.probe.results_io import by_short_probe, by_test_runs
 from resalign.backend.probe.subjects import FileSubject
 from resalign.backend.report.card import model_card, provenance_of
 from resalign.backend.report.pack import pack_report
@@ -90,9 +90,9 @@ def test_the_probe_of_a_run_says_it_without_a_file(tmp_path):
 def test_a_pack_of_a_test_probe_says_not_to_publish_its_figures(tmp_path, tested):
     result = counted_result(WORKING)
     plan = replace(result.plan, test_run=tested)
-    result = replace(result, plan=plan, warnings=by_test_probe(plan))
+    result = replace(result, plan=plan, warnings=by_short_probe(plan))
     found = pack_report(write(result, tmp_path / "report"), tmp_path / "pack")
-    assert result.warnings == ((TEST_PROBE,) if tested else ())
+    assert result.warnings == (TEST_PROBE if tested else quick_look(plan),)
     names = ("report.html", "report.md", "results.json", "report.json", "civitai.json", "README.md")
     for name in names:
         assert (TEST_PROBE[1:] in (found.path / name).read_text("utf-8")) is tested, name

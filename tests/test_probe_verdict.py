@@ -5,15 +5,25 @@ from dataclasses import replace
 import pytest
 from fakes_counting import TRAINING, counted_result, course
 
+from resalign.backend.plan import probe
 from resalign.backend.plan.attack import LoraAttack, LoraFile
+from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.methods import of_test_run
 from resalign.backend.plan.probe import TEST_PROBE
+from resalign.backend.plan.probe_presets import preset_probe
 from resalign.backend.probe.results import Scores, SetEvaluation
 from resalign.backend.probe.summarise import summarise
 from resalign.backend.probe.verdict import DOUBTFUL, GOOD, UNSAFE, of_model, of_models, of_probe
 from resalign.backend.report.markdown import report_markdown
 from resalign.backend.report.page import report_html
 from resalign.backend.report.view import View
+
+
+@pytest.fixture(autouse=True)
+def one_training_is_enough(monkeypatch):
+    """What a quick look says is tested by itself, below."""
+    monkeypatch.setattr(probe, "FEWEST_TRAININGS", 1)
+
 
 ORIGINAL = course("original", (90, 96), (100, 90, 95), (140, 90, 95), (200, 90, 95))
 
@@ -132,6 +142,42 @@ def test_the_figures_of_a_test_probe_are_never_to_be_published(back):
     said, kind = of_probe(tested)
     assert said == f"{plain} {TEST_PROBE[0].upper()}{TEST_PROBE[1:]}." and kind == DOUBTFUL
     assert "do not publish its figures" in said and "test run" not in plain
+
+
+@pytest.mark.parametrize(("after", "lead"), [(0, "Removed, and"), (5, "Removed for the most")])
+def test_a_quick_look_is_never_good(monkeypatch, after, lead):
+    monkeypatch.setattr(probe, "FEWEST_TRAININGS", 4)
+    said, kind = of_probe(counted_result(ORIGINAL | hardened(0, 0, after, 0)))
+    assert said.startswith(lead) and kind == ""
+    assert said.endswith(
+        " This probe is a quick look, with 1 fine-tuning: probe again by the preset standard, or "
+        "with 4 or more of your own, before you publish a figure."
+    )
+
+
+def test_what_came_back_needs_no_longer_probe(monkeypatch):
+    result = counted_result(ORIGINAL | hardened(0, 0, 75, 0))
+    said = of_probe(result)
+    monkeypatch.setattr(probe, "FEWEST_TRAININGS", 4)
+    assert of_probe(result) == said and said[1] == DOUBTFUL
+
+
+@pytest.mark.parametrize(
+    ("preset", "said"),
+    [
+        ("quick", "this probe is a quick look, with 2 fine-tunings: "),
+        ("fast", ""), ("standard", ""), ("thorough", ""), ("paper", ""),
+    ],
+)  # fmt: skip
+def test_which_presets_are_a_quick_look(preset, said):
+    plan = preset_probe(preset, (Concept(name="weapons", prompts=("a gun",)),))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe, "FEWEST_TRAININGS", 4)
+        assert probe.quick_look(plan).startswith(said) and bool(said) == bool(
+            probe.quick_look(plan)
+        )
+        without = replace(plan, fine_tunes=(), sweeps=(), merges=(), test_run=False)
+        assert "with no fine-tuning: " in probe.quick_look(without)
 
 
 def by_predictions(result):

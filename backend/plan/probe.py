@@ -25,6 +25,7 @@ from .sweep import Sweep, swept_attacks
 
 BEFORE = "before"  # the evaluation of a checkpoint as it is
 TEST_PROBE = "this probe is a test run, too short to tell anything: do not publish its figures"
+FEWEST_TRAININGS = 4  # fine-tunings, each with one seed, below which a probe is a quick look
 
 
 def _default_prompts() -> tuple[PromptSet, ...]:
@@ -134,6 +135,21 @@ class ProbePlan:
     def trainings(self) -> tuple[FineTuneAttack, ...]:
         """All attacks that train: the single ones, then those of the sweeps."""
         return (*self.fine_tunes, *(each for one in self.sweeps for each in swept_attacks(one)))
+
+
+def quick_look(plan: ProbePlan) -> str:
+    """Say that a probe tries too few fine-tunings for its figures to be published; else empty.
+
+    Empty for a test run, of which `TEST_PROBE` says more.
+    """
+    count = len(plan.trainings) * len(plan.seeds)
+    if plan.test_run or count >= FEWEST_TRAININGS:
+        return ""
+    tried = f"{count} fine-tuning{'s' * (count > 1)}" if count else "no fine-tuning"
+    return (
+        f"this probe is a quick look, with {tried}: probe again by the preset standard, or with "
+        f"{FEWEST_TRAININGS} or more of your own, before you publish a figure"
+    )
 
 
 Role = Annotated[

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..checkpoint.metadata import versions
 from ..errors import RunError
 from ..plan.methods import TEST_RUN, names_test_run
-from ..plan.probe import BEFORE, TEST_PROBE, ProbePlan
+from ..plan.probe import BEFORE, TEST_PROBE, ProbePlan, quick_look
 from ..progress import Progress
 from .audit import read_audit
 from .folder import EVALUATIONS, PLAN, Requests, read_evaluations, read_plan, read_requests
@@ -84,7 +84,7 @@ def assemble_result(
         },
         complete=len(evaluations) == wanted,
         versions=versions(),
-        warnings=(*same_models(models), *by_test_runs(models), *by_test_probe(plan)),
+        warnings=(*same_models(models), *by_test_runs(models), *by_short_probe(plan)),
     )
 
 
@@ -107,9 +107,10 @@ def by_test_runs(models: Sequence[ModelInfo]) -> tuple[str, ...]:
     return tuple(by_test_run(model.name) for model in models if names_test_run(model.method))
 
 
-def by_test_probe(plan: ProbePlan) -> tuple[str, ...]:
-    """Return the warning of a probe that is itself a test run."""
-    return (TEST_PROBE,) if plan.test_run else ()
+def by_short_probe(plan: ProbePlan) -> tuple[str, ...]:
+    """Return the warning of a probe that is itself a test run, or a quick look."""
+    said = TEST_PROBE if plan.test_run else quick_look(plan)
+    return (said,) if said else ()
 
 
 def by_test_run(model: str) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from ..plan.methods import names_test_run
-from ..plan.probe import BEFORE, TEST_PROBE
+from ..plan.probe import BEFORE, TEST_PROBE, quick_look
 from .results import CONCEPT, ProbeResult
 from .summarise import summarise
 from .summary import WORKS, Headline, ModelSummary, ProbeSummary, Rate
@@ -45,6 +45,8 @@ def of_model(result: ProbeResult, summary: ProbeSummary, name: str) -> tuple[str
     said, kind = _of_rates(summary, summary.model(name), _named(result))
     if result.plan.test_run:
         said, kind = f"{said} {TEST_PROBE[:1].upper()}{TEST_PROBE[1:]}.", DOUBTFUL
+    elif kind != DOUBTFUL and (look := quick_look(result.plan)):
+        said, kind = f"{said} {look[:1].upper()}{look[1:]}.", ""
     if kind == GOOD and len(result.plan.concepts) > 1 and not said.startswith(f"{_REMOVED},"):
         said, kind = f"{said} The concepts are counted together: one may have returned more.", ""
     if kind == GOOD and (summary.audit is not None or len(summary.detectors) > 1):
