@@ -42,6 +42,8 @@ def test_dots_at_one_place_are_found_and_groups_grow_together():
     assert words(coinciding(dots), {**dots, "e": [[0, 1.0]]}) == (
         "“a”, “c” and “e” lie on each other at 100 %. “b” and “d” lie on each other at 0 %."
     )
+    alike = {name: [[0, 1.0]] for name in "abcde"}
+    assert words(coinciding(alike), alike) == "“a”, “b” and 3 others lie on each other at 100 %."
 
 
 def live_with(evaluations, live=None):

@@ -74,6 +74,8 @@ def test_what_is_removed_shows_once_it_is_more_than_noise():
     assert dict(shares(live.state, "harm after"))[40] == pytest.approx(seen[40] / 2, abs=1e-3)
     assert live.state["hint"] == "" and live.state["together"] == [["harm", "harm after"]]
     assert live.state["figures"]["q"] == 0.5
+    live.end("done", "over")
+    assert live.state["hint"].startswith("This share is of losses. A probe counts what still")
 
 
 def test_the_loss_after_a_fine_tuning_is_compared_with_that_of_the_same_steps():

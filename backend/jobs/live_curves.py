@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 Point = Sequence[float]
+_NAMED = 2  # curves of a larger group; the chart and its legend show the others
 _SAME = 0.01  # of rates from 0 to 1: less than a pixel of a small chart
 
 
@@ -47,6 +48,8 @@ def words(groups: Sequence[Sequence[str]], curves: Mapping[str, Sequence[Point]]
     said = []
     for group in groups:
         names = [f"“{name}”" for name in group]
+        if len(names) > _NAMED + 1:
+            names = [*names[:_NAMED], f"{len(names) - _NAMED} others"]
         rates = {round(100 * curves[name][-1][1]) for name in group}
         at = f" at {rates.pop()} %" if len(rates) == 1 else ""
         said.append(f"{', '.join(names[:-1])} and {names[-1]} lie on each other{at}.")

@@ -76,10 +76,16 @@ def without_time(notes: Iterable[str]) -> list[str]:
     return [_TIME_IN_NOTE.sub("", note) if note.startswith("expected ") else note for note in kept]
 
 
+SHARE_OF_LOSSES = (
+    "This share is of losses. A probe counts what still shows the concept, and may find none long "
+    "before the share is 100 %."
+)
+
+
 def chart_hint(
     removed: float | None, *, users: bool, trained: bool, ended: bool = False, begins: int = 0
 ) -> str:
-    """Say what the chart of a hardening does not show yet; empty where its lines say it all.
+    """Say what the chart of a hardening does not show; empty where its lines say it all.
 
     removed: latest share that is unlearned for certain, 0 to 1; None where it is not known. users:
     the plan simulates some. trained: one of them has fine-tuned, so that there is a second line.
@@ -97,6 +103,8 @@ def chart_hint(
         if trained:
             return f"{said}, so nothing can come back: lines that agree here do not mean success."
         return f"{said}."
+    if ended:
+        return SHARE_OF_LOSSES
     if users and not trained:
         return "No simulated user has fine-tuned yet: the line that shows relapse comes later."
     return ""
