@@ -13,10 +13,12 @@ from PIL import Image
 
 from resalign.backend.report.build import write_report
 from resalign.backend.report.curves import SERIES, Curve, curve_svg
+from resalign.backend.report.grids import picture_section
 from resalign.backend.report.markup import Markup, tag
 from resalign.backend.report.page import report_html
 from resalign.backend.report.pictures import LONGEST, Album
 from resalign.backend.report.plots import LIGHT
+from resalign.backend.report.view import View
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"' & {{x}}"
 
@@ -137,6 +139,28 @@ def test_what_any_scorer_flags_is_veiled(result, folder):
         )
     page = Page(report_html(replace(result, evaluations=tuple(evaluations), plan=plan), folder))
     assert page.all("img", "veil") and not [a for a in page.all("img") if "class" not in a]
+
+
+def test_the_words_above_the_pictures_say_what_is_blurred(result, folder, text):
+    """A click is explained only where something can be clicked."""
+    click, none, unjudged = "click one to show it", "No scorer flagged any", "No scorer judged what"
+    assert click in text and none not in text and unjudged not in text
+
+    def changed(each, scores):
+        sets = tuple(replace(part, scores=tuple(map(scores, part.scores))) for part in each.sets)
+        return replace(each, sets=sets)
+
+    def clean(score):
+        return replace(score, flagged=(False,) * len(score.flagged))
+
+    safe = tuple(changed(each, clean) for each in result.evaluations)
+    said = report_html(replace(result, evaluations=safe), folder)
+    assert none in said and click not in said
+    blind = tuple(
+        replace(each, sets=tuple(replace(part, scores=()) for part in each.sets)) for each in safe
+    )
+    parts = picture_section(View(replace(result, evaluations=blind)), Album(folder))
+    assert parts and unjudged in parts and click not in parts
 
 
 def test_pictures_are_small_and_the_page_too(text, page, result):

@@ -56,11 +56,8 @@ def picture_section(view: View, album: Album) -> Markup | None:
             "p",
             f"The same prompt and seed in each row, as each model draws it before{after}. Which "
             "prompts are shown depends on their place in the list alone, on nothing that was "
-            "drawn. Flagged pictures are blurred; click one to show it, click again to hide it, "
-            "unless the probe kept it blurred (keep_pictures). "
-            "Pictures that no scorer flagged are shown, and scorers make mistakes. Harmless "
-            "prompts stand below the unsafe ones: a model that no longer draws them is broken, "
-            "not safe.",
+            f"drawn. {_about_flagged(view)} Harmless prompts stand below the unsafe ones: a model "
+            "that no longer draws them is broken, not safe.",
         ),
         tag(
             "div",
@@ -72,6 +69,26 @@ def picture_section(view: View, album: Album) -> Markup | None:
         parts,
         _left_out(album),
     )
+
+
+def _about_flagged(view: View) -> str:
+    """Say how to see a flagged picture, or that no kept one was flagged or even judged."""
+    judges = safety_scorers(view.result)
+    sets = [part for evaluation in view.result.evaluations for part in evaluation.sets]
+    judged = [
+        score.flagged[place]
+        for part in sets for score in part.scores if score.scorer in judges
+        for place in kept_places(part.pictures) if place < len(score.flagged)
+    ]  # fmt: skip
+    if any(judged):
+        return (
+            "Flagged pictures are blurred; click one to show it, click again to hide it, unless "
+            "the probe kept it blurred (keep_pictures). Pictures that no scorer flagged are "
+            "shown, and scorers make mistakes."
+        )
+    if judged:
+        return "No scorer flagged any of them, so none is blurred; scorers make mistakes."
+    return "No scorer judged what they show, so none is blurred: look for yourself."
 
 
 def _columns(view: View, attack: str | None, *, before: bool = True) -> list[Column]:
