@@ -187,7 +187,8 @@ class FakeJobs:
     def _finish(self, request, folder):
         if request["job"] == "probe":
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "probe.json").write_text("{}")
+            checkpoints = json.dumps({"checkpoints": request.get("checkpoints", [])})
+            (folder / "job.json").write_text(checkpoints)
             (folder / "report.html").write_text("<p>resilience 0.8</p>")
         if request["job"] in ("export", "lora"):
             write_header(Path(request["output"]), {"resalign.method": "test"})

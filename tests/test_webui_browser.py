@@ -108,6 +108,7 @@ def test_every_page_works_and_every_window_shows_the_job(chromium, python, tmp_p
             ".some(e => e.offsetParent && Math.abs(e.getBoundingClientRect().top) < 250)"
         )
         shot(tab, f"{name}-report")
+        proposes_the_report_of_the_run(tab, tmp_path)
 
         tab.go("About a checkpoint")
         tab.press("show_about")
@@ -173,6 +174,26 @@ def test_a_check_of_the_memory_is_shown_and_what_fits_is_put_into_the_form(
         assert plan["solver"]["products"] == "finite_difference"
         assert tab.errors == [] and tab.overflow() == []
         context.close()
+
+
+def proposes_the_report_of_the_run(tab, folder):
+    """Export has the newest report of its run; what a visitor chose stays."""
+    tab.go("Export")
+    assert tab.value("export_probe") == "none", "the file was measured, not the run"
+    tab.go("Probe")
+    for name in ("original", "hardened"):
+        tab.choose(name, "the run's")
+    tab.press("probe")
+    tab.status("running", "probe")  # no longer what the one before it said
+    tab.status("done", "probe")
+    reports = sorted(folder.rglob("report.html"), key=lambda file: file.stat().st_mtime)
+    tab.go("Export")
+    tab.wait_value("export_probe", reports[-1].parent.name)
+    tab.choose("export_probe", "none")
+    tab.go("Reports")
+    tab.go("Export")
+    tab.page.wait_for_timeout(1000)
+    assert tab.value("export_probe") == "none"
 
 
 def test_real_jobs_on_the_demo_from_hardening_to_the_report(chromium, tmp_path):

@@ -48,10 +48,12 @@ def run_of(host, name, plan=BALANCED, steps=None, at=0):
     return folder
 
 
-def probe_of(host, name):
+def probe_of(host, name, *measured, at=0):
     folder = hosts.probes_folder(host) / name
     folder.mkdir(parents=True)
-    (folder / "probe.json").write_text("{}")
+    job = folder / "job.json"
+    job.write_text(json.dumps({"checkpoints": [{"path": str(path)} for path in measured]}))
+    os.utime(job, (1e9 + at, 1e9 + at))
     (folder / "report.html").write_text("")
     return folder
 
@@ -110,6 +112,21 @@ def test_resume_continues_the_run_that_was_just_stopped(host, actions):
     assert actions.unfinished() == "new"
     actions.jobs._state = {"status": "stopped", "request": {"run_folder": str(old)}}
     assert actions.unfinished() == "old"
+
+
+def test_an_export_proposes_the_newest_report_of_its_run(host, actions):
+    one, other = run_of(host, "one"), run_of(host, "other")
+    assert actions.report_for("one") == NONE
+    probe_of(host, "older", "model", one, at=1)
+    probe_of(host, "newer", "model", one, at=2)
+    unfinished = probe_of(host, "unfinished", "model", one, at=3)
+    (unfinished / "report.html").unlink()
+    probe_of(host, "of the file", "model", "hard.safetensors", at=4)
+    assert actions.report_for("one | finished") == "newer"
+    assert actions.report_for("other") == actions.report_for("gone") == NONE
+    broken = probe_of(host, "broken", other, at=5)
+    (broken / "job.json").write_text('{"checkpoints": [7]}')
+    assert actions.report_for("other") == NONE
 
 
 # --- the path -----------------------------------------------------------------------------------

@@ -310,7 +310,12 @@ def test_a_new_file_is_named_by_its_path_only_to_visitors_on_this_machine():
     assert "Saved as /srv/m/new.safetensors." in here and "Refresh" not in here
     other = views.job_html(state)
     assert "new.safetensors is in the folder m." in other and "/srv" not in other
-    assert "Refresh the host" in other
+    assert "Refresh the host" in other and "far too small" not in other
+    demo = {**state, "result": {**beside, "demo": True}}
+    assert "The host cannot draw with it: the network of the demo is far too small" in (
+        views.job_html(demo)
+    )
+    assert "far too small" not in views.job_html(demo, listed=True), "there is no host"
     for text in (here, other):
         assert "new.md (its model card), new-curves.png" in text
 

@@ -188,6 +188,9 @@ def test_a_checkpoint_deleted_in_mid_run_does_not_stop_it_and_is_missed_by_the_e
 
 def test_an_export_writes_checkpoint_and_card_and_counts_what_changed(cheap, tmp_path):
     result, message = export(cheap, tmp_path / "out.safetensors")
+    assert not result["demo"], "it is of a copy"
+    again, _ = export(cheap, tmp_path / "again.safetensors", checkpoint="demo")
+    assert again["demo"], "which no host can draw with"
     assert (result["changed"], result["path"]) == (1, str(tmp_path / "out.safetensors"))
     assert Path(result["card"]).is_file() and len(result["tensor_sha256"]) == 64
     doubt, changed = message.splitlines()

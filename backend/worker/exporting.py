@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..demo.plans import CHECKPOINT
 from ..jobs.export import export_job, lora_job, open_run
 from ..jobs.live_state import LiveState
 from ..jobs.verdict import harms_of, of_export
@@ -38,6 +39,8 @@ def export(request: ExportRequest, live: LiveState, check: Check) -> Done:
     }
     run = open_run(request.run_folder, unfinished=True)
     harms = harms_of(run.records())
+    source = request.checkpoint or (run.job.checkpoint if run.job else "")
+    result["demo"] = Path(checkpoint_path(source)).resolve() == CHECKPOINT.resolve()
     doubt, live.verdict = of_export(run.plan, harms, measured=bool(request.probe))
     said = f"{found.touched} tensors changed, {found.untouched} left as they were"
     return result, "\n".join(filter(None, [doubt, said]))

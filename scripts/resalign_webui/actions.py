@@ -22,7 +22,18 @@ from . import host as hosts
 from .checking import Values
 from .host import ALONE, DEMO, Host
 from .jobs import BESIDE_THE_HOST
-from .runs import AUDIT, REPORT, Probe, Run, named, preferred, read_probes, read_runs, with_adapter
+from .runs import (
+    AUDIT,
+    REPORT,
+    Probe,
+    Run,
+    named,
+    preferred,
+    read_probes,
+    read_runs,
+    report_of,
+    with_adapter,
+)
 from .times import Times
 
 NONE = "none"
@@ -232,6 +243,11 @@ class Actions(Times):
                 "run", "Harden", [r for r in runs if not r.finished], self.jobs.state() or {}
             )
         )
+
+    def report_for(self, label: Any) -> str:
+        """Return the newest report of a run, or that there is none: what an export proposes."""
+        probe = report_of(named(label, self._runs()), self._probes())
+        return probe.name if probe else NONE
 
     def about_reports(self) -> str:
         """Say that no probe is finished yet, which ones could be continued, and how."""

@@ -64,6 +64,8 @@ def bind_lists(
             opened[page].select, _entering(actions, names), [ours, *fields], [ours, *fields]
         )
         warn(entered.then)
+        if page == "Export":
+            _bind_reports(actions, parts, entered.then)
     for function, entry_, line in warned:
         bind(entry_.change, function, [entry_], [line])
     for event in (named["refresh"].click, named["refresh_reports"].click):
@@ -84,6 +86,28 @@ def bind_lists(
     asked = parts.list_of(probe_times.FIELDS)
     for event in (blocks.load, *(part.change for part in asked)):
         bind(event, actions.attacks_line, asked, [named["about_attacks"]])
+
+
+def _bind_reports(actions: Actions, parts: Parts, entered: Any) -> None:
+    """Choose the newest report of the run to be exported: always when another run is chosen, and
+    when the page is opened unless the visitor has chosen."""
+    ours = gr.State(NONE)  # the report that was chosen here
+    fields = parts.list_of(("export_run", "export_probe"))
+    for event, always in ((parts["export_run"].change, True), (entered, False)):
+        on(event, _proposing(actions, always), [ours, *fields], [ours, fields[1]],
+           host=actions.host)  # fmt: skip
+
+
+def _proposing(actions: Actions, always: bool) -> Callable[[Any, Any, Any], list[Any]]:
+    def propose(ours: Any, run: Any, report: Any) -> list[Any]:
+        choices = actions.choices()["export_probe"]
+        found = entry(choices, actions.report_for(run))
+        if not always and (report or NONE) != ours:
+            return [ours, gr.update()]
+        update = gr.update(choices=listed(choices), value=found) if found != report else gr.update()
+        return [found, update]
+
+    return propose
 
 
 def bind_times(actions: Actions, parts: Parts, named: dict[str, Any], event: Any) -> None:

@@ -81,11 +81,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A probe's folder. report: its page is there."""
+    """A probe's folder. report: its page is there. measured: paths of what it compares."""
 
     name: str
     folder: Path
     report: bool
+    measured: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -102,7 +103,19 @@ def read_runs(folder: Path) -> list[Run]:
 
 
 def read_probes(folder: Path) -> list[Probe]:
-    return [Probe(path.name, path, (path / REPORT).is_file()) for path in _newest(folder, "*.json")]
+    """Return the probes below a folder, newest first."""
+    return [
+        Probe(path.name, path, (path / REPORT).is_file(), _measured(path))
+        for path in _newest(folder, "*.json")
+    ]
+
+
+def report_of(run: Run | None, probes: Iterable[Probe]) -> Probe | None:
+    """Return the newest probe with a report that measured a run. probes: newest first."""
+    if run is None:
+        return None
+    found = (probe for probe in probes if probe.report and str(run.folder) in probe.measured)
+    return next(found, None)
 
 
 def with_adapter(runs: list[Run]) -> list[Run]:
@@ -155,6 +168,14 @@ def _run(folder: Path) -> Run | None:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ResAlignError):
         return None  # half written, or of another version
+
+
+def _measured(folder: Path) -> tuple[str, ...]:
+    try:
+        job = json_text.read(folder / "job.json")
+        return tuple(str(one["path"]) for one in job["checkpoints"])
+    except (OSError, ValueError, KeyError, TypeError, ResAlignError):
+        return ()
 
 
 def _harms(folder: Path) -> tuple[float, ...]:

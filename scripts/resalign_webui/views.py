@@ -333,6 +333,8 @@ def _done(state: State, local: bool, listed: bool) -> str:
         if state["job"] != "pack" and not listed:
             kind = "LoRAs" if state["job"] == "lora" else "checkpoints"
             place += f" Refresh the host's list of {kind} to see it."
+            if result.get("demo"):
+                place += " The host cannot draw with it: the network of the demo is far too small."
         lines.insert(0, place)
     elif result.get("path"):
         lines.insert(0, re.split(r"[\\/]", str(result["path"]))[-1])
