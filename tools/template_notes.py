@@ -43,8 +43,8 @@ _WAYS: dict[str, dict[tuple[int, int, int], list[tuple[int, int]]]] = {
     },
     "2 Full harden with probe": {
         **{(1, slot, 6): lane for slot, lane in _OVER.items()},
-        (5, 3, 8): [(880, 940), (1300, 1230)],
-        (5, 3, 9): [(860, 980), (1280, 1810)],
+        (5, 3, 8): [(880, 940), (880, 1350), (1300, 1350)],
+        (5, 3, 9): [(860, 980), (860, 1390), (1280, 1390)],
         (6, 2, 8): [(1320, 760), (1320, 1240)],
     },
     "3 Try my LoRA": {(1, slot, 12): lane for slot, lane in _OVER.items()},

@@ -104,7 +104,7 @@ WORKFLOWS: dict[str, Graph] = {
         ),
         "15": node("PreviewImage", 1400, 130, "what was removed: original, hardened (blurred)",
                    wide=650, images=["14", 2]),
-        **texts(480, 1000),
+        **texts(480, 1070),
         **sampler(23, ["1", 0], 1020, 800, "what should stay: original"),
         **sampler(26, ["5", 0], 1020, -400, "what should stay: hardened"),
         "11": node("LossGraphNode", 1020, -900, loss=["5", 2], filename_prefix="loss_graph"),

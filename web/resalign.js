@@ -227,7 +227,7 @@ app.registerExtension({
     const kind = node.comfyClass;
     if (kind?.startsWith("ResAlign_")) fold(node);
     if (LIVE.includes(kind)) {
-      node.resalignLive = box(node, "live", 400);
+      node.resalignLive = box(node, "live", 470);
       drawState(node.resalignLive, null);
       setTimeout(() => attach(node), 200); // it gets its id only when it is put into the graph
     }
