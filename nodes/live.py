@@ -61,6 +61,10 @@ class Live:
         """Show a PIL image; blur a flagged one, unless all are to be shown."""
         self._live.picture(image, caption, flagged=flagged, step=step)
 
+    def keep_first_pictures(self, folder: Path, *, resumed: bool) -> None:
+        """Keep the pictures from before the first step; see `LiveState.keep_first_pictures`."""
+        self._live.keep_first_pictures(folder, resumed=resumed)
+
     def pictures_from(self, folder: Path) -> ProgressCallback:
         """Return a progress callback that shows the pictures that a probe saved in its folder."""
         return self._live.pictures_from(folder)

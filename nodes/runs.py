@@ -48,6 +48,11 @@ def run_plan(
     device, records = memory.device_name(), saved_records(folder)
     live = Live(hidden, "harden", plan.outer_steps, show_pictures=show)
     begun: list[RunFolder] = []
+
+    def on_ready(run: RunFolder, report: object) -> None:
+        begun.append(run)
+        live.keep_first_pictures(folder, resumed=run.steps_saved > 0)
+
     try:
         live.note("reading the plan")
         live.plan(plan, records, every=every)
@@ -59,7 +64,7 @@ def run_plan(
                 show=live.picture, every=every, prompt=prompt, check=check_interrupt,
                 on_progress=live,
             ),
-            on_ready=lambda run, report: begun.append(run),
+            on_ready=on_ready,
             on_progress=chain(live, SpillWatch(device, live.show_lines)),
         )  # fmt: skip
     except BaseException as error:

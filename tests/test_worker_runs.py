@@ -130,9 +130,11 @@ def test_stopped_within_a_step_resume_ends_in_the_same_bytes(finished, tmp_path)
     """And previews change nothing: the run it is compared with had some."""
     live = LiveState("harden")
     with pytest.raises(Stopped, match=r"stopped after step 2 of 3; all .* Resume continues"):
-        harden(tmp_path, live=live, check=_in_the_middle_of_step(3, live))
+        harden(tmp_path, live=live, previews=2, check=_in_the_middle_of_step(3, live))
     live = LiveState("resume")
     result, _ = resume(tmp_path, live)
+    shown = [(picture["step"], picture["flagged"]) for picture in live.state["pictures"]]
+    assert shown == [(0, True), (0, False)], "those of the first session"
     assert result["steps"] == 3 and live.state["kind"] == "harden"
     assert [x for x, _ in live.state["curves"]["harm"]] == [1, 2, 3]
     assert adapter_bytes(tmp_path) == adapter_bytes(finished[0])

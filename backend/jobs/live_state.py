@@ -34,6 +34,7 @@ from ..plan.methods import FACTS, simulates_users
 from ..plan.removal import averaged, has_scale
 from ..progress import Picture, Progress, ProgressCallback
 from ..run.records import StepRecord
+from .first_pictures import keep, kept
 from .live_curves import coinciding, coinciding_losses, words
 from .live_losses import Losses
 from .live_words import chart_hint, line_of, title_of, without_time
@@ -80,6 +81,8 @@ class LiveState:
         self._plan: HardeningPlan | None = None
         self._losses = Losses(averaged(total))
         self._reported = 0.0
+        self._folder: Path | None = None
+        self._first: list[dict[str, Any]] = []  # pictures before the first step, as they are kept
         self.state: State = {
             "kind": kind, "status": "running", "stage": "", "step": 0, "total": total,
             "micro_step": 0, "micro_total": 0, "message": "", "seconds": 0.0, "left": None,
@@ -156,14 +159,26 @@ class LiveState:
         shown = image.convert("RGB")
         shown.thumbnail((SIDE, SIDE))
         hidden = flagged and not self.show_pictures
-        if hidden:
-            shown = blurred(shown)
+        safe = blurred(shown) if flagged else shown
+        shown = safe if hidden else shown
         bare = flagged and not hidden
         entry = {"url": data_url(shown), "caption": caption, "flagged": hidden, "bare": bare}
         self.state["pictures"].append({**entry, "step": step})
+        if self._folder is not None and not step:
+            self._first.append({"url": data_url(safe), "caption": caption, "flagged": flagged})
+            keep(self._folder, self._first)
         del self.state["pictures"][PICTURES // 2 : PICTURES // 2 - PICTURES]
         self.report(now=True)
         return shown
+
+    def keep_first_pictures(self, folder: Path, *, resumed: bool) -> None:
+        """Keep the pictures of a run's model before its first step in the run folder from now on.
+
+        resumed: show those that an earlier session kept.
+        """
+        self._folder = folder
+        if resumed:
+            self.state["pictures"] += kept(folder)
 
     def pictures_from(self, folder: Path) -> ProgressCallback:
         """Return a progress callback that adds the pictures that a probe saved in its folder."""

@@ -52,6 +52,7 @@ def harden_in(
             records = run.records()[:done]
             live.plan(run.plan, records, every=request.preview_every)
             live.recall(past_steps(records, total))
+            live.keep_first_pictures(folder, resumed=done > 0)
             live.note(f"loading {Path(job.checkpoint).name}")
             check()
 
