@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..backend.numerics.byte_sizes import format_bytes
 from . import types
+from .ahead import ABSENT, connected, unconnected
 from .provenance import EXPORT, FROM_RUN, LOADED_MODEL, SOURCE_FILE
 from .sources import CHECKPOINTS, DENOISERS
 
@@ -94,10 +95,17 @@ class ExportHardenedCheckpoint(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, filename: str | None = None, destination: str | None = None
-    ) -> bool | str:
-        """Check the name; `destination` is named here so that ComfyUI takes the values of older
+        cls, filename: str | None = None, destination: str | None = None,
+        write_from: str | None = None, model: Any = ABSENT, clip: Any = ABSENT, vae: Any = ABSENT,
+    ) -> bool | str:  # fmt: skip
+        """Check the name, and that what is to be written is connected: ComfyUI gives None for a
+        connected input. `destination` is named here so that ComfyUI takes the values of older
         workflows, such as models/checkpoints."""
+        if write_from not in (None, SOURCE_FILE, LOADED_MODEL):
+            return f"write_from is {write_from!r}; choose {SOURCE_FILE} or {LOADED_MODEL}"
+        given = {"write_from": write_from, "model": model, "clip": clip, "vae": vae}
+        if why := unconnected(connected(given)):
+            return why
         if destination is not None and not destination.startswith((_MODELS, _OUTPUT)):
             return f"destination is {destination}: choose {_MODELS} or {_OUTPUT}"
         return name_problem(filename)
@@ -307,14 +315,9 @@ def write_loaded(
     from . import bridge
     from .provenance import check_hardened
 
-    missing = [
-        name for name, part in (("model", model), ("clip", clip), ("vae", vae)) if part is None
-    ]
-    if missing:
-        raise ExportError(
-            f"to write from the loaded model, connect {' and '.join(missing)} too: the hardened "
-            "MODEL of Harden Model, and the CLIP and VAE of Load Checkpoint"
-        )
+    given = {"write_from": LOADED_MODEL, "model": model, "clip": clip, "vae": vae}
+    if why := unconnected({name: part for name, part in given.items() if part is not None}):
+        raise ExportError(why)
     check_hardened(model, clip, run)
     metadata = hardened_metadata(
         {}, provenance_of(run.plan, run.records, probe=probe), family=bridge.family_of(model),

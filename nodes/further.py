@@ -108,6 +108,12 @@ def _labels_file(labels: str) -> Path | None:
     return resolved(labels.strip().strip('"'))
 
 
+def missing_labels(labels: str) -> str:
+    """Return what is wrong with the file of labels that is named; empty if it is there, or none."""
+    path = _labels_file(labels)
+    return "" if path is None or path.is_file() else f"audit_labels: {path} does not exist"
+
+
 def audited(result: ProbeResult, folder: Path, count: int, labels: str) -> ProbeResult:
     """Draw the sheet for a person if there is none, and put their labels into the report."""
     from ..backend.errors import ConfigError
@@ -121,8 +127,8 @@ def audited(result: ProbeResult, folder: Path, count: int, labels: str) -> Probe
             begin_audit(folder, count=count, overwrite=True)
     path = _labels_file(labels)
     if path is not None:
-        if not path.is_file():
-            raise ConfigError(f"Resilience Probe: audit_labels: {path} does not exist")
+        if why := missing_labels(labels):
+            raise ConfigError(f"Resilience Probe: {why}")
         apply_labels(folder, path)
     has_labels = (old := read_audit(folder)) is not None and old.labelled
     return load_report(folder) if has_labels else result

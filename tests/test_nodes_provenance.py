@@ -1,7 +1,6 @@
 """A MODEL, a file and a report are called hardened only if their tensors are."""
 
 import importlib
-import types
 from dataclasses import replace
 
 import fakes_bridge as fakes
@@ -10,7 +9,6 @@ import torch
 from fakes_bridge import load_lora
 from fakes_checkpoint import write_tiny_checkpoint
 from fakes_probe import fake_result
-from safetensors.torch import save_file
 
 from resalign.backend.adapter.lora import Adapter
 from resalign.backend.errors import ConfigError, ExportError
@@ -96,32 +94,6 @@ def test_the_file_that_is_named_must_hold_the_model(bridge, provenance, model, t
     provenance.check_source(other_lora(bridge, model), own)  # below its patches
     with pytest.raises(ConfigError, match=r"not loaded from other.safetensors.*choose its own"):
         provenance.check_source(model, other)
-
-
-def test_an_export_that_would_refuse_the_run_is_told_before_the_run(
-    bridge, provenance, model, tmp_path
-):
-    own = write_tiny_checkpoint(tmp_path / "own.safetensors")
-    lora_file = tmp_path / "lora.safetensors"
-    save_file({"a.lora_up.weight": torch.ones(1)}, lora_file)
-
-    def hidden(**inputs):
-        inputs = {"run": ["5", 3], "source": "from the run", "write_from": "source file"} | inputs
-        export = {"class_type": "ResAlign_ExportHardenedCheckpoint", "inputs": inputs}
-        return types.SimpleNamespace(unique_id="5", prompt={"9": export, "5": {"inputs": {}}})
-
-    provenance.check_exports(model, own, hidden())
-    patched = other_lora(bridge, model)
-    for wrong, source, says in (
-        (patched, own, "has LoRAs or merges"), (model, None, "is not known"),
-        (model, lora_file, "loaded model"),
-    ):  # fmt: skip
-        with pytest.raises(ConfigError, match=rf"{says}.*'loaded model'|{says}"):
-            provenance.check_exports(wrong, source, hidden())
-        provenance.check_exports(wrong, source, hidden(run=["6", 3]))  # of another node
-        provenance.check_exports(wrong, source, hidden(write_from="loaded model"))
-        provenance.check_exports(wrong, source, None)
-    provenance.check_exports(model, None, hidden(source="own.safetensors"))
 
 
 def test_a_probe_of_two_equal_models_says_so():
