@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from ..backend.numerics.byte_sizes import format_bytes
 from . import types
 from .ahead import ABSENT, connected, unconnected
+from .new_files import name_parts, name_problem, new_file, shown
 from .provenance import EXPORT, FROM_RUN, LOADED_MODEL, SOURCE_FILE
 from .sources import CHECKPOINTS, DENOISERS
 
@@ -19,20 +20,6 @@ if TYPE_CHECKING:
 
 _MODELS, _OUTPUT = "models", "output"
 _SUFFIX = ".safetensors"
-
-
-def name_problem(filename: str | None) -> bool | str:
-    """Check a file's name when the workflow is queued: True, or what is wrong."""
-    from ..backend.errors import ConfigError
-    from ..backend.plan.file_names import file_name_parts
-
-    if filename is None:  # linked to another node: known only when that has run
-        return True
-    try:
-        file_name_parts(filename, "filename")
-    except ConfigError as error:
-        return str(error)
-    return True
 
 
 class ExportHardenedCheckpoint(io.ComfyNode):
@@ -205,9 +192,6 @@ def target_file(kind: str, destination: str, filename: str, *, overwrite: bool) 
     """
     import folder_paths
 
-    from ..backend.errors import ConfigError, ExportError
-    from ..backend.plan.file_names import file_name_parts
-
     if destination.startswith(_MODELS):
         known = [Path(folder) for folder in folder_paths.get_folder_paths(kind)]
         folder = known[0]
@@ -215,17 +199,9 @@ def target_file(kind: str, destination: str, filename: str, *, overwrite: bool) 
             folder = next((one for one in known if one.name == kind), folder)
     else:
         folder = Path(folder_paths.get_output_directory()) / kind
-    try:
-        parts = file_name_parts(filename, "filename")
-    except ConfigError as error:
-        raise ExportError(str(error)) from None
+    parts = name_parts(filename)
     target = folder.joinpath(*parts[:-1], parts[-1] + _SUFFIX)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    number, other = 2, target
-    while not overwrite and (other.exists() or other.with_suffix(".md").exists()):
-        other = target.with_name(f"{parts[-1]}_{number:05}{_SUFFIX}")
-        number += 1
-    return other
+    return new_file(target, overwrite=overwrite, beside=".md")
 
 
 def said_of(run: types.HardenedRun, what: str = "checkpoint") -> list[str]:
@@ -240,14 +216,6 @@ def said_of(run: types.HardenedRun, what: str = "checkpoint") -> list[str]:
     if removed_nothing(run.plan, [record.harm for record in run.records]):
         lines.append(f"Warning: nothing was removed in its run: this {what} makes no model safe")
     return lines
-
-
-def shown(target: Path) -> str:
-    """Return a new file's path as the node shows it: from ComfyUI's folder, if it lies there."""
-    import folder_paths
-
-    base = Path(folder_paths.base_path)
-    return (target.relative_to(base) if target.is_relative_to(base) else target).as_posix()
 
 
 def home(target: Path) -> str:
