@@ -244,13 +244,14 @@ def loss_map(records: Sequence[StepRecord]) -> dict[str, list[float]]:
 def summary(run: types.HardenedRun) -> dict[str, Any]:
     """Return what the node shows of a finished run."""
     from ..backend.jobs.verdict import of_run
+    from ..backend.plan.concept import shown_names
     from .runs import NEXT_STEP
 
     last = run.records[-1].values() if run.records else {}
     return {
         "key": run.folder.name,
         "steps": len(run.records),
-        "concepts": [concept.name for concept in run.plan.concepts],
+        "concepts": shown_names(run.plan.concepts),
         "last": {name: round(value, 4) for name, value in last.items()},
         "source": run.source.name if run.source else "",
         "patched": run.patched,
