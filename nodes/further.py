@@ -39,8 +39,8 @@ def further_inputs() -> list[Any]:
         types.advanced(
             io.Int, "audit_pictures", default=0, min=0, max=MOST_AUDITED,
             tooltip="Pictures on a sheet that you label by hand in the browser, 50 for instance, "
-            "to correct the detector's mistakes. Flagged pictures are then kept without blur, "
-            "and whoever can open ComfyUI's page can open the sheet.",
+            "to correct the detector's mistakes. Flagged pictures are then kept without blur. "
+            "The sheet opens only on the machine that ComfyUI runs on.",
         ),
         types.advanced(
             io.String, "audit_labels", default="",
