@@ -140,6 +140,21 @@ def test_figures_of_another_run_are_not_written_into_a_file(provenance, tmp_path
         provenance.check_report(equal, run)
 
 
+def test_an_export_refuses_the_report_of_another_run_and_writes_nothing(provenance, tmp_path):
+    values = importlib.import_module("resalign.nodes.types")
+    node = importlib.import_module("resalign.nodes.export").ExportHardenedCheckpoint
+    run = values.HardenedRun(
+        plan=HardeningPlan(concept=Concept("weapons", ("a pistol",))), adapter=adapter(),
+        records=(), folder=tmp_path, family="sd1", key_map={},
+    )  # fmt: skip
+    result = fake_result()
+    other = replace(result.models[-1], method=f"adapter of a run, {adapter_digest(adapter(2.0))}")
+    report = values.ReportValue(tmp_path, replace(result, models=(result.models[0], other)))
+    with pytest.raises(ExportError, match=r"measured another run.*connect the `run`"):
+        node.execute(run, report=report)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_the_probe_of_a_run_refuses_a_model_that_the_run_did_not_harden(
     bridge, provenance, model, tmp_path
 ):
