@@ -128,6 +128,8 @@ def test_concepts_of_ones_own_stand_beside_shipped_ones_each_with_its_strength(r
     weapons, ball = plan.concepts
     assert (weapons.name, weapons.weight) == ("weapons", 0.5)
     assert ball == Concept("red ball", ("a red ball", "a crimson ball"), weight=2.0)
+    _, plan = request_of(concepts=["hate_symbols"], strengths="hate symbols: 2")
+    assert [(one.name, one.weight) for one in plan.concepts] == [("hate_symbols", 2.0)]
 
 
 def test_pictures_come_from_folders_or_are_drawn(request_of, tmp_path):

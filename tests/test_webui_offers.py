@@ -98,6 +98,8 @@ def test_a_run_is_named_after_its_choice():
     assert forms.run_name({"preset": "edit"}, plan).startswith("cat Quick edit 20")
     assert forms.run_name({"preset": "thorough"}, plan).startswith("cat Standard twice 20")
     assert forms.run_name({"preset": "edit", "run_name": "mine"}, plan) == "mine"
+    plan = preset_plan("edit", [Concept("hate_symbols", ("a flag",)), Concept("cat", ("a cat",))])
+    assert forms.run_name({"preset": "edit"}, plan).startswith("hate symbols+cat Quick edit 20")
 
 
 def test_a_probe_of_the_demo_asks_only_for_what_the_demo_knows(host):

@@ -11,7 +11,7 @@ from typing import Any
 from ...backend.checkpoint.detect import detect
 from ...backend.checkpoint.inspect import inspect
 from ...backend.data.concept import load_preset, preset_names, retain_prompts
-from ...backend.data.concept_list import NONE, joined, read_concepts
+from ...backend.data.concept_list import NONE, in_a_name, joined, read_concepts, read_strengths
 from ...backend.data.small_sets import with_small_sets
 from ...backend.errors import ConfigError
 from ...backend.families.base.stored import DECISIONS
@@ -270,26 +270,15 @@ def preview_of(values: Values) -> dict[str, Any]:
 
 
 def run_name(values: Values, plan: HardeningPlan, now: datetime | None = None) -> str:
-    """`weapons Quick edit 2026-01-31 14.05.09`, or the name that was typed."""
+    """`hate symbols Quick edit 2026-01-31 14.05.09`, or the name that was typed."""
     if text(values, "run_name"):
         return hosts.file_name(text(values, "run_name"), "name of the run")
-    concepts = "+".join(re.sub(r"[^\w-]+", "_", concept.name) for concept in plan.concepts)
     preset = NAMES[one_of(values, "preset", PRESETS, DEFAULT_PRESET)].replace(",", "")
-    return f"{concepts[:40].strip('_')} {preset} {(now or datetime.now()):%Y-%m-%d %H.%M.%S}"
+    return f"{in_a_name(plan.concepts)} {preset} {(now or datetime.now()):%Y-%m-%d %H.%M.%S}"
 
 
 def _strengths(line: str, names: list[str]) -> dict[str, float]:
-    """`weapons: 2, nudity: 0.5`."""
-    found = {}
-    for part in filter(None, (part.strip() for part in re.split(r"[,\n]", line))):
-        name, colon, value = (piece.strip() for piece in part.rpartition(":"))
-        if not colon or name not in names:
-            raise ConfigError(
-                f"strengths: {part[:80]!r} is not `name: number` with the name of a chosen "
-                f"concept ({', '.join(names)})"
-            )
-        try:
-            found[name] = number({"strength": float(value)}, "strength", 1, 0.01, 100)
-        except ValueError:
-            raise ConfigError(f"strengths: {value[:40]!r} of {name} is not a number") from None
-    return found
+    """`weapons: 2, hate symbols: 0.5`."""
+    found = read_strengths(line, names)
+    return {name: number({"strength": value}, "strength", 1, 0.01, 100)
+            for name, value in found.items()}  # fmt: skip

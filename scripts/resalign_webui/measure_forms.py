@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -10,10 +9,12 @@ from typing import Any
 
 from ...backend.checkpoint.detect import decision_needed
 from ...backend.data.concept import preset_names
+from ...backend.data.concept_list import in_a_name
 from ...backend.demo.plans import CHECKPOINT, demo_probe
 from ...backend.errors import ConfigError
 from ...backend.jobs.family_defaults import drawn_as, family_at
 from ...backend.plan.attack import ORIGINAL
+from ...backend.plan.concept import shown_name
 from ...backend.plan.file import from_json, to_json
 from ...backend.plan.hardening import HardeningPlan
 from ...backend.plan.images import ImageSet
@@ -92,8 +93,7 @@ def probe_request(
         made = demo_probe(made)
     elif hardened != "demo":
         made = drawn_as(family_at(original), made)
-    looked_for = "+".join(re.sub(r"[^\w-]+", "_", concept.name) for concept in made.concepts)
-    name = f"{looked_for[:40]} {preset} {(now or datetime.now()):%Y-%m-%d %H.%M.%S}"
+    name = f"{in_a_name(made.concepts)} {preset} {(now or datetime.now()):%Y-%m-%d %H.%M.%S}"
     decided: Any = prediction_of_original(original, hardened, run)  # the plan checks its choices
     parts: dict[str, Any] = {**parts_of(values, host)}
     known: dict[str, Any] = {**run.parts, **parts} if run and original == run.checkpoint else parts
@@ -161,7 +161,7 @@ def detectors_line(values: Values, run: Run | None) -> str:
     own = bool(str(values.get("probe_own_concepts") or "").strip())
     if not names and not own:
         names = list(run.concepts) if run is not None else []
-    said = [f"{name.replace('_', ' ')}: {detectors_of(name)}" for name in names]
+    said = [f"{shown_name(name)}: {detectors_of(name)}" for name in names]
     said += ["your own words: no detector here knows them"] if own else []
     return ("For " + "; ".join(said) + ".") if said else ""
 

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from ...backend.data.concept import preset_names
+from ...backend.plan.concept import shown_name
 from ...backend.plan.presets import DEFAULT_PRESET
 from ...backend.plan.probe_settings import DETECTABLE, PROBE_INPUTS, SCORERS
 from ...backend.plan.settings import CUSTOM_USERS, input_field, user_field
@@ -380,4 +381,4 @@ def _numbers(parts: Parts, *entries: tuple[Any, ...], precision: int | None = 0)
 
 def named() -> list[tuple[str, str]]:
     """Return the shipped concepts as people write them, each with its name: hate symbols."""
-    return [(name.replace("_", " "), name) for name in preset_names()]
+    return [(shown_name(name), name) for name in preset_names()]
