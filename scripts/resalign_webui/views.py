@@ -343,7 +343,7 @@ def _done(state: State, local: bool, listed: bool) -> str:
     if state.get("job") == "pack":
         unsafe = "not safe to publish" in lines[-1] or state.get("verdict") == "doubtful"
         lines.append(
-            "That was the last step: it documents a model that should not be published."
+            "That was the last step. Do not publish it yet: the report says why."
             if unsafe else "That was the last step. Publish it beside the checkpoint, if its "
             "report allows that."
         )  # fmt: skip
