@@ -8,6 +8,7 @@ from recorded_losses import IDLE
 from resalign.backend.jobs.live_curves import coinciding_losses
 from resalign.backend.jobs.live_losses import Losses
 from resalign.backend.jobs.live_state import LiveState
+from resalign.backend.jobs.live_words import NO_SHARE
 from resalign.backend.plan import removal
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.presets import preset_plan
@@ -89,6 +90,18 @@ def test_the_loss_after_a_fine_tuning_is_compared_with_that_of_the_same_steps():
     assert losses.curves() == {"harm": [[4, -0.25]]}
 
 
+@pytest.mark.parametrize("preset", ["durable", "durable-max"])
+def test_losses_that_tell_no_share_say_so(preset):
+    live = LiveState("harden", 20)
+    live.plan(preset_plan(preset, PLAN.concepts))
+    assert live.state["hint"] == ""
+    for step in range(1, 13):
+        tell(live, step, harm=0.5 - 0.01 * step, retain=0.0)
+    assert live.state["hint"] == NO_SHARE
+    live.end("done", "over")
+    assert live.state["hint"] == NO_SHARE and live.state["scale"] is None
+
+
 def test_losses_lie_on_each_other_by_the_size_of_their_axis():
     lines = {"harm": [[1, 0.010], [2, 0.020]], "harm after": [[1, 0.012], [2, 0.022]]}
     assert coinciding_losses(lines) == []
@@ -114,7 +127,7 @@ def test_the_chart_of_a_stage_after_another_has_no_scale():
     live = live_of(replace(PLAN, before=(Stage(method="erase"),)))
     for step in range(1, 13):
         tell(live, step, harm=-0.125)
-    assert live.state["scale"] is None and live.state["hint"] == ""
+    assert live.state["scale"] is None and live.state["hint"] == NO_SHARE
     assert live.state["curves"]["harm"][-1] == [12, -0.125]
 
 

@@ -1,9 +1,10 @@
 """How fast this machine works on each checkpoint, as the jobs of this tab have measured it.
 
 `pace.json` in the tab's folder has one entry for each checkpoint and resolution, apart for CPU and
-GPU, written when a hardening ends, whether or not it was finished. So the durations of the form are
-those of one's own model and machine after its first job. Without torch; a damaged file is the same
-as none.
+GPU, written when a hardening ends. So the durations of the form are those of one's own model and
+machine after its first job. What a job measured that was not finished counts only until one was,
+and only if it came to train: a few pictures, drawn while everything was still loading, promised a
+tenth of the time or twice as much. Without torch; a damaged file is the same as none.
 """
 
 from __future__ import annotations
@@ -34,10 +35,13 @@ def remember(folder: Path, state: dict[str, Any], today: date | None = None) -> 
     entries = _entries(folder)
     kept = [one for one in entries if _key(one) != (checkpoint, resolution, device == "cpu")]
     earlier = next((one for one in reversed(entries) if one not in kept), {})
+    finished = state.get("status") == "done"
+    if not finished and (earlier.get("finished") or "training" not in measured):
+        return
     known = {name: earlier[name] for name in ("drawing", "training") if name in earlier}
     entry = {
         "checkpoint": checkpoint, "resolution": resolution, "device": device,
-        "day": (today or date.today()).isoformat(),
+        "day": (today or date.today()).isoformat(), "finished": finished,
         **known,  # a job that was resumed draws nothing
         **{name: measured[name] for name in ("drawing", "training") if name in measured},
     }  # fmt: skip

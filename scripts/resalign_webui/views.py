@@ -9,7 +9,7 @@ from typing import Any
 from ...backend.jobs.live_words import time_text
 from ...backend.memory.words import PARTS, rows
 from ...backend.report.markup import Child, Markup, join, tag
-from .charts import charts_html
+from .charts import charts_html, relapse_text
 
 _FLAG = re.compile(r"name (it|one|another file) in `(text_encoder|vae)` \(--[a-z-]+\)")
 
@@ -82,7 +82,7 @@ def job_html(state: State | None, *, local: bool = False, listed: bool = False) 
     parts += charts_html(
         state.get("curves") or {},
         state.get("scale"),
-        str(state.get("hint") or ""),
+        " ".join(filter(None, [relapse_text(state.get("figures")), str(state.get("hint") or "")])),
         state.get("together") or (),
         state.get("average"),
     )
@@ -251,7 +251,7 @@ def _line(state: State) -> str:
     if state["status"] != "running":
         said = state["status"] == "done" or state.get("error")  # in the box above
         message = "" if said else str(state.get("message") or "")
-        return ", ".join(filter(None, [message, took and f"after {took}"]))
+        return " · ".join(filter(None, [message, took and f"ran for {took}"]))
     if state.get("line"):
         left = time_text(state.get("left"))
         more = [str(state["line"]), took, left and f"about {left} left"]
