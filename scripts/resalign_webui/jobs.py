@@ -261,9 +261,13 @@ class JobManager:
         return self._state["revision"] if self._state else 0
 
     def _keep_pace(self, state: dict[str, Any]) -> None:
-        """Keep how fast a hardening was, for the durations that the form gives."""
+        """Keep how fast a hardening or probe was, for the durations that the forms give."""
         try:
             pace.remember(self._folder, state)
+            if state.get("job") == "probe":
+                from . import probe_times  # which needs NumPy
+
+                probe_times.remember(self._folder, state)
         except OSError as error:  # as in `_store`
             self._log.append(f"{self._folder / pace.PACE} cannot be written: {error}")
 
