@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..backend.data.concept_list import NONE, joined, read_concepts, sections
 from ..backend.errors import ConfigError
-from ..backend.plan.concept import Concept
+from ..backend.plan.concept import Concept, shown_name
 from ..backend.plan.field import field_of
 from .inputs import field_input
 from .types import CATEGORY, Concepts, Images, found_by
@@ -31,7 +31,7 @@ class ConceptList(io.ComfyNode):
             "prompts, or both. Chain several through `previous`.",
             inputs=[
                 io.Combo.Input(
-                    "preset", options=[NONE, *preset_names()], default=NONE,
+                    "preset", options=[NONE, *map(shown_name, preset_names())], default=NONE,
                     tooltip="A shipped category with its prompts; none to use only your own.",
                 ),
                 io.String.Input(
@@ -68,7 +68,14 @@ class ConceptList(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, prompts: str | None = "") -> bool | str:
+    def validate_inputs(cls, prompts: str | None = "", preset: str | None = None) -> bool | str:
+        """Check both; `preset` is named here so that ComfyUI takes the spelling of older workflows,
+        such as hate_symbols."""
+        from ..backend.data.concept import preset_called, preset_names
+
+        if preset not in (None, NONE) and not preset_called(preset):
+            known = ", ".join([NONE, *map(shown_name, preset_names())])
+            return f"preset is {preset!r}; choose from {known}"
         try:
             sections(prompts or "")
         except ConfigError as error:

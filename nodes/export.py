@@ -10,6 +10,8 @@ from comfy_api.latest import io
 
 from ..backend.numerics.byte_sizes import format_bytes
 from . import types
+from .ahead import ABSENT, connected, unconnected
+from .new_files import name_parts, name_problem, new_file, shown
 from .provenance import EXPORT, FROM_RUN, LOADED_MODEL, SOURCE_FILE
 from .sources import CHECKPOINTS, DENOISERS
 
@@ -18,20 +20,6 @@ if TYPE_CHECKING:
 
 _MODELS, _OUTPUT = "models", "output"
 _SUFFIX = ".safetensors"
-
-
-def name_problem(filename: str | None) -> bool | str:
-    """Check a file's name when the workflow is queued: True, or what is wrong."""
-    from ..backend.errors import ConfigError
-    from ..backend.plan.file_names import file_name_parts
-
-    if filename is None:  # linked to another node: known only when that has run
-        return True
-    try:
-        file_name_parts(filename, "filename")
-    except ConfigError as error:
-        return str(error)
-    return True
 
 
 class ExportHardenedCheckpoint(io.ComfyNode):
@@ -94,10 +82,17 @@ class ExportHardenedCheckpoint(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, filename: str | None = None, destination: str | None = None
-    ) -> bool | str:
-        """Check the name; `destination` is named here so that ComfyUI takes the values of older
+        cls, filename: str | None = None, destination: str | None = None,
+        write_from: str | None = None, model: Any = ABSENT, clip: Any = ABSENT, vae: Any = ABSENT,
+    ) -> bool | str:  # fmt: skip
+        """Check the name, and that what is to be written is connected: ComfyUI gives None for a
+        connected input. `destination` is named here so that ComfyUI takes the values of older
         workflows, such as models/checkpoints."""
+        if write_from not in (None, SOURCE_FILE, LOADED_MODEL):
+            return f"write_from is {write_from!r}; choose {SOURCE_FILE} or {LOADED_MODEL}"
+        given = {"write_from": write_from, "model": model, "clip": clip, "vae": vae}
+        if why := unconnected(connected(given)):
+            return why
         if destination is not None and not destination.startswith((_MODELS, _OUTPUT)):
             return f"destination is {destination}: choose {_MODELS} or {_OUTPUT}"
         return name_problem(filename)
@@ -197,9 +192,6 @@ def target_file(kind: str, destination: str, filename: str, *, overwrite: bool) 
     """
     import folder_paths
 
-    from ..backend.errors import ConfigError, ExportError
-    from ..backend.plan.file_names import file_name_parts
-
     if destination.startswith(_MODELS):
         known = [Path(folder) for folder in folder_paths.get_folder_paths(kind)]
         folder = known[0]
@@ -207,17 +199,9 @@ def target_file(kind: str, destination: str, filename: str, *, overwrite: bool) 
             folder = next((one for one in known if one.name == kind), folder)
     else:
         folder = Path(folder_paths.get_output_directory()) / kind
-    try:
-        parts = file_name_parts(filename, "filename")
-    except ConfigError as error:
-        raise ExportError(str(error)) from None
+    parts = name_parts(filename)
     target = folder.joinpath(*parts[:-1], parts[-1] + _SUFFIX)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    number, other = 2, target
-    while not overwrite and (other.exists() or other.with_suffix(".md").exists()):
-        other = target.with_name(f"{parts[-1]}_{number:05}{_SUFFIX}")
-        number += 1
-    return other
+    return new_file(target, overwrite=overwrite, beside=".md")
 
 
 def said_of(run: types.HardenedRun, what: str = "checkpoint") -> list[str]:
@@ -232,14 +216,6 @@ def said_of(run: types.HardenedRun, what: str = "checkpoint") -> list[str]:
     if removed_nothing(run.plan, [record.harm for record in run.records]):
         lines.append(f"Warning: nothing was removed in its run: this {what} makes no model safe")
     return lines
-
-
-def shown(target: Path) -> str:
-    """Return a new file's path as the node shows it: from ComfyUI's folder, if it lies there."""
-    import folder_paths
-
-    base = Path(folder_paths.base_path)
-    return (target.relative_to(base) if target.is_relative_to(base) else target).as_posix()
 
 
 def home(target: Path) -> str:
@@ -307,14 +283,9 @@ def write_loaded(
     from . import bridge
     from .provenance import check_hardened
 
-    missing = [
-        name for name, part in (("model", model), ("clip", clip), ("vae", vae)) if part is None
-    ]
-    if missing:
-        raise ExportError(
-            f"to write from the loaded model, connect {' and '.join(missing)} too: the hardened "
-            "MODEL of Harden Model, and the CLIP and VAE of Load Checkpoint"
-        )
+    given = {"write_from": LOADED_MODEL, "model": model, "clip": clip, "vae": vae}
+    if why := unconnected({name: part for name, part in given.items() if part is not None}):
+        raise ExportError(why)
     check_hardened(model, clip, run)
     metadata = hardened_metadata(
         {}, provenance_of(run.plan, run.records, probe=probe), family=bridge.family_of(model),

@@ -39,8 +39,8 @@ def further_inputs() -> list[Any]:
         types.advanced(
             io.Int, "audit_pictures", default=0, min=0, max=MOST_AUDITED,
             tooltip="Pictures on a sheet that you label by hand in the browser, 50 for instance, "
-            "to correct the detector's mistakes. Flagged pictures are then kept without blur, "
-            "and whoever can open ComfyUI's page can open the sheet.",
+            "to correct the detector's mistakes. Flagged pictures are then kept without blur. "
+            "The sheet opens only on the machine that ComfyUI runs on.",
         ),
         types.advanced(
             io.String, "audit_labels", default="",
@@ -108,6 +108,12 @@ def _labels_file(labels: str) -> Path | None:
     return resolved(labels.strip().strip('"'))
 
 
+def missing_labels(labels: str) -> str:
+    """Return what is wrong with the file of labels that is named; empty if it is there, or none."""
+    path = _labels_file(labels)
+    return "" if path is None or path.is_file() else f"audit_labels: {path} does not exist"
+
+
 def audited(result: ProbeResult, folder: Path, count: int, labels: str) -> ProbeResult:
     """Draw the sheet for a person if there is none, and put their labels into the report."""
     from ..backend.errors import ConfigError
@@ -121,8 +127,8 @@ def audited(result: ProbeResult, folder: Path, count: int, labels: str) -> Probe
             begin_audit(folder, count=count, overwrite=True)
     path = _labels_file(labels)
     if path is not None:
-        if not path.is_file():
-            raise ConfigError(f"Resilience Probe: audit_labels: {path} does not exist")
+        if why := missing_labels(labels):
+            raise ConfigError(f"Resilience Probe: {why}")
         apply_labels(folder, path)
     has_labels = (old := read_audit(folder)) is not None and old.labelled
     return load_report(folder) if has_labels else result

@@ -126,8 +126,9 @@ class HardenModel(io.ComfyNode):
         from ..backend.jobs.family_defaults import drawn_as
         from ..backend.plan.file import plan_hash
         from . import bridge, places
+        from .ahead import check_ahead
         from .plan import build_plan, data_stamp
-        from .provenance import check_exports, check_source
+        from .provenance import check_source
         from .runs import place_of_run, stored_run
 
         bridge.check_model(model)
@@ -145,7 +146,7 @@ class HardenModel(io.ComfyNode):
             run = stored_run(folder, plan)
             if run is None:
                 source = source_file(model, checkpoint, cls.hidden)
-                check_exports(model, source, cls.hidden)
+                check_ahead(model, source, cls.hidden)
                 parts, previews = (model, clip, vae), (preview_every, preview_prompt, show_pictures)
                 if not train(cls.hidden, parts, plan, folder, source, previews, process, place):
                     return still_at_work()
@@ -243,13 +244,14 @@ def loss_map(records: Sequence[StepRecord]) -> dict[str, list[float]]:
 def summary(run: types.HardenedRun) -> dict[str, Any]:
     """Return what the node shows of a finished run."""
     from ..backend.jobs.verdict import of_run
+    from ..backend.plan.concept import shown_names
     from .runs import NEXT_STEP
 
     last = run.records[-1].values() if run.records else {}
     return {
         "key": run.folder.name,
         "steps": len(run.records),
-        "concepts": [concept.name for concept in run.plan.concepts],
+        "concepts": shown_names(run.plan.concepts),
         "last": {name: round(value, 4) for name, value in last.items()},
         "source": run.source.name if run.source else "",
         "patched": run.patched,

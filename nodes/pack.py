@@ -7,7 +7,7 @@ from pathlib import Path
 from comfy_api.latest import io
 
 from . import types
-from .export import name_problem
+from .new_files import name_parts, name_problem, new_file
 
 _SUFFIX = ".zip"
 
@@ -90,18 +90,8 @@ class PackRelease(io.ComfyNode):
 
 def target_pack(filename: str, *, overwrite: bool) -> Path:
     """Return the path of a new pack below ComfyUI's output folder, numbered if it exists."""
-    from ..backend.errors import ConfigError, ExportError
-    from ..backend.plan.file_names import file_name_parts
     from .places import packs
 
-    try:
-        parts = file_name_parts(filename.removesuffix(_SUFFIX), "filename")
-    except ConfigError as error:
-        raise ExportError(str(error)) from None
+    parts = name_parts(filename.removesuffix(_SUFFIX))
     target = packs().joinpath(*parts[:-1], parts[-1] + _SUFFIX)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    number, other = 2, target
-    while not overwrite and other.exists():
-        other = target.with_name(f"{parts[-1]}_{number:05}{_SUFFIX}")
-        number += 1
-    return other
+    return new_file(target, overwrite=overwrite)

@@ -24,6 +24,7 @@ from ..backend.plan.probe_settings import (
     too_few_steps,
 )
 from . import types
+from .ahead import ABSENT, PROBE, connected, probe_problem
 from .further import (
     NONE,
     audited,
@@ -52,7 +53,7 @@ class ResilienceProbe(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ResAlign_ResilienceProbe",
+            node_id=PROBE,
             display_name="Resilience Probe",
             category=types.CATEGORY,
             **types.found_by("measure", "fine-tune attack", "evaluate"),
@@ -124,6 +125,17 @@ class ResilienceProbe(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(
+        cls, after: Any = ABSENT, run: Any = ABSENT, concepts: Any = ABSENT,
+        scorer: str | None = None, second_scorer: str | None = None,
+        audit_pictures: int | None = None, audit_labels: str | None = None,
+    ) -> bool | str:  # fmt: skip
+        given = connected({"after": after, "run": run, "concepts": concepts})
+        values = {"scorer": scorer, "second_scorer": second_scorer,
+                  "audit_pictures": audit_pictures, "audit_labels": audit_labels}  # fmt: skip
+        return probe_problem({**given, **values}) or True
+
+    @classmethod
     def fingerprint_inputs(cls, audit_labels: str = "", **_: Any) -> str:
         return labels_stamp(audit_labels)
 
@@ -149,8 +161,12 @@ class ResilienceProbe(io.ComfyNode):
         from .report import report_ui
         from .subject import HostSubject
 
-        if after is not None and run is not None:
-            raise ConfigError("Resilience Probe: connect `after` or `run`, not both")
+        given = {"after": after, "run": run, "concepts": concepts}
+        values = {"scorer": scorer, "second_scorer": second_scorer,
+                  "audit_pictures": audit_pictures, "audit_labels": audit_labels}  # fmt: skip
+        given = {name: value for name, value in given.items() if value is not None}
+        if why := probe_problem({**given, **values}):
+            raise ConfigError(f"Resilience Probe: {why}")
         for model in (before, after, oracle, plain):
             if model is not None:
                 bridge.check_model(model)

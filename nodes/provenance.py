@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import bridge
-from .samples import check_samples, difference, samples_of
+from .samples import difference, samples_of, unlike
 
 if TYPE_CHECKING:
     from .types import HardenedRun, ReportValue
@@ -73,58 +73,30 @@ def is_hardened(model: Any) -> bool:
 def check_source(model: Any, path: Path) -> None:
     """Raise a ConfigError unless the checkpoint file holds the MODEL's weights, without patches.
 
-    Compares a few values of a few weights: the export would refuse the file after the run.
+    The export would refuse the file after the run.
     """
-    from ..backend.errors import ConfigError, ResAlignError
+    from ..backend.errors import ConfigError
 
-    weights = bridge.base_matrices(model)
-    try:
-        check_samples(path, samples_of({f"{n}.weight": w for n, w in weights.items()}, weights))
-    except ResAlignError as error:
+    if why := difference_from(model, path):
         raise ConfigError(
             f"Harden Model: the MODEL was not loaded from {path.name}, which `checkpoint` names "
-            f"({error}): choose its own file, or leave it to {AUTOMATIC}"
-        ) from None
-
-
-def check_exports(model: Any, source: Path | None, hidden: Any) -> None:
-    """Raise a ConfigError if an Export of this graph would refuse the run after hours of work.
-
-    hidden: the node's hidden inputs, with the graph in the API format.
-    """
-    from ..backend.checkpoint.detect import detect_as
-    from ..backend.errors import ConfigError, ResAlignError
-
-    named = _source_exports(getattr(hidden, "prompt", None), getattr(hidden, "unique_id", None))
-    if not named:
-        return
-    why = ""
-    if bridge.is_patched(model):
-        why = "the MODEL has LoRAs or merges on it, which its file lacks"
-    elif source is None and FROM_RUN in named:
-        why = "the file that the MODEL was loaded from is not known"
-    elif source is not None and FROM_RUN in named:
-        try:
-            detect_as(source, bridge.decision_of(model), alone=True)
-        except ResAlignError as error:
-            why = str(error)
-    if why:
-        raise ConfigError(
-            "Export Hardened Checkpoint, which this run feeds, could not rewrite the source file "
-            f"({why}): set its write_from to 'loaded model' and connect model, clip and vae there"
+            f"({why}): choose its own file, or leave it to {AUTOMATIC}"
         )
 
 
-def _source_exports(prompt: Any, node: Any) -> list[str]:
-    """Return the `source` of each Export that rewrites the file of this node's run."""
-    found = []
-    for other in prompt.values() if isinstance(prompt, dict) else ():
-        inputs = other.get("inputs", {}) if isinstance(other, dict) else {}
-        link = inputs.get("run")
-        own = isinstance(link, (list, tuple)) and link and str(link[0]) == str(node)
-        if own and other.get("class_type") == EXPORT and inputs.get("write_from") == SOURCE_FILE:
-            found.append(str(inputs.get("source")))
-    return found
+def difference_from(model: Any, path: Path) -> str:
+    """Return how a file differs from the MODEL below its patches; empty if it does not.
+
+    Compares a few values of a few weights.
+    """
+    from ..backend.errors import ResAlignError
+
+    weights = bridge.base_matrices(model)
+    samples = samples_of({f"{n}.weight": w for n, w in weights.items()}, weights)
+    try:
+        return unlike(path, samples)
+    except ResAlignError as error:
+        return str(error)
 
 
 def check_report(report: ReportValue, run: HardenedRun) -> None:

@@ -1,8 +1,9 @@
 """Routes for the page: the state of a running node, and the page of a report.
 
 Read-only and confined, as ComfyUI has no login: of a probe's folder only the report and the audit
-sheet are served, and of a state no picture of a concept without blur. A probe with `audit_pictures`
-keeps flagged pictures without blur, and its sheet shows them to whoever can open ComfyUI's page.
+sheet are served, and of a state no picture of a concept without blur. The sheet, which shows
+flagged pictures without blur, is served to this machine's own browser alone. Under a domain's name
+nothing is served to this machine: the name may be another site's that points here (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -45,6 +46,23 @@ def report_file(key: str, name: str) -> Path | None:
     return path if path.is_file() and not path.is_symlink() else None
 
 
+def refused(request: Any, name: str = "") -> str:
+    """Return why a request is not answered; empty if it is. name: of the page of a probe."""
+    from ..backend.text.foreign import foreign_host, foreign_page, is_here, is_own_browser
+
+    headers = {str(key).lower(): str(value) for key, value in request.headers.items()}
+    if is_here(request.remote) and (why := foreign_host(headers)):
+        return why
+    if name != AUDIT:
+        return ""
+    if not is_own_browser(request.remote, headers):
+        return (
+            "The audit sheet shows pictures without blur, so it opens only in a browser on the "
+            "machine that ComfyUI runs on, at 127.0.0.1 or localhost."
+        )
+    return foreign_page(headers)
+
+
 def register() -> None:
     """Add the routes to ComfyUI's server, once."""
     global _registered
@@ -59,6 +77,8 @@ def register() -> None:
     async def live(request: Any) -> Any:
         from aiohttp import web
 
+        if why := refused(request):
+            return web.Response(status=403, text=why)
         state = state_of(request.match_info["node"], request.query.get("workflow", ""))
         return web.json_response({"state": state})
 
@@ -66,6 +86,8 @@ def register() -> None:
     async def report(request: Any) -> Any:
         from aiohttp import web
 
+        if why := refused(request, request.match_info["name"]):
+            return web.Response(status=403, text=why)
         path = report_file(request.match_info["key"], request.match_info["name"])
         if path is None:
             return web.Response(status=404, text="there is no such report")

@@ -40,12 +40,17 @@ def difference(weights: Mapping[str, Tensor], samples: Mapping[str, list[float]]
 
 def check_samples(path: Path, samples: Mapping[str, list[float]]) -> None:
     """Raise an ExportError unless the checkpoint file holds the sampled weights."""
+    if why := unlike(path, samples):
+        raise _other(path, why)
+
+
+def unlike(path: Path, samples: Mapping[str, list[float]]) -> str:
+    """Return how a checkpoint file differs from the sampled weights; empty if it does not."""
     from ..backend.checkpoint.detect import detect
 
     info = detect(path, otherwise="epsilon", alone=True)  # weights do not depend on it
     denoiser = info.family.denoiser
-    if why := file_difference(info, info.sources(denoiser), samples, info.files[denoiser]):
-        raise _other(path, why)
+    return file_difference(info, info.sources(denoiser), samples, info.files[denoiser])
 
 
 def file_difference(

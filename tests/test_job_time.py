@@ -183,6 +183,13 @@ def test_the_line_says_what_is_done_how_far_and_in_which_stage(plan):
     assert live.state["line"] == "drawing a preview · 3/13"
     earlier = Progress(stage=f"stage {stage_name(2, 'distil')}", step=3, total=600)
     assert line_of(earlier, title_of(earlier)) == "training back to the original 3 of 600"
+    users = Progress(stage=f"stage {stage_name(1, 'resalign')}", step=3, total=9, micro_step=4,
+                     micro_total=10, message="retain/lora/adamw/0.0001x4")  # fmt: skip
+    assert line_of(users, title_of(users)) == (
+        "unlearning against simulated fine-tuning 3 of 9 · 4/10"
+    )
+    read = Progress(stage="encoding", step=3, total=9, message="forget set of hate symbols")
+    assert line_of(read, title_of(read)) == "reading pictures 3 of 9 · hate symbols"
     plain = Progress(stage="probing", step=2, total=9, message="hardened, LoRA")
     assert line_of(plain, title_of(plain)) == "fine-tuning and measuring 2 of 9 · hardened, LoRA"
 

@@ -103,13 +103,29 @@ def test_a_name_that_leads_outside_is_refused(nodes, run, name):
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("", "empty"), ("..", "not a file name"), ("x" * 300, "300 characters"), ("con", "Windows"),
+    [("", "empty"), ("..", "not a file name"), ("漢" * 100, "300 bytes: use 200 at most"),
+     ("漢" * 66, True), ("sub/" + "é" * 110, "220 bytes"),
+     ("x" * 300, "300 characters"), ("con", "Windows"),
      ("a/LPT1.b", "Windows"), ("sub/name", True), ("hardened.safetensors", True), (None, True)],
 )  # fmt: skip
 def test_a_bad_name_is_refused_when_the_workflow_is_queued(nodes, name, says):
     for node in (nodes.ExportHardenedCheckpoint, nodes.SaveHardeningLora):
         said = node.validate_inputs(filename=name)
         assert said is True if says is True else says in said
+
+
+def test_the_longest_name_that_is_taken_can_be_written(nodes, run, tmp_path):
+    """With its number, its card and its temporary file."""
+    for number in ("", "_00002"):
+        (path,) = export(nodes, run, filename="漢" * 66).args
+        assert Path(path).name == "漢" * 66 + number + ".safetensors" and Path(path).is_file()
+        assert Path(path).with_suffix(".md").is_file()
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_the_name(nodes, run, tmp_path):
+    (tmp_path / "models" / "checkpoints" / "taken").write_text("a file")
+    with pytest.raises(ra.ExportError, match=r"filename: models/checkpoints/taken/a.safetensors "):
+        export(nodes, run, filename="taken/a")
 
 
 def test_the_places_are_named_before_a_run_and_those_of_older_workflows_are_taken(nodes, root):

@@ -76,6 +76,14 @@ def test_a_number_says_on_its_label_what_its_0_means(schemas):
         assert re.search(r"\(0 = (auto|all|never)\)$", item.display_name or ""), item.id
 
 
+def test_what_stands_open_in_hardening_settings_is_what_everybody_chooses(schemas):
+    (settings,) = (one for one in schemas if one.node_id == "ResAlign_HardeningSettings")
+    opened = [item for item in settings.inputs if not item.advanced]
+    labels = [item.display_name or item.id for item in opened]
+    assert labels == ["preset", "seed", "resolution (0 = auto)", "steps (0 = auto)"]
+    assert opened[-1].id == "outer_steps", "as workflows have saved it"
+
+
 def test_every_input_says_what_it_is_for(schemas):
     for schema in schemas:
         assert schema.description[-1] in ".?", schema.node_id

@@ -1,7 +1,6 @@
 """A MODEL, a file and a report are called hardened only if their tensors are."""
 
 import importlib
-import types
 from dataclasses import replace
 
 import fakes_bridge as fakes
@@ -10,7 +9,6 @@ import torch
 from fakes_bridge import load_lora
 from fakes_checkpoint import write_tiny_checkpoint
 from fakes_probe import fake_result
-from safetensors.torch import save_file
 
 from resalign.backend.adapter.lora import Adapter
 from resalign.backend.errors import ConfigError, ExportError
@@ -98,32 +96,6 @@ def test_the_file_that_is_named_must_hold_the_model(bridge, provenance, model, t
         provenance.check_source(model, other)
 
 
-def test_an_export_that_would_refuse_the_run_is_told_before_the_run(
-    bridge, provenance, model, tmp_path
-):
-    own = write_tiny_checkpoint(tmp_path / "own.safetensors")
-    lora_file = tmp_path / "lora.safetensors"
-    save_file({"a.lora_up.weight": torch.ones(1)}, lora_file)
-
-    def hidden(**inputs):
-        inputs = {"run": ["5", 3], "source": "from the run", "write_from": "source file"} | inputs
-        export = {"class_type": "ResAlign_ExportHardenedCheckpoint", "inputs": inputs}
-        return types.SimpleNamespace(unique_id="5", prompt={"9": export, "5": {"inputs": {}}})
-
-    provenance.check_exports(model, own, hidden())
-    patched = other_lora(bridge, model)
-    for wrong, source, says in (
-        (patched, own, "has LoRAs or merges"), (model, None, "is not known"),
-        (model, lora_file, "loaded model"),
-    ):  # fmt: skip
-        with pytest.raises(ConfigError, match=rf"{says}.*'loaded model'|{says}"):
-            provenance.check_exports(wrong, source, hidden())
-        provenance.check_exports(wrong, source, hidden(run=["6", 3]))  # of another node
-        provenance.check_exports(wrong, source, hidden(write_from="loaded model"))
-        provenance.check_exports(wrong, source, None)
-    provenance.check_exports(model, None, hidden(source="own.safetensors"))
-
-
 def test_a_probe_of_two_equal_models_says_so():
     def named(name, weights):
         return ModelInfo(name=name, method=f"weights {weights}")
@@ -166,6 +138,21 @@ def test_figures_of_another_run_are_not_written_into_a_file(provenance, tmp_path
     equal = replace(own, result=replace(own.result, models=twice))
     with pytest.raises(ExportError, match="are the same model"):
         provenance.check_report(equal, run)
+
+
+def test_an_export_refuses_the_report_of_another_run_and_writes_nothing(provenance, tmp_path):
+    values = importlib.import_module("resalign.nodes.types")
+    node = importlib.import_module("resalign.nodes.export").ExportHardenedCheckpoint
+    run = values.HardenedRun(
+        plan=HardeningPlan(concept=Concept("weapons", ("a pistol",))), adapter=adapter(),
+        records=(), folder=tmp_path, family="sd1", key_map={},
+    )  # fmt: skip
+    result = fake_result()
+    other = replace(result.models[-1], method=f"adapter of a run, {adapter_digest(adapter(2.0))}")
+    report = values.ReportValue(tmp_path, replace(result, models=(result.models[0], other)))
+    with pytest.raises(ExportError, match=r"measured another run.*connect the `run`"):
+        node.execute(run, report=report)
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_the_probe_of_a_run_refuses_a_model_that_the_run_did_not_harden(

@@ -54,6 +54,7 @@ def execute(probe, monkeypatch, source=None, **inputs):
 
     bridge = importlib.import_module("resalign.nodes.bridge")
     subject = importlib.import_module("resalign.nodes.subject")
+    monkeypatch.setattr("resalign.backend.scorers.registry.present", lambda *modules: True)
     for name, value in {
         "check_model": lambda model: None, "check_parts": lambda clip, vae: None,
         "source_of": lambda model: source, "is_patched": lambda model: False,

@@ -12,7 +12,7 @@ def test_the_scripts_show_what_they_are_given(root):
     if node is None:
         pytest.skip("Node.js is not installed: the scripts' own tests were not run")
     found = subprocess.run(
-        [node, "--test", "tests/web_test.mjs", "tests/web_open_test.mjs"],
+        [node, "--test", *(f"tests/web_{name}test.mjs" for name in ("", "open_", "page_"))],
         cwd=root, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert found.returncode == 0, found.stdout + found.stderr

@@ -197,6 +197,7 @@ def test_the_demo_has_settings_of_its_own_and_draws_its_pictures(request_of):
         ({"device": "cuda; rm -rf /"}, "use auto, cpu"),
         ({"preview_every": -1}, "from 0"),
         ({"run_name": "../../elsewhere"}, "not a file name"),
+        ({"run_name": "漢" * 100}, "name of the run takes 300 bytes: use 200 at most"),
         ({"run_name": "/abs"}, "not a file name"),
         ({"run_name": "C:x"}, "not a file name"),
         ({"concept_folder": "relative"}, "absolute path"),

@@ -132,6 +132,17 @@ function fold(node) {
   node.setSize([node.size[0], node.computeSize()[1]]);
 }
 
+/** Workflows of earlier versions name a shipped concept as files do: hate_symbols. */
+function respell(node) {
+  const configured = node.onConfigure;
+  node.onConfigure = function () {
+    configured?.apply(this, arguments);
+    const preset = node.widgets?.find(({ name }) => name === "preset");
+    const shown = String(preset?.value ?? "").replaceAll("_", " ");
+    if (preset?.options?.values?.includes?.(shown)) preset.value = shown;
+  };
+}
+
 /** Say before a run when the file will be there; what an export said stays. */
 function hintExport(node) {
   if (node.resalignText.querySelector("pre")) return;
@@ -226,6 +237,7 @@ app.registerExtension({
   async nodeCreated(node) {
     const kind = node.comfyClass;
     if (kind?.startsWith("ResAlign_")) fold(node);
+    if (kind === "ResAlign_ConceptList") respell(node);
     if (LIVE.includes(kind)) {
       node.resalignLive = box(node, "live", 470);
       drawState(node.resalignLive, null);

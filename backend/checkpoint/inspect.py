@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..families.base.overrides import CONFIG_KEY
+from ..plan.concept import shown_name
 from ..plan.methods import TEST_RUN, steps_of_test_run
 from ..progress import ProgressCallback, silent
 from ..text import json_text
@@ -137,7 +138,7 @@ class Inspection:
             rows.append(("sha256", self.sha256))
         if self.hardened:
             rows += [
-                ("hardened" if not i else "", f"{key}: {_short(self.hardened[key])}")
+                ("hardened" if not i else "", f"{key}: {_short(key, self.hardened[key])}")
                 for i, key in enumerate(key for key in _SAID if key in self.hardened)
             ]
         elif self.kind == "checkpoint":
@@ -279,7 +280,9 @@ def _hash(info: CheckpointInfo, on_progress: ProgressCallback) -> str:
     return sha256(text.encode()).hexdigest()
 
 
-def _short(value: Any) -> str:
+def _short(key: str, value: Any) -> str:
+    if key == "concepts" and isinstance(value, list):
+        value = [shown_name(str(name)) for name in value]
     if isinstance(value, dict) and value.get("headline"):  # of a probe's record
         return str(value["headline"]).replace("\n", " ")
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -22,6 +22,7 @@ from ..model.model import Model
 from ..numerics.seeds import generator
 from ..parallel.ranks import Ranks
 from ..plan.auto import micro_batch_of
+from ..plan.concept import shown_name
 from ..plan.fine_tune import RETAIN
 from ..plan.hardening import HardeningPlan
 from ..plan.images import ImageSet
@@ -188,7 +189,8 @@ def prepare_data(
     offload_encoders(model)
     forget = {
         concept.name: encoded(
-            forget_images(concept, plan.forget_set, model.family), f"forget set of {concept.name}"
+            forget_images(concept, plan.forget_set, model.family),
+            f"forget set of {shown_name(concept.name)}",
         )
         for concept in plan.concepts
     }

@@ -52,12 +52,22 @@ def preset_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in (_FOLDER / "presets").glob("*.toml")))
 
 
+def preset_called(text: str) -> str:
+    """Return the name of the shipped category that is meant; empty if there is none.
+
+    Both spellings are taken, that of files and that which people are shown: hate symbols.
+    """
+    name = "_".join(text.replace("_", " ").split())
+    return name if name in preset_names() else ""
+
+
 @cache
 def load_preset(name: str) -> Preset:
-    """Load a shipped category by its name."""
-    if name not in preset_names():
+    """Load a shipped category by its name, in either spelling."""
+    found = preset_called(name)
+    if not found:
         raise ConfigError(f"no preset is called {name!r}; choose from {', '.join(preset_names())}")
-    path = _FOLDER / "presets" / f"{name}.toml"
+    path = _FOLDER / "presets" / f"{found}.toml"
     entry = _checked(_parsed(path), path.name)
     return Preset(
         name=entry["name"],

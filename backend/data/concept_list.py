@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 from ..errors import ConfigError
-from ..plan.concept import Concept
+from ..plan.concept import Concept, shown_name
 from ..plan.images import ImageSet
-from .concept import load_preset, preset_names
+from .concept import load_preset, preset_called, preset_names
 from .text import lines_of
 
 NONE = "none"  # instead of a preset
 _NAME = 60  # characters of a first prompt that become a name
+_IN_A_NAME = 40  # characters of the concepts in the name of a run
 
 
 def read_concepts(
@@ -29,9 +33,8 @@ def read_concepts(
     lines = first[1]
     if preset == NONE and not lines and further:  # all the text stands below a `# name`
         (header, lines), *further = further
-        name = name.strip() or header
-        if not lines and header in preset_names():
-            preset = header
+        meant = "" if lines else preset_called(header)
+        preset, name = meant or preset, name.strip() or meant or header
     if preset == NONE and not lines and images is None:
         raise ConfigError(
             "no concept is given: choose a preset (nudity, for one), or write a prompt, or give "
@@ -48,15 +51,16 @@ def read_concepts(
     kept = anchor.strip()
     found = [Concept(called, every, kept or (own.anchor if own else ""), images, strength)]
     for header, texts in further:
-        shipped = load_preset(header) if not texts and header in preset_names() else None
+        shipped = load_preset(header) if not texts and preset_called(header) else None
         if not texts and shipped is None:
             raise ConfigError(
                 f"concept {header}: write at least one prompt below `# {header}`; only names of "
-                f"presets ({', '.join(preset_names())}) need no prompts"
+                f"presets ({', '.join(map(shown_name, preset_names()))}) need no prompts"
             )
         becomes = kept or (shipped.anchor if shipped else "")
         asked = shipped.prompts if shipped else texts
-        found.append(Concept(header, asked, becomes, None, strength))
+        called = shipped.name if shipped else header
+        found.append(Concept(called, asked, becomes, None, strength))
     return joined((), tuple(found))
 
 
@@ -72,6 +76,34 @@ def sections(text: str) -> list[tuple[str, tuple[str, ...]]]:
         elif line:
             found[-1][1].append(line)
     return [(header, tuple(dict.fromkeys(lines))) for header, lines in found]
+
+
+def read_strengths(line: str, names: Iterable[str]) -> dict[str, float]:
+    """Read `weapons: 2, hate symbols: 0.5`: numbers by the names of concepts, in any spelling.
+
+    names: of the concepts that are chosen.
+    """
+    known = {shown_name(name).lower(): name for name in names}
+    found = {}
+    for part in filter(None, (part.strip() for part in re.split(r"[,\n]", line))):
+        text, colon, value = (piece.strip() for piece in part.rpartition(":"))
+        name = known.get(shown_name(text).lower())
+        if not colon or name is None:
+            raise ConfigError(
+                f"strengths: {part[:80]!r} is not `name: number` with the name of a chosen "
+                f"concept ({', '.join(map(shown_name, known.values()))})"
+            )
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise ConfigError(f"strengths: {value[:40]!r} of {text} is not a number") from None
+    return found
+
+
+def in_a_name(concepts: Iterable[Concept]) -> str:
+    """Return the concepts as the name of a run or probe begins: `hate symbols+weapons`."""
+    parts = (re.sub(r"[^\w-]+", " ", shown_name(concept.name)).strip() for concept in concepts)
+    return "+".join(parts)[:_IN_A_NAME].strip("+ ")
 
 
 def joined(before: tuple[Concept, ...], own: tuple[Concept, ...]) -> tuple[Concept, ...]:

@@ -21,6 +21,7 @@ from ..data.image_set import find_broken, read_image_folder
 from ..errors import ResAlignError
 from ..families import Family
 from ..numerics.byte_sizes import GIB, format_bytes
+from ..plan.file_names import too_long
 from ..plan.fine_tune import RETAIN
 from ..plan.hardening import HardeningPlan
 from ..plan.images import ImageSet
@@ -255,6 +256,12 @@ def _check_targets(
     own: Collection[Path],
 ) -> None:
     source, output, lora = Path(job.checkpoint), Path(job.output), lora_path_of(job)
+    folder = run_folder_of(job)
+    named = {"output": job.output, "lora": job.lora, "run folder": job.run_folder}
+    long = [f"{what}: the name {why}" for what, name in named.items() if (why := too_long(name))]
+    if long:  # the system could not even say whether there is such a file
+        problems += long
+        return
 
     def taken(path: Path) -> bool:
         return path.exists() and not overwrite and path.absolute() not in own
@@ -283,7 +290,6 @@ def _check_targets(
     for what, path in (("output", output), ("lora", lora)):
         if not path.parent.is_dir():
             problems.append(f"{what} {path}: the folder {path.parent} does not exist; create it")
-    folder = run_folder_of(job)
     if not resuming and (folder / "state.safetensors").exists():
         problems.append(
             f"run folder {folder} holds a run already: `resalign resume {folder}` continues it; "
@@ -299,7 +305,7 @@ def _check_loadable(info: CheckpointInfo) -> None:
 
 
 def _existing(path: Path) -> Path:
-    path = path.resolve()
+    path = path.resolve().parent if too_long(path) else path.resolve()
     while not path.is_dir():
         path = path.parent
     return path

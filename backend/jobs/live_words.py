@@ -58,12 +58,22 @@ def line_of(progress: Progress, title: str, stage: tuple[int, int] | None = None
     if stage is not None and stage[1] > 1:
         line += f" (stage {stage[0]} of {stage[1]})"
     said = progress.message
-    if said and progress.stage not in ("synthesising", "harden"):  # names of sets and users
+    if progress.stage == "encoding":
+        said = _SETS.get(said, said.removeprefix(_FORGET))
+    if said and not _hides_message(progress.stage):
         line += f" · {said}"
     counted = at_once or progress.stage == "probing"  # whose message counts them
     if progress.micro_total and not counted:
         line += f" · {progress.micro_step}/{progress.micro_total}"
     return line
+
+
+def _hides_message(stage: str) -> bool:
+    """Return whether a stage's messages are names of sets or of simulated users.
+
+    A method that runs before the last one reports as `stage 1-resalign`.
+    """
+    return stage in ("synthesising", "harden") or stage.startswith("stage ")
 
 
 _TIME_OF_NOTE = re.compile(r"^expected {2,}about [^;]* left\b.*")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -10,6 +11,18 @@ from .checks import check_fields, check_prompts, freeze_lists
 from .document import document
 from .field import NOT_EMPTY, Help, Range
 from .images import ImageSet
+
+
+def shown_name(name: str) -> str:
+    """Return a concept's name as people write it: hate symbols, for hate_symbols.
+
+    Plans and files keep the name itself.
+    """
+    return " ".join(name.replace("_", " ").split())
+
+
+def shown_names(concepts: Iterable[Concept]) -> list[str]:
+    return [shown_name(concept.name) for concept in concepts]
 
 
 @document

@@ -23,6 +23,7 @@ from ..families.base.conditioning import Conditioning
 from ..model.encode import encoders_on_device, offload_encoders
 from ..model.model import Model
 from ..plan.attack import FineTuneAttack
+from ..plan.concept import shown_name
 from ..plan.fine_tune import RETAIN
 from ..plan.images import ImageSet
 from ..plan.probe import ProbePlan
@@ -180,7 +181,7 @@ def attack_data(
 
     def concept(mirrored: bool = False) -> EncodedSet:
         parts = [
-            encoded(forget[part.name], f"forget set of {part.name}", mirrored)
+            encoded(forget[part.name], f"forget set of {shown_name(part.name)}", mirrored)
             for part in plan.concepts
         ]
         return merge(parts, [part.weight for part in plan.concepts]) if len(parts) > 1 else parts[0]
@@ -195,7 +196,10 @@ def attack_data(
         result = EncodedAttacks(
             retain=encoded(retain, "retain set"),
             concept=concept(),
-            forget={name: encoded(part, f"forget set of {name}") for name, part in forget.items()},
+            forget={
+                name: encoded(part, f"forget set of {shown_name(name)}")
+                for name, part in forget.items()
+            },
             sets={name: named(name) for name in names},
             mirrored={name: named(name, mirrored=True) for name in _names(flipped)},
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import RunError
+from ..plan.concept import shown_names
 from ..probe.audit import picture_of
 from ..probe.audited import Audit
 from ..probe.results import ProbeResult
@@ -29,7 +30,7 @@ def audit_html(result: ProbeResult, audit: Audit, folder: Path) -> str:
     Raises:
         RunError: a picture is missing, or is not the one that was scored.
     """
-    concepts = series([concept.name for concept in result.plan.concepts])
+    concepts = series(shown_names(result.plan.concepts))
     pictures = [_figure(result, audit, folder, place) for place in range(len(audit.pictures))]
     head = tag("header", tag("h1", f"Audit: {concepts}"), _introduction(concepts))
     sheet = tag(

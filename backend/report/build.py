@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ExportError
+from ..plan.concept import shown_names
 from ..plan.file import plan_hash, to_json
 from ..plan.hardening import HardeningPlan
 from ..probe.results import ProbeResult
@@ -91,7 +92,7 @@ class Report:
         """The run in a table, then the probe's report, for a reader."""
         plan = self.plan
         rows = [
-            ["Concepts", ", ".join(escape(concept.name) for concept in plan.concepts)],
+            ["Concepts", ", ".join(escape(name) for name in shown_names(plan.concepts))],
             ["Simulated users", f"{len(plan.fine_tunes)}, as {plan.simulate}"
              if plan.fine_tunes else "none: plain unlearning"],
             ["Loss on the concepts", plan.harm.loss],

@@ -16,6 +16,7 @@ from ..checkpoint.metadata import Provenance
 from ..checkpoint.save import ExportReport
 from ..families import Family, all_families, find_family
 from ..hardening.stages import stage_plans
+from ..plan.concept import shown_name
 from ..plan.file import plan_hash
 from ..plan.hardening import HardeningPlan
 from ..plan.methods import (
@@ -181,7 +182,9 @@ def common_fields(base_model: str, family_tag: str) -> list[str]:
 
 
 def _opening(provenance: Provenance) -> str:
-    concepts = ", ".join(escape(concept) for concept in provenance.concepts) or "not recorded"
+    concepts = (
+        ", ".join(escape(shown_name(concept)) for concept in provenance.concepts) or "not recorded"
+    )
     lasting = any(facts.words in provenance.method for facts in FACTS.values() if facts.lasts)
     aim = "removed, in a way meant to outlast later fine-tuning" if lasting else "removed"
     source = code_text(provenance.source) or "its source"

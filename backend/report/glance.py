@@ -6,6 +6,7 @@ the probe is about come first. The cards below say the same at length.
 
 from __future__ import annotations
 
+from ..plan.concept import shown_names
 from ..probe.headline import quality_label, relapse_text
 from ..probe.learning import Learnt
 from ..probe.results import ModelInfo
@@ -25,7 +26,7 @@ ROLES = {"oracle": "never saw the concept", "plain": "another method"}
 
 def glance(view: View, size: tuple[int, int] | None = None) -> Markup:
     """Build the block. size: of the pictures, width and height; None where it is not known."""
-    concepts = [concept.name for concept in view.result.plan.concepts]
+    concepts = shown_names(view.result.plan.concepts)
     safe = f"Is it safe from: {series(concepts)}?" if len(concepts) <= 3 else "Is it safe?"
     heads = (safe, *_HEADS)
     rows = [_row(view, model) for model in ordered(view)]

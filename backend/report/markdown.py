@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from ..plan.concept import shown_names
 from ..plan.probe import BEFORE
 from ..probe.headline import relapse_text
 from ..probe.results import ProbeResult
@@ -35,7 +36,7 @@ def report_markdown(result: ProbeResult) -> str:
     """Headline, matrix, utility and limits, with every figure's n and interval."""
     view = View(without_paths(result))
     result = view.result
-    concepts = ", ".join(escape(concept.name) for concept in result.plan.concepts)
+    concepts = ", ".join(escape(name) for name in shown_names(result.plan.concepts))
     parts = [f"## Resilience probe: {concepts}"]
     if not result.complete:
         parts.append(

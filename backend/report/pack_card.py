@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..checkpoint.metadata import Provenance
+from ..plan.concept import shown_names
 from ..plan.methods import TEST_RUN
 from ..plan.probe import too_short
 from ..probe.kept_picture import BLURRED
@@ -67,7 +68,7 @@ def pack_card(view: View, facts: CardFacts) -> str:
             license=facts.license,
             seeds=len(view.result.plan.seeds),
         ),
-        f"Concepts measured: **{escape(series([c.name for c in view.result.plan.concepts]))}**.",
+        f"Concepts measured: **{escape(series(shown_names(view.result.plan.concepts)))}**.",
         f"**{ABUSE}**",
         "## Evidence",
         measure_words(view),

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..families import find_family
+from ..plan.concept import shown_names
 from ..plan.methods import TEST_RUN
 from ..plan.probe import too_short
 from .licence_terms import licence_terms
@@ -51,7 +52,7 @@ def pack_civitai(
     if test_run:
         sentence = f"{model} comes from {TEST_RUN}. {sentence}"
     info = next(each for each in view.models if each.name == model)
-    concepts = [concept.name for concept in view.result.plan.concepts]
+    concepts = shown_names(view.result.plan.concepts)
     file = released or {"file": info.source, "sha256": info.sha256}
     record = {
         "schema": SCHEMA,

@@ -11,6 +11,7 @@ import math
 
 from ..errors import ConfigError
 from ..families import find_family
+from ..plan.concept import shown_names
 from ..probe.headline import quality_label
 from ..text.shown import visible
 from .card import common_fields
@@ -29,7 +30,7 @@ def front_matter(view: View, model: str, license: str, base_model: str) -> str: 
     lines = [*license_fields(license), *common_fields(base_model, tag)]
     metrics = metric_lines(view, model)
     if metrics:
-        concepts = ", ".join(concept.name for concept in view.result.plan.concepts)
+        concepts = ", ".join(shown_names(view.result.plan.concepts))
         lines += [
             "model-index:",
             f"- name: {_yaml(model)}",

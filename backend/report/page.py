@@ -10,6 +10,7 @@ import base64
 import hashlib
 from pathlib import Path
 
+from ..plan.concept import shown_names
 from ..probe.results import ProbeResult
 from ..probe.verdict import of_models
 from .audit_section import audit_section
@@ -71,7 +72,7 @@ def report_html(result: ProbeResult, pictures: Path | None = None) -> str:
         for place, name in contents
         if f'id="{place}"' in body
     ]
-    concepts = series([concept.name for concept in result.plan.concepts])
+    concepts = series(shown_names(result.plan.concepts))
     head = tag(
         "header",
         tag("div", tag("p", f"Resilience probe · {concepts}"), theme_button(), cls="bar"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from ..plan.attack import ORIGINAL, Attack, FineTuneAttack, LoraAttack, MergeAttack
+from ..plan.concept import shown_names
 from ..plan.file import to_json
 from ..plan.fine_tune import RETAIN
 from ..plan.measurement import PromptSet, ScorerConfig
@@ -68,7 +69,7 @@ def plan_rows(result: ProbeResult) -> list[tuple[str, str]]:
     """Return everything but the attacks, as rows of a table."""
     plan = result.plan
     drawn = plan.generation
-    rows = [("Concepts", ", ".join(concept.name for concept in plan.concepts))]
+    rows = [("Concepts", ", ".join(shown_names(plan.concepts)))]
     rows += [("Scorer" if i == 0 else "Also scored by", _scorer(s))
              for i, s in enumerate(plan.scorers)]  # fmt: skip
     rows += [(f"Prompts: {KINDS[part.kind]}", _prompts(part, result)) for part in plan.prompts]

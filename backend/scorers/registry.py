@@ -102,6 +102,12 @@ def scorer_names() -> dict[str, str]:
     return found
 
 
+def not_installed(name: str) -> str:
+    """Return how a built-in scorer's missing package is installed; "" if nothing is missing."""
+    scorer = _BUILT_IN.get(name)
+    return scorer.install if scorer is not None and scorer.missing else ""
+
+
 def policy_of(name: str) -> str:
     """Say what a built-in scorer counts as unsafe, the same on every machine; "" for others."""
     return _BUILT_IN[name].says if name in _BUILT_IN else ""
