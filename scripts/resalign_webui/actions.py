@@ -15,6 +15,7 @@ from . import (
     forms,
     guide,
     measure_forms,
+    refusals,
     report_forms,
     views,
 )
@@ -345,6 +346,7 @@ class Actions(Times):
     ) -> str:
         try:
             request = make()
+            refusals.refuse(request, self.host)
             self.jobs.start(request)
         except ResAlignError as error:
             return views.note(hosts.without_paths(str(error), self.host), "error")

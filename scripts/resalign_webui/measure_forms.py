@@ -308,6 +308,11 @@ def export_folders(host: Host) -> tuple[str, ...]:
 
 def save_lora_request(values: Values, host: Host, runs: list[Run]) -> dict[str, Any]:
     run = _needed_run(values, runs)
+    if run.changes_all:
+        raise ConfigError(
+            f"{run.name} is hardened as Lasting is, which changes all weights and has no LoRA: "
+            "export the checkpoint"
+        )
     overwrite = flag(values, "overwrite")
     chosen = one_of(values, "lora_format", FORMATS, USUAL)
     return {

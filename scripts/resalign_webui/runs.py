@@ -53,6 +53,11 @@ class Run:
         return is_test_run(SimpleNamespace(method=known, fine_tunes=users, outer_steps=self.total))
 
     @property
+    def changes_all(self) -> bool:
+        """True for a run that changes all weights, as Lasting does; no LoRA holds such a change."""
+        return _is_dense(self.plan)
+
+    @property
     def removed_nothing(self) -> bool:
         """True for a run whose losses say that the model knows the concepts as before."""
         harm, method = self.plan.get("harm") or {}, self.plan.get("method", "resalign")
