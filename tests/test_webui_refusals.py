@@ -8,7 +8,7 @@ import pytest
 from fakes_webui import FakeHost, FakeJobs, write_checkpoint, write_run, write_tensors
 
 from resalign.backend.plan.concept import Concept
-from resalign.backend.plan.file import to_json
+from resalign.backend.plan.file import plan_hash, to_json
 from resalign.backend.plan.presets import preset_plan
 from resalign.backend.plan.probe_settings import probe_plan
 from resalign.scripts.resalign_webui import graphics, refusals
@@ -193,6 +193,38 @@ def test_a_sheet_of_a_report_without_pictures_is_refused(actions, host):
     plan = to_json(probe_plan("fast", [CAT], scorer="nudenet", show_pictures=True))
     (folder / "plan.json").write_text(json.dumps({"schema": 1, "plan": plan}))
     assert "Drawing" in actions.audit({"report": "measured"})
+
+
+def test_a_report_of_something_else_is_not_exported_with_a_run(actions, host):
+    """Its figures would stand in the header of a checkpoint that nobody measured."""
+    mine, other = run_in(host, "mine"), run_in(host, "other", "edit", 1)
+    models = host.checkpoint_folder()
+    own = plan_hash(preset_plan("balanced", [CAT]))
+    write_checkpoint(
+        models / "mine.safetensors", {"resalign.method": "x", "resalign.plan_sha256": own}
+    )
+    write_checkpoint(
+        models / "others.safetensors", {"resalign.method": "x", "resalign.plan_sha256": "0"}
+    )
+    values = {"export_run": "mine", "export_name": "new"}
+    for name, hardened, says in (
+        ("a", models / "model.safetensors", "model.safetensors, which was never hardened"),
+        ("b", models / "others.safetensors", "others.safetensors, which another run hardened"),
+        ("c", other, "measured the run other, not mine"),
+        ("d", models / "mine.safetensors", ""), ("e", mine, ""),
+    ):  # fmt: skip
+        folder = hosts.probes_folder(host) / name
+        folder.mkdir(parents=True)
+        (folder / "report.html").write_text("")
+        given = [{"path": "demo"}, {"path": str(hardened)}, {"path": str(other), "role": "plain"}]
+        (folder / "job.json").write_text(json.dumps({"checkpoints": given}))
+        said = actions.export({**values, "export_probe": name})
+        if says:
+            refused(actions, said, says, "choose its report, or none")
+        else:
+            assert "Export started" in said
+            actions.jobs.close()
+            (models / "new.safetensors").unlink()
 
 
 def test_nothing_of_this_loads_torch(package_folder):

@@ -33,6 +33,7 @@ from ...backend.plan.probe_settings import (
 )
 from ...backend.plan.user_attacks import with_references
 from . import host as hosts
+from . import refusals
 from .checking import Values, field_value, flag, number, one_of, some_of, text, whole
 from .forms import checkpoint_of, concepts_of, device_of, parts_of
 from .host import Host
@@ -296,6 +297,8 @@ def export_request(
         probe = named(report, [probe for probe in probes if probe.report])
         if probe is None:
             raise ConfigError(f"report: {str(report)[:80]!r} is not in the list: refresh it")
+        if why := refusals.other_report(run, probe):
+            raise ConfigError(f"report: {why}")
         request["probe"] = str(probe.folder)
     return request
 

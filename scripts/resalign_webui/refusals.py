@@ -14,6 +14,7 @@ from typing import Any
 
 from ...backend.checkpoint.detect import detect
 from ...backend.checkpoint.header import read_header
+from ...backend.checkpoint.metadata import PREFIX
 from ...backend.checkpoint.not_a_lora import why_not_a_lora, why_other_base
 from ...backend.data.picture_file import is_picture
 from ...backend.errors import CheckpointError, ConfigError, ResAlignError
@@ -31,6 +32,7 @@ from ...backend.text.walk import walk_once
 from ...backend.worker.requests import checkpoint_path
 from . import graphics
 from .host import Host
+from .runs import Probe, Run
 
 _PARTS = ("text_encoder", "vae")
 _ENCODED = "encoded.safetensors"  # stands for the pictures of a folder: backend/data/encoded_file
@@ -173,6 +175,44 @@ def _job_of(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def other_report(run: Run, probe: Probe) -> str:
+    """Say that a probe has not measured what a run made, as far as that is seen without reading
+    weights; the export compares those."""
+    path = Path(probe.hardened)
+    if not probe.hardened or path == run.folder:
+        return ""
+    advice = f"probe {run.name} itself, choose its report, or none"
+    if (path / "plan.json").is_file():
+        return f"{probe.name} measured the run {path.name}, not {run.name}: {advice}"
+    if not path.is_file():
+        return ""  # gone, or a folder: the export tells
+    found = hardened_by(path)
+    if found is None:
+        return f"{probe.name} measured {path.name}, which was never hardened: {advice}"
+    try:
+        own = plan_hash(from_json(HardeningPlan, run.plan, where="plan"))
+    except ConfigError:
+        return ""
+    if found.get("plan_sha256") not in ("", None, own):
+        return f"{probe.name} measured {path.name}, which another run hardened: {advice}"
+    return ""
+
+
+def hardened_by(path: Path) -> dict[str, str] | None:
+    """Return what a file's header says of its hardening; None where it says nothing of it."""
+    try:
+        metadata = read_header(path).metadata
+    except CheckpointError:
+        return None
+    if f"{PREFIX}method" not in metadata:
+        return None
+    return {
+        name.removeprefix(PREFIX): text
+        for name, text in metadata.items()
+        if name.startswith(PREFIX)
+    }
 
 
 def _refuse_missing(scorer: str, host: Host) -> None:
