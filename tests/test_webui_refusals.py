@@ -102,6 +102,36 @@ def test_files_that_are_not_what_they_are_given_as_are_refused(actions, values, 
     refused(actions, actions.try_lora({**TRY, **values}), *words)
 
 
+def test_a_file_that_nobody_hardened_is_not_called_hardened(actions, host):
+    """Whatever was chosen stood in report and pictures as `hardened`."""
+    models = host.checkpoint_folder()
+    for name, metadata in (("other", {}), ("first", {"resalign.method": "ResAlign"})):
+        write_checkpoint(models / f"{name}.safetensors", metadata)
+    for given, names, warning in (
+        ({}, ["original", "hardened"], ""),
+        ({"hardened": "other.safetensors"}, ["original", "other"],
+         "other.safetensors does not say that it was hardened"),
+        ({"original": "first.safetensors"}, ["original", "hardened"],
+         "first.safetensors, chosen as the original, says that it was"),
+    ):  # fmt: skip
+        tried = {f"try_{name}": file for name, file in given.items()}
+        for start, values in ((actions.probe, {**PROBE, **given}), (actions.try_lora, TRY | tried)):
+            said = start(values)
+            assert "started" in said or "Generating" in said
+            assert warning in said and ("ra-doubtful" in said) == (warning != "")
+            actions.jobs.close()
+        asked = actions.jobs.requests[-2]["checkpoints"]
+        assert [one["name"] for one in asked] == names
+
+
+def test_the_same_file_under_two_names_is_refused(actions, host):
+    models = host.checkpoint_folder()
+    (models / "link.safetensors").symlink_to(models / "model.safetensors")
+    refused(actions, actions.probe({**PROBE, "hardened": "link.safetensors"}), "the same file")
+    said = actions.try_lora({**TRY, "try_hardened": "link.safetensors"})
+    refused(actions, said, "the same file")
+
+
 def test_a_lora_on_two_checkpoints_starts(actions):
     assert "Generating" in actions.try_lora(TRY)
 

@@ -103,20 +103,18 @@ class Actions(Times):
         )
 
     def probe(self, values: Values) -> str:
-        said, doubt = (
-            self._start(
-                lambda: measure_forms.probe_request(values, self.host, self._runs()),
-                "Probe started.",
-            ),
-            measure_forms.doubt_of(values, self.host, self._runs()),
+        said = self._start(
+            lambda: measure_forms.probe_request(values, self.host, self._runs()), "Probe started."
         )
-        return said + (views.note(doubt, "doubtful") if doubt and views.is_plain(said) else "")
+        return said + _doubt(said, measure_forms.doubt_of(values, self.host, self._runs()))
 
     def try_lora(self, values: Values) -> str:
-        return self._start(
-            lambda: measure_forms.lora_request(values, self.host, with_adapter(self._runs())),
-            "Generating with and without hardening; the pictures appear in the job panel.",
+        runs = with_adapter(self._runs())
+        said = self._start(
+            lambda: measure_forms.lora_request(values, self.host, runs),
+            "Generating with both; the pictures appear in the job panel.",
         )
+        return said + _doubt(said, measure_forms.lora_doubt(values, self.host, runs))
 
     def export(self, values: Values) -> str:
         def make() -> dict[str, Any]:
@@ -386,6 +384,11 @@ class Actions(Times):
     def _unfinished(self) -> list[Any]:
         runs = [run for run in self._runs() if not run.finished]
         return [*runs, *(probe for probe in self._probes() if not probe.report)]
+
+
+def _doubt(said: str, doubt: str) -> str:
+    """Return a warning below the message of a start; nothing below a refusal."""
+    return views.note(doubt, "doubtful") if doubt and views.is_plain(said) else ""
 
 
 def _labelled(entries: Iterable[Run | Probe]) -> Choices:

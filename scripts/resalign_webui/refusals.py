@@ -12,9 +12,9 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from ...backend.checkpoint.called import hardened_by
 from ...backend.checkpoint.detect import detect
 from ...backend.checkpoint.header import read_header
-from ...backend.checkpoint.metadata import PREFIX
 from ...backend.checkpoint.not_a_lora import why_not_a_lora, why_other_base
 from ...backend.data.picture_file import is_picture
 from ...backend.errors import CheckpointError, ConfigError, ResAlignError
@@ -61,9 +61,9 @@ def refuse(request: Mapping[str, Any], host: Host) -> None:
 
 def _refuse_probe(request: Mapping[str, Any], host: Host) -> None:
     plan = from_json(ProbePlan, request["plan"], where="plan")
-    for one in request["checkpoints"]:
-        name = str(one["name"])
-        _refuse_unknown(_ROLES.get(name, name), one["path"], one)
+    for number, one in enumerate(request["checkpoints"]):
+        what = _ROLES.get(str(one.get("role")), "hardened" if number else "original")
+        _refuse_unknown(what, one["path"], one)
     for attack in plan.fine_tunes:
         if (path := attack.trained_on) and path != ORIGINAL:
             _refuse_unknown("LoRA of a sibling", path, {})
@@ -189,7 +189,7 @@ def other_report(run: Run, probe: Probe) -> str:
     if not path.is_file():
         return ""  # gone, or a folder: the export tells
     found = hardened_by(path)
-    if found is None:
+    if not found:
         return f"{probe.name} measured {path.name}, which was never hardened: {advice}"
     try:
         own = plan_hash(from_json(HardeningPlan, run.plan, where="plan"))
@@ -198,21 +198,6 @@ def other_report(run: Run, probe: Probe) -> str:
     if found.get("plan_sha256") not in ("", None, own):
         return f"{probe.name} measured {path.name}, which another run hardened: {advice}"
     return ""
-
-
-def hardened_by(path: Path) -> dict[str, str] | None:
-    """Return what a file's header says of its hardening; None where it says nothing of it."""
-    try:
-        metadata = read_header(path).metadata
-    except CheckpointError:
-        return None
-    if f"{PREFIX}method" not in metadata:
-        return None
-    return {
-        name.removeprefix(PREFIX): text
-        for name, text in metadata.items()
-        if name.startswith(PREFIX)
-    }
 
 
 def _refuse_missing(scorer: str, host: Host) -> None:
