@@ -4,7 +4,7 @@ import json
 from datetime import date
 
 import pytest
-from fakes_webui import host_with_a_checkpoint, write_header, write_run
+from fakes_webui import host_with_a_checkpoint, write_checkpoint, write_header, write_run
 
 from resalign.backend.data.concept import load_preset
 from resalign.backend.demo.plans import demo_probe, prompted_plan
@@ -164,6 +164,7 @@ def test_a_test_probe_takes_minutes_on_a_gpu(tab):
 def test_too_few_steps_are_warned_of_at_the_start_and_the_field_says_what_is_usual(tab):
     """Two steps made every attack worthless, which the page said after the probe."""
     host, actions = tab
+    write_checkpoint(host.checkpoint_folder() / "model.safetensors")
     run_of(host, "mine")
     for steps, few in ((0, False), (2, True), (19, True), (20, False)):
         said = actions.probe({"probe_run": "mine", "attack_steps": steps})

@@ -75,7 +75,8 @@ def test_the_panel_names_the_checkpoint_at_work_and_not_its_folder(checkpoint, s
     [
         ("probe", {"checkpoints": [{"name": "original", "path": "/srv/a.safetensors"},
                                    {"name": "hardened", "path": "/srv/runs/weapons 1"},
-                                   {"name": "oracle", "path": "/srv/b.safetensors"}]},
+                                   {"name": "oracle", "role": "oracle",
+                                        "path": "/srv/b.safetensors"}]},
          "Probing weapons 1 ..."),
         ("probe", {"checkpoints": [{"path": "demo"}]}, "Probing the ResAlign demo ..."),
         ("probe", {}, "Probing ..."),

@@ -234,8 +234,8 @@ def _subject(job: str, request: Mapping[str, Any]) -> str:
         return _named(request.get("checkpoint"))
     if job == "probe":
         given = [one for one in request.get("checkpoints") or () if isinstance(one, Mapping)]
-        named = [one for one in given if one.get("name") == "hardened"]
-        return _named((named or given or [{}])[-1].get("path"))
+        own = [one for one in given if not one.get("role")]  # the others are for reference
+        return _named((own or given or [{}])[-1].get("path"))
     place = request.get("run_folder") or request.get("report")
     return _named(place) if job in ("resume", "export", "lora", "audit", "pack") else ""
 
