@@ -89,7 +89,7 @@ def test_the_hash_of_a_folder_follows_its_weights(tmp_path):
 def test_what_was_done_to_a_hardened_file_is_told(tmp_path, tiny):
     said = {
         "resalign.method": "ResAlign",
-        "resalign.concepts": '["nudity", "gore"]',
+        "resalign.concepts": '["nudity", "hate_symbols"]',
         "resalign.source_sha256": "12ab",
         "resalign.probe": "not measured",
         "resalign.config": "{}",
@@ -98,12 +98,12 @@ def test_what_was_done_to_a_hardened_file_is_told(tmp_path, tiny):
 
     assert found.hardened == {
         "method": "ResAlign",
-        "concepts": ["nudity", "gore"],
+        "concepts": ["nudity", "hate_symbols"],
         "source_sha256": "12ab",
         "probe": "not measured",
     }
     assert "hardened        method: ResAlign" in str(found)
-    assert 'concepts: ["nudity", "gore"]' in str(found)
+    assert 'concepts: ["nudity", "hate symbols"]' in str(found)
 
 
 TEST = json.dumps({"steps": 20, "simulate": "shared"})
