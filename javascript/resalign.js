@@ -99,8 +99,24 @@
       return showReport(before, 40);
     }
     if (!STARTS.some((name) => pressed.includes(`resalign_${name}`))) return;
+    refusals(true);
     bringIntoSight(20);
   });
+
+  // A refusal of what the form held is out of date once the form changes. It is hidden, not taken
+  // away: gradio would not show the same text a second time.
+  const refusals = (shown) => {
+    const pages = find("#resalign_pages");
+    for (const note of pages?.querySelectorAll("[id^=resalign_][id$=_message] .ra-error") ?? [])
+      note.style.display = shown ? "" : "none";
+  };
+  for (const kind of ["input", "change", "mousedown"])
+    document.addEventListener(kind, (event) => {
+      const path = event.composedPath();
+      const inForm = path.some((part) => part.id === "resalign_pages");
+      const chosen = kind !== "mousedown" || path.some((part) => part.role === "option");
+      if (inForm && chosen) refusals(false);
+    });
 
   /** Scroll to the panel once it shows the job that was started; looks so many times. */
   function bringIntoSight(times) {

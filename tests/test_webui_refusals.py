@@ -2,6 +2,7 @@
 
 import json
 import sys
+import types
 
 import pytest
 from fakes_webui import FakeHost, FakeJobs, write_checkpoint, write_run, write_tensors
@@ -195,7 +196,14 @@ def test_a_device_that_is_not_there_is_refused(actions, monkeypatch, device, kno
             actions.jobs.close()
 
 
-def test_gpus_are_counted_without_torch(monkeypatch, tmp_path):
+def test_gpus_are_counted_without_torch_or_by_that_of_the_host(monkeypatch):
+    monkeypatch.delenv("RESALIGN_PYTHON", raising=False)
+    cuda = types.SimpleNamespace(device_count=lambda: 3)
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert graphics.count() == 3
+    monkeypatch.setenv("RESALIGN_PYTHON", "/another/python")
+    assert graphics.count() is None, "its torch is another"
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert graphics.count() == 0

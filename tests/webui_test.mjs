@@ -128,6 +128,28 @@ test("on the host's other tabs a note says why pictures wait, and goes when they
   }
 });
 
+test("a refusal is hidden once the form changes, and may be shown again", () => {
+  const on = {}, note = { style: {} };
+  const pages = { id: "resalign_pages", querySelectorAll: () => [note] };
+  const document = {
+    addEventListener: (kind, call) => { on[kind] = call; },
+    querySelector: (selector) => (selector === "#resalign_pages" ? pages : null),
+  };
+  vm.runInNewContext(SOURCE, { document, setInterval() {}, setTimeout() {} });
+  const field = { id: "resalign_seed" }, option = { id: "", role: "option" };
+  const event = (...path) => ({ composedPath: () => path });
+  for (const [kind, path, hidden] of [
+    ["input", [field, pages], true], ["change", [field, pages], true],
+    ["mousedown", [option, pages], true], ["mousedown", [field, pages], false],
+    ["input", [{ id: "another" }], false],
+  ]) {
+    on.click(event({ id: "resalign_harden" }, pages));
+    assert.equal(note.style.display, "");
+    on[kind](event(...path));
+    assert.equal(note.style.display, hidden ? "none" : "", `${kind} ${path[0].id}`);
+  }
+});
+
 test("a report that is shown is scrolled into sight, once it is there", async () => {
   const waiting = [], made = { pressed: null, frame: null, scrolled: 0 };
   const document = {

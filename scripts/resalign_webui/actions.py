@@ -65,7 +65,10 @@ class Actions(Times, Headers):
         self._renewing = threading.Thread()  # updates the host's list after an export
 
     def harden(self, values: Values) -> str:
-        return self._start(lambda: forms.harden_request(values, self.host), "Hardening started.")
+        started = "Hardening started."
+        if values.get("checkpoint") == DEMO and not values.get("concepts"):
+            started = "Hardening started: nothing is ticked, so the demo's own concept, weapon."
+        return self._start(lambda: forms.harden_request(values, self.host), started)
 
     def check(self, values: Values) -> str:
         return self._start(

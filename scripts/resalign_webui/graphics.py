@@ -26,7 +26,8 @@ def seen() -> bool:
 
 def count() -> int | None:
     """Return how many CUDA devices there are; None where that is not known without torch."""
-    torch = sys.modules.get("torch")  # a host that draws has loaded it
+    # A host that draws has loaded it, and the worker uses the same, unless the owner names another
+    torch = None if os.environ.get("RESALIGN_PYTHON") else sys.modules.get("torch")
     if torch is not None and hasattr(torch, "cuda"):
         return int(torch.cuda.device_count())
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
