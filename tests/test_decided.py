@@ -166,7 +166,7 @@ def test_the_model_tells_the_bridge_what_it_predicts(comfy, monkeypatch):
 
 
 def test_a_run_that_feeds_an_export_is_not_refused_for_its_file(comfy, monkeypatch, torn):
-    nodes = load_nodes(monkeypatch, "provenance")
+    nodes = load_nodes(monkeypatch, "ahead")
     bridge = nodes.bridge
     monkeypatch.setattr(bridge, "is_patched", lambda model: False)
     monkeypatch.setattr(bridge, "decision_of", lambda model: model)

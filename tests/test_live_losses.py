@@ -68,13 +68,13 @@ def test_what_is_removed_shows_once_it_is_more_than_noise():
     for step in range(1, 41):
         lower = min(0.25, 0.02 * max(0, step - 10))
         noise = 0.02 * (-1) ** step
-        tell(live, step, harm=-0.1 - lower + noise, q=0.5, harm_after=-0.1 - lower / 2 + noise)
+        tell(live, step, harm=-0.1 - lower + noise, q=0.9, harm_after=-0.1 - lower / 2 + noise)
     seen = dict(shares(live.state))
     assert seen[40] == pytest.approx(0.25 / (plan.harm.cap - 0.1), abs=1e-3)
     assert all(seen[step] == 0 for step in range(10, 15)) and seen[20] > 0.2
     assert dict(shares(live.state, "harm after"))[40] == pytest.approx(seen[40] / 2, abs=1e-3)
     assert live.state["hint"] == "" and live.state["together"] == [["harm", "harm after"]]
-    assert live.state["figures"]["q"] == 0.5
+    assert live.state["figures"]["q"] == pytest.approx(0.5, abs=0.01), "of what is drawn"
     live.end("done", "over")
     assert live.state["hint"].startswith("This share is of losses. A probe counts what still")
 
