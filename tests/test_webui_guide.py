@@ -154,6 +154,9 @@ def test_each_step_leads_to_the_next_until_the_release_is_packed(host, actions):
     assert (step.page, step.chosen) == (
         "Reports", {"report": "measured", "pack_checkpoint": "hard.safetensors"}
     )  # fmt: skip
+    assert step.label == "Next: pack it for a release"
+    actions.jobs._state["verdict"] = "doubtful"
+    assert actions.next_step().label == "Next: pack what was measured"
     assert after(actions, "pack", report=str(probe)) is None, "the last one"
 
 
