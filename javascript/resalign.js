@@ -26,7 +26,7 @@
   function remind(state) {
     const tab = find("#tab_resalign"); // none where the tab runs without a host
     let note = find("#resalign_waiting");
-    const waits = state?.status === "running" && state.kind !== "check" && tab && tab.offsetParent === null;
+    const waits = state?.waits && tab && tab.offsetParent === null;
     if (!waits) return note?.remove();
     if (!note) {
       note = document.createElement("button");
@@ -47,6 +47,25 @@
   }
 
   let quiet = 0; // looks to leave out
+  let last = {}; // the host's last answer
+  let away = false; // it did not answer when we last looked
+
+  /** Above the panel: that the host does not answer, and what to do; nothing when it does again. */
+  function tell(gone) {
+    const note = find("#resalign_away");
+    if (!gone) return note?.remove();
+    const panel = find("#resalign_job");
+    if (note || !panel) return;
+    const made = document.createElement("div");
+    made.id = "resalign_away";
+    made.className = "ra ra-note ra-error";
+    made.setAttribute("role", "alert");
+    const running = find(".ra-job")?.dataset.status === "running";
+    made.textContent = `${last.host ?? "The host"} does not answer. ` + (running
+      ? `When it runs again, ${last.again ?? "press Resume to go on"}; what is shown below is its last word.`
+      : "This page goes on by itself when it runs again.");
+    panel.before(made);
+  }
 
   async function look() {
     const button = find("#resalign_catch_up");
@@ -54,11 +73,17 @@
     quiet = 0;
     try {
       const answer = await fetch("resalign/state", { cache: "no-store" });
+      if (answer.status >= 500) throw new Error("a proxy answers, and not the host");
       const state = answer.ok ? await answer.json() : null;
+      last = state ?? last;
+      away = false;
+      tell(false);
       remind(state);
       if (state && behind(state)) button.click();
     } catch {
       remind(null);
+      if (away) tell(true); // the second time: once may be a short break
+      away = true;
       quiet = AFTER_A_BREAK / EVERY;
     }
   }
@@ -74,8 +99,24 @@
       return showReport(before, 40);
     }
     if (!STARTS.some((name) => pressed.includes(`resalign_${name}`))) return;
+    refusals(true);
     bringIntoSight(20);
   });
+
+  // A refusal of what the form held is out of date once the form changes. It is hidden, not taken
+  // away: gradio would not show the same text a second time.
+  const refusals = (shown) => {
+    const pages = find("#resalign_pages");
+    for (const note of pages?.querySelectorAll("[id^=resalign_][id$=_message] .ra-error") ?? [])
+      note.style.display = shown ? "" : "none";
+  };
+  for (const kind of ["input", "change", "mousedown"])
+    document.addEventListener(kind, (event) => {
+      const path = event.composedPath();
+      const inForm = path.some((part) => part.id === "resalign_pages");
+      const chosen = kind !== "mousedown" || path.some((part) => part.role === "option");
+      if (inForm && chosen) refusals(false);
+    });
 
   /** Scroll to the panel once it shows the job that was started; looks so many times. */
   function bringIntoSight(times) {

@@ -118,6 +118,14 @@ def tiny_models(tmp_path_factory):
     return build_models(tmp_path_factory.mktemp("tiny_models"))
 
 
+@pytest.fixture
+def no_quick_looks(monkeypatch):
+    """Small probes of tests are taken for long ones, so that nothing says that they are short."""
+    from resalign.backend.plan import probe
+
+    monkeypatch.setattr(probe, "FEWEST_TRAININGS", 0)
+
+
 @pytest.fixture(scope="session")
 def launcher():
     """Starts ranks, as several processes; begun when a test first asks for it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import struct
 import threading
 import time
@@ -232,6 +233,30 @@ def write_header(path, metadata):
     """A safetensors file without tensors."""
     text = json.dumps({"__metadata__": metadata}).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text)
+
+
+def write_checkpoint(path, metadata=None):
+    """A file with the header of the demo's checkpoint and more in it; its weights are zeros."""
+    source = import_module("resalign.backend.demo.plans").CHECKPOINT
+    with source.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header["__metadata__"] = {**header.get("__metadata__", {}), **(metadata or {})}
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    with path.open("r+b") as file:
+        file.truncate(8 + len(text) + source.stat().st_size - 8 - length)
+
+
+def write_tensors(path, shapes, metadata=None):
+    """A file of zeros in half precision: names and shapes alone say what it is."""
+    header, end = {"__metadata__": metadata or {}}, 0
+    for name, shape in shapes.items():
+        size = 2 * math.prod(shape)
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
 
 
 def _files(folder):

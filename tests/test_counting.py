@@ -113,6 +113,7 @@ def test_a_model_that_is_broken_before_any_attack_says_so_first_and_is_never_gre
     assert "BROKEN before any attack" in text and "BROKEN: 0.0" in text
 
 
+@pytest.mark.usefixtures("no_quick_looks")
 def test_a_model_that_works_and_resists_is_green():
     rates = ORIGINAL | course("hardened", (0, 96), (100, 3, 94), (140, 4, 90), (200, 2, 93))
     said, verdict = of_probe(counted_result(rates))
@@ -155,6 +156,29 @@ def test_without_a_benign_scorer_pictures_and_predictions_decide_together():
     states = {row.step: row.state for row in summary.rows if row.model == "hardened"}
     assert states == {0: "works", 100: "works", 140: "works", 200: "broken"}
     assert summary.row("hardened", "training", 140).quality.share == 1
+
+
+@pytest.mark.usefixtures("no_quick_looks")
+def test_a_model_below_the_threshold_that_works_says_why():
+    """Pictures have moved by more than the threshold, predictions hardly: not green, not broken."""
+    rates = ORIGINAL | course("hardened", (0, 96), (100, 0, 96), (140, 0, 96), (200, 0, 96))
+    distance = {key: 0.3 if key[0] == "hardened" else 0.02 for key in rates}
+    distance[("original", "before", 0)] = 0.0
+    drift = {key: 0.01 if key[0] == "hardened" else 0.001 for key in rates}
+    result = counted_result(rates, benign=False, distance=distance, drift=drift)
+    row = summarise(result).model("hardened").worst.row
+    assert row.quality.works and row.quality.by_predictions and row.quality.share < 0.8
+    said, kind = of_probe(result)
+    assert said.endswith("; other pictures have changed (71 % as before).") and kind == ""
+    assert "Other pictures have changed there, though its predictions hardly have" in headline(
+        summarise(result)
+    )
+    page, text = report_html(result), report_markdown(result)
+    for words in ("works by its predictions: agreement 0.7", "or more of their size"):
+        assert words in page and words in text
+    whole = counted_result(GARBLED)
+    assert not any(row.quality and row.quality.by_predictions for row in summarise(whole).rows)
+    assert "more of their size" not in report_markdown(whole)
 
 
 def test_an_attack_that_left_the_original_as_it_was_does_not_count():

@@ -53,14 +53,16 @@ def test_a_job_runs_to_its_result_under_the_hosts_queue(jobs, begin, host, tmp_p
     assert (host.entered, host.left) == (1, 1)
 
 
-def test_the_pace_of_a_hardening_is_kept_also_when_it_was_stopped(jobs, begin, tmp_path):
+def test_the_pace_of_a_hardening_is_kept_also_when_it_was_stopped_while_it_trained(
+    jobs, begin, tmp_path
+):
     """For the times that the form states of this checkpoint on this machine."""
     run, model = tmp_path / "run", tmp_path / "model.safetensors"
     begin("waits")
     wait_for(jobs, step_two)
     (run / "job.json").write_text(json.dumps({"checkpoint": str(model), "device": "cpu"}))
     (run / "plan.json").write_text(json.dumps({"resolution": 0}))
-    jobs._update({**jobs.state(), "pace": {"drawing": 0.5}})
+    jobs._update({**jobs.state(), "pace": {"drawing": 0.5, "training": 0.9}})
     jobs.cancel()
     assert wait_for(jobs, ended)["status"] == "stopped"
     found = pace.known(tmp_path / "jobs", str(model))

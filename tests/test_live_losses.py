@@ -8,6 +8,7 @@ from recorded_losses import IDLE
 from resalign.backend.jobs.live_curves import coinciding_losses
 from resalign.backend.jobs.live_losses import Losses
 from resalign.backend.jobs.live_state import LiveState
+from resalign.backend.jobs.live_words import NO_SHARE
 from resalign.backend.plan import removal
 from resalign.backend.plan.concept import Concept
 from resalign.backend.plan.presets import preset_plan
@@ -67,13 +68,13 @@ def test_what_is_removed_shows_once_it_is_more_than_noise():
     for step in range(1, 41):
         lower = min(0.25, 0.02 * max(0, step - 10))
         noise = 0.02 * (-1) ** step
-        tell(live, step, harm=-0.1 - lower + noise, q=0.5, harm_after=-0.1 - lower / 2 + noise)
+        tell(live, step, harm=-0.1 - lower + noise, q=0.9, harm_after=-0.1 - lower / 2 + noise)
     seen = dict(shares(live.state))
     assert seen[40] == pytest.approx(0.25 / (plan.harm.cap - 0.1), abs=1e-3)
     assert all(seen[step] == 0 for step in range(10, 15)) and seen[20] > 0.2
     assert dict(shares(live.state, "harm after"))[40] == pytest.approx(seen[40] / 2, abs=1e-3)
     assert live.state["hint"] == "" and live.state["together"] == [["harm", "harm after"]]
-    assert live.state["figures"]["q"] == 0.5
+    assert live.state["figures"]["q"] == pytest.approx(0.5, abs=0.01), "of what is drawn"
     live.end("done", "over")
     assert live.state["hint"].startswith("This share is of losses. A probe counts what still")
 
@@ -87,6 +88,18 @@ def test_the_loss_after_a_fine_tuning_is_compared_with_that_of_the_same_steps():
     losses.add(4, {"harm": -0.5})  # measured again
     losses.add(5, {"harm": float("nan"), "harm_after": 1.0})
     assert losses.curves() == {"harm": [[4, -0.25]]}
+
+
+@pytest.mark.parametrize("preset", ["durable", "durable-max"])
+def test_losses_that_tell_no_share_say_so(preset):
+    live = LiveState("harden", 20)
+    live.plan(preset_plan(preset, PLAN.concepts))
+    assert live.state["hint"] == ""
+    for step in range(1, 13):
+        tell(live, step, harm=0.5 - 0.01 * step, retain=0.0)
+    assert live.state["hint"] == NO_SHARE
+    live.end("done", "over")
+    assert live.state["hint"] == NO_SHARE and live.state["scale"] is None
 
 
 def test_losses_lie_on_each_other_by_the_size_of_their_axis():
@@ -114,7 +127,7 @@ def test_the_chart_of_a_stage_after_another_has_no_scale():
     live = live_of(replace(PLAN, before=(Stage(method="erase"),)))
     for step in range(1, 13):
         tell(live, step, harm=-0.125)
-    assert live.state["scale"] is None and live.state["hint"] == ""
+    assert live.state["scale"] is None and live.state["hint"] == NO_SHARE
     assert live.state["curves"]["harm"][-1] == [12, -0.125]
 
 

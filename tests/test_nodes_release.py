@@ -130,6 +130,7 @@ def test_the_sheet_is_drawn_once_and_labels_go_into_the_report(kept, tmp_path):
         further.audited(result, folder, 0, "nothing.json")
 
 
+@pytest.mark.usefixtures("no_quick_looks")
 def test_a_pack_is_written_and_named(probe, monkeypatch, tmp_path):
     result = counted_result(WORKING)
     folder = write(result, tmp_path / "output" / "resalign" / "probes" / ("b" * 20))

@@ -120,6 +120,7 @@ def test_where_no_attack_counts_the_card_says_why(tmp_path):
     assert faults(results(pack), SCHEMA) == []
 
 
+@pytest.mark.usefixtures("no_quick_looks")
 def test_a_card_begins_with_its_status_then_the_table_then_the_sentence(small, tmp_path):
     pack = pack_report(small, tmp_path / "pack").path
     text = body(pack)

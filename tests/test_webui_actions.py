@@ -53,6 +53,15 @@ def test_a_start_is_told_and_everybody_who_looks_sees_the_job_to_its_end(actions
     assert next(actions.follow())[1], "who comes later sees how it ended, and is free"
 
 
+def test_a_start_says_what_the_demo_is_hardened_against_if_nothing_was_ticked(actions, jobs):
+    said = actions.harden({"checkpoint": hosts.DEMO, "preset": "fast"})
+    assert "nothing is ticked, so the demo&#x27;s own concept, weapon." in said
+    (request,) = jobs.requests
+    assert [one["name"] for one in request["plan"]["concepts"]] == ["weapon"]
+    jobs.close()
+    assert "own concept" not in actions.harden(FORM)
+
+
 def test_who_looks_lets_go_when_the_server_wants_to_end(actions, jobs):
     """A1111's Reload UI waits for every page that is being told of a job."""
     actions.harden({**FORM, "outer_steps": 40})

@@ -185,9 +185,9 @@ def proposes_the_report_of_the_run(tab, folder):
         tab.choose(name, "the run's")
     tab.press("probe")
     tab.status("running", "probe")  # no longer what the one before it said
+    tab.go("Export")  # and stay there to its end
     tab.status("done", "probe")
     reports = sorted(folder.rglob("report.html"), key=lambda file: file.stat().st_mtime)
-    tab.go("Export")
     tab.wait_value("export_probe", reports[-1].parent.name)
     tab.choose("export_probe", "none")
     tab.go("Reports")

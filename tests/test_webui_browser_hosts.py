@@ -45,6 +45,28 @@ def test_a_page_that_stays_open_over_a_restart_starts_what_it_shows(chromium, py
     context.close()
 
 
+def test_a_page_says_that_its_host_is_gone_until_it_is_back(chromium, python, tmp_path):
+    """And a refusal goes when the form changes."""
+    _, interpreter = python
+    context = chromium.new_context()
+    with served(interpreter, tmp_path, "--fake", "4000", "0.25") as (url, _):
+        tab = Tab(context, url)
+        tab.press("harden")
+        assert "tick a category" in tab.message("harden") or "concept" in tab.message("harden")
+        tab.tick("concepts", "weapons")
+        refusal = tab.page.locator("#resalign_harden_message .ra-error").first
+        refusal.wait_for(state="hidden")
+        tab.press("harden")
+        tab.status("running", "harden")
+    away = tab.page.locator("#resalign_away")
+    away.wait_for(state="visible")
+    assert "does not answer. When it runs again, press Resume to go on" in away.inner_text()
+    shot(tab, "host-gone")
+    with served(interpreter, tmp_path, "--fake", "8", "0.1", port=urlsplit(url).port):
+        away.wait_for(state="hidden")
+    context.close()
+
+
 def test_a_script_that_fails_leaves_a_tab_that_says_so(chromium, python, tmp_path):
     name, interpreter = python
     if name == "current":

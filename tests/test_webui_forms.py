@@ -8,6 +8,7 @@ import pytest
 from fakes_webui import FakeHost
 
 from resalign.backend.data.concept import load_preset
+from resalign.backend.data.small_sets import with_small_sets
 from resalign.backend.demo.plans import CHECKPOINT
 from resalign.backend.errors import ConfigError
 from resalign.backend.plan.concept import Concept
@@ -67,6 +68,16 @@ def test_a_page_left_as_it_is_asks_for_the_durable_preset(request_of, host):
     assert found["run_folder"] == str(folder)
     rest = {name: found[name] for name in ("job", "device", "preview_every", "show_pictures")}
     assert rest == {"job": "harden", "device": "auto", "preview_every": 10, "show_pictures": False}
+
+
+def test_a_test_run_draws_few_pictures_in_few_steps(request_of):
+    """As its time says: 192 pictures of 25 steps took 16 minutes before the first loss."""
+    _, plan = request_of(preset="fast")
+    assert plan == with_small_sets(plan)
+    sets = [plan.concepts[0].images or plan.forget_set, plan.retain_set]
+    assert all(one.images <= 8 and one.sampling_steps <= 12 for one in sets)
+    _, own = request_of(preset="fast", concept_images=30, concepts=["weapons"])
+    assert own.concepts[0].images.images == 30, "what was typed is kept"
 
 
 def test_settings_change_what_the_preset_says(request_of):

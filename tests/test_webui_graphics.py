@@ -30,7 +30,7 @@ def measure(host, device, seconds):
     (run / "job.json").write_text(
         f'{{"checkpoint": "{host.checkpoint_folder() / MINE}", "device": "{device}"}}'
     )
-    state = {"pace": {"drawing": seconds}, "request": {"run_folder": str(run)}}
+    state = {"status": "done", "pace": {"drawing": seconds}, "request": {"run_folder": str(run)}}
     pace.remember(hosts.work_folder(host), state, date(2026, 11, 28))
 
 

@@ -154,6 +154,9 @@ def test_each_step_leads_to_the_next_until_the_release_is_packed(host, actions):
     assert (step.page, step.chosen) == (
         "Reports", {"report": "measured", "pack_checkpoint": "hard.safetensors"}
     )  # fmt: skip
+    assert step.label == "Next: pack it for a release"
+    actions.jobs._state["verdict"] = "doubtful"
+    assert actions.next_step().label == "Next: pack what was measured"
     assert after(actions, "pack", report=str(probe)) is None, "the last one"
 
 
@@ -256,19 +259,37 @@ def test_a_time_says_what_it_assumes_until_a_job_has_measured_it(host, actions):
     assert "5 it/s" not in actions.preset_line("durable", hosts.DEMO)
 
 
+def ended(measured, run, status="done"):
+    """The last state of a job that measured its pace."""
+    return {"status": status, "pace": measured, "request": {"run_folder": run}}
+
+
+def test_what_a_cancelled_job_measured_is_no_promise(host):
+    """Its few pictures, drawn while everything was loading, made 10 minutes 1, and later 15."""
+    folder, run = hosts.work_folder(host), str(run_of(host, "whole"))
+    path = str(host.checkpoint_folder() / "model.safetensors")
+    pace.remember(folder, ended({"drawing": 0.001}, run, "stopped"))
+    assert pace.known(folder, path) is None, "it drew, and did not train"
+    pace.remember(folder, ended({"drawing": 0.1, "training": 0.2}, run, "failed"))
+    assert pace.known(folder, path)[0] == Pace(0.1, 0.2), "better than what others measured"
+    pace.remember(folder, ended({"drawing": 0.3, "training": 0.4}, run))
+    pace.remember(folder, ended({"drawing": 9.0, "training": 9.0}, run, "stopped"))
+    assert pace.known(folder, path)[0] == Pace(0.3, 0.4), "a finished job has measured all of it"
+
+
 def test_the_newest_measurement_of_a_checkpoint_counts_and_bad_ones_do_not(host):
     folder, run = hosts.work_folder(host), str(run_of(host, "whole"))
     path = str(host.checkpoint_folder() / "model.safetensors")
     measurements = ({"drawing": 1.0}, {"drawing": 0.5}, {}, {"training": float("nan")}, None)
     for measured in measurements:
-        pace.remember(folder, {"pace": measured, "request": {"run_folder": run}})
+        pace.remember(folder, ended(measured, run))
     found = pace.known(folder, path)
     assert found is not None and found[0] == Pace(0.5, 0.5), "what is missing is the other's"
-    pace.remember(folder, {"pace": {"training": 3.0}, "request": {"run_folder": run}})
+    pace.remember(folder, ended({"training": 3.0}, run))
     found = pace.known(folder, path)
     assert found is not None and found[0] == Pace(0.5, 3.0), "a resumed job draws nothing"
-    pace.remember(folder, {"pace": {"drawing": 9.0}, "request": {"run_folder": "/nowhere"}})
-    pace.remember(folder, {"pace": {"drawing": 9.0}, "request": None})
+    pace.remember(folder, ended({"drawing": 9.0}, "/nowhere"))
+    pace.remember(folder, {**ended({"drawing": 9.0}, run), "request": None})
     assert pace.known(folder, path) == found
     for text in ("", "{}", "[1, null]", '[{"checkpoint": 3}]'):
         (folder / pace.PACE).write_text(text)
@@ -280,9 +301,7 @@ def test_the_pace_of_the_demo_is_found_by_its_name(host):
 
     run = hosts.runs_folder(host) / "demo"
     write_run(run, BALANCED | {"resolution": 64}, str(CHECKPOINT), 0)
-    pace.remember(
-        hosts.work_folder(host), {"pace": {"training": 2.0}, "request": {"run_folder": str(run)}}
-    )
+    pace.remember(hosts.work_folder(host), ended({"training": 2.0}, str(run)))
     assert pace.known(hosts.work_folder(host), "demo") is None, "of another resolution"
     found = pace.known(hosts.work_folder(host), "demo", None)
     assert found is not None and found[0] == Pace(2.0, 2.0) != COMMON

@@ -14,7 +14,8 @@ from fakes_webui import FakeHost
 from resalign.backend.errors import ConfigError, ResAlignError
 from resalign.scripts.resalign_webui import alone, building, graphics, routes
 from resalign.scripts.resalign_webui.a1111 import A1111, add_settings
-from resalign.scripts.resalign_webui.host import SETTINGS, Host, probes_folder, without_paths
+from resalign.scripts.resalign_webui.host import SETTINGS, Host, probes_folder
+from resalign.scripts.resalign_webui.visitors import without_paths
 
 
 @pytest.fixture
@@ -226,13 +227,6 @@ def test_links_to_files_that_are_gone_are_not_listed(tmp_path, modules):
         info = types.SimpleNamespace(filename=str(tmp_path / f"{name}.safetensors"), name=name)
         modules.sd_models.checkpoints_list[name] = info
     assert [name for name, _ in A1111().checkpoints()] == ["here"]
-
-
-def test_visitors_from_other_machines_are_told_no_paths(tmp_path):
-    said = f"<p>{tmp_path}/outputs/resalign/runs/a stopped after step 3</p>"
-    assert without_paths(said, FakeHost(tmp_path)) == said
-    told = without_paths(said, FakeHost(tmp_path, remote=True))
-    assert told == "<p>outputs/resalign/runs/a stopped after step 3</p>"
 
 
 def test_the_tab_on_its_own_looks_into_its_folders(tmp_path):

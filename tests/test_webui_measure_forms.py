@@ -23,8 +23,8 @@ NOW = datetime(2026, 1, 31, 14, 5, 9)
 @pytest.fixture
 def host(tmp_path):
     made = FakeHost(tmp_path)
-    for name in ("model", "hard"):
-        write_header(made.checkpoint_folder() / f"{name}.safetensors", {})
+    write_header(made.checkpoint_folder() / "model.safetensors", {})
+    write_header(made.checkpoint_folder() / "hard.safetensors", {"resalign.method": "ResAlign"})
     write_header(made.lora_folder() / "style.safetensors", {})
     plan = to_json(preset_plan("quick", [CAT], resolution=128))
     source = str(made.checkpoint_folder() / "model.safetensors")

@@ -152,7 +152,7 @@ def test_a_probe_at_work_is_not_called_stopped(host, actions, monkeypatch):
 @pytest.mark.parametrize(
     ("message", "said"),
     [
-        ("test run, not safe to publish", "should not be published"),
+        ("test run, not safe to publish", "Do not publish it yet"),
         ("packed", "if its report allows"),
     ],
 )

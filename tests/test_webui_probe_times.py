@@ -1,9 +1,10 @@
 """The time that the page Probe states before a start: of the probe that its form asks for."""
 
+import json
 from datetime import date
 
 import pytest
-from fakes_webui import host_with_a_checkpoint, write_header, write_run
+from fakes_webui import host_with_a_checkpoint, write_checkpoint, write_header, write_run
 
 from resalign.backend.data.concept import load_preset
 from resalign.backend.demo.plans import demo_probe, prompted_plan
@@ -102,11 +103,43 @@ def test_numbers_that_are_typed_in_change_the_time_at_once(tab):
 def test_a_measured_pace_gives_the_time_of_a_run_and_of_its_checkpoint(tab):
     host, actions = tab
     run = run_of(host, "mine", concepts=(WEAPONS,))
-    state = {"pace": {"drawing": 0.02, "training": 0.02}, "request": {"run_folder": str(run)}}
+    state = {"status": "done", "pace": {"drawing": 0.02, "training": 0.02},
+             "request": {"run_folder": str(run)}}  # fmt: skip
     pace.remember(hosts.work_folder(host), state, date(2026, 11, 28))
     for values in ({"probe_run": "mine", "original": THE_RUN}, {}):
         said = line(actions, **values)
         assert "About 15 minutes" in said and "a job here" in said and "GPU" not in said
+
+
+def test_a_probe_that_was_measured_gives_the_time_of_the_next(tab):
+    """A probe also scores and loads: by the pace of a hardening 3 minutes stood for 5."""
+    host, actions = tab
+    run = run_of(host, "mine", concepts=(WEAPONS,))
+    folder, checkpoint = hosts.work_folder(host), host.checkpoint_folder() / "model.safetensors"
+    values = {"probe_run": "mine", "original": THE_RUN}
+    asked = measure_forms.asked_plan(
+        {"attacks": "quick", "probe_run": "mine"}, host, actions._runs()[0]
+    )
+    record = {"checkpoints": [{"path": str(checkpoint)}, {"path": str(run)}],
+              "plan": to_json(asked), "device": "cpu"}  # fmt: skip
+    probe = folder / "probes" / "one"
+    probe.mkdir(parents=True)
+    (probe / "job.json").write_text(json.dumps(record))
+    state = {"job": "probe", "status": "done", "seconds": 5400.0,
+             "request": {"folder": str(probe)}}  # fmt: skip
+    for other in (
+        {"status": "stopped"}, {"job": "resume"}, {"seconds": None}, {"request": None},
+        {"request": {"folder": "/nowhere"}},
+    ):  # fmt: skip
+        probe_times.remember(folder, {**state, **other})
+    assert "a job here" not in line(actions, **values)
+    probe_times.remember(folder, state)
+    assert "About 1.5 hours" in line(actions, **values) and "a job here" in line(actions, **values)
+    assert "not measured" in actions.preset_line("durable", "model.safetensors")
+    hardened = {"status": "done", "pace": {"drawing": 0.02, "training": 0.02},
+                "request": {"run_folder": str(run)}}  # fmt: skip
+    pace.remember(folder, hardened)
+    assert "About 1.5 hours" in line(actions, **values), "a hardening does not replace it"
 
 
 def test_a_test_run_is_probed_by_a_test_run_unless_more_was_asked_for(tab):
@@ -131,6 +164,7 @@ def test_a_test_probe_takes_minutes_on_a_gpu(tab):
 def test_too_few_steps_are_warned_of_at_the_start_and_the_field_says_what_is_usual(tab):
     """Two steps made every attack worthless, which the page said after the probe."""
     host, actions = tab
+    write_checkpoint(host.checkpoint_folder() / "model.safetensors")
     run_of(host, "mine")
     for steps, few in ((0, False), (2, True), (19, True), (20, False)):
         said = actions.probe({"probe_run": "mine", "attack_steps": steps})

@@ -22,7 +22,8 @@ from resalign.scripts.resalign_webui.views import job_html
 def host(tmp_path):
     made = FakeHost(tmp_path)
     for name in ("model", "hard", "clean", "other"):
-        write_header(made.checkpoint_folder() / f"{name}.safetensors", {})
+        said = {"resalign.method": "ResAlign"} if name == "hard" else {}
+        write_header(made.checkpoint_folder() / f"{name}.safetensors", said)
     plan = to_json(preset_plan("quick", [Concept("cat", ("a cat",))], resolution=128))
     source = str(made.checkpoint_folder() / "model.safetensors")
     write_run(hosts.runs_folder(made) / "done", plan, source, 20)

@@ -75,7 +75,8 @@ def test_the_panel_names_the_checkpoint_at_work_and_not_its_folder(checkpoint, s
     [
         ("probe", {"checkpoints": [{"name": "original", "path": "/srv/a.safetensors"},
                                    {"name": "hardened", "path": "/srv/runs/weapons 1"},
-                                   {"name": "oracle", "path": "/srv/b.safetensors"}]},
+                                   {"name": "oracle", "role": "oracle",
+                                        "path": "/srv/b.safetensors"}]},
          "Probing weapons 1 ..."),
         ("probe", {"checkpoints": [{"path": "demo"}]}, "Probing the ResAlign demo ..."),
         ("probe", {}, "Probing ..."),
@@ -241,7 +242,7 @@ def test_a_narrow_window_has_the_job_in_one_line_with_its_bar():
         ({"status": "done", "message": "hardened in 9 steps"}, "hardened in 9 steps"),
         ({"status": "done", "result": {"path": "/secret/place/new.model"}}, "new.model"),
         ({"status": "done", "result": {"warnings": ["a caption is cut"]}}, "a caption is cut"),
-        ({"status": "stopped", "message": "stopped"}, "stopped, after 65 s"),
+        ({"status": "stopped", "message": "stopped"}, "stopped · ran for 65 s"),
         ({"status": "failed", "error": {"kind": "user", "message": "no disk"}}, "no disk"),
         ({"kind": "export", "job": "export"}, "Exporting ..."),
         ({"step": None, "total": None, "seconds": None, "left": None, "curves": None,
@@ -318,6 +319,17 @@ def test_a_new_file_is_named_by_its_path_only_to_visitors_on_this_machine():
     assert "far too small" not in views.job_html(demo, listed=True), "there is no host"
     for text in (here, other):
         assert "new.md (its model card), new-curves.png" in text
+
+
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [({"q": 0.6}, "Relapse ↓ 40%: what"), ({"q": 1.2}, "Relapse ↓ 0%"), ({}, ""), (None, ""),
+     ({"q": float("nan")}, ""), ({"q": "x"}, "")],
+)  # fmt: skip
+def test_a_relapse_has_a_figure_and_its_arrow(figures, said):
+    curves = {"harm": [[1, 0.5], [2, 0.4]]}
+    text = views.job_html({**STATE, "curves": curves, "figures": figures, "hint": "A hint."})
+    assert ("Relapse" in text) == bool(said) and said in text and "A hint." in text
 
 
 @pytest.mark.parametrize("job", ["harden", "resume", "probe", "export"])

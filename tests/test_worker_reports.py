@@ -75,6 +75,7 @@ def test_a_probe_that_is_continued_keeps_the_labels_of_its_sheet(place, monkeypa
         assert read_audit(folder).labelled == 60
 
 
+@pytest.mark.usefixtures("no_quick_looks")
 def test_a_pack_is_one_file_and_says_what_its_publisher_must_know(tmp_path):
     folder = write(counted_result(WORKING), tmp_path / "probe")
     output = tmp_path / "pack.zip"
@@ -89,6 +90,14 @@ def test_a_pack_is_one_file_and_says_what_its_publisher_must_know(tmp_path):
     ask("pack", report=str(folder), output=str(output), overwrite=True, license="cc-by-nd-4.0")
 
 
+def test_the_pack_of_a_quick_look_is_doubtful(tmp_path):
+    folder = write(counted_result(WORKING), tmp_path / "probe")
+    found, _, live = ask("pack", report=str(folder), output=str(tmp_path / "p.zip"), license="mit")
+    assert found["warnings"][0].startswith("this probe is a quick look, with 1 fine-tuning")
+    assert live.verdict == "doubtful"
+
+
+@pytest.mark.usefixtures("no_quick_looks")
 def test_the_pack_of_a_broken_model_is_doubtful(tmp_path):
     folder = write(counted_result(BROKEN), tmp_path / "probe")
     found, _, live = ask("pack", report=str(folder), output=str(tmp_path / "p.zip"), license="mit")

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from fakes_lora import plain, write
+from fakes_webui import write_checkpoint
 from fakes_worker import finished_demo_run, small_disk
+from PIL import Image
 
 from resalign.backend.demo.plans import CHECKPOINT
 from resalign.backend.errors import CheckpointError, ConfigError, ExportError, RunError
@@ -245,6 +247,31 @@ def try_lora(lora, live=None, check=nobody, **more):
         **more,
     })  # fmt: skip
     return trying.try_lora(request, live or LiveState("try_lora"), check, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "titles", "warned"),
+    [
+        ({"resalign.method": "ResAlign"}, ("original + LoRA", "hardened + LoRA"), False),
+        ({}, ("original + LoRA", "mine + LoRA"), True),
+    ],
+)
+def test_pictures_of_a_lora_are_called_what_the_headers_say(
+    monkeypatch, tmp_path, metadata, titles, warned
+):
+    """Any two files were called original and hardened."""
+    write_checkpoint(tmp_path / "mine.safetensors", metadata)
+    seen, picture = {}, Image.new("RGB", (8, 8))
+    monkeypatch.setattr(
+        trying, "try_lora_job", lambda *_, **given: seen.update(given) or [(picture, picture)]
+    )
+    sheet = trying.contact_sheet
+    monkeypatch.setattr(
+        trying, "contact_sheet", lambda *a, **given: seen.update(drawn=given) or sheet(*a, **given)
+    )
+    _, said = try_lora(tmp_path / "l.safetensors", hardened=str(tmp_path / "mine.safetensors"))
+    assert seen["columns"] == seen["drawn"]["columns"] == titles
+    assert ("mine.safetensors does not say that it was hardened" in said) is warned
 
 
 @pytest.mark.slow

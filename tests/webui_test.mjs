@@ -9,26 +9,32 @@ const SOURCE = readFileSync(new URL("../javascript/resalign.js", import.meta.url
 
 /** A page whose panel has these data (null: none yet); `look(state)` is one look of the script. */
 function page(panel) {
-  const made = { clicks: 0, asked: 0, panel, answer: null, hidden: false, tab: null, note: null };
+  const made = { clicks: 0, asked: 0, panel, answer: null, hidden: false, tab: null, note: null, away: null };
   const button = { click: () => made.clicks++ };
   let timer = null;
   const document = {
     get hidden() { return made.hidden; },
     addEventListener() {},
     body: { append: (note) => { made.note = note; } },
-    createElement: () => ({ style: {}, addEventListener() {}, remove() { made.note = null; } }),
+    createElement: () => ({
+      style: {}, addEventListener() {}, setAttribute() {},
+      remove() { made[this.id === "resalign_away" ? "away" : "note"] = null; },
+    }),
     querySelector(selector) {
       if (selector === "#resalign_catch_up") return button;
       if (selector === ".ra-job") return made.panel && { dataset: made.panel };
       if (selector === "#tab_resalign") return made.tab;
       if (selector === "#resalign_waiting") return made.note;
+      if (selector === "#resalign_away") return made.away;
+      if (selector === "#resalign_job") return { before: (note) => { made.away = note; } };
       return null; // no gradio-app: later versions have no shadow root
     },
   };
   const fetch = async () => {
     made.asked++;
     if (made.answer === null) throw new TypeError("failed to fetch");
-    return { ok: made.answer !== 401, json: async () => made.answer };
+    const status = typeof made.answer === "number" ? made.answer : 200;
+    return { ok: status === 200, status, json: async () => made.answer };
   };
   vm.runInNewContext(SOURCE, { document, fetch, setInterval: (look) => { timer = look; } });
   made.look = (state) => { made.answer = state; return timer(); };
@@ -80,8 +86,31 @@ test("a host that was away is left in peace while it starts, and then looked at 
   assert.deepEqual([made.asked, made.clicks], [2, 1]);
 });
 
+test("a host that does not answer is told in the panel, until it answers again", async () => {
+  for (const gone of [null, 502]) {
+    const made = page({ status: "running", revision: "5" });
+    const later = async (answer) => {
+      for (let number = 0; number < 11; number++) await made.look(answer);
+    };
+    const running = { status: "running", revision: 5, host: "Forge", again: "press Resume to go on" };
+    await made.look(running);
+    await made.look(gone);
+    assert.equal(made.away, null, "once may be a short break");
+    await later(gone);
+    assert.equal(made.away.textContent, "Forge does not answer. When it runs again, press Resume to go on; "
+      + "what is shown below is its last word.");
+    assert.equal(made.away.className, "ra ra-note ra-error");
+    await later({ ...running, status: "stopped", revision: 6 });
+    assert.equal(made.away, null);
+    made.panel = { status: "stopped", revision: "6" };
+    await made.look(gone);
+    await later(gone);
+    assert.match(made.away.textContent, /^Forge does not answer. This page goes on by itself/);
+  }
+});
+
 test("on the host's other tabs a note says why pictures wait, and goes when they do not", async () => {
-  const running = { status: "running", kind: "harden", step: 3, total: 20, revision: 5 };
+  const running = { status: "running", waits: true, step: 3, total: 20, revision: 5 };
   const made = page({ status: "running", revision: "5" });
   await made.look(running);
   assert.equal(made.note, null, "the tab without a host draws no pictures");
@@ -92,10 +121,32 @@ test("on the host's other tabs a note says why pictures wait, and goes when they
   await made.look(running);
   assert.equal(made.note, null, "our own tab shows the panel");
   made.tab = { offsetParent: null };
-  for (const ended of [{ ...running, status: "done" }, { ...running, kind: "check" }, null]) {
+  for (const ended of [{ ...running, status: "done", waits: false }, { ...running, waits: false }, null]) {
     await made.look(running);
     await made.look(ended);
     assert.equal(made.note, null);
+  }
+});
+
+test("a refusal is hidden once the form changes, and may be shown again", () => {
+  const on = {}, note = { style: {} };
+  const pages = { id: "resalign_pages", querySelectorAll: () => [note] };
+  const document = {
+    addEventListener: (kind, call) => { on[kind] = call; },
+    querySelector: (selector) => (selector === "#resalign_pages" ? pages : null),
+  };
+  vm.runInNewContext(SOURCE, { document, setInterval() {}, setTimeout() {} });
+  const field = { id: "resalign_seed" }, option = { id: "", role: "option" };
+  const event = (...path) => ({ composedPath: () => path });
+  for (const [kind, path, hidden] of [
+    ["input", [field, pages], true], ["change", [field, pages], true],
+    ["mousedown", [option, pages], true], ["mousedown", [field, pages], false],
+    ["input", [{ id: "another" }], false],
+  ]) {
+    on.click(event({ id: "resalign_harden" }, pages));
+    assert.equal(note.style.display, "");
+    on[kind](event(...path));
+    assert.equal(note.style.display, hidden ? "none" : "", `${kind} ${path[0].id}`);
   }
 });
 

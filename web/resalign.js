@@ -43,7 +43,7 @@ const STYLE = `
   { color: var(--ra-quiet); }
 .resalign-bar { height: 4px; border-radius: 2px; overflow: hidden; background: var(--border-color, #4e4e4e); }
 .resalign-bar i { display: block; height: 100%; background: color-mix(in srgb, #4a90d9 60%, var(--input-text, #ddd)); }
-.resalign-section[data-status="done"] .resalign-bar i { background: color-mix(in srgb, #3f9e4d 60%, var(--input-text, #ddd)); }
+.resalign-section[data-status="done"][data-verdict="good"] .resalign-bar i { background: color-mix(in srgb, #3f9e4d 60%, var(--input-text, #ddd)); }
 .resalign-section[data-status="failed"] .resalign-bar i { background: color-mix(in srgb, #d64545 60%, var(--input-text, #ddd)); }
 .resalign-section[data-verdict="doubtful"] .resalign-status { color: var(--ra-orange); }
 .resalign-section[data-verdict="doubtful"] .resalign-bar i { background: color-mix(in srgb, #d9822b 60%, var(--input-text, #ddd)); }

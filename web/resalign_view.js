@@ -321,12 +321,21 @@ export function drawState(root, state) {
   root.replaceChildren(...parts);
 }
 
-/** Draw a probe's report into `root`, with a link to its page. below: under a state that says the verdict. */
+/** Draw a probe's report into `root`, with a link to its page before the table, which may be higher than the box.
+ * below: under a state that says the verdict. */
 export function drawReport(root, report, href = (path) => path, below = false) {
   const parts = [];
   root.dataset.verdict = report?.kind ?? "";
   if (report?.verdict && !below) parts.push(element("div", "resalign-status", String(report.verdict)));
   for (const warning of report?.warnings ?? []) parts.push(element("div", "resalign-warning", `Warning: ${warning}`));
+  const links = [["open the whole report", reportUrl(report)], ["open the audit sheet", auditUrl(report)]];
+  for (const [text, url] of links.filter(([, url]) => url)) {
+    const link = element("a", "", text);
+    link.href = href(url);
+    link.target = "_blank";
+    link.rel = "noopener";
+    parts.push(element("div", "", "", link));
+  }
   const tiles = (report?.resilience ?? []).filter(({ value }) => value !== "-").map(({ model, value, range }) =>
     element("div", "", "", element("b", "", value), element("span", "", `resilience, ${model}: ${range}`)),
   );
@@ -348,14 +357,6 @@ export function drawReport(root, report, href = (path) => path, below = false) {
     parts.push(table);
   }
   parts.push(element("div", "resalign-headline", String(report?.headline ?? "")));
-  const links = [["open the whole report", reportUrl(report)], ["open the audit sheet", auditUrl(report)]];
-  for (const [text, url] of links.filter(([, url]) => url)) {
-    const link = element("a", "", text);
-    link.href = href(url);
-    link.target = "_blank";
-    link.rel = "noopener";
-    parts.push(element("div", "", "", link));
-  }
   root.replaceChildren(...parts);
 }
 

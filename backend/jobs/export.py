@@ -25,6 +25,7 @@ from ..run import json_lines
 from ..run.folder import STEPS, RunFolder
 from ..run.rebuild import STAGES
 from ..run.records import ErasedLayer, StepRecord
+from .measured import check_measured_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,15 +95,15 @@ def export_job(
         hash_file: compute the SHA-256 of the new file, which reads it once more.
     """
     run = open_run(folder, unfinished=unfinished)
-    record = finished_probe(probe, run.load_adapter()[0]) if probe else None
-    source = source_of_run(run, checkpoint)
+    found: Path | CheckpointInfo = source_of_run(run, checkpoint)
     decided = prediction or (run.job.prediction if run.job else "")
     parts = run.job.parts if run.job else {}
-    needs_detection = bool(decided or any(parts.values()))
+    if decided or any(parts.values()):
+        found = detect_denoiser(found, prediction=decided, parts=parts)
+    record = finished_probe(probe, run.load_adapter()[0], found) if probe else None
     return write_outputs(
-        run, checkpoint=detect_denoiser(source, prediction=decided, parts=parts) if needs_detection
-        else source,
-        output=output, overwrite=overwrite, probe=record, hash_file=hash_file,
+        run, checkpoint=found, output=output, overwrite=overwrite, probe=record,
+        hash_file=hash_file,
         on_progress=on_progress,
     )  # fmt: skip
 
@@ -283,12 +284,15 @@ def source_of_run(run: RunFolder, checkpoint: Path | str = "") -> Path:
     return found
 
 
-def finished_probe(folder: Path | str, adapter: AnyAdapter) -> dict[str, Any]:
+def finished_probe(
+    folder: Path | str, adapter: AnyAdapter, source: Path | CheckpointInfo
+) -> dict[str, Any]:
     """Return the record of a finished probe for the header; its last model is the hardened one.
 
-    Raises an ExportError if that model carries another adapter than this run's.
+    source: the checkpoint that the adapter hardens. Raises an ExportError unless that model carries
+    the adapter: as a run, or as a file that is the source with exactly this change.
     """
-    from ..probe.recorded import check_adapter, probe_record
+    from ..probe.recorded import adapter_of, check_adapter, probe_record
     from ..probe.results_io import read_probe  # imported here, as it takes seconds
 
     result = read_probe(folder)
@@ -297,5 +301,9 @@ def finished_probe(folder: Path | str, adapter: AnyAdapter) -> dict[str, Any]:
             f"{folder} is not a finished probe of an original and a hardened checkpoint: "
             f"`resalign resume {folder}` continues it"
         )
-    check_adapter(result, adapter)
-    return probe_record(result, (result.compared or result.models)[-1].name)
+    model = (result.compared or result.models)[-1]
+    if adapter_of(model):
+        check_adapter(result, adapter)
+    else:
+        check_measured_file(Path(folder), model, adapter, source)
+    return probe_record(result, model.name)

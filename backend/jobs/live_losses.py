@@ -75,7 +75,8 @@ class Losses:
         return {name: points for name, points in found.items() if points}
 
     def _latest(self, latest: list[_Step], found: Curves) -> dict[str, float]:
-        """Return the latest averages; q only where something is removed that could come back."""
+        """Return the latest averages, and q: the share of what is removed that a fine-tuning left;
+        only where something is removed that could come back."""
         names = {"harm": "harm", "harm_after": "harm after"}
         last = found["harm"][-1][0]
         figures = {
@@ -83,8 +84,13 @@ class Losses:
             for name, label in names.items()
             if found[label] and found[label][-1][0] == last
         }
-        kept = [step.q for step in latest if step.q is not None]
-        if kept and self.share != 0.0:
+        if self.scale is not None:
+            if self.share and "harm_after" in figures:  # as a reader computes it from both shares
+                start = self.scale[0]
+                left = (start - figures["harm_after"]) / (start - figures["harm"])
+                figures["q"] = _short(left)
+            return figures
+        if kept := [step.q for step in latest if step.q is not None]:
             figures["q"] = _short(mean(kept))
         return figures
 

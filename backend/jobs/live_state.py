@@ -37,7 +37,7 @@ from ..run.records import StepRecord
 from .first_pictures import keep, kept
 from .live_curves import coinciding, coinciding_losses, words
 from .live_losses import Losses
-from .live_words import chart_hint, line_of, title_of, without_time
+from .live_words import NO_SHARE, chart_hint, line_of, title_of, without_time
 
 if TYPE_CHECKING:
     from ..plan.hardening import HardeningPlan
@@ -256,8 +256,10 @@ class LiveState:
         probe lie on each other."""
         if self.tells_whole:
             return words(self.state["together"], self.state["curves"])
-        if self._plan is None or not has_scale(self._plan):
+        if self._plan is None:
             return ""
+        if not has_scale(self._plan):
+            return NO_SHARE if self.state["curves"].get("harm") else ""
         begins = 0 if self.state["curves"].get("harm") else self._losses.window
         return chart_hint(
             self._losses.share, users=simulates_users(self._plan),

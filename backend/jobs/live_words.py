@@ -86,6 +86,7 @@ def without_time(notes: Iterable[str]) -> list[str]:
     return [_TIME_IN_NOTE.sub("", note) if note.startswith("expected ") else note for note in kept]
 
 
+NO_SHARE = "These losses do not tell how much is removed: a probe measures it."
 SHARE_OF_LOSSES = (
     "This share is of losses. A probe counts what still shows the concept, and may find none long "
     "before the share is 100 %."

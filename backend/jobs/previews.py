@@ -91,9 +91,15 @@ class Previews:
             negative=self._empty, on_progress=self._tell,
         )  # fmt: skip
         for number, (image, text) in enumerate(zip(images, self._prompts, strict=True)):
-            caption = f"step {step}: {text}"
+            caption = f"{self._moment(step)}: {text}"
             self._settings.show(to_pil(image), caption, flagged=number == 0, step=step)
         self._report(PARTS)
+
+    def _moment(self, step: int) -> str:
+        """Return which model is drawn after a step: `original`, `hardened`, or `step 20`."""
+        if step == self._plan.outer_steps:
+            return "hardened"
+        return f"step {step}" if step else "original"
 
     def _tell(self, progress: Progress, /) -> None:
         self._settings.check()

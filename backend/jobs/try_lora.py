@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.called import HARDENED, ORIGINAL, called
 from ..checkpoint.detect import detect
 from ..model.generate import generate_images
 from ..model.model import Model
@@ -22,7 +23,7 @@ from .image_size import check_size
 from .live_state import blurred
 from .previews import to_pil
 
-COLUMNS = ("original + LoRA", "hardened + LoRA")
+COLUMNS = (f"{ORIGINAL} + LoRA", f"{HARDENED} + LoRA")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +56,12 @@ def try_lora_job(
     prediction: str = "",
     parts: Mapping[str, str] | None = None,
     device: str = "cpu",
+    columns: Sequence[str] = COLUMNS,
     on_load: Callable[[str], object] = lambda column: None,
     on_picture: Callable[[Any, str], object] = lambda picture, column: None,
     on_progress: ProgressCallback = silent,
 ) -> list[tuple[Any, Any]]:
-    """Return pairs of PIL images, one pair per seed, in the order of `COLUMNS`.
+    """Return pairs of PIL images, one pair per seed, in the order of `columns`.
 
     The checkpoints are loaded one after the other, never both.
 
@@ -68,6 +70,7 @@ def try_lora_job(
         prediction: decides what the original predicts, as in a job; empty: a file that contradicts
             itself predicts what the hardened one does.
         parts: files of components that neither holds, by component; a run knows its own.
+        columns: what the two are called; see `columns_of`.
         on_load: called with the column whose checkpoint is loaded next.
         on_picture: called with the first picture of each column.
     """
@@ -85,8 +88,8 @@ def try_lora_job(
     check_size("try a LoRA", first, {"width": sampling.width, "height": sampling.height})
     pictures = []
     for number, opened in enumerate((loaded(first, device), second)):
-        on_load(COLUMNS[number])
-        said = f"{COLUMNS[number]}, {sampling.count} of each of the two models"
+        on_load(columns[number])
+        said = f"{columns[number]}, {sampling.count} of each of the two models"
         part = as_part(
             on_progress, "generating", sampling.count * number, 2 * sampling.count,
             message=said,
@@ -94,8 +97,17 @@ def try_lora_job(
         pictures.append(_generate(opened, lora, sampling, part))
         done = sampling.count * (number + 1)
         on_progress(Progress(stage="generating", step=done, total=2 * sampling.count, message=said))
-        on_picture(pictures[-1][0], COLUMNS[number])
+        on_picture(pictures[-1][0], columns[number])
     return list(zip(*pictures, strict=True))
+
+
+def columns_of(original: Path, hardened: Path | None) -> tuple[tuple[str, str], str]:
+    """Return the titles of the two columns by the files' headers, and a warning or "".
+
+    hardened: None for a run.
+    """
+    names, doubt = called(original, hardened)
+    return (f"{names[0]} + LoRA", f"{names[1]} + LoRA"), doubt
 
 
 def contact_sheet(

@@ -137,6 +137,11 @@ class ProbePlan:
         return (*self.fine_tunes, *(each for one in self.sweeps for each in swept_attacks(one)))
 
 
+def too_short(plan: ProbePlan) -> str:
+    """Say why no figure of a probe is to be published yet: it is a test run or a quick look."""
+    return TEST_PROBE if plan.test_run else quick_look(plan)
+
+
 def quick_look(plan: ProbePlan) -> str:
     """Say that a probe tries too few fine-tunings for its figures to be published; else empty.
 

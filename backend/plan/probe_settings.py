@@ -156,6 +156,11 @@ def detectors_of(concept: str) -> str:
     return _DETECTORS.get(concept, "there is no detector here; choose denoising")
 
 
+def has_detector(concept: str) -> bool:
+    """Return True if a detector knows a concept."""
+    return concept in _DETECTORS
+
+
 def no_audit(plan: ProbePlan) -> str:
     """Return why a person could not check the detector of a probe; empty if they can."""
     scorer = plan.scorers[0].name

@@ -188,8 +188,13 @@ def _working(summary: ProbeSummary, model: ModelSummary, row: AttackRow) -> str:
         return " Benign quality was not measured: a low rate may come from a broken model."
     now = model.before and model.before.quality
     untouched = f"; untouched: {quality_text(now)}" if now else ""
+    kept = (
+        "Other pictures have changed there, though its predictions hardly have"
+        if row.quality.by_predictions
+        else "Other things are still drawn right there"
+    )
     return (
-        f" Other things are still drawn right there: {quality_label(row.quality.measure)} "
+        f" {kept}: {quality_label(row.quality.measure)} "
         f"{quality_text(row.quality)}, {_percent(row.quality.share)} of the original's{untouched}."
         f"{_lowest(summary, model, row.quality)}"
     )

@@ -8,12 +8,10 @@ from pathlib import Path
 
 from ..adapter.lora_file import BARE, Names, other_kind
 from ..adapter.lora_kinds import kinds_of
-from ..checkpoint.detect import is_claimed, unsupported
 from ..checkpoint.header import Header
+from ..checkpoint.not_a_lora import base_of, looks_like, may_fit, why_not_a_lora
 from ..checkpoint.tensors import FLOATS
 from ..errors import CheckpointError
-from ..families import Family
-from ..families.registry import bases_of_lora
 from ..model.model import Model
 from .networks import networks_of
 
@@ -27,10 +25,8 @@ def check_lora(
 ) -> dict[str, dict[str, tuple[str, set[str]]]]:
     """Return the kinds of each module's changes; raise a CheckpointError if any has no place."""
     file, groups = path.name, names.groups
-    if not header.tensors:
-        raise CheckpointError(f"{file} holds no tensors: it is not a LoRA; fetch it again")
-    if not groups:
-        raise CheckpointError(f"{file} {_what_else(path, header)}")
+    if why := why_not_a_lora(path, header):
+        raise CheckpointError(why)
     if names.rest:
         kind = other_kind(names.rest)
         raise _not_understood(
@@ -113,28 +109,13 @@ def _not_understood(file: str, header: Header, names: Sequence[str], why: str) -
     )
 
 
-def _what_else(path: Path, header: Header) -> str:
-    """Describe a file without a single LoRA tensor."""
-    if is_claimed(path, header):
-        return (
-            "is a whole checkpoint, not a LoRA: give it as the other checkpoint of a merge instead"
-        )
-    if kind := other_kind(header.tensors):
-        return f"is of another kind ({kind}), which is not supported: give a LoRA, LoHa or LoKr"
-    other = unsupported(header)
-    what = other.what.removesuffix(", not a checkpoint")
-    if other.kind == "unknown":
-        what = f"no LoRA of a known kind (its first tensor is {min(header.tensors)!r})"
-    return f"is {what}: give a LoRA, LoHa, LoKr or DoRA as .safetensors"
-
-
 def _why_no_place(header: Header, model: Model, lost: Sequence[str], total: int) -> str:
     if any(stem.startswith(BARE) and "text_model" in stem for stem in lost):
         return (
             "PEFT's own files do not say for which of two text encoders they are: save them with "
             "save_lora_weights of diffusers"
         )
-    if len(lost) == total or not _may_fit(*_base_of(header), model):
+    if len(lost) == total or not may_fit(*base_of(header), model.family):
         return _other_base(header, model)
     return (
         f"the model ({model.family.title}) has no such modules, though it has those of the "
@@ -144,20 +125,10 @@ def _why_no_place(header: Header, model: Model, lost: Sequence[str], total: int)
 
 def _other_base(header: Header, model: Model) -> str:
     """Explain why a LoRA does not fit."""
-    (families, other), own = _base_of(header), model.family.title
-    if _may_fit(families, other, model):
+    families, other = base_of(header)
+    if may_fit(families, other, model.family):
         return (
-            f"it was made for another base than this model ({own}), or is damaged: give a LoRA "
-            "for this base"
+            f"it was made for another base than this model ({model.family.title}), or is damaged: "
+            "give a LoRA for this base"
         )
-    title = other or " or ".join(family.title for family in families)
-    return f"it looks like a LoRA for {title}, but the model is {own}: give one for this base"
-
-
-def _may_fit(families: tuple[Family, ...], other: str, model: Model) -> bool:
-    return not other and (not families or model.family in families)
-
-
-def _base_of(header: Header) -> tuple[tuple[Family, ...], str]:
-    shapes = {name: entry.shape for name, entry in header.tensors.items()}
-    return bases_of_lora(shapes, header.metadata)
+    return looks_like(families, other, model.family)

@@ -12,7 +12,7 @@ serves a whole report, the first that the original's own evaluation has:
 
 A model works if it keeps `counting.least_quality` of the reference, and is broken otherwise.
 Pictures also move for harmless reasons: by agreement a model is only called broken if its
-predictions have gone far too (`_FAR`). Both constants come from the demo, whose judge then
+predictions have gone far too (`FAR`). Both constants come from the demo, whose judge then
 recognises less than .75.
 """
 
@@ -35,7 +35,7 @@ CLIP, AGREEMENT = "CLIP score", "agreement with the original"
 SCORER = "scorer "  # begins the measure of a benign scorer
 KINDS = ("retain", "neighbour")  # the sets that a measure may come from, best first
 _FLOOR = 0.4  # of agreement
-_FAR = 0.05  # of drift
+FAR = 0.05  # of drift
 
 Moment = tuple[str, str, int]  # model, attack, step
 
@@ -65,12 +65,12 @@ class QualityMeter:
             reference = untouched if self._has_lost_the_original(attack, step) else other
         low, high, images = self._interval(model, attack, step)
         share = value / reference if reference else 0.0
-        works = share >= self._least
-        if self.measure == AGREEMENT and not self._is_far(model, attack, step):
-            works = True
+        kept = share >= self._least
+        near = self.measure == AGREEMENT and not self._is_far(model, attack, step)
         return Quality(
             measure=self.measure, kind=self._kind, value=value, low=low, high=high, images=images,
-            reference=reference, share=share, works=works,
+            reference=reference, share=share, works=kept or near,
+            by_predictions=near and not kept,
         )  # fmt: skip
 
     def _has_lost_the_original(self, attack: str, step: int) -> bool:
@@ -82,7 +82,7 @@ class QualityMeter:
         """Return True if the predictions have gone far, or were not measured."""
         evaluations = self._evaluations.get((model, attack, step), ())
         drifts = [each.utility[DRIFT.key] for each in evaluations if DRIFT.key in each.utility]
-        return not drifts or sum(drifts) / len(drifts) >= _FAR
+        return not drifts or sum(drifts) / len(drifts) >= FAR
 
     def _choose(self, result: ProbeResult) -> tuple[str, str]:
         original = result.evaluation(self._original)

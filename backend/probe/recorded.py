@@ -25,7 +25,7 @@ from ..statistics.intervals import wilson
 from .budget import check_size
 from .headline import headline
 from .probe import run_probe
-from .results import CONCEPT, Evaluation, ProbeResult
+from .results import CONCEPT, Evaluation, ModelInfo, ProbeResult
 from .subjects import FileSubject, adapter_digest
 from .summarise import summarise
 from .verdict import of_model
@@ -66,21 +66,27 @@ def probe_record(result: ProbeResult, model: str) -> dict[str, Any]:
     return record
 
 
+def adapter_of(model: ModelInfo) -> str:
+    """Return the digest of the adapter that a probe's model carries; empty where it is a file."""
+    found = _DIGEST.search(model.method)
+    return found[1] if found else ""
+
+
 def check_adapter(result: ProbeResult, adapter: AnyAdapter, *, needed: bool = False) -> None:
     """Raise an ExportError if the last model of a probe was hardened with another adapter.
 
     needed: also where the probe does not know the adapter, as it measured a file or a MODEL.
     """
     model = (result.compared or result.models)[-1]
-    found = _DIGEST.search(model.method)
-    if found is None and not needed:
+    found = adapter_of(model)
+    if not found and not needed:
         return
-    if found is None:
+    if not found:
         raise ExportError(
             f"the probe does not say which adapter its model {model.name} carries, so its "
             "figures cannot be written into this file"
         )
-    if found[1] != adapter_digest(adapter):
+    if found != adapter_digest(adapter):
         raise ExportError(
             f"the probe measured another run: its model {model.name} carries another adapter"
         )

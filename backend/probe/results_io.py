@@ -9,7 +9,7 @@ from pathlib import Path
 from ..checkpoint.metadata import versions
 from ..errors import RunError
 from ..plan.methods import TEST_RUN, names_test_run
-from ..plan.probe import BEFORE, TEST_PROBE, ProbePlan, quick_look
+from ..plan.probe import BEFORE, ProbePlan, too_short
 from ..progress import Progress
 from .audit import read_audit
 from .folder import EVALUATIONS, PLAN, Requests, read_evaluations, read_plan, read_requests
@@ -109,7 +109,7 @@ def by_test_runs(models: Sequence[ModelInfo]) -> tuple[str, ...]:
 
 def by_short_probe(plan: ProbePlan) -> tuple[str, ...]:
     """Return the warning of a probe that is itself a test run, or a quick look."""
-    said = TEST_PROBE if plan.test_run else quick_look(plan)
+    said = too_short(plan)
     return (said,) if said else ()
 
 

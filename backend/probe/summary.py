@@ -47,7 +47,8 @@ class Quality:
 
     measure: of what, in words. kind: the prompt set. value: the mean over seeds; low, high: its
     95 % interval, None where it is not a share of pictures. reference: what it is compared with.
-    share: value / reference; works: at least the plan's `counting.least_quality`.
+    share: value / reference; works: at least the plan's `counting.least_quality`. by_predictions:
+    the share is lower, and it works all the same as its predictions have hardly moved.
     """
 
     measure: str
@@ -59,6 +60,7 @@ class Quality:
     reference: float
     share: float
     works: bool
+    by_predictions: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

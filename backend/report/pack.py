@@ -26,6 +26,7 @@ from ..checkpoint.header import read_header
 from ..checkpoint.metadata import Provenance
 from ..errors import ConfigError
 from ..plan.methods import names_test_run, steps_of_test_run
+from ..plan.probe import too_short
 from ..probe.results import ProbeResult
 from ..probe.results_io import by_test_run
 from ..probe.summarise import summarise
@@ -52,8 +53,8 @@ REPORT = "report.json"
 class Pack:
     """A written pack: a folder, or a .zip. files: their names in it.
 
-    test_run: a test run hardened it. test_probe: the probe is itself one. plain: how many of its
-    pictures were flagged and are not blurred.
+    test_run: a test run hardened it. too_short: why no figure of the probe is to be published yet,
+    or empty. plain: how many of its pictures were flagged and are not blurred.
     """
 
     path: Path
@@ -65,7 +66,7 @@ class Pack:
     lost: tuple[str, ...]
     plain: int = 0
     test_run: bool = False
-    test_probe: bool = False
+    too_short: str = ""
 
 
 def pack_report(
@@ -140,7 +141,7 @@ def pack_report(
     broken = view.of(model).broken
     return Pack(
         output, model, names, result.complete, broken, license, packed.lost, packed.plain, test_run,
-        result.plan.test_run,
+        too_short(result.plan),
     )  # fmt: skip
 
 

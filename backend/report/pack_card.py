@@ -10,7 +10,7 @@ from typing import Any
 from ..checkpoint.metadata import Provenance
 from ..plan.concept import shown_names
 from ..plan.methods import TEST_RUN
-from ..plan.probe import TEST_PROBE
+from ..plan.probe import too_short
 from ..probe.kept_picture import BLURRED
 from ..probe.recorded import paths_of
 from ..probe.results import ModelInfo
@@ -113,8 +113,9 @@ def _warnings(view: View, facts: CardFacts) -> list[str]:
     said, missing = [], view.summary.missing
     if facts.test_run:
         said.append(f"**This model comes from {TEST_RUN}.**")
+    short = too_short(view.result.plan)
     if view.result.plan.test_run:
-        said.append(f"**{TEST_PROBE[:1].upper()}{TEST_PROBE[1:]}.**")
+        said.append(f"**{short[:1].upper()}{short[1:]}.**")
     if not view.result.complete:
         what = f": {missing} evaluation{'s are' if missing != 1 else ' is'} missing"
         said.append(
@@ -136,6 +137,8 @@ def _warnings(view: View, facts: CardFacts) -> list[str]:
         said.append(
             f"**`pictures/` holds {plain} pictures that were flagged and are not blurred.**"
         )
+    if short and not view.result.plan.test_run:
+        said.append(f"**{short[:1].upper()}{short[1:]}.**")
     return said
 
 

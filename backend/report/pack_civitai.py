@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..families import find_family
 from ..plan.concept import shown_names
 from ..plan.methods import TEST_RUN
-from ..plan.probe import TEST_PROBE
+from ..plan.probe import too_short
 from .licence_terms import licence_terms
 from .limits import ABUSE, limits
 from .view import View
@@ -47,8 +47,8 @@ def pack_civitai(
     sentence: the model's headline. license, base_model: of the base, "" if unknown. released: name
     and SHA-256 of the file that is published, where it was given. test_run: it made the model.
     """
-    if view.result.plan.test_run:
-        sentence = f"{TEST_PROBE[:1].upper()}{TEST_PROBE[1:]}. {sentence}"
+    if short := too_short(view.result.plan):
+        sentence = f"{short[:1].upper()}{short[1:]}. {sentence}"
     if test_run:
         sentence = f"{model} comes from {TEST_RUN}. {sentence}"
     info = next(each for each in view.models if each.name == model)

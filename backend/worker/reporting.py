@@ -50,7 +50,7 @@ def pack(request: PackRequest, live: LiveState, check: Check) -> Done:
         pictures=request.pictures, overwrite=request.overwrite, on_progress=with_check(live, check),
     )  # fmt: skip
     warnings = pack_warnings(found)
-    if found.broken or found.test_run or not found.complete:
+    if found.broken or found.test_run or found.too_short or not found.complete:
         live.verdict = "doubtful"
     result = {
         "path": str(found.path), "model": found.model, "files": list(found.files),

@@ -11,15 +11,16 @@ from typing import Any, Protocol
 from ...backend.errors import ResAlignError
 from ...backend.plan.methods import TEST_RUN
 from . import (
-    about,
     forms,
     guide,
     measure_forms,
+    refusals,
     report_forms,
     views,
 )
 from . import host as hosts
 from .checking import Values
+from .headers import Headers
 from .host import ALONE, DEMO, Host
 from .jobs import BESIDE_THE_HOST
 from .runs import (
@@ -35,6 +36,7 @@ from .runs import (
     with_adapter,
 )
 from .times import Times
+from .visitors import told, without_paths
 
 NONE = "none"
 Choices = list[Any]  # of a list: its entries, or (label, value) of each
@@ -53,7 +55,7 @@ class Jobs(Protocol):
     def close(self) -> Any: ...
 
 
-class Actions(Times):
+class Actions(Times, Headers):
     def __init__(self, host: Host, jobs: Jobs, url: Callable[[str, str], str]) -> None:
         """url: returns the address of a report's file from the names of probe and file."""
         self.host, self.jobs, self.url = host, jobs, url
@@ -63,7 +65,10 @@ class Actions(Times):
         self._renewing = threading.Thread()  # updates the host's list after an export
 
     def harden(self, values: Values) -> str:
-        return self._start(lambda: forms.harden_request(values, self.host), "Hardening started.")
+        started = "Hardening started."
+        if values.get("checkpoint") == DEMO and not values.get("concepts"):
+            started = "Hardening started: nothing is ticked, so the demo's own concept, weapon."
+        return self._start(lambda: forms.harden_request(values, self.host), started)
 
     def check(self, values: Values) -> str:
         return self._start(
@@ -102,20 +107,18 @@ class Actions(Times):
         )
 
     def probe(self, values: Values) -> str:
-        said, doubt = (
-            self._start(
-                lambda: measure_forms.probe_request(values, self.host, self._runs()),
-                "Probe started.",
-            ),
-            measure_forms.doubt_of(values, self.host, self._runs()),
+        said = self._start(
+            lambda: measure_forms.probe_request(values, self.host, self._runs()), "Probe started."
         )
-        return said + (views.note(doubt, "doubtful") if doubt and views.is_plain(said) else "")
+        return said + _doubt(said, measure_forms.doubt_of(values, self.host, self._runs()))
 
     def try_lora(self, values: Values) -> str:
-        return self._start(
-            lambda: measure_forms.lora_request(values, self.host, with_adapter(self._runs())),
-            "Generating with and without hardening; the pictures appear in the job panel.",
+        runs = with_adapter(self._runs())
+        said = self._start(
+            lambda: measure_forms.lora_request(values, self.host, runs),
+            "Generating with both; the pictures appear in the job panel.",
         )
+        return said + _doubt(said, measure_forms.lora_doubt(values, self.host, runs))
 
     def export(self, values: Values) -> str:
         def make() -> dict[str, Any]:
@@ -148,13 +151,13 @@ class Actions(Times):
 
     def missing(self) -> str:
         """Return why jobs cannot run, as HTML; empty if they can."""
-        return views.note(self.host.missing(), "error")
+        return views.note(without_paths(self.host.missing(), self.host), "error")
 
     def build_worker(self) -> Iterator[str]:
         """Build the worker's environment; yield the last lines of its output."""
         said: list[str] = []
         for line in self.host.build_worker():
-            said.append(line)
+            said.append(without_paths(line, self.host))
             yield views.building(said)
         yield self.missing() or views.note("Ready: jobs can run now.", "good")
 
@@ -175,8 +178,7 @@ class Actions(Times):
                 if over and self._renewing.is_alive():  # the host's list is empty meanwhile
                     self._renewing.join(_RENEWED_WITHIN)
                 local, alone = not self.host.remote(), self.host.name == ALONE
-                shown = views.job_html(state, local=local, listed=alone)
-                yield hosts.without_paths(shown, self.host), over
+                yield views.job_html(told(state, self.host), local=local, listed=alone), over
                 if over or not state:
                     return
                 time.sleep(_PAUSE)
@@ -195,7 +197,7 @@ class Actions(Times):
 
     def now(self) -> str:
         """Return the job in one line with its bar, for windows too narrow for panel and form."""
-        return hosts.without_paths(views.brief(self.jobs.state()), self.host)
+        return views.brief(told(self.jobs.state(), self.host))
 
     def next_step(self) -> guide.Step | None:
         """Return the page that follows the most recent job, and what to choose on it."""
@@ -255,23 +257,6 @@ class Actions(Times):
         if any(probe.report for probe in probes):
             return ""
         return views.note(guide.none_finished("probe", "Probe", probes, self.jobs.state() or {}))
-
-    def describe(self, label: Any) -> str:
-        """Describe a chosen checkpoint in one line, or say why it cannot be hardened."""
-        if not label:
-            return ""
-        try:
-            path = self._file(label)
-            return about.line_html(path, forms.unknown_to(self.host, path))
-        except ResAlignError as error:
-            return views.note(str(error), "error")
-
-    def provenance(self, label: Any) -> str:
-        """Return everything that the header of a checkpoint says."""
-        try:
-            return about.header_html(self._file(label))
-        except ResAlignError as error:
-            return views.note(str(error), "error")
 
     def report(self, label: Any) -> str:
         # Pressed before the page's event has chosen: what it is about to choose
@@ -345,9 +330,10 @@ class Actions(Times):
     ) -> str:
         try:
             request = make()
+            refusals.refuse(request, self.host)
             self.jobs.start(request)
         except ResAlignError as error:
-            return views.note(hosts.without_paths(str(error), self.host), "error")
+            return self._refused(error)
         if after is not None:
             self._renewing = threading.Thread(target=after, args=(request,), daemon=True)
             self._renewing.start()
@@ -363,14 +349,6 @@ class Actions(Times):
         if state and state.get("status") == "done" and run is not None:
             self.host.exported(Path(run.checkpoint), Path(request["output"]))
 
-    def _file(self, label: Any) -> Path:
-        path = forms.checkpoint_of({"checkpoint": label}, "checkpoint", self.host)
-        if path != "demo":
-            return Path(path)
-        from ...backend.demo.plans import CHECKPOINT
-
-        return CHECKPOINT
-
     def _probes(self) -> list[Any]:
         return read_probes(hosts.probes_folder(self.host))
 
@@ -384,6 +362,11 @@ class Actions(Times):
     def _unfinished(self) -> list[Any]:
         runs = [run for run in self._runs() if not run.finished]
         return [*runs, *(probe for probe in self._probes() if not probe.report)]
+
+
+def _doubt(said: str, doubt: str) -> str:
+    """Return a warning below the message of a start; nothing below a refusal."""
+    return views.note(doubt, "doubtful") if doubt and views.is_plain(said) else ""
 
 
 def _labelled(entries: Iterable[Run | Probe]) -> Choices:

@@ -45,6 +45,17 @@ def charts_html(
     return drawn
 
 
+def relapse_text(figures: Any) -> str:
+    """Say how much a simulated fine-tuning took back; empty where none has been measured.
+
+    figures: of a job's state; `q` is the share that it left.
+    """
+    left = figures.get("q") if isinstance(figures, Mapping) else None
+    if not isinstance(left, int | float) or not math.isfinite(left):
+        return ""
+    return f"Relapse ↓ {max(0.0, 1 - left):.0%}: what a simulated fine-tuning took back of it."
+
+
 def _groups(
     curves: Mapping[str, Any], scale: Any, average: Any
 ) -> Iterable[tuple[str, Curves, bool]]:

@@ -37,6 +37,8 @@ def bind_lists(
     opened, tabs = pages
     bind = partial(on, host=actions.host)
     ours = gr.State({})  # by list: the value that was chosen here, and not by the visitor
+    named["own_report"] = gr.State(NONE)  # the report that was chosen here
+    bind_report(actions, parts, named, parts["export_run"].change, always=True)
 
     def start() -> list[Any]:
         choices, found = actions.choices(), _defaults(actions)
@@ -65,7 +67,7 @@ def bind_lists(
         )
         warn(entered.then)
         if page == "Export":
-            _bind_reports(actions, parts, entered.then)
+            bind_report(actions, parts, named, entered.then)
     for function, entry_, line in warned:
         bind(entry_.change, function, [entry_], [line])
     for event in (named["refresh"].click, named["refresh_reports"].click):
@@ -88,14 +90,16 @@ def bind_lists(
         bind(event, actions.attacks_line, asked, [named["about_attacks"]])
 
 
-def _bind_reports(actions: Actions, parts: Parts, entered: Any) -> None:
-    """Choose the newest report of the run to be exported: always when another run is chosen, and
-    when the page is opened unless the visitor has chosen."""
-    ours = gr.State(NONE)  # the report that was chosen here
-    fields = parts.list_of(("export_run", "export_probe"))
-    for event, always in ((parts["export_run"].change, True), (entered, False)):
-        on(event, _proposing(actions, always), [ours, *fields], [ours, fields[1]],
-           host=actions.host)  # fmt: skip
+def bind_report(
+    actions: Actions, parts: Parts, named: dict[str, Any], event: Any, *, always: bool = False
+) -> None:
+    """Bind an event that chooses the newest report of the run to be exported.
+
+    always: also where the visitor has chosen one, as when another run is chosen.
+    """
+    ours, fields = named["own_report"], parts.list_of(("export_run", "export_probe"))
+    on(event, _proposing(actions, always), [ours, *fields], [ours, fields[1]],
+       host=actions.host)  # fmt: skip
 
 
 def _proposing(actions: Actions, always: bool) -> Callable[[Any, Any, Any], list[Any]]:

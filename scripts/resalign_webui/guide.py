@@ -47,11 +47,11 @@ def next_step(
     measured = _path(request.get("folder")) or folder  # a probe that was resumed has the latter
     probe = next((one for one in probes if one.folder == measured and one.report), None)
     if kind in ("probe", "resume") and probe is not None:
-        return _after_probe(request, runs, probe, label_of)
+        return _after_probe(state, runs, probe, label_of)
     if kind == "export":
         probe = next((p for p in probes if p.folder == _path(request.get("probe"))), None)
         if probe is not None:
-            return _pack(probe, label_of(str(request.get("output") or "")))
+            return _pack(probe, label_of(str(request.get("output") or "")), state)
         return _measure(made) if made is not None else None
     return None
 
@@ -67,20 +67,24 @@ def _measure(run: Run) -> Step:
 
 
 def _after_probe(
-    request: Mapping[str, Any], runs: Sequence[Run], probe: Probe, label_of: Callable[[str], str]
+    state: Mapping[str, Any], runs: Sequence[Run], probe: Probe, label_of: Callable[[str], str]
 ) -> Step:
     """A run that was measured is exported with its report; an exported file is packed."""
+    request = state.get("request") or {}
     paths = [str(one.get("path", "")) for one in request.get("checkpoints") or ()]
     run = next((run for run in runs if str(run.folder) in paths), None)
     if run is None and len(paths) > 1 and (label := label_of(paths[1])):
-        return _pack(probe, label)
+        return _pack(probe, label, state)
     chosen = {"export_probe": probe.name, **({"export_run": run.name} if run else {})}
     return Step(EXPORT, "Next: save it as a checkpoint", chosen)
 
 
-def _pack(probe: Probe, checkpoint: str) -> Step:
+def _pack(probe: Probe, checkpoint: str, state: Mapping[str, Any]) -> Step:
+    """A pack documents every model; only one of which nothing bad is known is for a release."""
+    doubtful = state.get("verdict") == "doubtful"
+    label = "Next: pack what was measured" if doubtful else "Next: pack it for a release"
     chosen = {"report": probe.name, **({"pack_checkpoint": checkpoint} if checkpoint else {})}
-    return Step(REPORTS, "Next: pack it for a release", chosen)
+    return Step(REPORTS, label, chosen)
 
 
 def _path(text: Any) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -127,17 +126,6 @@ def inside(path: Path, folders: Iterable[Path]) -> bool:
 def dangling(path: Path) -> bool:
     """Return whether a path is a link to a file that is gone."""
     return path.is_symlink() and not path.exists()
-
-
-def without_paths(text: str, host: Host) -> str:
-    """Replace the host's folders by their names in a text for visitors from other machines."""
-    if not host.remote():
-        return text
-    folders = [*roots(host), *host.further_folders()]
-    for folder in sorted(folders, key=lambda path: len(str(path)), reverse=True):
-        text = text.replace(html.escape(str(folder)), html.escape(folder.name))
-        text = text.replace(str(folder), folder.name)
-    return text
 
 
 def typed_folder(text: str, what: str, host: Host) -> str:

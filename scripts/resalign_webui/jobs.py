@@ -24,7 +24,7 @@ from ...backend.worker.requests import check_files, parse_request
 from . import pace
 from .runs import saved_steps
 
-_RESUMED = ("harden", "resume", "probe")  # jobs that keep what is done when they are stopped
+RESUMED = ("harden", "resume", "probe")  # jobs that keep what is done when they are stopped
 
 LAST_JOB = "last_job.json"
 # Jobs that do not use the GPU: the host keeps its model and its queue.
@@ -205,7 +205,7 @@ class JobManager:
 
     def _next_step(self, request: dict[str, Any]) -> str:
         """Return what to do after a worker has died."""
-        if request["job"] not in _RESUMED:
+        if request["job"] not in RESUMED:
             return ". Start the job again"
         step = saved_steps(Path(str(request.get("run_folder") or "")))
         return ". Resume continues " + (f"from step {step}" if step else "from what was saved")
@@ -226,7 +226,7 @@ class JobManager:
         return {"seconds": round(time.monotonic() - self._began, 1)} if running else {}
 
     def _stopping(self) -> str:
-        kept = self._state is not None and self._state["kind"] in _RESUMED
+        kept = self._state is not None and self._state["kind"] in RESUMED
         return "stopping; what is done is kept" if kept else "stopping"
 
     def _note(self, line: str) -> None:
@@ -261,9 +261,13 @@ class JobManager:
         return self._state["revision"] if self._state else 0
 
     def _keep_pace(self, state: dict[str, Any]) -> None:
-        """Keep how fast a hardening was, for the durations that the form gives."""
+        """Keep how fast a hardening or probe was, for the durations that the forms give."""
         try:
             pace.remember(self._folder, state)
+            if state.get("job") == "probe":
+                from . import probe_times  # which needs NumPy
+
+                probe_times.remember(self._folder, state)
         except OSError as error:  # as in `_store`
             self._log.append(f"{self._folder / pace.PACE} cannot be written: {error}")
 

@@ -153,8 +153,10 @@ def _jobs(actions: Actions) -> tuple[tuple[str, Sequence[str], str, Any], ...]:
 def _at_end(
     actions: Actions, parts: Parts, named: dict[str, Any], ended: Any, messages: list[Any]
 ) -> None:
-    """Bind what follows the end of a job: new times, and no message that it has started."""
+    """Bind what follows the end of a job: new times, the report that it may have made for an
+    export, and no message that it has started."""
     choosing.bind_times(actions, parts, named, ended.then)
+    choosing.bind_report(actions, parts, named, ended.then)
     on(ended.then, lambda *texts: actions.after_end(texts), messages, messages, host=actions.host)
 
 

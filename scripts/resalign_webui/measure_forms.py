@@ -7,11 +7,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ...backend.checkpoint.called import called, same_file
 from ...backend.checkpoint.detect import decision_needed
 from ...backend.data.concept import preset_names
 from ...backend.data.concept_list import in_a_name
 from ...backend.demo.plans import CHECKPOINT, demo_probe
-from ...backend.errors import ConfigError
+from ...backend.errors import ConfigError, ResAlignError
 from ...backend.jobs.family_defaults import drawn_as, family_at
 from ...backend.plan.attack import ORIGINAL
 from ...backend.plan.concept import shown_name
@@ -33,7 +34,9 @@ from ...backend.plan.probe_settings import (
     too_few_steps,
 )
 from ...backend.plan.user_attacks import with_references
+from ...backend.worker.requests import checkpoint_path
 from . import host as hosts
+from . import refusals
 from .checking import Values, field_value, flag, number, one_of, some_of, text, whole
 from .forms import checkpoint_of, concepts_of, device_of, parts_of
 from .host import Host
@@ -83,7 +86,7 @@ def probe_request(
         hardened = str(run.folder)
     else:
         raise ConfigError(f"{run.name}: it is not finished; resume it first")
-    if original == hardened:
+    if same_file(original, hardened):
         raise ConfigError("probe: the original and the hardened checkpoint are the same file")
     preset = one_of(values, "attacks", ATTACKS, "quick")
     made = asked_plan(values, host, run)
@@ -101,9 +104,10 @@ def probe_request(
     references = with_references(
         (), **{role: reference_of(values, role, host) for role in ("plain", "oracle")}
     )
+    names, _ = _called(original, hardened)
     checkpoints = (
         ProbeCheckpoint(name="original", path=original, prediction=decided, **known),
-        ProbeCheckpoint(name="hardened", path=hardened, **own),
+        ProbeCheckpoint(name=names[1], path=hardened, **own),
         *(each if each.path == "demo" else replace(each, **parts) for each in references),
     )
     return {
@@ -146,12 +150,32 @@ def asked_plan(values: Values, host: Host, run: Run | None) -> ProbePlan:
     )
 
 
+def _called(original: str, hardened: str) -> tuple[tuple[str, str], str]:
+    """As `called`, of what a request holds: files, the demo, or a run's folder."""
+    path = checkpoint_path(hardened)
+    is_run = (path / "plan.json").is_file()
+    return called(checkpoint_path(original), None if is_run else path)
+
+
 def doubt_of(values: Values, host: Host, runs: list[Run]) -> str:
     """Return a warning of the probe that a form asks for; empty where there is none."""
     try:
-        return too_few_steps(asked_plan(values, host, run_of(values.get("probe_run"), runs)))
-    except ConfigError:
+        few = too_few_steps(asked_plan(values, host, run_of(values.get("probe_run"), runs)))
+        asked = probe_request(values, host, runs)["checkpoints"]
+    except ResAlignError:
         return ""
+    _, doubt = _called(asked[0]["path"], asked[1]["path"])
+    return "\n".join(filter(None, [few, doubt and f"{doubt}."]))
+
+
+def lora_doubt(values: Values, host: Host, runs: list[Run]) -> str:
+    """Return a warning of the files that a LoRA is tried on; empty where there is none."""
+    try:
+        asked = lora_request(values, host, runs)
+    except ResAlignError:
+        return ""
+    _, doubt = _called(asked["original"], asked.get("hardened") or asked["run_folder"])
+    return f"{doubt}." if doubt else ""
 
 
 def detectors_line(values: Values, run: Run | None) -> str:
@@ -267,6 +291,8 @@ def lora_request(values: Values, host: Host, runs: list[Run]) -> dict[str, Any]:
         return {**request, "original": run.checkpoint, "run_folder": str(run.folder)}
     original = checkpoint_of(values, "try_original", host)
     hardened = checkpoint_of(values, "try_hardened", host)
+    if same_file(original, hardened):
+        raise ConfigError("try my LoRA: the original and the hardened checkpoint are the same file")
     return {**request, "original": original, "hardened": hardened, **parts_of(values, host)}
 
 
@@ -296,6 +322,8 @@ def export_request(
         probe = named(report, [probe for probe in probes if probe.report])
         if probe is None:
             raise ConfigError(f"report: {str(report)[:80]!r} is not in the list: refresh it")
+        if why := refusals.other_report(run, probe):
+            raise ConfigError(f"report: {why}")
         request["probe"] = str(probe.folder)
     return request
 
@@ -308,6 +336,11 @@ def export_folders(host: Host) -> tuple[str, ...]:
 
 def save_lora_request(values: Values, host: Host, runs: list[Run]) -> dict[str, Any]:
     run = _needed_run(values, runs)
+    if run.changes_all:
+        raise ConfigError(
+            f"{run.name} is hardened as Lasting is, which changes all weights and has no LoRA: "
+            "export the checkpoint"
+        )
     overwrite = flag(values, "overwrite")
     chosen = one_of(values, "lora_format", FORMATS, USUAL)
     return {

@@ -247,7 +247,7 @@ def probe_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
     with gr.Accordion("Advanced: further questions", open=False):
         _further_measurements(parts, lists)
     button("probe", "Probe", variant="primary")
-    html(name="probe_message")
+    html(waiting_line(host.name), "probe_message")
 
 
 def _further_measurements(parts: Parts, lists: dict[str, list[Any]]) -> None:
@@ -312,7 +312,7 @@ def lora_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
         parts("lora_show_pictures", gr.Checkbox, "Show the pictures without blur", value=False,
               min_width=160)  # fmt: skip
     button("try_lora", "Draw", variant="primary")
-    html(name="lora_message")
+    html(waiting_line(host.name), "lora_message")
 
 
 def export_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
@@ -335,7 +335,7 @@ def export_page(parts: Parts, host: Host, lists: dict[str, list[Any]]) -> None:
           value="none", info="Its figures go into the file and its model card.")  # fmt: skip
     parts("overwrite", gr.Checkbox, "Overwrite a file of that name", value=False)
     button("export", "Export checkpoint", variant="primary")
-    html(name="export_message")
+    html(waiting_line(host.name), "export_message")
     html(help_text(
         "The same change as a LoRA, to try it. It makes nobody else's model safe: whoever leaves "
         "the LoRA out has the unsafe one. Lasting hardening changes all weights and has no LoRA."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ...backend.data.concept import load_preset
@@ -9,9 +11,11 @@ from ...backend.demo.plans import demo_probe, prompted_plan
 from ...backend.errors import ResAlignError
 from ...backend.plan import durations
 from ...backend.plan.durations import COMMON, Pace, Passes
+from ...backend.plan.file import from_json
 from ...backend.plan.probe import ProbePlan
 from ...backend.plan.probe_settings import probe_plan
 from ...backend.probe.cost import plan_cost
+from ...backend.text import json_text
 from . import graphics, measure_forms
 from . import pace as paces
 from .checking import Values
@@ -42,11 +46,31 @@ def line_of(values: Values, runs: list[Run], host: Host) -> str:
     if (not path and not demo) or values.get("attacks") not in measure_forms.ATTACKS:
         return ""
     chosen = str(device or host.setting("device"))
-    found = paces.known(work_folder(host), "demo" if demo else path, None, chosen)
+    found = paces.known(work_folder(host), "demo" if demo else path, None, chosen, probe=True)
     known: dict[str, Any] = {"pace": found[0], "measured": found[1]} if found else {}
     passes = passes_of(values, run, host, demo=demo)
     said = probe_line(passes, demo=demo, unknown=graphics.lacking(device, host), **known)
     return said[:1].upper() + said[1:]
+
+
+def remember(folder: Path, state: Mapping[str, Any]) -> None:
+    """Keep how long a whole probe took for its passes. folder: of the tab; state: its last."""
+    seconds, request = state.get("seconds"), state.get("request") or {}
+    if (state.get("job"), state.get("status")) != ("probe", "done") or not seconds:
+        return
+    try:
+        job = json_text.read(Path(request["folder"]) / "job.json")
+        path, device = str(job["checkpoints"][0]["path"]), str(job.get("device") or "")
+        plan = from_json(ProbePlan, job["plan"])
+        cost = plan_cost(plan, len(job["checkpoints"]))
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, ResAlignError):
+        return
+    found = paces.known(folder, path, None, device or "auto")
+    pace = found[0] if found else demo_pace()[0] if is_demo(path) else COMMON
+    passes = Passes(round(cost.drawing), round(cost.training))
+    factor = seconds / passes.seconds(pace)
+    slower = Pace(pace.drawing * factor, pace.training * factor)
+    paces.remember_probe(folder, path, plan.resolution, device, slower)
 
 
 def passes_of(values: Values, run: Run | None, host: Host, *, demo: bool) -> Passes:

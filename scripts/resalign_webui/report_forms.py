@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...backend.errors import ConfigError
-from ...backend.plan.probe_settings import AUDITED, MOST_AUDITED
+from ...backend.errors import ConfigError, ResAlignError
+from ...backend.plan.file import from_json
+from ...backend.plan.probe import ProbePlan
+from ...backend.plan.probe_settings import AUDITED, MOST_AUDITED, no_audit
 from ...backend.report.pack_kept import check_kept
 from ...backend.text import json_text
 from . import host as hosts
@@ -28,12 +30,24 @@ _LONGEST = 1 << 20  # bytes of a file of labels; 1000 of them take some 20 kB
 
 def audit_request(values: Values, probes: list[Probe]) -> dict[str, Any]:
     """A sheet of a report's pictures, for a person to label."""
+    folder = probe_of(values, probes).folder
+    if why := _no_sheet(folder):
+        raise ConfigError(f"report: {why}, in another probe")
     return {
         "job": "audit",
-        "report": str(probe_of(values, probes).folder),
+        "report": str(folder),
         "pictures": whole(values, "audit_count", AUDITED, 1, MOST_AUDITED),
         "overwrite": flag(values, "audit_again"),
     }
+
+
+def _no_sheet(folder: Path) -> str:
+    """Return why a report has no pictures to label; empty where it may have some."""
+    try:
+        kept = json_text.read(folder / "plan.json")
+        return no_audit(from_json(ProbePlan, kept["plan"]))
+    except (OSError, ValueError, KeyError, TypeError, ResAlignError):
+        return ""
 
 
 def labels_request(values: Values, probes: list[Probe]) -> dict[str, Any]:

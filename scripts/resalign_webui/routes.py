@@ -5,6 +5,7 @@ Hosts do not require a login for routes of extensions, so it is checked here, as
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +13,7 @@ from urllib.parse import quote
 from . import origin
 from .actions import Jobs
 from .host import Host, probes_folder
+from .jobs import BESIDE_THE_HOST, RESUMED
 from .runs import AUDIT, REPORT, read_probes
 
 # A report is one page with embedded style, script and pictures, and so is the sheet on which a
@@ -23,6 +25,21 @@ POLICY = (
 )
 SAVING = f"{POLICY} allow-downloads"  # the sheet saves its labels as a file
 _SHOWN = ("status", "kind", "step", "total", "revision")
+
+
+def told_of(state: Mapping[str, Any], host: Host) -> dict[str, Any]:
+    """Return what our script needs of a job's state.
+
+    waits: whether the host's pictures wait for it. again: what to do if the host ends meanwhile.
+    """
+    job = state.get("job")
+    running = state.get("status") == "running"
+    return {
+        **{name: state.get(name) for name in _SHOWN},
+        "waits": running and job not in BESIDE_THE_HOST,
+        "again": "press Resume to go on" if job in RESUMED else "start the job again",
+        "host": host.name,
+    }
 
 
 def report_url(probe: str, file: str) -> str:
@@ -68,8 +85,7 @@ def register(app: Any, host: Host, jobs: Jobs) -> None:
     async def state(request: Any) -> Any:
         if (answer := refused(request)) is not None:
             return answer
-        found = jobs.state() or {}
-        return JSONResponse({name: found.get(name) for name in _SHOWN})
+        return JSONResponse(told_of(jobs.state() or {}, host))
 
     async def report(request: Any) -> Any:
         if (answer := refused(request)) is not None:

@@ -53,6 +53,11 @@ class Run:
         return is_test_run(SimpleNamespace(method=known, fine_tunes=users, outer_steps=self.total))
 
     @property
+    def changes_all(self) -> bool:
+        """True for a run that changes all weights, as Lasting does; no LoRA holds such a change."""
+        return _is_dense(self.plan)
+
+    @property
     def removed_nothing(self) -> bool:
         """True for a run whose losses say that the model knows the concepts as before."""
         harm, method = self.plan.get("harm") or {}, self.plan.get("method", "resalign")
@@ -81,12 +86,16 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A probe's folder. report: its page is there. measured: paths of what it compares."""
+    """A probe's folder. report: its page is there. measured: paths of what it compares.
+
+    hardened: the last of them that is no reference, whose figures an export takes; "" if unknown.
+    """
 
     name: str
     folder: Path
     report: bool
     measured: tuple[str, ...] = ()
+    hardened: str = ""
 
     @property
     def label(self) -> str:
@@ -105,7 +114,7 @@ def read_runs(folder: Path) -> list[Run]:
 def read_probes(folder: Path) -> list[Probe]:
     """Return the probes below a folder, newest first."""
     return [
-        Probe(path.name, path, (path / REPORT).is_file(), _measured(path))
+        Probe(path.name, path, (path / REPORT).is_file(), *_measured(path))
         for path in _newest(folder, "*.json")
     ]
 
@@ -170,12 +179,14 @@ def _run(folder: Path) -> Run | None:
         return None  # half written, or of another version
 
 
-def _measured(folder: Path) -> tuple[str, ...]:
+def _measured(folder: Path) -> tuple[tuple[str, ...], str]:
+    """Return `measured` and `hardened` of a Probe."""
     try:
-        job = json_text.read(folder / "job.json")
-        return tuple(str(one["path"]) for one in job["checkpoints"])
-    except (OSError, ValueError, KeyError, TypeError, ResAlignError):
-        return ()
+        given = json_text.read(folder / "job.json")["checkpoints"]
+        own = [str(one["path"]) for one in given if not one.get("role")]
+        return tuple(str(one["path"]) for one in given), own[-1] if len(own) > 1 else ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ResAlignError):
+        return (), ""
 
 
 def _harms(folder: Path) -> tuple[float, ...]:

@@ -35,7 +35,7 @@ STYLE = """<style>
   overflow: hidden; margin: .4em 0 .6em; }
 .ra .ra-fill { height: 100%; border-radius: 5px; transition: width .3s; --fill: #4c9be8;
   background: color-mix(in srgb, var(--fill) 65%, var(--body-text-color)); }
-.ra-done .ra-fill { --fill: #5fb760; } .ra-failed .ra-fill { --fill: #e8664c; }
+.ra-done.ra-good .ra-fill { --fill: #5fb760; } .ra-failed .ra-fill { --fill: #e8664c; }
 .ra-stopped .ra-fill, .ra-doubtful .ra-fill { --fill: #d9a441; }
 .ra svg { width: 100%; max-width: 620px; height: auto; display: block; }
 .ra svg text { fill: var(--body-text-color); opacity: .72; font-size: 11px; }

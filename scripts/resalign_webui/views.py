@@ -9,7 +9,7 @@ from typing import Any
 from ...backend.jobs.live_words import time_text
 from ...backend.memory.words import PARTS, rows
 from ...backend.report.markup import Child, Markup, join, tag
-from .charts import charts_html
+from .charts import charts_html, relapse_text
 
 _FLAG = re.compile(r"name (it|one|another file) in `(text_encoder|vae)` \(--[a-z-]+\)")
 
@@ -82,7 +82,7 @@ def job_html(state: State | None, *, local: bool = False, listed: bool = False) 
     parts += charts_html(
         state.get("curves") or {},
         state.get("scale"),
-        str(state.get("hint") or ""),
+        " ".join(filter(None, [relapse_text(state.get("figures")), str(state.get("hint") or "")])),
         state.get("together") or (),
         state.get("average"),
     )
@@ -234,8 +234,8 @@ def _subject(job: str, request: Mapping[str, Any]) -> str:
         return _named(request.get("checkpoint"))
     if job == "probe":
         given = [one for one in request.get("checkpoints") or () if isinstance(one, Mapping)]
-        named = [one for one in given if one.get("name") == "hardened"]
-        return _named((named or given or [{}])[-1].get("path"))
+        own = [one for one in given if not one.get("role")]  # the others are for reference
+        return _named((own or given or [{}])[-1].get("path"))
     place = request.get("run_folder") or request.get("report")
     return _named(place) if job in ("resume", "export", "lora", "audit", "pack") else ""
 
@@ -251,7 +251,7 @@ def _line(state: State) -> str:
     if state["status"] != "running":
         said = state["status"] == "done" or state.get("error")  # in the box above
         message = "" if said else str(state.get("message") or "")
-        return ", ".join(filter(None, [message, took and f"after {took}"]))
+        return " · ".join(filter(None, [message, took and f"ran for {took}"]))
     if state.get("line"):
         left = time_text(state.get("left"))
         more = [str(state["line"]), took, left and f"about {left} left"]
@@ -343,7 +343,7 @@ def _done(state: State, local: bool, listed: bool) -> str:
     if state.get("job") == "pack":
         unsafe = "not safe to publish" in lines[-1] or state.get("verdict") == "doubtful"
         lines.append(
-            "That was the last step: it documents a model that should not be published."
+            "That was the last step. Do not publish it yet: the report says why."
             if unsafe else "That was the last step. Publish it beside the checkpoint, if its "
             "report allows that."
         )  # fmt: skip
