@@ -60,9 +60,10 @@
     made.id = "resalign_away";
     made.className = "ra ra-note ra-error";
     made.setAttribute("role", "alert");
-    const running = find(".ra-job")?.dataset.status === "running";
-    made.textContent = `${last.host ?? "The host"} does not answer. ` + (running
-      ? `When it runs again, ${last.again ?? "press Resume to go on"}; what is shown below is its last word.`
+    const shown = find(".ra-job")?.dataset;
+    const again = last.resumed?.includes(shown?.job) ? "press Resume to go on" : "start the job again";
+    made.textContent = `${last.host ?? "The host"} does not answer. ` + (shown?.status === "running"
+      ? `When it runs again, ${again}; what is shown below is its last word.`
       : "This page goes on by itself when it runs again.");
     panel.before(made);
   }

@@ -191,8 +191,11 @@ class FakeJobs:
             checkpoints = json.dumps({"checkpoints": request.get("checkpoints", [])})
             (folder / "job.json").write_text(checkpoints)
             (folder / "report.html").write_text("<p>resilience 0.8</p>")
-        if request["job"] in ("export", "lora"):
-            write_header(Path(request["output"]), {"resalign.method": "test"})
+        said = {"resalign.method": "test"}
+        if request["job"] == "export":
+            write_checkpoint(Path(request["output"]), said, package=self._package)
+        elif request["job"] == "lora":
+            write_header(Path(request["output"]), said)
         result = CHECKED if request["job"] == "check" else {"summary": "all is well"}
         told = {name: value for name, value in request.items() if name != "plan"}
         self.tell(status="done", message="done", left=None, result=result, request=told)
@@ -235,9 +238,9 @@ def write_header(path, metadata):
     path.write_bytes(struct.pack("<Q", len(text)) + text)
 
 
-def write_checkpoint(path, metadata=None):
+def write_checkpoint(path, metadata=None, *, package="resalign"):
     """A file with the header of the demo's checkpoint and more in it; its weights are zeros."""
-    source = import_module("resalign.backend.demo.plans").CHECKPOINT
+    source = import_module(f"{package}.backend.demo.plans").CHECKPOINT
     with source.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))

@@ -51,9 +51,10 @@ def test_a_page_says_that_its_host_is_gone_until_it_is_back(chromium, python, tm
     context = chromium.new_context()
     with served(interpreter, tmp_path, "--fake", "4000", "0.25") as (url, _):
         tab = Tab(context, url)
+        tab.tick("concepts", "nudity")
         tab.press("harden")
-        assert "tick a category" in tab.message("harden") or "concept" in tab.message("harden")
-        tab.tick("concepts", "weapons")
+        assert "tick weapons alone" in tab.message("harden")
+        tab.tick("concepts", "nudity")
         refusal = tab.page.locator("#resalign_harden_message .ra-error").first
         refusal.wait_for(state="hidden")
         tab.press("harden")

@@ -88,17 +88,21 @@ test("a host that was away is left in peace while it starts, and then looked at 
 
 test("a host that does not answer is told in the panel, until it answers again", async () => {
   for (const gone of [null, 502]) {
-    const made = page({ status: "running", revision: "5" });
+    const made = page({ status: "running", job: "probe", revision: "5" });
     const later = async (answer) => {
       for (let number = 0; number < 11; number++) await made.look(answer);
     };
-    const running = { status: "running", revision: 5, host: "Forge", again: "press Resume to go on" };
+    const running = { status: "running", revision: 5, host: "Forge", resumed: ["probe"] };
     await made.look(running);
     await made.look(gone);
     assert.equal(made.away, null, "once may be a short break");
     await later(gone);
     assert.equal(made.away.textContent, "Forge does not answer. When it runs again, press Resume to go on; "
       + "what is shown below is its last word.");
+    made.away = null;
+    made.panel.job = "export"; // whatever the last answer was about
+    await later(gone);
+    assert.match(made.away.textContent, /When it runs again, start the job again; /);
     assert.equal(made.away.className, "ra ra-note ra-error");
     await later({ ...running, status: "stopped", revision: 6 });
     assert.equal(made.away, null);

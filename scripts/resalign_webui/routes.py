@@ -30,14 +30,14 @@ _SHOWN = ("status", "kind", "step", "total", "revision")
 def told_of(state: Mapping[str, Any], host: Host) -> dict[str, Any]:
     """Return what our script needs of a job's state.
 
-    waits: whether the host's pictures wait for it. again: what to do if the host ends meanwhile.
+    waits: whether the host's pictures wait for it. resumed: jobs that Resume continues.
     """
     job = state.get("job")
     running = state.get("status") == "running"
     return {
         **{name: state.get(name) for name in _SHOWN},
         "waits": running and job not in BESIDE_THE_HOST,
-        "again": "press Resume to go on" if job in RESUMED else "start the job again",
+        "resumed": list(RESUMED),
         "host": host.name,
     }
 
