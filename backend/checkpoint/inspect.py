@@ -282,7 +282,7 @@ def _hash(info: CheckpointInfo, on_progress: ProgressCallback) -> str:
 
 def _short(key: str, value: Any) -> str:
     if key == "concepts" and isinstance(value, list):
-        value = [shown_name(str(name)) for name in value]
+        value = ", ".join(shown_name(str(name)) for name in value)
     if isinstance(value, dict) and value.get("headline"):  # of a probe's record
         return str(value["headline"]).replace("\n", " ")
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
