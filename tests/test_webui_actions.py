@@ -260,6 +260,9 @@ def test_a_missing_worker_is_reported_and_built(actions, host):
     assert "there is no environment" in actions.missing()
     said = list(actions.build_worker())
     assert "making it" in said[0] and "Ready" in said[-1]
+    host.problem, lines = "there is no environment", ["one", "", "two"]
+    host.build_worker = lambda: iter(lines)
+    assert list(actions.build_worker())[:2] == [views.building(["one"])] * 2, "a sign of life"
 
 
 def test_an_environment_in_the_making_shows_a_bar_by_its_stages():

@@ -281,6 +281,23 @@ def test_lines_come_as_they_are_said_and_an_error_is_raised():
         next(lines)
 
 
+def test_an_installer_that_says_nothing_for_long_still_gives_signs_of_life(monkeypatch):
+    """With httpx 0.28, A1111's gradio drops an event that yields nothing for 5 seconds."""
+    monkeypatch.setattr(building, "BEAT", 0.02)
+    silent = threading.Event()
+
+    def work(say):
+        say("one")
+        silent.wait(10)
+        say("two")
+
+    lines = building.lines_of(work)
+    assert [next(lines) for _ in range(3)] == ["one", "", ""]
+    silent.set()
+    assert [line for line in lines if line] == ["two"]
+    assert building.BEAT < 5
+
+
 def test_the_tab_loads_nothing_heavy(package_folder, tmp_path):
     """In Forge's process a checkpoint that fails to load is renamed; so nothing is loaded there."""
     code = f"""

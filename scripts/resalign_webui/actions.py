@@ -157,7 +157,7 @@ class Actions(Times, Headers):
         """Build the worker's environment; yield the last lines of its output."""
         said: list[str] = []
         for line in self.host.build_worker():
-            said.append(without_paths(line, self.host))
+            said += [without_paths(line, self.host)] if line else []
             yield views.building(said)
         yield self.missing() or views.note("Ready: jobs can run now.", "good")
 
