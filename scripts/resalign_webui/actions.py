@@ -330,7 +330,8 @@ class Actions(Times, Headers):
     ) -> str:
         try:
             request = make()
-            refusals.refuse(request, self.host)
+            if not self._is_running():  # else the job that runs is the reason, as after two clicks
+                refusals.refuse(request, self.host)
             self.jobs.start(request)
         except ResAlignError as error:
             return self._refused(error)
@@ -340,6 +341,9 @@ class Actions(Times, Headers):
         if self.host.name != ALONE and request["job"] not in BESIDE_THE_HOST:
             started += f" Pictures that you ask {self.host.name} for wait until it is done."
         return views.note(started)
+
+    def _is_running(self) -> bool:
+        return (self.jobs.state() or {}).get("status") == "running"
 
     def _exported(self, request: dict[str, Any]) -> None:
         """Renew the host's list when the export is over, whether or not a page still follows it."""
