@@ -210,7 +210,7 @@ def test_real_jobs_on_the_demo_from_hardening_to_the_report(chromium, tmp_path):
         shot(tab, "real-running")
         webui_clicks.cancel(tab, 40)
         webui_clicks.resume(tab, 40)
-        assert tab.page.locator(".ra-pictures img:visible").count() == 6, "two of the original"
+        assert tab.page.locator(".ra-pictures img:visible").count() == 4
         shot(tab, "real-hardened")
         webui_clicks.export(tab, "hardened demo")
         webui_clicks.save_and_try_lora(tab, "hardening of the demo")

@@ -6,6 +6,7 @@ Slow: needs Chromium and playwright, in each of the hosts' versions of gradio.
 import shutil
 
 import pytest
+from PIL import Image
 from webui_browser import REBOUND, Tab
 from webui_foreign import ATTACK, another_site, call, event_of
 from webui_served import answer, browser_fixtures, served
@@ -100,7 +101,10 @@ def test_over_a_network_a_folder_outside_is_refused_on_the_page(chromium, python
         tab.fill("concept_folder", "/etc")
         tab.press("harden")
         assert "RESALIGN_FOLDERS" in tab.message("harden")
-        tab.fill("concept_folder", str(tmp_path / "outputs"))
+        pictures = tmp_path / "outputs" / "pictures"
+        pictures.mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(pictures / "a gun.png")
+        tab.fill("concept_folder", str(pictures))
         tab.press("harden")
         tab.status("done", "harden")
         context.close()
