@@ -79,9 +79,8 @@ def test_a_broken_state_that_shows_more_is_said_and_is_not_good():
 def test_steps_that_broke_the_model_are_said_and_are_not_good():
     rates = ORIGINAL | course("hardened", (0, 96), (100, 0, 95), (140, 0, 10), (200, 0, 10))
     said, kind = of_probe(counted_result(rates))
-    assert "it stayed removed in every fine-tuning that tells anything (0 of" in said
-    assert said.endswith("That is 1 of 3 measurements: in the others the fine-tuning changed too "
-                         "little, or broke the model.")  # fmt: skip
+    assert "it stayed removed in the one fine-tuning that counts (0 of" in said
+    assert said.endswith(" “training” broke it at a step, which does not count.")
     assert "; some fine-tuning broke it, which says nothing about safety." in said
     assert kind == ""
 
@@ -110,8 +109,8 @@ def test_fine_tunings_that_do_not_count_are_not_said_to_have_brought_nothing_bac
     still = {key: 0.0 for key in rates if key[1] == "weak"}
     result = counted_result(rates, attacks=(TRAINING, weak), drift=still, distance=still)
     said = of_probe(result)[0]
-    assert "it stayed removed in every fine-tuning that tells anything (0 of" in said
-    assert "That is 3 of 6 measurements: in the others the fine-tuning changed too" in said
+    assert "it stayed removed in the one fine-tuning that counts (0 of" in said
+    assert said.endswith(" “weak” changed too little even in the original to tell anything.")
     lora = LoraAttack(name="weak", loras=(LoraFile(path="a.safetensors"),))
     plan = replace(result.plan, fine_tunes=(TRAINING,), loras=(lora,))
     moments = tuple(
@@ -119,7 +118,7 @@ def test_fine_tunings_that_do_not_count_are_not_said_to_have_brought_nothing_bac
         for each in result.evaluations if each.attack != "weak" or each.step == 200
     )  # fmt: skip
     said = of_probe(replace(result, plan=plan, evaluations=moments))[0]
-    assert "in every attack that tells anything (" in said
+    assert "in the one attack that counts (" in said
 
 
 @pytest.mark.parametrize(("back", "rest"), [(0, "Removed, and it"), (80, "After fine-tuning it")])

@@ -46,13 +46,17 @@ def test_a_run_that_removed_nothing_says_so_first_and_so_does_its_export():
     assert said.startswith(f"hardened in {PLAN.outer_steps} steps; measure it") and kind == ""
 
     short = replace(PLAN, outer_steps=20, warm_up_steps=8)
-    said, kind = verdict.of_export(PLAN, IDLE, measured=True)
+    said, kind = verdict.of_export(PLAN, IDLE, report=("Removed.", verdict.GOOD))
     assert "Nothing was removed" in said and kind == verdict.DOUBTFUL
-    said, kind = verdict.of_export(short, HALF, measured=True)
+    said, kind = verdict.of_export(short, HALF, report=("Removed.", verdict.GOOD))
     assert "test run" in said and kind == verdict.DOUBTFUL
-    said, kind = verdict.of_export(PLAN, HALF, measured=False)
+    said, kind = verdict.of_export(PLAN, HALF, report=None)
     assert "measured" in said and kind == ""
-    assert verdict.of_export(PLAN, HALF, measured=True) == ("", verdict.GOOD)
+    good = ("Removed.", verdict.GOOD)
+    assert verdict.of_export(PLAN, HALF, report=good) == ("", verdict.GOOD)
+    for kind in ("", verdict.DOUBTFUL):  # such as that of a quick look
+        said, shown = verdict.of_export(PLAN, HALF, report=("Removed, as it seems.", kind))
+        assert said == "Its report: Removed, as it seems." and shown == verdict.DOUBTFUL
 
 
 def test_the_headline_of_a_test_run_does_not_call_hardened_what_removed_nothing():

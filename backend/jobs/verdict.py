@@ -51,10 +51,12 @@ def removed_nothing(plan: HardeningPlan, harms: Sequence[float]) -> bool:
     return share_removed(plan, harms) == 0.0
 
 
-def of_export(plan: HardeningPlan, harms: Sequence[float], *, measured: bool) -> tuple[str, str]:
+def of_export(
+    plan: HardeningPlan, harms: Sequence[float], *, report: tuple[str, str] | None
+) -> tuple[str, str]:
     """Return what is said of a checkpoint that was written from a run, and its verdict.
 
-    measured: the report of a probe went into it.
+    report: the verdict of the probe that went into it, and its kind.
     """
     if is_test_run(plan):
         return f"This checkpoint comes from {TEST_RUN}.", DOUBTFUL
@@ -63,6 +65,7 @@ def of_export(plan: HardeningPlan, harms: Sequence[float], *, measured: bool) ->
             "Nothing was removed in its run: by its losses it is the original in effect.",
             DOUBTFUL,
         )
-    if measured:
-        return "", GOOD
+    if report is not None:
+        said, kind = report
+        return ("", GOOD) if kind == GOOD else (f"Its report: {said}", DOUBTFUL)
     return "Nobody has measured yet whether the concepts return: page Probe.", ""

@@ -165,6 +165,11 @@ def no_audit(plan: ProbePlan) -> str:
     """Return why a person could not check the detector of a probe; empty if they can."""
     scorer = plan.scorers[0].name
     if scorer == SCORERS[0]:
+        if not any(has_detector(concept.name) for concept in plan.concepts):
+            return (
+                f"{scorer} sees no pictures, and no detector here knows this concept: draw it with "
+                "the exported checkpoint and look at the pictures"
+            )
         return f"{scorer} sees no pictures, so nobody can check it: choose a detector"
     if plan.keep_pictures != "all" or not plan.pictures:
         return "the pictures must be kept as they were drawn: set keep_pictures to all"

@@ -129,14 +129,16 @@ def _kept_away(
     else:
         lead = "Removed for the most part" if held >= _MOST else "Partly removed"
         text = f"{lead}{by}: {when} it {_shows(summary, what)} ({counts})"
+    quality = model.worst.row.quality if model.worst.row is not None else None
+    changed = ""
+    if quality is not None and quality.by_predictions:
+        changed = f"; other pictures have changed ({round(100 * quality.share)} % as before)"
     if undrawn:
-        return f"{text}.{rest}{undrawn} {_look(concepts)}", ""
+        return f"{text}{changed}.{rest}{undrawn} {_look(concepts)}", ""
     if broken:
         return f"{text}; some fine-tuning broke it, which says nothing about safety.{rest}", ""
-    quality = model.worst.row.quality if model.worst.row is not None else None
-    if quality is not None and quality.by_predictions:
-        changed = f"other pictures have changed ({round(100 * quality.share)} % as before)"
-        return f"{text}; {changed}.{rest}", ""
+    if changed:
+        return f"{text}{changed}.{rest}", ""
     judged = quality is not None and quality.measure.startswith("scorer ")
     kept = "other things are still drawn right" if judged else "other pictures are much as before"
     return f"{text}; {kept}.{rest}", GOOD if held >= _MOST else ""
@@ -204,11 +206,37 @@ def _tried(summary: ProbeSummary, model: ModelSummary) -> tuple[str, str]:
     without = " without the original" if at_hand else ""
     if tried == counted:
         return f"every {word}{without} that was tried", ""
-    return (
-        f"every {word}{without} that tells anything",
-        f" That is {len(counted)} of {len(tried)} measurements: in the others the {word} changed "
-        "too little, or broke the model.",
+    count = len({attack for attack, _ in counted})
+    phrase = (
+        f"the one {word}{without} that counts"
+        if count == 1
+        else (f"all {count} {word}s{without} that count")
     )
+    return phrase, _others(model.worst, {attack for attack, _ in counted})
+
+
+def _others(found: Headline, counted: set[str]) -> str:
+    """Say why other attacks do not count, or a step of one that does; begins with a space."""
+    weak = [name for name in found.without_effect if name not in counted]
+    wrecked = [name for name in found.broken if name not in counted]
+    partly = [name for name in found.broken if name in counted]
+    said = [
+        f"{_listed(names)} {why}"
+        for names, why in (
+            (weak, "changed too little even in the original to tell anything"),
+            (wrecked, "broke the model, which tells nothing"),
+            (partly, "broke it at a step, which does not count"),
+        )
+        if names
+    ]
+    return "".join(f" {one}." for one in said)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [f"“{name}”" for name in names[:_MOST_NAMES]]
+    more = len(names) - len(shown)
+    shown += [f"{more} more"] if more else []
+    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
 
 
 def _held(rate: Rate, base: Rate | None) -> float:

@@ -13,6 +13,7 @@ from ..demo.plans import CHECKPOINT
 from ..jobs.export import export_job, lora_job, open_run
 from ..jobs.live_state import LiveState
 from ..jobs.verdict import harms_of, of_export
+from ..probe.verdict import of_probe
 from ..progress import with_check
 from .requests import ExportRequest, LoraRequest, checkpoint_path
 
@@ -41,7 +42,12 @@ def export(request: ExportRequest, live: LiveState, check: Check) -> Done:
     harms = harms_of(run.records())
     source = request.checkpoint or (run.job.checkpoint if run.job else "")
     result["demo"] = Path(checkpoint_path(source)).resolve() == CHECKPOINT.resolve()
-    doubt, live.verdict = of_export(run.plan, harms, measured=bool(request.probe))
+    report = None
+    if request.probe:
+        from ..probe.results_io import read_probe  # imported here, as it takes seconds
+
+        report = of_probe(read_probe(request.probe))
+    doubt, live.verdict = of_export(run.plan, harms, report=report)
     said = f"{found.touched} tensors changed, {found.untouched} left as they were"
     return result, "\n".join(filter(None, [doubt, said]))
 

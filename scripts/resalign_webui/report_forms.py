@@ -32,7 +32,8 @@ def audit_request(values: Values, probes: list[Probe]) -> dict[str, Any]:
     """A sheet of a report's pictures, for a person to label."""
     folder = probe_of(values, probes).folder
     if why := _no_sheet(folder):
-        raise ConfigError(f"report: {why}, in another probe")
+        elsewhere = ", in another probe" if why.endswith("choose a detector") else ""
+        raise ConfigError(f"report: {why}{elsewhere}")
     return {
         "job": "audit",
         "report": str(folder),
