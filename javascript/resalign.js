@@ -61,7 +61,8 @@
     made.className = "ra ra-note ra-error";
     made.setAttribute("role", "alert");
     const shown = find(".ra-job")?.dataset;
-    const again = last.resumed?.includes(shown?.job) ? "press Resume to go on" : "start the job again";
+    const resumed = last.resumed ?? ["harden", "resume", "probe"]; // it never answered this page
+    const again = resumed.includes(shown?.job) ? "press Resume to go on" : "start the job again";
     made.textContent = `${last.host ?? "The host"} does not answer. ` + (shown?.status === "running"
       ? `When it runs again, ${again}; what is shown below is its last word.`
       : "This page goes on by itself when it runs again.");

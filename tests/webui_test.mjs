@@ -113,6 +113,12 @@ test("a host that does not answer is told in the panel, until it answers again",
   }
 });
 
+test("a host that never answered this page is told to be gone too, with what a running job needs", async () => {
+  const made = page({ status: "running", job: "harden", revision: "5" });
+  for (let number = 0; number < 12; number++) await made.look(null);
+  assert.match(made.away.textContent, /^The host does not answer. When it runs again, press Resume to go on; /);
+});
+
 test("on the host's other tabs a note says why pictures wait, and goes when they do not", async () => {
   const running = { status: "running", waits: true, step: 3, total: 20, revision: 5 };
   const made = page({ status: "running", revision: "5" });
