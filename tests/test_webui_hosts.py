@@ -326,6 +326,7 @@ class Some:
     def setting(self, name): return "auto"
 class Jobs:
     def start(self, request): print(request["job"])
+    def state(self): return None
 made = actions.Actions(Some(), Jobs(), lambda *a: "")
 made.harden({{"checkpoint": host.DEMO, "concepts": ["weapons"]}})
 assert "Stable Diffusion" in made.provenance(host.DEMO), made.provenance(host.DEMO)
