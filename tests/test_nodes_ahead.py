@@ -1,4 +1,4 @@
-"""What would fail after hours is refused before: at Queue, or as Harden Model begins."""
+"""A run that would fail after hours is refused before it: at Queue, or as Harden Model begins."""
 
 import importlib
 import types

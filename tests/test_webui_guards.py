@@ -1,4 +1,4 @@
-"""What guards and explains the page, built with a gradio and a starlette of our own."""
+"""Guards and explanations of the page, built with a gradio and a starlette of our own."""
 
 import asyncio
 import sys

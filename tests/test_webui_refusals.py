@@ -1,4 +1,4 @@
-"""What cannot run is refused at the click, before the host gives up its model."""
+"""Jobs that cannot run are refused at the click, before the host gives up its model."""
 
 import json
 import sys

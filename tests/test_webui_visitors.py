@@ -1,11 +1,11 @@
-"""Visitors from other machines are told no path of this one."""
+"""Visitors from other machines see no path of this one."""
 
 import pytest
 from fakes_webui import FakeHost, FakeJobs
 
 from resalign.backend.errors import ResAlignError
 from resalign.scripts.resalign_webui.actions import Actions
-from resalign.scripts.resalign_webui.visitors import told, without_paths
+from resalign.scripts.resalign_webui.visitors import for_visitor, without_paths
 
 TRACEBACK = 'File "/home/ann lee/venv/lib/torch/nn.py", line 3, in forward\nOSError: /mnt/x/y.bin'
 
@@ -67,7 +67,7 @@ def test_the_panel_of_a_failed_job_tells_no_path(host, tmp_path):
     assert "base64,/9j/AAAA/BBBB" in shown and "</div>" in shown
     host.is_remote = False
     (shown, _), *_ = Actions(host, jobs, lambda *names: "").follow()
-    assert "/home/ann/a.bin is torn" in shown and told(state, host) is state
+    assert "/home/ann/a.bin is torn" in shown and for_visitor(state, host) is state
 
 
 def test_the_output_of_the_environments_button_tells_no_path(host, monkeypatch):

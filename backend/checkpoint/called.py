@@ -1,4 +1,4 @@
-"""What two files that are compared are called: by what their headers say, not by what a user hopes.
+"""Names two files that are compared: by what their headers say, not by what a user hopes.
 
 Without torch, so that a host can warn before a job starts. Anybody can write a header; `verify`
 compares the weights.

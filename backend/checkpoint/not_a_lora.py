@@ -1,4 +1,4 @@
-"""What a file is that was given as a LoRA and is none; and for which base a LoRA was made.
+"""Recognises a file that was given as a LoRA and is none, and the base that a LoRA was made for.
 
 By header alone and without torch, so that a host can ask before a job starts.
 """

@@ -1,4 +1,4 @@
-"""Whether the file that a probe measured was exported from a run: its figures are that run's then.
+"""Checks that the file which a probe measured was exported from a run, whose figures it then has.
 
 A report of a file says nothing of the adapter in it, so the file itself is compared: it must be the
 one that was measured, and the run's checkpoint with exactly the run's change.

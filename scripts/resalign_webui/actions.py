@@ -36,7 +36,7 @@ from .runs import (
     with_adapter,
 )
 from .times import Times
-from .visitors import told, without_paths
+from .visitors import for_visitor, without_paths
 
 NONE = "none"
 Choices = list[Any]  # of a list: its entries, or (label, value) of each
@@ -178,7 +178,7 @@ class Actions(Times, Headers):
                 if over and self._renewing.is_alive():  # the host's list is empty meanwhile
                     self._renewing.join(_RENEWED_WITHIN)
                 local, alone = not self.host.remote(), self.host.name == ALONE
-                yield views.job_html(told(state, self.host), local=local, listed=alone), over
+                yield views.job_html(for_visitor(state, self.host), local=local, listed=alone), over
                 if over or not state:
                     return
                 time.sleep(_PAUSE)
@@ -197,7 +197,7 @@ class Actions(Times, Headers):
 
     def now(self) -> str:
         """Return the job in one line with its bar, for windows too narrow for panel and form."""
-        return views.brief(told(self.jobs.state(), self.host))
+        return views.brief(for_visitor(self.jobs.state(), self.host))
 
     def next_step(self) -> guide.Step | None:
         """Return the page that follows the most recent job, and what to choose on it."""

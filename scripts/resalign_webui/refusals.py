@@ -149,7 +149,7 @@ def _has_picture(folder: Path) -> bool:
 
 
 def _refuse_another_run(folder: Path, plan: HardeningPlan, request: Mapping[str, Any]) -> None:
-    """Refuse a name that a run of another plan or checkpoint has; the same run goes on."""
+    """Refuse a name that a run of another plan or checkpoint has; the same run continues."""
     if not (folder / "plan.json").is_file():
         return
     used = f"name of the run: {folder.name} is the name of another run already"

@@ -1,4 +1,4 @@
-"""What visitors from other machines are told: no absolute path of this one, only its last part."""
+"""Removes absolute paths of this machine from all that visitors from others see."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KEPT = ("request", "pictures")  # of a state: its paths are shown by their last
 
 
 def without_paths(text: str, host: Host) -> str:
-    """Return a text as it may be told: unchanged to visitors on this machine alone.
+    """Return a text as a visitor may read it: unchanged on this machine alone.
 
     The host's own folders keep what lies below them; all other paths lose all but the last part.
     """
@@ -34,15 +34,15 @@ def without_paths(text: str, host: Host) -> str:
     return _POSIX.sub(_unquoted, _WINDOWS.sub(lambda found: _last(found[0]), text))
 
 
-def told(state: Any, host: Host) -> Any:
+def for_visitor(state: Any, host: Host) -> Any:
     """Return the state of a job without paths in its texts."""
     if not host.remote():
         return state
     if isinstance(state, str):
         return state if state.startswith("data:image/") else without_paths(state, host)
     if isinstance(state, Mapping):
-        return {k: v if k in _KEPT else told(v, host) for k, v in state.items()}
-    return [told(one, host) for one in state] if isinstance(state, list | tuple) else state
+        return {k: v if k in _KEPT else for_visitor(v, host) for k, v in state.items()}
+    return [for_visitor(one, host) for one in state] if isinstance(state, list | tuple) else state
 
 
 def _unquoted(found: re.Match[str]) -> str:
