@@ -10,6 +10,7 @@ import torch
 
 import resalign as ra
 from resalign.backend.plan.file import from_json
+from resalign.backend.run import sealed
 from resalign.backend.run.folder import RunFolder
 from resalign.scripts.resalign_webui.runs import read_runs
 
@@ -31,6 +32,20 @@ def test_a_state_comes_back_as_it_was_saved(tmp_path):
         step, tensors, values = run.load_state()
     assert (step, values) == (2, {"inner_steps": 8, "q": 0.1})
     torch.testing.assert_close(tensors, {"m": torch.arange(3.0)}, rtol=0, atol=0)
+
+
+def test_a_tensor_file_that_the_library_cannot_open_is_an_error_of_ours(tmp_path, monkeypatch):
+    """safetensors says it in a RuntimeError: it ended a run with a traceback once in a while."""
+    path = tmp_path / "adapter.safetensors"
+    sealed.write_tensors(path, {"a": torch.zeros(1)}, {})
+
+    def none_left(*_, **__):
+        raise RuntimeError(f"unable to open file <{path}> in read-only mode: Too many open files")
+
+    monkeypatch.setattr(sealed, "safe_open", none_left)
+    for read in (sealed.read_tensors, sealed.read_header):
+        with pytest.raises(ra.RunError, match=r"adapter.safetensors cannot be read: .* open files"):
+            read(path)
 
 
 def test_a_loaded_state_does_not_hang_on_its_file(tmp_path):

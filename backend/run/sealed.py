@@ -86,7 +86,7 @@ def read_tensors(path: Path, owner: str = "") -> tuple[dict[str, Tensor], dict[s
     its header happens to end, and Windows cannot replace a file that is mapped."""
     try:
         check_regular(path)
-        with safe_open(path, framework="pt") as file:
+        with _opened(path) as file:
             header = _header(path, file.metadata())
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
@@ -97,11 +97,20 @@ def read_tensors(path: Path, owner: str = "") -> tuple[dict[str, Tensor], dict[s
     return tensors, header
 
 
+def _opened(path: Path) -> Any:
+    """Open a tensor file. The library maps it, and says in a RuntimeError that it cannot: too many
+    files are open, for one."""
+    try:
+        return safe_open(path, framework="pt")
+    except RuntimeError as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
+
+
 def read_header(path: Path) -> dict[str, Any]:
     """Read the JSON header of a tensor file, unchecked, without its tensors."""
     try:
         check_regular(path)
-        with safe_open(path, framework="pt") as file:
+        with _opened(path) as file:
             return _header(path, file.metadata())
     except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from None
