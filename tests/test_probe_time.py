@@ -146,7 +146,7 @@ def test_nothing_is_said_before_a_training_is_measured_that_takes_long():
 
 @pytest.mark.parametrize(("attack", "step"), [("LoRA", 90), ("LoRA, concept", 1), ("full", 40)])
 def test_right_after_a_resume_the_time_left_is_that_of_what_is_left(attack, step):
-    """Of a training that was cut off, all is repeated; what was done before counts for nothing."""
+    """A training that was cut off is repeated from its start, and its time left says so."""
     before = Machine()
     before.run(stop=lambda key, at: key == ("original", attack) and at == step)
     after = Machine(before.done.values()).run()

@@ -16,7 +16,7 @@ from .header import Header
 
 
 def why_not_a_lora(path: Path, header: Header) -> str:
-    """Say why a file is no LoRA; empty where it holds one, whichever model that is for."""
+    """Return why a file is not a LoRA; empty if it is one, for whatever model."""
     if not header.tensors:
         return f"{path.name} holds no tensors: it is not a LoRA; fetch it again"
     if sort_names(header.tensors).groups:

@@ -24,7 +24,7 @@ def as_stored(plan: ProbePlan, folder: Path) -> ProbePlan:
         return plan
     try:
         stored = {merge.name: merge for merge in read_plan(folder)[0].merges}
-    except RunError:  # whoever begins the probe is told
+    except RunError:  # beginning the probe reports it
         return plan
     former = {now: old for old, now in FORMER.items() if stored.get(old) == replace(now, name=old)}
     merges = [replace(m, name=former[m]) if m in former else m for m in plan.merges]

@@ -42,7 +42,7 @@ def kept_points(folder: Path) -> list[Progress]:
         return []
     try:
         found = read_evaluations(folder)
-    except RunError:  # whoever begins the probe is told
+    except RunError:  # beginning the probe reports it
         return []
     return [
         Progress(

@@ -93,7 +93,7 @@ def _header(what: str, path: Path) -> Any:
 
 
 def _refuse_unknown(what: str, path: str, given: Mapping[str, Any]) -> None:
-    """Refuse what is no checkpoint of a known family; a run's folder stands for its checkpoint.
+    """Refuse what is not a checkpoint of a known family; a run folder stands for its checkpoint.
 
     given: entries of the request that decide how the file is read.
     """
